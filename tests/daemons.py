@@ -1,0 +1,98 @@
+"""Real job servers, each on a free port, stopped by the process that was started."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+START_LIMIT = 20.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Daemon:
+    """A server process. Once it is entered or `start()` returns, it accepts connections."""
+
+    def __init__(self, *options: str) -> None:
+        self.options = options
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        raise AssertionError("a subclass knows")
+
+    def start(self) -> None:
+        """Start it, on the same port as before."""
+        assert self._process is None
+        process = self._process = subprocess.Popen(
+            self.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        end = time.monotonic() + START_LIMIT
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+                return
+            except OSError:
+                assert process.poll() is None, f"{self.command()} ended with {process.returncode}"
+                assert time.monotonic() < end, f"{self.command()} does not listen"
+                time.sleep(0.01)
+
+    def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it; when this returns, it is gone."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(number)
+            process.wait(START_LIMIT)
+
+    def admin(self, line: str) -> list[str]:
+        """Send one line of the text protocol; return the lines of its answer."""
+        with socket.create_connection(("127.0.0.1", self.port), 5.0) as connection:
+            connection.sendall(line.encode() + b"\r\n")
+            answer = b""
+            while not (answer.endswith(b"\n.\n") or answer == b".\n" or answer.startswith((b"OK", b"ERR"))):
+                answer += connection.recv(65536)
+        return answer.decode().splitlines()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class Gearmand(Daemon):
+    """gearmand, from the package gearman-job-server."""
+
+    def command(self) -> list[str]:
+        program = shutil.which("gearmand", path=None) or shutil.which("gearmand", path="/usr/sbin")
+        assert program, "no gearmand here: apt-get install gearman-job-server"
+        return [program, "--listen=127.0.0.1", f"--port={self.port}", "--log-file=none", *self.options]
+
+
+class Geard(Daemon):
+    """geard, from the Python package gear."""
+
+    def command(self) -> list[str]:
+        start = "import sys; from gear.cmd.geard import main; sys.exit(main())"
+        return [sys.executable, "-c", start, "-d", "--listen-address=127.0.0.1", f"--port={self.port}", *self.options]

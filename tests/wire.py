@@ -1,0 +1,120 @@
+"""The in-memory wire: the real client code talks to the test itself, which plays the server, on a `Clock`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txgearman.packets import GET_STATUS, OPTION_REQ, OPTION_RES, REQ, STATUS_RES, Decoder, Packet
+
+
+class WireTransport(StringTransport):
+    """Closes one turn after it was asked to, as a socket does. One that is `stalled` never gets rid of its data."""
+
+    def __init__(self, clock: Clock, protocol: Protocol) -> None:
+        super().__init__()
+        self.clock = clock
+        self.peer_protocol = protocol
+        self.stalled = False
+        self.lost = False
+        self.aborted = False
+
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        if not self.stalled:
+            self.clock.callLater(0, self.lose, ConnectionDone())
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        self.clock.callLater(0, self.lose, ConnectionLost("aborted"))
+
+    def lose(self, error: Exception) -> None:
+        if not self.lost:
+            self.lost = True
+            self.peer_protocol.connectionLost(Failure(error))
+
+
+class ServerSide:
+    """The server's end of one connection."""
+
+    def __init__(self, clock: Clock, protocol: Protocol) -> None:
+        self.protocol = protocol
+        self.transport = WireTransport(clock, protocol)
+        self._decoder = Decoder(REQ)
+
+    def received(self) -> list[Packet]:
+        """What the client wrote since the last call."""
+        packets = self._decoder.feed(self.transport.value())
+        self.transport.clear()
+        assert self._decoder.error is None
+        return packets
+
+    def send(self, *packets: bytes) -> None:
+        """Have the client receive these packets in one piece."""
+        self.protocol.dataReceived(b"".join(packets))
+
+    def shake_hands(self) -> None:
+        """Answer what a client sends first, as gearmand does, and leave nothing received."""
+        self.send(*(answer(packet) for packet in self.received()))
+
+    def lose(self, error: Exception | None = None) -> None:
+        """The connection goes, without any more notice."""
+        self.transport.lose(error or ConnectionDone())
+
+
+def answer(packet: Packet) -> bytes:
+    """gearmand's answer to an OPTION_REQ or a GET_STATUS about an unknown job."""
+    packet_type, (argument,) = packet
+    if packet_type is OPTION_REQ:
+        return OPTION_RES.response(argument)
+    assert packet_type is GET_STATUS, packet
+    return STATUS_RES.response(argument, b"0", b"0", b"0", b"0")
+
+
+@implementer(IStreamClientEndpoint)
+class MemoryEndpoint:
+    """An endpoint that leads to the test.
+
+    :ivar refuse: connections are refused.
+    :ivar black_hole: connections are never made; what waits is in `pending`.
+    :ivar polite: the server shakes hands by itself.
+    :ivar connections: the server's ends, oldest first.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.refuse = False
+        self.black_hole = False
+        self.polite = True
+        self.attempts = 0
+        self.pending: list[Deferred[Any]] = []
+        self.connections: list[ServerSide] = []
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        self.attempts += 1
+        if self.refuse:
+            return fail(ConnectionRefusedError())
+        if self.black_hole:
+            waiting: Deferred[Any] = Deferred()
+            self.pending.append(waiting)
+            return waiting
+        protocol = protocolFactory.buildProtocol(None)
+        server = ServerSide(self.clock, protocol)
+        self.connections.append(server)
+        protocol.makeConnection(server.transport)
+        if self.polite:
+            server.shake_hands()
+        return succeed(protocol)
+
+    @property
+    def server(self) -> ServerSide:
+        """The server's end of the newest connection."""
+        return self.connections[-1]

@@ -1,0 +1,323 @@
+"""The client's half of the protocol on one link: tasks go out as submits, and what comes back goes to its task.
+
+A job has one handle, but may have several tasks of ours: those submitted with the same function and unique while it was
+there. The server then sends each packet once for each foreground one, one copy right behind the other (GEARMAN.md
+D1), and `SharedJob` deals the copies out. A cancelled task leaves its place empty, since the server goes on sending
+its copies.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
+
+from twisted.internet.defer import Deferred
+
+from .connection import CONNECT_TIMEOUT, GearmanFactory, GearmanProtocol, LinkObserver
+from .errors import ClientStopped, TaskFailed, TaskLost, TaskRejected
+from .packets import (
+    JOB_CREATED,
+    MAX_PACKET_SIZE,
+    SUBMIT_JOB,
+    SUBMIT_JOB_BG,
+    SUBMIT_JOB_EPOCH,
+    SUBMIT_JOB_HIGH,
+    SUBMIT_JOB_HIGH_BG,
+    SUBMIT_JOB_LOW,
+    SUBMIT_JOB_LOW_BG,
+    WORK_COMPLETE,
+    WORK_DATA,
+    WORK_EXCEPTION,
+    WORK_FAIL,
+    WORK_STATUS,
+    WORK_WARNING,
+    PacketType,
+)
+from .tasks import Task
+
+__all__ = ["GearmanClientFactory", "GearmanClientProtocol", "whole_number"]
+
+# By Priority: HIGH, NORMAL, LOW.
+_SUBMIT: Final = (SUBMIT_JOB_HIGH, SUBMIT_JOB, SUBMIT_JOB_LOW)
+_SUBMIT_BACKGROUND: Final = (SUBMIT_JOB_HIGH_BG, SUBMIT_JOB_BG, SUBMIT_JOB_LOW_BG)
+
+_LEADING_DIGITS: Final = re.compile(rb"\s*([+-]?\d{1,4000})")  # Python refuses to read longer numbers
+
+
+def whole_number(text: bytes) -> int:
+    """Read a number as far as it goes, as C's ``atoi`` does, since workers send all sorts (GEARMAN.md C2)."""
+    match = _LEADING_DIGITS.match(text)
+    return int(match[1]) if match else 0
+
+
+class _Forgotten:
+    """Stands for a task that was cancelled before its JOB_CREATED, and keeps nothing of it."""
+
+    __slots__ = ("background",)
+    answer: ClassVar[PacketType] = JOB_CREATED
+
+    def __init__(self, background: bool) -> None:
+        self.background = background
+
+
+_FORGOTTEN: Final = _Forgotten(background=False)
+_FORGOTTEN_BACKGROUND: Final = _Forgotten(background=True)
+
+
+class SharedJob:
+    """The foreground tasks of one handle, by the order of their JOB_CREATED; None for one that was let go."""
+
+    __slots__ = ("_ended", "_tasks", "_turn")
+
+    def __init__(self, first: Task | None) -> None:
+        self._tasks = [first]
+        if first is not None:
+            first.place = 0
+        self._turn = 0  # whose copy the next packet is
+        self._ended = 0  # how many have had their final packet
+
+    def join(self, task: Task | None) -> None:
+        """Add the task whose JOB_CREATED has come."""
+        if task is not None:
+            task.place = len(self._tasks)
+        self._tasks.append(task)
+
+    def let_go(self, task: Task) -> None:
+        """Forget the task, but not that copies for it will come."""
+        self._tasks[task.place] = None
+
+    def next_copy(self) -> Task | None:
+        """Whose is this copy of a packet that is not the last?"""
+        task = self._tasks[self._turn]
+        self._turn += 1
+        if self._turn == len(self._tasks):
+            self._turn = self._ended
+        return task
+
+    def next_end(self) -> tuple[Task | None, bool]:
+        """Whose is this copy of a final packet, and was it the last copy?"""
+        task = self._tasks[self._ended]
+        self._tasks[self._ended] = None
+        self._ended += 1
+        self._turn = max(self._turn, self._ended)
+        return task, self._ended == len(self._tasks)
+
+    def remaining(self) -> list[Task]:
+        """The tasks that wait for an outcome."""
+        return [task for task in self._tasks if task is not None]
+
+
+class GearmanClientProtocol(GearmanProtocol):
+    """A client's connection to one job server. `GearmanClientFactory` makes them.
+
+    :ivar in_flight: tasks that were written to it and have no outcome yet.
+    """
+
+    factory: GearmanClientFactory
+
+    def __init__(self, max_packet_size: int = MAX_PACKET_SIZE) -> None:
+        super().__init__(max_packet_size)
+        # None: the only task of the handle was cancelled. What comes is dropped; a joining task gets the second copy.
+        self._jobs: dict[bytes, Task | SharedJob | None] = {}
+        self.in_flight = 0
+
+    def submit(self, task: Task) -> Deferred[Any]:
+        """Submit a task on this connection, and on no other.
+
+        :return: fires with the result of a foreground task, or the `JobHandle` of a background one. Fails with a
+            `TaskError`. Cancelled, the task is forgotten here; the job may still run.
+        :raises ValueError: the task was submitted before.
+        """
+        deferred = task.begin()
+        if self.error is None:
+            self.send_task(task)
+        else:
+            task.end_failed(_lost(task, self.error))
+        return deferred
+
+    def send_task(self, task: Task) -> None:
+        """Write a task that was begun."""
+        task.holder = self
+        self.in_flight += 1
+        if task.at is None:
+            packet_type = (_SUBMIT_BACKGROUND if task.background else _SUBMIT)[task.priority]
+            task.place = self.send(task, packet_type.request(task.wire_function, task.unique, task.workload))
+        else:
+            epoch = b"%d" % task.at
+            packet = SUBMIT_JOB_EPOCH.request(task.wire_function, task.unique, epoch, task.workload)
+            task.place = self.send(task, packet)
+            self.send_fence()
+
+    def let_go(self, task: Task) -> None:
+        """Forget a task that was cancelled."""
+        if self.error is not None:
+            return  # the tables are gone already
+        self.in_flight -= 1
+        if not task.job_handle:
+            self._outstanding[task.place] = _FORGOTTEN_BACKGROUND if task.background else _FORGOTTEN
+            return
+        job = self._jobs[task.job_handle]
+        if isinstance(job, SharedJob):
+            job.let_go(task)
+        else:
+            self._jobs[task.job_handle] = None
+
+    # Answers to submits.
+
+    def fits(self, request: Any, arguments: list[bytes]) -> bool:
+        if isinstance(request, (Task, _Forgotten)):
+            return bool(arguments[0])  # a handle that is empty names no job
+        return super().fits(request, arguments)
+
+    def request_succeeded(self, request: Any, arguments: list[bytes]) -> None:
+        if isinstance(request, Task):
+            self._created(request, arguments[0])
+        elif request is _FORGOTTEN:
+            self._join(arguments[0], None)
+        elif request is not _FORGOTTEN_BACKGROUND:
+            super().request_succeeded(request, arguments)
+
+    def request_refused(self, request: Any, code: str, text: str) -> None:
+        if isinstance(request, Task):
+            self._released(request)
+            request.end_failed(TaskRejected(request, code, text))
+        elif not isinstance(request, _Forgotten):
+            super().request_refused(request, code, text)
+
+    def request_lost(self, request: Any, error: Exception) -> None:
+        if isinstance(request, Task):
+            request.end_failed(_lost(request, error))
+        elif not isinstance(request, _Forgotten):
+            super().request_lost(request, error)
+
+    def all_lost(self, error: Exception) -> None:
+        jobs, self._jobs = self._jobs, {}
+        self.in_flight = 0
+        super().all_lost(error)
+        for job in jobs.values():
+            for task in job.remaining() if isinstance(job, SharedJob) else [job]:
+                if task is not None:
+                    task.end_failed(_lost(task, error))
+
+    def _created(self, task: Task, handle: bytes) -> None:
+        if task.background:
+            self._released(task)
+        else:
+            self._join(handle, task)
+        task.tell_created(self.factory.name, handle)
+
+    def _join(self, handle: bytes, task: Task | None) -> None:
+        if handle not in self._jobs:
+            self._jobs[handle] = task
+            return
+        job = self._jobs[handle]
+        if not isinstance(job, SharedJob):
+            job = self._jobs[handle] = SharedJob(job)
+        job.join(task)
+
+    def _released(self, task: Task) -> None:
+        """The task is no longer in any table here."""
+        task.holder = None
+        self.in_flight -= 1
+
+    # What becomes of jobs. A handle may be followed by a NUL and more in a WORK_FAIL (GEARMAN.md M1).
+
+    def _work_data(self, arguments: list[bytes]) -> None:
+        task = self._next_copy(arguments[0])
+        if task is not None:
+            task.tell_data(arguments[1])
+
+    def _work_warning(self, arguments: list[bytes]) -> None:
+        task = self._next_copy(arguments[0])
+        if task is not None:
+            task.tell_warning(arguments[1])
+
+    def _work_status(self, arguments: list[bytes]) -> None:
+        task = self._next_copy(arguments[0])
+        if task is not None:
+            task.tell_status(whole_number(arguments[1]), whole_number(arguments[2]))
+
+    def _work_complete(self, arguments: list[bytes]) -> None:
+        task = self._next_end(arguments[0])
+        if task is not None:
+            task.end_complete(arguments[1])
+
+    def _work_exception(self, arguments: list[bytes]) -> None:
+        task = self._next_end(arguments[0])
+        if task is not None:
+            task.end_exception(arguments[1])
+
+    def _work_fail(self, arguments: list[bytes]) -> None:
+        task = self._next_end(arguments[0].partition(b"\0")[0])
+        if task is not None:
+            task.end_failed(TaskFailed(task))
+
+    handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {
+        WORK_DATA: _work_data,
+        WORK_WARNING: _work_warning,
+        WORK_STATUS: _work_status,
+        WORK_COMPLETE: _work_complete,
+        WORK_EXCEPTION: _work_exception,
+        WORK_FAIL: _work_fail,
+    }
+
+    def _next_copy(self, handle: bytes) -> Task | None:
+        """Whose is this packet? None: the task has ended or was let go, and late is quiet."""
+        job = self._jobs.get(handle)
+        return job.next_copy() if isinstance(job, SharedJob) else job
+
+    def _next_end(self, handle: bytes) -> Task | None:
+        """Whose is this final packet? The task leaves the table."""
+        job = self._jobs.pop(handle, None)
+        if isinstance(job, SharedJob):
+            task, last = job.next_end()
+            if not last:
+                self._jobs[handle] = job
+        else:
+            task = job
+        if task is not None:
+            self._released(task)
+        return task
+
+
+class GearmanClientFactory(GearmanFactory):
+    """Keeps a client's connection to one job server: for those who want one link without a `GearmanClient`.
+
+    Give it to ``reactor.connectTCP``, await ``when_ready()``, and ``submit()`` on the protocol that it fires with.
+    """
+
+    protocol = GearmanClientProtocol
+
+    def __init__(
+        self,
+        reactor: Any = None,
+        *,
+        name: str = "",
+        exceptions: bool = True,
+        observer: LinkObserver | None = None,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        max_packet_size: int = MAX_PACKET_SIZE,
+    ) -> None:
+        """
+        :param reactor: None for the global one.
+        :param name: the server's address, as job handles are to name it.
+        :param exceptions: ask the server for WORK_EXCEPTION, at each connect. Without, gearmand makes it a WORK_FAIL.
+        """
+        super().__init__(
+            reactor,
+            options=(b"exceptions",) if exceptions else (),
+            observer=observer,
+            connect_timeout=connect_timeout,
+            max_packet_size=max_packet_size,
+        )
+        self.name = name
+
+
+def _lost(task: Task, error: Exception) -> Exception:
+    """What a task fails with when the connection went because of `error`."""
+    if isinstance(error, ClientStopped):
+        return ClientStopped()
+    lost = TaskLost(task, acknowledged=bool(task.job_handle))
+    lost.__cause__ = error
+    return lost

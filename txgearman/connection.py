@@ -1,0 +1,562 @@
+"""The link to one job server, for clients and workers alike.
+
+`GearmanProtocol` frames packets and matches answers to requests: a job server answers strictly in order, and an ERROR
+stands where the answer it replaces would (GEARMAN.md sections 2 and 3). `GearmanFactory` reconnects, and
+`EndpointConnector` lets it do so over any Twisted endpoint.
+
+**Fences.** Some servers leave some requests unanswered (GEARMAN.md H6; geard every OPTION_REQ and ECHO_REQ), and the
+next answer would then be taken for theirs. So each such request is followed at once by a *fence*, a GET_STATUS about a
+job that nobody has, which every server answers: when the fence's answer comes first, the request before it is known to
+be unanswered, and nothing is ever off by one (promise 17). The same fence ends the handshake of each new connection;
+its answer is the first sign that there is a job server at the other end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
+from typing import Protocol as Interface
+
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.error import NotConnectingError, TimeoutError
+from twisted.internet.interfaces import (
+    IAddress,
+    IConnector,
+    IDelayedCall,
+    IStreamClientEndpoint,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, ReconnectingClientFactory, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from .errors import UNANSWERED, ProtocolError, ServerError
+from .packets import (
+    ERROR,
+    GET_STATUS,
+    MAX_PACKET_SIZE,
+    OPTION_REQ,
+    OPTION_RES,
+    REQ,
+    RES,
+    STATUS_RES,
+    Decoder,
+    PacketType,
+)
+
+__all__ = ["EndpointConnector", "GearmanFactory", "GearmanProtocol", "LinkObserver"]
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Default seconds from the start of an attempt to the first good answer."""
+
+CLOSE_TIMEOUT: Final = 3.0
+"""Seconds that a peer which reads nothing may hold up a close before the connection is aborted."""
+
+_FENCE_HANDLE: Final = b"txgearman:fence"
+
+
+class Outstanding(Interface):
+    """What waits for its answer from a server."""
+
+    @property
+    def answer(self) -> PacketType:
+        """The type of the answer, unless it is an ERROR."""
+
+
+class Request:
+    """A question that is answered by one packet.
+
+    :ivar deferred: fires with the answer's arguments. Cancelled, it has failed by the time that they come.
+    """
+
+    __slots__ = ("answer", "deferred", "subject")
+
+    def __init__(self, answer: PacketType, subject: bytes | None = None) -> None:
+        """
+        :param subject: what the answer's first argument must be, where the server repeats it.
+        """
+        self.answer = answer
+        self.subject = subject
+        # With a canceller, even one that does nothing, cancel() fails it at once.
+        self.deferred: Deferred[list[bytes]] = Deferred(lambda _: None)
+
+    def succeed(self, arguments: list[bytes]) -> None:
+        if not self.deferred.called:
+            self.deferred.callback(arguments)
+
+    def fail(self, error: Exception) -> None:
+        if not self.deferred.called:
+            self.deferred.errback(error)
+
+
+class Fence:
+    """The GET_STATUS that tells whether the request before it was left unanswered. Nobody else waits for its answer."""
+
+    __slots__ = ()
+    answer: ClassVar[PacketType] = STATUS_RES
+    subject: ClassVar[bytes] = _FENCE_HANDLE
+
+
+class GearmanProtocol(Protocol):
+    """One connection to a job server.
+
+    :ivar ready: whether the server has answered well at least once on this connection.
+    :ivar error: None while the connection is of use; then what ended it.
+    """
+
+    factory: GearmanFactory
+    transport: ITCPTransport
+    handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {}
+    """What to do with packets that are no answer to a request. A subclass fills this in."""
+    in_flight = 0
+    """What this link is busy with, counted by a subclass."""
+
+    def __init__(self, max_packet_size: int = MAX_PACKET_SIZE) -> None:
+        # Both magics: GEARMAN.md M2.
+        self._decoder = Decoder(RES, REQ, max_packet_size=max_packet_size)
+        # By number, so that a cancelled one is replaced in one step however many there are.
+        self._outstanding: dict[int, Any] = {}
+        self._sent = 0
+        self._answered = 0
+        self._abort_call: IDelayedCall | None = None
+        self.on_connection_lost: Callable[[Failure], None] | None = None
+        self.ready = False
+        self.error: Exception | None = None
+
+    # The life of the connection.
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
+        for option in self.factory.options:
+            # A server that refuses or ignores an option works without it.
+            self.request(OPTION_REQ, option, answer=OPTION_RES, subject=option).addErrback(lambda _: None)
+        if not self.factory.options:
+            self.send_fence()
+
+    def abort(self, error: Exception) -> None:
+        """Drop the connection now, unsent data and all, because of `error`."""
+        self._come_down(error)
+        self.transport.abortConnection()
+
+    def close(self, error: Exception) -> None:
+        """Close the connection once what was written has gone out, or `CLOSE_TIMEOUT` has passed.
+
+        What waits for an answer fails at once, because of `error`.
+        """
+        self._come_down(error)
+        self.transport.loseConnection()
+        self._abort_call = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._abort_late)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._abort_call is not None:
+            self._abort_call.cancel()
+            self._abort_call = None
+        assert isinstance(reason.value, Exception)
+        self._come_down(reason.value)
+        if self.on_connection_lost is not None:
+            self.on_connection_lost(reason)
+
+    def _abort_late(self) -> None:
+        self._abort_call = None
+        self.transport.abortConnection()
+
+    def _come_down(self, error: Exception) -> None:
+        if self.error is not None:
+            return
+        self.error = error
+        # First those who choose a link, so that what is submitted in answer to a failure below goes elsewhere.
+        self.factory.link_down(self, error)
+        self.all_lost(error)
+
+    def all_lost(self, error: Exception) -> None:
+        """Fail everything that waits for this connection. The table is empty before the first one is told."""
+        outstanding, self._outstanding = self._outstanding, {}
+        for request in outstanding.values():
+            self.request_lost(request, error)
+
+    # Requests.
+
+    def request(
+        self, packet_type: PacketType, argument: bytes, *, answer: PacketType, subject: bytes | None = None
+    ) -> Deferred[list[bytes]]:
+        """Ask the server something, with a fence behind it.
+
+        :param answer: the type of packet that answers it.
+        :param subject: what the answer's first argument will be, if the server repeats it.
+        :return: fires with the answer's arguments. Fails with `ServerError` for an ERROR or no answer, or with what
+            ended the connection. Cancelled, it is forgotten; the server has been asked.
+        """
+        if self.error is not None:
+            return fail(self.error)
+        request = Request(answer, subject)
+        deferred = request.deferred
+        self.send(request, packet_type.request(argument))
+        self.send_fence()
+        return deferred
+
+    def send_fence(self) -> None:
+        """Find out whether the request sent just before is one that this server leaves unanswered."""
+        self.send(Fence(), GET_STATUS.request(_FENCE_HANDLE))
+
+    def send(self, request: Outstanding, packet: bytes) -> int:
+        """Write `packet` and await its answer; return the number of its place among those outstanding."""
+        place = self._sent
+        self._sent = place + 1
+        self._outstanding[place] = request
+        self.transport.write(packet)
+        return place
+
+    def fits(self, request: Any, arguments: list[bytes]) -> bool:
+        """Whether an answer of the right type can be that of `request`."""
+        return request.subject is None or request.subject == arguments[0]
+
+    def request_succeeded(self, request: Any, arguments: list[bytes]) -> None:
+        """`request` got its answer."""
+        if not isinstance(request, Fence):
+            request.succeed(arguments)
+        elif not self.ready:
+            self.ready = True
+            self.factory.link_ready(self)
+
+    def request_refused(self, request: Any, code: str, text: str) -> None:
+        """`request` got an ERROR, or was left unanswered."""
+        request.fail(ServerError(code, text))
+
+    def request_lost(self, request: Any, error: Exception) -> None:
+        """The connection went before `request` was answered."""
+        if not isinstance(request, Fence):
+            request.fail(error)
+
+    # What the server says.
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.error is not None:
+            return
+        handlers = self.handlers
+        try:
+            for packet_type, arguments in self._decoder.feed(data):
+                handler = handlers.get(packet_type)
+                if handler is not None:
+                    handler(self, arguments)
+                elif packet_type is ERROR:
+                    self._refuse_oldest(arguments)
+                else:
+                    self.request_succeeded(self._take_answered(packet_type, arguments), arguments)
+                if self.error is not None:  # somebody's callback closed it
+                    return
+            if self._decoder.error is not None:
+                raise self._decoder.error
+        except ProtocolError as error:
+            self.abort(error)
+
+    def _take_answered(self, packet_type: PacketType, arguments: list[bytes]) -> Any:
+        """Take the oldest request off the table, for the answer to it that has come."""
+        skipped = self._skip_unanswered() if packet_type is STATUS_RES and arguments[0] == _FENCE_HANDLE else None
+        request = self._outstanding.get(self._answered)
+        if request is None or request.answer is not packet_type or not self.fits(request, arguments):
+            due = "nothing" if request is None else request.answer
+            raise ProtocolError(f"{packet_type} came where {due} was due: {arguments!r:.200}")
+        del self._outstanding[self._answered]
+        self._answered += 1
+        # Told only now: it may run anybody's code.
+        if skipped is not None:
+            text = f"this server leaves a request for {skipped.answer} unanswered"
+            self.request_refused(skipped, UNANSWERED, text)
+        return request
+
+    def _skip_unanswered(self) -> Any | None:
+        """The answer of a fence has come; if a request before that fence is still open, take it off the table."""
+        request = self._outstanding.get(self._answered)
+        if isinstance(request, Fence) or not isinstance(self._outstanding.get(self._answered + 1), Fence):
+            return None
+        del self._outstanding[self._answered]
+        self._answered += 1
+        return request
+
+    def _refuse_oldest(self, arguments: list[bytes]) -> None:
+        # geard ends the text with a NUL, gearmand does not (GEARMAN.md C3).
+        code, text = (argument.rstrip(b"\0").decode("utf-8", "backslashreplace") for argument in arguments)
+        request = self._outstanding.get(self._answered)
+        if request is None or isinstance(request, Fence):
+            raise ProtocolError(f"ERROR that answers nothing: {code}: {text}")
+        del self._outstanding[self._answered]
+        self._answered += 1
+        self.request_refused(request, code, text)
+
+
+class Waiters:
+    """Deferreds that wait for one thing, each of which may be cancelled."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Deferred[Any], None] = {}
+
+    def wait(self) -> Deferred[Any]:
+        """Return a new one."""
+        deferred: Deferred[Any] = Deferred(self._forget)
+        self._waiting[deferred] = None
+        return deferred
+
+    def fire(self, outcome: object) -> None:
+        """Fire all of them; with a `Failure`, as errbacks."""
+        waiting, self._waiting = self._waiting, {}
+        for deferred in waiting:
+            if not deferred.called:  # another one's callback may have cancelled it
+                deferred.callback(outcome)
+
+    def _forget(self, deferred: Deferred[Any]) -> None:
+        self._waiting.pop(deferred, None)
+
+
+class LinkObserver(Interface):
+    """Who wants to know how the link to a server is."""
+
+    def link_ready(self, link: GearmanProtocol) -> None:
+        """The server has given a first good answer on this connection."""
+
+    def link_down(self, factory: GearmanFactory, error: Exception) -> None:
+        """An attempt to connect failed, or the connection is of no more use, because of `error`."""
+
+
+class GearmanFactory(ReconnectingClientFactory):
+    """Keeps one connection to one job server, with back-off.
+
+    It may be given to an `EndpointConnector`, or to ``reactor.connectTCP``. The delays grow from `initialDelay` to
+    `maxDelay` seconds, and start anew at the first good answer, not at the connect: a server that accepts and then
+    closes, or whose TLS handshake fails, is not tried again in a hot loop.
+
+    :ivar options: sent as OPTION_REQ on each new connection.
+    :ivar link: the live connection, ready or not; or None.
+    :ivar next_attempt: the reactor's time of the next attempt; None unless it waits for one.
+    """
+
+    protocol: type[GearmanProtocol] = GearmanProtocol  # type: ignore[assignment]  # it names this factory's own type
+    noisy = False
+    initialDelay = delay = 0.5
+    factor = 2.0
+    maxDelay = 30
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        options: tuple[bytes, ...] = (),
+        observer: LinkObserver | None = None,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        max_packet_size: int = MAX_PACKET_SIZE,
+    ) -> None:
+        """
+        :param reactor: its clock times the attempts; None for the global one.
+        :param observer: is told how the link is.
+        :param connect_timeout: seconds from the start of an attempt to the first good answer.
+        :param max_packet_size: bytes that the body of a packet from the server may have.
+        """
+        if reactor is None:
+            from twisted.internet import reactor
+        self.reactor = self.clock = reactor
+        self.options = options
+        self.link: GearmanProtocol | None = None
+        self.next_attempt: float | None = None
+        self._observer = observer
+        self._connect_timeout = connect_timeout
+        self._max_packet_size = max_packet_size
+        self._deadline: IDelayedCall | None = None
+        self._timed_out = False
+        self._active = False
+        self._awaiting = Waiters()
+        self._stopping = Waiters()
+
+    @property
+    def connecting(self) -> bool:
+        """Whether an attempt is under way or a connection is up."""
+        return self._active and (self.link is None or self.link.error is None)
+
+    def when_ready(self) -> Deferred[Any]:
+        """Await the outcome of the attempt under way, or else of the next one.
+
+        :return: fires with the link, once it is ready; at once if it is. Fails with what the attempt failed with.
+        """
+        if self.link is not None and self.link.ready and self.link.error is None:
+            return succeed(self.link)
+        return self._awaiting.wait()
+
+    def stop(self, error: Exception) -> Deferred[None]:
+        """Close the connection and try no more. What waits for an answer fails with `error`, or because of it.
+
+        :return: fires when no socket and no timer is left; soon, whatever the peer does.
+        """
+        self.stopTrying()
+        self.next_attempt = None
+        if self.link is not None and self.link.error is None:
+            self.link.close(error)
+        self._awaiting.fire(Failure(error))
+        return self._stopping.wait() if self._active else succeed(None)
+
+    # What the connector tells.
+
+    def startedConnecting(self, connector: IConnector) -> None:
+        self.connector = connector
+        self.next_attempt = None
+        self._active = True
+        self._timed_out = False
+        self._deadline = self.reactor.callLater(self._connect_timeout, self._give_up)
+
+    def buildProtocol(  # type: ignore[override]  # as with `protocol`
+        self, addr: IAddress | None
+    ) -> GearmanProtocol:
+        link = self.link = self.protocol(self._max_packet_size)
+        link.factory = self
+        return link
+
+    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
+        self._attempt_over()
+        super().clientConnectionFailed(connector, reason)
+        assert isinstance(reason.value, Exception)
+        self._tell_down(self._timeout_error() if self._timed_out else reason.value)
+        self._tell_stopped()
+
+    def clientConnectionLost(self, connector: IConnector, reason: Failure) -> None:
+        self._attempt_over()
+        super().clientConnectionLost(connector, reason)
+        self._tell_stopped()
+
+    def retry(self, connector: IConnector | None = None) -> None:
+        super().retry(connector)
+        # Twisted keeps the delay with its jitter nowhere else.
+        if self._callID is not None:
+            self.next_attempt = self._callID.getTime()
+
+    # What the link tells.
+
+    def link_ready(self, link: GearmanProtocol) -> None:
+        """The server gave the first good answer on this connection."""
+        if link.error is None:
+            self._clear_deadline()
+            self.resetDelay()
+            if self._observer is not None:
+                self._observer.link_ready(link)
+            self._awaiting.fire(link)
+
+    def link_down(self, link: GearmanProtocol, error: Exception) -> None:
+        """The connection is of no more use."""
+        self._clear_deadline()
+        self._tell_down(error)
+
+    def _tell_down(self, error: Exception) -> None:
+        if self._observer is not None:
+            self._observer.link_down(self, error)
+        self._awaiting.fire(Failure(error))
+
+    def _tell_stopped(self) -> None:
+        if not self.continueTrying:
+            self._stopping.fire(None)
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        self._timed_out = True
+        if self.link is not None:
+            self.link.abort(self._timeout_error())
+        elif self.connector is not None:
+            self.connector.stopConnecting()
+
+    def _timeout_error(self) -> TimeoutError:
+        return TimeoutError(string=f"no good answer within {self._connect_timeout} seconds")
+
+    def _attempt_over(self) -> None:
+        self._active = False
+        self.link = None
+        self._clear_deadline()
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class _Dial(Factory):
+    """What an endpoint gets for one attempt: builds the link, unless the attempt was given up meanwhile."""
+
+    noisy = False
+
+    def __init__(self, connector: EndpointConnector) -> None:
+        self._connector = connector
+
+    def buildProtocol(  # type: ignore[override]  # as with GearmanFactory
+        self, addr: IAddress | None
+    ) -> GearmanProtocol | None:
+        return self._connector.build_link(self, addr)
+
+
+@implementer(IConnector)
+class EndpointConnector:
+    """Connects a `GearmanFactory` through an endpoint, as often as the factory wants.
+
+    Endpoints of their own accord connect once, and keep what happens to the connection from the factory.
+    """
+
+    def __init__(self, endpoint: IStreamClientEndpoint, factory: GearmanFactory) -> None:
+        self._endpoint = endpoint
+        self._factory = factory
+        self._dial: _Dial | None = None
+        self._attempt: Deferred[Any] | None = None
+        self.state = "disconnected"
+        """``"disconnected"``, ``"connecting"`` or ``"connected"``, as with Twisted's own connectors."""
+
+    def connect(self) -> None:
+        """Make an attempt; the factory is told what comes of it."""
+        if self.state != "disconnected":
+            raise RuntimeError(f"already {self.state}")
+        self.state = "connecting"
+        dial = self._dial = _Dial(self)
+        self._factory.doStart()
+        self._factory.startedConnecting(self)
+        attempt = maybeDeferred(self._endpoint.connect, dial)
+        if not attempt.called:
+            self._attempt = attempt
+        attempt.addErrback(self._failed, dial)
+
+    def stopConnecting(self) -> None:
+        """Give up the attempt under way.
+
+        :raises twisted.internet.error.NotConnectingError: there is none.
+        """
+        if self.state != "connecting":
+            raise NotConnectingError("no attempt is under way")
+        assert self._attempt is not None
+        self._attempt.cancel()
+
+    def disconnect(self) -> None:
+        """Close the connection, or give up the attempt to make one."""
+        if self.state == "connecting":
+            self.stopConnecting()
+        elif self._factory.link is not None:
+            self._factory.link.transport.loseConnection()
+
+    def getDestination(self) -> Any:
+        """The endpoint: only it knows where it leads."""
+        return self._endpoint
+
+    def build_link(self, dial: _Dial, address: IAddress | None) -> GearmanProtocol | None:
+        """For the endpoint: None closes a connection that came too late."""
+        if dial is not self._dial:
+            return None
+        self.state = "connected"
+        link = self._factory.buildProtocol(address)
+        link.on_connection_lost = self._lost
+        return link
+
+    def _failed(self, reason: Failure, dial: _Dial | None) -> None:
+        if dial is self._dial:
+            self._over()
+            self._factory.clientConnectionFailed(self, reason)
+
+    def _lost(self, reason: Failure) -> None:
+        self._over()
+        self._factory.clientConnectionLost(self, reason)
+
+    def _over(self) -> None:
+        self.state = "disconnected"
+        self._dial = None
+        self._attempt = None
+        self._factory.doStop()

@@ -1,0 +1,242 @@
+"""The wire: Gearman's binary packets, as bytes and back. It does no input and no output.
+
+A packet is 12 bytes of header (magic, type, size of the body; big-endian) and a body: the arguments, separated by
+NUL, of which only the last one may hold a NUL, since it runs to the end of the packet.
+
+One row per packet type in the table below drives encoding, decoding and the tests::
+
+    >>> SUBMIT_JOB.request(b"reverse", b"", b"abc")
+    b'\\x00REQ\\x00\\x00\\x00\\x07\\x00\\x00\\x00\\x0creverse\\x00\\x00abc'
+    >>> Decoder(RES).feed(JOB_CREATED.response(b"H:host:1"))
+    [(JOB_CREATED, [b'H:host:1'])]
+
+The same codec serves clients, workers and servers. Numbers such as H6 or M2 are those of GEARMAN.md, which tells what
+servers were measured to do.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from .errors import ProtocolError
+
+REQ: Final = b"\0REQ"
+"""The magic of packets to the server."""
+
+RES: Final = b"\0RES"
+"""The magic of packets from the server."""
+
+HEADER_SIZE: Final = 12
+
+MAX_PACKET_SIZE: Final = 512 * 1024 * 1024
+"""The default limit of a body, in bytes: twice the largest payload that was seen to go there and back through job
+servers (GEARMAN.md section 10). A header that announces more is nonsense, or an attack on our memory."""
+
+_WIRE_LIMIT: Final = 0xFFFFFFFF  # the size is a 32-bit number
+
+_SPLIT_IN_PLACE: Final = 64 * 1024  # a larger body is not copied before it is split
+
+# Magic and type are read as one number, so that one look-up of it checks both.
+_HEADER: Final = struct.Struct(">QI")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PacketType:
+    """One row of the table. Compared and hashed by identity: each type is there once.
+
+    :ivar number: its number on the wire.
+    :ivar name: its name in the protocol.
+    :ivar arguments: the names of its arguments, in order.
+    """
+
+    number: int
+    name: str
+    arguments: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def request(self, *arguments: bytes) -> bytes:
+        """Encode a packet of this type for the server.
+
+        :raises ValueError: the number of arguments is wrong, an argument other than the last has a NUL, or the
+            packet is longer than its header can tell.
+        """
+        return self._encode(REQ, arguments)
+
+    def response(self, *arguments: bytes) -> bytes:
+        """Encode a packet of this type from the server. Raises as `request` does."""
+        return self._encode(RES, arguments)
+
+    def _encode(self, magic: bytes, arguments: tuple[bytes, ...]) -> bytes:
+        if len(arguments) != len(self.arguments):
+            raise ValueError(f"{self.name} takes {len(self.arguments)} arguments, not {len(arguments)}")
+        for name, argument in zip(self.arguments[:-1], arguments, strict=False):
+            if b"\0" in argument:
+                raise ValueError(f"{name} of {self.name} must not have a NUL: {argument!r}")
+        body = b"\0".join(arguments)
+        if len(body) > _WIRE_LIMIT:
+            raise ValueError(f"{self.name} is {len(body)} bytes; a header can tell {_WIRE_LIMIT} at most")
+        return b"".join((_HEADER.pack(_word(magic, self.number), len(body)), body))
+
+
+def _word(magic: bytes, number: int) -> int:
+    return int.from_bytes(magic, "big") << 32 | number
+
+
+PACKET_TYPES: dict[int, PacketType] = {}
+"""Every packet type by its number."""
+
+
+def _row(number: int, name: str, *arguments: str) -> PacketType:
+    packet_type = PACKET_TYPES[number] = PacketType(number, name, arguments)
+    return packet_type
+
+
+_STATUS: Final = ("known", "running", "numerator", "denominator")
+_SUBMIT: Final = ("function", "unique", "workload")
+# Five arguments, though the published text lists four: with four, gearmand takes the next request for the rest of this
+# one. It ignores the fourth; libgearman leaves it empty (GEARMAN.md section 9).
+_REDUCE: Final = ("function", "unique", "reducer", "ignored", "workload")
+
+# fmt: off
+CAN_DO                       = _row(1, "CAN_DO", "function")
+CANT_DO                      = _row(2, "CANT_DO", "function")
+RESET_ABILITIES              = _row(3, "RESET_ABILITIES")
+PRE_SLEEP                    = _row(4, "PRE_SLEEP")
+UNUSED                       = _row(5, "UNUSED")
+NOOP                         = _row(6, "NOOP")
+SUBMIT_JOB                   = _row(7, "SUBMIT_JOB", *_SUBMIT)
+JOB_CREATED                  = _row(8, "JOB_CREATED", "handle")
+GRAB_JOB                     = _row(9, "GRAB_JOB")
+NO_JOB                       = _row(10, "NO_JOB")
+JOB_ASSIGN                   = _row(11, "JOB_ASSIGN", "handle", "function", "workload")
+WORK_STATUS                  = _row(12, "WORK_STATUS", "handle", "numerator", "denominator")
+WORK_COMPLETE                = _row(13, "WORK_COMPLETE", "handle", "data")
+WORK_FAIL                    = _row(14, "WORK_FAIL", "handle")
+GET_STATUS                   = _row(15, "GET_STATUS", "handle")
+ECHO_REQ                     = _row(16, "ECHO_REQ", "data")
+ECHO_RES                     = _row(17, "ECHO_RES", "data")
+SUBMIT_JOB_BG                = _row(18, "SUBMIT_JOB_BG", *_SUBMIT)
+ERROR                        = _row(19, "ERROR", "code", "text")
+STATUS_RES                   = _row(20, "STATUS_RES", "handle", *_STATUS)
+SUBMIT_JOB_HIGH              = _row(21, "SUBMIT_JOB_HIGH", *_SUBMIT)
+SET_CLIENT_ID                = _row(22, "SET_CLIENT_ID", "client_id")
+CAN_DO_TIMEOUT               = _row(23, "CAN_DO_TIMEOUT", "function", "milliseconds")
+ALL_YOURS                    = _row(24, "ALL_YOURS")
+WORK_EXCEPTION               = _row(25, "WORK_EXCEPTION", "handle", "data")
+OPTION_REQ                   = _row(26, "OPTION_REQ", "option")
+OPTION_RES                   = _row(27, "OPTION_RES", "option")
+WORK_DATA                    = _row(28, "WORK_DATA", "handle", "data")
+WORK_WARNING                 = _row(29, "WORK_WARNING", "handle", "data")
+GRAB_JOB_UNIQ                = _row(30, "GRAB_JOB_UNIQ")
+JOB_ASSIGN_UNIQ              = _row(31, "JOB_ASSIGN_UNIQ", "handle", "function", "unique", "workload")
+SUBMIT_JOB_HIGH_BG           = _row(32, "SUBMIT_JOB_HIGH_BG", *_SUBMIT)
+SUBMIT_JOB_LOW               = _row(33, "SUBMIT_JOB_LOW", *_SUBMIT)
+SUBMIT_JOB_LOW_BG            = _row(34, "SUBMIT_JOB_LOW_BG", *_SUBMIT)
+SUBMIT_JOB_SCHED             = _row(35, "SUBMIT_JOB_SCHED", "function", "unique", "minute", "hour", "day_of_month",
+                                    "month", "day_of_week", "workload")
+SUBMIT_JOB_EPOCH             = _row(36, "SUBMIT_JOB_EPOCH", "function", "unique", "epoch", "workload")
+SUBMIT_REDUCE_JOB            = _row(37, "SUBMIT_REDUCE_JOB", *_REDUCE)
+SUBMIT_REDUCE_JOB_BACKGROUND = _row(38, "SUBMIT_REDUCE_JOB_BACKGROUND", *_REDUCE)
+GRAB_JOB_ALL                 = _row(39, "GRAB_JOB_ALL")
+JOB_ASSIGN_ALL               = _row(40, "JOB_ASSIGN_ALL", "handle", "function", "unique", "reducer", "workload")
+GET_STATUS_UNIQUE            = _row(41, "GET_STATUS_UNIQUE", "unique")
+STATUS_RES_UNIQUE            = _row(42, "STATUS_RES_UNIQUE", "unique", *_STATUS, "waiting_clients")
+# fmt: on
+
+Packet: TypeAlias = tuple[PacketType, list[bytes]]
+"""A packet's type and its arguments, as many as the type has."""
+
+
+class Decoder:
+    """Bytes in, in pieces of any size; lists of packets out.
+
+    :ivar error: None, or why the stream can't be read on. Packets that came whole before the fault have been returned;
+        what comes after it is dropped.
+    """
+
+    __slots__ = ("_by_word", "_held", "_max_size", "_pieces", "_wanted", "error")
+
+    def __init__(self, *magics: bytes, max_packet_size: int = MAX_PACKET_SIZE) -> None:
+        """
+        :param magics: those that may begin a packet: `RES` for what a server sends, `REQ` for what is sent to one.
+            Clients accept both, since geard sends a WORK_FAIL with the wrong one (GEARMAN.md M2).
+        :param max_packet_size: the largest body accepted, in bytes; checked as soon as the header has come.
+        """
+        self._by_word = {_word(magic, row.number): row for magic in magics for row in PACKET_TYPES.values()}
+        self._max_size = max_packet_size
+        self._pieces: list[bytes] = []  # of a packet that has not come whole
+        self._held = 0  # bytes in them
+        self._wanted = 0  # bytes needed before looking again is of use
+        self.error: ProtocolError | None = None
+
+    def feed(self, data: bytes) -> list[Packet]:
+        """Take the next bytes of the stream; return the packets that they complete, in order."""
+        if self.error is not None:
+            return []
+        if self._pieces:
+            self._pieces.append(data)
+            self._held += len(data)
+            if self._held < self._wanted:
+                return []
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+        packets: list[Packet] = []
+        try:
+            self._split_stream(data, packets)
+        except ProtocolError as error:
+            self.error = error
+        return packets
+
+    def _split_stream(self, data: bytes, packets: list[Packet]) -> None:
+        offset, end = 0, len(data)
+        wanted = HEADER_SIZE
+        while end - offset >= HEADER_SIZE:
+            word, size = _HEADER.unpack_from(data, offset)
+            packet_type = self._by_word.get(word)
+            if packet_type is None:
+                raise ProtocolError(f"not the header of a Gearman packet: {data[offset : offset + HEADER_SIZE]!r}")
+            if size > self._max_size:
+                raise ProtocolError(f"{packet_type} of {size} bytes; max_packet_size is {self._max_size}")
+            wanted = HEADER_SIZE + size
+            if end - offset < wanted:
+                break
+            packets.append((packet_type, _split_body(packet_type, data, offset + HEADER_SIZE, offset + wanted)))
+            offset += wanted
+            wanted = HEADER_SIZE
+        if offset < end:
+            self._pieces.append(data[offset:] if offset else data)
+            self._held = end - offset
+            self._wanted = wanted
+
+
+def _split_body(packet_type: PacketType, data: bytes, start: int, stop: int) -> list[bytes]:
+    count = len(packet_type.arguments)
+    if not count:
+        if start != stop:
+            raise ProtocolError(f"{packet_type} takes no arguments, but came with {data[start : start + 80]!r}")
+        return []
+    if stop - start < _SPLIT_IN_PLACE:
+        arguments = data[start:stop].split(b"\0", count - 1)
+    else:
+        arguments = _split_in_place(data, start, stop, count)
+    if len(arguments) != count:
+        raise ProtocolError(
+            f"{packet_type} takes {count} arguments, but came with {len(arguments)}: {data[start : start + 80]!r}"
+        )
+    return arguments
+
+
+def _split_in_place(data: bytes, start: int, stop: int, count: int) -> list[bytes]:
+    arguments: list[bytes] = []
+    while len(arguments) < count - 1:
+        cut = data.find(0, start, stop)
+        if cut < 0:
+            break
+        arguments.append(data[start:cut])
+        start = cut + 1
+    arguments.append(data[start:stop])
+    return arguments

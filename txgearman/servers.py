@@ -1,0 +1,307 @@
+"""Many job servers: their addresses, whether they are there, and which of them a task goes to."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final, TypeAlias
+from typing import Protocol as Interface
+
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, succeed
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, clientFromString
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from .connection import EndpointConnector, GearmanFactory, GearmanProtocol, LinkObserver
+from .errors import ClientStopped, NoServersAvailable, ServerError
+from .packets import PacketType
+
+__all__ = ["DEFAULT_PORT", "Address", "JobServer", "JobServers", "ServerInfo", "ServerState", "parse_address"]
+
+_log = Logger()
+
+DEFAULT_PORT: Final = 4730
+
+Address: TypeAlias = "str | IStreamClientEndpoint"
+"""``host``, ``host:port``, ``[v6]:port``, the description of a Twisted client endpoint, or an endpoint."""
+
+_HOST: Final = re.compile(r"(?:tcp:(?=.*:))?(?:\[(?P<v6>[^]]*)\]|(?P<host>[^][:\\=/\s]+))(?::(?P<port>\d+))?", re.ASCII)
+_DESCRIPTION: Final = re.compile(r"[a-z][a-z0-9]*:.", re.ASCII | re.DOTALL)
+
+
+class ServerState(enum.Enum):
+    """How the link to a server is."""
+
+    STOPPED = "stopped"
+    """No connection is wanted: the client was not started, or was stopped."""
+    CONNECTING = "connecting"
+    """An attempt is under way, up to the first good answer."""
+    READY = "ready"
+    """Tasks can be sent."""
+    WAITING = "waiting"
+    """The last attempt or connection failed; the next attempt comes after a delay."""
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """One of a client's job servers at the time of asking.
+
+    :ivar address: as `JobHandle.server` names it.
+    :ivar state: see `ServerState`.
+    :ivar in_flight: tasks that were written to it and have no outcome yet.
+    :ivar next_attempt: seconds to the next attempt to connect; None unless one is planned.
+    :ivar last_error: what ended the last attempt or connection; None since the last good answer.
+    """
+
+    address: str
+    state: ServerState
+    in_flight: int
+    next_attempt: float | None
+    last_error: Exception | None
+
+
+def parse_address(address: Address, reactor: Any, place: int = 0) -> tuple[str, IStreamClientEndpoint]:
+    """Read one of ``job_servers``.
+
+    :param place: its place in the list, which names it if it is an endpoint.
+    :return: its name, which is the same for all clients that have the same list; and its endpoint. A host's name is
+        resolved at each connect, over IPv4 and IPv6.
+    :raises TypeError, ValueError: it can't be read.
+    """
+    if IStreamClientEndpoint.providedBy(address):
+        return f"endpoint:{place}", address
+    if not isinstance(address, str):
+        raise TypeError(f"job_servers: an address must be str or an IStreamClientEndpoint, not {address!r}")
+    match = _HOST.fullmatch(address)
+    if match:
+        return _host_and_port(address, match, reactor)
+    if _DESCRIPTION.match(address) and not isIPv6Address(address):
+        return address, _described(address, reactor)
+    raise ValueError(
+        f"job_servers: can't read the address {address!r}; write 'host', 'host:port', '[v6]:port' "
+        "or the description of a Twisted client endpoint"
+    )
+
+
+def _host_and_port(address: str, match: re.Match[str], reactor: Any) -> tuple[str, IStreamClientEndpoint]:
+    port = int(match["port"] or DEFAULT_PORT)
+    if not 0 < port < 65536:
+        raise ValueError(f"job_servers: the port of {address!r} must be from 1 to 65535")
+    if match["v6"] is not None:
+        if not isIPv6Address(match["v6"]):
+            raise ValueError(f"job_servers: {match['v6']!r} in {address!r} is not an IPv6 address")
+        return f"[{match['v6']}]:{port}", TCP6ClientEndpoint(reactor, match["v6"], port)
+    host = match["host"].lower()
+    # Literal addresses need no resolver, and so no thread.
+    endpoint = TCP4ClientEndpoint if isIPAddress(host) else HostnameEndpoint
+    return f"{host}:{port}", endpoint(reactor, host, port)
+
+
+def _described(description: str, reactor: Any) -> IStreamClientEndpoint:
+    try:
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
+    except Exception as error:  # each kind of endpoint has errors of its own; ImportError where TLS is not installed
+        raise ValueError(f"job_servers: can't make an endpoint of {description!r}: {error}") from error
+    return endpoint
+
+
+class MakeFactory(Interface):
+    """Makes the factory for the link to one server."""
+
+    def __call__(self, *, name: str, observer: LinkObserver) -> GearmanFactory: ...
+
+
+class JobServer:
+    """One job server, and the link to it.
+
+    :ivar address: its name.
+    :ivar link: the link, while it is ready; else None.
+    :ivar refused: whether the last attempt or connection failed, so that nothing should wait for this server.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        endpoint: IStreamClientEndpoint,
+        make_factory: MakeFactory,
+        changed: Callable[[], None],
+    ) -> None:
+        self.address = address
+        self.link: Any = None
+        self.refused = False
+        self.last_error: Exception | None = None
+        self._endpoint = endpoint
+        self._make_factory = make_factory
+        self._changed = changed
+        self._factory: GearmanFactory | None = None
+        self._key = blake2b(address.encode()).digest()
+
+    def start(self) -> None:
+        """Connect, and keep connected."""
+        self.refused = False
+        self._factory = self._make_factory(name=self.address, observer=self)
+        EndpointConnector(self._endpoint, self._factory).connect()
+
+    def stop(self, error: Exception) -> Deferred[None]:
+        """Disconnect. See `GearmanFactory.stop`."""
+        factory, self._factory = self._factory, None
+        self.link = None
+        return succeed(None) if factory is None else factory.stop(error)
+
+    def info(self) -> ServerInfo:
+        """What is to be told of it."""
+        factory = self._factory
+        if factory is None:
+            return ServerInfo(self.address, ServerState.STOPPED, 0, None, self.last_error)
+        if self.link is not None:
+            return ServerInfo(self.address, ServerState.READY, self.link.in_flight, None, None)
+        if factory.connecting:
+            return ServerInfo(self.address, ServerState.CONNECTING, 0, None, self.last_error)
+        next_attempt = factory.next_attempt
+        seconds = None if next_attempt is None else max(0.0, next_attempt - factory.reactor.seconds())
+        return ServerInfo(self.address, ServerState.WAITING, 0, seconds, self.last_error)
+
+    def when_ready(self) -> Deferred[Any]:
+        """Await the attempt to connect that is under way.
+
+        :return: fires with the link. Fails with `NoServersAvailable` if the attempt fails, or did just before.
+        """
+        assert self._factory is not None
+        if self.refused:
+            return fail(NoServersAvailable({self.address: self.reason()}))
+        return self._factory.when_ready().addErrback(self._unreachable)
+
+    def ask(
+        self, packet_type: PacketType, argument: bytes, *, answer: PacketType, subject: bytes | None = None
+    ) -> Deferred[list[bytes]]:
+        """Ask this server something, when it is ready.
+
+        See `GearmanProtocol.request`; but fails with `NoServersAvailable` where the server can't be reached.
+        """
+        asked = self.when_ready()
+        asked.addCallback(lambda link: link.request(packet_type, argument, answer=answer, subject=subject))
+        return asked.addErrback(self._unreachable)
+
+    def _unreachable(self, failure: Failure) -> Failure:
+        if failure.check(NoServersAvailable, ServerError, ClientStopped, CancelledError):
+            return failure
+        assert failure.value is not None
+        raise NoServersAvailable({self.address: failure.value}) from failure.value
+
+    def link_ready(self, link: GearmanProtocol) -> None:
+        """For the factory."""
+        if link.factory is self._factory:
+            _log.info("{address}: ready", address=self.address)
+            self.link = link
+            self.refused = False
+            self.last_error = None
+            self._changed()
+
+    def link_down(self, factory: GearmanFactory, error: Exception) -> None:
+        """For the factory."""
+        if factory is self._factory:
+            _log.info("{address}: {error}", address=self.address, error=error)
+            self.link = None
+            self.refused = True
+            self.last_error = error
+            self._changed()
+
+    def reason(self) -> Exception:
+        """Why it can't be reached."""
+        assert self.last_error is not None
+        return self.last_error
+
+    def load(self) -> tuple[int, int]:
+        """The smaller, the better is it to send it something."""
+        if self.link is not None:
+            return 0, self.link.in_flight
+        return (2, 0) if self.refused else (1, 0)
+
+    def score(self, unique: bytes) -> bytes:
+        """Its rank for a unique: the highest wins. (Rendezvous hashing: a server that comes or goes moves only the
+        uniques that it wins or loses.)"""
+        return blake2b(unique, digest_size=8, key=self._key).digest()
+
+
+class JobServers:
+    """All the job servers of one client or worker."""
+
+    def __init__(
+        self,
+        job_servers: Iterable[Address],
+        reactor: Any,
+        make_factory: MakeFactory,
+        changed: Callable[[], None],
+    ) -> None:
+        """
+        :param changed: called whenever a server has become ready, or refused.
+        :raises TypeError, ValueError: ``job_servers`` is empty, has an address twice, or one that can't be read.
+        """
+        if isinstance(job_servers, (str, bytes)):
+            raise TypeError(f"job_servers must be a list of addresses, not the one address {job_servers!r}")
+        self._servers: list[JobServer] = []
+        self._by_address: dict[str, JobServer] = {}
+        self._turn = 0
+        for place, address in enumerate(job_servers):
+            name, endpoint = parse_address(address, reactor, place)
+            if name in self._by_address:
+                raise ValueError(f"job_servers: {name} is there twice")
+            server = self._by_address[name] = JobServer(name, endpoint, make_factory, changed)
+            self._servers.append(server)
+        if not self._servers:
+            raise ValueError("job_servers must have at least one address")
+
+    def __len__(self) -> int:
+        return len(self._servers)
+
+    def __iter__(self) -> Iterator[JobServer]:
+        return iter(self._servers)
+
+    def start(self) -> None:
+        """Connect to all of them."""
+        for server in self._servers:
+            server.start()
+
+    def stop(self, error: Exception) -> Deferred[Any]:
+        """Disconnect from all of them; fires when no socket and no timer is left."""
+        return gatherResults([server.stop(error) for server in self._servers])
+
+    def by_address(self, address: str) -> JobServer:
+        """
+        :raises ValueError: it is none of them.
+        """
+        server = self._by_address.get(address)
+        if server is None:
+            raise ValueError(f"{address!r} is none of the job servers here: {', '.join(self._by_address)}")
+        return server
+
+    def choose(self, unique: bytes) -> Any:
+        """Choose the link for a task.
+
+        :param unique: what coalesces; empty for nothing. Tasks with the same one go to the same server: the first
+            in rank that is not down.
+        :return: a link that is ready; or None, if a server that the task should wait for is just connecting.
+        :raises NoServersAvailable: there is none of either.
+        """
+        for server in self.ranked(unique) if unique else [self._least_loaded()]:
+            if server.link is not None:
+                return server.link
+            if not server.refused:
+                return None
+        raise NoServersAvailable({server.address: server.reason() for server in self._servers})
+
+    def ranked(self, unique: bytes) -> list[JobServer]:
+        """The servers in the order in which they are tried for a unique."""
+        if len(self._servers) == 1:
+            return self._servers
+        return sorted(self._servers, key=lambda server: server.score(unique), reverse=True)
+
+    def _least_loaded(self) -> JobServer:
+        """Of the ready servers, or else of those that connect, the least busy one. Equal ones take turns."""
+        self._turn = (self._turn + 1) % len(self._servers)
+        return min(self._servers[self._turn :] + self._servers[: self._turn], key=JobServer.load)

@@ -1,0 +1,375 @@
+"""What a caller asks for, and what the caller is told: `Task`, `Priority`, `JobHandle`, `JobStatus`.
+
+A task is asked for by its arguments, `begin()` hands out its Deferred, and whoever holds the task then tells it what
+happens: ``tell_...`` for what may come several times, ``end_...`` for the outcome. All of promise 2 (order) and
+promise 13 (a callback can do no harm) is kept here; where the events come from is no concern of this module.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from .errors import TaskException
+from .packets import JOB_CREATED, PacketType
+
+__all__ = ["MAX_FUNCTION", "MAX_HANDLE", "MAX_UNIQUE", "JobHandle", "JobStatus", "Priority", "Task", "name_bytes"]
+
+_log = Logger()
+
+MAX_FUNCTION: Final = 8191
+"""Bytes of a function's name, prefix included. gearmand looks for its end in the first 8192 bytes that it receives,
+and closes the connection if there is none (GEARMAN.md section 3)."""
+
+MAX_UNIQUE: Final = 63
+"""Bytes of a unique. gearmand takes 64, but then the worker's workload begins with a NUL that nobody sent
+(GEARMAN.md M6); from 65 on it refuses."""
+
+MAX_HANDLE: Final = 63
+"""Bytes of a job handle. gearmand makes none longer, and leaves a question about a longer one unanswered (H6)."""
+
+_MAX_EPOCH: Final = 2**63 - 1  # a larger number is left unanswered (H6)
+
+
+def name_bytes(what: str, value: str | bytes, limit: int) -> bytes:
+    """Check a name that goes over the wire, and return it as bytes.
+
+    :param what: the argument's name, for the error.
+    :param value: a `str` is encoded as UTF-8.
+    :raises TypeError: it is neither `str` nor `bytes`.
+    :raises ValueError: it has a NUL, which would shift every argument after it (GEARMAN.md M6), or more than `limit`
+        bytes.
+    """
+    if isinstance(value, str):
+        value = value.encode()
+    elif not isinstance(value, bytes):
+        raise TypeError(f"{what} must be str or bytes, not {type(value).__name__}")
+    if b"\0" in value:
+        raise ValueError(f"{what} must not have a NUL: {value[:80]!r}")
+    if len(value) > limit:
+        raise ValueError(f"{what} must have {limit} bytes at most, not {len(value)}")
+    return value
+
+
+class Priority(enum.IntEnum):
+    """Which of a function's queues a job waits in: all HIGH jobs are done before NORMAL ones, and those before LOW."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
+class JobHandle(NamedTuple):
+    """Names a job on its server.
+
+    Its string, ``10.0.0.1:4730//H:host:12``, is printable whatever the bytes of the handle are; keep it in a database
+    and read it back by `from_string`. A server that restarts counts from 1 again, so that an old handle may come to
+    name another job (GEARMAN.md M4).
+    """
+
+    server: str
+    """The server's address, as in ``GearmanClient.servers``."""
+
+    handle: bytes
+    """The handle as the server gave it."""
+
+    def __str__(self) -> str:
+        return f"{self.server}//{quote_from_bytes(self.handle, safe=':')}"
+
+    @classmethod
+    def from_string(cls, text: str) -> JobHandle:
+        """Read what ``str()`` of a handle printed.
+
+        :raises ValueError: it is not one.
+        """
+        server, slashes, handle = text.rpartition("//")
+        if not (server and slashes and handle):
+            raise ValueError(f"not a job handle, which reads like '10.0.0.1:4730//H:host:12': {text!r}")
+        return cls(server, unquote_to_bytes(handle))
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What a server knows of a job.
+
+    :ivar known: whether it knows the job at all. It forgets jobs that ended.
+    :ivar running: whether a worker has it.
+    :ivar numerator, denominator: how far the worker says it is; 0 and 0 where it has not said.
+    :ivar waiting_clients: how many clients wait for its result; None where the server does not say, as in the
+        answer about a handle.
+    """
+
+    known: bool
+    running: bool
+    numerator: int
+    denominator: int
+    waiting_clients: int | None = None
+
+    @property
+    def progress(self) -> float | None:
+        """The fraction that is done, or None where the worker has not said."""
+        return self.numerator / self.denominator if self.denominator else None
+
+
+class TaskHolder(Protocol):
+    """Where a task is while it waits for something: a client's queue, or a connection."""
+
+    def let_go(self, task: Task) -> None:
+        """Forget the task; what comes for it from now on is dropped."""
+
+
+class TaskOwner(Protocol):
+    """Who answers for a task from its submit to its end."""
+
+    def task_ended(self, task: Task) -> None:
+        """The task has its outcome, and its Deferred has fired."""
+
+
+class _TaskDeferred(Deferred[Any]):
+    # The way from the Deferred to its task, for cancelling: cheaper than a canceller object for each task.
+    task: Task | None
+
+
+def _cancel(deferred: Deferred[Any]) -> None:
+    assert isinstance(deferred, _TaskDeferred)
+    task = deferred.task
+    if task is not None:
+        if task.holder is not None:
+            task.holder.let_go(task)
+        task.end_failed(CancelledError())
+
+
+class Task:
+    """One piece of work for some worker, with what the caller wants to hear of it.
+
+    A task is submitted once. Every callback gets the task first; what it returns is ignored, and what it raises is
+    logged.
+
+    :param function: the name that workers registered, without the client's prefix; a `str` is sent as UTF-8.
+    :param workload: what the worker gets. Any bytes.
+    :param background: nobody waits for the result; the Deferred fires with a `JobHandle` once the server has the job.
+    :param unique: jobs of one function with the same unique are one job while it is queued or running, and each
+        of their tasks gets its result. ``b"-"`` makes the workload the unique. Empty: always a job of its own.
+    :param priority: see `Priority`.
+    :param at: when the server may start the job, as an aware `datetime` or POSIX seconds; whole seconds count, rounded
+        up. For background tasks of normal priority. gearmand 1.1 starts it only when a worker asks for its next
+        job after that time (GEARMAN.md H7).
+    :param on_created: ``(task)``: the server has the job; ``task.handle`` is set.
+    :param on_data: ``(task, data)``: a part of the result, or whatever the function means by WORK_DATA.
+    :param on_warning: ``(task, data)``.
+    :param on_status: ``(task, numerator, denominator)``. What a worker sends that is not a whole number counts as far
+        as its leading digits go. If a worker dies, another starts the job anew, and data and status come again.
+    :param on_complete: ``(task, result)``; the Deferred fires after it.
+    :param on_exception: ``(task, data)``: the worker sent WORK_EXCEPTION; ``on_fail`` follows.
+    :param on_fail: ``(task, reason)``: `reason` is the exception that the Deferred fails with after it.
+    :raises TypeError, ValueError: for what can't be sent; nothing is.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_deferred",
+        "_owner",
+        "_server",
+        "at",
+        "background",
+        "function",
+        "holder",
+        "job_handle",
+        "on_complete",
+        "on_created",
+        "on_data",
+        "on_exception",
+        "on_fail",
+        "on_status",
+        "on_warning",
+        "place",
+        "priority",
+        "unique",
+        "wire_function",
+        "workload",
+    )
+
+    answer: ClassVar[PacketType] = JOB_CREATED
+    """What a server answers to its submit."""
+
+    def __init__(
+        self,
+        function: str | bytes,
+        workload: bytes = b"",
+        *,
+        background: bool = False,
+        unique: str | bytes = b"",
+        priority: Priority = Priority.NORMAL,
+        at: datetime.datetime | float | None = None,
+        on_created: Callable[[Task], object] | None = None,
+        on_data: Callable[[Task, bytes], object] | None = None,
+        on_warning: Callable[[Task, bytes], object] | None = None,
+        on_status: Callable[[Task, int, int], object] | None = None,
+        on_complete: Callable[[Task, bytes], object] | None = None,
+        on_exception: Callable[[Task, bytes], object] | None = None,
+        on_fail: Callable[[Task, Exception], object] | None = None,
+    ) -> None:
+        if not isinstance(priority, Priority):
+            raise TypeError(f"priority must be a Priority, not {priority!r}")
+        self.function = function
+        self.wire_function = _function_bytes(function)
+        """The function's name as it goes over the wire: with the prefix, once the task is submitted."""
+        self.workload = workload if type(workload) is bytes else _workload_bytes(workload)
+        self.background = background
+        self.unique = name_bytes("unique", unique, MAX_UNIQUE)
+        self.priority = priority
+        self.at = None if at is None else _epoch(at)
+        self.on_created = on_created
+        self.on_data = on_data
+        self.on_warning = on_warning
+        self.on_status = on_status
+        self.on_complete = on_complete
+        self.on_exception = on_exception
+        self.on_fail = on_fail
+        if background:
+            self._check_background()
+        elif at is not None:
+            raise ValueError("at is for background tasks: the protocol has no other that waits for a time")
+        self.holder: TaskHolder | None = None
+        """Where the task is now; None before it is submitted, and after its end."""
+        self.place = 0
+        """Which of its holder's places it has, for the holder."""
+        self.job_handle = b""
+        """The bytes of the job's handle; empty before JOB_CREATED."""
+        self._begun = False
+        self._deferred: _TaskDeferred | None = None
+        self._owner: TaskOwner | None = None
+        self._server = ""
+
+    def _check_background(self) -> None:
+        for name in ("on_data", "on_warning", "on_status", "on_complete", "on_exception"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is for foreground tasks: nobody is told what becomes of a background one")
+        if self.at is not None and self.priority is not Priority.NORMAL:
+            raise ValueError("at goes with Priority.NORMAL only: the protocol has no other that waits for a time")
+
+    def __repr__(self) -> str:
+        return f"<Task {self}>"
+
+    def __str__(self) -> str:
+        name = self.function if isinstance(self.function, str) else self.function.decode("utf-8", "backslashreplace")
+        return f"{name} {self.handle}" if self.job_handle else name
+
+    @property
+    def handle(self) -> JobHandle | None:
+        """The job's handle, once the server has told it."""
+        return JobHandle(self._server, self.job_handle) if self.job_handle else None
+
+    # For those who carry the task out.
+
+    def begin(self, prefix: bytes = b"", owner: TaskOwner | None = None) -> Deferred[Any]:
+        """Make the task's Deferred.
+
+        :param prefix: what the name of the function gets before it on the wire.
+        :param owner: is told of the task's end.
+        :raises ValueError: the task was submitted before, or its function's name becomes too long.
+        """
+        if self._begun:
+            raise ValueError(f"{self!r} was submitted before; make a new Task for each submit")
+        if prefix:
+            name = prefix + self.wire_function
+            if len(name) > MAX_FUNCTION:
+                raise ValueError(f"prefix and function must have {MAX_FUNCTION} bytes at most, not {len(name)}")
+            self.wire_function = name
+        self._begun = True
+        self._owner = owner
+        deferred = self._deferred = _TaskDeferred(_cancel)
+        deferred.task = self
+        return deferred
+
+    def tell_created(self, server: str, handle: bytes) -> None:
+        """JOB_CREATED has come. For a background task it is the outcome."""
+        self._server = server
+        self.job_handle = handle
+        if self.on_created is not None:
+            self._call(self.on_created)
+        if self.background:
+            self._end(JobHandle(server, handle))
+
+    def tell_data(self, data: bytes) -> None:
+        """WORK_DATA has come."""
+        if self.on_data is not None:
+            self._call(self.on_data, data)
+
+    def tell_warning(self, data: bytes) -> None:
+        """WORK_WARNING has come."""
+        if self.on_warning is not None:
+            self._call(self.on_warning, data)
+
+    def tell_status(self, numerator: int, denominator: int) -> None:
+        """WORK_STATUS has come."""
+        if self.on_status is not None:
+            self._call(self.on_status, numerator, denominator)
+
+    def end_complete(self, result: bytes) -> None:
+        """WORK_COMPLETE has come."""
+        self._end(result, self.on_complete, result)
+
+    def end_exception(self, data: bytes) -> None:
+        """WORK_EXCEPTION has come. It is the end of the job, whatever else a server sends (GEARMAN.md D3, H13)."""
+        if self.on_exception is not None:
+            self._call(self.on_exception, data)
+        self.end_failed(TaskException(self, data))
+
+    def end_failed(self, reason: Exception) -> None:
+        """There will be no result."""
+        self._end(Failure(reason), self.on_fail, reason)
+
+    def _end(self, outcome: Any, callback: Callable[[Task, Any], object] | None = None, told: Any = None) -> None:
+        deferred, self._deferred = self._deferred, None
+        if deferred is None:
+            return  # it ended before; one outcome is enough
+        deferred.task = None  # no cycle of references survives the end
+        self.holder = None
+        if callback is not None:
+            self._call(callback, told)
+        if not deferred.called:  # the callback may have cancelled it
+            deferred.callback(outcome)
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.task_ended(self)
+
+    def _call(self, callback: Callable[..., object], *arguments: Any) -> None:
+        try:
+            callback(self, *arguments)
+        except Exception:  # whatever the caller's code raises is the caller's to read, and must not stop the others
+            _log.failure("a callback of {task} raised", task=self)
+
+
+def _function_bytes(function: str | bytes) -> bytes:
+    name = name_bytes("function", function, MAX_FUNCTION)
+    if not name:
+        raise ValueError("function must not be empty")
+    return name
+
+
+def _workload_bytes(workload: object) -> bytes:
+    if isinstance(workload, (bytes, bytearray, memoryview)):
+        return bytes(workload)
+    raise TypeError(f"workload must be bytes, not {type(workload).__name__}")
+
+
+def _epoch(at: datetime.datetime | float) -> int:
+    if isinstance(at, datetime.datetime):
+        if at.utcoffset() is None:
+            raise ValueError(f"at must be an aware datetime, with a time zone: {at!r}")
+        at = at.timestamp()
+    elif isinstance(at, bool) or not isinstance(at, (int, float)):
+        raise TypeError(f"at must be an aware datetime or POSIX seconds, not {type(at).__name__}")
+    if not 0 <= at <= _MAX_EPOCH:
+        raise ValueError(f"at must be from 0 to {_MAX_EPOCH} POSIX seconds, not {at!r}")
+    return math.ceil(at)
