@@ -63,7 +63,7 @@ class GearmanClient(Service):
     ) -> None:
         """
         :param job_servers: ``"host"``, ``"host:port"`` (default port 4730), ``"[v6]:port"``, the description of a
-            Twisted client endpoint (``"tls:host:4730"``, ``"unix:/path"``), or an `IStreamClientEndpoint`. At least one.
+            Twisted client endpoint (``"tls:host:4730"``, ``"unix:/path"``), or an `IStreamClientEndpoint`. One or more.
         :param prefix: joined to each function's name with a TAB, as workers with that prefix expect; so applications
             can share servers.
         :param reactor: None for the global one.
@@ -155,8 +155,8 @@ class GearmanClient(Service):
         """Have a job done without waiting for it.
 
         The arguments are those of `Task`. The server keeps the job until a worker has done it; whether it survives the
-        server is the server's setting. On gearmand a background job is thrown away with an answer as good as any if it
-        has the unique of a foreground job whose client left (GEARMAN.md L1, L2): give background jobs their own uniques.
+        server is the server's setting. gearmand answers as ever, but throws the job away, if it has the unique of a
+        foreground job whose client left (GEARMAN.md L1, L2): give background jobs uniques of their own.
 
         :return: fires with the job's handle once the server has it. Fails with `TaskRejected`, `TaskLost` (the server
             may have it), `NoServersAvailable` or `ClientStopped`. Cancelled as with `add_task`.
