@@ -17,7 +17,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
 
 from .daemons import Geard, Gearmand
 
@@ -38,7 +39,7 @@ def _with_deadline(test: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.iscoroutine(outcome):
             outcome = ensureDeferred(outcome)
         if isinstance(outcome, Deferred):
-            outcome.addTimeout(DEADLINE, reactor)  # type: ignore[arg-type]  # the module stands for the reactor in it
+            outcome.addTimeout(DEADLINE, reactor)
         return outcome
 
     return run
@@ -51,6 +52,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
         pyfuncitem.obj = _with_deadline(pyfuncitem.obj)
 
 
+@implementer(ILogObserver)
 class Failures:
     """What was logged as a failure, unhandled errors in Deferreds among it."""
 
@@ -85,15 +87,15 @@ def logged_failures(twisted_greenlet: object) -> Iterator[Failures]:
 
     failures = Failures()
     globalLogPublisher.addObserver(failures)
-    pytest_twisted.blockon(deferLater(reactor, 0))  # type: ignore[arg-type]  # it has its own readers from then on
+    pytest_twisted.blockon(deferLater(reactor, 0))  # it has its own readers from then on
     before = _selectables_and_timers()
     yield failures
-    sys.last_value = sys.last_traceback = None  # type: ignore[assignment]  # they keep the last failed test's frames
+    sys.last_value = sys.last_traceback = None  # they keep the last failed test's frames
     gc.collect()
     left = _selectables_and_timers() - before
-    end = reactor.seconds() + GRACE  # type: ignore[attr-defined]  # the module stands for the reactor in it
-    while left and reactor.seconds() < end:  # type: ignore[attr-defined]
-        pytest_twisted.blockon(deferLater(reactor, 0.01))  # type: ignore[arg-type]
+    end = reactor.seconds() + GRACE
+    while left and reactor.seconds() < end:
+        pytest_twisted.blockon(deferLater(reactor, 0.01))
         left = _selectables_and_timers() - before
     gc.collect()
     globalLogPublisher.removeObserver(failures)

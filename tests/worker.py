@@ -111,4 +111,5 @@ def connect_worker(port: int, *functions: bytes, do: Callable[[Job], object] | N
     from twisted.internet import reactor as global_reactor
 
     reactor: Any = global_reactor
-    return connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Worker(functions, do))
+    connected: Deferred[Worker] = connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Worker(functions, do))
+    return connected
