@@ -27,14 +27,15 @@ def free_port() -> int:
 class Daemon:
     """A server process. Once it is entered or `start()` returns, it accepts connections."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, listen: str = "127.0.0.1") -> None:
         self.options = options
+        self.listen = listen
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"[{self.listen}]:{self.port}" if ":" in self.listen else f"{self.listen}:{self.port}"
 
     def command(self) -> list[str]:
         raise AssertionError("a subclass knows")
@@ -48,7 +49,7 @@ class Daemon:
         end = time.monotonic() + START_LIMIT
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+                socket.create_connection((self.listen, self.port), 1.0).close()
                 return
             except OSError:
                 assert process.poll() is None, f"{self.command()} ended with {process.returncode}"
@@ -62,9 +63,14 @@ class Daemon:
             process.send_signal(number)
             process.wait(START_LIMIT)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def admin(self, line: str) -> list[str]:
         """Send one line of the text protocol; return the lines of its answer."""
-        with socket.create_connection(("127.0.0.1", self.port), 5.0) as connection:
+        with socket.create_connection((self.listen, self.port), 5.0) as connection:
             connection.sendall(line.encode() + b"\r\n")
             answer = b""
             while not (answer.endswith(b"\n.\n") or answer == b".\n" or answer.startswith((b"OK", b"ERR"))):
@@ -87,7 +93,7 @@ class Gearmand(Daemon):
     def command(self) -> list[str]:
         program = shutil.which("gearmand", path=None) or shutil.which("gearmand", path="/usr/sbin")
         assert program, "no gearmand here: apt-get install gearman-job-server"
-        return [program, "--listen=127.0.0.1", f"--port={self.port}", "--log-file=none", *self.options]
+        return [program, f"--listen={self.listen}", f"--port={self.port}", "--log-file=none", *self.options]
 
 
 class Geard(Daemon):
@@ -95,4 +101,12 @@ class Geard(Daemon):
 
     def command(self) -> list[str]:
         start = "import sys; from gear.cmd.geard import main; sys.exit(main())"
-        return [sys.executable, "-c", start, "-d", "--listen-address=127.0.0.1", f"--port={self.port}", *self.options]
+        return [
+            sys.executable,
+            "-c",
+            start,
+            "-d",
+            f"--listen-address={self.listen}",
+            f"-p{self.port}",
+            *self.options,
+        ]

@@ -1,15 +1,702 @@
-"""The client against a real gearmand."""
+"""The client against a real gearmand: what it promises there, by the numbers of the promises."""
 
 from __future__ import annotations
 
-from txgearman import GearmanClient
+import gc
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet import reactor as global_reactor
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.interfaces import IHostnameResolver, IHostResolution, IResolutionReceiver
+from twisted.internet.task import deferLater
+from zope.interface import implementer
+
+from txgearman import (
+    ClientStopped,
+    GearmanClient,
+    GearmanError,
+    JobHandle,
+    NoServersAvailable,
+    Priority,
+    ServerState,
+    Task,
+    TaskException,
+    TaskFailed,
+    TaskLost,
+    TaskRejected,
+)
+from txgearman.tasks import MAX_FUNCTION, MAX_UNIQUE
 
 from .daemons import Gearmand
-from .worker import connect_worker
+from .worker import Job, Worker, connect_worker
+
+reactor: Any = global_reactor
 
 
-async def test_a_job_is_done(gearmand: Gearmand) -> None:
-    worker = await connect_worker(gearmand.port, b"reverse", do=lambda job: job.complete(job.workload[::-1]))
+def reverse(job: Job) -> None:
+    job.complete(job.workload[::-1])
+
+
+class Events:
+    """Notes what each callback of a task is told, and makes the options of a task that notes it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+        self._waiting: list[tuple[str, Deferred[None]]] = []
+
+    def _note(self, name: str) -> Callable[..., None]:
+        def note(task: Task, *told: Any) -> None:
+            self.seen.append((name, *told))
+            due = [waiting for waiting in self._waiting if waiting[0] == name]
+            self._waiting = [waiting for waiting in self._waiting if waiting[0] != name]
+            for _, waiting in due:
+                waiting.callback(None)
+
+        return note
+
+    def next(self, name: str) -> Deferred[None]:
+        """Fires when this callback comes the next time."""
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append((name, waiting))
+        return waiting
+
+    @property
+    def options(self) -> dict[str, Any]:
+        names = ("created", "data", "warning", "status", "exception", "complete", "fail")
+        return {f"on_{name}": self._note(name) for name in names}
+
+
+async def outcome(deferred: Awaitable[Any]) -> Any:
+    """The result, or the library's error."""
+    try:
+        return await deferred
+    except GearmanError as error:
+        return error
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Await a condition of which nothing tells; the test's deadline bounds it."""
+    while not condition():
+        await deferLater(reactor, 0.005)
+
+
+def state(client: GearmanClient, place: int = 0) -> ServerState:
+    return client.servers[place].state
+
+
+# The plain way.
+
+
+async def test_every_way_to_ask(gearmand: Gearmand) -> None:
+    worker = await connect_worker(gearmand.port, b"reverse", do=reverse)
     async with GearmanClient([gearmand.address]) as client:
+        events = Events()
+        assert await client.add_task("reverse", b"abc", **events.options) == b"cba"
+        assert events.seen == [("created",), ("complete", b"cba")]
+        assert await client.submit(Task("reverse", b"abc")) == b"cba"
+        handle = await client.add_task_bg(b"reverse", b"abc")
+        assert handle.server == gearmand.address
+        assert JobHandle.from_string(str(handle)) == handle
+    await worker.close()
+
+
+@pytest.mark.parametrize("prefix", ["sandbox", b"sandbox"])
+async def test_prefix(gearmand: Gearmand, prefix: str | bytes) -> None:
+    worker = await connect_worker(gearmand.port, b"sandbox\treverse", do=reverse)
+    async with GearmanClient([gearmand.address], prefix=prefix) as client:
         assert await client.add_task("reverse", b"abc") == b"cba"
+    await worker.close()
+
+
+async def test_priorities_run_high_before_normal_before_low(gearmand: Gearmand) -> None:
+    async with GearmanClient([gearmand.address]) as client:
+        order = [Priority.LOW, Priority.NORMAL, Priority.HIGH]
+        tasks = [client.add_task("work", priority.name.encode(), priority=priority) for priority in order]
+        handles = [client.add_task_bg("work", b"BG " + p.name.encode(), priority=p) for p in order]
+        await gatherResults(handles)
+        done: list[bytes] = []
+
+        def work(job: Job) -> None:
+            done.append(job.workload)
+            job.complete(b"")
+
+        worker = await connect_worker(gearmand.port, b"work", do=work)
+        await gatherResults(tasks)
+        await until(lambda: len(done) == 6)
+        assert done == [b"HIGH", b"BG HIGH", b"NORMAL", b"BG NORMAL", b"LOW", b"BG LOW"]
+    await worker.close()
+
+
+async def test_status_of_a_job_by_its_handle_and_by_its_unique(gearmand: Gearmand) -> None:
+    async with GearmanClient([gearmand.address]) as client:
+        handle = await client.add_task_bg("work", b"", unique="u")
+        queued = await client.get_status(handle)
+        assert (queued.known, queued.running, queued.progress, queued.waiting_clients) == (True, False, None, None)
+        worker = await connect_worker(gearmand.port, b"work")
+        job = await worker.job()
+        job.status(3, 8)
+        while (await client.get_status(handle)).progress is None:
+            pass
+        running = await client.get_status_unique("u")
+        assert (running.known, running.running, running.numerator, running.denominator) == (True, True, 3, 8)
+        assert running.waiting_clients == 0
+        assert (await client.get_status(handle)).progress == 0.375
+        assert not (await client.get_status_unique("nobody's")).known
+        job.complete(b"")
+        await until_unknown(client, handle)
+    await worker.close()
+
+
+async def until_unknown(client: GearmanClient, handle: JobHandle) -> None:
+    while (await client.get_status(handle)).known:
+        pass
+
+
+async def test_echo_times_the_round_trip_to_each_server(gearmand: Gearmand, second_gearmand: Gearmand) -> None:
+    async with GearmanClient([gearmand.address, second_gearmand.address]) as client:
+        seconds = await client.echo(b"any\0bytes")
+        assert set(seconds) == {gearmand.address, second_gearmand.address}
+        second_gearmand.stop()
+        await until(lambda: state(client, 1) is not ServerState.READY)
+        assert set(await client.echo()) == {gearmand.address}
+
+
+async def test_a_job_at_a_time_waits_for_it(gearmand: Gearmand) -> None:
+    """gearmand counts whole seconds, and 1.1 wakes nobody (H7): so the worker comes when it is time."""
+    at = time.time() + 1.0
+    async with GearmanClient([gearmand.address]) as client:
+        handle = await client.add_task_bg("work", b"x", at=at)
+        early = await connect_worker(gearmand.port, b"work")
+        assert (await client.get_status(handle)).running is False
+        await early.close()
+        await until(lambda: time.time() > at + 1.0)
+        worker = await connect_worker(gearmand.port, b"work")
+        job = await worker.job()
+        assert (job.workload, time.time() >= at) == (b"x", True)
+        job.complete(b"")
+    await worker.close()
+
+
+# Promise 2.
+
+
+async def test_p2_events_come_in_order(gearmand: Gearmand) -> None:
+    def work(job: Job) -> None:
+        job.status(1, 2)
+        job.data(b"a")
+        job.warning(b"w")
+        job.data(b"b")
+        job.status(2, 2)
+        job.complete(b"c")
+
+    worker = await connect_worker(gearmand.port, b"work", do=work)
+    async with GearmanClient([gearmand.address]) as client:
+        events = Events()
+        deferred = client.add_task("work", **events.options)
+        deferred.addCallback(lambda result: events.seen.append(("deferred", result)))
+        await deferred
+    await worker.close()
+    assert events.seen == [
+        ("created",),
+        ("status", 1, 2),
+        ("data", b"a"),
+        ("warning", b"w"),
+        ("data", b"b"),
+        ("status", 2, 2),
+        ("complete", b"c"),
+        ("deferred", b"c"),
+    ]
+
+
+# Promise 3.
+
+
+async def test_p3_a_full_queue_refuses_its_own_task(gearmand: Gearmand) -> None:
+    async with GearmanClient([gearmand.address]) as client:
+        first = await client.add_task_bg("full", b"")
+        assert gearmand.admin("maxqueue full 1") == ["OK"]
+        events = Events()
+        good = client.add_task("work", b"1")
+        bad = client.add_task("full", b"2", **events.options)
+        bad_background = client.add_task_bg("full", b"3")
+        last = client.add_task("work", b"4")
+        worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.complete(job.workload))
+        error = await outcome(bad)
+        assert (type(error), error.code, error.text) == (TaskRejected, "QUEUE_ERROR", "Job queue is full")
+        assert events.seen == [("fail", error)]
+        assert type(await outcome(bad_background)) is TaskRejected
+        assert await gatherResults([good, last]) == [b"1", b"4"]
+        assert (await client.get_status(first)).known
+    await worker.close()
+
+
+async def test_p3_a_refused_unique_fails_its_own_task(gearmand: Gearmand) -> None:
+    """The client sends none that long; here it is made to."""
+    worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.complete(job.workload))
+    async with GearmanClient([gearmand.address]) as client:
+        refused = Task("work", b"2")
+        refused.unique = b"u" * 65
+        tasks = [client.add_task("work", b"1"), client.submit(refused), client.add_task("work", b"3")]
+        one, error, three = [await outcome(task) for task in tasks]
+        assert (one, three) == (b"1", b"3")
+        assert (error.code, error.text) == ("ARGUMENT_TOO_LARGE", "Unique value too large")
+    await worker.close()
+
+
+# Promise 4.
+
+
+async def test_p4_three_tasks_of_one_job_get_each_event_once(gearmand: Gearmand) -> None:
+    """One joins between two DATA; a background one is among them; another connection has one too."""
+    worker = await connect_worker(gearmand.port, b"work")
+    address = gearmand.address
+    async with GearmanClient([address]) as client, GearmanClient([address]) as other:
+        seen = [Events() for _ in range(4)]
+        tasks = [client.add_task("work", b"1", unique="u", **seen[0].options)]
+        handle = await client.add_task_bg("work", b"2", unique="u")
+        tasks.append(client.add_task("work", b"3", unique="u", **seen[1].options))
+        job = await worker.job()
+        await client.echo()
+        job.status(1, 4)
+        job.data(b"d1")
+        await seen[1].next("data")
+        tasks.append(client.add_task("work", b"4", unique="u", **seen[2].options))
+        tasks.append(other.add_task("work", b"5", unique="u", **seen[3].options))
+        await gatherResults([client.echo(), other.echo()])
+        job.warning(b"w")
+        job.data(b"d2")
+        job.complete(b"done")
+        assert await gatherResults(tasks) == [b"done"] * 4
+        assert job.handle == handle.handle
+    await worker.close()
+    late = [("warning", b"w"), ("data", b"d2"), ("complete", b"done")]
+    early = [("created",), ("status", 1, 4), ("data", b"d1"), *late]
+    assert [events.seen for events in seen] == [early, early, [("created",), *late], [("created",), *late]]
+
+
+async def test_p4_a_failure_and_an_exception_reach_each_task_once(gearmand: Gearmand) -> None:
+    worker = await connect_worker(gearmand.port, b"work")
+    async with GearmanClient([gearmand.address]) as client:
+        for end, kind in ((Job.fail, TaskFailed), (lambda job: job.exception(b"x"), TaskException)):
+            tasks = [client.add_task("work", unique="u") for _ in range(3)]
+            job = await worker.job()
+            await client.echo()
+            end(job)
+            errors = [await outcome(task) for task in tasks]
+            assert [type(error) for error in errors] == [kind] * 3
+            assert len({id(error) for error in errors}) == 3
+            assert client.servers[0].in_flight == 0
+    await worker.close()
+
+
+async def test_p4_a_cancelled_task_of_a_shared_job_takes_nothing_from_the_others(gearmand: Gearmand) -> None:
+    worker = await connect_worker(gearmand.port, b"work")
+    async with GearmanClient([gearmand.address]) as client:
+        seen = [Events() for _ in range(3)]
+        tasks = [client.add_task("work", unique="u", **events.options) for events in seen]
+        tasks[1].addErrback(lambda _: None)
+        job = await worker.job()
+        await client.echo()
+        tasks[1].cancel()
+        job.data(b"d")
+        job.complete(b"done")
+        assert await gatherResults([tasks[0], tasks[2]]) == [b"done"] * 2
+        assert seen[0].seen == seen[2].seen == [("created",), ("data", b"d"), ("complete", b"done")]
+        assert [event[0] for event in seen[1].seen] == ["created", "fail"]
+    await worker.close()
+
+
+async def test_p4_the_unique_dash_coalesces_by_workload(gearmand: Gearmand) -> None:
+    worker = await connect_worker(gearmand.port, b"work")
+    async with GearmanClient([gearmand.address]) as client:
+        handles = [await client.add_task_bg("work", load, unique="-") for load in (b"a", b"a", b"b", b"", b"")]
+        assert len(set(handles)) == 4
+        assert handles[0] == handles[1]
+    await worker.close()
+
+
+@pytest.mark.parametrize("joining", [1, 2])
+async def test_p4_who_joins_a_running_job_that_an_administrator_cancelled(gearmand: Gearmand, joining: int) -> None:
+    """gearmand sends copies for the task that it told of the failure, too (D2): nobody gets those."""
+    worker = await connect_worker(gearmand.port, b"work")
+    async with GearmanClient([gearmand.address]) as client:
+        first = client.add_task("work", unique="u")
+        job = await worker.job()
+        assert gearmand.admin(f"cancel job {job.handle.decode()}") == ["OK"]
+        assert type(await outcome(first)) is TaskFailed
+        seen = [Events() for _ in range(joining)]
+        tasks = [client.add_task("work", unique="u", **events.options) for events in seen]
+        await client.echo()
+        job.data(b"1")
+        job.data(b"2")
+        job.complete(b"done")
+        assert await gatherResults(tasks) == [b"done"] * joining
+        await client.echo()
+        expected = [("created",), ("data", b"1"), ("data", b"2"), ("complete", b"done")]
+        assert [events.seen for events in seen] == [expected] * joining
+    await worker.close()
+
+
+# Promises 5 and 6: quirks, and what comes late.
+
+
+async def test_p5_an_exception_with_the_option_and_without(gearmand: Gearmand) -> None:
+    """Without it, gearmand makes a WORK_FAIL of it, with a NUL behind the handle (M1)."""
+    worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.exception(b"bo\0om"))
+    async with GearmanClient([gearmand.address]) as client:
+        events = Events()
+        error = await outcome(client.add_task("work", **events.options))
+        assert (type(error), error.data) == (TaskException, b"bo\0om")
+        assert events.seen == [("created",), ("exception", b"bo\0om"), ("fail", error)]
+    async with GearmanClient([gearmand.address], exceptions=False) as client:
+        events = Events()
+        error = await outcome(client.add_task("work", **events.options))
+        assert type(error) is TaskFailed
+        assert events.seen == [("created",), ("fail", error)]
+    await worker.close()
+
+
+async def test_p6_packets_after_an_administrator_cancelled_the_running_job(gearmand: Gearmand) -> None:
+    worker = await connect_worker(gearmand.port, b"work")
+    async with GearmanClient([gearmand.address]) as client:
+        events = Events()
+        task = client.add_task("work", **events.options)
+        job = await worker.job()
+        job.data(b"before")
+        await events.next("data")
+        gearmand.admin(f"cancel job {job.handle.decode()}")
+        error = await outcome(task)
+        job.data(b"after")
+        job.status(1, 1)
+        job.complete(b"late")
+        next_task = client.add_task("work", b"next")
+        (await worker.job()).complete(b"right")
+        assert await next_task == b"right"
+        assert events.seen == [("created",), ("data", b"before"), ("fail", error)]
+        assert state(client) is ServerState.READY
+    await worker.close()
+
+
+async def test_p6_packets_for_a_task_that_was_cancelled_here(gearmand: Gearmand) -> None:
+    worker = await connect_worker(gearmand.port, b"work")
+    async with GearmanClient([gearmand.address]) as client:
+        events = Events()
+        task = client.add_task("work", **events.options)
+        task.addErrback(lambda _: None)
+        job = await worker.job()
+        task.cancel()
+        job.data(b"late")
+        job.complete(b"late")
+        next_task = client.add_task("work", b"next")
+        (await worker.job()).complete(b"right")
+        assert await next_task == b"right"
+        assert [event[0] for event in events.seen] in (["created", "fail"], ["fail"])
+    await worker.close()
+
+
+# Promise 17.
+
+
+async def test_p17_a_thousand_mixed_requests_in_one_turn_each_get_their_own_answer(gearmand: Gearmand) -> None:
+    worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.complete(job.workload))
+    async with GearmanClient([gearmand.address]) as client:
+        await client.add_task_bg("full", b"")
+        gearmand.admin("maxqueue full 1")
+        known = await client.add_task_bg("queued", b"", unique="known")
+        unknown = JobHandle(gearmand.address, b"H:nobody:1")
+        asked: list[Awaitable[Any]] = []
+        for number in range(125):
+            load = b"%d" % number
+            asked += [
+                client.add_task("work", load),
+                client.add_task("full", load),
+                client.get_status(known),
+                client.add_task_bg("queued", load),
+                client.get_status(unknown),
+                client.get_status_unique("known"),
+                client.echo(load),
+                client.get_status_unique("unknown"),
+            ]
+        answers = [await outcome(deferred) for deferred in asked]
+    await worker.close()
+    assert len(answers) == 1000
+    assert answers[0::8] == [b"%d" % number for number in range(125)]
+    assert {error.code for error in answers[1::8]} == {"QUEUE_ERROR"}
+    assert len({handle.handle for handle in answers[3::8]}) == 125
+    for place, is_known, clients in ((2, True, None), (4, False, None), (5, True, 0), (7, False, 0)):
+        assert {(status.known, status.waiting_clients) for status in answers[place::8]} == {(is_known, clients)}
+    assert all(set(seconds) == {gearmand.address} for seconds in answers[6::8])
+
+
+# Promise 7: servers that go.
+
+
+async def test_p7_killed_before_job_created(gearmand: Gearmand) -> None:
+    async with GearmanClient([gearmand.address]) as client:
+        await client.echo()
+        gearmand.signal(signal.SIGSTOP)
+        tasks: list[Awaitable[Any]] = [client.add_task("work"), client.add_task_bg("work")]
+        gearmand.stop()
+        errors = [await outcome(task) for task in tasks]
+        assert [(type(error), error.acknowledged) for error in errors] == [(TaskLost, False)] * 2
+
+
+async def test_p7_killed_after_job_created(gearmand: Gearmand) -> None:
+    async with GearmanClient([gearmand.address]) as client:
+        events = Events()
+        created = events.next("created")
+        task = client.add_task("work", **events.options)
+        await created
+        gearmand.stop()
+        error = await outcome(task)
+        assert (type(error), error.acknowledged, type(error.__cause__).__name__) == (TaskLost, True, "ConnectionDone")
+        assert events.seen == [("created",), ("fail", error)]
+
+
+async def test_p7_killed_between_data_and_complete(gearmand: Gearmand) -> None:
+    worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.data(b"half"))
+    async with GearmanClient([gearmand.address]) as client:
+        events = Events()
+        half = events.next("data")
+        task = client.add_task("work", **events.options)
+        await half
+        gearmand.stop()
+        error = await outcome(task)
+        assert (type(error), error.acknowledged) == (TaskLost, True)
+        assert events.seen == [("created",), ("data", b"half"), ("fail", error)]
+    await worker.close()
+
+
+async def test_p7_a_client_outlives_its_server(gearmand: Gearmand) -> None:
+    """It was restarted: new tasks succeed with the same client, and exceptions are asked for anew."""
+    async with GearmanClient([gearmand.address]) as client:
+        await client.echo()
+        gearmand.stop()
+        await until(lambda: state(client) is not ServerState.READY)
+        error = await outcome(client.add_task("work"))
+        assert (type(error), list(error.reasons)) == (NoServersAvailable, [gearmand.address])
+        gearmand.start()
+        await until(lambda: state(client) is ServerState.READY)
+        worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.exception(b"asked for"))
+        assert (await outcome(client.add_task("work"))).data == b"asked for"
+        await worker.close()
+
+
+async def test_p7_two_servers_of_which_one_is_down(gearmand: Gearmand, second_gearmand: Gearmand) -> None:
+    """Down, then back, then the other one down: what is submitted meanwhile is done."""
+    servers = [gearmand, second_gearmand]
+    loads = [b"%d" % number for number in range(20)]
+
+    async def all_done() -> None:
+        plain = [client.add_task("work", load) for load in loads]
+        unique = [client.add_task("work", load, unique=load) for load in loads]
+        assert await gatherResults(plain + unique) == loads * 2
+
+    def worker_of(server: Gearmand) -> Awaitable[Worker]:
+        return connect_worker(server.port, b"work", do=lambda job: job.complete(job.workload))
+
+    second_gearmand.stop()
+    workers = [await worker_of(gearmand)]
+    async with GearmanClient([server.address for server in servers]) as client:
+        await all_done()
+        second_gearmand.start()
+        workers.append(await worker_of(second_gearmand))
+        await until(lambda: state(client, 1) is ServerState.READY)
+        await all_done()
+        gearmand.stop()
+        await until(lambda: state(client, 0) is not ServerState.READY)
+        await all_done()
+    for worker in workers:
+        await worker.close()
+
+
+async def test_uniques_of_two_clients_meet_on_one_server(gearmand: Gearmand, second_gearmand: Gearmand) -> None:
+    addresses = [gearmand.address, second_gearmand.address]
+    async with GearmanClient(addresses) as client, GearmanClient(addresses[::-1]) as other:
+        await gatherResults([client.echo(), other.echo()])
+        uniques = [b"%d" % number for number in range(30)]
+        ours = [await client.add_task_bg("work", unique=unique) for unique in uniques]
+        theirs = [await other.add_task_bg("work", unique=unique) for unique in uniques]
+        assert ours == theirs
+        assert {handle.server for handle in ours} == set(addresses)
+        assert all([(await client.get_status_unique(unique)).known for unique in uniques])
+
+
+# Promise 15.
+
+
+@pytest.mark.parametrize(
+    "load",
+    [b"", b"0", b"\0", b"\0" * 1000, bytes(range(256)), b"\0REQ" * 9, bytes(range(256)) * (64 * 4096)],
+    ids=["empty", "0", "NUL", "NULs", "every byte", "magic", "64 MiB"],
+)
+async def test_p15_payloads_come_out_as_they_went_in(gearmand: Gearmand, load: bytes) -> None:
+    def work(job: Job) -> None:
+        job.data(job.workload)
+        job.warning(job.workload)
+        job.complete(job.workload)
+
+    worker = await connect_worker(gearmand.port, b"work", do=work)
+    async with GearmanClient([gearmand.address]) as client:
+        events = Events()
+        result = await client.add_task("work", load, **events.options)
+        assert result == load
+        assert [(name, *(data == load for data in told)) for name, *told in events.seen] == [
+            ("created",),
+            ("data", True),
+            ("warning", True),
+            ("complete", True),
+        ]
+    await worker.close()
+
+
+@pytest.mark.parametrize(
+    ("function", "unique"), [(b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE), (b"a b\tc\n\xff", b"\xfe \t")]
+)
+async def test_p8_names_up_to_the_limits_are_taken(gearmand: Gearmand, function: bytes, unique: bytes) -> None:
+    worker = await connect_worker(gearmand.port, function)
+    async with GearmanClient([gearmand.address]) as client:
+        task = client.add_task(function, b"x", unique=unique)
+        job = await worker.job()
+        assert (job.function, job.unique, job.workload) == (function, unique, b"x")
+        job.complete(b"y")
+        assert await task == b"y"
+    await worker.close()
+
+
+# Addresses.
+
+
+@implementer(IHostnameResolver)
+class TwoAddresses:
+    """Finds every name on both loopback addresses, as many machines do with localhost."""
+
+    def resolveHostName(
+        self,
+        resolutionReceiver: IResolutionReceiver,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: object = None,
+        transportSemantics: str = "TCP",
+    ) -> IHostResolution:
+        resolution = HostResolution(hostName)
+        resolutionReceiver.resolutionBegan(resolution)
+        resolutionReceiver.addressResolved(IPv6Address("TCP", "::1", portNumber))
+        resolutionReceiver.addressResolved(IPv4Address("TCP", "127.0.0.1", portNumber))
+        resolutionReceiver.resolutionComplete()
+        return resolution
+
+
+@implementer(IHostResolution)
+class HostResolution:
+    """A resolution that is over at once."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def cancel(self) -> None:
+        raise AssertionError(f"{self.name} was found already")
+
+
+@pytest.fixture
+def two_addresses() -> Iterator[None]:
+    before = reactor.installNameResolver(TwoAddresses())
+    yield
+    reactor.installNameResolver(before)
+
+
+@pytest.mark.usefixtures("two_addresses")
+@pytest.mark.parametrize("listen", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("form", ["localhost:{port}", "tcp:localhost:{port}", "LocalHost:{port}"])
+async def test_names_are_resolved_over_both_families(listen: str, form: str) -> None:
+    """Debian's gearmand listens on one of the two addresses of localhost only (section 15)."""
+    with Gearmand(listen=listen) as gearmand:
+        async with GearmanClient([form.format(port=gearmand.port)]) as client:
+            assert len(await client.echo()) == 1
+
+
+@pytest.mark.parametrize(
+    ("listen", "form"),
+    [("127.0.0.1", "127.0.0.1:{port}"), ("::1", "[::1]:{port}"), ("127.0.0.1", "tcp:host=127.0.0.1:port={port}")],
+)
+async def test_literal_addresses_and_descriptions(listen: str, form: str) -> None:
+    with Gearmand(listen=listen) as gearmand:
+        async with GearmanClient([form.format(port=gearmand.port)]) as client:
+            assert len(await client.echo()) == 1
+
+
+# Promises 1, 11, 12.
+
+
+async def test_p1_stopping_fails_what_is_out(gearmand: Gearmand) -> None:
+    worker = await connect_worker(gearmand.port, b"work", do=lambda job: None)
+    client = GearmanClient([gearmand.address])
+    tasks = [client.add_task("work") for _ in range(10)]
+    await client.echo()
+    tasks += [client.add_task("work") for _ in range(10)]
+    stopped = client.stopService()
+    assert {type(await outcome(task)) for task in tasks} == {ClientStopped}
+    await stopped
+    await worker.close()
+
+
+async def test_p11_background_jobs_that_were_written_go_out_before_the_socket_closes(gearmand: Gearmand) -> None:
+    async with GearmanClient([gearmand.address]) as client:
+        await client.echo()
+        lost = DeferredList([client.add_task_bg("work") for _ in range(1000)], consumeErrors=True)
+    await lost
+    await until(lambda: "work\t1000\t0\t0" in gearmand.admin("status"))
+
+
+async def test_drain_awaits_every_outcome(gearmand: Gearmand) -> None:
+    worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.complete(b""))
+    async with GearmanClient([gearmand.address]) as client:
+        done: list[bytes] = []
+        for _ in range(100):
+            client.add_task("work").addCallback(done.append)
+        await client.drain()
+        assert len(done) == 100
+    await worker.close()
+
+
+def resident_kib() -> int:
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+
+
+def living_tasks() -> int:
+    gc.collect()
+    return sum(1 for thing in gc.get_objects() if isinstance(thing, Task))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("background", [True, False], ids=["background", "foreground"])
+async def test_p12_two_hundred_thousand_jobs_leave_nothing(gearmand: Gearmand, background: bool) -> None:
+    """In two halves: what the first one leaves in the allocator's pools, the second one must find enough."""
+    worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.complete(job.workload), grabs=100)
+    done = 0
+
+    def count(_: object) -> None:
+        nonlocal done
+        done += 1
+
+    async with GearmanClient([gearmand.address]) as client:
+        submit: Callable[..., Deferred[Any]] = client.add_task_bg if background else client.add_task
+        resident = []
+        for _ in range(2):
+            for _ in range(20):
+                for number in range(5000):
+                    submit("work", b"%016d" % number).addCallback(count)
+                await client.drain()
+                await deferLater(reactor, 0)  # the last task is still on the stack that fired it
+            assert living_tasks() == 0
+            resident.append(resident_kib())
+        assert done == 200_000
+        assert resident[1] - resident[0] < 4 * 1024
+        assert client.servers[0].in_flight == 0
     await worker.close()

@@ -59,10 +59,12 @@ class Job:
 
 
 class Worker(Protocol):
-    """Takes jobs one after the other and hands them to `do`, or else to whoever awaits `job()`."""
+    """Takes jobs and hands them to `do`, or else to whoever awaits `job()`."""
 
-    def __init__(self, functions: tuple[bytes, ...], do: Callable[[Job], object] | None) -> None:
+    def __init__(self, functions: tuple[bytes, ...], do: Callable[[Job], object] | None, grabs: int) -> None:
         self._functions = functions
+        self._most_grabs = grabs
+        self._grabs = 0
         self._jobs: DeferredQueue[Job] = DeferredQueue()
         self._do = do or self._jobs.put
         self._decoder = Decoder(RES)
@@ -86,7 +88,11 @@ class Worker(Protocol):
     def connectionMade(self) -> None:
         for function in self._functions:
             self.write(CAN_DO.request(function))
-        self.write(GRAB_JOB_UNIQ.request())
+        self._grab()
+
+    def _grab(self) -> None:
+        self.write(GRAB_JOB_UNIQ.request() * (self._most_grabs - self._grabs))
+        self._grabs = self._most_grabs
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._closed.callback(None)
@@ -94,22 +100,31 @@ class Worker(Protocol):
     def dataReceived(self, data: bytes) -> None:
         for packet_type, arguments in self._decoder.feed(data):
             if packet_type is JOB_ASSIGN_UNIQ:
-                self.write(GRAB_JOB_UNIQ.request())
+                self._grabs -= 1
+                self._grab()
                 self._do(Job(self, *arguments))
             elif packet_type is NO_JOB:
-                self.write(PRE_SLEEP.request())
+                self._grabs -= 1
+                if not self._grabs:
+                    self.write(PRE_SLEEP.request())
             elif packet_type is NOOP:
-                self.write(GRAB_JOB_UNIQ.request())
+                self._grab()
             else:
                 assert packet_type is ERROR, packet_type
                 self.errors.append(arguments)
         assert self._decoder.error is None
 
 
-def connect_worker(port: int, *functions: bytes, do: Callable[[Job], object] | None = None) -> Deferred[Worker]:
-    """Connect a worker to a job server on this machine."""
+def connect_worker(
+    port: int, *functions: bytes, do: Callable[[Job], object] | None = None, grabs: int = 1
+) -> Deferred[Worker]:
+    """Connect a worker to a job server on this machine.
+
+    :param grabs: how many jobs it asks for at once; more, where the pace matters.
+    """
     from twisted.internet import reactor as global_reactor
 
     reactor: Any = global_reactor
-    connected: Deferred[Worker] = connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Worker(functions, do))
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+    connected: Deferred[Worker] = connectProtocol(endpoint, Worker(functions, do, grabs))
     return connected

@@ -3,7 +3,8 @@
 A job has one handle, but may have several tasks of ours: those submitted with the same function and unique while it was
 there. The server then sends each packet once for each foreground one, one copy right behind the other (GEARMAN.md
 D1), and `SharedJob` deals the copies out. A cancelled task leaves its place empty, since the server goes on sending
-its copies.
+its copies. So does one that got WORK_FAIL because an administrator cancelled its running job (D2), if another task
+joins that job later: gearmand then sends a copy for each that ever waited on this connection.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ def whole_number(text: bytes) -> int:
     return int(match[1]) if match else 0
 
 
+_MOST_ENDED: Final = 1000  # failed jobs of a connection to remember, for those that join them after their end
+
+
 class _Forgotten:
     """Stands for a task that was cancelled before its JOB_CREATED, and keeps nothing of it."""
 
@@ -71,9 +75,8 @@ class SharedJob:
     __slots__ = ("_ended", "_tasks", "_turn")
 
     def __init__(self, first: Task | None) -> None:
-        self._tasks = [first]
-        if first is not None:
-            first.place = 0
+        self._tasks: list[Task | None] = []
+        self.join(first)
         self._turn = 0  # whose copy the next packet is
         self._ended = 0  # how many have had their final packet
 
@@ -120,6 +123,8 @@ class GearmanClientProtocol(GearmanProtocol):
         super().__init__(max_packet_size)
         # None: the only task of the handle was cancelled. What comes is dropped; a joining task gets the second copy.
         self._jobs: dict[bytes, Task | SharedJob | None] = {}
+        # How many tasks of a handle, function and unique got a WORK_FAIL or WORK_EXCEPTION; oldest first.
+        self._ended: dict[tuple[bytes, bytes, bytes], int] = {}
         self.in_flight = 0
 
     def submit(self, task: Task) -> Deferred[Any]:
@@ -208,13 +213,28 @@ class GearmanClientProtocol(GearmanProtocol):
         task.tell_created(self.factory.name, handle)
 
     def _join(self, handle: bytes, task: Task | None) -> None:
-        if handle not in self._jobs:
-            self._jobs[handle] = task
+        if handle in self._jobs:
+            self._shared(handle).join(task)
             return
+        self._jobs[handle] = task
+        if self._ended and task is not None:
+            # Behind the task, not before it: should these copies never come, it gets its outcome all the same.
+            for _ in range(self._ended.pop((handle, task.wire_function, task.unique), 0)):
+                self._shared(handle).join(None)
+
+    def _shared(self, handle: bytes) -> SharedJob:
         job = self._jobs[handle]
         if not isinstance(job, SharedJob):
             job = self._jobs[handle] = SharedJob(job)
-        job.join(task)
+        return job
+
+    def _remember_end(self, task: Task) -> None:
+        """The task's job may still be there, with its place in it. (Only jobs with a unique can be joined.)"""
+        if task.unique:
+            key = (task.job_handle, task.wire_function, task.unique)
+            self._ended[key] = self._ended.pop(key, 0) + 1
+            if len(self._ended) > _MOST_ENDED:
+                del self._ended[next(iter(self._ended))]
 
     def _released(self, task: Task) -> None:
         """The task is no longer in any table here."""
@@ -246,11 +266,13 @@ class GearmanClientProtocol(GearmanProtocol):
     def _work_exception(self, arguments: list[bytes]) -> None:
         task = self._next_end(arguments[0])
         if task is not None:
+            self._remember_end(task)
             task.end_exception(arguments[1])
 
     def _work_fail(self, arguments: list[bytes]) -> None:
         task = self._next_end(arguments[0].partition(b"\0")[0])
         if task is not None:
+            self._remember_end(task)
             task.end_failed(TaskFailed(task))
 
     handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {

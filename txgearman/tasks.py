@@ -26,9 +26,10 @@ __all__ = ["MAX_FUNCTION", "MAX_HANDLE", "MAX_UNIQUE", "JobHandle", "JobStatus",
 
 _log = Logger()
 
-MAX_FUNCTION: Final = 8191
-"""Bytes of a function's name, prefix included. gearmand looks for its end in the first 8192 bytes that it receives,
-and closes the connection if there is none (GEARMAN.md section 3)."""
+MAX_FUNCTION: Final = 8050
+"""Bytes of a function's name, prefix included. gearmand takes 8191 in a submit. But when it assigns the job, header,
+handle, function, unique and their NULs must fit into 8192 bytes; if they do not, it closes the connection of each
+worker that asks for the job. This is what the longest handle and unique leave."""
 
 MAX_UNIQUE: Final = 63
 """Bytes of a unique. gearmand takes 64, but then the worker's workload begins with a NUL that nobody sent
