@@ -52,6 +52,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
         pyfuncitem.obj = _with_deadline(pyfuncitem.obj)
 
 
+def pytest_collection_finish() -> None:
+    """Take what is there by now out of the collector's sight: it is run after every test."""
+    gc.collect()
+    gc.freeze()
+
+
 @implementer(ILogObserver)
 class Failures:
     """What was logged as a failure, unhandled errors in Deferreds among it."""

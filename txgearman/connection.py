@@ -444,6 +444,8 @@ class GearmanFactory(ReconnectingClientFactory):
         self._tell_down(error)
 
     def _tell_down(self, error: Exception) -> None:
+        if not self.continueTrying:
+            return  # it was stopped, and those who wait are told so
         if self._observer is not None:
             self._observer.link_down(self, error)
         self._awaiting.fire(Failure(error))

@@ -105,7 +105,9 @@ def _host_and_port(address: str, match: re.Match[str], reactor: Any) -> tuple[st
 def _described(description: str, reactor: Any) -> IStreamClientEndpoint:
     try:
         endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
-    except Exception as error:  # each kind of endpoint has errors of its own; ImportError where TLS is not installed
+    except (ImportError, NameError) as error:  # what Twisted comes to where it has no TLS
+        raise ValueError(f"job_servers: {description!r} needs Twisted[tls], which is not installed") from error
+    except Exception as error:  # each kind of endpoint has errors of its own
         raise ValueError(f"job_servers: can't make an endpoint of {description!r}: {error}") from error
     return endpoint
 

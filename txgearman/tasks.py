@@ -176,6 +176,7 @@ class Task:
     """
 
     __slots__ = (
+        "__weakref__",
         "_begun",
         "_deferred",
         "_owner",

@@ -1,0 +1,416 @@
+"""Addresses, liveness, and the choice of a server, on the in-memory wire."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from zope.interface import implementer
+
+from txgearman.client_protocol import GearmanClientFactory
+from txgearman.connection import LinkObserver
+from txgearman.errors import ClientStopped, NoServersAvailable, ProtocolError, ServerError
+from txgearman.packets import ERROR, GET_STATUS, NOOP, STATUS_RES
+from txgearman.servers import JobServers, ServerState, parse_address
+from txgearman.tasks import Task
+
+from .wire import MemoryEndpoint, answer
+
+# Addresses.
+
+
+@pytest.mark.parametrize(
+    ("address", "name", "kind"),
+    [
+        ("10.0.0.1", "10.0.0.1:4730", TCP4ClientEndpoint),
+        ("10.0.0.1:4731", "10.0.0.1:4731", TCP4ClientEndpoint),
+        ("tcp:10.0.0.1:4731", "10.0.0.1:4731", TCP4ClientEndpoint),
+        ("[::1]", "[::1]:4730", TCP6ClientEndpoint),
+        ("[::1]:4731", "[::1]:4731", TCP6ClientEndpoint),
+        ("tcp:[::1]:4731", "[::1]:4731", TCP6ClientEndpoint),
+        ("jobs", "jobs:4730", HostnameEndpoint),
+        ("Jobs.Example.com:4731", "jobs.example.com:4731", HostnameEndpoint),
+        ("tcp:jobs.example.com:4731", "jobs.example.com:4731", HostnameEndpoint),
+        ("tcp:4731", "tcp:4731", HostnameEndpoint),
+        ("tcp", "tcp:4730", HostnameEndpoint),
+        ("unix:/run/gearmand.sock", "unix:/run/gearmand.sock", UNIXClientEndpoint),
+        ("tcp:host=10.0.0.1:port=4731", "tcp:host=10.0.0.1:port=4731", TCP4ClientEndpoint),
+    ],
+)
+def test_an_address_has_a_name_and_an_endpoint(address: str, name: str, kind: type) -> None:
+    told, endpoint = parse_address(address, MemoryReactorClock())
+    assert (told, type(endpoint)) == (name, kind)
+
+
+def test_tls_by_description() -> None:
+    name, endpoint = parse_address("tls:jobs.example.com:4730", MemoryReactorClock())
+    assert name == "tls:jobs.example.com:4730"
+    assert IStreamClientEndpoint.providedBy(endpoint)
+
+
+def test_tls_without_its_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(reactor: object, description: str) -> None:
+        raise NameError("name 'optionsForClientTLS' is not defined")
+
+    monkeypatch.setattr("txgearman.servers.clientFromString", missing)
+    with pytest.raises(ValueError, match=r"'tls:jobs:4730' needs Twisted\[tls\], which is not installed"):
+        parse_address("tls:jobs:4730", MemoryReactorClock())
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("", "can't read the address ''"),
+        ("host:", "can't read"),
+        ("::1", "can't read"),
+        ("fe80::1:4730", "can't read"),
+        ("[::1", "can't read"),
+        ("a host", "can't read"),
+        ("host\n", "can't read"),
+        ("http://host:4730", "can't make an endpoint"),
+        ("nonsense:host:1", "can't make an endpoint"),
+        ("[jobs]:4730", "'jobs' in '\\[jobs\\]:4730' is not an IPv6 address"),
+        ("host:0", "must be from 1 to 65535"),
+        ("host:65536", "must be from 1 to 65535"),
+    ],
+)
+def test_p8_an_address_that_cannot_be_read(address: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=f"^job_servers: .*{complaint}"):
+        parse_address(address, MemoryReactorClock())
+
+
+@given(st.text())
+def test_p8_any_text_is_an_address_or_a_value_error(text: str) -> None:
+    with suppress(ValueError):
+        name, endpoint = parse_address(text, MemoryReactorClock())
+        assert name
+        assert IStreamClientEndpoint.providedBy(endpoint)
+
+
+@pytest.mark.parametrize("address", [None, 4730, b"host", ("host", 4730)])
+def test_p8_an_address_of_a_wrong_type(address: Any) -> None:
+    with pytest.raises(TypeError, match="job_servers: an address must be str or an IStreamClientEndpoint"):
+        parse_address(address, MemoryReactorClock())
+
+
+# Several servers.
+
+
+class Pool:
+    """Job servers on the in-memory wire, and what the client's side is told of changes."""
+
+    def __init__(self, size: int = 3, *, names: list[str] | None = None) -> None:
+        self.clock = Clock()
+        self.endpoints = [MemoryEndpoint(self.clock) for _ in range(size)]
+        self.changes = 0
+        self.servers = JobServers(names or self.endpoints, self.clock, self.make_factory, self.changed)
+
+    def make_factory(self, *, name: str, observer: LinkObserver) -> GearmanClientFactory:
+        return GearmanClientFactory(self.clock, name=name, observer=observer)
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    def start(self) -> Pool:
+        self.servers.start()
+        return self
+
+    def states(self) -> list[ServerState]:
+        return [server.info().state for server in self.servers]
+
+    def chosen(self, unique: bytes = b"") -> str | None:
+        """The address of the server that is chosen; None for waiting."""
+        link = self.servers.choose(unique)
+        return None if link is None else link.factory.name
+
+    def stop(self) -> None:
+        self.servers.stop(ClientStopped())
+        self.clock.advance(0)
+        assert self.clock.getDelayedCalls() == []
+
+
+ALL = ["endpoint:0", "endpoint:1", "endpoint:2"]
+
+
+@pytest.mark.parametrize(
+    ("job_servers", "kind", "complaint"),
+    [
+        ([], ValueError, "job_servers must have at least one address"),
+        ("host", TypeError, "job_servers must be a list of addresses"),
+        (b"host", TypeError, "job_servers must be a list of addresses"),
+        (["host", "tcp:HOST:4730"], ValueError, "job_servers: host:4730 is there twice"),
+    ],
+)
+def test_p8_job_servers_that_cannot_be_meant(job_servers: Any, kind: type[Exception], complaint: str) -> None:
+    pool = Pool()
+    with pytest.raises(kind, match=complaint):
+        JobServers(job_servers, MemoryReactorClock(), pool.make_factory, pool.changed)
+
+
+def test_a_server_is_found_by_its_address() -> None:
+    pool = Pool()
+    assert pool.servers.by_address("endpoint:1").address == "endpoint:1"
+    assert len(pool.servers) == 3
+    with pytest.raises(ValueError, match=r"'host:1' is none of the job servers here: endpoint:0, endpoint:1"):
+        pool.servers.by_address("host:1")
+
+
+def test_states_from_start_to_stop() -> None:
+    pool = Pool()
+    assert pool.states() == [ServerState.STOPPED] * 3
+    pool.endpoints[1].refuse = True
+    pool.endpoints[2].polite = False
+    pool.start()
+    assert pool.states() == [ServerState.READY, ServerState.WAITING, ServerState.CONNECTING]
+    refused = list(pool.servers)[1].info()
+    assert isinstance(refused.last_error, ConnectionRefusedError)
+    assert refused.next_attempt is not None
+    assert 0.2 < refused.next_attempt < 1.0
+    assert pool.changes == 2
+    pool.stop()
+    assert pool.states() == [ServerState.STOPPED] * 3
+    assert pool.changes == 2
+
+
+def test_p14_a_server_that_speaks_nonsense_is_down_until_it_answers_well() -> None:
+    pool = Pool(1).start()
+    pool.endpoints[0].server.send(NOOP.response())
+    info = next(iter(pool.servers)).info()
+    assert (info.state, info.next_attempt, type(info.last_error)) == (ServerState.WAITING, None, ProtocolError)
+    with pytest.raises(NoServersAvailable, match="endpoint:0: NOOP came where nothing was due"):
+        pool.chosen()
+    pool.clock.advance(0)
+    assert (next(iter(pool.servers)).info().next_attempt or 0) > 0
+    pool.clock.advance(2)
+    assert pool.chosen() == pool.chosen(b"u") == "endpoint:0"
+    assert next(iter(pool.servers)).info().last_error is None
+    pool.stop()
+
+
+def test_a_server_may_be_started_again_while_the_old_connection_closes() -> None:
+    """What the old connection still tells is not taken for news of the new one."""
+    pool = Pool(1).start()
+    pool.endpoints[0].server.transport.stalled = True
+    pool.servers.stop(ClientStopped())
+    pool.endpoints[0].refuse = True
+    pool.start()
+    old = pool.endpoints[0].server
+    changes = pool.changes
+    old.lose()
+    assert (pool.states(), pool.changes) == ([ServerState.WAITING], changes)
+    pool.stop()
+
+
+def test_an_attempt_of_a_stopped_start_tells_nothing() -> None:
+    pool = Pool(1)
+    pool.endpoints[0].polite = False
+    pool.start()
+    old = pool.endpoints[0].server
+    server = next(iter(pool.servers))
+    server.stop(ClientStopped())
+    server.start()
+    new = pool.endpoints[0].server
+    server.link_ready(old.protocol)  # type: ignore[arg-type]  # it is the link that the old start made
+    assert pool.states() == [ServerState.CONNECTING]
+    new.shake_hands()
+    assert pool.states() == [ServerState.READY]
+    pool.stop()
+
+
+# The choice.
+
+
+def test_without_a_unique_the_least_busy_server_is_chosen() -> None:
+    pool = Pool().start()
+    for _ in range(30):
+        task = Task("work")
+        pool.servers.choose(b"").submit(task).addErrback(lambda _: None)
+    assert [server.info().in_flight for server in pool.servers] == [10, 10, 10]
+    list(pool.servers)[1].link.close(ClientStopped())
+    assert {pool.chosen() for _ in range(10)} == {"endpoint:0", "endpoint:2"}
+    pool.stop()
+
+
+def test_equal_servers_take_turns() -> None:
+    pool = Pool().start()
+    assert Counter(pool.chosen() for _ in range(9)) == dict.fromkeys(ALL, 3)
+    pool.stop()
+
+
+def test_a_ready_server_is_not_waited_for_another() -> None:
+    pool = Pool()
+    pool.endpoints[0].black_hole = True
+    pool.endpoints[1].refuse = True
+    pool.start()
+    assert {pool.chosen() for _ in range(5)} == {"endpoint:2"}
+    pool.stop()
+
+
+def test_while_one_still_connects_it_is_waited_for_and_no_longer() -> None:
+    pool = Pool()
+    for endpoint in pool.endpoints:
+        endpoint.refuse = True
+    pool.endpoints[0].refuse = False
+    pool.endpoints[0].black_hole = True
+    pool.start()
+    assert pool.chosen() is None
+    pool.endpoints[0].pending[0].errback(ConnectionRefusedError())
+    with pytest.raises(NoServersAvailable) as caught:
+        pool.chosen()
+    assert list(caught.value.reasons) == ALL
+    assert {type(reason) for reason in caught.value.reasons.values()} == {ConnectionRefusedError}
+    pool.stop()
+
+
+def test_with_a_unique_the_first_in_rank_is_chosen_and_waited_for() -> None:
+    pool = Pool()
+    ranked = [server.address for server in pool.servers.ranked(b"u")]
+    first, second = (pool.endpoints[ALL.index(address)] for address in ranked[:2])
+    first.black_hole = True
+    pool.start()
+    assert pool.chosen(b"u") is None
+    first.pending[0].errback(ConnectionRefusedError())
+    assert pool.chosen(b"u") == ranked[1]
+    second.server.lose()
+    assert pool.chosen(b"u") == ranked[2]
+    first.black_hole = False
+    pool.clock.advance(2)
+    assert pool.chosen(b"u") == ranked[0]
+    pool.stop()
+
+
+@given(st.lists(st.binary(min_size=1, max_size=63), min_size=1, max_size=50, unique=True))
+def test_the_rank_does_not_depend_on_the_order_of_the_list(uniques: list[bytes]) -> None:
+    names = ["10.0.0.1", "10.0.0.2", "10.0.0.3:4731", "jobs.example.com"]
+    reactor = MemoryReactorClock()
+    there, back = (JobServers(order, reactor, _unused, _unused) for order in (names, names[::-1]))
+    for unique in uniques:
+        assert ranked(there, unique) == ranked(back, unique)
+
+
+def test_uniques_spread_evenly_and_move_little_when_a_server_leaves() -> None:
+    """Each of five servers gets its fifth, and only the uniques of the one that leaves move."""
+    names = [f"10.0.0.{number}" for number in range(5)]
+    reactor = MemoryReactorClock()
+    five, four = (JobServers(some, reactor, _unused, _unused) for some in (names, names[:-1]))
+    uniques = [b"%d" % number for number in range(5000)]
+    counts = Counter(ranked(five, unique)[0] for unique in uniques)
+    assert all(850 < count < 1150 for count in counts.values())
+    assert len(counts) == 5
+    for unique in uniques:
+        assert [name for name in ranked(five, unique) if name != "10.0.0.4:4730"] == ranked(four, unique)
+
+
+def ranked(servers: JobServers, unique: bytes) -> list[str]:
+    return [server.address for server in servers.ranked(unique)]
+
+
+def _unused(*_: object, **__: object) -> Any:
+    raise AssertionError("nothing is started")
+
+
+# Questions to one server.
+
+
+def ask(pool: Pool) -> Deferred[list[bytes]]:
+    server = next(iter(pool.servers))
+    return server.ask(GET_STATUS, b"H:1", answer=STATUS_RES, subject=b"H:1")
+
+
+def outcome(deferred: Deferred[Any]) -> Any:
+    results: list[Any] = []
+    deferred.addBoth(results.append)
+    (result,) = results or ["nothing yet"]
+    return getattr(result, "value", result)
+
+
+def test_a_question_waits_for_the_attempt_under_way() -> None:
+    pool = Pool(1)
+    pool.endpoints[0].polite = False
+    pool.start()
+    asked = ask(pool)
+    server = pool.endpoints[0].server
+    server.shake_hands()
+    for packet in server.received():
+        server.send(answer(packet))
+    assert outcome(asked) == [b"H:1", b"0", b"0", b"0", b"0"]
+    pool.stop()
+
+
+def test_a_question_to_a_server_that_refused_fails_with_its_reason() -> None:
+    pool = Pool(1)
+    pool.endpoints[0].refuse = True
+    pool.start()
+    error = outcome(ask(pool))
+    assert type(error) is NoServersAvailable
+    assert [type(reason) for reason in error.reasons.values()] == [ConnectionRefusedError]
+    pool.stop()
+
+
+@pytest.mark.parametrize("shaken", [True, False], ids=["ready", "connecting"])
+def test_p1_a_question_fails_when_the_server_goes(shaken: bool) -> None:
+    pool = Pool(1)
+    pool.endpoints[0].polite = shaken
+    pool.start()
+    asked = ask(pool)
+    pool.endpoints[0].server.lose()
+    error = outcome(asked)
+    assert (type(error), list(error.reasons)) == (NoServersAvailable, ["endpoint:0"])
+    pool.stop()
+
+
+def test_p1_a_question_fails_when_the_client_stops() -> None:
+    pool = Pool(1)
+    pool.endpoints[0].polite = False
+    pool.start()
+    asked = ask(pool)
+    pool.stop()
+    assert type(outcome(asked)) is ClientStopped
+
+
+def test_a_question_may_be_cancelled() -> None:
+    pool = Pool(1)
+    pool.endpoints[0].polite = False
+    pool.start()
+    asked = ask(pool)
+    asked.cancel()
+    assert type(outcome(asked)) is CancelledError
+    pool.endpoints[0].server.shake_hands()
+    assert pool.endpoints[0].server.received() == []
+    pool.stop()
+
+
+def test_a_refused_question_says_what_the_server_said() -> None:
+    pool = Pool(1).start()
+    asked = ask(pool)
+    pool.endpoints[0].server.send(ERROR.response(b"NO", b"never\0"))
+    error = outcome(asked)
+    assert (type(error), error.code, error.text) == (ServerError, "NO", "never")
+    pool.stop()
+
+
+@implementer(IStreamClientEndpoint)
+class Unusable:
+    """An endpoint that raises, as some do for a bad argument."""
+
+    def connect(self, protocolFactory: object) -> Deferred[Any]:
+        raise RuntimeError("no such luck")
+
+
+def test_an_endpoint_that_raises_is_a_server_that_is_down() -> None:
+    pool = Pool(1)
+    pool.servers = JobServers([Unusable()], pool.clock, pool.make_factory, pool.changed)
+    pool.start()
+    with pytest.raises(NoServersAvailable, match="endpoint:0: no such luck"):
+        pool.chosen()
+    pool.stop()
