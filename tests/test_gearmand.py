@@ -6,23 +6,28 @@ import gc
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet import reactor as global_reactor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
-from twisted.internet.interfaces import IHostnameResolver, IHostResolution, IResolutionReceiver
+from twisted.internet.interfaces import IAddress, IHostnameResolver, IHostResolution, IResolutionReceiver
+from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.internet.task import deferLater
+from twisted.protocols.portforward import ProxyFactory
 from zope.interface import implementer
 
 from txgearman import (
     ClientStopped,
     GearmanClient,
+    GearmanClientFactory,
     GearmanError,
     JobHandle,
     NoServersAvailable,
     Priority,
+    ProtocolError,
     ServerState,
     Task,
     TaskException,
@@ -30,6 +35,7 @@ from txgearman import (
     TaskLost,
     TaskRejected,
 )
+from txgearman.packets import ECHO_RES, ERROR, JOB_CREATED
 from txgearman.tasks import MAX_FUNCTION, MAX_UNIQUE
 
 from .daemons import Gearmand
@@ -628,6 +634,89 @@ async def test_literal_addresses_and_descriptions(listen: str, form: str) -> Non
     with Gearmand(listen=listen) as gearmand:
         async with GearmanClient([form.format(port=gearmand.port)]) as client:
             assert len(await client.echo()) == 1
+
+
+async def test_a_unix_socket(gearmand: Gearmand, tmp_path: Path) -> None:
+    """gearmand listens on none, so one is led to it."""
+    path = tmp_path / "gearmand.sock"
+    listening = reactor.listenUNIX(str(path), ProxyFactory("127.0.0.1", gearmand.port))
+    async with GearmanClient([f"unix:{path}"]) as client:
+        handle = await client.add_task_bg("work")
+        assert (handle.server, (await client.get_status(handle)).known) == (f"unix:{path}", True)
+    await listening.stopListening()
+
+
+async def test_one_link_without_a_client(gearmand: Gearmand) -> None:
+    worker = await connect_worker(gearmand.port, b"reverse", do=reverse)
+    factory = GearmanClientFactory(name="the only one")
+    reactor.connectTCP("127.0.0.1", gearmand.port, factory)
+    link = await factory.when_ready()
+    task = Task("reverse", b"abc")
+    assert await link.submit(task) == b"cba"
+    assert (task.handle or JobHandle("", b"")).server == "the only one"
+    gearmand.stop()
+    await until(lambda: link.error is not None)
+    gearmand.start()
+    assert await (await factory.when_ready()).submit(Task("work", background=True))
+    await factory.stop(ClientStopped())
+    await worker.close()
+
+
+# Promise 14, on a real socket: what a server may send instead of an answer, and how often it is then connected to.
+
+
+class Nonsense(Protocol):
+    """Says one thing, whatever it is asked."""
+
+    def __init__(self, says: bytes) -> None:
+        self._says = says
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.write(self._says)
+
+
+class NonsenseFactory(ServerFactory):
+    """Counts those who connect."""
+
+    noisy = False
+
+    def __init__(self, says: bytes) -> None:
+        self.says = says
+        self.connects = 0
+
+    def buildProtocol(self, addr: IAddress | None) -> Nonsense:
+        self.connects += 1
+        return Nonsense(self.says)
+
+
+NONSENSE = {
+    "wrong magic": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "truncated packet": ECHO_RES.response(b"")[:8] + b"\0\0\0\0" + b"\0RES\0\0\0\x14\0\0\0\x01x",
+    "4 GiB header": JOB_CREATED.response(b"")[:8] + b"\xff\xff\xff\xff",
+    "unasked answer": JOB_CREATED.response(b"H:1"),
+    "flood of ERROR": ERROR.response(b"NO", b"never") * 10_000,
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+async def test_p14_nonsense_is_met_with_back_off(gearmand: Gearmand, nonsense: str) -> None:
+    factory = NonsenseFactory(NONSENSE[nonsense])
+    listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    port = listening.getHost().port
+    async with GearmanClient([f"127.0.0.1:{port}"]) as client:
+        start = reactor.seconds()
+        errors = [await outcome(client.add_task("work")) for _ in range(50)]
+        assert {type(error) for error in errors} == {NoServersAvailable}
+        assert type(client.servers[0].last_error) is ProtocolError
+        assert factory.connects == 1
+        await until(lambda: factory.connects == 2)
+        assert reactor.seconds() - start > 0.2
+        await listening.stopListening()
+        sane = reactor.listenTCP(port, ProxyFactory("127.0.0.1", gearmand.port), interface="127.0.0.1")
+        await until(lambda: state(client) is ServerState.READY)
+        assert len(await client.echo()) == 1
+    await sane.stopListening()
 
 
 # Promises 1, 11, 12.
