@@ -55,42 +55,46 @@ def whole_number(text: bytes) -> int:
 _MOST_ENDED: Final = 1000  # failed jobs of a connection to remember, for those that join them after their end
 
 
-class _Forgotten:
-    """Stands for a task that was cancelled before its JOB_CREATED, and keeps nothing of it."""
+class Forgotten:
+    """Stands in the place of a task that was let go, and keeps of it only what tells its job from others."""
 
-    __slots__ = ("background",)
+    __slots__ = ("background", "key")
     answer: ClassVar[PacketType] = JOB_CREATED
 
-    def __init__(self, background: bool) -> None:
+    def __init__(self, key: tuple[bytes, bytes], background: bool = False) -> None:
+        """
+        :param key: function and unique.
+        """
+        self.key = key
         self.background = background
 
 
-_FORGOTTEN: Final = _Forgotten(background=False)
-_FORGOTTEN_BACKGROUND: Final = _Forgotten(background=True)
+def _key(task: Task | Forgotten) -> tuple[bytes, bytes]:
+    return (task.wire_function, task.unique) if isinstance(task, Task) else task.key
 
 
 class SharedJob:
-    """The foreground tasks of one handle, by the order of their JOB_CREATED; None for one that was let go."""
+    """The foreground tasks of one handle, by the order of their JOB_CREATED, with the places of those let go."""
 
     __slots__ = ("_ended", "_tasks", "_turn")
 
-    def __init__(self, first: Task | None) -> None:
-        self._tasks: list[Task | None] = []
+    def __init__(self, first: Task | Forgotten) -> None:
+        self._tasks: list[Task | Forgotten] = []
         self.join(first)
         self._turn = 0  # whose copy the next packet is
         self._ended = 0  # how many have had their final packet
 
-    def join(self, task: Task | None) -> None:
+    def join(self, task: Task | Forgotten) -> None:
         """Add the task whose JOB_CREATED has come."""
-        if task is not None:
+        if isinstance(task, Task):
             task.place = len(self._tasks)
         self._tasks.append(task)
 
     def let_go(self, task: Task) -> None:
         """Forget the task, but not that copies for it will come."""
-        self._tasks[task.place] = None
+        self._tasks[task.place] = Forgotten(_key(task))
 
-    def next_copy(self) -> Task | None:
+    def next_copy(self) -> Task | Forgotten:
         """Whose is this copy of a packet that is not the last?"""
         task = self._tasks[self._turn]
         self._turn += 1
@@ -98,17 +102,17 @@ class SharedJob:
             self._turn = self._ended
         return task
 
-    def next_end(self) -> tuple[Task | None, bool]:
+    def next_end(self) -> tuple[Task | Forgotten, bool]:
         """Whose is this copy of a final packet, and was it the last copy?"""
         task = self._tasks[self._ended]
-        self._tasks[self._ended] = None
+        self._tasks[self._ended] = Forgotten(_key(task))
         self._ended += 1
         self._turn = max(self._turn, self._ended)
         return task, self._ended == len(self._tasks)
 
     def remaining(self) -> list[Task]:
         """The tasks that wait for an outcome."""
-        return [task for task in self._tasks if task is not None]
+        return [task for task in self._tasks if isinstance(task, Task)]
 
 
 class GearmanClientProtocol(GearmanProtocol):
@@ -121,10 +125,9 @@ class GearmanClientProtocol(GearmanProtocol):
 
     def __init__(self, max_packet_size: int = MAX_PACKET_SIZE) -> None:
         super().__init__(max_packet_size)
-        # None: the only task of the handle was cancelled. What comes is dropped; a joining task gets the second copy.
-        self._jobs: dict[bytes, Task | SharedJob | None] = {}
+        self._jobs: dict[bytes, Task | Forgotten | SharedJob] = {}
         # How many tasks of a handle, function and unique got a WORK_FAIL or WORK_EXCEPTION; oldest first.
-        self._ended: dict[tuple[bytes, bytes, bytes], int] = {}
+        self._ended: dict[tuple[bytes, tuple[bytes, bytes]], int] = {}
         self.in_flight = 0
 
     def submit(self, task: Task) -> Deferred[Any]:
@@ -160,40 +163,40 @@ class GearmanClientProtocol(GearmanProtocol):
             return  # the tables are gone already
         self.in_flight -= 1
         if not task.job_handle:
-            self._outstanding[task.place] = _FORGOTTEN_BACKGROUND if task.background else _FORGOTTEN
+            self._outstanding[task.place] = Forgotten(_key(task), task.background)
             return
         job = self._jobs[task.job_handle]
         if isinstance(job, SharedJob):
             job.let_go(task)
         else:
-            self._jobs[task.job_handle] = None
+            self._jobs[task.job_handle] = Forgotten(_key(task))
 
     # Answers to submits.
 
     def fits(self, request: Any, arguments: list[bytes]) -> bool:
-        if isinstance(request, (Task, _Forgotten)):
+        if isinstance(request, (Task, Forgotten)):
             return bool(arguments[0])  # a handle that is empty names no job
         return super().fits(request, arguments)
 
     def request_succeeded(self, request: Any, arguments: list[bytes]) -> None:
         if isinstance(request, Task):
             self._created(request, arguments[0])
-        elif request is _FORGOTTEN:
-            self._join(arguments[0], None)
-        elif request is not _FORGOTTEN_BACKGROUND:
+        elif not isinstance(request, Forgotten):
             super().request_succeeded(request, arguments)
+        elif not request.background:
+            self._join(arguments[0], request)
 
     def request_refused(self, request: Any, code: str, text: str) -> None:
         if isinstance(request, Task):
             self._released(request)
             request.end_failed(TaskRejected(request, code, text))
-        elif not isinstance(request, _Forgotten):
+        elif not isinstance(request, Forgotten):
             super().request_refused(request, code, text)
 
     def request_lost(self, request: Any, error: Exception) -> None:
         if isinstance(request, Task):
             request.end_failed(_lost(request, error))
-        elif not isinstance(request, _Forgotten):
+        elif not isinstance(request, Forgotten):
             super().request_lost(request, error)
 
     def all_lost(self, error: Exception) -> None:
@@ -202,7 +205,7 @@ class GearmanClientProtocol(GearmanProtocol):
         super().all_lost(error)
         for job in jobs.values():
             for task in job.remaining() if isinstance(job, SharedJob) else [job]:
-                if task is not None:
+                if isinstance(task, Task):
                     task.end_failed(_lost(task, error))
 
     def _created(self, task: Task, handle: bytes) -> None:
@@ -212,15 +215,16 @@ class GearmanClientProtocol(GearmanProtocol):
             self._join(handle, task)
         task.tell_created(self.factory.name, handle)
 
-    def _join(self, handle: bytes, task: Task | None) -> None:
+    def _join(self, handle: bytes, task: Task | Forgotten) -> None:
         if handle in self._jobs:
             self._shared(handle).join(task)
             return
         self._jobs[handle] = task
-        if self._ended and task is not None:
+        if self._ended:
+            key = _key(task)
             # Behind the task, not before it: should these copies never come, it gets its outcome all the same.
-            for _ in range(self._ended.pop((handle, task.wire_function, task.unique), 0)):
-                self._shared(handle).join(None)
+            for _ in range(self._ended.pop((handle, key), 0)):
+                self._shared(handle).join(Forgotten(key))
 
     def _shared(self, handle: bytes) -> SharedJob:
         job = self._jobs[handle]
@@ -228,11 +232,11 @@ class GearmanClientProtocol(GearmanProtocol):
             job = self._jobs[handle] = SharedJob(job)
         return job
 
-    def _remember_end(self, task: Task) -> None:
+    def _remember_end(self, handle: bytes, task: Task | Forgotten) -> None:
         """The task's job may still be there, with its place in it. (Only jobs with a unique can be joined.)"""
-        if task.unique:
-            key = (task.job_handle, task.wire_function, task.unique)
-            self._ended[key] = self._ended.pop(key, 0) + 1
+        key = _key(task)
+        if key[1]:
+            self._ended[handle, key] = self._ended.pop((handle, key), 0) + 1
             if len(self._ended) > _MOST_ENDED:
                 del self._ended[next(iter(self._ended))]
 
@@ -264,15 +268,13 @@ class GearmanClientProtocol(GearmanProtocol):
             task.end_complete(arguments[1])
 
     def _work_exception(self, arguments: list[bytes]) -> None:
-        task = self._next_end(arguments[0])
+        task = self._next_end(arguments[0], may_go_on=True)
         if task is not None:
-            self._remember_end(task)
             task.end_exception(arguments[1])
 
     def _work_fail(self, arguments: list[bytes]) -> None:
-        task = self._next_end(arguments[0].partition(b"\0")[0])
+        task = self._next_end(arguments[0].partition(b"\0")[0], may_go_on=True)
         if task is not None:
-            self._remember_end(task)
             task.end_failed(TaskFailed(task))
 
     handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {
@@ -287,20 +289,29 @@ class GearmanClientProtocol(GearmanProtocol):
     def _next_copy(self, handle: bytes) -> Task | None:
         """Whose is this packet? None: the task has ended or was let go, and late is quiet."""
         job = self._jobs.get(handle)
-        return job.next_copy() if isinstance(job, SharedJob) else job
+        if isinstance(job, SharedJob):
+            job = job.next_copy()
+        return job if isinstance(job, Task) else None
 
-    def _next_end(self, handle: bytes) -> Task | None:
-        """Whose is this final packet? The task leaves the table."""
+    def _next_end(self, handle: bytes, may_go_on: bool = False) -> Task | None:
+        """Whose is this final packet? The task leaves the table.
+
+        :param may_go_on: the job may be there all the same.
+        """
         job = self._jobs.pop(handle, None)
         if isinstance(job, SharedJob):
             task, last = job.next_end()
             if not last:
                 self._jobs[handle] = job
-        else:
-            task = job
-        if task is not None:
-            self._released(task)
-        return task
+            job = task
+        if job is None:
+            return None
+        if may_go_on:
+            self._remember_end(handle, job)
+        if isinstance(job, Forgotten):
+            return None
+        self._released(job)
+        return job
 
 
 class GearmanClientFactory(GearmanFactory):

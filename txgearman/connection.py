@@ -145,6 +145,8 @@ class GearmanProtocol(Protocol):
 
         What waits for an answer fails at once, because of `error`.
         """
+        if self.error is not None:
+            return
         self._come_down(error)
         self.transport.loseConnection()
         self._abort_call = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._abort_late)
@@ -249,31 +251,28 @@ class GearmanProtocol(Protocol):
             if self._decoder.error is not None:
                 raise self._decoder.error
         except ProtocolError as error:
-            self.abort(error)
+            self.abort(error.with_traceback(None))  # it is kept, and its frames would keep what they were about
 
     def _take_answered(self, packet_type: PacketType, arguments: list[bytes]) -> Any:
         """Take the oldest request off the table, for the answer to it that has come."""
-        skipped = self._skip_unanswered() if packet_type is STATUS_RES and arguments[0] == _FENCE_HANDLE else None
-        request = self._outstanding.get(self._answered)
-        if request is None or request.answer is not packet_type or not self.fits(request, arguments):
-            due = "nothing" if request is None else request.answer
-            raise ProtocolError(f"{packet_type} came where {due} was due: {arguments!r:.200}")
-        del self._outstanding[self._answered]
-        self._answered += 1
-        # Told only now: it may run anybody's code.
-        if skipped is not None:
-            text = f"this server leaves a request for {skipped.answer} unanswered"
-            self.request_refused(skipped, UNANSWERED, text)
-        return request
+        outstanding, place = self._outstanding, self._answered
+        oldest: Any = outstanding.get(place)
+        next_oldest = outstanding.get(place + 1)
+        if self._answers(oldest, packet_type, arguments):
+            self._answered = place + 1
+            del outstanding[place]
+            return oldest
+        if isinstance(next_oldest, Fence) and self._answers(next_oldest, packet_type, arguments):
+            self._answered = place + 2
+            del outstanding[place], outstanding[place + 1]
+            # Told only now that the table is right: it may run anybody's code.
+            self.request_refused(oldest, UNANSWERED, f"this server leaves a request for {oldest.answer} unanswered")
+            return next_oldest
+        due = "nothing" if oldest is None else oldest.answer
+        raise ProtocolError(f"{packet_type} came where {due} was due: {arguments!r:.200}")
 
-    def _skip_unanswered(self) -> Any | None:
-        """The answer of a fence has come; if a request before that fence is still open, take it off the table."""
-        request = self._outstanding.get(self._answered)
-        if isinstance(request, Fence) or not isinstance(self._outstanding.get(self._answered + 1), Fence):
-            return None
-        del self._outstanding[self._answered]
-        self._answered += 1
-        return request
+    def _answers(self, request: Any, packet_type: PacketType, arguments: list[bytes]) -> bool:
+        return request is not None and request.answer is packet_type and self.fits(request, arguments)
 
     def _refuse_oldest(self, arguments: list[bytes]) -> None:
         # geard ends the text with a NUL, gearmand does not (GEARMAN.md C3).
@@ -364,6 +363,7 @@ class GearmanFactory(ReconnectingClientFactory):
         self._deadline: IDelayedCall | None = None
         self._timed_out = False
         self._active = False
+        self._stopped_by: Exception | None = None
         self._awaiting = Waiters()
         self._stopping = Waiters()
 
@@ -375,10 +375,13 @@ class GearmanFactory(ReconnectingClientFactory):
     def when_ready(self) -> Deferred[Any]:
         """Await the outcome of the attempt under way, or else of the next one.
 
-        :return: fires with the link, once it is ready; at once if it is. Fails with what the attempt failed with.
+        :return: fires with the link, once it is ready; at once if it is. Fails with what the attempt failed with, or
+            with the error that `stop()` was given.
         """
         if self.link is not None and self.link.ready and self.link.error is None:
             return succeed(self.link)
+        if self._stopped_by is not None:
+            return fail(self._stopped_by)
         return self._awaiting.wait()
 
     def stop(self, error: Exception) -> Deferred[None]:
@@ -386,6 +389,7 @@ class GearmanFactory(ReconnectingClientFactory):
 
         :return: fires when no socket and no timer is left; soon, whatever the peer does.
         """
+        self._stopped_by = error
         self.stopTrying()
         self.next_attempt = None
         if self.link is not None and self.link.error is None:
@@ -444,11 +448,9 @@ class GearmanFactory(ReconnectingClientFactory):
         self._tell_down(error)
 
     def _tell_down(self, error: Exception) -> None:
-        if not self.continueTrying:
-            return  # it was stopped, and those who wait are told so
         if self._observer is not None:
             self._observer.link_down(self, error)
-        self._awaiting.fire(Failure(error))
+        self._awaiting.fire(Failure(self._stopped_by or error))
 
     def _tell_stopped(self) -> None:
         if not self.continueTrying:
@@ -514,7 +516,7 @@ class EndpointConnector:
         self._factory.doStart()
         self._factory.startedConnecting(self)
         attempt = maybeDeferred(self._endpoint.connect, dial)
-        if not attempt.called:
+        if self._dial is dial:  # else it is over by now
             self._attempt = attempt
         attempt.addErrback(self._failed, dial)
 
