@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
 
 from txgearman.client_protocol import GearmanClientFactory
@@ -25,6 +25,8 @@ from txgearman.servers import JobServers, ServerState, parse_address
 from txgearman.tasks import Task
 
 from .wire import MemoryEndpoint, answer
+
+reactor: Any = global_reactor
 
 # Addresses.
 
@@ -48,12 +50,12 @@ from .wire import MemoryEndpoint, answer
     ],
 )
 def test_an_address_has_a_name_and_an_endpoint(address: str, name: str, kind: type) -> None:
-    told, endpoint = parse_address(address, MemoryReactorClock())
+    told, endpoint = parse_address(address, reactor)
     assert (told, type(endpoint)) == (name, kind)
 
 
 def test_tls_by_description() -> None:
-    name, endpoint = parse_address("tls:jobs.example.com:4730", MemoryReactorClock())
+    name, endpoint = parse_address("tls:jobs.example.com:4730", reactor)
     assert name == "tls:jobs.example.com:4730"
     assert IStreamClientEndpoint.providedBy(endpoint)
 
@@ -64,7 +66,7 @@ def test_tls_without_its_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("txgearman.servers.clientFromString", missing)
     with pytest.raises(ValueError, match=r"'tls:jobs:4730' needs Twisted\[tls\], which is not installed"):
-        parse_address("tls:jobs:4730", MemoryReactorClock())
+        parse_address("tls:jobs:4730", reactor)
 
 
 @pytest.mark.parametrize(
@@ -86,13 +88,13 @@ def test_tls_without_its_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatc
 )
 def test_p8_an_address_that_cannot_be_read(address: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=f"^job_servers: .*{complaint}"):
-        parse_address(address, MemoryReactorClock())
+        parse_address(address, reactor)
 
 
 @given(st.text())
 def test_p8_any_text_is_an_address_or_a_value_error(text: str) -> None:
     with suppress(ValueError):
-        name, endpoint = parse_address(text, MemoryReactorClock())
+        name, endpoint = parse_address(text, reactor)
         assert name
         assert IStreamClientEndpoint.providedBy(endpoint)
 
@@ -100,7 +102,7 @@ def test_p8_any_text_is_an_address_or_a_value_error(text: str) -> None:
 @pytest.mark.parametrize("address", [None, 4730, b"host", ("host", 4730)])
 def test_p8_an_address_of_a_wrong_type(address: Any) -> None:
     with pytest.raises(TypeError, match="job_servers: an address must be str or an IStreamClientEndpoint"):
-        parse_address(address, MemoryReactorClock())
+        parse_address(address, reactor)
 
 
 # Several servers.
@@ -154,7 +156,7 @@ ALL = ["endpoint:0", "endpoint:1", "endpoint:2"]
 def test_p8_job_servers_that_cannot_be_meant(job_servers: Any, kind: type[Exception], complaint: str) -> None:
     pool = Pool()
     with pytest.raises(kind, match=complaint):
-        JobServers(job_servers, MemoryReactorClock(), pool.make_factory, pool.changed)
+        JobServers(job_servers, reactor, pool.make_factory, pool.changed)
 
 
 def test_a_server_is_found_by_its_address() -> None:
@@ -220,7 +222,7 @@ def test_an_attempt_of_a_stopped_start_tells_nothing() -> None:
     server.stop(ClientStopped())
     server.start()
     new = pool.endpoints[0].server
-    server.link_ready(old.protocol)  # type: ignore[arg-type]  # it is the link that the old start made
+    server.link_ready(old.protocol)
     assert pool.states() == [ServerState.CONNECTING]
     new.shake_hands()
     assert pool.states() == [ServerState.READY]
@@ -292,7 +294,7 @@ def test_with_a_unique_the_first_in_rank_is_chosen_and_waited_for() -> None:
 @given(st.lists(st.binary(min_size=1, max_size=63), min_size=1, max_size=50, unique=True))
 def test_the_rank_does_not_depend_on_the_order_of_the_list(uniques: list[bytes]) -> None:
     names = ["10.0.0.1", "10.0.0.2", "10.0.0.3:4731", "jobs.example.com"]
-    reactor = MemoryReactorClock()
+
     there, back = (JobServers(order, reactor, _unused, _unused) for order in (names, names[::-1]))
     for unique in uniques:
         assert ranked(there, unique) == ranked(back, unique)
@@ -301,7 +303,7 @@ def test_the_rank_does_not_depend_on_the_order_of_the_list(uniques: list[bytes])
 def test_uniques_spread_evenly_and_move_little_when_a_server_leaves() -> None:
     """Each of five servers gets its fifth, and only the uniques of the one that leaves move."""
     names = [f"10.0.0.{number}" for number in range(5)]
-    reactor = MemoryReactorClock()
+
     five, four = (JobServers(some, reactor, _unused, _unused) for some in (names, names[:-1]))
     uniques = [b"%d" % number for number in range(5000)]
     counts = Counter(ranked(five, unique)[0] for unique in uniques)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 from typing import Protocol as Interface
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.error import NotConnectingError, TimeoutError
 from twisted.internet.interfaces import (
@@ -126,7 +127,8 @@ class GearmanProtocol(Protocol):
     # The life of the connection.
 
     def connectionMade(self) -> None:
-        if ITCPTransport.providedBy(self.transport):
+        # Twisted 22.4 says of a unix socket that it is TCP, too.
+        if ITCPTransport.providedBy(self.transport) and not isinstance(self.transport.getPeer(), UNIXAddress):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         for option in self.factory.options:

@@ -215,18 +215,15 @@ class Decoder:
 
 def _split_body(packet_type: PacketType, data: bytes, start: int, stop: int) -> list[bytes]:
     count = len(packet_type.arguments)
-    if not count:
-        if start != stop:
-            raise ProtocolError(f"{packet_type} takes no arguments, but came with {data[start : start + 80]!r}")
+    if start == stop and not count:
         return []
     if stop - start < _SPLIT_IN_PLACE:
         arguments = data[start:stop].split(b"\0", count - 1)
     else:
         arguments = _split_in_place(data, start, stop, count)
     if len(arguments) != count:
-        raise ProtocolError(
-            f"{packet_type} takes {count} arguments, but came with {len(arguments)}: {data[start : start + 80]!r}"
-        )
+        body = data[start : min(stop, start + 80)]
+        raise ProtocolError(f"{packet_type} takes {count} arguments, but came with {len(arguments)}: {body!r}")
     return arguments
 
 
