@@ -13,7 +13,19 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txgearman.packets import GET_STATUS, OPTION_REQ, OPTION_RES, REQ, STATUS_RES, Decoder, Packet
+from txgearman.packets import (
+    ECHO_REQ,
+    ECHO_RES,
+    GET_STATUS,
+    GET_STATUS_UNIQUE,
+    OPTION_REQ,
+    OPTION_RES,
+    REQ,
+    STATUS_RES,
+    STATUS_RES_UNIQUE,
+    Decoder,
+    Packet,
+)
 
 
 class WireTransport(StringTransport):
@@ -45,7 +57,7 @@ class WireTransport(StringTransport):
 class ServerSide:
     """The server's end of one connection."""
 
-    def __init__(self, clock: Clock, protocol: Protocol) -> None:
+    def __init__(self, clock: Clock, protocol: Any) -> None:
         self.protocol = protocol
         self.transport = WireTransport(clock, protocol)
         self._decoder = Decoder(REQ)
@@ -70,11 +82,22 @@ class ServerSide:
         self.transport.lose(error or ConnectionDone())
 
 
+def outcome(deferred: Deferred[Any]) -> list[Any]:
+    """What comes of a Deferred: empty while it is pending, then its result or exception. Nothing is passed on."""
+    told: list[Any] = []
+    deferred.addCallbacks(told.append, lambda failure: told.append(failure.value))
+    return told
+
+
 def answer(packet: Packet) -> bytes:
-    """gearmand's answer to an OPTION_REQ or a GET_STATUS about an unknown job."""
+    """gearmand's answer to a question; it knows every option and no job."""
     packet_type, (argument,) = packet
     if packet_type is OPTION_REQ:
         return OPTION_RES.response(argument)
+    if packet_type is ECHO_REQ:
+        return ECHO_RES.response(argument)
+    if packet_type is GET_STATUS_UNIQUE:
+        return STATUS_RES_UNIQUE.response(argument, b"0", b"0", b"0", b"0", b"0")
     assert packet_type is GET_STATUS, packet
     return STATUS_RES.response(argument, b"0", b"0", b"0", b"0")
 
@@ -87,6 +110,7 @@ class MemoryEndpoint:
     :ivar black_hole: connections are never made; what waits is in `pending`.
     :ivar polite: the server shakes hands by itself.
     :ivar connections: the server's ends, oldest first.
+    :ivar factories: what each attempt was to be made with, oldest first.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -97,9 +121,11 @@ class MemoryEndpoint:
         self.attempts = 0
         self.pending: list[Deferred[Any]] = []
         self.connections: list[ServerSide] = []
+        self.factories: list[Any] = []
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
         self.attempts += 1
+        self.factories.append(protocolFactory)
         if self.refuse:
             return fail(ConnectionRefusedError())
         if self.black_hole:

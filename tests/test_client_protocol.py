@@ -1,0 +1,1294 @@
+"""A client's half of the protocol on one link: whose each packet is. No socket, no real time."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from txgearman.client_protocol import GearmanClientFactory, GearmanClientProtocol, whole_number
+from txgearman.connection import EndpointConnector, GearmanFactory, GearmanProtocol
+from txgearman.errors import (
+    UNANSWERED,
+    ClientStopped,
+    ProtocolError,
+    ServerError,
+    TaskException,
+    TaskFailed,
+    TaskLost,
+    TaskRejected,
+)
+from txgearman.packets import (
+    ECHO_REQ,
+    ECHO_RES,
+    ERROR,
+    GET_STATUS,
+    JOB_CREATED,
+    OPTION_REQ,
+    SUBMIT_JOB,
+    SUBMIT_JOB_BG,
+    SUBMIT_JOB_EPOCH,
+    SUBMIT_JOB_HIGH,
+    SUBMIT_JOB_HIGH_BG,
+    SUBMIT_JOB_LOW,
+    SUBMIT_JOB_LOW_BG,
+    WORK_COMPLETE,
+    WORK_DATA,
+    WORK_EXCEPTION,
+    WORK_FAIL,
+    WORK_STATUS,
+    WORK_WARNING,
+    Packet,
+    PacketType,
+)
+from txgearman.tasks import JobHandle, Priority, Task
+
+from .wire import MemoryEndpoint, answer
+
+FENCE: Packet = (GET_STATUS, [b"txgearman:fence"])
+
+H1 = b"H:host:1"
+H2 = b"H:host:2"
+
+BACKGROUND_CALLBACKS = ("on_created", "on_fail")
+CALLBACKS = (*BACKGROUND_CALLBACKS, "on_data", "on_warning", "on_status", "on_complete", "on_exception")
+
+
+class Told:
+    """A task that was submitted, and what its caller is told, in order; of an exception, its type.
+
+    :ivar error: the exception itself.
+    """
+
+    def __init__(self, link: GearmanClientProtocol, workload: bytes = b"", **options: Any) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.error: Any = None
+        names = BACKGROUND_CALLBACKS if options.get("background") else CALLBACKS
+        callbacks: dict[str, Any] = {name: self._note(name) for name in names}
+        self.task = Task(b"f", workload, **callbacks, **options)
+        self.deferred = link.submit(self.task)
+        self.deferred.addCallbacks(self._succeeded, self._failed)
+
+    def _note(self, name: str) -> Callable[..., None]:
+        def note(task: Task, *arguments: Any) -> None:
+            assert task is self.task
+            shown = (type(argument) if isinstance(argument, Exception) else argument for argument in arguments)
+            self.events.append((name, *shown))
+
+        return note
+
+    def _succeeded(self, result: object) -> None:
+        self.events.append(("result", result))
+
+    def _failed(self, failure: Failure) -> None:
+        self.error = failure.value
+        self.events.append(("failure", type(self.error)))
+
+    @property
+    def data(self) -> list[bytes]:
+        """What came as WORK_DATA."""
+        return [event[1] for event in self.events if event[0] == "on_data"]
+
+    @property
+    def outcomes(self) -> list[Any]:
+        """What came of its Deferred: results, and types of exceptions."""
+        return [event[1] for event in self.events if event[0] in ("result", "failure")]
+
+
+class Net:
+    """A link to a server that the test plays, with nothing outstanding."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.clock = Clock()
+        self.endpoint = MemoryEndpoint(self.clock)
+        self.factory = GearmanClientFactory(self.clock, name="server", **arguments)
+        EndpointConnector(self.endpoint, self.factory).connect()
+        assert isinstance(self.factory.link, GearmanClientProtocol)
+        self.link = self.factory.link
+        self.server = self.endpoint.server
+
+    def submit(self, workload: bytes = b"", **options: Any) -> Told:
+        return Told(self.link, workload, **options)
+
+    def share(self, count: int, handle: bytes = H1) -> list[Told]:
+        """Submit tasks that share a job; the server has it."""
+        tasks = [self.submit(unique=b"u") for _ in range(count)]
+        self.server.received()
+        self.server.send(*[created(handle)] * count)
+        return tasks
+
+
+def created(handle: bytes = H1) -> bytes:
+    return JOB_CREATED.response(handle)
+
+
+def data(text: bytes, handle: bytes = H1) -> bytes:
+    return WORK_DATA.response(handle, text)
+
+
+def complete(result: bytes, handle: bytes = H1) -> bytes:
+    return WORK_COMPLETE.response(handle, result)
+
+
+def work_fail(handle: bytes = H1) -> bytes:
+    return WORK_FAIL.response(handle)
+
+
+def exception(text: bytes, handle: bytes = H1) -> bytes:
+    return WORK_EXCEPTION.response(handle, text)
+
+
+def outcomes(tasks: list[Told]) -> list[list[Any]]:
+    return [told.outcomes for told in tasks]
+
+
+# What is written.
+
+
+@pytest.mark.parametrize(
+    ("priority", "background", "packet_type"),
+    [
+        (Priority.HIGH, False, SUBMIT_JOB_HIGH),
+        (Priority.NORMAL, False, SUBMIT_JOB),
+        (Priority.LOW, False, SUBMIT_JOB_LOW),
+        (Priority.HIGH, True, SUBMIT_JOB_HIGH_BG),
+        (Priority.NORMAL, True, SUBMIT_JOB_BG),
+        (Priority.LOW, True, SUBMIT_JOB_LOW_BG),
+    ],
+)
+def test_a_submit_is_one_packet(priority: Priority, background: bool, packet_type: PacketType) -> None:
+    net = Net()
+    net.submit(b"a\0b", unique=b"u", priority=priority, background=background)
+    assert net.server.received() == [(packet_type, [b"f", b"u", b"a\0b"])]
+
+
+def test_p17_a_submit_for_a_time_has_a_fence_behind_it() -> None:
+    net = Net()
+    net.submit(b"x", background=True, unique=b"u", at=1234.5)
+    assert net.server.received() == [(SUBMIT_JOB_EPOCH, [b"f", b"u", b"1235", b"x"]), FENCE]
+
+
+@pytest.mark.parametrize(("exceptions", "options"), [(True, [b"exceptions"]), (False, [])])
+def test_the_link_asks_for_exceptions_unless_it_is_not_to(exceptions: bool, options: list[bytes]) -> None:
+    clock = Clock()
+    endpoint = MemoryEndpoint(clock)
+    endpoint.polite = False
+    EndpointConnector(endpoint, GearmanClientFactory(clock, exceptions=exceptions)).connect()
+    assert [packet[1][0] for packet in endpoint.server.received() if packet[0] is OPTION_REQ] == options
+
+
+def test_the_global_reactor_is_the_default() -> None:
+    from twisted.internet import reactor
+
+    assert GearmanClientFactory().reactor is reactor
+
+
+def test_p8_a_task_is_submitted_once() -> None:
+    net = Net()
+    told = net.submit()
+    net.server.received()
+    with pytest.raises(ValueError, match="submitted before"):
+        net.link.submit(told.task)
+    assert net.server.received() == []
+    assert net.link.in_flight == 1
+
+
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+@pytest.mark.parametrize("payload", [b"", b"\0", b"\0RES\0\0\0\x0d" * 3, bytes(range(256)) * 300])
+def test_p15_payloads_come_out_as_they_went_in(payload: bytes, size: int) -> None:
+    net = Net()
+    told = net.submit(payload)
+    assert net.server.received()[0][1][2] == payload
+    stream = b"".join(
+        [
+            created(),
+            data(payload),
+            WORK_WARNING.response(H1, payload),
+            complete(payload),
+        ]
+    )
+    for start in range(0, len(stream), size):
+        net.server.send(stream[start : start + size])
+    assert [event[1] for event in told.events if len(event) > 1] == [payload] * 4
+
+
+# Order and outcome.
+
+NEWS = [
+    data(b"1"),
+    WORK_WARNING.response(H1, b"2"),
+    WORK_STATUS.response(H1, b"3", b"4"),
+    data(b"5"),
+]
+TOLD_NEWS = [("on_created",), ("on_data", b"1"), ("on_warning", b"2"), ("on_status", 3, 4), ("on_data", b"5")]
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (complete(b"r"), [("on_complete", b"r"), ("result", b"r")]),
+        (work_fail(), [("on_fail", TaskFailed), ("failure", TaskFailed)]),
+        (exception(b"e"), [("on_exception", b"e"), ("on_fail", TaskException), ("failure", TaskException)]),
+    ],
+    ids=["complete", "fail", "exception"],
+)
+def test_p2_a_task_is_told_in_order(end: bytes, expected: list[Any]) -> None:
+    net = Net()
+    told = net.submit()
+    assert told.events == []
+    net.server.send(created(), *NEWS, end)
+    assert told.events == TOLD_NEWS + expected
+
+
+def test_p2_a_background_task_ends_with_its_handle() -> None:
+    net = Net()
+    told = net.submit(background=True)
+    net.server.send(created())
+    assert told.events == [("on_created",), ("result", JobHandle("server", H1))]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_the_handle_names_the_server(background: bool) -> None:
+    net = Net()
+    told = net.submit(background=background)
+    net.server.send(created(b"\xc3\xbc: 1"))
+    assert told.task.handle == JobHandle("server", b"\xc3\xbc: 1")
+
+
+def test_p5_an_exception_may_hold_anything() -> None:
+    net = Net()
+    first, second = net.submit(), net.submit()
+    net.server.send(created(), created(H2), exception(b"bo\0om"), exception(b"", H2))
+    assert isinstance(first.error, TaskException)
+    assert (first.error.data, second.error.data) == (b"bo\0om", b"")
+
+
+def test_answers_go_to_the_submits_in_their_order() -> None:
+    """Other requests among them."""
+    net = Net()
+    first = net.submit()
+    echoed: list[Any] = []
+    net.link.request(ECHO_REQ, b"1", answer=ECHO_RES).addCallback(echoed.append)
+    second = net.submit()
+    net.server.send(created(H1), ECHO_RES.response(b"1"), answer(FENCE), created(H2))
+    net.server.send(complete(b"two", H2), complete(b"one", H1))
+    assert (first.outcomes, echoed, second.outcomes) == ([b"one"], [[b"1"]], [b"two"])
+
+
+def test_p17_other_requests_fail_as_on_any_link() -> None:
+    """Refused, left unanswered, lost: among submits, too."""
+    net = Net()
+    told: list[Any] = []
+    for text in (b"refused", b"unanswered", b"lost"):
+        net.submit(background=True)
+        net.link.request(ECHO_REQ, text, answer=ECHO_RES).addErrback(lambda failure: told.append(failure.value))
+    error = ERROR.response(b"code", b"text")
+    net.server.send(created(), error, answer(FENCE), created(), answer(FENCE), created())
+    net.server.lose(ConnectionLost("cable"))
+    assert [type(error) for error in told] == [ServerError, ServerError, ConnectionLost]
+    assert [error.code for error in told[:2]] == ["code", UNANSWERED]
+
+
+# A refusal.
+
+
+@pytest.mark.parametrize("options", [{}, {"background": True}], ids=["foreground", "background"])
+def test_p3_an_error_is_of_the_submit_that_it_answers(options: dict[str, Any]) -> None:
+    net = Net()
+    tasks = [net.submit(**options) for _ in range(3)]
+    net.server.send(created(H1), ERROR.response(b"QUEUE_ERROR", b"Job queue is full"), created(H2))
+    assert tasks[1].events == [("on_fail", TaskRejected), ("failure", TaskRejected)]
+    assert (tasks[1].error.code, tasks[1].error.text) == ("QUEUE_ERROR", "Job queue is full")
+    assert tasks[1].error.task is tasks[1].task
+    assert [told.task.job_handle for told in tasks] == [H1, b"", H2]
+
+
+def epoch(net: Net) -> Told:
+    return net.submit(background=True, at=1234)
+
+
+def test_p3_a_submit_for_a_time_may_be_taken_or_refused() -> None:
+    net = Net()
+    taken, refused, last = epoch(net), epoch(net), net.submit()
+    error = ERROR.response(b"server_error", b"")
+    net.server.send(created(H1), answer(FENCE), error, answer(FENCE), created(H2), complete(b"r", H2))
+    assert outcomes([taken, refused, last]) == [[JobHandle("server", H1)], [TaskRejected], [b"r"]]
+
+
+def test_p17_a_submit_for_a_time_that_is_left_unanswered_is_rejected() -> None:
+    """geard does so (GEARMAN.md H6). The tasks around it are not touched."""
+    net = Net()
+    first, unanswered, last = net.submit(), epoch(net), net.submit()
+    net.server.send(created(H1), answer(FENCE), created(H2), complete(b"1", H1), complete(b"2", H2))
+    assert outcomes([first, unanswered, last]) == [[b"1"], [TaskRejected], [b"2"]]
+    assert unanswered.error.code == UNANSWERED
+    assert net.link.in_flight == 0
+
+
+# Several tasks of one job: GEARMAN.md section 1, D1.
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [(complete(b"r"), b"r"), (work_fail(), TaskFailed), (exception(b"e"), TaskException)],
+    ids=["complete", "fail", "exception"],
+)
+def test_p4_each_task_of_a_job_gets_each_packet_once(count: int, end: bytes, expected: object) -> None:
+    """The server sends a copy for each, one right behind the other."""
+    net = Net()
+    tasks = net.share(count)
+    for packet in [*NEWS, end]:
+        net.server.send(*[packet] * count)
+    assert [told.events[:5] for told in tasks] == [TOLD_NEWS] * count
+    assert outcomes(tasks) == [[expected]] * count
+    assert net.link._jobs == {}
+
+
+def test_p4_one_that_joins_gets_what_comes_from_then_on() -> None:
+    net = Net()
+    first = net.share(2)
+    net.server.send(*[data(b"1")] * 2)
+    late = net.share(1)
+    net.server.send(*[data(b"2")] * 3, *[complete(b"r")] * 3)
+    assert [told.data for told in first + late] == [[b"1", b"2"], [b"1", b"2"], [b"2"]]
+    assert outcomes(first + late) == [[b"r"]] * 3
+
+
+@pytest.mark.parametrize("order", [(True, False, False), (False, True, False), (False, False, True)])
+def test_p4_a_background_task_of_a_shared_job_gets_no_copies(order: tuple[bool, ...]) -> None:
+    net = Net()
+    tasks = [net.submit(unique=b"u", background=background) for background in order]
+    net.server.send(*[created()] * 3, *[data(b"1")] * 2, *[complete(b"r")] * 2)
+    for told, background in zip(tasks, order, strict=True):
+        assert told.outcomes == [JobHandle("server", H1) if background else b"r"]
+        assert told.data == ([] if background else [b"1"])
+
+
+@pytest.mark.parametrize("cancelled", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
+@pytest.mark.parametrize("early", [True, False], ids=["before JOB_CREATED", "after JOB_CREATED"])
+def test_p4_a_cancelled_task_keeps_its_place(cancelled: tuple[int, ...], early: bool) -> None:
+    """The server knows nothing of it, and goes on sending its copies: they are nobody else's."""
+    net = Net()
+    tasks = [net.submit(unique=b"u") for _ in range(3)]
+    if not early:
+        net.server.send(*[created()] * 3)
+    for place in cancelled:
+        tasks[place].deferred.cancel()
+    if early:
+        net.server.send(*[created()] * 3)
+    late = net.submit(unique=b"u")
+    net.server.send(created(), *[data(b"1")] * 4, *[data(b"2")] * 4, *[complete(b"r")] * 4)
+    left = [told for place, told in enumerate(tasks) if place not in cancelled] + [late]
+    assert [told.data for told in left] == [[b"1", b"2"]] * len(left)
+    assert outcomes(left) == [[b"r"]] * len(left)
+    assert outcomes([tasks[place] for place in cancelled]) == [[CancelledError]] * len(cancelled)
+    assert net.link._jobs == {}
+
+
+def test_p4_one_may_join_after_the_only_other_one_was_cancelled() -> None:
+    """And be cancelled between two copies of one packet, by the task that got the other."""
+    net = Net()
+    first = net.share(1)[0]
+    first.deferred.cancel()
+    net.server.send(data(b"1"))
+    second = net.share(1)[0]
+    net.server.send(*[data(b"2")] * 2, *[complete(b"r")] * 2)
+    assert (first.data, second.data, second.outcomes) == ([], [b"2"], [b"r"])
+
+
+def test_p9_a_task_may_cancel_one_that_shares_its_job() -> None:
+    """Between two copies of one packet."""
+    net = Net()
+    first, second, third = net.share(3)
+    first.task.on_data = lambda task, text: second.deferred.cancel()
+    net.server.send(*[data(b"1")] * 3, *[data(b"2")] * 3, *[complete(b"r")] * 3)
+    assert (second.data, third.data) == ([], [b"1", b"2"])
+    assert outcomes([first, second, third]) == [[b"r"], [CancelledError], [b"r"]]
+
+
+def test_p4_a_task_may_be_submitted_again_between_two_copies_of_the_end() -> None:
+    """It is a new job then, since the server was done with the other before it sent the first copy."""
+    net = Net()
+    first, second = net.share(2)
+    again: list[Told] = []
+    first.deferred.addCallback(lambda _: again.append(net.submit(unique=b"u")))
+    net.server.send(*[complete(b"r")] * 2, created(H2), data(b"new", H2), complete(b"s", H2))
+    assert outcomes([first, second, *again]) == [[b"r"], [b"r"], [b"s"]]
+    assert (second.data, again[0].data) == ([], [b"new"])
+
+
+def test_p4_jobs_of_several_handles_are_kept_apart() -> None:
+    net = Net()
+    ones, twos = net.share(2, H1), net.share(2, H2)
+    net.server.send(data(b"1", H1), data(b"1", H1), *[complete(b"two", H2)] * 2, *[complete(b"one", H1)] * 2)
+    assert outcomes(ones + twos) == [[b"one"], [b"one"], [b"two"], [b"two"]]
+    assert [told.data for told in ones + twos] == [[b"1"], [b"1"], [], []]
+
+
+# A running job that an administrator cancelled: its tasks are told, and it goes on, copies and all (D2).
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_p4_who_joins_a_job_whose_tasks_were_told_of_its_end_gets_one_copy(count: int) -> None:
+    net = Net()
+    ended = net.share(count)
+    net.server.send(*[work_fail()] * count, *[data(b"late")] * count)
+    joined = net.share(2)
+    total = count + 2
+    net.server.send(*[data(b"1")] * total, *[data(b"2")] * total, *[complete(b"r")] * total)
+    assert outcomes(ended) == [[TaskFailed]] * count
+    assert [told.data for told in ended + joined] == [[]] * count + [[b"1", b"2"]] * 2
+    assert outcomes(joined) == [[b"r"]] * 2
+
+
+def test_p4_who_joins_a_cancelled_job_of_which_a_task_was_let_go_gets_one_copy() -> None:
+    """The place of that one is still there, too."""
+    net = Net()
+    let_go, told = net.share(2)
+    let_go.deferred.cancel()
+    net.server.send(*[work_fail()] * 2)
+    joined = net.share(1)[0]
+    net.server.send(*[data(b"1")] * 3, *[data(b"2")] * 3, *[complete(b"r")] * 3)
+    assert told.outcomes == [TaskFailed]
+    assert joined.data == [b"1", b"2"]
+    assert joined.outcomes == [b"r"]
+
+
+def test_p4_who_joins_a_cancelled_job_behind_a_task_that_was_let_go_gets_one_copy() -> None:
+    """One that joined, and was let go before its JOB_CREATED."""
+    net = Net()
+    told = net.share(1)[0]
+    net.server.send(work_fail())
+    net.submit(unique=b"u").deferred.cancel()
+    net.server.send(created())
+    joined = net.share(1)[0]
+    net.server.send(*[data(b"1")] * 3, *[data(b"2")] * 3, *[complete(b"r")] * 3)
+    assert told.outcomes == [TaskFailed]
+    assert joined.data == [b"1", b"2"]
+    assert joined.outcomes == [b"r"]
+
+
+def test_p4_a_job_of_another_name_with_the_same_handle_is_another_job() -> None:
+    """Servers with long names give handles twice (GEARMAN.md 10b)."""
+    net = Net()
+    net.share(1)
+    net.server.send(work_fail())
+    other = net.submit(unique=b"other")
+    net.server.send(created(), data(b"1"), data(b"2"), complete(b"r"))
+    assert other.data == [b"1", b"2"]
+    assert other.outcomes == [b"r"]
+
+
+@pytest.mark.parametrize(("unique", "kept"), [(b"", 0), (b"u%d", 1000)])
+def test_p12_little_is_kept_of_jobs_that_failed(unique: bytes, kept: int) -> None:
+    """Only jobs with a unique can be joined, and only so many are remembered."""
+    net = Net()
+    for number in range(1010):
+        net.submit(unique=unique.replace(b"%d", b"%d" % number))
+        handle = b"H:%d" % number
+        net.server.send(created(handle), work_fail(handle))
+    assert (len(net.link._jobs), len(net.link._outstanding), len(net.link._ended)) == (0, 0, kept)
+    assert net.link.in_flight == 0
+
+
+# The server's quirks, and late packets.
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        WORK_FAIL.response(H1 + b"\0"),
+        WORK_FAIL.response(H1 + b"\0extra"),
+        WORK_FAIL.request(H1),
+        WORK_FAIL.request(H1 + b"\0extra\0"),
+    ],
+    ids=["M1: trailing NUL", "M1: more behind it", "M2: wrong magic", "both"],
+)
+def test_p5_a_work_fail_is_understood(packet: bytes) -> None:
+    net = Net()
+    told = net.submit()
+    net.server.send(created(), packet)
+    assert told.outcomes == [TaskFailed]
+    assert net.link.error is None
+
+
+def late(handle: bytes = H1) -> list[bytes]:
+    """One packet of each kind."""
+    return [
+        data(b"late", handle),
+        WORK_WARNING.response(handle, b"late"),
+        WORK_STATUS.response(handle, b"1", b"2"),
+        exception(b"late", handle),
+        work_fail(handle),
+        complete(b"late", handle),
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "end", [work_fail(), exception(b"e"), complete(b"r")], ids=["D2: fail", "D3: exception", "complete"]
+)
+def test_p6_packets_for_tasks_that_have_ended_are_dropped(end: bytes, count: int) -> None:
+    net = Net()
+    tasks = net.share(count)
+    net.server.send(*[end] * count)
+    before = [list(told.events) for told in tasks]
+    for packet in late():
+        net.server.send(*[packet] * count)
+    assert [told.events for told in tasks] == before
+    check_still_good(net)
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before JOB_CREATED", "after JOB_CREATED"])
+def test_p6_packets_for_a_task_that_was_cancelled_are_dropped(early: bool) -> None:
+    net = Net()
+    told = net.submit()
+    if early:
+        told.deferred.cancel()
+    net.server.send(created())
+    told.deferred.cancel()
+    net.server.send(*NEWS, *late())
+    assert told.outcomes == [CancelledError]
+    assert told.data == []
+    check_still_good(net)
+
+
+def test_p6_packets_for_jobs_that_nobody_waits_for_are_dropped() -> None:
+    net = Net()
+    told = net.submit(background=True)
+    net.server.send(created(), *late())
+    assert told.outcomes == [JobHandle("server", H1)]
+    check_still_good(net)
+
+
+def check_still_good(net: Net) -> None:
+    """The link serves the next task, and nothing is left of those before."""
+    assert net.link.in_flight == 0
+    assert net.link._jobs == {}
+    told = net.submit()
+    net.server.send(created(H2), data(b"1", H2), complete(b"r", H2))
+    assert (told.data, told.outcomes) == ([b"1"], [b"r"])
+    assert net.link.error is None
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (b"7", 7),
+        (b"-1", -1),
+        (b"+2", 2),
+        (b" 1.5", 1),
+        (b"\t\n 3", 3),
+        (b"007", 7),
+        (b"12abc", 12),
+        (b"abc", 0),
+        (b"-", 0),
+        (b"- 1", 0),
+        (b"", 0),
+        (b"7\0", 7),
+        (b"\0" + b"7", 0),
+        ("٣".encode(), 0),
+        (b"\xff", 0),
+        (b"0x10", 0),
+        (b"1_000", 1),
+        (b"99999999999999999999", 99999999999999999999),
+        (b"1" * 4000, int("1" * 4000)),
+        (b"1" * 5000, int("1" * 4000)),
+    ],
+)
+def test_p5_numbers_are_read_as_far_as_they_go(text: bytes, number: int) -> None:
+    """Servers relay what the worker wrote (GEARMAN.md C2)."""
+    assert whole_number(text) == number
+    net = Net()
+    told = net.submit()
+    # A NUL would end the numerator.
+    numerator = text.partition(b"\0")[0]
+    net.server.send(created(), WORK_STATUS.response(H1, numerator, text))
+    assert told.events[1:] == [("on_status", whole_number(numerator), number)]
+
+
+# The connection goes.
+
+
+@pytest.mark.parametrize(
+    ("answers", "acknowledged"),
+    [([], False), ([created()], True), ([created(), data(b"1")], True)],
+    ids=["before JOB_CREATED", "after JOB_CREATED", "under way"],
+)
+def test_p7_a_task_is_lost_with_its_connection(answers: list[bytes], acknowledged: bool) -> None:
+    net = Net()
+    told = net.submit()
+    net.server.send(*answers)
+    cause = ConnectionLost("cable")
+    net.server.lose(cause)
+    assert told.outcomes == [TaskLost]
+    assert told.error.acknowledged is acknowledged
+    assert told.error.__cause__ is cause
+    assert told.error.task is told.task
+    assert net.server.received()[1:] == []  # it is not written again
+
+
+@pytest.mark.parametrize("options", [{}, {"at": 1234}])
+def test_p7_a_background_task_is_lost_unless_the_server_has_it(options: dict[str, Any]) -> None:
+    net = Net()
+    taken = net.submit(background=True)
+    lost = net.submit(background=True, **options)
+    net.server.send(created())
+    net.server.lose()
+    assert outcomes([taken, lost]) == [[JobHandle("server", H1)], [TaskLost]]
+    assert lost.error.acknowledged is False
+
+
+def busy() -> tuple[Net, list[Told]]:
+    """A link with tasks in every state: one not acknowledged, one with a job of its own, two that share one."""
+    net = Net()
+    tasks = net.share(2)
+    tasks.append(net.submit())
+    net.server.send(created(H2))
+    tasks.append(net.submit())
+    return net, tasks
+
+
+def test_p1_every_task_is_lost_once() -> None:
+    net, tasks = busy()
+    cancelled = net.submit()
+    cancelled.deferred.cancel()
+    shared = net.share(1, b"H:3") + net.share(2, b"H:4")
+    for told in shared[:2]:
+        told.deferred.cancel()
+    net.server.lose()
+    assert outcomes(tasks) == [[TaskLost]] * 4
+    assert outcomes([cancelled, *shared]) == [[CancelledError]] * 3 + [[TaskLost]]
+    assert net.link.in_flight == 0
+
+
+@pytest.mark.parametrize("stalled", [True, False])
+def test_p1_a_stop_fails_every_task_with_client_stopped(stalled: bool) -> None:
+    """At once, whether or not the server reads."""
+    net, tasks = busy()
+    net.server.transport.stalled = stalled
+    net.factory.stop(ClientStopped())
+    assert outcomes(tasks) == [[ClientStopped]] * 4
+    assert net.link.in_flight == 0
+
+
+def test_p1_each_task_has_an_error_of_its_own() -> None:
+    """A traceback that one of their callers adds must not show up with the others."""
+    net, tasks = busy()
+    net.factory.stop(ClientStopped())
+    assert len({id(told.error) for told in tasks}) == len(tasks)
+
+
+def test_p1_a_task_submitted_on_a_dead_link_fails_at_once() -> None:
+    net = Net()
+    net.server.lose(ConnectionLost("cable"))
+    told = net.submit()
+    assert told.events == [("on_fail", TaskLost), ("failure", TaskLost)]
+    assert told.error.__cause__ is net.link.error
+    assert told.error.acknowledged is False
+    assert net.server.received() == []
+    assert net.link.in_flight == 0
+
+
+def test_p1_a_task_submitted_by_one_that_was_lost_fails_at_once() -> None:
+    net, tasks = busy()
+    again: list[Told] = []
+    for told in tasks:
+        told.task.on_fail = lambda task, reason: again.append(net.submit())
+    net.server.received()
+    net.server.lose()
+    assert outcomes(again) == [[TaskLost]] * 4
+    assert net.server.received() == []
+    assert net.link.in_flight == 0
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_p9_a_task_may_be_cancelled_by_one_that_was_lost(place: int) -> None:
+    net, tasks = busy()
+    others = [told for number, told in enumerate(tasks) if number != place]
+
+    def cancel_others(task: Task, reason: Exception) -> None:
+        for told in others:
+            told.deferred.cancel()
+
+    tasks[place].task.on_fail = cancel_others
+    net.server.lose()
+    assert tasks[place].outcomes == [TaskLost]
+    assert all(told.outcomes in ([TaskLost], [CancelledError]) for told in others)
+
+
+class Canceller:
+    """An observer that cancels tasks as soon as it hears that their link is down."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Told] = []
+
+    def link_ready(self, link: GearmanProtocol) -> None:
+        """Of no interest."""
+
+    def link_down(self, factory: GearmanFactory, error: Exception) -> None:
+        for told in self.tasks:
+            told.deferred.cancel()
+
+
+def test_p9_a_task_may_be_cancelled_just_before_it_is_lost() -> None:
+    observer = Canceller()
+    net = Net(observer=observer)
+    observer.tasks = [*net.share(2), net.submit()]
+    net.server.lose()
+    assert outcomes(observer.tasks) == [[CancelledError]] * 3
+    assert net.link.in_flight == 0
+
+
+@pytest.mark.parametrize("event", ["on_created", "on_data", "on_complete"])
+def test_p1_a_callback_may_stop_the_factory(event: str) -> None:
+    """What comes behind it in the same read is dropped, and every task has one outcome."""
+    net = Net()
+    tasks = [net.submit(unique=b"u") for _ in range(3)]
+    setattr(tasks[0].task, event, lambda *_: net.factory.stop(ClientStopped()))
+    net.server.send(*[created()] * 3, *[data(b"1")] * 3, *[complete(b"r")] * 3, b"garbage" * 3)
+    first = b"r" if event == "on_complete" else ClientStopped
+    assert outcomes(tasks) == [[first], [ClientStopped], [ClientStopped]]
+    net.clock.advance(0)
+    assert net.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        created(b""),
+        b"\0RES\0\0\0\x08\xff\xff\xff\xff",
+        WORK_DATA.response(H1, b"")[:11] + b"\x08" + H1,
+        ECHO_RES.response(b"x"),
+        b"garbage" * 3,
+    ],
+    ids=["empty handle", "4 GiB", "truncated arguments", "wrong answer", "garbage"],
+)
+def test_p14_a_bad_server_is_dropped_and_its_tasks_are_lost(said: bytes) -> None:
+    net = Net()
+    acknowledged = net.share(1)[0]
+    waiting = [net.submit(), net.submit()]
+    net.server.send(said, created())
+    assert outcomes([acknowledged, *waiting]) == [[TaskLost]] * 3
+    assert isinstance(acknowledged.error.__cause__, ProtocolError)
+    assert [told.error.acknowledged for told in (acknowledged, *waiting)] == [True, False, False]
+    net.clock.advance(0)
+    assert net.server.transport.aborted
+    assert net.factory.next_attempt is not None
+
+
+def test_p14_an_empty_handle_for_a_task_that_was_cancelled_is_as_bad() -> None:
+    net = Net()
+    net.submit().deferred.cancel()
+    net.server.send(created(b""))
+    assert isinstance(net.link.error, ProtocolError)
+
+
+def test_p14_a_job_that_nobody_submitted_ends_the_connection() -> None:
+    net = Net()
+    told = net.share(1)[0]
+    net.server.send(created(H2))
+    assert told.outcomes == [TaskLost]
+    assert isinstance(net.link.error, ProtocolError)
+
+
+# Cancelling.
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_p9_a_task_cancelled_before_its_answer_takes_nobody_elses(background: bool) -> None:
+    net = Net()
+    first = net.submit(background=background)
+    second, third = net.submit(), net.submit()
+    first.deferred.cancel()
+    assert first.events == [("on_fail", CancelledError), ("failure", CancelledError)]
+    net.server.send(created(), ERROR.response(b"code", b"text"), created(H2), complete(b"r", H2))
+    assert len(first.events) == 2
+    assert outcomes([second, third]) == [[TaskRejected], [b"r"]]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_p6_the_refusal_of_a_cancelled_task_is_quiet(background: bool) -> None:
+    net = Net()
+    told = net.submit(background=background)
+    told.deferred.cancel()
+    net.server.send(ERROR.response(b"code", b"text"))
+    assert told.outcomes == [CancelledError]
+    check_still_good(net)
+
+
+def test_p6_no_answer_to_a_cancelled_task_is_quiet_too() -> None:
+    net = Net()
+    told = epoch(net)
+    told.deferred.cancel()
+    net.server.send(answer(FENCE))
+    assert told.outcomes == [CancelledError]
+    check_still_good(net)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_p9_a_task_may_be_cancelled_when_it_is_told_of_its_job(count: int) -> None:
+    net = Net()
+    tasks = [net.submit(unique=b"u") for _ in range(count)]
+    tasks[0].task.on_created = lambda task: tasks[0].deferred.cancel()
+    net.server.send(*[created()] * count, *[complete(b"r")] * count)
+    assert outcomes(tasks) == [[CancelledError], [b"r"]][:count]
+    check_still_good(net)
+
+
+def test_p9_a_background_task_may_be_cancelled_when_it_is_told_of_its_job() -> None:
+    net = Net()
+    told = net.submit(background=True)
+    told.task.on_created = lambda task: told.deferred.cancel()
+    net.server.send(created())
+    assert told.outcomes == [CancelledError]
+    check_still_good(net)
+
+
+# What is counted, and what is kept.
+
+
+def test_in_flight_counts_tasks_from_their_submit_to_their_outcome() -> None:
+    net = Net()
+    counts = []
+
+    def note(*packets: bytes) -> None:
+        net.server.send(*packets)
+        counts.append(net.link.in_flight)
+
+    shared = [net.submit(unique=b"u") for _ in range(2)]
+    background = net.submit(background=True)
+    refused, unanswered, alone = net.submit(), epoch(net), net.submit()
+    note()
+    note(created(), created())
+    note(created())
+    note(ERROR.response(b"code", b"text"))
+    note(answer(FENCE))
+    note(created(H2))
+    note(data(b"1", H2), WORK_STATUS.response(H2, b"1", b"2"))
+    shared[0].deferred.cancel()
+    note()
+    note(work_fail())
+    note(work_fail())
+    note(exception(b"e", H2))
+    assert counts == [6, 6, 5, 4, 3, 3, 3, 2, 2, 1, 0]
+    assert outcomes([background, refused, unanswered, alone, shared[1]]) == [
+        [JobHandle("server", H1)],
+        [TaskRejected],
+        [TaskRejected],
+        [TaskException],
+        [TaskFailed],
+    ]
+
+
+def completes(net: Net, deferred: Deferred[Any]) -> None:
+    net.server.send(created(), complete(b"r"))
+
+
+def completes_in_company(net: Net, deferred: Deferred[Any]) -> None:
+    """The other one is still waiting."""
+    net.submit(unique=b"u")
+    net.server.send(created(), created(), complete(b"r"))
+
+
+def fails(net: Net, deferred: Deferred[Any]) -> None:
+    net.server.send(created(), work_fail())
+
+
+def raises(net: Net, deferred: Deferred[Any]) -> None:
+    net.server.send(created(), exception(b"e"))
+
+
+def is_rejected(net: Net, deferred: Deferred[Any]) -> None:
+    net.server.send(ERROR.response(b"code", b"text"))
+
+
+def is_cancelled_early(net: Net, deferred: Deferred[Any]) -> None:
+    deferred.cancel()
+
+
+def is_cancelled_late(net: Net, deferred: Deferred[Any]) -> None:
+    net.server.send(created())
+    deferred.cancel()
+
+
+def is_cancelled_in_company(net: Net, deferred: Deferred[Any]) -> None:
+    net.submit(unique=b"u")
+    net.server.send(created(), created())
+    deferred.cancel()
+
+
+def is_lost_early(net: Net, deferred: Deferred[Any]) -> None:
+    net.server.lose()
+
+
+def is_lost_late(net: Net, deferred: Deferred[Any]) -> None:
+    net.server.send(created())
+    net.server.lose()
+
+
+def is_lost_to_garbage(net: Net, deferred: Deferred[Any]) -> None:
+    net.server.send(b"garbage" * 3)
+
+
+def is_lost_to_a_wrong_answer(net: Net, deferred: Deferred[Any]) -> None:
+    """The link and whoever watches it keep the error."""
+    net.server.send(created(b""))
+
+
+def is_stopped(net: Net, deferred: Deferred[Any]) -> None:
+    net.factory.stop(ClientStopped())
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """What goes must go by its count of references."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def what_is_left(end: Callable[[Net, Deferred[Any]], None], **options: Any) -> Task | None:
+    """Submit a task, have it end so, and return it if somebody still has it. The link itself is still there."""
+    net = Net()
+    task = Task(b"f", unique=b"u", **options)
+    kept = weakref.ref(task)
+    deferred = net.link.submit(task)
+    end(net, deferred)
+    assert deferred.called
+    deferred.addErrback(lambda _: None)
+    del task, deferred
+    return kept()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize(
+    "end",
+    [
+        completes,
+        completes_in_company,
+        fails,
+        raises,
+        is_rejected,
+        is_cancelled_early,
+        is_cancelled_late,
+        is_cancelled_in_company,
+        is_lost_early,
+        is_lost_late,
+        is_lost_to_garbage,
+        is_lost_to_a_wrong_answer,
+        is_stopped,
+    ],
+)
+def test_p12_nothing_keeps_a_task_that_has_ended(end: Callable[[Net, Deferred[Any]], None]) -> None:
+    assert what_is_left(end) is None
+
+
+def is_created(net: Net, deferred: Deferred[Any]) -> None:
+    net.server.send(created())
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("end", [is_created, is_rejected, is_cancelled_early, is_lost_early, is_stopped])
+def test_p12_nothing_keeps_a_background_task_that_has_ended(end: Callable[[Net, Deferred[Any]], None]) -> None:
+    assert what_is_left(end, background=True) is None
+
+
+def test_p12_many_tasks_leave_the_tables_empty() -> None:
+    net = Net()
+    for number in range(500):
+        handle = b"H:%d" % number
+        for background in (False, True):
+            net.submit(unique=handle, background=background)
+        net.submit(unique=handle).deferred.cancel()
+        net.server.send(*[created(handle)] * 3, *[complete(b"r", handle)] * 2)
+        net.server.received()
+    assert (net.link._outstanding, net.link._jobs, net.link._ended, net.link.in_flight) == ({}, {}, {}, 0)
+
+
+# All of it at random, against a model.
+
+
+class Submit:
+    """A task of the model below.
+
+    :ivar expected: what its caller is to be told, as `Told` keeps it.
+    :ivar wire: what the server is to receive.
+    """
+
+    def __init__(self, link: GearmanClientProtocol, workload: bytes, unique: bytes, background: bool, timed: bool):
+        self.background = background
+        options = {"at": 1234} if timed else {}
+        self.told = Told(link, workload, unique=unique, background=background, **options)
+        self.expected: list[tuple[Any, ...]] = []
+        self.waiting = True
+        packet_type = SUBMIT_JOB_EPOCH if timed else SUBMIT_JOB_BG if background else SUBMIT_JOB
+        self.wire: Packet = (packet_type, [b"f", unique, *([b"1234"] if timed else []), workload])
+
+    def end(self, *events: tuple[Any, ...]) -> None:
+        self.expected += events
+        self.waiting = False
+
+    def fail(self, error: type[Exception]) -> None:
+        self.end(("on_fail", error), ("failure", error))
+
+
+class Job:
+    """A job on the model's server; `waiting` has its foreground tasks, and None for those that want no more copies."""
+
+    def __init__(self, handle: bytes) -> None:
+        self.handle = handle
+        self.waiting: list[Submit | None] = []
+
+    def let_go(self, submit: Submit) -> None:
+        self.waiting = [None if other is submit else other for other in self.waiting]
+
+    def tell(self, event: tuple[Any, ...]) -> None:
+        for submit in self.waiting:
+            if submit is not None:
+                submit.expected.append(event)
+
+    def end(self, tell: Callable[[Submit], None]) -> None:
+        """Its tasks have their outcome. Their places stay, as long as the job does."""
+        for submit in self.waiting:
+            if submit is not None:
+                tell(submit)
+        self.waiting = [None] * len(self.waiting)
+
+
+class LinkMachine(RuleBasedStateMachine):
+    """A link to a server that is a small model of gearmand; each task must be told what the model says.
+
+    The server answers requests in their order. A submit joins the job of its unique, if there is one; a packet about
+    a job is sent once for each foreground submit that ever came to it on this connection (GEARMAN.md D1, D2).
+    """
+
+    coalesces = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+        self.submits: list[Submit] = []
+        self.cut = 10**6
+        self.start_server()
+
+    def start_server(self) -> None:
+        """Anew: it counts handles from 1, and knows nothing."""
+        self.unanswered: deque[Packet] = deque()
+        self.unmatched: deque[Submit] = deque()
+        self.jobs: dict[Any, Job] = {}
+        self.handles = 0
+
+    @initialize(cut=st.sampled_from([1, 5, 13, 10**6]))
+    def choose_the_size_of_reads(self, cut: int) -> None:
+        self.cut = cut
+
+    def send(self, *packets: bytes) -> None:
+        stream = b"".join(packets)
+        for start in range(0, len(stream), self.cut):
+            self.net.server.send(stream[start : start + self.cut])
+
+    def job(self, pick: int) -> Job:
+        return list(self.jobs.values())[pick % len(self.jobs)]
+
+    # What the caller does.
+
+    @rule(
+        unique=st.sampled_from([b"u", b"v", b"-", b""]),
+        workload=st.sampled_from([b"u", b"w", b""]),
+        kind=st.sampled_from(["foreground"] * 3 + ["background", "timed"]),
+    )
+    def submit(self, unique: bytes, workload: bytes, kind: str) -> None:
+        submit = Submit(self.net.link, workload, unique, kind != "foreground", kind == "timed")
+        self.submits.append(submit)
+        self.unmatched.append(submit)
+        packets = self.net.server.received()
+        assert packets == [submit.wire, FENCE][: len(packets)]
+        assert len(packets) == 1 + (kind == "timed")
+        self.unanswered.extend(packets)
+
+    def out(self) -> list[Submit]:
+        return [submit for submit in self.submits if submit.waiting]
+
+    @precondition(lambda self: self.out())
+    @rule(pick=st.integers(0, 50))
+    def cancel(self, pick: int) -> None:
+        submit = self.out()[pick % len(self.out())]
+        submit.told.deferred.cancel()
+        submit.fail(CancelledError)
+        for job in self.jobs.values():
+            job.let_go(submit)
+
+    # What the server answers.
+
+    @precondition(lambda self: self.unanswered)
+    @rule(count=st.integers(1, 4))
+    def answer(self, count: int) -> None:
+        count = min(count, len(self.unanswered))
+        self.send(*(self.answer_to(self.unanswered.popleft()) for _ in range(count)))
+
+    def answer_to(self, packet: Packet) -> bytes:
+        if packet == FENCE:
+            return answer(packet)
+        submit = self.unmatched.popleft()
+        job = self.jobs.setdefault(self.key(packet), Job(b"H:%d" % (self.handles + 1)))
+        self.handles = max(self.handles, int(job.handle[2:]))
+        if not submit.background:
+            job.waiting.append(submit if submit.waiting else None)
+        if submit.waiting:
+            submit.expected.append(("on_created",))
+            if submit.background:
+                submit.end(("result", JobHandle("server", job.handle)))
+        return created(job.handle)
+
+    def key(self, packet: Packet) -> object:
+        """What a submit coalesces by; a new object for nothing."""
+        unique, workload = packet[1][1], packet[1][-1]
+        if not self.coalesces or not unique or (unique == b"-" and not workload):
+            return object()
+        return (unique, workload) if unique == b"-" else unique
+
+    def next_is(self, *types: PacketType) -> bool:
+        return bool(self.unanswered) and self.unanswered[0][0] in types
+
+    @precondition(lambda self: self.next_is(SUBMIT_JOB, SUBMIT_JOB_BG, SUBMIT_JOB_EPOCH))
+    @rule()
+    def refuse(self) -> None:
+        self.drop_submit()
+        self.send(ERROR.response(b"QUEUE_ERROR", b"Job queue is full"))
+
+    @precondition(lambda self: self.next_is(SUBMIT_JOB_EPOCH))
+    @rule()
+    def leave_unanswered(self) -> None:
+        """As geard does (H6). Its task is told as soon as the fence is answered."""
+        self.drop_submit()
+        self.send(answer(self.unanswered.popleft()))
+
+    def drop_submit(self) -> None:
+        self.unanswered.popleft()
+        submit = self.unmatched.popleft()
+        if submit.waiting:
+            submit.fail(TaskRejected)
+
+    # What becomes of jobs.
+
+    def copies(self, job: Job, packet: bytes) -> None:
+        self.send(*[packet] * len(job.waiting))
+
+    @precondition(lambda self: self.jobs)
+    @rule(pick=st.integers(0, 50), text=st.binary(max_size=3))
+    def work_data(self, pick: int, text: bytes) -> None:
+        job = self.job(pick)
+        job.tell(("on_data", text))
+        self.copies(job, data(text, job.handle))
+
+    @precondition(lambda self: self.jobs)
+    @rule(pick=st.integers(0, 50), numerator=st.integers(0, 9))
+    def work_status(self, pick: int, numerator: int) -> None:
+        job = self.job(pick)
+        job.tell(("on_status", numerator, 9))
+        self.copies(job, WORK_STATUS.response(job.handle, b"%d" % numerator, b"9"))
+
+    @precondition(lambda self: self.jobs)
+    @rule(pick=st.integers(0, 50), result=st.binary(max_size=3))
+    def work_complete(self, pick: int, result: bytes) -> None:
+        job = self.job(pick)
+        job.end(lambda submit: submit.end(("on_complete", result), ("result", result)))
+        self.forget(job)
+        self.copies(job, complete(result, job.handle))
+
+    @precondition(lambda self: self.jobs)
+    @rule(pick=st.integers(0, 50), stays=st.booleans(), trailing=st.sampled_from([b"", b"\0", b"\0extra"]))
+    def work_fail(self, pick: int, stays: bool, trailing: bytes) -> None:
+        """The job stays if an administrator cancelled it while it ran (D2)."""
+        job = self.job(pick)
+        job.end(lambda submit: submit.fail(TaskFailed))
+        if not stays:
+            self.forget(job)
+        self.copies(job, work_fail(job.handle + trailing))
+
+    @precondition(lambda self: self.jobs)
+    @rule(pick=st.integers(0, 50), stays=st.booleans())
+    def work_exception(self, pick: int, stays: bool) -> None:
+        """The job stays on the Perl server (D3)."""
+        job = self.job(pick)
+        told = [("on_exception", b"e"), ("on_fail", TaskException), ("failure", TaskException)]
+        job.end(lambda submit: submit.end(*told))
+        if not stays:
+            self.forget(job)
+        self.copies(job, exception(b"e", job.handle))
+
+    def forget(self, job: Job) -> None:
+        self.jobs = {key: other for key, other in self.jobs.items() if other is not job}
+
+    @precondition(lambda self: self.handles)
+    @rule(pick=st.integers(0, 50), kind=st.integers(0, 5))
+    def send_a_late_packet(self, pick: int, kind: int) -> None:
+        """About a job that is gone."""
+        handle = b"H:%d" % (1 + pick % self.handles)
+        if all(job.handle != handle for job in self.jobs.values()):
+            self.send(late(handle)[kind])
+
+    # The end.
+
+    @rule(bad=st.booleans())
+    def lose_the_connection(self, bad: bool) -> None:
+        for submit in self.out():
+            submit.fail(TaskLost)
+        if bad:
+            self.net.server.send(b"garbage" * 3)
+        else:
+            self.net.server.lose()
+        self.check()
+        self.net.clock.pump([0, 60])
+        link = self.net.factory.link
+        assert isinstance(link, GearmanClientProtocol)
+        self.net.link, self.net.server = link, self.net.endpoint.server
+        self.start_server()
+
+    @rule()
+    def finish(self) -> None:
+        """The server does all that there is to do."""
+        if self.unanswered:
+            self.answer(len(self.unanswered))
+        while self.jobs:
+            self.work_complete(0, b"done")
+        assert not self.out()
+        assert (self.net.link._outstanding, self.net.link._jobs) == ({}, {})
+
+    @invariant()
+    def check(self) -> None:
+        for submit in self.submits:
+            assert submit.told.events == submit.expected
+        assert self.net.link.in_flight == (len(self.out()) if self.net.link.error is None else 0)
+
+
+class GeardMachine(LinkMachine):
+    """A server on which each submit makes a job of its own."""
+
+    coalesces = False
+
+
+@pytest.mark.parametrize("machine", [LinkMachine, GeardMachine])
+def test_p4_whatever_comes_each_task_is_told_its_own(machine: type[LinkMachine]) -> None:
+    run_state_machine_as_test(machine, settings=settings(max_examples=100, stateful_step_count=40, deadline=None))

@@ -1,0 +1,1195 @@
+"""The link to one job server: fences, back-off, time-outs, stopping. No socket, no real time."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost, NotConnectingError, TimeoutError
+from twisted.internet.interfaces import IConnector, IStreamClientEndpoint, ITCPTransport
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import directlyProvides, implementer
+
+from txgearman.connection import CLOSE_TIMEOUT, CONNECT_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol
+from txgearman.errors import UNANSWERED, ClientStopped, ProtocolError, ServerError
+from txgearman.packets import (
+    ECHO_REQ,
+    ECHO_RES,
+    ERROR,
+    GET_STATUS,
+    GET_STATUS_UNIQUE,
+    JOB_ASSIGN,
+    JOB_CREATED,
+    NOOP,
+    OPTION_REQ,
+    OPTION_RES,
+    STATUS_RES,
+    STATUS_RES_UNIQUE,
+    Packet,
+    PacketType,
+)
+
+from .wire import MemoryEndpoint, ServerSide, WireTransport, answer, outcome
+
+FENCE: Packet = (GET_STATUS, [b"txgearman:fence"])
+
+QUESTIONS = {ECHO_REQ: ECHO_RES, OPTION_REQ: OPTION_RES, GET_STATUS: STATUS_RES, GET_STATUS_UNIQUE: STATUS_RES_UNIQUE}
+"""What can be asked, and what answers it."""
+
+
+class Observer:
+    """Keeps what the factory tells: the links that became ready, and what ended attempts and links."""
+
+    def __init__(self) -> None:
+        self.ready: list[GearmanProtocol] = []
+        self.errors: list[Exception] = []
+
+    def link_ready(self, link: GearmanProtocol) -> None:
+        self.ready.append(link)
+
+    def link_down(self, factory: GearmanFactory, error: Exception) -> None:
+        self.errors.append(error)
+
+
+class OddServer(MemoryEndpoint):
+    """Does the same odd thing on each connection, instead of shaking hands."""
+
+    def __init__(self, clock: Clock, behave: Callable[[ServerSide], object]) -> None:
+        super().__init__(clock)
+        self.polite = False
+        self._behave = behave
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        connected = super().connect(protocolFactory)
+        if not (self.refuse or self.black_hole):
+            self._behave(self.server)
+        return connected
+
+
+class Net:
+    """A factory and its connector, and the server that it is to connect to."""
+
+    def __init__(
+        self, *, endpoint: MemoryEndpoint | None = None, options: tuple[bytes, ...] = (), **arguments: Any
+    ) -> None:
+        self.endpoint = endpoint or MemoryEndpoint(Clock())
+        self.clock = self.endpoint.clock
+        self.observer = Observer()
+        self.factory = GearmanFactory(self.clock, options=options, observer=self.observer, **arguments)
+        self.connector = EndpointConnector(self.endpoint, self.factory)
+
+    @property
+    def server(self) -> ServerSide:
+        return self.endpoint.server
+
+    @property
+    def link(self) -> GearmanProtocol:
+        assert self.factory.link is not None
+        return self.factory.link
+
+    @property
+    def delay(self) -> float:
+        """Seconds to the next attempt."""
+        assert self.factory.next_attempt is not None
+        return self.factory.next_attempt - self.clock.seconds()
+
+    def ask(self, packet_type: PacketType, argument: bytes) -> tuple[Deferred[list[bytes]], list[Any]]:
+        """Ask the server something; return the Deferred and what becomes of it."""
+        subject = None if packet_type is ECHO_REQ else argument
+        deferred = self.link.request(packet_type, argument, answer=QUESTIONS[packet_type], subject=subject)
+        return deferred, outcome(deferred)
+
+    def echo(self, argument: bytes) -> list[Any]:
+        return self.ask(ECHO_REQ, argument)[1]
+
+
+def connected(**arguments: Any) -> Net:
+    """A link that is ready, with nothing outstanding."""
+    net = Net(**arguments)
+    net.connector.connect()
+    assert net.link.ready
+    return net
+
+
+def unready(**arguments: Any) -> Net:
+    """A link to a server that has not said anything yet."""
+    net = Net(**arguments)
+    net.endpoint.polite = False
+    net.connector.connect()
+    return net
+
+
+def closed_by(net: Net, kind: type[Exception]) -> bool:
+    """Whether the link was aborted because of such an error, and will be tried anew."""
+    net.clock.advance(0)
+    return (
+        net.server.transport.aborted
+        and isinstance(net.server.protocol.error, kind)
+        and net.factory.next_attempt is not None
+    )
+
+
+# The handshake.
+
+
+def test_the_handshake_asks_for_the_options_with_a_fence_behind_each() -> None:
+    net = unready(options=(b"exceptions", b"other"))
+    options = [(OPTION_REQ, [b"exceptions"]), FENCE, (OPTION_REQ, [b"other"]), FENCE]
+    assert net.server.received() == options
+
+
+def test_the_handshake_without_options_is_one_fence() -> None:
+    assert unready().server.received() == [FENCE]
+
+
+def test_the_options_are_sent_again_at_each_connect() -> None:
+    net = connected(options=(b"exceptions",))
+    net.endpoint.polite = False
+    net.server.lose()
+    net.clock.advance(net.delay)
+    assert len(net.endpoint.connections) == 2
+    assert net.server.received() == [(OPTION_REQ, [b"exceptions"]), FENCE]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [OPTION_RES.response(b"exceptions"), ERROR.response(b"UNKNOWN_OPTION", b"no such option"), b""],
+    ids=["option taken", "option refused", "option left unanswered"],
+)
+def test_p17_a_link_is_ready_at_the_answer_of_the_first_fence(said: bytes) -> None:
+    """Whatever the server makes of an option, it is a job server once it answers a GET_STATUS, and not before."""
+    net = unready(options=(b"exceptions",))
+    net.server.send(said)
+    assert not net.link.ready
+    assert net.observer.ready == []
+    net.server.send(answer(FENCE))
+    assert net.link.ready
+    assert net.observer.ready == [net.link]
+
+
+def test_a_link_becomes_ready_once() -> None:
+    net = connected()
+    net.echo(b"1")
+    net.server.shake_hands()
+    assert net.observer.ready == [net.link]
+
+
+def test_a_tcp_connection_is_told_not_to_wait_for_more_to_send() -> None:
+    """Small packets must not wait for the server's delayed ACK; a dead peer must be found in the end."""
+    calls = []
+
+    class TCPTransport(WireTransport):
+        def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802  # Twisted's name
+            calls.append(("no delay", enabled))
+
+        def setTcpKeepAlive(self, enabled: bool) -> None:  # noqa: N802
+            calls.append(("keep alive", enabled))
+
+    net = Net()
+    link = net.factory.buildProtocol(None)
+    transport = TCPTransport(net.clock, link)
+    directlyProvides(transport, ITCPTransport)
+    link.makeConnection(transport)
+    assert calls == [("no delay", True), ("keep alive", True)]
+
+
+def test_the_global_reactor_is_the_default() -> None:
+    from twisted.internet import reactor
+
+    assert GearmanFactory(None).reactor is reactor
+
+
+# Requests and their answers.
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_p17_a_request_has_a_fence_behind_it(question: PacketType) -> None:
+    net = connected()
+    _, told = net.ask(question, b"x")
+    packets = net.server.received()
+    assert packets == [(question, [b"x"]), FENCE]
+    net.server.send(answer(packets[0]))
+    assert told[0][0] == b"x"
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_p17_an_unanswered_request_fails_and_later_answers_go_to_their_own(question: PacketType) -> None:
+    """geard and gearmand say nothing to some requests (GEARMAN.md H6)."""
+    net = connected()
+    silent = [net.ask(question, b"silent")[1] for _ in range(2)]
+    answered = [net.ask(asked, b"%d" % place)[1] for place, asked in enumerate(QUESTIONS)]
+    net.server.send(*(answer(packet) for packet in net.server.received() if packet[1] != [b"silent"]))
+    assert [told[0].code for told in silent] == [UNANSWERED, UNANSWERED]
+    assert [told[0][0] for told in answered] == [b"0", b"1", b"2", b"3"]
+    assert net.link.error is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((b"QUEUE_ERROR", b"Job queue is full"), "QUEUE_ERROR: Job queue is full"),
+        ((b"0", b"Permission denied by ACL\0"), "0: Permission denied by ACL"),
+        ((b"server_error", b""), "server_error"),
+        ((b"E\xff", b"\xc3\xbc"), "E\\xff: ü"),
+    ],
+    ids=["gearmand", "geard's NUL", "perl's empty text", "no UTF-8"],
+)
+def test_p17_an_error_is_the_oldest_requests(arguments: tuple[bytes, bytes], text: str) -> None:
+    net = connected()
+    refused, answered = net.echo(b"1"), net.echo(b"2")
+    _, fence, second, _ = net.server.received()
+    net.server.send(ERROR.response(*arguments), answer(fence), answer(second))
+    assert isinstance(refused[0], ServerError)
+    assert str(refused[0]) == text
+    assert answered == [[b"2"]]
+
+
+class Asked:
+    """One request of the test below, how the server treats it, and what was told of it."""
+
+    def __init__(self, net: Net, number: int, question: PacketType, treated: str, cancelled: bool) -> None:
+        self.name = b"%d" % number
+        self.treated = treated
+        self.cancelled = cancelled
+        deferred, self.told = net.ask(question, self.name)
+        if cancelled:
+            deferred.cancel()
+
+    def answers(self, question: Packet, fence: Packet) -> list[bytes]:
+        own = {"answered": [answer(question)], "refused": [ERROR.response(self.name, b"")], "silent": []}
+        return [*own[self.treated], answer(fence)]
+
+    def told_right(self) -> bool:
+        (told,) = self.told
+        if self.cancelled:
+            return isinstance(told, CancelledError)
+        if self.treated == "answered":
+            return bool(told[0] == self.name)
+        expected = self.name.decode() if self.treated == "refused" else UNANSWERED
+        return bool(told.code == expected)
+
+
+TREATMENTS = st.sampled_from(["answered", "refused", "silent"])
+FRAGMENTS = st.integers(1, 40)
+
+
+@given(st.lists(st.tuples(st.sampled_from(list(QUESTIONS)), TREATMENTS, st.booleans()), max_size=12), FRAGMENTS)
+def test_p17_each_request_has_its_own_outcome(plan: list[tuple[PacketType, str, bool]], size: int) -> None:
+    """Any mix of answers, errors, silence and cancelled requests, in pieces of any size: never off by one."""
+    net = connected()
+    asked = [Asked(net, number, *row) for number, row in enumerate(plan)]
+    packets = iter(net.server.received())
+    stream = b"".join(piece for one in asked for piece in one.answers(next(packets), next(packets)))
+    for start in range(0, len(stream), size):
+        net.server.send(stream[start : start + size])
+    assert all(one.told_right() for one in asked)
+    assert net.link.error is None
+
+
+def wrong_type(net: Net) -> bytes:
+    net.echo(b"1")
+    return OPTION_RES.response(b"1")
+
+
+def another_jobs_status(net: Net) -> bytes:
+    net.ask(GET_STATUS, b"H:1")
+    return STATUS_RES.response(b"H:2", b"1", b"1", b"0", b"0")
+
+
+def status_in_place_of_a_fence(net: Net) -> bytes:
+    net.echo(b"1")
+    return ECHO_RES.response(b"1") + STATUS_RES.response(b"H:2", b"1", b"1", b"0", b"0")
+
+
+def error_in_place_of_a_fence(net: Net) -> bytes:
+    net.echo(b"1")
+    return ECHO_RES.response(b"1") + ERROR.response(b"no", b"fences")
+
+
+@pytest.mark.parametrize(
+    "fault", [wrong_type, another_jobs_status, status_in_place_of_a_fence, error_in_place_of_a_fence]
+)
+def test_p17_a_wrong_answer_to_the_oldest_request_ends_the_connection(fault: Callable[[Net], bytes]) -> None:
+    """It is never taken for somebody else's."""
+    net = connected()
+    said = fault(net)
+    bystander = net.echo(b"bystander")
+    net.server.send(said, ECHO_RES.response(b"bystander"))
+    assert [type(error) for error in bystander] == [ProtocolError]
+    assert net.observer.errors == bystander
+    assert closed_by(net, ProtocolError)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ECHO_RES.response(b"1"),
+        answer(FENCE),
+        JOB_CREATED.response(b"H:1"),
+        ERROR.response(b"code", b"text"),
+        JOB_ASSIGN.response(b"H:1", b"f", b"x"),
+        NOOP.response(),
+    ],
+    ids=["an answer", "a fence's answer", "JOB_CREATED", "ERROR", "a worker's packet", "no arguments"],
+)
+def test_p17_what_nobody_asked_for_ends_the_connection(said: bytes) -> None:
+    net = connected()
+    told = net.echo(b"1")
+    net.server.shake_hands()
+    net.server.send(said)
+    assert told == [[b"1"]]
+    assert closed_by(net, ProtocolError)
+
+
+def test_p17_a_handle_that_reads_like_the_fences_does_no_harm() -> None:
+    """A handle may come from anywhere, through `JobHandle.from_string`."""
+    net = connected()
+    _, told = net.ask(GET_STATUS, FENCE[1][0])
+    bystander = net.echo(b"1")
+    net.server.shake_hands()
+    assert net.link.error is None
+    assert bystander == [[b"1"]]
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("late", [ECHO_RES.response(b"1"), ERROR.response(b"code", b"text"), b""])
+def test_p6_a_late_answer_to_a_cancelled_request_is_quiet(late: bytes) -> None:
+    net = connected()
+    deferred, told = net.ask(ECHO_REQ, b"1")
+    deferred.cancel()
+    assert [type(error) for error in told] == [CancelledError]
+    next_one = net.echo(b"2")
+    net.server.send(late, answer(FENCE), ECHO_RES.response(b"2"), answer(FENCE))
+    assert len(told) == 1
+    assert next_one == [[b"2"]]
+    assert net.link.error is None
+
+
+def test_p1_every_request_fails_once_when_the_connection_goes() -> None:
+    """A cancelled one too, and one that is cancelled by the failure of another."""
+    net = connected()
+    first = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
+    cancelled_before, before = net.ask(ECHO_REQ, b"2")
+    cancelled_after, after = net.ask(ECHO_REQ, b"3")
+    cancelled_before.cancel()
+    first.addErrback(lambda failure: cancelled_after.cancel())
+    last = net.echo(b"4")
+    net.server.lose(ConnectionLost("cable"))
+    assert [type(told[0]) for told in (before, after, last)] == [CancelledError, CancelledError, ConnectionLost]
+    assert [len(told) for told in (before, after, last)] == [1, 1, 1]
+
+
+def test_p1_a_request_on_a_dead_link_fails_at_once() -> None:
+    net = connected()
+    link = net.link
+    net.server.lose(ConnectionLost("cable"))
+    told = outcome(link.request(ECHO_REQ, b"1", answer=ECHO_RES))
+    assert told == [link.error]
+    assert isinstance(link.error, ConnectionLost)
+    assert net.server.received() == []
+
+
+def test_p1_a_request_made_by_a_failing_one_fails_at_once() -> None:
+    """The link is known to be down before anybody is told."""
+    net = connected()
+    link = net.link
+    again: list[Any] = []
+
+    def ask_again(failure: Failure) -> None:
+        again.extend(outcome(link.request(ECHO_REQ, b"again", answer=ECHO_RES)))
+
+    link.request(ECHO_REQ, b"1", answer=ECHO_RES).addErrback(ask_again)
+    net.server.lose(ConnectionLost("cable"))
+    assert again == [link.error]
+
+
+def close(link: GearmanProtocol) -> None:
+    link.close(ClientStopped())
+
+
+def abort(link: GearmanProtocol) -> None:
+    link.abort(ClientStopped())
+
+
+@pytest.mark.parametrize("end", [close, abort])
+def test_p1_a_callback_may_end_the_link(end: Callable[[GearmanProtocol], None]) -> None:
+    """What comes behind it in the same read is dropped, garbage too, and what waits fails once, for that reason."""
+    net = connected()
+    net.link.request(ECHO_REQ, b"1", answer=ECHO_RES).addCallback(lambda _: end(net.link))
+    second = net.echo(b"2")
+    net.server.send(ECHO_RES.response(b"1"), answer(FENCE), ECHO_RES.response(b"2"), b"garbage" * 3)
+    net.server.send(answer(FENCE))
+    assert [type(error) for error in second] == [ClientStopped]
+    assert isinstance(net.link.error, ClientStopped)
+    assert len(net.observer.errors) == 1
+
+
+def test_p1_a_link_ended_before_the_answer_of_its_first_fence_is_told_never_becomes_ready() -> None:
+    """The failure of the option is told first, and may run anybody's code."""
+
+    class Hasty(GearmanProtocol):
+        def request_refused(self, request: Any, code: str, text: str) -> None:
+            self.abort(ClientStopped())
+
+    net = Net(options=(b"exceptions",))
+    net.factory.protocol = Hasty
+    net.endpoint.polite = False
+    waiting = outcome(net.factory.when_ready())
+    net.connector.connect()
+    net.server.send(answer(FENCE))
+    assert net.observer.ready == []
+    assert [type(error) for error in waiting] == [ClientStopped]
+
+
+def test_p12_an_answered_request_leaves_nothing() -> None:
+    net = connected()
+    gc.collect()
+    gc.disable()
+    try:
+        deferred, told = net.ask(ECHO_REQ, b"1")
+        net.server.shake_hands()
+        assert told == [[b"1"]]
+        gone = weakref.ref(deferred)
+        del deferred
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+class Worker(GearmanProtocol):
+    """A subclass that is interested in something of its own."""
+
+    noops = 0
+
+    def noop(self, arguments: list[bytes]) -> None:
+        self.noops += 1
+
+    handlers: ClassVar[Any] = {NOOP: noop}
+
+
+def test_a_subclass_handles_packets_that_answer_nothing() -> None:
+    net = Net()
+    net.factory.protocol = Worker
+    net.connector.connect()
+    told = net.echo(b"1")
+    net.server.send(NOOP.response(), ECHO_RES.response(b"1"), NOOP.response())
+    assert isinstance(net.link, Worker)
+    assert net.link.noops == 2
+    assert told == [[b"1"]]
+
+
+@pytest.mark.parametrize("size", [1, 2, 11, 12, 13, 10**6])
+def test_p15_answers_come_out_as_they_went_in_however_they_are_cut(size: int) -> None:
+    net = connected()
+    payloads = [b"", b"\0", bytes(range(256)) * 3, b"\0RES" * 5]
+    told = [net.echo(payload) for payload in payloads]
+    stream = b"".join(answer(packet) for packet in net.server.received())
+    for start in range(0, len(stream), size):
+        net.server.send(stream[start : start + size])
+    assert told == [[[payload]] for payload in payloads]
+
+
+# A bad server.
+
+BAD_STREAMS = {
+    "garbage": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "no such type": b"\0RES\0\0\0\x63\0\0\0\0",
+    "truncated arguments": b"\0RES\0\0\0\x14\0\0\0\x03H:1",
+    "4 GiB": b"\0RES\0\0\0\x11\xff\xff\xff\xff",
+    "flood of ERROR": ERROR.response(b"code", b"text") * 1000,
+    "flood of answers": JOB_CREATED.response(b"H:1") * 1000,
+}
+
+bad_streams = pytest.mark.parametrize("said", BAD_STREAMS.values(), ids=BAD_STREAMS.keys())
+
+
+@bad_streams
+def test_p14_a_bad_stream_ends_the_connection(said: bytes) -> None:
+    """What came whole before it still counts; what waits fails with `ProtocolError`; back-off applies."""
+    net = connected()
+    first, second, third = net.echo(b"1"), net.echo(b"2"), net.echo(b"3")
+    net.server.send(ECHO_RES.response(b"1"), answer(FENCE), ECHO_RES.response(b"2"), answer(FENCE), said)
+    assert first + second == [[b"1"], [b"2"]]
+    assert len(third) == 1
+    assert isinstance(third[0], (ProtocolError, ServerError))  # the first ERROR of a flood is an answer
+    assert closed_by(net, ProtocolError)
+
+
+@bad_streams
+def test_p14_a_bad_stream_in_place_of_the_handshake_ends_the_connection(said: bytes) -> None:
+    net = unready(options=(b"exceptions",))
+    net.server.send(said)
+    assert net.observer.ready == []
+    assert closed_by(net, ProtocolError)
+
+
+def test_p14_a_packet_over_the_limit_ends_the_connection_at_its_header() -> None:
+    net = connected(max_packet_size=64)
+    told = net.echo(b"1")
+    net.server.send(ECHO_RES.response(b"x" * 64))
+    assert told == [[b"x" * 64]]
+    net.server.send(answer(FENCE), ECHO_RES.response(b"x" * 65)[:12])
+    assert closed_by(net, ProtocolError)
+
+
+BAD_SERVERS: dict[str, Callable[[ServerSide], object]] = {
+    **{name: lambda server, said=said: server.send(said) for name, said in BAD_STREAMS.items()},  # type: ignore[misc]
+    "closes": lambda server: server.lose(),
+    "says nothing": lambda server: None,
+}
+
+
+def refuses(server: OddServer) -> None:
+    server.refuse = True
+
+
+def is_a_black_hole(server: OddServer) -> None:
+    server.black_hole = True
+
+
+def attempts_in_ten_minutes(endpoint: MemoryEndpoint) -> list[float]:
+    """When they were made."""
+    net = Net(endpoint=endpoint, options=(b"exceptions",))
+    net.connector.connect()
+    times = [0.0]
+    for tenth in range(6000):
+        net.clock.advance(0.1)
+        if endpoint.attempts > len(times):
+            times.append(tenth / 10)
+    assert net.observer.ready == []
+    return times
+
+
+@pytest.mark.parametrize("behave", BAD_SERVERS.values(), ids=BAD_SERVERS.keys())
+def test_p14_a_bad_server_is_tried_ever_less_often(behave: Callable[[ServerSide], object]) -> None:
+    """The connect alone does not reset the back-off: no hot loop, and no hour without an attempt either."""
+    check_attempts(attempts_in_ten_minutes(OddServer(Clock(), behave)))
+
+
+@pytest.mark.parametrize("prepare", [refuses, is_a_black_hole])
+def test_p14_a_server_that_is_not_there_is_tried_ever_less_often(prepare: Callable[[OddServer], None]) -> None:
+    endpoint = OddServer(Clock(), lambda server: None)
+    prepare(endpoint)
+    check_attempts(attempts_in_ten_minutes(endpoint))
+
+
+def check_attempts(times: list[float]) -> None:
+    """The delay is jittered by some 12 % (standard deviation), and an attempt may take `CONNECT_TIMEOUT`."""
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert 12 <= len(times) <= 40
+    assert gaps[0] < CONNECT_TIMEOUT + 2
+    assert max(gaps) < CONNECT_TIMEOUT + 30 * 1.8
+
+
+def delays(net: Net, count: int) -> list[float]:
+    """Those after the next failures, the server being away."""
+    net.endpoint.refuse = True
+    seen = [net.delay]
+    for _ in range(count - 1):
+        net.clock.advance(net.delay)
+        seen.append(net.delay)
+    return seen
+
+
+def test_p14_the_delays_grow_from_a_second_at_most_to_half_a_minute() -> None:
+    net = connected()
+    net.factory.jitter = 0.0
+    net.server.lose()
+    seen = delays(net, 10)
+    assert 0 < seen[0] <= 1
+    assert seen == sorted(seen)
+    assert all(after <= 2 * before for before, after in itertools.pairwise(seen))
+    assert seen[-2:] == [30, 30]
+
+
+def test_p14_the_delays_are_jittered() -> None:
+    """The clients of a server that restarts must not all come back at once."""
+    nets = [connected() for _ in range(5)]
+    for net in nets:
+        net.server.lose()
+    assert len({net.delay for net in nets}) == 5
+
+
+def test_p14_only_a_good_answer_resets_the_delay() -> None:
+    net = connected()
+    net.factory.jitter = 0.0
+    net.server.lose()
+    first, *_, last = delays(net, 4)  # before the cap
+    net.endpoint.refuse = net.endpoint.polite = False
+    net.clock.advance(last)
+    net.server.send(b"garbage" * 3)
+    net.clock.advance(0)
+    assert net.delay > last
+    net.endpoint.polite = True
+    net.clock.advance(net.delay)
+    net.server.lose()
+    assert net.delay == first
+
+
+def test_p14_the_time_of_the_next_attempt_is_known_while_there_is_one() -> None:
+    net = connected()
+    assert net.factory.next_attempt is None
+    net.server.lose()
+    assert net.factory.next_attempt is not None
+    assert not net.factory.connecting
+    net.endpoint.black_hole = True
+    net.clock.advance(net.delay)
+    assert net.factory.next_attempt is None
+    assert net.factory.connecting
+
+
+# The connect time-out.
+
+
+def test_p10_an_attempt_that_leads_nowhere_times_out() -> None:
+    net = Net()
+    net.endpoint.black_hole = True
+    waiting = outcome(net.factory.when_ready())
+    net.connector.connect()
+    net.clock.advance(CONNECT_TIMEOUT - 0.1)
+    assert net.observer.errors == []
+    net.clock.advance(0.1)
+    check_timed_out(net, waiting)
+
+
+@pytest.mark.parametrize("said", [b"", OPTION_RES.response(b"exceptions"), b"\0RES\0"])
+def test_p10_a_connection_without_a_good_answer_times_out(said: bytes) -> None:
+    net = unready(options=(b"exceptions",))
+    waiting = outcome(net.factory.when_ready())
+    net.clock.advance(CONNECT_TIMEOUT - 0.1)
+    net.server.send(said)
+    assert net.observer.errors == []
+    net.clock.advance(0.1)
+    assert closed_by(net, TimeoutError)
+    check_timed_out(net, waiting)
+
+
+def check_timed_out(net: Net, waiting: list[Any]) -> None:
+    assert [type(error) for error in net.observer.errors] == [TimeoutError]
+    assert waiting == net.observer.errors
+    assert "10.0 seconds" in str(waiting[0])
+    assert 0 < net.delay < 2
+
+
+def test_p10_the_time_out_is_the_callers_to_choose_and_ends_with_the_first_good_answer() -> None:
+    net = unready(connect_timeout=2)
+    net.clock.advance(1.9)
+    net.server.shake_hands()
+    assert net.clock.getDelayedCalls() == []
+    net.clock.advance(60)
+    assert net.link.error is None
+
+
+def test_p10_each_attempt_has_its_own_time_out() -> None:
+    net = Net(connect_timeout=2)
+    net.endpoint.black_hole = True
+    net.connector.connect()
+    for count in range(1, 4):
+        net.clock.advance(2)
+        assert [type(error) for error in net.observer.errors] == [TimeoutError] * count
+        net.clock.advance(net.delay)
+
+
+def test_p10_a_connection_that_comes_too_late_is_refused() -> None:
+    """Before the next attempt, and while it is under way."""
+    net = Net()
+    net.endpoint.black_hole = True
+    net.connector.connect()
+    net.clock.advance(CONNECT_TIMEOUT)
+    late = net.endpoint.factories[0]
+    assert late.buildProtocol(None) is None
+    net.clock.advance(net.delay)
+    assert len(net.endpoint.factories) == 2
+    assert late.buildProtocol(None) is None
+    assert net.endpoint.factories[1].buildProtocol(None) is net.link
+
+
+def test_an_attempt_that_fails_after_its_connection_went_is_not_told_twice() -> None:
+    """An endpoint may have something to do between the two."""
+    net = connecting()
+    link = net.endpoint.factories[0].buildProtocol(None)
+    server = ServerSide(net.clock, link)
+    link.makeConnection(server.transport)
+    server.lose()
+    net.endpoint.pending[0].errback(ConnectionLost("later"))
+    assert [type(error) for error in net.observer.errors] == [ConnectionDone]
+    assert len(net.clock.getDelayedCalls()) == 1
+
+
+@implementer(IStreamClientEndpoint)
+class LookUpFirst:
+    """Looks something up before it connects, and here has the answer at hand."""
+
+    def __init__(self, endpoint: MemoryEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        return succeed(None).addCallback(lambda _: self._endpoint.connect(protocolFactory))
+
+
+def looking_up_first() -> tuple[Net, EndpointConnector]:
+    """An attempt whose Deferred has fired, but with another one that has not."""
+    net = Net()
+    net.endpoint.black_hole = True
+    connector = EndpointConnector(LookUpFirst(net.endpoint), net.factory)
+    connector.connect()
+    return net, connector
+
+
+def test_p10_an_attempt_that_waits_for_another_deferred_times_out() -> None:
+    net, _ = looking_up_first()
+    net.clock.advance(CONNECT_TIMEOUT)
+    assert [type(error) for error in net.observer.errors] == [TimeoutError]
+    assert net.delay < 2
+
+
+def test_p11_an_attempt_that_waits_for_another_deferred_is_stopped() -> None:
+    net, _ = looking_up_first()
+    assert outcome(net.factory.stop(ClientStopped())) == [None]
+    assert net.clock.getDelayedCalls() == []
+
+
+# Stopping.
+
+
+def never_connected() -> Net:
+    return Net()
+
+
+def connecting() -> Net:
+    net = Net()
+    net.endpoint.black_hole = True
+    net.connector.connect()
+    return net
+
+
+def ready_and_busy() -> Net:
+    net = connected()
+    net.ask(ECHO_REQ, b"1")[0].addErrback(lambda _: None)
+    return net
+
+
+def backing_off() -> Net:
+    net = connected()
+    net.server.lose()
+    assert net.factory.next_attempt is not None
+    return net
+
+
+def just_aborted() -> Net:
+    """The socket is not gone yet."""
+    net = connected()
+    net.server.send(b"garbage" * 3)
+    assert net.factory.link is not None
+    return net
+
+
+def just_closed() -> Net:
+    net = connected()
+    close(net.link)
+    return net
+
+
+def being_stopped() -> Net:
+    net = connected()
+    outcome(net.factory.stop(ClientStopped()))
+    return net
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        never_connected,
+        connecting,
+        unready,
+        connected,
+        ready_and_busy,
+        backing_off,
+        just_aborted,
+        just_closed,
+        being_stopped,
+    ],
+)
+def test_p11_a_stop_leaves_nothing(state: Callable[[], Net]) -> None:
+    """In whatever state: its Deferred fires, no timer is left, and no attempt is made again."""
+    net = state()
+    attempts = net.endpoint.attempts
+    stopped = outcome(net.factory.stop(ClientStopped()))
+    net.clock.advance(0)
+    assert stopped == [None]
+    assert net.clock.getDelayedCalls() == []
+    assert net.factory.next_attempt is None
+    assert not net.factory.connecting
+    assert net.connector.state == "disconnected"
+    net.clock.advance(3600)
+    assert net.endpoint.attempts == attempts
+
+
+@pytest.mark.parametrize("state", [never_connected, connecting, unready, connected, backing_off])
+def test_p11_a_second_stop_waits_for_the_first(state: Callable[[], Net]) -> None:
+    net = state()
+    told = [outcome(net.factory.stop(ClientStopped())) for _ in range(2)]
+    net.clock.advance(0)
+    assert told == [[None], [None]]
+    assert outcome(net.factory.stop(ClientStopped())) == [None]
+
+
+def test_p11_a_peer_that_reads_nothing_holds_up_a_stop_for_a_time_only() -> None:
+    net = connected()
+    net.server.transport.stalled = True
+    told = net.echo(b"1")
+    first, second = outcome(net.factory.stop(ClientStopped())), outcome(net.factory.stop(ClientStopped()))
+    assert [type(error) for error in told] == [ClientStopped]  # nobody waits for the socket
+    net.clock.advance(CLOSE_TIMEOUT - 0.1)
+    assert first == second == []
+    assert not net.server.transport.aborted
+    net.clock.advance(0.1)
+    net.clock.advance(0)
+    assert net.server.transport.aborted
+    assert first == second == [None]
+    assert net.clock.getDelayedCalls() == []
+
+
+def test_p11_what_was_written_goes_out_before_the_close() -> None:
+    net = connected()
+    net.ask(ECHO_REQ, b"1")
+    net.factory.stop(ClientStopped())
+    assert net.server.transport.disconnecting
+    assert not net.server.transport.aborted
+    assert net.server.received() == [(ECHO_REQ, [b"1"]), FENCE]
+
+
+class Stopper(Observer):
+    """Stops the factory as soon as something happens to its link."""
+
+    stopped: list[Any] | None = None
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self._net = net
+
+    def link_ready(self, link: GearmanProtocol) -> None:
+        super().link_ready(link)
+        self.stopped = outcome(self._net.factory.stop(ClientStopped()))
+
+    def link_down(self, factory: GearmanFactory, error: Exception) -> None:
+        super().link_down(factory, error)
+        if self.stopped is None:
+            self.stopped = outcome(factory.stop(ClientStopped()))
+
+
+def no_failure(net: Net) -> None:
+    """The observer stops it when it is ready."""
+
+
+def refused(net: Net) -> None:
+    net.endpoint.refuse = True
+
+
+def answered_badly(net: Net) -> None:
+    net.endpoint = OddServer(net.clock, BAD_SERVERS["garbage"])
+
+
+def lost_at_once(net: Net) -> None:
+    net.endpoint = OddServer(net.clock, BAD_SERVERS["closes"])
+
+
+@pytest.mark.parametrize("prepare", [no_failure, refused, answered_badly, lost_at_once])
+def test_p11_the_observer_may_stop_the_factory(prepare: Callable[[Net], None]) -> None:
+    net = Net()
+    prepare(net)
+    observer = Stopper(net)
+    net.factory = GearmanFactory(net.clock, observer=observer)
+    waiting = outcome(net.factory.when_ready())
+    EndpointConnector(net.endpoint, net.factory).connect()
+    net.clock.advance(0)
+    assert observer.stopped == [None]
+    assert len(waiting) == 1
+    assert isinstance(waiting[0], Exception)
+    assert net.clock.getDelayedCalls() == []
+
+
+def test_p11_a_request_may_stop_the_factory() -> None:
+    net = connected()
+    stopped: list[Any] = []
+    deferred = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
+    deferred.addCallback(lambda _: net.factory.stop(ClientStopped()).addCallback(stopped.append))
+    net.server.shake_hands()
+    net.clock.advance(0)
+    assert stopped == [None]
+    assert net.clock.getDelayedCalls() == []
+
+
+def test_p11_a_retry_after_the_stop_is_refused() -> None:
+    """It is public, since `ReconnectingClientFactory` has it."""
+    net = backing_off()
+    net.factory.stop(ClientStopped())
+    net.factory.retry()
+    assert net.factory.next_attempt is None
+    assert net.clock.getDelayedCalls() == []
+
+
+def test_p11_a_link_closed_twice_leaves_no_timer() -> None:
+    net = connected()
+    close(net.link)
+    close(net.link)
+    net.clock.advance(0)
+    net.factory.stop(ClientStopped())
+    assert net.clock.getDelayedCalls() == []
+
+
+def test_p11_a_link_closed_after_its_loss_leaves_no_timer() -> None:
+    net = connected()
+    link = net.link
+    net.server.lose()
+    net.factory.stop(ClientStopped())
+    close(link)
+    assert net.clock.getDelayedCalls() == []
+
+
+def test_a_closed_link_is_replaced() -> None:
+    """`close()` is of the link; only `stop()` is of the factory."""
+    net = connected()
+    first = net.link
+    close(first)
+    net.clock.advance(0)
+    net.clock.advance(net.delay)
+    assert net.link is not first
+    assert net.observer.ready == [first, net.link]
+
+
+# Waiting for a link.
+
+
+def test_when_ready_fires_at_once_with_a_ready_link() -> None:
+    net = connected()
+    assert outcome(net.factory.when_ready()) == [net.link]
+
+
+def test_when_ready_waits_for_the_first_good_answer() -> None:
+    net = unready()
+    waiting = [outcome(net.factory.when_ready()) for _ in range(2)]
+    assert waiting == [[], []]
+    net.server.shake_hands()
+    assert waiting == [[net.link], [net.link]]
+
+
+def test_when_ready_waits_for_the_next_attempt_during_back_off() -> None:
+    net = backing_off()
+    waiting = outcome(net.factory.when_ready())
+    assert waiting == []
+    net.clock.advance(net.delay)
+    assert waiting == [net.link]
+
+
+def test_when_ready_waits_for_the_next_attempt_while_a_link_goes_down() -> None:
+    net = just_aborted()
+    waiting = outcome(net.factory.when_ready())
+    net.clock.advance(0)
+    assert waiting == []
+    net.clock.advance(net.delay)
+    assert waiting == [net.link]
+
+
+def test_when_ready_fails_with_the_attempt() -> None:
+    net = Net()
+    net.endpoint.refuse = True
+    waiting = outcome(net.factory.when_ready())
+    net.connector.connect()
+    assert waiting == net.observer.errors
+    assert len(waiting) == 1
+
+
+def test_when_ready_can_be_cancelled() -> None:
+    net = unready()
+    deferred = net.factory.when_ready()
+    cancelled, other = outcome(deferred), outcome(net.factory.when_ready())
+    deferred.cancel()
+    net.server.shake_hands()
+    assert [type(error) for error in cancelled] == [CancelledError]
+    assert other == [net.link]
+
+
+def test_one_that_waits_may_cancel_another() -> None:
+    net = unready()
+    first, second = net.factory.when_ready(), net.factory.when_ready()
+    first.addCallback(lambda _: second.cancel())
+    told = outcome(second)
+    net.server.shake_hands()
+    assert [type(error) for error in told] == [CancelledError]
+
+
+@pytest.mark.parametrize("state", [never_connected, connecting, unready, backing_off, just_aborted])
+def test_p1_when_ready_fails_with_what_the_stop_was_for(state: Callable[[], Net]) -> None:
+    net = state()
+    waiting = outcome(net.factory.when_ready())
+    error = ClientStopped()
+    net.factory.stop(error)
+    net.clock.advance(0)
+    assert waiting == [error]
+
+
+@pytest.mark.parametrize("state", [never_connected, connecting, connected, backing_off, just_aborted])
+def test_p1_when_ready_after_the_stop_fails(state: Callable[[], Net]) -> None:
+    """There will be no next attempt to wait for."""
+    net = state()
+    net.factory.stop(ClientStopped())
+    waiting = outcome(net.factory.when_ready())
+    net.clock.advance(0)
+    assert [type(error) for error in waiting] == [ClientStopped]
+
+
+@pytest.mark.parametrize("state", [connecting, unready])
+def test_p1_when_ready_fails_after_twisteds_own_stop(state: Callable[[], Net]) -> None:
+    """Whoever knows `ReconnectingClientFactory` calls `stopTrying()`, and then closes the connection."""
+    net = state()
+    waiting = outcome(net.factory.when_ready())
+    net.factory.stopTrying()
+    if net.factory.link is not None:
+        net.connector.disconnect()
+    net.clock.advance(0)
+    assert len(waiting) == 1
+    assert isinstance(waiting[0], Exception)
+
+
+# Connectors.
+
+
+def test_an_endpoint_that_raises_is_a_failed_attempt() -> None:
+    @implementer(IStreamClientEndpoint)
+    class Raising:
+        def connect(self, protocolFactory: Any) -> Deferred[Any]:
+            raise OSError("no more files")
+
+    net = Net()
+    EndpointConnector(Raising(), net.factory).connect()
+    assert [str(error) for error in net.observer.errors] == ["no more files"]
+    assert net.delay < 2
+
+
+def test_an_endpoint_connector_makes_one_connection_at_a_time() -> None:
+    for net in (connecting(), connected()):
+        with pytest.raises(RuntimeError, match="already connect"):
+            net.connector.connect()
+        assert net.endpoint.attempts == 1
+
+
+@pytest.mark.parametrize("state", [never_connected, connected, backing_off])
+def test_an_endpoint_connector_has_nothing_to_give_up_unless_it_is_connecting(state: Callable[[], Net]) -> None:
+    with pytest.raises(NotConnectingError):
+        state().connector.stopConnecting()
+
+
+@pytest.mark.parametrize(
+    ("state", "error"), [(connecting, CancelledError), (connected, ConnectionDone), (backing_off, ConnectionDone)]
+)
+def test_disconnect_ends_whatever_there_is(state: Callable[[], Net], error: type[Exception]) -> None:
+    net = state()
+    net.connector.disconnect()
+    net.clock.advance(0)
+    assert net.connector.state == "disconnected"
+    assert [type(error) for error in net.observer.errors] == [error]
+
+
+def test_the_states_of_an_endpoint_connector() -> None:
+    net = Net()
+    assert IConnector.providedBy(net.connector)
+    assert net.connector.getDestination() is net.endpoint
+    seen = [net.connector.state]
+    net.endpoint.black_hole = True
+    net.connector.connect()
+    seen.append(net.connector.state)
+    net.endpoint.factories[0].buildProtocol(None)
+    seen.append(net.connector.state)
+    assert seen == ["disconnected", "connecting", "connected"]
+
+
+@pytest.mark.parametrize("state", [never_connected, connecting, connected, backing_off])
+def test_the_factory_is_started_and_stopped_as_often(state: Callable[[], Net]) -> None:
+    """Twisted counts, and calls `startFactory` and `stopFactory` by it."""
+    net = state()
+    assert net.factory.numPorts == (net.connector.state != "disconnected")
+    net.factory.stop(ClientStopped())
+    net.clock.advance(0)
+    assert net.factory.numPorts == 0
+
+
+@implementer(IConnector)
+class PlainConnector:
+    """Stands for Twisted's own, such as `reactor.connectTCP` returns."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def connect(self) -> None:
+        self.calls.append("connect")
+
+    def stopConnecting(self) -> None:
+        self.calls.append("stopConnecting")
+
+    def disconnect(self) -> None:
+        self.calls.append("disconnect")
+
+    def getDestination(self) -> Any:
+        """Of no interest."""
+
+
+class PlainNet:
+    """A factory that is used by `reactor.connectTCP`, without an observer."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.factory = GearmanFactory(self.clock)
+        self.connector = PlainConnector()
+        self.factory.startedConnecting(self.connector)
+
+    def accept(self) -> ServerSide:
+        link = self.factory.buildProtocol(None)
+        server = ServerSide(self.clock, link)
+        link.makeConnection(server.transport)
+        return server
+
+    def lose(self, server: ServerSide) -> None:
+        server.lose()
+        self.factory.clientConnectionLost(self.connector, Failure(ConnectionDone()))
+
+
+def test_a_plain_connector_connects_and_connects_again() -> None:
+    net = PlainNet()
+    waiting = outcome(net.factory.when_ready())
+    server = net.accept()
+    server.shake_hands()
+    assert waiting == [net.factory.link]
+    net.lose(server)
+    assert net.factory.link is None
+    net.clock.advance(2)
+    assert net.connector.calls == ["connect"]
+
+
+def test_p10_a_plain_connector_is_told_to_give_up() -> None:
+    net = PlainNet()
+    waiting = outcome(net.factory.when_ready())
+    net.clock.advance(CONNECT_TIMEOUT)
+    assert net.connector.calls == ["stopConnecting"]
+    net.factory.clientConnectionFailed(net.connector, Failure(ConnectionLost("given up")))
+    assert [type(error) for error in waiting] == [TimeoutError]
+
+
+def test_p11_a_plain_connector_is_told_to_stop() -> None:
+    net = PlainNet()
+    server = net.accept()
+    server.shake_hands()
+    stopped = outcome(net.factory.stop(ClientStopped()))
+    assert server.transport.disconnecting
+    net.lose(server)
+    assert stopped == [None]
+    net.clock.advance(3600)
+    assert "connect" not in net.connector.calls

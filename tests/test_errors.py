@@ -1,0 +1,144 @@
+"""The exceptions: their tree, and what they tell."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+import txgearman
+from txgearman import errors
+from txgearman.errors import (
+    ClientStopped,
+    GearmanError,
+    NoServersAvailable,
+    ProtocolError,
+    ServerError,
+    TaskError,
+    TaskException,
+    TaskFailed,
+    TaskLost,
+    TaskRejected,
+    TaskTimedOut,
+)
+
+TASK = "resize H:vm:1"
+"""Stands for a task; of it, errors use no more than its string."""
+
+PARENTS: dict[type[Exception], type[Exception]] = {
+    GearmanError: Exception,
+    ProtocolError: GearmanError,
+    ServerError: GearmanError,
+    NoServersAvailable: GearmanError,
+    ClientStopped: GearmanError,
+    TaskError: GearmanError,
+    TaskFailed: TaskError,
+    TaskException: TaskFailed,
+    TaskRejected: TaskError,
+    TaskLost: TaskError,
+    TaskTimedOut: TaskError,
+}
+
+CLASSES = {error.__name__: error for _, error in inspect.getmembers(errors, inspect.isclass)}
+
+
+def drawn_tree() -> dict[str, str]:
+    """Each class in the module's docstring, and the one that it hangs from."""
+    parents: dict[str, str] = {}
+    above: dict[int, str] = {}
+    for indent, name in re.findall(r"^    ([ │├└─]*)([A-Z]\w+)", inspect.getdoc(errors) or "", re.MULTILINE):
+        depth = len(indent) // 4
+        above[depth] = name
+        parents[name] = above.get(depth - 1, "Exception")
+    return parents
+
+
+def lost(acknowledged: bool, cause: Exception | None = None) -> TaskLost:
+    error = TaskLost(TASK, acknowledged)
+    error.__cause__ = cause
+    return error
+
+
+def test_the_tree() -> None:
+    assert {error: error.__bases__ for error in PARENTS} == {error: (parent,) for error, parent in PARENTS.items()}
+
+
+def test_the_docstring_draws_the_tree_as_it_is() -> None:
+    assert drawn_tree() == {error.__name__: parent.__name__ for error, parent in PARENTS.items()}
+
+
+def test_every_exception_is_public_here_and_in_the_package() -> None:
+    own = {name: error for name, error in CLASSES.items() if error.__module__ == errors.__name__}
+    assert set(own.values()) == set(PARENTS)
+    assert {*own, "UNANSWERED"} == set(errors.__all__) <= set(txgearman.__all__)
+    assert all(getattr(txgearman, name) is getattr(errors, name) for name in errors.__all__)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ProtocolError("not the header of a Gearman packet"), "not the header of a Gearman packet"),
+        (ServerError("UNKNOWN_OPTION", "no such option"), "UNKNOWN_OPTION: no such option"),
+        (ServerError("not_worker", ""), "not_worker"),
+        (
+            NoServersAvailable({"10.0.0.1:4730": OSError("refused"), "10.0.0.2:4730": OSError("no route")}),
+            "10.0.0.1:4730: refused; 10.0.0.2:4730: no route",
+        ),
+        (ClientStopped(), "the client was stopped"),
+        (ClientStopped("the client is being stopped"), "the client is being stopped"),
+        (TaskError(TASK), "resize H:vm:1: failed"),
+        (TaskFailed(TASK), "resize H:vm:1: failed"),
+        (TaskException(TASK, "naïve".encode()), "resize H:vm:1: exception: naïve"),
+        (TaskException(TASK, b"\xff\0"), "resize H:vm:1: exception: \\xff\0"),
+        (
+            TaskRejected(TASK, "QUEUE_ERROR", "Job queue is full"),
+            "resize H:vm:1: rejected: QUEUE_ERROR: Job queue is full",
+        ),
+        (lost(True), "resize H:vm:1: lost: the connection went after JOB_CREATED"),
+        (lost(False), "resize H:vm:1: lost: the connection went before JOB_CREATED"),
+        (lost(True, OSError("reset")), "resize H:vm:1: lost: the connection went after JOB_CREATED (reset)"),
+        (TaskTimedOut(TASK), "resize H:vm:1: timed out"),
+    ],
+    ids=repr,
+)
+def test_what_an_exception_prints(error: GearmanError, text: str) -> None:
+    assert str(error) == text
+
+
+def test_a_rejection_without_a_text_prints_no_loose_end() -> None:
+    """perl's ERROR has an empty text (GEARMAN.md C3)."""
+    assert str(TaskRejected(TASK, "not_worker", "")) == "resize H:vm:1: rejected: not_worker"
+
+
+def test_a_long_exception_is_printed_in_part_and_kept_whole() -> None:
+    error = TaskException(TASK, b"x" * 100_000)
+    assert len(str(error)) < 300
+    assert error.data == b"x" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("error", "attributes"),
+    [
+        (ServerError("UNKNOWN_OPTION", "no such"), {"code": "UNKNOWN_OPTION", "text": "no such"}),
+        (TaskError(TASK), {"task": TASK}),
+        (TaskFailed(TASK), {"task": TASK}),
+        (TaskException(TASK, b"boom"), {"task": TASK, "data": b"boom"}),
+        (TaskRejected(TASK, "QUEUE_ERROR", "full"), {"task": TASK, "code": "QUEUE_ERROR", "text": "full"}),
+        (TaskLost(TASK, acknowledged=True), {"task": TASK, "acknowledged": True}),
+        (TaskLost(TASK, acknowledged=False), {"task": TASK, "acknowledged": False}),
+        (TaskTimedOut(TASK), {"task": TASK}),
+    ],
+    ids=repr,
+)
+def test_the_attributes(error: GearmanError, attributes: dict[str, object]) -> None:
+    assert {name: value for name, value in vars(error).items() if not name.startswith("_")} == attributes
+
+
+def test_the_reasons_are_those_of_the_moment() -> None:
+    """What becomes of the servers afterwards does not change an error that somebody keeps."""
+    refused = OSError("refused")
+    servers: dict[str, BaseException] = {"10.0.0.1:4730": refused}
+    error = NoServersAvailable(servers)
+    servers.clear()
+    assert error.reasons == {"10.0.0.1:4730": refused}

@@ -1,0 +1,375 @@
+"""The examples, each run as a user runs it, against a real gearmand."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .daemons import Gearmand, free_port
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+DEADLINE = 60.0
+"""Seconds that a script may take."""
+
+REAL_FILES = [str(ROOT / name) for name in ("README.md", "CHANGES", "LICENSE")]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **variables}
+
+
+def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment(**variables),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=DEADLINE,
+        check=False,
+    )
+
+
+def output(result: subprocess.CompletedProcess[str]) -> str:
+    """What a script printed that went well and complained of nothing."""
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+class Running:
+    """Python with these arguments, running until the end of the `with`. Killed when it takes too long."""
+
+    def __init__(self, *arguments: str | Path, cwd: Path = ROOT, **variables: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=cwd,
+            env=environment(PYTHONUNBUFFERED="1", **variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+        self._deadline = threading.Timer(DEADLINE, self._process.kill)
+        self._deadline.daemon = True
+        self.said = ""
+
+    def await_line(self, pattern: str) -> re.Match[str]:
+        """Read on to the line in which the pattern is found."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.said += line
+            match = re.search(pattern, line)
+            if match:
+                return match
+        raise AssertionError(f"it ended without {pattern!r}:\n{self.said}")
+
+    def terminate(self) -> int:
+        """End it as a service manager does; return its exit code."""
+        self._process.terminate()
+        self.said += self._process.communicate(timeout=DEADLINE)[0]
+        return self._process.returncode
+
+    def __enter__(self) -> Self:
+        self._deadline.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._deadline.cancel()
+
+
+@contextmanager
+def example_worker(address: str) -> Iterator[Running]:
+    """examples/worker.py, at a server."""
+    with Running(EXAMPLES / "worker.py", "--server", address) as worker:
+        worker.await_line("at your service")
+        yield worker
+
+
+@pytest.fixture
+def served(gearmand: Gearmand) -> Iterator[str]:
+    """The address of a gearmand that has the examples' worker."""
+    with example_worker(gearmand.address):
+        yield gearmand.address
+
+
+TRIAL = "from twisted.scripts.trial import run; run()"
+TWISTD = "from twisted.scripts.twistd import run; run()"
+
+# The small ones.
+
+
+def test_worker_ends_quietly(gearmand: Gearmand) -> None:
+    """Told to stop by a signal, it has no traceback to show."""
+    with example_worker(gearmand.address) as worker:
+        assert worker.terminate() == 0
+        assert worker.said == f"reverse, wordcount: at your service on {gearmand.address}\n"
+
+
+def test_worker_waits_for_its_server_and_comes_back_to_it(gearmand: Gearmand) -> None:
+    """A server that is restarted gets its worker back."""
+    with example_worker(gearmand.address):
+        for _ in range(2):
+            gearmand.stop()
+            gearmand.start()
+            assert "b'desserts'" in output(run(EXAMPLES / "async_await.py", gearmand.address))
+
+
+def test_async_await(served: str) -> None:
+    assert output(run(EXAMPLES / "async_await.py", served)).splitlines() == [
+        "b'desserts'",
+        "b'the rose is red' {'the': 1, 'rose': 1, 'is': 1, 'red': 1}",
+        "b'the violet is blue' {'the': 1, 'violet': 1, 'is': 1, 'blue': 1}",
+        "b'the honey is sweet' {'the': 1, 'honey': 1, 'is': 1, 'sweet': 1}",
+        "refused: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
+    ]
+
+
+def test_inline_callbacks(served: str) -> None:
+    first, done, *statuses, counts = output(run(EXAMPLES / "inline_callbacks.py", served)).splitlines()
+    assert first.startswith(f"in the background: {served}//H:")
+    assert done == "done"
+    assert [status.split(",")[0] for status in statuses] == [f"{n} of 1000 lines" for n in range(100, 1001, 100)]
+    assert counts == "{'row': 3000, 'your': 1000, 'boat': 1000}"
+
+
+def test_p11_with_trial(served: str, tmp_path: Path) -> None:
+    """In a process of its own; trial fails the tests if the client leaves anything in the reactor."""
+    script = EXAMPLES / "test_with_trial.py"
+    result = run("-c", TRIAL, f"--temp-directory={tmp_path / 'trial'}", script, GEARMAN_SERVER=served)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Ran 3 tests" in result.stdout
+    assert "PASSED (successes=3)" in result.stdout
+
+
+# The service.
+
+
+@contextmanager
+def reverser(server: str, cwd: Path) -> Iterator[tuple[Running, socket.socket]]:
+    """examples/service.tac under twistd, and a connection to it."""
+    arguments = ("-c", TWISTD, "--pidfile=", "-noy", EXAMPLES / "service.tac")
+    with Running(*arguments, cwd=cwd, GEARMAN_SERVER=server, LISTEN="tcp:0:interface=127.0.0.1") as twistd:
+        port = int(twistd.await_line(r"ReverserFactory starting on (\d+)")[1])
+        twistd.await_line(f"{server}: ready")
+        with socket.create_connection(("127.0.0.1", port), DEADLINE) as connection:
+            yield twistd, connection
+
+
+def test_service(served: str, tmp_path: Path) -> None:
+    """Lines are answered in order, and twistd ends by the signal that it got, after a clean stop."""
+    with reverser(served, tmp_path) as (twistd, connection):
+        connection.sendall(b"abc\r\n\r\n\xff\0d\r\n")
+        with connection.makefile("rb") as answers:
+            assert [answers.readline() for _ in range(3)] == [b"cba\r\n", b"\r\n", b"d\0\xff\r\n"]
+        # twistd stops the services, and then does to itself what the signal would have done.
+        assert twistd.terminate() == -signal.SIGTERM
+        assert "Server Shut Down" in twistd.said
+        assert "Traceback" not in twistd.said
+        assert "Unhandled" not in twistd.said
+
+
+def test_service_tells_of_trouble_and_goes_on(gearmand: Gearmand, tmp_path: Path) -> None:
+    """The errback's answer, once while the server is gone; then the server is back."""
+    with reverser(gearmand.address, tmp_path) as (twistd, connection), connection.makefile("rb") as answers:
+        gearmand.stop()
+        connection.sendall(b"abc\r\n")
+        assert answers.readline().startswith(b"ERROR ")
+        gearmand.start()
+        twistd.await_line(f"{gearmand.address}: ready")
+        with example_worker(gearmand.address):
+            connection.sendall(b"abc\r\n")
+            assert answers.readline() == b"cba\r\n"
+
+
+# The word count.
+
+
+def wordcount(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return run(EXAMPLES / "wordcount.py", *arguments, **variables)
+
+
+def plain_count(*paths: str | Path) -> Counter[str]:
+    """The same without Gearman, from one end of the files to the other."""
+    text = "\n".join(Path(path).read_text("utf-8") for path in paths)
+    return Counter(re.findall(r"\w+(?:['\u2019]\w+)*", text.casefold()))
+
+
+def read_table(text: str) -> tuple[list[tuple[str, int]], tuple[int, int]]:
+    """The rows of a table, and its totals: words, and different ones."""
+    *rows, last = text.splitlines()
+    totals = re.fullmatch(r" *([\d,]+)  words in all, ([\d,]+) different ones", last)
+    assert totals, text
+    pairs = [row.split() for row in rows]
+    return [(word, number(count)) for count, word in pairs], (number(totals[1]), number(totals[2]))
+
+
+def number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def assert_counted(result: subprocess.CompletedProcess[str], expected: Counter[str], top: int = 20) -> None:
+    """The table is right, in its order too."""
+    assert result.returncode == 0, result.stderr
+    rows, totals = read_table(result.stdout)
+    assert rows == sorted(expected.items(), key=lambda item: (-item[1], item[0]))[:top]
+    assert totals == (sum(expected.values()), len(expected))
+
+
+def test_wordcount_of_real_files() -> None:
+    """With a gearmand of its own."""
+    assert_counted(wordcount(*REAL_FILES), plain_count(*REAL_FILES))
+
+
+def test_wordcount_shows_every_word_if_asked() -> None:
+    expected = plain_count(*REAL_FILES)
+    assert_counted(wordcount(*REAL_FILES, "--top", "1000000"), expected, len(expected))
+
+
+def test_wordcount_in_many_pieces(tmp_path: Path) -> None:
+    """Far more jobs than are out at a time; what is told on stderr goes from less to all of it."""
+    book = tmp_path / "book"
+    book.write_text("\n".join(f"{n} words and word {n % 7}" for n in range(100_000)) + "\n")
+    size = book.stat().st_size
+    result = wordcount(book)
+    assert_counted(result, plain_count(book))
+    told = [number(part) for part in re.findall(rf"counted ([\d,]+) of {size:,} bytes", result.stderr)]
+    assert told == sorted(told)
+    assert told[-1] == size
+    assert len(told) > 1.5 * size / 65536, "more than one for each job"
+
+
+def test_wordcount_knows_more_than_english(tmp_path: Path) -> None:
+    """Case, composed and decomposed letters, both apostrophes, other scripts; no end of line at the end."""
+    text = tmp_path / "text"
+    text.write_text(
+        "Straße STRASSE; don't DON'T don\u2019t\nna\u00efve nai\u0308ve - Ελλάδα ΕΛΛΆΔΑ\n日本語 日本語", "utf-8"
+    )
+    counts = {"strasse": 2, "don't": 2, "don\u2019t": 1, "na\u00efve": 2, "ελλάδα": 2, "日本語": 2}
+    assert_counted(wordcount(text), Counter(counts))
+
+
+def test_wordcount_of_nothing(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    assert_counted(wordcount(empty), Counter())
+
+
+def test_wordcount_with_the_server_and_its_workers(served: str) -> None:
+    assert_counted(wordcount(*REAL_FILES, "--server", served, "--no-worker"), plain_count(*REAL_FILES))
+
+
+def test_wordcount_brings_a_worker(gearmand: Gearmand) -> None:
+    """A server without any worker is no reason to wait for ever."""
+    assert_counted(wordcount(*REAL_FILES, "--server", gearmand.address), plain_count(*REAL_FILES))
+
+
+def not_text(folder: Path) -> Path:
+    path = folder / "binary"
+    path.write_bytes(b"abc\xff")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make_arguments", "complaint"),
+    [
+        (lambda folder: [folder / "missing"], r"No such file or directory: '.*missing'"),
+        (lambda folder: [folder], r"Is a directory: '.*'"),
+        (
+            lambda folder: [REAL_FILES[0], not_text(folder)],
+            r"binary: 'utf-8' codec can't decode byte 0xff in position 3",
+        ),
+        (lambda folder: [REAL_FILES[0], "--server", f"127.0.0.1:{free_port()}"], r"127\.0\.0\.1:\d+: .*refused"),
+        (lambda folder: [REAL_FILES[0], "--server", "here:there"], r"--server: .* 'here:there'"),
+        (lambda folder: [REAL_FILES[0], "--no-worker"], r"--no-worker needs a --server"),
+        (lambda folder: [REAL_FILES[0], "--top", "-1"], r"--top must not be negative"),
+        (lambda folder: [], r"FILE"),
+    ],
+    ids=["missing", "directory", "not text", "no server", "no address", "nobody to do it", "no number", "no file"],
+)
+def test_wordcount_says_what_is_wrong(
+    make_arguments: Callable[[Path], list[str | Path]], complaint: str, tmp_path: Path
+) -> None:
+    """In a line at the end, with an exit code, without a table and without a traceback."""
+    assert_refused(wordcount(*make_arguments(tmp_path)), complaint)
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], complaint: str) -> None:
+    assert result.returncode in (1, 2)
+    assert result.stdout == ""
+    assert re.search(complaint, result.stderr.splitlines()[-1])
+    assert "Traceback" not in result.stderr
+    assert "Unhandled" not in result.stderr
+
+
+WITHOUT_GEARMAND = """
+import runpy, shutil, sys
+shutil.which = lambda *arguments, **options: None
+sys.path.insert(0, "examples")
+sys.argv = ["wordcount.py", "LICENSE"]
+runpy.run_path("examples/wordcount.py", run_name="__main__")
+"""
+
+
+def test_wordcount_without_gearmand_says_how_to_get_it() -> None:
+    assert_refused(run("-c", WITHOUT_GEARMAND), "no gearmand here: apt-get install gearman-job-server")
+
+
+def program(folder: Path, script: str) -> str:
+    """Put a gearmand of ours before the others; return the PATH."""
+    path = folder / "gearmand"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}:/usr/sbin"
+
+
+def test_wordcount_with_a_gearmand_that_does_not_start(tmp_path: Path) -> None:
+    """What it says is seen; then the run ends."""
+    result = wordcount("LICENSE", PATH=program(tmp_path, "echo the disk is full >&2; exit 1"))
+    assert_refused(result, "gearmand did not start")
+    assert "the disk is full" in result.stderr
+
+
+@pytest.mark.parametrize("files", [["LICENSE"], ["LICENSE", "."]], ids=["good", "bad"])
+def test_wordcount_stops_its_gearmand(files: list[str], tmp_path: Path) -> None:
+    """However the run ends, the process that it started is gone."""
+    folder = tmp_path.as_posix()
+    real = Gearmand().command()[0]
+    result = wordcount(*files, PATH=program(tmp_path, f'echo $$ > {folder}/pid; exec {real} "$@"'))
+    assert result.returncode == len(files) - 1
+    pid = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_wordcount_stops_its_gearmand_when_it_is_stopped(tmp_path: Path) -> None:
+    """A signal in the middle of the work leaves no gearmand behind either."""
+    book = tmp_path / "book"
+    book.write_text("a word\n" * 3_000_000)
+    real = Gearmand().command()[0]
+    path = program(tmp_path, f'echo pid $$ >&2; exec {real} "$@"')
+    with Running(EXAMPLES / "wordcount.py", book, PATH=path) as running:
+        pid = int(running.await_line(r"pid (\d+)")[1])
+        running.await_line("counted")
+        assert running.terminate() == 1
+        assert "words in all" not in running.said
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -1,0 +1,452 @@
+"""The codec: every packet type, any bytes, any fragmentation, and what is not Gearman."""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from txgearman import packets
+from txgearman.errors import ProtocolError
+from txgearman.packets import (
+    ECHO_REQ,
+    ECHO_RES,
+    ERROR,
+    GRAB_JOB,
+    HEADER_SIZE,
+    JOB_ASSIGN_ALL,
+    JOB_ASSIGN_UNIQ,
+    JOB_CREATED,
+    MAX_PACKET_SIZE,
+    NOOP,
+    PACKET_TYPES,
+    REQ,
+    RES,
+    STATUS_RES,
+    STATUS_RES_UNIQUE,
+    SUBMIT_JOB,
+    SUBMIT_REDUCE_JOB,
+    WORK_COMPLETE,
+    WORK_DATA,
+    WORK_EXCEPTION,
+    WORK_FAIL,
+    Decoder,
+    Packet,
+    PacketType,
+)
+
+PROTOCOL = [
+    # Number, name, and how many arguments; the reduce jobs as in GEARMAN.md section 9.
+    (1, "CAN_DO", 1),
+    (2, "CANT_DO", 1),
+    (3, "RESET_ABILITIES", 0),
+    (4, "PRE_SLEEP", 0),
+    (5, "UNUSED", 0),
+    (6, "NOOP", 0),
+    (7, "SUBMIT_JOB", 3),
+    (8, "JOB_CREATED", 1),
+    (9, "GRAB_JOB", 0),
+    (10, "NO_JOB", 0),
+    (11, "JOB_ASSIGN", 3),
+    (12, "WORK_STATUS", 3),
+    (13, "WORK_COMPLETE", 2),
+    (14, "WORK_FAIL", 1),
+    (15, "GET_STATUS", 1),
+    (16, "ECHO_REQ", 1),
+    (17, "ECHO_RES", 1),
+    (18, "SUBMIT_JOB_BG", 3),
+    (19, "ERROR", 2),
+    (20, "STATUS_RES", 5),
+    (21, "SUBMIT_JOB_HIGH", 3),
+    (22, "SET_CLIENT_ID", 1),
+    (23, "CAN_DO_TIMEOUT", 2),
+    (24, "ALL_YOURS", 0),
+    (25, "WORK_EXCEPTION", 2),
+    (26, "OPTION_REQ", 1),
+    (27, "OPTION_RES", 1),
+    (28, "WORK_DATA", 2),
+    (29, "WORK_WARNING", 2),
+    (30, "GRAB_JOB_UNIQ", 0),
+    (31, "JOB_ASSIGN_UNIQ", 4),
+    (32, "SUBMIT_JOB_HIGH_BG", 3),
+    (33, "SUBMIT_JOB_LOW", 3),
+    (34, "SUBMIT_JOB_LOW_BG", 3),
+    (35, "SUBMIT_JOB_SCHED", 8),
+    (36, "SUBMIT_JOB_EPOCH", 4),
+    (37, "SUBMIT_REDUCE_JOB", 5),
+    (38, "SUBMIT_REDUCE_JOB_BACKGROUND", 5),
+    (39, "GRAB_JOB_ALL", 0),
+    (40, "JOB_ASSIGN_ALL", 5),
+    (41, "GET_STATUS_UNIQUE", 1),
+    (42, "STATUS_RES_UNIQUE", 6),
+]
+
+ALL_TYPES = list(PACKET_TYPES.values())
+WITH_ARGUMENTS = [row for row in ALL_TYPES if row.arguments]
+WITHOUT_ARGUMENTS = [row for row in ALL_TYPES if not row.arguments]
+NEEDING_NULS = [row for row in ALL_TYPES if len(row.arguments) > 1]
+
+EVERY_BYTE = bytes(range(256))
+
+KIB = 1024
+MIB = 1024 * KIB
+
+SIZES = [0, 1, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, MIB]
+"""Of a body: those around 64 KiB, where the way of splitting changes, among them."""
+
+
+def raw(magic: bytes, number: int, body: bytes = b"", size: int | None = None) -> bytes:
+    """A packet made by hand; its header may lie about the size."""
+    return magic + struct.pack(">II", number, len(body) if size is None else size) + body
+
+
+def fed(data: bytes, decoder: Decoder | None = None, step: int | None = None) -> tuple[list[Packet], Decoder]:
+    """What comes of the stream, fed whole or in steps, and the decoder in the state that it is left in."""
+    decoder = decoder or Decoder(REQ, RES)
+    found: list[Packet] = []
+    for start in range(0, len(data), step or max(len(data), 1)):
+        found += decoder.feed(data[start : start + step] if step else data)
+    return found, decoder
+
+
+def whole_stream(data: bytes) -> list[Packet]:
+    """The packets of a stream without a fault."""
+    found, decoder = fed(data)
+    assert decoder.error is None
+    return found
+
+
+def fault(data: bytes, **limits: int) -> str:
+    """Why the stream, which has no good packet, can't be read."""
+    found, decoder = fed(data, Decoder(REQ, RES, **limits))
+    assert found == []
+    assert isinstance(decoder.error, ProtocolError)
+    return str(decoder.error)
+
+
+def filled(packet_type: PacketType, size: int) -> list[bytes]:
+    """Arguments that make a body of `size` bytes, or of its least size: as long as each can be, of every byte."""
+    count = len(packet_type.arguments)
+    share, rest = divmod(max(size - (count - 1), 0), count)
+    ordinary = bytes(range(1, 256))
+    heads = [(ordinary * (share // 255 + 1))[:share] for _ in range(count - 1)]
+    return [*heads, (EVERY_BYTE * ((share + rest) // 256 + 1))[: share + rest]]
+
+
+@st.composite
+def packets_to_send(draw: st.DrawFn) -> tuple[bytes, Packet]:
+    """Any packet with any arguments, under either magic."""
+    packet_type = draw(st.sampled_from(ALL_TYPES))
+    arguments = [draw(st.binary().map(lambda data: data.replace(b"\0", b"\xff"))) for _ in packet_type.arguments[:-1]]
+    if packet_type.arguments:
+        arguments.append(draw(st.binary()))
+    encode = draw(st.sampled_from([packet_type.request, packet_type.response]))
+    return encode(*arguments), (packet_type, arguments)
+
+
+STREAMS = st.lists(packets_to_send(), max_size=8)
+
+
+# The table.
+
+
+def test_the_table_is_that_of_the_protocol() -> None:
+    assert [(row.number, row.name, len(row.arguments)) for row in ALL_TYPES] == PROTOCOL
+    assert list(PACKET_TYPES) == list(range(1, 43))
+
+
+def test_each_type_is_found_by_its_name_in_the_module() -> None:
+    for row in ALL_TYPES:
+        assert getattr(packets, row.name) is row
+        assert repr(row) == row.name
+        assert len(set(row.arguments)) == len(row.arguments)
+
+
+# Encoding.
+
+LITERAL = [
+    # From GEARMAN.md: section 9 twice, section 7, 1, 5 (both), 3, and 4.
+    (SUBMIT_REDUCE_JOB.request(b"f", b"u", b"red", b" 0", b"data"), b"\0REQ\0\0\0%\0\0\0\x0ff\0u\0red\0 0\0data"),
+    (JOB_ASSIGN_ALL.response(b"H:vm:1", b"f", b"u", b"red", b"data"), b"\0RES\0\0\0(\0\0\0\x13H:vm:1\0f\0u\0red\0data"),
+    (WORK_FAIL.response(b"H:vm:3"), b"\x00RES\x00\x00\x00\x0e\x00\x00\x00\x06H:vm:3"),
+    (JOB_ASSIGN_UNIQ.response(b"H:vm:3", b"f", b"u3", b"plain"), b"\0RES\0\0\0\x1f\0\0\0\x11H:vm:3\0f\0u3\0plain"),
+    (STATUS_RES.response(b"H:x:99", b"0", b"0", b"0", b"0"), b"\0RES\0\0\0\x14\0\0\0\x0eH:x:99\x000\x000\x000\x000"),
+    (
+        STATUS_RES_UNIQUE.response(b"uu", b"1", b"0", b"0", b"0", b"2"),
+        b"\0RES\0\0\0*\0\0\0\x0cuu\x001\x000\x000\x000\x002",
+    ),
+    (ERROR.response(b"QUEUE_ERROR", b""), b"\0RES\0\0\0\x13\0\0\0\x0cQUEUE_ERROR\0"),
+    (WORK_EXCEPTION.response(b"H:vm:5", b"bo\0om"), b"\0RES\0\0\0\x19\0\0\0\x0cH:vm:5\0bo\0om"),
+    (SUBMIT_JOB.request(b"reverse", b"", b"abc"), b"\0REQ\0\0\0\x07\0\0\0\x0creverse\0\0abc"),
+    (GRAB_JOB.request(), b"\0REQ\0\0\0\x09\0\0\0\0"),
+]
+
+
+@pytest.mark.parametrize(("encoded", "wire"), LITERAL, ids=[repr(wire) for _, wire in LITERAL])
+def test_the_bytes_on_the_wire(encoded: bytes, wire: bytes) -> None:
+    assert encoded == wire
+
+
+MISCOUNTED = [(row, len(row.arguments) + 1) for row in ALL_TYPES] + [
+    (row, len(row.arguments) - 1) for row in WITH_ARGUMENTS
+]
+
+
+def test_p8_a_wrong_number_of_arguments_is_not_encoded() -> None:
+    for row, count in MISCOUNTED:
+        for encode in (row.request, row.response):
+            with pytest.raises(ValueError, match=f"{row} takes {len(row.arguments)} arguments, not {count}"):
+                encode(*[b"x"] * count)
+
+
+def test_p8_a_nul_before_the_last_argument_is_not_encoded() -> None:
+    """It would shift every argument after it (M6)."""
+    for row in NEEDING_NULS:
+        for place, name in enumerate(row.arguments[:-1]):
+            arguments = [b"x"] * len(row.arguments)
+            arguments[place] = b"a\0b"
+            with pytest.raises(ValueError, match=f"{name} of {row} must not have a NUL: .*a.x00b"):
+                row.request(*arguments)
+
+
+def test_p8_a_packet_longer_than_its_header_can_tell_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert packets._WIRE_LIMIT == 2**32 - 1
+    monkeypatch.setattr(packets, "_WIRE_LIMIT", 10)
+    assert WORK_DATA.request(b"H:1", b"123456")[HEADER_SIZE:] == b"H:1\x00123456"
+    with pytest.raises(ValueError, match="WORK_DATA is 11 bytes; a header can tell 10 at most"):
+        WORK_DATA.request(b"H:1", b"1234567")
+
+
+# Decoding: round trips.
+
+
+@given(STREAMS)
+def test_p15_packets_come_out_as_they_went_in(stream: list[tuple[bytes, Packet]]) -> None:
+    assert whole_stream(b"".join(wire for wire, _ in stream)) == [packet for _, packet in stream]
+
+
+@given(STREAMS)
+def test_p15_packets_come_out_byte_by_byte(stream: list[tuple[bytes, Packet]]) -> None:
+    """Each comes with its last byte, and not later."""
+    decoder = Decoder(REQ, RES)
+    for wire, packet in stream:
+        assert fed(wire[:-1], decoder, step=1)[0] == []
+        assert decoder.feed(wire[-1:]) == [packet]
+    assert decoder.error is None
+
+
+@given(STREAMS, st.data())
+def test_p15_packets_come_out_of_any_fragmentation(stream: list[tuple[bytes, Packet]], data: st.DataObject) -> None:
+    """Empty pieces too."""
+    wire = b"".join(wire for wire, _ in stream)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=20)))
+    decoder = Decoder(REQ, RES)
+    found: list[Packet] = []
+    for start, stop in zip([0, *cuts], [*cuts, len(wire)], strict=True):
+        found += decoder.feed(wire[start:stop])
+    assert found == [packet for _, packet in stream]
+    assert decoder.error is None
+
+
+@given(STREAMS, packets_to_send(), st.data())
+def test_p15_trailing_bytes_wait_for_the_rest(
+    stream: list[tuple[bytes, Packet]], last: tuple[bytes, Packet], data: st.DataObject
+) -> None:
+    wire, packet = last
+    cut = data.draw(st.integers(0, len(wire) - 1))
+    decoder = Decoder(REQ, RES)
+    assert decoder.feed(b"".join(wire for wire, _ in stream) + wire[:cut]) == [packet for _, packet in stream]
+    assert decoder.feed(wire[cut:]) == [packet]
+    assert decoder.error is None
+
+
+def test_p15_the_last_argument_takes_every_byte() -> None:
+    """NULs at its ends and in its middle are its own."""
+    last = b"\0" + EVERY_BYTE + b"\0" + EVERY_BYTE[::-1] + b"\0"
+    for row in WITH_ARGUMENTS:
+        arguments = [EVERY_BYTE[1:]] * (len(row.arguments) - 1) + [last]
+        assert whole_stream(row.request(*arguments)) == [(row, arguments)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_p15_bodies_of_any_size_come_out_as_they_went_in(size: int) -> None:
+    """Each between two small packets, so that neither of its ends is the end of the data."""
+    small = NOOP.response()
+    for row in WITH_ARGUMENTS:
+        arguments = filled(row, size)
+        wire = row.response(*arguments)
+        assert len(wire) == HEADER_SIZE + max(size, len(row.arguments) - 1)
+        stream, expected = small + wire + small, [(NOOP, []), (row, arguments), (NOOP, [])]
+        assert whole_stream(stream) == expected
+        assert fed(stream, step=4093)[0] == expected
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_p15_a_body_of_nuls_is_split_at_the_first_ones_only(size: int) -> None:
+    """The rest is payload, in both ways of splitting."""
+    wire = raw(RES, STATUS_RES.number, bytes(size + 4))
+    assert whole_stream(wire) == [(STATUS_RES, [b"", b"", b"", b"", bytes(size)])]
+
+
+def references(pieces: list[bytes]) -> list[int]:
+    """How many references each piece has: one more than before if it is kept as it is, and not copied."""
+    return [sys.getrefcount(piece) for piece in pieces]
+
+
+def test_p15_a_large_packet_is_kept_in_the_pieces_it_came_in() -> None:
+    """They are joined once, when all have come. Joining them as they come would be quadratic."""
+    data = bytes(32 * MIB)
+    wire = WORK_COMPLETE.response(b"H:vm:1", data)
+    *pieces, last = [wire[start : start + 64 * KIB] for start in range(0, len(wire), 64 * KIB)]
+    decoder = Decoder(RES)
+    before = references(pieces)
+    found = [decoder.feed(piece) for piece in pieces]
+    assert found == [[]] * len(pieces)
+    assert references(pieces) == [count + 1 for count in before]
+    assert decoder.feed(last) == [(WORK_COMPLETE, [b"H:vm:1", data])]
+    assert references(pieces) == before
+
+
+# Decoding: which magic.
+
+
+@pytest.mark.parametrize(("taken", "refused"), [(REQ, RES), (RES, REQ)])
+def test_only_the_given_magic_is_taken(taken: bytes, refused: bytes) -> None:
+    for row in ALL_TYPES:
+        arguments = [b"x"] * len(row.arguments)
+        body = b"\0".join(arguments)
+        assert fed(raw(taken, row.number, body), Decoder(taken))[0] == [(row, arguments)]
+        found, decoder = fed(raw(refused, row.number, body), Decoder(taken))
+        assert found == []
+        assert isinstance(decoder.error, ProtocolError)
+
+
+def test_p5_a_client_reads_the_work_fail_that_geard_sends_with_the_wrong_magic() -> None:
+    """M2, byte for byte."""
+    wire = b"\x00REQ\x00\x00\x00\x0e\x00\x00\x00\rH:127.0.0.1:3"
+    assert whole_stream(wire) == [(WORK_FAIL, [b"H:127.0.0.1:3"])]
+
+
+# Decoding: faults.
+
+NOT_HEADERS = {
+    "magic": b"\0REX\0\0\0\x06\0\0\0\0",
+    "magic in lower case": b"\0res\0\0\0\x06\0\0\0\0",
+    "no NUL": b"RES\0\0\0\x06\0\0\0\0\0",
+    "text": b"ERR UNKNOWN_COMMAND\r\n",
+    "HTTP": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "zeros": bytes(12),
+    "type 0": raw(RES, 0),
+    "type 43": raw(RES, 43),
+    "type 2**31": raw(RES, 0x80000000),
+    "type 2**31 and a good one": raw(RES, 0x80000006),
+    "type 2**32 - 1": raw(RES, 0xFFFFFFFF),
+}
+
+
+@pytest.mark.parametrize("data", NOT_HEADERS.values(), ids=NOT_HEADERS.keys())
+def test_p14_what_is_not_a_header_is_told_with_its_bytes(data: bytes) -> None:
+    assert fault(data) == f"not the header of a Gearman packet: {data[:12]!r}"
+
+
+LYING_SIZES = [MAX_PACKET_SIZE + 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
+
+
+@pytest.mark.parametrize("size", LYING_SIZES)
+def test_p14_a_size_over_the_limit_is_told_from_the_header_alone(size: int) -> None:
+    header = raw(RES, WORK_COMPLETE.number, size=size)
+    told = f"WORK_COMPLETE of {size} bytes; max_packet_size is {MAX_PACKET_SIZE}"
+    assert fault(header) == told
+    assert str(fed(header, step=1)[1].error) == told
+
+
+def test_p14_the_limit_is_the_largest_body_that_is_taken() -> None:
+    assert fed(ECHO_RES.response(b"12345"), Decoder(RES, max_packet_size=5))[0] == [(ECHO_RES, [b"12345"])]
+    assert "ECHO_RES of 6 bytes; max_packet_size is 5" in fault(ECHO_RES.response(b"123456"), max_packet_size=5)
+    found, decoder = fed(raw(RES, ECHO_RES.number, size=MAX_PACKET_SIZE))
+    assert found == []
+    assert decoder.error is None
+
+
+@pytest.mark.parametrize("size", [10, 64 * KIB])
+def test_p14_too_few_arguments_are_told(size: int) -> None:
+    for row in NEEDING_NULS:
+        count = len(row.arguments)
+        for came in range(1, count):
+            body = b"\0" * (came - 1) + b"x" * size
+            told = f"{row} takes {count} arguments, but came with {came}: {body[:80]!r}"
+            assert fault(raw(RES, row.number, body)) == told
+
+
+@pytest.mark.parametrize("body", [b"x", b"\0", b"y" * 64 * KIB], ids=["x", "NUL", "64 KiB"])
+def test_p14_arguments_for_a_packet_without_are_told(body: bytes) -> None:
+    for row in WITHOUT_ARGUMENTS:
+        told = fault(raw(RES, row.number, body))
+        assert told.startswith(f"{row} takes 0 arguments, but came with ")
+        assert told.endswith(f": {body[:80]!r}")
+
+
+def test_p14_no_body_is_one_empty_argument() -> None:
+    """As for an ECHO_REQ of nothing: it is no fault, and not no argument."""
+    assert whole_stream(raw(REQ, ECHO_REQ.number)) == [(ECHO_REQ, [b""])]
+
+
+FAULTS = {
+    "magic": b"\0RE_\0\0\0\x06\0\0\0\0",
+    "type": raw(RES, 43),
+    "size": raw(RES, WORK_COMPLETE.number, size=0xFFFFFFFF),
+    "too few arguments": raw(RES, WORK_COMPLETE.number, b"H:vm:1"),
+    "too few arguments of a large packet": raw(RES, WORK_COMPLETE.number, b"x" * 64 * KIB),
+    "arguments for none": raw(RES, NOOP.number, b"x"),
+}
+
+
+@pytest.mark.parametrize("step", [None, 1, 7])
+@pytest.mark.parametrize("bad", FAULTS.values(), ids=FAULTS.keys())
+def test_p14_what_came_before_a_fault_is_returned_and_nothing_after_it(bad: bytes, step: int | None) -> None:
+    good = JOB_CREATED.response(b"H:vm:1") + NOOP.response()
+    found, decoder = fed(good + bad + good, step=step)
+    error = decoder.error
+    assert found == [(JOB_CREATED, [b"H:vm:1"]), (NOOP, [])]
+    assert isinstance(error, ProtocolError)
+    assert decoder.feed(good) == []
+    assert decoder.feed(bad) == []
+    assert decoder.error is error
+
+
+HEADERS = st.builds(
+    raw,
+    st.sampled_from([REQ, RES]),
+    st.integers(0, 44),
+    st.binary(max_size=20),
+    st.none() | st.integers(0, 30) | st.integers(0, 2**32 - 1),
+)
+
+
+@given(st.lists(st.binary(max_size=40) | HEADERS | packets_to_send().map(lambda pair: pair[0])))
+def test_p14_no_bytes_make_the_decoder_raise(pieces: list[bytes]) -> None:
+    """And what it returns always has as many arguments as its type, so that nobody after it has to look."""
+    decoder = Decoder(REQ, RES)
+    for piece in pieces:
+        for packet_type, arguments in decoder.feed(piece):
+            assert len(arguments) == len(packet_type.arguments)
+    assert decoder.error is None or type(decoder.error) is ProtocolError
+
+
+@given(st.lists(HEADERS), st.data())
+def test_p14_a_fault_is_the_same_in_any_fragmentation(pieces: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(pieces)
+    found, decoder = fed(stream)
+    again, other = fed(stream, step=data.draw(st.integers(1, 50)))
+    assert again == found
+    assert type(other.error) is type(decoder.error)
+    assert str(other.error) == str(decoder.error)
+
+
+@pytest.mark.parametrize("bad", FAULTS.values(), ids=FAULTS.keys())
+def test_p14_a_fault_is_told_with_no_bytes_but_its_own(bad: bytes) -> None:
+    """What comes behind the bad packet would mislead whoever reads the message."""
+    assert fault(bad + b"behind it") == fault(bad)

@@ -1,0 +1,705 @@
+"""Tasks, handles and states by themselves: what is refused, what a caller is told, in which order, and what is kept."""
+
+from __future__ import annotations
+
+import array
+import datetime
+import decimal
+import gc
+import math
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import LogEvent, capturedLogs, formatEvent
+
+from txgearman.errors import ClientStopped, TaskException, TaskFailed
+from txgearman.packets import JOB_CREATED
+from txgearman.tasks import MAX_FUNCTION, MAX_HANDLE, MAX_UNIQUE, JobHandle, JobStatus, Priority, Task, name_bytes
+
+from .conftest import Failures
+from .wire import outcome
+
+SERVER = "10.0.0.1:4730"
+HANDLE = b"H:host:12"
+JOB = JobHandle(SERVER, HANDLE)
+
+ALL_CALLBACKS = (
+    "on_created",
+    "on_data",
+    "on_warning",
+    "on_status",
+    "on_complete",
+    "on_exception",
+    "on_fail",
+)
+FOREGROUND_CALLBACKS = ("on_data", "on_warning", "on_status", "on_complete", "on_exception")
+
+
+class Story:
+    """A task, and all that is told about it, in order: to its callbacks, its holder, its Deferred and its owner.
+
+    It is the task's holder and its owner at once.
+
+    :ivar react: what the callback of a name does, once it has been recorded.
+    """
+
+    def __init__(self, react: Mapping[str, Callable[[Story], None]] | None = None, *, background: bool = False) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.react = react or {}
+        names = [name for name in ALL_CALLBACKS if not (background and name in FOREGROUND_CALLBACKS)]
+        callbacks: dict[str, Any] = {name: self._recorder(name) for name in names}
+        self.task = Task("resize", b"picture", background=background, **callbacks)
+        self.deferred: Deferred[Any] = self.task.begin(owner=self)
+        self.task.holder = self
+        self.deferred.addCallbacks(
+            lambda result: self.events.append(("fired", result)),
+            lambda failure: self.events.append(("fired", failure.value)),
+        )
+
+    def _recorder(self, name: str) -> Callable[..., None]:
+        def record(task: Task, *told: object) -> None:
+            assert task is self.task
+            self.events.append((name, *told))
+            if name in self.react:
+                self.react[name](self)
+
+        return record
+
+    def let_go(self, task: Task) -> None:
+        assert task is self.task
+        self.events.append(("let_go",))
+
+    def task_ended(self, task: Task) -> None:
+        assert task is self.task
+        self.events.append(("ended",))
+
+    @property
+    def names(self) -> list[str]:
+        return [event[0] for event in self.events]
+
+    @property
+    def fired(self) -> list[Any]:
+        """What the Deferred fired with; more than one would be a fault."""
+        return [event[1] for event in self.events if event[0] == "fired"]
+
+    def create(self) -> None:
+        self.task.tell_created(SERVER, HANDLE)
+
+    def run(self, end: Callable[[Story], None]) -> None:
+        """The life of a job. For a task that has ended, those who carry it out drop what comes."""
+        task = self.task
+        for event in (
+            self.create,
+            lambda: task.tell_data(b"d1"),
+            lambda: task.tell_status(1, 2),
+            lambda: task.tell_warning(b"w1"),
+            lambda: task.tell_data(b"d2"),
+            lambda: end(self),
+        ):
+            if not self.fired:
+                event()
+
+
+def complete(story: Story) -> None:
+    story.task.end_complete(b"thumbnail")
+
+
+def raise_exception(story: Story) -> None:
+    story.task.end_exception(b"boom")
+
+
+def fail(story: Story) -> None:
+    story.task.end_failed(TaskFailed(story.task))
+
+
+def cancel(story: Story) -> None:
+    story.deferred.cancel()
+
+
+def stop(story: Story) -> None:
+    """As a client that is stopped: its connections let go of all they have, and its tasks fail."""
+    story.task.end_failed(ClientStopped())
+
+
+ENDS: list[Callable[[Story], None]] = [complete, raise_exception, fail, cancel, stop]
+
+REACHES = {
+    "on_created": complete,
+    "on_data": complete,
+    "on_warning": complete,
+    "on_status": complete,
+    "on_complete": complete,
+    "on_exception": raise_exception,
+    "on_fail": fail,
+}
+"""By each callback, an end of a task that has it called."""
+
+
+# Promise 2: order.
+
+PROGRESS = [("on_created",), ("on_data", b"d1"), ("on_status", 1, 2), ("on_warning", b"w1"), ("on_data", b"d2")]
+
+
+def test_p2_events_of_a_task_that_completes_come_in_order() -> None:
+    story = Story()
+    story.run(complete)
+    assert story.events == [*PROGRESS, ("on_complete", b"thumbnail"), ("fired", b"thumbnail"), ("ended",)]
+
+
+@pytest.mark.parametrize("end", [fail, stop])
+def test_p2_events_of_a_task_that_fails_come_in_order(end: Callable[[Story], None]) -> None:
+    story = Story()
+    story.run(end)
+    (reason,) = story.fired
+    assert story.events == [*PROGRESS, ("on_fail", reason), ("fired", reason), ("ended",)]
+    assert isinstance(reason, (TaskFailed, ClientStopped))
+
+
+def test_p2_events_of_a_task_with_an_exception_come_in_order() -> None:
+    story = Story()
+    story.run(raise_exception)
+    (reason,) = story.fired
+    assert story.events == [
+        *PROGRESS,
+        ("on_exception", b"boom"),
+        ("on_fail", reason),
+        ("fired", reason),
+        ("ended",),
+    ]
+    assert type(reason) is TaskException
+    assert (reason.task, reason.data) == (story.task, b"boom")
+
+
+def test_p2_events_of_a_background_task_come_in_order() -> None:
+    story = Story(background=True)
+    story.create()
+    assert story.events == [("on_created",), ("fired", JOB), ("ended",)]
+    assert story.task.handle == JOB
+
+
+def test_p2_a_background_task_that_fails_has_no_handle() -> None:
+    story = Story(background=True)
+    fail(story)
+    assert story.names == ["on_fail", "fired", "ended"]
+    assert story.task.handle is None
+
+
+def test_p9_a_cancelled_task_is_let_go_before_anybody_is_told() -> None:
+    """So that nothing of it is left in a table when the caller's code runs."""
+    story = Story()
+    cancel(story)
+    (reason,) = story.fired
+    assert story.events == [("let_go",), ("on_fail", reason), ("fired", reason), ("ended",)]
+    assert isinstance(reason, CancelledError)
+
+
+def test_p9_a_task_that_nobody_holds_can_be_cancelled() -> None:
+    story = Story()
+    story.task.holder = None
+    cancel(story)
+    assert story.names == ["on_fail", "fired", "ended"]
+
+
+def test_p2_the_handle_is_there_when_on_created_is_called() -> None:
+    handles: list[JobHandle | None] = []
+    story = Story({"on_created": lambda story: handles.append(story.task.handle)})
+    assert story.task.handle is None
+    story.create()
+    assert handles == [JOB]
+
+
+def test_a_task_without_callbacks_is_told_all_the_same() -> None:
+    task = Task("resize")
+    told = outcome(task.begin())
+    task.tell_created(SERVER, HANDLE)
+    task.tell_data(b"d")
+    task.tell_warning(b"w")
+    task.tell_status(1, 2)
+    assert told == []
+    task.end_exception(b"boom")
+    assert [type(error) for error in told] == [TaskException]
+
+
+# Promise 1: one outcome.
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_p1_only_the_first_end_counts(first: Callable[[Story], None]) -> None:
+    """Nobody is told of another one."""
+    story = Story()
+    story.run(first)
+    before = [*story.events]
+    for end in ENDS:
+        end(story)
+        assert story.events == before
+    assert len(story.fired) == 1
+    assert story.task.holder is None
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_p1_a_background_task_has_its_outcome_with_its_handle(end: Callable[[Story], None]) -> None:
+    story = Story(background=True)
+    story.create()
+    before = [*story.events]
+    end(story)
+    assert story.events == before
+
+
+@given(st.lists(st.sampled_from(ENDS), min_size=1))
+def test_p1_any_ends_make_one_outcome(ends: list[Callable[[Story], None]]) -> None:
+    story = Story()
+    for end in ends:
+        end(story)
+    assert story.names.count("fired") == story.names.count("ended") == 1
+    assert story.names.count("on_complete") + story.names.count("on_fail") == 1
+
+
+# Promise 13: the caller's callback can do no harm.
+
+
+class Mishap(Exception):
+    """A mistake in the caller's code."""
+
+
+def misbehave(story: Story) -> None:
+    raise Mishap("in a callback")
+
+
+@contextmanager
+def logged(failures: Failures) -> Iterator[list[LogEvent]]:
+    """The mishaps that are logged meanwhile; they are expected."""
+    with capturedLogs() as events:
+        mishaps: list[LogEvent] = []
+        yield mishaps
+    mishaps += [event for event in events if "log_failure" in event]
+    assert len(failures.flush(Mishap)) == len(mishaps)
+
+
+@pytest.mark.parametrize("name", ALL_CALLBACKS)
+def test_p13_a_callback_that_raises_is_logged_with_its_task(name: str, logged_failures: Failures) -> None:
+    """And all goes on as if it had not raised."""
+    good, bad = Story(), Story({name: misbehave})
+    good.run(REACHES[name])
+    with logged(logged_failures) as mishaps:
+        bad.run(REACHES[name])
+    assert bad.names == good.names
+    assert len(mishaps) == good.names.count(name)
+    for event in mishaps:
+        assert event["task"] is bad.task
+        assert "resize 10.0.0.1:4730//H:host:12" in formatEvent(event)
+
+
+@pytest.mark.parametrize("name", ["on_created", "on_fail"])
+def test_p13_a_callback_of_a_background_task_may_raise_too(name: str, logged_failures: Failures) -> None:
+    story = Story({name: misbehave}, background=True)
+    with logged(logged_failures) as mishaps:
+        (story.create if name == "on_created" else story.deferred.cancel)()
+    assert len(mishaps) == len(story.fired) == 1
+    assert story.names[-2:] == ["fired", "ended"]
+
+
+@pytest.mark.parametrize("name", ["on_created", "on_data", "on_warning", "on_status", "on_exception"])
+def test_p13_a_callback_may_cancel_before_the_end(name: str) -> None:
+    """Then what would have come after it does not."""
+    story = Story({name: cancel})
+    story.run(REACHES[name])
+    (reason,) = story.fired
+    assert isinstance(reason, CancelledError)
+    after = story.events[story.names.index(name) + 1 :]
+    assert after == [("let_go",), ("on_fail", reason), ("fired", reason), ("ended",)]
+
+
+@pytest.mark.parametrize("name", ["on_complete", "on_fail"])
+def test_p13_a_callback_may_cancel_at_the_end(name: str) -> None:
+    """Nobody is told of two ends, but the Deferred does as it was asked."""
+    story = Story({name: cancel})
+    story.run(REACHES[name])
+    assert story.names == [*(event[0] for event in PROGRESS), name, "fired", "ended"]
+    assert isinstance(story.fired[0], CancelledError)
+
+
+def test_p13_on_created_may_cancel_a_background_task() -> None:
+    story = Story({"on_created": cancel}, background=True)
+    story.create()
+    assert story.names == ["on_created", "let_go", "on_fail", "fired", "ended"]
+    assert isinstance(story.fired[0], CancelledError)
+
+
+@pytest.mark.parametrize("name", ALL_CALLBACKS)
+def test_p13_a_callback_may_stop_the_client(name: str) -> None:
+    """Which ends the task under its feet, unless it has ended."""
+    story = Story({name: stop})
+    story.run(REACHES[name])
+    over = name in ("on_complete", "on_fail")
+    assert isinstance(story.fired[0], ClientStopped) is not over
+    assert story.names.count("on_complete") + story.names.count("on_fail") == 1
+    assert story.names.count("fired") == story.names.count("ended") == 1
+
+
+def test_p13_a_callback_of_the_deferred_may_end_the_task_again() -> None:
+    """By cancelling, or by stopping the client; the owner is told after it, once."""
+    story = Story()
+
+    def end_again(_: object) -> None:
+        for end in ENDS:
+            end(story)
+
+    story.deferred.addCallback(end_again)
+    story.run(complete)
+    assert story.names == [*(event[0] for event in PROGRESS), "on_complete", "fired", "ended"]
+    assert story.fired == [b"thumbnail"]
+
+
+# Promise 8: the caller's mistakes are told at the call.
+
+TOO_LONG = f"must have {MAX_FUNCTION} bytes at most, not "
+
+MISTAKES: list[tuple[type[Exception], str, dict[str, Any]]] = [
+    (ValueError, "function must not be empty", {"function": ""}),
+    (ValueError, "function must not be empty", {"function": b""}),
+    (ValueError, "function must not have a NUL: .*re.x00size", {"function": "re\0size"}),
+    (ValueError, "function must not have a NUL", {"function": b"resize\0"}),
+    (ValueError, f"function {TOO_LONG}{MAX_FUNCTION + 1}", {"function": b"f" * (MAX_FUNCTION + 1)}),
+    (ValueError, f"function {TOO_LONG}8192", {"function": "f" * 8192}),
+    (ValueError, f"function {TOO_LONG}{MAX_FUNCTION + 1}", {"function": "é" * (MAX_FUNCTION // 2) + "f"}),
+    (ValueError, "surrogates", {"function": "re\udcffsize"}),
+    (TypeError, "function must be str or bytes, not int", {"function": 5}),
+    (TypeError, "function must be str or bytes, not NoneType", {"function": None}),
+    (TypeError, "function must be str or bytes, not bytearray", {"function": bytearray(b"resize")}),
+    (TypeError, "workload must be bytes, not str", {"workload": "picture"}),
+    (TypeError, "workload must be bytes, not int", {"workload": 5}),
+    (TypeError, "workload must be bytes, not NoneType", {"workload": None}),
+    (TypeError, "workload must be bytes, not list", {"workload": [1, 2]}),
+    (ValueError, "unique must not have a NUL", {"unique": "u\0v"}),
+    (ValueError, "unique must not have a NUL", {"unique": b"\0"}),
+    (ValueError, "unique must have 63 bytes at most, not 64", {"unique": b"u" * 64}),
+    (ValueError, "unique must have 63 bytes at most, not 64", {"unique": "é" * 32}),
+    (TypeError, "unique must be str or bytes, not int", {"unique": 5}),
+    (TypeError, "unique must be str or bytes, not NoneType", {"unique": None}),
+    (TypeError, "priority must be a Priority, not 1", {"priority": 1}),
+    (TypeError, "priority must be a Priority, not 'HIGH'", {"priority": "HIGH"}),
+    (TypeError, "priority must be a Priority, not None", {"priority": None}),
+]
+
+NOW = datetime.datetime(2030, 1, 2, 3, 4, 5)  # naive, since that is the mistake
+LATEST = 2**63 - 1
+
+AT_MISTAKES: list[tuple[type[Exception], str, object]] = [
+    (ValueError, "at must be an aware datetime, with a time zone: .*2030, 1, 2", NOW),
+    (TypeError, "at must be an aware datetime or POSIX seconds, not date", NOW.date()),
+    (TypeError, "at must be an aware datetime or POSIX seconds, not timedelta", datetime.timedelta(seconds=5)),
+    (TypeError, "at must be an aware datetime or POSIX seconds, not bool", True),
+    (TypeError, "at must be an aware datetime or POSIX seconds, not bool", False),
+    (TypeError, "at must be an aware datetime or POSIX seconds, not str", "1900000000"),
+    (TypeError, "at must be an aware datetime or POSIX seconds, not Decimal", decimal.Decimal(5)),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not nan", math.nan),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not inf", math.inf),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not -inf", -math.inf),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not -1", -1),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not -0.5", -0.5),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not {2**63}", 2**63),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not 9.22", 2.0**63),
+    (ValueError, "at must be from 0", datetime.datetime(1969, 12, 31, 23, tzinfo=datetime.timezone.utc)),
+]
+
+
+@pytest.mark.parametrize(("error", "told", "arguments"), MISTAKES, ids=[repr(each)[:50] for _, _, each in MISTAKES])
+def test_p8_what_cannot_be_sent_is_told(error: type[Exception], told: str, arguments: dict[str, Any]) -> None:
+    for background in (False, True):
+        with pytest.raises(error, match=told):
+            Task(**{"function": "resize", "background": background, **arguments})
+
+
+@pytest.mark.parametrize(("error", "told", "at"), AT_MISTAKES, ids=[repr(at) for _, _, at in AT_MISTAKES])
+def test_p8_a_time_that_cannot_be_sent_is_told(error: type[Exception], told: str, at: Any) -> None:
+    """In a foreground task too, which takes no time at all."""
+    for background in (False, True):
+        with pytest.raises(error, match=told):
+            Task("resize", background=background, at=at)
+
+
+@pytest.mark.parametrize("at", [0, 1900000000, datetime.datetime(2030, 1, 2, tzinfo=datetime.timezone.utc)])
+def test_p8_a_time_is_for_background_tasks(at: datetime.datetime | int) -> None:
+    with pytest.raises(ValueError, match="at is for background tasks"):
+        Task("resize", at=at)
+
+
+@pytest.mark.parametrize("priority", [Priority.HIGH, Priority.LOW])
+def test_p8_a_time_is_for_normal_priority(priority: Priority) -> None:
+    with pytest.raises(ValueError, match=r"at goes with Priority\.NORMAL only"):
+        Task("resize", background=True, at=0, priority=priority)
+
+
+@pytest.mark.parametrize("name", FOREGROUND_CALLBACKS)
+def test_p8_a_background_task_takes_no_callback_that_is_never_called(name: str) -> None:
+    callback: dict[str, Any] = {name: print}
+    with pytest.raises(ValueError, match=f"{name} is for foreground tasks"):
+        Task("resize", background=True, **callback)
+
+
+@pytest.mark.parametrize("end", [None, *ENDS])
+def test_p8_a_task_is_submitted_once(end: Callable[[Story], None] | None) -> None:
+    """Whether it is under way or over; and the first submit takes no notice."""
+    story = Story()
+    if end is not None:
+        end(story)
+    before = [*story.events]
+    with pytest.raises(ValueError, match=r"<Task resize> was submitted before; make a new Task"):
+        story.task.begin()
+    assert story.events == before
+    complete(story)
+    assert len(story.fired) == 1
+
+
+def test_p8_the_prefix_counts_for_the_length_of_the_name() -> None:
+    """A task that is refused for it is as it was."""
+    task = Task(b"f" * (MAX_FUNCTION - 3))
+    told = f"prefix and function {TOO_LONG}{MAX_FUNCTION + 1}"
+    with pytest.raises(ValueError, match=told):
+        task.begin(b"box\t")
+    assert task.wire_function == b"f" * (MAX_FUNCTION - 3)
+    told_outcome = outcome(task.begin(b"bo\t"))
+    assert task.wire_function == b"bo\t" + b"f" * (MAX_FUNCTION - 3)
+    task.end_complete(b"done")
+    assert told_outcome == [b"done"]
+
+
+def test_p8_names_are_taken_up_to_their_limits() -> None:
+    task = Task(b"f" * MAX_FUNCTION, unique=b"u" * MAX_UNIQUE)
+    assert (task.wire_function, task.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
+    assert name_bytes("handle", b"h" * MAX_HANDLE, MAX_HANDLE) == b"h" * MAX_HANDLE
+    with pytest.raises(ValueError, match="handle must have 63 bytes at most, not 64"):
+        name_bytes("handle", b"h" * 64, MAX_HANDLE)
+
+
+# What a task is.
+
+
+def test_a_task_is_plain_unless_asked_otherwise() -> None:
+    task = Task("resize")
+    assert (task.workload, task.unique, task.priority, task.at) == (b"", b"", Priority.NORMAL, None)
+    assert (task.background, task.answer) == (False, JOB_CREATED)
+
+
+@pytest.mark.parametrize("name", ["größe", "größe".encode(), b"\xff\xfe", b"a b\tc\n%s"])
+def test_p15_a_name_goes_over_the_wire_as_its_bytes(name: str | bytes) -> None:
+    wire = name.encode() if isinstance(name, str) else name
+    task = Task(name, unique=name)
+    assert (task.function, task.wire_function, task.unique) == (name, wire, wire)
+
+
+WORKLOADS = [
+    bytes(range(256)),
+    bytearray(range(256)),
+    memoryview(bytes(range(256))),
+    memoryview(bytes(512))[::2],
+    memoryview(array.array("i", [1, 2, 3])),
+    b"",
+]
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=[f"{type(data).__name__}-{len(data)}" for data in WORKLOADS])
+def test_p15_a_workload_may_be_any_bytes(workload: Any) -> None:
+    task = Task("resize", workload)
+    assert type(task.workload) is bytes
+    assert task.workload == bytes(workload)
+
+
+def test_p15_a_workload_that_changes_afterwards_is_sent_as_it_was() -> None:
+    workload = bytearray(b"picture")
+    view, copy = Task("resize", memoryview(workload)), Task("resize", workload)  # type: ignore[arg-type]
+    workload[:] = b"changed"
+    assert (view.workload, copy.workload) == (b"picture", b"picture")
+
+
+EAST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
+
+
+@pytest.mark.parametrize(
+    ("at", "seconds"),
+    [
+        (0, 0),
+        (-0.0, 0),
+        (1900000000, 1900000000),
+        (1900000000.0, 1900000000),
+        (1900000000.000001, 1900000001),
+        (1900000000.999, 1900000001),
+        (LATEST, LATEST),
+        (datetime.datetime(2030, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc), 1893553445),
+        (datetime.datetime(2030, 1, 2, 3, 4, 5, 1, tzinfo=datetime.timezone.utc), 1893553446),
+        (datetime.datetime(2030, 1, 2, 8, 34, 5, tzinfo=EAST), 1893553445),
+    ],
+)
+def test_a_time_is_whole_seconds_rounded_up(at: datetime.datetime | float, seconds: int) -> None:
+    """Never down: the job must not start before its time."""
+    task = Task("resize", background=True, at=at)
+    assert task.at == seconds
+    assert type(task.at) is int
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [("größe", "größe"), ("größe".encode(), "größe"), (b"\xff", "\\xff")],
+)
+def test_a_task_prints_as_its_function_and_its_job(function: str | bytes, text: str) -> None:
+    task = Task(function)
+    assert (str(task), repr(task)) == (text, f"<Task {text}>")
+    told = outcome(task.begin(b"box\t"))
+    task.tell_created(SERVER, HANDLE)
+    assert str(task) == f"{text} 10.0.0.1:4730//H:host:12"
+    task.end_complete(b"")
+    assert told == [b""]
+
+
+# Promise 12: nothing is kept after the end.
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """What lives in a cycle of references stays."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def watched(background: bool = False) -> tuple[Task, Deferred[Any], weakref.ref[Task]]:
+    """A task under way, whose callbacks keep nothing of it."""
+    nothing: Callable[..., None] = lambda *told: None  # noqa: E731
+    task = Task("resize", background=background, on_created=nothing, on_fail=nothing)
+    deferred = task.begin()
+    deferred.addErrback(lambda failure: None)
+    return task, deferred, weakref.ref(task)
+
+
+LIVES: dict[str, Callable[[Task, Deferred[Any]], object]] = {
+    "completed": lambda task, deferred: task.end_complete(b"thumbnail"),
+    "failed": lambda task, deferred: task.end_failed(TaskFailed(task)),
+    "exception": lambda task, deferred: task.end_exception(b"boom"),
+    "cancelled": lambda task, deferred: deferred.cancel(),
+}
+
+
+@pytest.mark.parametrize("live", LIVES.values(), ids=LIVES.keys())
+def test_p12_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, Deferred[Any]], object]) -> None:
+    """At once, without the garbage collector; the Deferred may be kept for its result."""
+    task, deferred, reference = watched()
+    task.tell_created(SERVER, HANDLE)
+    with no_collector():
+        live(task, deferred)
+        assert reference() is task
+        del task
+        assert reference() is None
+    assert deferred.called
+
+
+def test_p12_a_background_task_goes_once_the_server_has_its_job() -> None:
+    task, deferred, reference = watched(background=True)
+    with no_collector():
+        task.tell_created(SERVER, HANDLE)
+        assert reference() is task
+        del task
+        assert reference() is None
+    assert outcome(deferred) == [JOB]
+
+
+def test_p12_a_task_lets_go_of_those_who_carried_it_out() -> None:
+    """A caller that keeps the task keeps no connection and no client with it."""
+    story = Story()
+    task, reference = story.task, weakref.ref(story)
+    complete(story)
+    for name in ALL_CALLBACKS:
+        setattr(task, name, None)  # they are the caller's, and here they refer to the story
+    with no_collector():
+        del story
+        assert reference() is None
+    assert task.holder is None
+
+
+# Handles.
+
+SERVERS = st.text(min_size=1)
+HANDLES = st.binary(min_size=1)
+
+
+@given(SERVERS, HANDLES)
+def test_p15_a_handle_is_read_back_from_its_string(server: str, handle: bytes) -> None:
+    job = JobHandle(server, handle)
+    assert JobHandle.from_string(str(job)) == job
+
+
+@given(HANDLES)
+def test_a_handle_prints_whatever_its_bytes_are(handle: bytes) -> None:
+    """So that any database, log or URL can have it."""
+    text = str(JobHandle(SERVER, handle))
+    assert text.isascii()
+    assert text.isprintable()
+    assert " " not in text
+
+
+@pytest.mark.parametrize(
+    ("handle", "text"),
+    [
+        (b"H:host:12", "H:host:12"),
+        (b"H:::ffff:127.0.0.1:1", "H:::ffff:127.0.0.1:1"),
+        (b"/a//b/", "%2Fa%2F%2Fb%2F"),
+        (b"50%2F", "50%252F"),
+        (b"a\nb\0 ", "a%0Ab%00%20"),
+        (b"\xc3\xbc\xff", "%C3%BC%FF"),
+    ],
+)
+def test_what_a_handle_prints(handle: bytes, text: str) -> None:
+    job = JobHandle(SERVER, handle)
+    assert str(job) == f"{SERVER}//{text}"
+    assert JobHandle.from_string(f"{SERVER}//{text}") == job
+
+
+@pytest.mark.parametrize("server", ["unix:/run/gearmand.sock", "unix:/run//gearmand/", "[::1]:4730", "tls:a:1"])
+def test_a_handle_may_be_of_any_server(server: str) -> None:
+    assert JobHandle.from_string(f"{server}//H:host:12") == JobHandle(server, HANDLE)
+
+
+NOT_HANDLES = ["", "//", "H:host:12", "10.0.0.1:4730", "10.0.0.1:4730/H:host:12", "//H:host:12", "10.0.0.1:4730//"]
+
+
+@pytest.mark.parametrize("text", NOT_HANDLES)
+def test_what_is_no_handle_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="not a job handle, which reads like") as caught:
+        JobHandle.from_string(text)
+    assert repr(text) in str(caught.value)
+
+
+ALMOST_HANDLES = ["10.0.0.1:4730//H:host:12\n", "10.0.0.1:4730//H:host:12 ", "10.0.0.1:4730//H%zz", "10.0.0.1:4730//ü"]
+
+
+@pytest.mark.parametrize("text", ALMOST_HANDLES)
+def test_what_no_handle_prints_is_told(text: str) -> None:
+    """A line read with its end, say, would name a job that no server knows: `known` is false, and nobody sees why."""
+    with pytest.raises(ValueError, match="not a job handle, which reads like"):
+        JobHandle.from_string(text)
+
+
+# States.
+
+
+@pytest.mark.parametrize(
+    ("numerator", "denominator", "progress"),
+    [(0, 0, None), (4294967293, 0, None), (0, 8, 0.0), (3, 8, 0.375), (8, 8, 1.0), (9, 8, 1.125)],
+)
+def test_the_progress_of_a_job(numerator: int, denominator: int, progress: float | None) -> None:
+    """gearmand makes what a worker sends a number, or 0 (GEARMAN.md section 5)."""
+    status = JobStatus(True, True, numerator, denominator)
+    assert status.progress == progress
+    assert status.waiting_clients is None
+
+
+def test_priorities_are_in_the_order_in_which_jobs_are_done() -> None:
+    assert sorted(Priority) == [Priority.HIGH, Priority.NORMAL, Priority.LOW]
