@@ -463,7 +463,8 @@ class GearmanFactory(ReconnectingClientFactory):
         self._timed_out = True
         if self.link is not None:
             self.link.abort(self._timeout_error())
-        elif self.connector is not None:
+        else:
+            assert self.connector is not None  # there is a deadline only where there is an attempt
             self.connector.stopConnecting()
 
     def _timeout_error(self) -> TimeoutError:

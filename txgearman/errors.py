@@ -139,7 +139,7 @@ class TaskRejected(TaskError):
         self.text = text
 
     def _what(self) -> str:
-        return f"rejected: {self.code}: {self.text}"
+        return f"rejected: {self.code}: {self.text}" if self.text else f"rejected: {self.code}"
 
 
 class TaskLost(TaskError):

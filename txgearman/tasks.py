@@ -51,7 +51,10 @@ def name_bytes(what: str, value: str | bytes, limit: int) -> bytes:
         bytes.
     """
     if isinstance(value, str):
-        value = value.encode()
+        try:
+            value = value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{what} can't be encoded as UTF-8: {value!r:.80}") from error
     elif not isinstance(value, bytes):
         raise TypeError(f"{what} must be str or bytes, not {type(value).__name__}")
     if b"\0" in value:
@@ -92,10 +95,11 @@ class JobHandle(NamedTuple):
 
         :raises ValueError: it is not one.
         """
-        server, slashes, handle = text.rpartition("//")
-        if not (server and slashes and handle):
+        server, _, handle = text.rpartition("//")
+        read = cls(server, unquote_to_bytes(handle))
+        if not (server and handle) or str(read) != text:
             raise ValueError(f"not a job handle, which reads like '10.0.0.1:4730//H:host:12': {text!r}")
-        return cls(server, unquote_to_bytes(handle))
+        return read
 
 
 @dataclass(frozen=True)
@@ -323,7 +327,7 @@ class Task:
 
     def end_exception(self, data: bytes) -> None:
         """WORK_EXCEPTION has come. It is the end of the job, whatever else a server sends (GEARMAN.md D3, H13)."""
-        if self.on_exception is not None:
+        if self.on_exception is not None and self._deferred is not None:
             self._call(self.on_exception, data)
         self.end_failed(TaskException(self, data))
 
@@ -348,7 +352,7 @@ class Task:
     def _call(self, callback: Callable[..., object], *arguments: Any) -> None:
         try:
             callback(self, *arguments)
-        except Exception:  # whatever the caller's code raises is the caller's to read, and must not stop the others
+        except BaseException:  # as in a Deferred: what the caller's code raises must not keep the outcome from others
             _log.failure("a callback of {task} raised", task=self)
 
 
