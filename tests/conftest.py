@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +23,7 @@ from zope.interface import implementer
 
 from .daemons import Geard, Gearmand
 
-DEADLINE = 60.0
+DEADLINE = float(os.environ.get("TEST_DEADLINE", "60"))
 """Seconds for a test that returns a Deferred or is `async`. pytest-timeout, set in setup.cfg, ends those that never
 come back to the reactor."""
 
@@ -50,12 +51,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     """Let tests be plain ``async def``, and give each a deadline."""
     if not hasattr(pyfuncitem.obj, "hypothesis"):
         pyfuncitem.obj = _with_deadline(pyfuncitem.obj)
-
-
-def pytest_collection_finish() -> None:
-    """Take what is there by now out of the collector's sight: it is run after every test."""
-    gc.collect()
-    gc.freeze()
 
 
 @implementer(ILogObserver)
@@ -95,9 +90,9 @@ def logged_failures(twisted_greenlet: object) -> Iterator[Failures]:
     globalLogPublisher.addObserver(failures)
     pytest_twisted.blockon(deferLater(reactor, 0))  # it has its own readers from then on
     before = _selectables_and_timers()
+    gc.freeze()  # the collector need look at nothing but what the test makes
     yield failures
     sys.last_value = sys.last_traceback = None  # they keep the last failed test's frames
-    gc.collect()
     left = _selectables_and_timers() - before
     end = reactor.seconds() + GRACE
     while left and reactor.seconds() < end:

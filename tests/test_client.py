@@ -334,9 +334,10 @@ def test_p8_a_task_is_submitted_once() -> None:
     [
         ({"prefix": "a\0b"}, ValueError, "prefix must not have a NUL"),
         ({"prefix": 7}, TypeError, "prefix must be str or bytes"),
-        ({"max_packet_size": 0}, ValueError, "max_packet_size must be a positive number of bytes"),
-        ({"max_packet_size": 1.5}, ValueError, "max_packet_size must be a positive number of bytes"),
-        ({"max_packet_size": True}, ValueError, "max_packet_size must be a positive number of bytes"),
+        ({"max_packet_size": 0}, ValueError, "max_packet_size must be from 1 to 4294901760 bytes"),
+        ({"max_packet_size": 1.5}, ValueError, "max_packet_size must be from 1 to 4294901760 bytes"),
+        ({"max_packet_size": 2**32}, ValueError, "max_packet_size must be from 1 to 4294901760 bytes"),
+        ({"max_packet_size": True}, ValueError, "max_packet_size must be from 1 to 4294901760 bytes"),
         ({"connect_timeout": 0}, ValueError, "connect_timeout must be a positive number of seconds"),
         ({"connect_timeout": float("nan")}, ValueError, "connect_timeout must be a positive number of seconds"),
         ({"job_servers": []}, ValueError, "job_servers must have at least one address"),

@@ -195,6 +195,26 @@ def test_the_link_asks_for_exceptions_unless_it_is_not_to(exceptions: bool, opti
     assert [packet[1][0] for packet in endpoint.server.received() if packet[0] is OPTION_REQ] == options
 
 
+def test_p10_the_connect_timeout_is_the_callers_to_choose() -> None:
+    clock = Clock()
+    endpoint = MemoryEndpoint(clock)
+    endpoint.polite = False
+    EndpointConnector(endpoint, GearmanClientFactory(clock, connect_timeout=2)).connect()
+    clock.advance(1.9)
+    assert not endpoint.server.transport.aborted
+    clock.advance(0.1)
+    assert endpoint.server.transport.aborted
+
+
+def test_p14_the_largest_packet_is_the_callers_to_choose() -> None:
+    net = Net(max_packet_size=64)
+    told = net.submit()
+    room = 64 - len(H1) - 1
+    net.server.send(created(), data(b"x" * room), data(b"x" * (room + 1)))
+    assert told.data == [b"x" * room]
+    assert told.outcomes == [TaskLost]
+
+
 def test_the_global_reactor_is_the_default() -> None:
     from twisted.internet import reactor
 
@@ -436,6 +456,15 @@ def test_p4_a_task_may_be_submitted_again_between_two_copies_of_the_end() -> Non
     assert (second.data, again[0].data) == ([], [b"new"])
 
 
+def test_p4_what_comes_between_two_copies_of_the_end_is_for_those_who_wait() -> None:
+    """No server was seen to do it; but one that cancels one client of a job would."""
+    net = Net()
+    first, second = net.share(2)
+    net.server.send(work_fail(), data(b"1"), data(b"2"), complete(b"r"))
+    assert outcomes([first, second]) == [[TaskFailed], [b"r"]]
+    assert (first.data, second.data) == ([], [b"1", b"2"])
+
+
 def test_p4_jobs_of_several_handles_are_kept_apart() -> None:
     net = Net()
     ones, twos = net.share(2, H1), net.share(2, H2)
@@ -458,6 +487,15 @@ def test_p4_who_joins_a_job_whose_tasks_were_told_of_its_end_gets_one_copy(count
     assert outcomes(ended) == [[TaskFailed]] * count
     assert [told.data for told in ended + joined] == [[]] * count + [[b"1", b"2"]] * 2
     assert outcomes(joined) == [[b"r"]] * 2
+
+
+def test_p4_a_job_may_be_cancelled_time_and_again() -> None:
+    net = Net()
+    for places in range(1, 5):
+        told = net.share(1)[0]
+        net.server.send(*[data(b"1")] * places, *[data(b"2")] * places, *[work_fail()] * places)
+        assert told.data == [b"1", b"2"]
+        assert told.outcomes == [TaskFailed]
 
 
 def test_p4_who_joins_a_cancelled_job_of_which_a_task_was_let_go_gets_one_copy() -> None:
@@ -1114,11 +1152,15 @@ class LinkMachine(RuleBasedStateMachine):
     # What the caller does.
 
     @rule(
-        unique=st.sampled_from([b"u", b"v", b"-", b""]),
+        unique=st.sampled_from([b"u"] * 5 + [b"v", b"-", b""]),
         workload=st.sampled_from([b"u", b"w", b""]),
-        kind=st.sampled_from(["foreground"] * 3 + ["background", "timed"]),
+        kinds=st.lists(st.sampled_from(["foreground"] * 4 + ["background", "timed"]), min_size=1, max_size=3),
     )
-    def submit(self, unique: bytes, workload: bytes, kind: str) -> None:
+    def submit(self, unique: bytes, workload: bytes, kinds: list[str]) -> None:
+        for kind in kinds:
+            self.submit_one(unique, workload, kind)
+
+    def submit_one(self, unique: bytes, workload: bytes, kind: str) -> None:
         submit = Submit(self.net.link, workload, unique, kind != "foreground", kind == "timed")
         self.submits.append(submit)
         self.unmatched.append(submit)
@@ -1210,36 +1252,26 @@ class LinkMachine(RuleBasedStateMachine):
         self.copies(job, WORK_STATUS.response(job.handle, b"%d" % numerator, b"9"))
 
     @precondition(lambda self: self.jobs)
-    @rule(pick=st.integers(0, 50), result=st.binary(max_size=3))
-    def work_complete(self, pick: int, result: bytes) -> None:
+    @rule(pick=st.integers(0, 50), end=st.sampled_from(["complete", "fail", "exception"]), stays=st.booleans())
+    def end_a_job(self, pick: int, end: str, stays: bool) -> None:
+        """It stays if an administrator cancelled it while it ran (D2); on the Perl server, after an exception (D3)."""
         job = self.job(pick)
-        job.end(lambda submit: submit.end(("on_complete", result), ("result", result)))
-        self.forget(job)
-        self.copies(job, complete(result, job.handle))
+        packet = self.told_of_end(job, end)
+        if end == "complete" or not stays:
+            self.jobs = {key: other for key, other in self.jobs.items() if other is not job}
+        self.copies(job, packet)
 
-    @precondition(lambda self: self.jobs)
-    @rule(pick=st.integers(0, 50), stays=st.booleans(), trailing=st.sampled_from([b"", b"\0", b"\0extra"]))
-    def work_fail(self, pick: int, stays: bool, trailing: bytes) -> None:
-        """The job stays if an administrator cancelled it while it ran (D2)."""
-        job = self.job(pick)
-        job.end(lambda submit: submit.fail(TaskFailed))
-        if not stays:
-            self.forget(job)
-        self.copies(job, work_fail(job.handle + trailing))
-
-    @precondition(lambda self: self.jobs)
-    @rule(pick=st.integers(0, 50), stays=st.booleans())
-    def work_exception(self, pick: int, stays: bool) -> None:
-        """The job stays on the Perl server (D3)."""
-        job = self.job(pick)
-        told = [("on_exception", b"e"), ("on_fail", TaskException), ("failure", TaskException)]
-        job.end(lambda submit: submit.end(*told))
-        if not stays:
-            self.forget(job)
-        self.copies(job, exception(b"e", job.handle))
-
-    def forget(self, job: Job) -> None:
-        self.jobs = {key: other for key, other in self.jobs.items() if other is not job}
+    def told_of_end(self, job: Job, end: str) -> bytes:
+        """What its tasks are to be told is noted; return the packet that tells it."""
+        if end == "fail":
+            job.end(lambda submit: submit.fail(TaskFailed))
+            return work_fail(job.handle + b"\0extra")
+        if end == "exception":
+            told = [("on_exception", b"e"), ("on_fail", TaskException), ("failure", TaskException)]
+            job.end(lambda submit: submit.end(*told))
+            return exception(b"e", job.handle)
+        job.end(lambda submit: submit.end(("on_complete", b"r"), ("result", b"r")))
+        return complete(b"r", job.handle)
 
     @precondition(lambda self: self.handles)
     @rule(pick=st.integers(0, 50), kind=st.integers(0, 5))
@@ -1251,6 +1283,7 @@ class LinkMachine(RuleBasedStateMachine):
 
     # The end.
 
+    @precondition(lambda self: self.handles > 2)
     @rule(bad=st.booleans())
     def lose_the_connection(self, bad: bool) -> None:
         for submit in self.out():
@@ -1266,13 +1299,14 @@ class LinkMachine(RuleBasedStateMachine):
         self.net.link, self.net.server = link, self.net.endpoint.server
         self.start_server()
 
+    @precondition(lambda self: self.handles > 2)
     @rule()
     def finish(self) -> None:
         """The server does all that there is to do."""
         if self.unanswered:
             self.answer(len(self.unanswered))
         while self.jobs:
-            self.work_complete(0, b"done")
+            self.end_a_job(0, "complete", stays=False)
         assert not self.out()
         assert (self.net.link._outstanding, self.net.link._jobs) == ({}, {})
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import gc
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.error import ConnectionDone, ConnectionLost, NotConnectingError, TimeoutError
+from twisted.internet.error import (
+    ConnectionDone,
+    ConnectionLost,
+    ConnectionRefusedError,
+    NotConnectingError,
+    TimeoutError,
+)
 from twisted.internet.interfaces import IConnector, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -314,8 +320,20 @@ def error_in_place_of_a_fence(net: Net) -> bytes:
     return ECHO_RES.response(b"1") + ERROR.response(b"no", b"fences")
 
 
+def nothing_in_place_of_a_fence(net: Net) -> bytes:
+    net.echo(b"1")
+    return ECHO_RES.response(b"1")
+
+
 @pytest.mark.parametrize(
-    "fault", [wrong_type, another_jobs_status, status_in_place_of_a_fence, error_in_place_of_a_fence]
+    "fault",
+    [
+        wrong_type,
+        another_jobs_status,
+        status_in_place_of_a_fence,
+        error_in_place_of_a_fence,
+        nothing_in_place_of_a_fence,
+    ],
 )
 def test_p17_a_wrong_answer_to_the_oldest_request_ends_the_connection(fault: Callable[[Net], bytes]) -> None:
     """It is never taken for somebody else's."""
@@ -430,6 +448,7 @@ def test_p1_a_callback_may_end_the_link(end: Callable[[GearmanProtocol], None]) 
     assert [type(error) for error in second] == [ClientStopped]
     assert isinstance(net.link.error, ClientStopped)
     assert len(net.observer.errors) == 1
+    assert net.server.transport.aborted == (end is abort)
 
 
 def test_p1_a_link_ended_before_the_answer_of_its_first_fence_is_told_never_becomes_ready() -> None:
@@ -449,19 +468,51 @@ def test_p1_a_link_ended_before_the_answer_of_its_first_fence_is_told_never_beco
     assert [type(error) for error in waiting] == [ClientStopped]
 
 
-def test_p12_an_answered_request_leaves_nothing() -> None:
+def test_p7_the_observer_is_told_before_those_who_wait() -> None:
+    """So that what they ask in answer to the failure goes to another server."""
     net = connected()
+    told_before: list[bool] = []
+    net.link.request(ECHO_REQ, b"1", answer=ECHO_RES).addErrback(
+        lambda _: told_before.append(len(net.observer.errors) == 1)
+    )
+    net.server.lose()
+    assert told_before == [True]
+
+
+def is_answered(net: Net) -> None:
+    net.server.shake_hands()
+
+
+def is_lost(net: Net) -> None:
+    net.server.lose()
+
+
+def is_answered_wrongly(net: Net) -> None:
+    """The observer keeps the error."""
+    net.server.send(JOB_CREATED.response(b"H:1"))
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """What goes must go by its count of references."""
     gc.collect()
     gc.disable()
-    try:
-        deferred, told = net.ask(ECHO_REQ, b"1")
-        net.server.shake_hands()
-        assert told == [[b"1"]]
-        gone = weakref.ref(deferred)
-        del deferred
-        assert gone() is None
-    finally:
-        gc.enable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("end", [is_answered, is_lost, is_answered_wrongly])
+def test_p12_a_request_that_has_ended_leaves_nothing(end: Callable[[Net], None]) -> None:
+    net = connected()
+    link = net.link
+    deferred, told = net.ask(ECHO_REQ, b"1")
+    end(net)
+    assert len(told) == 1
+    assert link.on_connection_lost is not None  # the link is still held
+    gone = weakref.ref(deferred)
+    del deferred
+    assert gone() is None
 
 
 class Worker(GearmanProtocol):
@@ -610,6 +661,15 @@ def test_p14_the_delays_grow_from_a_second_at_most_to_half_a_minute() -> None:
     assert seen[-2:] == [30, 30]
 
 
+def test_p14_the_first_delay_is_the_same_before_the_first_connection() -> None:
+    never, lost = Net(), connected()
+    never.endpoint.refuse = True
+    never.factory.jitter = lost.factory.jitter = 0.0
+    never.connector.connect()
+    lost.server.lose()
+    assert never.delay == lost.delay
+
+
 def test_p14_the_delays_are_jittered() -> None:
     """The clients of a server that restarts must not all come back at once."""
     nets = [connected() for _ in range(5)]
@@ -644,6 +704,12 @@ def test_p14_the_time_of_the_next_attempt_is_known_while_there_is_one() -> None:
     net.clock.advance(net.delay)
     assert net.factory.next_attempt is None
     assert net.factory.connecting
+
+
+def test_a_factory_is_connecting_from_the_attempt_to_the_end_of_the_link() -> None:
+    """Even where the socket lives a little longer."""
+    states = [never_connected, connecting, unready, connected, just_aborted, just_closed, backing_off]
+    assert [state().factory.connecting for state in states] == [False, True, True, True, False, False, False]
 
 
 # The connect time-out.
@@ -696,6 +762,16 @@ def test_p10_each_attempt_has_its_own_time_out() -> None:
         net.clock.advance(2)
         assert [type(error) for error in net.observer.errors] == [TimeoutError] * count
         net.clock.advance(net.delay)
+
+
+def test_p10_a_refusal_after_a_time_out_is_told_as_such() -> None:
+    net = Net()
+    net.endpoint.black_hole = True
+    net.connector.connect()
+    net.clock.advance(CONNECT_TIMEOUT)
+    net.endpoint.refuse = True
+    net.clock.advance(net.delay)
+    assert [type(error) for error in net.observer.errors] == [TimeoutError, ConnectionRefusedError]
 
 
 def test_p10_a_connection_that_comes_too_late_is_refused() -> None:
@@ -1016,6 +1092,22 @@ def test_when_ready_can_be_cancelled() -> None:
     net.server.shake_hands()
     assert [type(error) for error in cancelled] == [CancelledError]
     assert other == [net.link]
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_p12_nothing_is_kept_of_one_that_waited(cancelled: bool) -> None:
+    net = unready()
+    deferred = net.factory.when_ready()
+    told = outcome(deferred)
+    if cancelled:
+        deferred.cancel()
+    else:
+        net.server.shake_hands()
+    assert len(told) == 1
+    gone = weakref.ref(deferred)
+    del deferred
+    assert gone() is None
 
 
 def test_one_that_waits_may_cancel_another() -> None:

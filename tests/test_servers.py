@@ -219,7 +219,9 @@ def test_an_attempt_of_a_stopped_start_tells_nothing() -> None:
     pool.start()
     old = pool.endpoints[0].server
     server = next(iter(pool.servers))
-    server.stop(ClientStopped())
+    factory = server.detach()
+    assert factory is not None
+    factory.stop(ClientStopped())
     server.start()
     new = pool.endpoints[0].server
     server.link_ready(old.protocol)

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, FirstError, gatherResults, inlineCallbacks, succeed
@@ -30,6 +30,9 @@ from .tasks import MAX_FUNCTION, MAX_HANDLE, MAX_UNIQUE, JobHandle, JobStatus, P
 __all__ = ["GearmanClient"]
 
 
+_MOST_BYTES: Final = 2**32 - 2**16  # what a header can tell, and room for the names beside a workload
+
+
 class GearmanClient(Service):
     """Has jobs done by the workers of one or more job servers.
 
@@ -44,7 +47,8 @@ class GearmanClient(Service):
     A task without a unique goes to the connected server that has the fewest tasks in flight. A unique chooses its
     server, the same one for every client with the same servers, so that jobs coalesce across a pool; while that server
     is down, the next in rank. A task that was not written to any server yet moves on where its server can't be
-    reached; it fails with `NoServersAvailable` when the last attempt to reach each of them has failed.
+    reached; it fails with `NoServersAvailable` when the last attempt to reach each of them has failed. If that is so
+    already, it fails before the call returns: whoever tries again should wait a little first.
 
     **What a Deferred means.** Each fires exactly once. Once a task is written to a server, a connection that goes
     fails it with `TaskLost`; it is never submitted twice. ``cancel()`` means letting go: a task that was not written is
@@ -70,14 +74,14 @@ class GearmanClient(Service):
         :param exceptions: ask for what workers raise: tasks fail with `TaskException`, which has its data. Without,
             gearmand says no more than WORK_FAIL.
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
-        :param max_packet_size: bytes that the body of a packet may have, either way.
+        :param max_packet_size: bytes that a workload may have, and the body of a packet from a server.
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
         if reactor is None:
             from twisted.internet import reactor
         prefix_bytes = name_bytes("prefix", prefix, MAX_FUNCTION)
-        if isinstance(max_packet_size, bool) or not isinstance(max_packet_size, int) or max_packet_size < 1:
-            raise ValueError(f"max_packet_size must be a positive number of bytes, not {max_packet_size!r}")
+        if type(max_packet_size) is not int or not 1 <= max_packet_size <= _MOST_BYTES:
+            raise ValueError(f"max_packet_size must be from 1 to {_MOST_BYTES} bytes, not {max_packet_size!r}")
         if not connect_timeout > 0:
             raise ValueError(f"connect_timeout must be a positive number of seconds, not {connect_timeout!r}")
         self._prefix = prefix_bytes + b"\t" if prefix_bytes else b""
@@ -90,7 +94,7 @@ class GearmanClient(Service):
             connect_timeout=connect_timeout,
             max_packet_size=max_packet_size,
         )
-        self._servers = JobServers(job_servers, reactor, make_factory, self._servers_changed)
+        self._servers = JobServers(job_servers, reactor, make_factory, self._servers_changed, connect_timeout)
         self._started = False
         self._stopped = False
         # Tasks not written yet, in order: until a server is there, or all have refused.
@@ -181,6 +185,8 @@ class GearmanClient(Service):
         :return: fires with `bytes`, or with a `JobHandle` if it is a background task; as with those.
         :raises ValueError: the task was submitted before, or is too long with the prefix or for ``max_packet_size``.
         """
+        if not isinstance(task, Task):
+            raise TypeError(f"task must be a Task, not {type(task).__name__}")
         size = len(task.workload)
         if size > self._max_packet_size:
             raise ValueError(f"workload must have max_packet_size={self._max_packet_size} bytes at most, not {size}")
@@ -233,7 +239,7 @@ class GearmanClient(Service):
         """Ask the server that has a job how far it is.
 
         :return: fires with what the server knows. Fails with `NoServersAvailable` if that server can't be reached, or
-            goes away before it answers.
+            goes away before it answers; with `ServerError` if it refuses; with `ClientStopped`.
         :raises ValueError: the handle names a server that is none of this client's, or is longer than any server's.
         """
         if not isinstance(handle, JobHandle):
@@ -275,7 +281,7 @@ class GearmanClient(Service):
         raise NoServersAvailable(reasons)
 
     def echo(self, data: bytes = b"") -> Deferred[dict[str, float]]:
-        """Make a round trip to every server that is connected or just connecting.
+        """Make a round trip to every server that is connected, or whose first attempt is under way.
 
         geard does not answer an ECHO_REQ, but the question sent behind it (GEARMAN.md H6); that counts.
 

@@ -43,7 +43,7 @@ __all__ = ["GearmanClientFactory", "GearmanClientProtocol", "whole_number"]
 _SUBMIT: Final = (SUBMIT_JOB_HIGH, SUBMIT_JOB, SUBMIT_JOB_LOW)
 _SUBMIT_BACKGROUND: Final = (SUBMIT_JOB_HIGH_BG, SUBMIT_JOB_BG, SUBMIT_JOB_LOW_BG)
 
-_LEADING_DIGITS: Final = re.compile(rb"\s*([+-]?\d{1,4000})")  # Python refuses to read longer numbers
+_LEADING_DIGITS: Final = re.compile(rb"\s*([+-]?\d{1,20})")  # more than any server keeps, and still good for a fraction
 
 
 def whole_number(text: bytes) -> int:

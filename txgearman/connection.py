@@ -14,12 +14,13 @@ its answer is the first sign that there is a job server at the other end.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Final
 from typing import Protocol as Interface
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.internet.error import NotConnectingError, TimeoutError
+from twisted.internet.error import ConnectError, NotConnectingError, TimeoutError
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
@@ -140,7 +141,7 @@ class GearmanProtocol(Protocol):
     def abort(self, error: Exception) -> None:
         """Drop the connection now, unsent data and all, because of `error`."""
         self._come_down(error)
-        self.transport.abortConnection()
+        self._abort_transport()
 
     def close(self, error: Exception) -> None:
         """Close the connection once what was written has gone out, or `CLOSE_TIMEOUT` has passed.
@@ -150,8 +151,8 @@ class GearmanProtocol(Protocol):
         if self.error is not None:
             return
         self._come_down(error)
-        self.transport.loseConnection()
         self._abort_call = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._abort_late)
+        self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._abort_call is not None:
@@ -164,7 +165,11 @@ class GearmanProtocol(Protocol):
 
     def _abort_late(self) -> None:
         self._abort_call = None
-        self.transport.abortConnection()
+        self._abort_transport()
+
+    def _abort_transport(self) -> None:
+        # Not every endpoint's transport has abortConnection: that of a process has not.
+        getattr(self.transport, "abortConnection", self.transport.loseConnection)()
 
     def _come_down(self, error: Exception) -> None:
         if self.error is not None:
@@ -446,8 +451,9 @@ class GearmanFactory(ReconnectingClientFactory):
 
     def link_down(self, link: GearmanProtocol, error: Exception) -> None:
         """The connection is of no more use."""
-        self._clear_deadline()
-        self._tell_down(error)
+        if link is self.link:
+            self._clear_deadline()
+            self._tell_down(error)
 
     def _tell_down(self, error: Exception) -> None:
         if self._observer is not None:
@@ -521,7 +527,7 @@ class EndpointConnector:
         attempt = maybeDeferred(self._endpoint.connect, dial)
         if self._dial is dial:  # else it is over by now
             self._attempt = attempt
-        attempt.addErrback(self._failed, dial)
+        attempt.addCallback(self._made, dial).addErrback(self._failed, dial)
 
     def stopConnecting(self) -> None:
         """Give up the attempt under way.
@@ -550,17 +556,26 @@ class EndpointConnector:
             return None
         self.state = "connected"
         link = self._factory.buildProtocol(address)
-        link.on_connection_lost = self._lost
+        link.on_connection_lost = partial(self._lost, dial)
         return link
 
-    def _failed(self, reason: Failure, dial: _Dial | None) -> None:
+    def _made(self, _: object, dial: _Dial) -> None:
+        if dial is self._dial and self.state == "connecting":
+            raise ConnectError(string="the endpoint says it connected, and built no protocol")
+
+    def _failed(self, reason: Failure, dial: _Dial) -> None:
         if dial is self._dial:
+            link = self._factory.link
             self._over()
             self._factory.clientConnectionFailed(self, reason)
+            if link is not None and link.connected:  # the endpoint wanted more than a connection
+                assert isinstance(reason.value, Exception)
+                link.abort(reason.value)
 
-    def _lost(self, reason: Failure) -> None:
-        self._over()
-        self._factory.clientConnectionLost(self, reason)
+    def _lost(self, dial: _Dial, reason: Failure) -> None:
+        if dial is self._dial:
+            self._over()
+            self._factory.clientConnectionLost(self, reason)
 
     def _over(self) -> None:
         self.state = "disconnected"

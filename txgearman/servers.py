@@ -11,13 +11,13 @@ from typing import Any, Final, TypeAlias
 from typing import Protocol as Interface
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .connection import EndpointConnector, GearmanFactory, GearmanProtocol, LinkObserver
+from .connection import CONNECT_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol, LinkObserver, Waiters
 from .errors import ClientStopped, NoServersAvailable, ServerError
 from .packets import PacketType
 
@@ -65,10 +65,13 @@ class ServerInfo:
     last_error: Exception | None
 
 
-def parse_address(address: Address, reactor: Any, place: int = 0) -> tuple[str, IStreamClientEndpoint]:
+def parse_address(
+    address: Address, reactor: Any, place: int = 0, timeout: float = CONNECT_TIMEOUT
+) -> tuple[str, IStreamClientEndpoint]:
     """Read one of ``job_servers``.
 
     :param place: its place in the list, which names it if it is an endpoint.
+    :param timeout: seconds that a connection to a host may take. Descriptions and endpoints have their own.
     :return: its name, which is the same for all clients that have the same list; and its endpoint. A host's name is
         resolved at each connect, over IPv4 and IPv6.
     :raises TypeError, ValueError: it can't be read.
@@ -79,7 +82,7 @@ def parse_address(address: Address, reactor: Any, place: int = 0) -> tuple[str, 
         raise TypeError(f"job_servers: an address must be str or an IStreamClientEndpoint, not {address!r}")
     match = _HOST.fullmatch(address)
     if match:
-        return _host_and_port(address, match, reactor)
+        return _host_and_port(address, match, reactor, timeout)
     if _DESCRIPTION.match(address) and not isIPv6Address(address):
         return address, _described(address, reactor)
     raise ValueError(
@@ -88,18 +91,20 @@ def parse_address(address: Address, reactor: Any, place: int = 0) -> tuple[str, 
     )
 
 
-def _host_and_port(address: str, match: re.Match[str], reactor: Any) -> tuple[str, IStreamClientEndpoint]:
+def _host_and_port(
+    address: str, match: re.Match[str], reactor: Any, timeout: float
+) -> tuple[str, IStreamClientEndpoint]:
     port = int(match["port"] or DEFAULT_PORT)
     if not 0 < port < 65536:
         raise ValueError(f"job_servers: the port of {address!r} must be from 1 to 65535")
     if match["v6"] is not None:
         if not isIPv6Address(match["v6"]):
             raise ValueError(f"job_servers: {match['v6']!r} in {address!r} is not an IPv6 address")
-        return f"[{match['v6']}]:{port}", TCP6ClientEndpoint(reactor, match["v6"], port)
+        return f"[{match['v6']}]:{port}", TCP6ClientEndpoint(reactor, match["v6"], port, timeout=timeout)
     host = match["host"].lower()
     # Literal addresses need no resolver, and so no thread.
     endpoint = TCP4ClientEndpoint if isIPAddress(host) else HostnameEndpoint
-    return f"{host}:{port}", endpoint(reactor, host, port)
+    return f"{host}:{port}", endpoint(reactor, host, port, timeout=timeout)
 
 
 def _described(description: str, reactor: Any) -> IStreamClientEndpoint:
@@ -149,11 +154,11 @@ class JobServer:
         self._factory = self._make_factory(name=self.address, observer=self)
         EndpointConnector(self._endpoint, self._factory).connect()
 
-    def stop(self, error: Exception) -> Deferred[None]:
-        """Disconnect. See `GearmanFactory.stop`."""
+    def detach(self) -> GearmanFactory | None:
+        """Be stopped, and hand out the factory that is to be stopped, if there is one."""
         factory, self._factory = self._factory, None
         self.link = None
-        return succeed(None) if factory is None else factory.stop(error)
+        return factory
 
     def info(self) -> ServerInfo:
         """What is to be told of it."""
@@ -173,7 +178,8 @@ class JobServer:
 
         :return: fires with the link. Fails with `NoServersAvailable` if the attempt fails, or did just before.
         """
-        assert self._factory is not None
+        if self._factory is None:
+            return fail(ClientStopped())
         if self.refused:
             return fail(NoServersAvailable({self.address: self.reason()}))
         return self._factory.when_ready().addErrback(self._unreachable)
@@ -239,9 +245,11 @@ class JobServers:
         reactor: Any,
         make_factory: MakeFactory,
         changed: Callable[[], None],
+        connect_timeout: float = CONNECT_TIMEOUT,
     ) -> None:
         """
         :param changed: called whenever a server has become ready, or refused.
+        :param connect_timeout: seconds that a connection to a host may take.
         :raises TypeError, ValueError: ``job_servers`` is empty, has an address twice, or one that can't be read.
         """
         if isinstance(job_servers, (str, bytes)):
@@ -249,8 +257,10 @@ class JobServers:
         self._servers: list[JobServer] = []
         self._by_address: dict[str, JobServer] = {}
         self._turn = 0
+        self._stopping: dict[GearmanFactory, None] = {}
+        self._stopped = Waiters()
         for place, address in enumerate(job_servers):
-            name, endpoint = parse_address(address, reactor, place)
+            name, endpoint = parse_address(address, reactor, place, connect_timeout)
             if name in self._by_address:
                 raise ValueError(f"job_servers: {name} is there twice")
             server = self._by_address[name] = JobServer(name, endpoint, make_factory, changed)
@@ -270,8 +280,21 @@ class JobServers:
             server.start()
 
     def stop(self, error: Exception) -> Deferred[Any]:
-        """Disconnect from all of them; fires when no socket and no timer is left."""
-        return gatherResults([server.stop(error) for server in self._servers])
+        """Disconnect from all of them.
+
+        :return: fires when no socket and no timer is left, of this stop or an earlier one.
+        """
+        # All are detached before the first is stopped: what a stop fails may run anybody's code, which may start anew.
+        detached = [factory for server in self._servers if (factory := server.detach())]
+        self._stopping.update(dict.fromkeys(detached))
+        for factory in detached:
+            factory.stop(error).addCallback(self._factory_stopped, factory)
+        return self._stopped.wait() if self._stopping else succeed(None)
+
+    def _factory_stopped(self, _: None, factory: GearmanFactory) -> None:
+        del self._stopping[factory]
+        if not self._stopping:
+            self._stopped.fire(None)
 
     def by_address(self, address: str) -> JobServer:
         """
