@@ -759,3 +759,66 @@ def test_p8_echo_of_what_cannot_be_sent(data: Any, kind: type[Exception], compla
     with pytest.raises(kind, match=complaint):
         house.client.echo(data)
     assert house.endpoints[0].attempts == 0
+
+
+# What stops and starts get into each other's way.
+
+
+def test_p11_a_callback_starts_the_client_while_its_servers_are_being_stopped() -> None:
+    """It is then connected to all of them anew, and nothing of the old connections is left."""
+    house = House(3)
+
+    def start(_: object) -> None:
+        if not house.client.running:
+            house.client.startService()
+
+    for _ in range(3):
+        house.client.add_task("work").addErrback(start)
+    house.client.stopService()
+    house.clock.advance(0)
+    assert [info.state for info in house.client.servers] == [ServerState.READY] * 3
+    assert [endpoint.attempts for endpoint in house.endpoints] == [2, 2, 2]
+    assert [endpoint.connections[0].transport.lost for endpoint in house.endpoints] == [True] * 3
+    house.stop()
+
+
+def test_p11_every_stop_waits_until_nothing_is_left() -> None:
+    """The second one too, and one after a start, for a peer that does not read."""
+    house = House()
+    house.client.startService()
+    house.server().transport.stalled = True
+    stops = [house.client.stopService(), house.client.stopService()]
+    house.client.startService()
+    stops.append(house.client.stopService())
+    house.clock.advance(2.9)
+    assert outcomes(stops) == [NOTHING] * 3
+    house.clock.advance(0.2)
+    house.clock.advance(0)
+    assert NOTHING not in outcomes(stops)
+    house.stop()
+
+
+def test_a_stop_that_nobody_waits_for_any_more_goes_on() -> None:
+    house = House(3)
+    house.client.startService()
+    stopped = house.client.stopService()
+    stopped.cancel()
+    assert type(outcome(stopped)) is CancelledError
+    house.stop()
+
+
+def test_p1_a_question_goes_on_to_no_server_of_a_stopped_client() -> None:
+    house = House(2)
+    house.client.add_task("work", b"x", unique="u").addErrback(lambda _: house.client.stopService())
+    asked = house.client.get_status_unique("u")
+    next(house.server(place) for place in (0, 1) if house.loads(place)).lose()
+    assert type(outcome(asked)) is ClientStopped
+    house.stop()
+
+
+@pytest.mark.parametrize("task", ["work", None, b"work"])
+def test_p8_what_is_no_task_is_not_submitted(task: Any) -> None:
+    house = House()
+    with pytest.raises(TypeError, match="task must be a Task, not "):
+        house.client.submit(task)
+    assert house.endpoints[0].attempts == 0

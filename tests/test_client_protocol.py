@@ -649,8 +649,8 @@ def check_still_good(net: Net) -> None:
         (b"0x10", 0),
         (b"1_000", 1),
         (b"99999999999999999999", 99999999999999999999),
-        (b"1" * 4000, int("1" * 4000)),
-        (b"1" * 5000, int("1" * 4000)),
+        (b"1" * 20, int("1" * 20)),
+        (b"1" * 5000, int("1" * 20)),
     ],
 )
 def test_p5_numbers_are_read_as_far_as_they_go(text: bytes, number: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import (
     ConnectionDone,
     ConnectionLost,
@@ -1285,3 +1285,76 @@ def test_p11_a_plain_connector_is_told_to_stop() -> None:
     assert stopped == [None]
     net.clock.advance(3600)
     assert "connect" not in net.connector.calls
+
+
+# Endpoints and transports of other people's.
+
+
+class OddEndpoint(MemoryEndpoint):
+    """Connects, and then says something else than that it did."""
+
+    def __init__(self, clock: Clock, outcome: Callable[[], Deferred[Any]], connects: bool) -> None:
+        super().__init__(clock)
+        self._outcome = outcome
+        self._connects = connects
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        if self._connects:
+            super().connect(protocolFactory)
+        else:
+            self.attempts += 1
+        return self._outcome()
+
+
+def failed() -> Deferred[Any]:
+    return fail(ConnectionLost("the handshake that comes after"))
+
+
+@pytest.mark.parametrize(
+    ("outcome_of", "connects"), [(failed, True), (lambda: succeed(None), False)], ids=["fails after all", "no protocol"]
+)
+def test_p11_an_endpoint_that_says_one_thing_and_does_another(
+    outcome_of: Callable[[], Deferred[Any]], connects: bool
+) -> None:
+    """It is a failed attempt: one retry at a time, and nothing left in the end."""
+    clock = Clock()
+    factory = GearmanFactory(clock)
+    endpoint = OddEndpoint(clock, outcome_of, connects)
+    EndpointConnector(endpoint, factory).connect()
+    for attempts in range(1, 5):
+        clock.advance(0)
+        assert endpoint.attempts == attempts
+        assert len(clock.getDelayedCalls()) == 1
+        clock.advance((factory.next_attempt or 0) - clock.seconds())
+    stopped = outcome(factory.stop(ClientStopped()))
+    clock.advance(0)
+    assert stopped == [None]
+    assert clock.getDelayedCalls() == []
+    assert all(server.transport.lost for server in endpoint.connections)
+
+
+class Pipe:
+    """A transport that can do no more than `ITransport` asks for, as that of a process; it disconnects at once."""
+
+    def __init__(self, protocol: GearmanProtocol) -> None:
+        self._protocol = protocol
+        self.lost = 0
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def loseConnection(self) -> None:
+        self.lost += 1
+        self._protocol.connectionLost(Failure(ConnectionDone()))
+
+
+@pytest.mark.parametrize("end", ["abort", "close"])
+def test_p11_a_transport_that_knows_no_abort_and_disconnects_at_once(end: str) -> None:
+    clock = Clock()
+    factory = GearmanFactory(clock)
+    link = factory.buildProtocol(None)
+    pipe: Any = Pipe(link)
+    link.makeConnection(pipe)
+    getattr(link, end)(ClientStopped())
+    assert pipe.lost == 1
+    assert clock.getDelayedCalls() == []
