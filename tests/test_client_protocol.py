@@ -1323,6 +1323,7 @@ class GeardMachine(LinkMachine):
     coalesces = False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", [LinkMachine, GeardMachine])
 def test_p4_whatever_comes_each_task_is_told_its_own(machine: type[LinkMachine]) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=100, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
