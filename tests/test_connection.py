@@ -1358,3 +1358,20 @@ def test_p11_a_transport_that_knows_no_abort_and_disconnects_at_once(end: str) -
     getattr(link, end)(ClientStopped())
     assert pipe.lost == 1
     assert clock.getDelayedCalls() == []
+
+
+def test_p11_an_endpoint_in_whose_connect_the_factory_is_stopped() -> None:
+    """Looking something up may run anybody's code."""
+    clock = Clock()
+    factory = GearmanFactory(clock)
+    told: list[Any] = []
+
+    def stop() -> Deferred[Any]:
+        told.append(factory.stop(ClientStopped()))
+        return Deferred()
+
+    endpoint = OddEndpoint(clock, stop, connects=False)
+    EndpointConnector(endpoint, factory).connect()
+    assert outcome(told[0]) == [None]
+    assert clock.getDelayedCalls() == []
+    assert endpoint.attempts == 1

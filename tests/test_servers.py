@@ -382,6 +382,10 @@ def test_p1_a_question_fails_when_the_client_stops() -> None:
     assert type(outcome(asked)) is ClientStopped
 
 
+def test_p1_a_question_to_a_server_that_is_stopped_fails() -> None:
+    assert type(outcome(ask(Pool(1)))) is ClientStopped
+
+
 def test_a_question_may_be_cancelled() -> None:
     pool = Pool(1)
     pool.endpoints[0].polite = False

@@ -20,7 +20,7 @@ from typing import Protocol as Interface
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.internet.error import ConnectError, NotConnectingError, TimeoutError
+from twisted.internet.error import ConnectError, NotConnectingError, TimeoutError, UserError
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
@@ -525,8 +525,10 @@ class EndpointConnector:
         self._factory.doStart()
         self._factory.startedConnecting(self)
         attempt = maybeDeferred(self._endpoint.connect, dial)
-        if self._dial is dial:  # else it is over by now
+        if self._dial is dial:
             self._attempt = attempt
+        else:  # it is over by now
+            attempt.cancel()
         attempt.addCallback(self._made, dial).addErrback(self._failed, dial)
 
     def stopConnecting(self) -> None:
@@ -536,8 +538,10 @@ class EndpointConnector:
         """
         if self.state != "connecting":
             raise NotConnectingError("no attempt is under way")
-        assert self._attempt is not None
-        self._attempt.cancel()
+        if self._attempt is not None:
+            self._attempt.cancel()
+        else:  # the endpoint has not even returned
+            self._failed(Failure(UserError()), self._dial)
 
     def disconnect(self) -> None:
         """Close the connection, or give up the attempt to make one."""
@@ -563,7 +567,7 @@ class EndpointConnector:
         if dial is self._dial and self.state == "connecting":
             raise ConnectError(string="the endpoint says it connected, and built no protocol")
 
-    def _failed(self, reason: Failure, dial: _Dial) -> None:
+    def _failed(self, reason: Failure, dial: _Dial | None) -> None:
         if dial is self._dial:
             link = self._factory.link
             self._over()
