@@ -16,11 +16,12 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ProcessExitedAlready
 from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import ProcessProtocol, Protocol
 from twisted.internet.task import deferLater, react
@@ -64,7 +65,7 @@ class Gearmand(ProcessProtocol):
         return f"127.0.0.1:{port}"
 
     def _stop(self) -> Deferred[None]:
-        if not self._ended.called:
+        with suppress(ProcessExitedAlready):
             self.transport.signalProcess("TERM")
         return self._ended
 
