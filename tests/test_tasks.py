@@ -513,7 +513,7 @@ def test_p15_a_workload_may_be_any_bytes(workload: Any) -> None:
 
 def test_p15_a_workload_that_changes_afterwards_is_sent_as_it_was() -> None:
     workload = bytearray(b"picture")
-    view, copy = Task("resize", memoryview(workload)), Task("resize", workload)  # type: ignore[arg-type]
+    view, copy = Task("resize", memoryview(workload)), Task("resize", workload)  # type: ignore[arg-type]  # a view will do, too
     workload[:] = b"changed"
     assert (view.workload, copy.workload) == (b"picture", b"picture")
 
@@ -573,7 +573,10 @@ def no_collector() -> Iterator[None]:
 
 def watched(background: bool = False) -> tuple[Task, Deferred[Any], weakref.ref[Task]]:
     """A task under way, whose callbacks keep nothing of it."""
-    nothing: Callable[..., None] = lambda *told: None  # noqa: E731
+
+    def nothing(*told: object) -> None:
+        pass
+
     task = Task("resize", background=background, on_created=nothing, on_fail=nothing)
     deferred = task.begin()
     deferred.addErrback(lambda failure: None)
