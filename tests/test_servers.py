@@ -177,7 +177,7 @@ def test_states_from_start_to_stop() -> None:
     refused = list(pool.servers)[1].info()
     assert isinstance(refused.last_error, ConnectionRefusedError)
     assert refused.next_attempt is not None
-    assert 0.2 < refused.next_attempt < 1.0
+    assert 0.2 < refused.next_attempt < 2.0  # about 0.5, or about 1 with Twisted 22.4; there is jitter in it
     assert pool.changes == 2
     pool.stop()
     assert pool.states() == [ServerState.STOPPED] * 3
