@@ -69,6 +69,8 @@ class Worker(Protocol):
         self._do = do or self._jobs.put
         self._decoder = Decoder(RES)
         self._closed: Deferred[None] = Deferred()
+        self.settled: Deferred[bool] = Deferred()
+        """Fires with True at the first NO_JOB; with False if the connection is closed before."""
         self.errors: list[list[bytes]] = []
 
     def job(self) -> Deferred[Job]:
@@ -90,11 +92,16 @@ class Worker(Protocol):
             self.write(CAN_DO.request(function))
         self._grab()
 
+    def _settle(self, well: bool) -> None:
+        if not self.settled.called:
+            self.settled.callback(well)
+
     def _grab(self) -> None:
         self.write(GRAB_JOB_UNIQ.request() * (self._most_grabs - self._grabs))
         self._grabs = self._most_grabs
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._settle(False)
         self._closed.callback(None)
 
     def dataReceived(self, data: bytes) -> None:
@@ -104,6 +111,7 @@ class Worker(Protocol):
                 self._grab()
                 self._do(Job(self, *arguments))
             elif packet_type is NO_JOB:
+                self._settle(True)
                 self._grabs -= 1
                 if not self._grabs:
                     self.write(PRE_SLEEP.request())
