@@ -69,7 +69,7 @@ class Gearmand(ProcessProtocol):
             self.transport.signalProcess("TERM")
         return self._ended
 
-    def processEnded(self, reason: Failure) -> None:  # noqa: N802 - Twisted's name
+    def processEnded(self, reason: Failure) -> None:
         self._ended.callback(None)
 
 

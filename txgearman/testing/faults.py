@@ -1,0 +1,364 @@
+"""What a test can have go wrong, on purpose and at its word.
+
+Each method of `Faults` makes one fault. It lasts until it has happened as often as was asked for, or until its `end()`;
+in a ``with`` statement, until the end of that. Faults go together as the test likes.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from twisted.internet.interfaces import IReactorTime
+
+from ..packets import (
+    ERROR,
+    SUBMIT_JOB,
+    SUBMIT_JOB_BG,
+    SUBMIT_JOB_EPOCH,
+    SUBMIT_JOB_HIGH,
+    SUBMIT_JOB_HIGH_BG,
+    SUBMIT_JOB_LOW,
+    SUBMIT_JOB_LOW_BG,
+    SUBMIT_REDUCE_JOB,
+    SUBMIT_REDUCE_JOB_BACKGROUND,
+    PacketType,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+SUBMITS: Final = (
+    SUBMIT_JOB,
+    SUBMIT_JOB_BG,
+    SUBMIT_JOB_HIGH,
+    SUBMIT_JOB_HIGH_BG,
+    SUBMIT_JOB_LOW,
+    SUBMIT_JOB_LOW_BG,
+    SUBMIT_JOB_EPOCH,
+    SUBMIT_REDUCE_JOB,
+    SUBMIT_REDUCE_JOB_BACKGROUND,
+)
+"""Every packet type that asks for a job."""
+
+
+class Fault:
+    """Something that goes wrong.
+
+    :ivar happened: how often it has.
+    """
+
+    def __init__(self, faults: Faults, name: str, expected: str, times: int | None = None) -> None:
+        """
+        :param name: the call that made it, for people.
+        :param expected: what must come for it to happen, for people.
+        :param times: how often it happens; None for as long as it lasts.
+        """
+        self._faults = faults
+        self._times = times
+        self.name = name
+        self.expected = expected
+        self.happened = 0
+
+    def end(self) -> None:
+        """From now on, all is well again."""
+        self._faults.ended(self)
+
+    def happens(self) -> None:
+        """It happens once."""
+        self.happened += 1
+        if self.happened == self._times:
+            self.end()
+
+    def complaint(self) -> str | None:
+        """What is wrong with it at the end of a test; None if nothing is."""
+        return None if self.happened else f"{self.name} has not happened: {self.expected}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
+
+
+AnyFault = TypeVar("AnyFault", bound=Fault)
+AnyAtPacket = TypeVar("AnyAtPacket", bound="_AtPacket")
+
+
+class _Refusal(Fault):
+    """Of connections."""
+
+
+class _BlackHole(Fault):
+    """For connections."""
+
+
+class _Silence(Fault):
+    """Nothing is read and nothing is sent."""
+
+
+class _Splitting(Fault):
+    size = 0
+
+
+class HeldAnswers(Fault):
+    """What `Faults.hold_answers` holds."""
+
+    def release(self) -> None:
+        """Send what was held, in order, and hold nothing more."""
+        self.end()
+
+    def complaint(self) -> str | None:
+        if self._faults.lasts(self) and self.happened:
+            return f"{self.name} still holds {self.happened} answers: release() was expected"
+        return super().complaint()
+
+
+class _AtPacket(Fault):
+    """Something that happens when packets of some types come."""
+
+    types: tuple[PacketType, ...] = ()
+    function: bytes | None = None
+
+    def matches(self, packet_type: PacketType, arguments: list[bytes]) -> bool:
+        return packet_type in self.types and (self.function is None or arguments[0] == self.function)
+
+
+class _Instead(_AtPacket):
+    """The server does not see the packet; this is done instead."""
+
+    def act(self, connection: Any) -> None:
+        raise NotImplementedError
+
+
+class _DropBefore(_Instead):
+    def act(self, connection: Any) -> None:
+        connection.drop()
+
+
+class _Ignore(_Instead):
+    def act(self, connection: Any) -> None:
+        """Nothing."""
+
+
+class _Reject(_Instead):
+    packet = b""
+
+    def act(self, connection: Any) -> None:
+        connection.send(self.packet)
+
+
+class _DropAfter(_AtPacket):
+    """The server has done what the packet asks for; its answer is not sent."""
+
+
+class Faults:
+    """The faults of one server."""
+
+    def __init__(self, reactor: IReactorTime, connections: list[Any]) -> None:
+        self._reactor = reactor
+        self._connections = connections
+        self._lasting: list[Fault] = []
+        self._made: list[Fault] = []
+        self._unsent: dict[Any, bytearray] = {}
+
+    # For tests.
+
+    def refuse_connections(self) -> Fault:
+        """Refuse every connection. Those that are there go on. (On a port, it is accepted and closed at once.)"""
+        return self._make(_Refusal(self, "refuse_connections()", "nobody has tried to connect"))
+
+    def black_hole_connections(self) -> Fault:
+        """Let every attempt to connect wait for an answer that never comes. (On a port, the connection is made, and
+        nothing is ever read from it, as with a gearmand that has no file descriptor left: H12.)"""
+        return self._make(_BlackHole(self, "black_hole_connections()", "nobody has tried to connect"))
+
+    def drop_connections(self) -> None:
+        """Lose every connection now, with all that was not yet received on it."""
+        self._need_connection("drop_connections()")
+        for connection in list(self._connections):
+            connection.drop()
+
+    def drop_before(self, *types: PacketType, times: int = 1) -> Fault:
+        """Lose the connection on which the next packet of one of these types comes; the server never sees it."""
+        return self._at_packet(_DropBefore, "drop_before", types, times)
+
+    def drop_after(self, *types: PacketType, times: int = 1) -> Fault:
+        """The same, once the server has done what the packet asks for; its answer is lost."""
+        return self._at_packet(_DropAfter, "drop_after", types, times)
+
+    def leave_unanswered(self, *types: PacketType, times: int | None = 1) -> Fault:
+        """Ignore the next packet of one of these types, as other servers do with some (H6).
+
+        :param times: how many are ignored; None for all.
+        """
+        return self._at_packet(_Ignore, "leave_unanswered", types, times)
+
+    def reject(self, code: str, text: str = "", *, function: str | bytes | None = None, times: int | None = 1) -> Fault:
+        """Answer the next submit with an ERROR.
+
+        :param code: such as ``"QUEUE_ERROR"``.
+        :param function: only those for this function, its prefix included.
+        :param times: how many are rejected; None for all.
+        """
+        fault = self._at_packet(_Reject, "reject", SUBMITS, times)
+        fault.name = f"reject({code!r})" if function is None else f"reject({code!r}, function={function!r})"
+        fault.packet = ERROR.response(code.encode(), text.encode())
+        fault.function = function.encode() if isinstance(function, str) else function
+        return fault
+
+    def hold_answers(self) -> HeldAnswers:
+        """Send nothing, on any connection, until `HeldAnswers.release`. What comes in is done as ever."""
+        return self._make(HeldAnswers(self, "hold_answers()", "there was no answer to hold"))
+
+    def fall_silent(self) -> Fault:
+        """Neither read nor send anything on any connection, like a host that has lost its power."""
+        fault = self._make(_Silence(self, "fall_silent()", "there was no connection"))
+        for connection in self._connections:
+            fault.happens()
+            connection.pause()
+        return fault
+
+    def split_answers(self, size: int) -> Fault:
+        """Send everything in pieces.
+
+        :param size: bytes in each, which comes in a turn of its own.
+        """
+        if size < 1:
+            raise ValueError(f"size must be at least 1, not {size}")
+        fault = self._make(_Splitting(self, f"split_answers({size})", "nothing was sent"))
+        fault.size = size
+        return fault
+
+    def send_raw(self, data: bytes) -> None:
+        """Send these bytes, whatever they are, to every connection."""
+        self._need_connection("send_raw()")
+        for connection in self._connections:
+            connection.send(data)
+
+    def verify(self) -> None:
+        """Check that every fault has happened, and that no answer is still held.
+
+        :raises AssertionError: telling what was expected.
+        """
+        complaints = list(filter(None, (fault.complaint() for fault in self._made)))
+        if complaints:
+            raise AssertionError("; ".join(complaints))
+
+    # For the server.
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is read."""
+        return self._lasting_one(_Silence) is not None
+
+    def connection_made(self, connection: Any) -> None:
+        """There is a new connection."""
+        for kind in (_Silence, _BlackHole):
+            fault = self._lasting_one(kind)
+            if fault is not None:
+                fault.happens()
+                connection.pause()
+
+    def connection_lost(self, connection: Any) -> None:
+        """A connection is gone."""
+        self._unsent.pop(connection, None)
+
+    def refused(self) -> bool:
+        """Whether a connection that is asked for is refused."""
+        return self._connecting_meets(_Refusal)
+
+    def black_holed(self) -> bool:
+        """Whether an attempt to connect is to wait for ever."""
+        return self._connecting_meets(_BlackHole)
+
+    def before(self, connection: Any, packet_type: PacketType, arguments: list[bytes]) -> bool:
+        """A packet has come; return whether the server is not to see it."""
+        for fault in self._lasting:
+            if isinstance(fault, _Instead) and fault.matches(packet_type, arguments):
+                fault.happens()
+                fault.act(connection)
+                return True
+        return False
+
+    def after(self, connection: Any, packet_type: PacketType, arguments: list[bytes]) -> None:
+        """What a packet asks for has been done."""
+        for fault in self._lasting:
+            if isinstance(fault, _DropAfter) and fault.matches(packet_type, arguments):
+                fault.happens()
+                connection.drop()
+                return
+
+    def send(self, connection: Any, data: bytes) -> None:
+        """Send, or do not, or not at once."""
+        hold = self._lasting_one(HeldAnswers)
+        if hold is not None:
+            hold.happens()
+        if not (connection in self._unsent or hold or self.silent or self._lasting_one(_Splitting)):
+            connection.transport.write(data)
+            return
+        idle = connection not in self._unsent
+        self._unsent.setdefault(connection, bytearray()).extend(data)
+        if idle:
+            self._send_on(connection)
+
+    def lasts(self, fault: Fault) -> bool:
+        """Whether it has not ended."""
+        return fault in self._lasting
+
+    def ended(self, fault: Fault) -> None:
+        """A fault is over."""
+        if fault in self._lasting:
+            self._lasting.remove(fault)
+            if isinstance(fault, _Silence):
+                for connection in list(self._connections):
+                    connection.resume()
+            if isinstance(fault, (_Silence, HeldAnswers)):
+                for connection in list(self._unsent):
+                    self._send_on(connection)
+
+    def _send_on(self, connection: Any) -> None:
+        """Send what waits; in pieces, one in a turn, if that is asked for."""
+        unsent = self._unsent.get(connection)
+        if unsent is None or self.silent or self._lasting_one(HeldAnswers) is not None:
+            return
+        splitting = self._lasting_one(_Splitting)
+        size = splitting.size if isinstance(splitting, _Splitting) else len(unsent)
+        connection.transport.write(bytes(unsent[:size]))
+        del unsent[:size]
+        if splitting is not None:
+            splitting.happens()
+        if unsent:
+            self._reactor.callLater(0, self._send_on, connection)
+        else:
+            del self._unsent[connection]
+
+    def _make(self, fault: AnyFault) -> AnyFault:
+        self._made.append(fault)
+        self._lasting.append(fault)
+        return fault
+
+    def _at_packet(
+        self, kind: type[AnyAtPacket], name: str, types: tuple[PacketType, ...], times: int | None
+    ) -> AnyAtPacket:
+        if not types:
+            raise ValueError(f"{name}() takes at least one type of packet")
+        names = ", ".join(packet_type.name for packet_type in types)
+        fault = kind(self, f"{name}({names})", "no such packet has come", times)
+        fault.types = types
+        return self._make(fault)
+
+    def _lasting_one(self, kind: type[Fault]) -> Fault | None:
+        return next((fault for fault in self._lasting if isinstance(fault, kind)), None)
+
+    def _connecting_meets(self, kind: type[Fault]) -> bool:
+        fault = self._lasting_one(kind)
+        if fault is not None:
+            fault.happens()
+        return fault is not None
+
+    def _need_connection(self, name: str) -> None:
+        if not self._connections:
+            raise AssertionError(f"{name}: nobody is connected")

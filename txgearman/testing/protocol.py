@@ -1,0 +1,355 @@
+"""A connection to the server: requests in, answers out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
+
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from ..packets import (
+    CAN_DO,
+    CAN_DO_TIMEOUT,
+    CANT_DO,
+    ECHO_REQ,
+    ECHO_RES,
+    ERROR,
+    GET_STATUS,
+    GET_STATUS_UNIQUE,
+    GRAB_JOB,
+    GRAB_JOB_ALL,
+    GRAB_JOB_UNIQ,
+    JOB_ASSIGN,
+    JOB_ASSIGN_ALL,
+    JOB_ASSIGN_UNIQ,
+    JOB_CREATED,
+    NO_JOB,
+    NOOP,
+    OPTION_REQ,
+    OPTION_RES,
+    PRE_SLEEP,
+    RESET_ABILITIES,
+    SET_CLIENT_ID,
+    STATUS_RES,
+    STATUS_RES_UNIQUE,
+    SUBMIT_JOB,
+    SUBMIT_JOB_BG,
+    SUBMIT_JOB_EPOCH,
+    SUBMIT_JOB_HIGH,
+    SUBMIT_JOB_HIGH_BG,
+    SUBMIT_JOB_LOW,
+    SUBMIT_JOB_LOW_BG,
+    SUBMIT_REDUCE_JOB,
+    SUBMIT_REDUCE_JOB_BACKGROUND,
+    WORK_COMPLETE,
+    WORK_DATA,
+    WORK_EXCEPTION,
+    WORK_FAIL,
+    WORK_STATUS,
+    WORK_WARNING,
+    PacketType,
+)
+from ..tasks import Priority
+from . import text
+from .core import Core
+from .faults import Faults
+from .jobs import Ability, Job, QueueFull
+from .splitter import NotGearman, Splitter, WrongMagic
+
+MAX_UNIQUE: Final = 64
+"""A longer one is refused. One of just this length is accepted, and mistreated (section 1)."""
+
+MAX_ASSIGN: Final = 8192
+"""Bytes of a JOB_ASSIGN before the workload; gearmand closes the connection of a worker that would get more."""
+
+MAX_NUMBER: Final = 11
+"""Characters of WORK_STATUS's denominator; a longer one is dropped without a word (section 5)."""
+
+_UINT32: Final = 0xFFFFFFFF
+_INT64: Final = 0x7FFFFFFFFFFFFFFF
+
+_PRIORITIES: Final[Mapping[PacketType, tuple[Priority, bool]]] = {
+    SUBMIT_JOB: (Priority.NORMAL, False),
+    SUBMIT_JOB_BG: (Priority.NORMAL, True),
+    SUBMIT_JOB_HIGH: (Priority.HIGH, False),
+    SUBMIT_JOB_HIGH_BG: (Priority.HIGH, True),
+    SUBMIT_JOB_LOW: (Priority.LOW, False),
+    SUBMIT_JOB_LOW_BG: (Priority.LOW, True),
+    SUBMIT_JOB_EPOCH: (Priority.NORMAL, True),
+    SUBMIT_REDUCE_JOB: (Priority.NORMAL, False),
+    SUBMIT_REDUCE_JOB_BACKGROUND: (Priority.NORMAL, True),
+}
+"""Of every submit: its priority, and whether it is in the background."""
+
+
+def c_number(digits: bytes) -> int:
+    """The number at the start of a text, as C reads it: 0 for none."""
+    match = re.match(rb"\s*([+-]?\d+)", digits)
+    return int(match[1]) if match else 0
+
+
+class JobServerProtocol(Protocol):
+    """One connection, of a client, a worker or an administrator; the server makes no difference.
+
+    :ivar requests: the types of the packets that came on it, oldest first.
+    """
+
+    transport: Any
+
+    def __init__(self, core: Core, faults: Faults, host: bytes) -> None:
+        self._core = core
+        self._faults = faults
+        self._splitter = Splitter()
+        self._over = False
+        self._sleeping = False
+        self.host = host
+        self.number = 0
+        self.client_id = b"-"
+        self.exceptions = False
+        self.abilities: list[Ability] = []
+        self.requests: list[PacketType] = []
+
+    # The connection.
+
+    def connectionMade(self) -> None:
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self.number = self._core.connected(self)
+        self._faults.connection_made(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._faults.connection_lost(self)
+        self._core.disconnected(self)
+
+    def drop(self) -> None:
+        """Close it without any more notice: what was not sent yet never is, and nothing more is read."""
+        self._over = True
+        self.transport.abortConnection()
+
+    def pause(self) -> None:
+        """Read nothing more, until `resume`."""
+        self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read on, and do first what had come before."""
+        self.transport.resumeProducing()
+        self.dataReceived(b"")
+
+    def send(self, packet: bytes) -> None:
+        """Send a packet, or a line of text."""
+        self._faults.send(self, packet)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._splitter.feed(data)
+        try:
+            while not (self._over or self._faults.silent) and self._take_request():
+                pass
+        except NotGearman:
+            self._over = True
+            self.transport.loseConnection()
+
+    def _take_request(self) -> bool:
+        try:
+            request = self._splitter.take()
+        except WrongMagic:
+            self._refuse("INVALID_MAGIC", "Request magic expected")
+            return True
+        if isinstance(request, bytes):
+            self._line_received(request)
+        elif request is not None:
+            self._packet_received(*request)
+        return request is not None
+
+    def _line_received(self, line: bytes) -> None:
+        answer = text.answer(self._core, line)
+        if answer is None:
+            raise NotGearman
+        self.send(answer)
+
+    def _packet_received(self, packet_type: PacketType, arguments: list[bytes]) -> None:
+        self.requests.append(packet_type)
+        if self._faults.before(self, packet_type, arguments):
+            return
+        handler = self._handlers.get(packet_type)
+        if handler is None:
+            self._refuse("INVALID_COMMAND", "Command not expected")
+        else:
+            handler(self, packet_type, *arguments)
+        self._faults.after(self, packet_type, arguments)
+
+    def _refuse(self, code: str, why: str) -> None:
+        self.send(ERROR.response(code.encode(), why.encode()))
+
+    # Clients.
+
+    def _submit(self, packet_type: PacketType, function: bytes, unique: bytes, workload: bytes) -> None:
+        self._queue(packet_type, function, unique, workload)
+
+    def _submit_epoch(
+        self, packet_type: PacketType, function: bytes, unique: bytes, epoch: bytes, workload: bytes
+    ) -> None:
+        at = c_number(epoch)
+        if abs(at) <= _INT64:  # else there is no answer (H6)
+            self._queue(packet_type, function, unique, workload, at=at)
+
+    def _submit_reduce(
+        self, packet_type: PacketType, function: bytes, unique: bytes, reducer: bytes, _: bytes, workload: bytes
+    ) -> None:
+        if len(reducer) > MAX_UNIQUE:  # it looks at the wrong argument (section 9)
+            self._refuse("ARGUMENT_TOO_LARGE", "Unique value too large")
+        else:
+            self._queue(packet_type, function, unique, workload, reducer=reducer)
+
+    def _queue(self, packet_type: PacketType, function: bytes, unique: bytes, workload: bytes, **more: Any) -> None:
+        if len(unique) > MAX_UNIQUE and "reducer" not in more:
+            self._refuse("ARGUMENT_TOO_LARGE", "Unique value too large")
+            return
+        priority, background = _PRIORITIES[packet_type]
+        listener = None if background else self
+        try:
+            job, new = self._core.jobs.submit(function, unique, workload, priority=priority, listener=listener, **more)
+        except QueueFull:
+            self._refuse("QUEUE_ERROR", "Job queue is full")
+            return
+        self.send(JOB_CREATED.response(job.handle))
+        if new:
+            self._core.wake_workers(job)
+
+    def _get_status(self, _: PacketType, handle: bytes) -> None:
+        handle = handle.partition(b"\0")[0]
+        if len(handle) < MAX_UNIQUE:  # else there is no answer (H6)
+            self.send(STATUS_RES.response(handle, *_status(self._core.jobs.by_handle(handle))))
+
+    def _get_status_unique(self, _: PacketType, unique: bytes) -> None:
+        unique = unique.partition(b"\0")[0]
+        if len(unique) < MAX_UNIQUE:
+            job = self._core.jobs.by_unique(unique)
+            clients = len(job.listeners) if job else 0
+            self.send(STATUS_RES_UNIQUE.response(unique, *_status(job), b"%d" % clients))
+
+    def _echo(self, _: PacketType, data: bytes) -> None:
+        self.send(ECHO_RES.response(data))
+
+    def _option(self, _: PacketType, option: bytes) -> None:
+        if option.partition(b"\0")[0].lower() == b"exceptions":
+            self.exceptions = True
+            self.send(OPTION_RES.response(option))
+        else:
+            self._refuse("UNKNOWN_OPTION", "Server does not recognize given option")
+
+    # Workers.
+
+    def _can_do(self, _: PacketType, function: bytes) -> None:
+        self.abilities.insert(0, self._core.jobs.add_ability(self, function))
+
+    def _can_do_timeout(self, _: PacketType, function: bytes, milliseconds: bytes) -> None:
+        number = c_number(milliseconds)
+        timeout = max(number, 1000) / 1000 if number > 0 else None
+        self.abilities.insert(0, self._core.jobs.add_ability(self, function, timeout))
+
+    def _cant_do(self, _: PacketType, function: bytes) -> None:
+        self._core.remove_abilities(ability for ability in self.abilities if ability.function.name == function)
+
+    def _reset_abilities(self, _: PacketType) -> None:
+        self._core.remove_abilities(self.abilities)
+
+    def _set_client_id(self, _: PacketType, client_id: bytes) -> None:
+        self.client_id = client_id
+
+    def _pre_sleep(self, _: PacketType) -> None:
+        self._sleeping = True
+        if self._core.jobs.has_work_for(self.abilities):
+            self.wake()
+
+    def wake(self) -> None:
+        """There is a job for it: a sleeping worker is told once."""
+        if self._sleeping:
+            self._sleeping = False
+            self.send(NOOP.response())
+
+    def _grab(self, packet_type: PacketType) -> None:
+        self._sleeping = False
+        job = self._core.take(self.abilities)
+        if job is None:
+            self.send(NO_JOB.response())
+            return
+        packet = _assignment(packet_type, job)
+        if len(packet) - len(job.workload) > MAX_ASSIGN:
+            raise NotGearman
+        self.send(packet)
+
+    # What a worker says of its job.
+
+    def _own_job(self, handle: bytes, otherwise: str) -> Job | None:
+        job = self._core.jobs.by_handle(handle)
+        if job is None or job.worker is not self:
+            self._refuse("JOB_NOT_FOUND", otherwise)
+            return None
+        return job
+
+    def _work_data(self, packet_type: PacketType, handle: bytes, data: bytes) -> None:
+        job = self._own_job(handle, "Job does not exist on server")
+        if job:
+            self._core.work_data(job, packet_type, data)
+
+    def _work_status(self, packet_type: PacketType, handle: bytes, numerator: bytes, denominator: bytes) -> None:
+        job = self._own_job(handle, "Job given in work result not found")
+        if job and len(denominator) <= MAX_NUMBER:
+            numbers = [c_number(text) & _UINT32 for text in (numerator, denominator)]
+            self._core.work_status(job, packet_type.response(handle, numerator, denominator), *numbers)
+
+    def _work_complete(self, packet_type: PacketType, handle: bytes, data: bytes) -> None:
+        job = self._own_job(handle, "Job given in work result not found")
+        if job:
+            self._core.work_end(job, packet_type.response(handle, data))
+
+    def _work_fail(self, packet_type: PacketType, handle: bytes) -> None:
+        job = self._own_job(handle.partition(b"\0")[0], "Job given in work result not found")
+        if job:
+            self._core.work_end(job, packet_type.response(handle))
+
+    def _work_exception(self, _: PacketType, handle: bytes, data: bytes) -> None:
+        job = self._own_job(handle, "An exception was received for a job that does not exist")
+        if job:
+            self._core.work_exception(job, data)
+
+    _handlers: ClassVar[Mapping[PacketType, Callable[..., None]]] = {
+        **dict.fromkeys(_PRIORITIES, _submit),
+        SUBMIT_JOB_EPOCH: _submit_epoch,
+        SUBMIT_REDUCE_JOB: _submit_reduce,
+        SUBMIT_REDUCE_JOB_BACKGROUND: _submit_reduce,
+        GET_STATUS: _get_status,
+        GET_STATUS_UNIQUE: _get_status_unique,
+        ECHO_REQ: _echo,
+        OPTION_REQ: _option,
+        CAN_DO: _can_do,
+        CAN_DO_TIMEOUT: _can_do_timeout,
+        CANT_DO: _cant_do,
+        RESET_ABILITIES: _reset_abilities,
+        SET_CLIENT_ID: _set_client_id,
+        PRE_SLEEP: _pre_sleep,
+        **dict.fromkeys((GRAB_JOB, GRAB_JOB_UNIQ, GRAB_JOB_ALL), _grab),
+        WORK_DATA: _work_data,
+        WORK_WARNING: _work_data,
+        WORK_STATUS: _work_status,
+        WORK_COMPLETE: _work_complete,
+        WORK_FAIL: _work_fail,
+        WORK_EXCEPTION: _work_exception,
+    }
+
+
+def _status(job: Job | None) -> list[bytes]:
+    numbers = (0, 0, 0, 0) if job is None else (1, job.worker is not None, job.numerator, job.denominator)
+    return [b"%d" % number for number in numbers]
+
+
+def _assignment(grab: PacketType, job: Job) -> bytes:
+    function, unique = job.function.name, job.unique
+    if grab is GRAB_JOB:
+        return JOB_ASSIGN.response(job.handle, function, job.workload)
+    if grab is GRAB_JOB_ALL and job.reducer:
+        return JOB_ASSIGN_ALL.response(job.handle, function, unique, job.reducer, job.workload)
+    return JOB_ASSIGN_UNIQ.response(job.handle, function, unique, job.workload)

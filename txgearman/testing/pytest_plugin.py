@@ -1,0 +1,27 @@
+"""The test kit in pytest. One line in ``conftest.py`` switches it on::
+
+    pytest_plugins = ["txgearman.testing.pytest_plugin"]
+
+Then each test may take a ``job_server`` as an argument: a `MemoryJobServer` on a `Clock`, verified at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from twisted.python.failure import Failure
+
+from .server import MemoryJobServer
+
+
+@pytest.fixture
+def job_server() -> Iterator[MemoryJobServer]:
+    """A job server in memory, on a `Clock`, verified at the end of the test."""
+    server = MemoryJobServer()
+    yield server
+    outcome: list[object] = []
+    server.close().addBoth(outcome.append)
+    assert outcome, "the server has not closed"
+    if isinstance(outcome[0], Failure):
+        outcome[0].raiseException()

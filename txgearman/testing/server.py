@@ -1,0 +1,169 @@
+"""`MemoryJobServer`: a Gearman job server that lives in the process that uses it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTCP
+from twisted.internet.protocol import ServerFactory
+from twisted.internet.task import Clock
+
+from ..client import GearmanClient
+from ..tasks import name_bytes
+from .core import Core
+from .faults import Faults
+from .protocol import JobServerProtocol
+from .taken import Hand, TakenJob
+from .wire import MemoryEndpoint
+
+MAX_HANDLE_PREFIX: Final = 40
+"""Bytes. gearmand takes more, and then gives distinct jobs the same handle (H10)."""
+
+
+class MemoryJobServer(ServerFactory, Faults):
+    """A Gearman job server in memory, for tests and for development.
+
+    It does what gearmand 1.1.20 does, wherever a client or a worker could notice, its quirks included. Clients and
+    workers reach it without a socket, or on a port; it makes no difference to them.
+
+    In a test that is not to wait, it lives on a `Clock`::
+
+        server = MemoryJobServer()
+        client = server.client()                        # a GearmanClient, connected to it
+        deferred = client.add_task("reverse", b"abc")
+        job = server.take("reverse")                    # the test plays the worker
+        job.complete(b"cba")                            # the deferred has fired
+
+    Everything that a test may have go wrong is a method of its own: see `Faults`.
+
+    :ivar clock: the `Clock`, or the reactor.
+    :ivar connections: those that are there, oldest first: `JobServerProtocol`.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        reactor: Any = None,
+        *,
+        job_retries: int = 0,
+        job_handle_prefix: str = "H:memory",
+        exceptions: bool = False,
+    ) -> None:
+        """
+        :param reactor: what times it: a `Clock`, or the reactor. None for a `Clock` of its own.
+        :param job_retries: how many workers a job is given to, before it fails. 0 for no limit, as is gearmand's
+            default.
+        :param job_handle_prefix: what handles begin with; up to 40 bytes.
+        :param exceptions: send WORK_EXCEPTION to clients that have not asked for it, too.
+        :raises TypeError, ValueError: for an argument that can't be meant.
+        """
+        if type(job_retries) is not int or job_retries < 0:
+            raise ValueError(f"job_retries must be a number from 0, not {job_retries!r}")
+        prefix = name_bytes("job_handle_prefix", job_handle_prefix, MAX_HANDLE_PREFIX)
+        self.clock = Clock() if reactor is None else reactor
+        self._core = Core(self.clock, job_retries, prefix, exceptions)
+        Faults.__init__(self, self.clock, self._core.connections)
+        self._clients: list[GearmanClient] = []
+        self._ports: list[IListeningPort] = []
+
+    @property
+    def connections(self) -> list[JobServerProtocol]:
+        return [connection for connection in self._core.connections if isinstance(connection, JobServerProtocol)]
+
+    # Ways in.
+
+    def buildProtocol(self, addr: IAddress | None) -> JobServerProtocol | None:
+        """For the reactor, at each connection to a port."""
+        host = getattr(addr, "host", "memory")
+        return JobServerProtocol(self._core, self, host.encode())
+
+    def endpoint(self) -> MemoryEndpoint:
+        """An endpoint that leads here without a socket::
+
+        client = GearmanClient([server.endpoint()], reactor=server.clock)
+        """
+        return MemoryEndpoint(self.clock, self, self)
+
+    def client(self, **options: Any) -> GearmanClient:
+        """A started client of this server, which `close` stops.
+
+        :param options: those of `GearmanClient`, other than its servers and reactor.
+        """
+        client = GearmanClient([self.endpoint()], reactor=self.clock, **options)
+        self._clients.append(client)
+        client.startService()
+        self._settle()
+        return client
+
+    def listen(self, port: int = 0, interface: str = "127.0.0.1") -> str:
+        """Listen on a port, too, until `close`.
+
+        :param port: 0 for any that is free.
+        :return: the address, as `GearmanClient` takes it.
+        :raises ValueError: the server is on a `Clock`.
+        :raises twisted.internet.error.CannotListenError: the port is not to be had.
+        """
+        if not IReactorTCP.providedBy(self.clock):
+            raise ValueError("to listen on a port, a server needs the reactor: MemoryJobServer(reactor)")
+        listening = self.clock.listenTCP(port, self, interface=interface)
+        self._ports.append(listening)
+        host: Any = listening.getHost()
+        return f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}"
+
+    # For tests.
+
+    def take(self, function: str | bytes) -> TakenJob:
+        """Take the next job of a function, as a worker would.
+
+        :param function: the function's name, with the prefix if there is one.
+        :raises AssertionError: there is none; tells which there are.
+        """
+        self._settle()
+        name = function.encode() if isinstance(function, str) else function
+        hand = Hand()
+        hand.abilities.append(self._core.jobs.add_ability(hand, name))
+        job = self._core.take(hand.abilities)
+        if job is None:
+            self._core.remove_abilities(hand.abilities)
+            raise AssertionError(f"no job for {function!r} is queued; these are: {self._queued() or 'none'}")
+        return TakenJob(self._core, hand, job, self._settle)
+
+    def advance(self, seconds: float = 0.0) -> None:
+        """Let time pass on the `Clock`, from one event to the next, so that each happens at its time."""
+        end = self.clock.seconds() + seconds
+        while True:
+            due = [call.getTime() for call in self.clock.getDelayedCalls() if call.getTime() <= end]
+            self.clock.advance(max(0.0, min(due, default=end) - self.clock.seconds()))
+            if not due:
+                return
+
+    def close(self) -> Deferred[Any]:
+        """Stop the clients that `client` made, close every connection and port, and `verify`.
+
+        :return: fires when nothing is left; with a `Clock`, it has fired. Fails with `AssertionError` for a fault that
+            has not happened, or answers that are still held.
+        """
+        verified = maybeDeferred(self.verify)
+        for fault in list(self._lasting):
+            self.ended(fault)
+        stopping = [maybeDeferred(client.stopService) for client in self._clients]
+        stopping += [maybeDeferred(port.stopListening) for port in self._ports]
+        stopped = gatherResults(stopping).addCallback(self._drop_all)
+        self._settle()
+        return stopped.addCallback(lambda _: verified)
+
+    def _drop_all(self, _: object) -> None:
+        for connection in list(self._core.connections):
+            connection.drop()
+        self._settle()
+
+    def _queued(self) -> str:
+        return ", ".join(
+            repr(job.function.name.decode("utf-8", "backslashreplace")) for job in self._core.jobs if job.worker is None
+        )
+
+    def _settle(self) -> None:
+        if isinstance(self.clock, Clock):
+            self.clock.advance(0)

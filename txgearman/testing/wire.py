@@ -1,0 +1,206 @@
+"""A wire in memory: an endpoint that leads to a `Factory` in the same process, with no socket between.
+
+What is written at one end arrives at the other in a later turn of the reactor, in one piece with what was written
+after it in the same turn. With a `Clock`, ``clock.advance(0)`` runs all such turns until nothing moves any more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, ConnectionRefusedError, NoProtocol
+from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime, IStreamClientEndpoint, ITransport
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from .faults import Faults
+
+BUFFER: Final = 64 * 1024
+"""Bytes that may be under way before a producer is paused; as with Twisted's sockets."""
+
+
+@implementer(IAddress)
+class MemoryAddress:
+    """The address of an end of a wire.
+
+    :ivar name: for people.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"MemoryAddress({self.name!r})"
+
+
+@implementer(ITransport, IPushProducer)
+class MemoryTransport:
+    """One end of a wire.
+
+    :ivar disconnecting: whether it was asked to close.
+    :ivar disconnected: whether its protocol was told that it is closed, or is about to be.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: IReactorTime, name: str) -> None:
+        self._reactor = reactor
+        self._address = MemoryAddress(name)
+        self._outgoing: list[bytes] = []
+        self._size = 0
+        self._moving = False
+        self._paused = False
+        self._producer: Any = None
+        self._streaming = True
+        self._producer_paused = False
+        self.disconnecting = False
+        self.disconnected = False
+        self.protocol: Any = None
+        self.other: MemoryTransport = self
+
+    # For the protocol at this end.
+
+    def write(self, data: bytes) -> None:
+        if not isinstance(data, bytes):
+            raise TypeError(f"data must be bytes, not {type(data).__name__}")
+        if data and not (self.disconnecting or self.disconnected):
+            self._outgoing.append(data)
+            self._size += len(data)
+            self._pace()
+            self._move_soon()
+
+    def writeSequence(self, data: Any) -> None:
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        if not (self.disconnecting or self.disconnected):
+            self.disconnecting = True
+            self._move_soon()
+
+    def abortConnection(self) -> None:
+        """Close it now; what is under way in either direction is lost."""
+        self._lose(ConnectionAborted(), ConnectionLost())
+
+    def getPeer(self) -> MemoryAddress:
+        return self.other._address
+
+    def getHost(self) -> MemoryAddress:
+        return self._address
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self.other._move_soon()
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        if self._producer is not None:
+            raise RuntimeError("there is a producer already")
+        if self.disconnected:
+            producer.stopProducing()
+            return
+        self._producer, self._streaming, self._producer_paused = producer, streaming, False
+        self._pace()
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+        self._move_soon()
+
+    # What happens in later turns.
+
+    def _move_soon(self) -> None:
+        if not self._moving:
+            self._moving = True
+            self._reactor.callLater(0, self._move)
+
+    def _move(self) -> None:
+        self._moving = False
+        if self.disconnected or self.other._paused:
+            return
+        data = b"".join(self._outgoing)
+        self._outgoing.clear()
+        self._size = 0
+        if data:
+            self.other._receive(data)
+        self._pace()
+        if self.disconnecting and not self._outgoing and self._producer is None:
+            self._lose(ConnectionDone(), ConnectionDone())
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            self.protocol.dataReceived(data)
+        except Exception as error:  # the reactor does so too: it logs what a protocol raises, and closes its connection
+            self._log.failure("a protocol's dataReceived failed")
+            self._lose(error, ConnectionLost())
+
+    def _pace(self) -> None:
+        if self._producer is None:
+            return
+        full = self._size > BUFFER
+        if not self._streaming:
+            if not self._outgoing:
+                self._producer.resumeProducing()
+        elif full and not self._producer_paused:
+            self._producer_paused = True
+            self._producer.pauseProducing()
+        elif not full and self._producer_paused:
+            self._producer_paused = False
+            self._producer.resumeProducing()
+
+    def _lose(self, here: BaseException, there: BaseException) -> None:
+        for end, error in ((self, here), (self.other, there)):
+            if not end.disconnected:
+                end.disconnected = True
+                end._outgoing.clear()
+                self._reactor.callLater(0, end._tell_lost, Failure(error))
+
+    def _tell_lost(self, reason: Failure) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.stopProducing()
+        protocol, self.protocol = self.protocol, None
+        protocol.connectionLost(reason)
+
+
+@implementer(IStreamClientEndpoint)
+class MemoryEndpoint:
+    """An endpoint that leads to a factory of this process."""
+
+    def __init__(self, reactor: IReactorTime, server_factory: Factory, faults: Faults) -> None:
+        self._reactor = reactor
+        self._server_factory = server_factory
+        self._faults = faults
+
+    def __repr__(self) -> str:
+        return f"<MemoryEndpoint to {self._server_factory!r}>"
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        """Connect, in a later turn.
+
+        :return: fires with the client's protocol. Cancelled, there will be no connection.
+        """
+        attempt: Deferred[Any] = Deferred(lambda _: turn.cancel() if turn.active() else None)
+        turn = self._reactor.callLater(0, self._establish, protocolFactory, attempt)
+        return attempt
+
+    def _establish(self, client_factory: Factory, attempt: Deferred[Any]) -> None:
+        if self._faults.refused():
+            attempt.errback(ConnectionRefusedError())
+        elif not self._faults.black_holed():
+            client, server = MemoryTransport(self._reactor, "client"), MemoryTransport(self._reactor, "server")
+            client.other, server.other = server, client
+            client.protocol = client_factory.buildProtocol(server.getHost())
+            if client.protocol is None:
+                attempt.errback(NoProtocol())
+                return
+            server.protocol = self._server_factory.buildProtocol(client.getHost())
+            server.protocol.makeConnection(server)
+            client.protocol.makeConnection(client)
+            attempt.callback(client.protocol)
