@@ -5,7 +5,6 @@
 Needs a gearmand there, and examples/worker.py.
 """
 
-# ruff: noqa: PT009, PT027  # that is how trial's tests read
 from __future__ import annotations
 
 import json

@@ -3,7 +3,7 @@
     python examples/wordcount.py FILE... [--server HOST[:PORT]] [--top N]
 
 Each file is cut into pieces between its lines, and each piece is a job for the function ``wordcount``. Without
-``--server``, a gearmand is started for the time of the run.
+``--server``, the job server is one in memory, and nothing else has to run.
 """
 
 from __future__ import annotations
@@ -11,24 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
-from twisted.internet.error import ConnectError, ProcessExitedAlready
-from twisted.internet.interfaces import IProcessTransport
-from twisted.internet.protocol import ProcessProtocol, Protocol
-from twisted.internet.task import deferLater, react
-from twisted.python.failure import Failure
+from twisted.internet.defer import CancelledError, Deferred, FirstError, ensureDeferred, gatherResults
+from twisted.internet.task import react
 from worker import server_address, worker_service
 
 from txgearman import GearmanClient, GearmanError, Task, TaskException
+from txgearman.testing import MemoryJobServer
 
 PIECE: Final = 64 * 1024
 """Bytes of a job's text, up to the end of the line."""
@@ -39,54 +32,6 @@ IN_FLIGHT: Final = 8
 
 class Unusable(Exception):
     """Something that the run needs is not as it should be."""
-
-
-class Gearmand(ProcessProtocol):
-    """A job server of our own. It ends before the reactor does, whatever ends that."""
-
-    transport: IProcessTransport
-
-    def __init__(self) -> None:
-        self._ended: Deferred[None] = Deferred()
-
-    async def start(self, reactor: Any) -> str:
-        """Start it on a free port; return its address once it listens."""
-        program = shutil.which("gearmand", path=os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin")
-        if program is None:
-            raise Unusable("no gearmand here: apt-get install gearman-job-server, or name one by --server")
-        port = free_port()
-        command = [program, "--listen=127.0.0.1", f"--port={port}", "--log-file=none"]
-        reactor.spawnProcess(self, program, command, env=os.environ, childFDs={0: "w", 1: "r", 2: 2})
-        reactor.addSystemEventTrigger("before", "shutdown", self._stop)
-        while not await listens(reactor, port):
-            if self._ended.called:
-                raise Unusable(f"{program} did not start")
-            await deferLater(reactor, 0.02)
-        return f"127.0.0.1:{port}"
-
-    def _stop(self) -> Deferred[None]:
-        with suppress(ProcessExitedAlready):
-            self.transport.signalProcess("TERM")
-        return self._ended
-
-    def processEnded(self, reason: Failure) -> None:
-        self._ended.callback(None)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-async def listens(reactor: Any, port: int) -> bool:
-    try:
-        connection: Any = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Protocol())
-    except ConnectError:
-        return False
-    connection.transport.loseConnection()
-    return True
 
 
 class Progress:
@@ -150,7 +95,7 @@ async def count_words(client: GearmanClient, paths: list[str], progress: Progres
 async def run(reactor: Any, options: argparse.Namespace) -> Counter[str]:
     """Count with all that it takes: a job server, a worker, a client. All of it is stopped at the end."""
     progress = Progress(sum(os.stat(path).st_size for path in options.files))
-    server = options.server or await Gearmand().start(reactor)
+    server = options.server or MemoryJobServer(reactor).endpoint()
     worker = worker_service(reactor, server)
     if options.worker:
         worker.startService()
@@ -168,9 +113,27 @@ def table(counts: Counter[str], top: int) -> str:
     return "\n".join([*rows, f"{counts.total():9,}  words in all, {len(counts):,} different ones"])
 
 
+def ending_with(reactor: Any, work: Deferred[Any]) -> Deferred[Any]:
+    """Work that is cancelled when a signal stops the reactor, which then waits until all is cleared away."""
+    ended: Deferred[None] = Deferred()
+
+    def stop() -> Deferred[None]:
+        work.cancel()
+        return ended
+
+    def tell(outcome: object) -> object:
+        ended.callback(None)
+        return outcome
+
+    reactor.addSystemEventTrigger("before", "shutdown", stop)
+    return work.addBoth(tell)
+
+
 async def main(reactor: Any, options: argparse.Namespace) -> None:
     try:
-        counts = await run(reactor, options)
+        counts = await ending_with(reactor, ensureDeferred(run(reactor, options)))
+    except CancelledError:
+        sys.exit("wordcount: stopped")
     except (GearmanError, OSError, Unusable) as error:
         sys.exit(f"wordcount: {error}")
     print(table(counts, options.top))
@@ -180,7 +143,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Count the words of text files, by Gearman jobs.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="text in UTF-8")
     parser.add_argument(
-        "--server", type=server_address, metavar="HOST[:PORT]", help="a job server; without it, one is started"
+        "--server", type=server_address, metavar="HOST[:PORT]", help="a job server; without it, one in memory"
     )
     parser.add_argument(
         "--no-worker", dest="worker", action="store_false", help="leave the jobs to workers that the server has"

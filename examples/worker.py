@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from twisted.application.internet import ClientService
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import ITransport
+from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater, react
 
@@ -132,9 +132,9 @@ def server_address(text: str) -> str:
     return text
 
 
-def worker_service(reactor: Any, server: str) -> ClientService:
+def worker_service(reactor: Any, server: str | IStreamClientEndpoint) -> ClientService:
     """Make a worker that is connected to a server from its start to its stop, anew whenever that is needed."""
-    endpoint = HostnameEndpoint(reactor, *host_and_port(server))
+    endpoint = HostnameEndpoint(reactor, *host_and_port(server)) if isinstance(server, str) else server
     factory = Factory.forProtocol(lambda: Worker(reactor))
     return ClientService(endpoint, factory, retryPolicy=lambda failures: min(0.1 * failures, 10.0), clock=reactor)
 

@@ -151,6 +151,20 @@ def test_inline_callbacks(served: str) -> None:
     assert counts == "{'row': 3000, 'your': 1000, 'boat': 1000}"
 
 
+def test_thumbnails_with_trial(tmp_path: Path) -> None:
+    """No job server runs, and no time passes."""
+    path = f"{ROOT}:{EXAMPLES}"
+    temporary = f"--temp-directory={tmp_path / 'trial'}"
+    result = run("-c", TRIAL, temporary, EXAMPLES / "test_thumbnails_trial.py", PYTHONPATH=path)
+    assert "PASSED (successes=4)" in result.stdout, result.stdout + result.stderr
+
+
+def test_thumbnails_with_pytest() -> None:
+    """The same."""
+    result = run("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_thumbnails_pytest.py")
+    assert "4 passed" in result.stdout, result.stdout + result.stderr
+
+
 def test_p11_with_trial(served: str, tmp_path: Path) -> None:
     """In a process of its own; trial fails the tests if the client leaves anything in the reactor."""
     script = EXAMPLES / "test_with_trial.py"
@@ -235,7 +249,7 @@ def assert_counted(result: subprocess.CompletedProcess[str], expected: Counter[s
 
 
 def test_wordcount_of_real_files() -> None:
-    """With a gearmand of its own."""
+    """With a job server of its own."""
     assert_counted(wordcount(*REAL_FILES), plain_count(*REAL_FILES))
 
 
@@ -320,56 +334,16 @@ def assert_refused(result: subprocess.CompletedProcess[str], complaint: str) -> 
     assert "Unhandled" not in result.stderr
 
 
-WITHOUT_GEARMAND = """
-import runpy, shutil, sys
-shutil.which = lambda *arguments, **options: None
-sys.path.insert(0, "examples")
-sys.argv = ["wordcount.py", "LICENSE"]
-runpy.run_path("examples/wordcount.py", run_name="__main__")
-"""
+def test_wordcount_needs_no_job_server(tmp_path: Path) -> None:
+    """No program but Python's own is to be found, and it counts."""
+    assert_counted(wordcount(*REAL_FILES, PATH=str(tmp_path)), plain_count(*REAL_FILES))
 
 
-def test_wordcount_without_gearmand_says_how_to_get_it() -> None:
-    assert_refused(run("-c", WITHOUT_GEARMAND), "no gearmand here: apt-get install gearman-job-server")
-
-
-def program(folder: Path, script: str) -> str:
-    """Put a gearmand of ours before the others; return the PATH."""
-    path = folder / "gearmand"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return f"{folder}:{os.environ['PATH']}:/usr/sbin"
-
-
-def test_wordcount_with_a_gearmand_that_does_not_start(tmp_path: Path) -> None:
-    """What it says is seen; then the run ends."""
-    result = wordcount("LICENSE", PATH=program(tmp_path, "echo the disk is full >&2; exit 1"))
-    assert_refused(result, "gearmand did not start")
-    assert "the disk is full" in result.stderr
-
-
-@pytest.mark.parametrize("files", [["LICENSE"], ["LICENSE", "."]], ids=["good", "bad"])
-def test_wordcount_stops_its_gearmand(files: list[str], tmp_path: Path) -> None:
-    """However the run ends, the process that it started is gone."""
-    folder = tmp_path.as_posix()
-    real = Gearmand().command()[0]
-    result = wordcount(*files, PATH=program(tmp_path, f'echo $$ > {folder}/pid; exec {real} "$@"'))
-    assert result.returncode == len(files) - 1
-    pid = int((tmp_path / "pid").read_text())
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-
-
-def test_wordcount_stops_its_gearmand_when_it_is_stopped(tmp_path: Path) -> None:
-    """A signal in the middle of the work leaves no gearmand behind either."""
+def test_wordcount_ends_when_it_is_stopped(tmp_path: Path) -> None:
+    """A signal in the middle of the work: no table of the half of it."""
     book = tmp_path / "book"
     book.write_text("a word\n" * 3_000_000)
-    real = Gearmand().command()[0]
-    path = program(tmp_path, f'echo pid $$ >&2; exec {real} "$@"')
-    with Running(EXAMPLES / "wordcount.py", book, PATH=path) as running:
-        pid = int(running.await_line(r"pid (\d+)")[1])
+    with Running(EXAMPLES / "wordcount.py", book) as running:
         running.await_line("counted")
         assert running.terminate() == 1
-        assert "words in all" not in running.said
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        assert running.said.endswith("wordcount: stopped\n")

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
 
 from ..packets import (
     ERROR,
@@ -61,14 +62,14 @@ class Fault:
         self.happened = 0
 
     def end(self) -> None:
-        """From now on, all is well again."""
-        self._faults.ended(self)
+        """From now on, all is well again. With a `Clock`, what was held up has arrived when this returns."""
+        self._faults.end(self)
 
     def happens(self) -> None:
         """It happens once."""
         self.happened += 1
         if self.happened == self._times:
-            self.end()
+            self._faults.ended(self)
 
     def complaint(self) -> str | None:
         """What is wrong with it at the end of a test; None if nothing is."""
@@ -180,6 +181,7 @@ class Faults:
         self._need_connection("drop_connections()")
         for connection in list(self._connections):
             connection.drop()
+        self._settle()
 
     def drop_before(self, *types: PacketType, times: int = 1) -> Fault:
         """Lose the connection on which the next packet of one of these types comes; the server never sees it."""
@@ -237,6 +239,7 @@ class Faults:
         self._need_connection("send_raw()")
         for connection in self._connections:
             connection.send(data)
+        self._settle()
 
     def verify(self) -> None:
         """Check that every fault has happened, and that no answer is still held.
@@ -308,6 +311,11 @@ class Faults:
         """Whether it has not ended."""
         return fault in self._lasting
 
+    def end(self, fault: Fault) -> None:
+        """A test ends a fault."""
+        self.ended(fault)
+        self._settle()
+
     def ended(self, fault: Fault) -> None:
         """A fault is over."""
         if fault in self._lasting:
@@ -359,6 +367,12 @@ class Faults:
             fault.happens()
         return fault is not None
 
+    def _settle(self) -> None:
+        """Let everything happen that is to happen now, if that is for us to say."""
+        if isinstance(self._reactor, Clock):
+            self._reactor.advance(0)
+
     def _need_connection(self, name: str) -> None:
+        self._settle()
         if not self._connections:
             raise AssertionError(f"{name}: nobody is connected")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from twisted.python.failure import Failure
 
 from .server import MemoryJobServer
 
@@ -20,8 +19,4 @@ def job_server() -> Iterator[MemoryJobServer]:
     """A job server in memory, on a `Clock`, verified at the end of the test."""
     server = MemoryJobServer()
     yield server
-    outcome: list[object] = []
-    server.close().addBoth(outcome.append)
-    assert outcome, "the server has not closed"
-    if isinstance(outcome[0], Failure):
-        outcome[0].raiseException()
+    server.result_of(server.close())

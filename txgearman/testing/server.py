@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTCP
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from ..client import GearmanClient
 from ..tasks import name_bytes
@@ -130,6 +132,21 @@ class MemoryJobServer(ServerFactory, Faults):
             raise AssertionError(f"no job for {function!r} is queued; these are: {self._queued() or 'none'}")
         return TakenJob(self._core, hand, job, self._settle)
 
+    def result_of(self, outcome: Deferred[Any] | Coroutine[Any, Any, Any]) -> Any:
+        """What a Deferred has fired with, or a coroutine has returned, once all that is to happen now has happened.
+
+        :raises AssertionError: nothing, yet.
+        :raises Exception: what it has failed with.
+        """
+        told: list[Any] = []
+        ensureDeferred(outcome).addBoth(told.append)
+        self._settle()
+        if not told:
+            raise AssertionError("there is no result yet")
+        if isinstance(told[0], Failure):
+            told[0].raiseException()
+        return told[0]
+
     def advance(self, seconds: float = 0.0) -> None:
         """Let time pass on the `Clock`, from one event to the next, so that each happens at its time."""
         end = self.clock.seconds() + seconds
@@ -163,7 +180,3 @@ class MemoryJobServer(ServerFactory, Faults):
         return ", ".join(
             repr(job.function.name.decode("utf-8", "backslashreplace")) for job in self._core.jobs if job.worker is None
         )
-
-    def _settle(self) -> None:
-        if isinstance(self.clock, Clock):
-            self.clock.advance(0)
