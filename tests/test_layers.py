@@ -3,65 +3,119 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import txgearman
 
-ROOMS = ["errors", "packets", "tasks", "connection", "client_protocol", "servers", "client"]
-"""From the top of the house down."""
+ROOMS = [
+    "errors",
+    "packets",
+    "tasks",
+    "connection",
+    "client_protocol",
+    "servers",
+    "client",
+    "testing.jobs",
+    "testing.core",
+    "testing.text",
+    "testing.splitter",
+    "testing.faults",
+    "testing.protocol",
+    "testing.taken",
+    "testing.wire",
+    "testing.server",
+    "testing.trial",
+    "testing",
+    "testing.pytest_plugin",
+    "testing.__main__",
+]
+"""From the top of the house down. A package's name stands for what it re-exports."""
 
-NO_TWISTED = {"errors", "packets"}
+NO_TWISTED = {"errors", "packets", "testing.jobs", "testing.splitter"}
 
 PACKAGE = Path(txgearman.__file__).parent
 
 
-def imports(nodes: list[ast.stmt]) -> set[str]:
-    """The modules that these statements import, in full; those of this package as ``.name``."""
+def path_of(room: str) -> Path:
+    path = PACKAGE.joinpath(*room.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def tree_of(room: str) -> ast.Module:
+    return ast.parse(path_of(room).read_text("utf-8"))
+
+
+def imports(room: str, nodes: list[ast.stmt]) -> set[str]:
+    """What these statements of a room import, by full names: modules, and what is taken from them."""
+    within = f"txgearman.{room}" + ("" if path_of(room).name != "__init__.py" else ".__init__")
     found = set()
     for node in nodes:
         for inner in ast.walk(node):
             if isinstance(inner, ast.Import):
                 found |= {alias.name for alias in inner.names}
             elif isinstance(inner, ast.ImportFrom):
-                module = "." * inner.level + (inner.module or "")
-                found |= {module if inner.module else module + alias.name for alias in inner.names}
-                found |= {f"{module}.{alias.name}" for alias in inner.names if not inner.level}
+                relative = "." * inner.level + (inner.module or "")
+                module = importlib.util.resolve_name(relative, within.rpartition(".")[0])
+                found |= {module} | {f"{module}.{alias.name}" for alias in inner.names}
     return found
 
 
+def rooms_in(names: set[str]) -> set[str]:
+    return {room for room in ROOMS if f"txgearman.{room}" in names}
+
+
 def test_every_room_is_in_the_list() -> None:
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    modules = {name_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
     assert modules == set(ROOMS)
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_rooms_above_it(room: str) -> None:
-    tree = ast.parse((PACKAGE / f"{room}.py").read_text())
-    own = {name[1:] for name in imports(tree.body) if name.startswith(".")}
-    own |= {name.split(".")[1] for name in imports(tree.body) if name.startswith("txgearman.")}
+    names = imports(room, tree_of(room).body)
+    # A package that is imported from is no room; only its own modules may do that.
+    own = rooms_in(names) - ({"testing"} if room.startswith("testing") and room != "testing.__main__" else set())
     assert own <= set(ROOMS[: ROOMS.index(room)])
 
 
+def test_the_rules_see_what_is_imported() -> None:
+    """So that the rules above can fail."""
+    assert {"client", "tasks", "testing.faults"} <= rooms_in(imports("testing.server", tree_of("testing.server").body))
+    assert "twisted.internet.defer" in imports("client", tree_of("client").body)
+
+
 @pytest.mark.parametrize("room", sorted(NO_TWISTED))
-def test_the_codec_and_the_errors_know_no_twisted(room: str) -> None:
-    tree = ast.parse((PACKAGE / f"{room}.py").read_text())
-    assert not {name for name in imports(tree.body) if name.split(".")[0] in ("twisted", "zope")}
+def test_the_codec_and_the_models_know_no_twisted(room: str) -> None:
+    assert not {name for name in imports(room, tree_of(room).body) if name.split(".")[0] in ("twisted", "zope")}
 
 
-@pytest.mark.parametrize("room", ["__init__", *ROOMS])
+@pytest.mark.parametrize("room", ROOMS)
 def test_no_module_imports_the_reactor_at_its_top(room: str) -> None:
     """Whoever imports txgearman may still choose a reactor."""
-    tree = ast.parse((PACKAGE / f"{room}.py").read_text())
-    top = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    assert "twisted.internet.reactor" not in imports(top)
+    top = [node for node in tree_of(room).body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    assert "twisted.internet.reactor" not in imports(room, top)
 
 
-def test_importing_the_package_installs_no_reactor() -> None:
+def leaves_alone(modules: str, *unwanted: str) -> bool:
+    script = f"import sys, {modules}; sys.exit(bool({set(unwanted)!r} & set(sys.modules)))"
+    return subprocess.run([sys.executable, "-c", script], cwd=PACKAGE.parent, check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("modules", ["txgearman", "txgearman.testing"])
+def test_importing_the_package_installs_no_reactor(modules: str) -> None:
     """The same, as it happens: some module that ours import might do it."""
-    import subprocess
-    import sys
+    assert leaves_alone(modules, "twisted.internet.reactor")
 
-    script = "import sys, txgearman; sys.exit('twisted.internet.reactor' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], cwd=PACKAGE.parent, check=False, timeout=60).returncode == 0
+
+def test_the_library_does_not_import_the_test_kit() -> None:
+    """Nor does the test kit import what only some of its users have."""
+    assert leaves_alone("txgearman", "txgearman.testing")
+    assert leaves_alone("txgearman.testing", "pytest", "twisted.trial")

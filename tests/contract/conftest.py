@@ -25,7 +25,7 @@ def command_line(options: dict[str, object]) -> list[str]:
     return [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in options.items()]
 
 
-@pytest.fixture(params=["gearmand", "memory on TCP", "memory"])
+@pytest.fixture(params=["gearmand", "memory-tcp", "memory"])
 def start(request: pytest.FixtureRequest) -> Iterator[Start]:
     """Start job servers of one kind."""
     started: list[Server] = []

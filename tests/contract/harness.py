@@ -290,8 +290,8 @@ class MemoryServer(Server):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.clock = Clock()
-        self.server = MemoryJobServer(self.clock, **options)
+        self.server = MemoryJobServer(**options)
+        self.clock = self.server.clock
         self._endpoint = self.server.endpoint()
 
     def wait(self, seconds: float) -> None:

@@ -23,5 +23,6 @@ class Starter(LineOnlyReceiver):
         self.sendLine(b"%d" % port.getHost().port)
 
 
-StandardIO(Starter())
-reactor.run()
+if __name__ == "__main__":
+    StandardIO(Starter())
+    reactor.run()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol as Interface
-
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from ..packets import WORK_DATA, WORK_EXCEPTION, WORK_FAIL, WORK_WARNING, PacketType
 from .jobs import Ability, Job, Jobs
@@ -39,12 +37,10 @@ class Connection(Interface):
 class Core:
     """A job server without its doors."""
 
-    def __init__(self, reactor: IReactorTime, job_retries: int, handle_prefix: bytes, exceptions: bool) -> None:
-        self.jobs = Jobs(reactor.seconds, job_retries, handle_prefix)
+    def __init__(self, seconds: Callable[[], float], job_retries: int, handle_prefix: bytes, exceptions: bool) -> None:
+        self.jobs = Jobs(seconds, job_retries, handle_prefix)
         self.exceptions = exceptions
         self.connections: list[Connection] = []
-        self._reactor = reactor
-        self._timers: dict[Job, IDelayedCall] = {}
         self._connected = 0
 
     # Connections.
@@ -68,26 +64,14 @@ class Core:
         for ability in list(abilities):
             ability.worker.abilities.remove(ability)
             ability.function.abilities.remove(ability)
-            for job in list(ability.jobs):
+            for job in reversed(list(ability.jobs)):
                 self.give_back(job)
-
-    def take(self, abilities: Iterable[Ability]) -> Job | None:
-        """A worker's next job; its time runs from now on."""
-        job = self.jobs.take(abilities)
-        if job is not None and job.ability is not None and job.ability.timeout is not None:
-            self._timers[job] = self._reactor.callLater(job.ability.timeout, self._time_out, job)
-        return job
-
-    def _time_out(self, job: Job) -> None:
-        del self._timers[job]
-        self.give_back(job)
 
     def give_back(self, job: Job) -> None:
         """The job is to be done by another worker, unless that was tried often enough."""
-        self._stop_timer(job)
         if self.jobs.give_back(job):
             self.wake_workers(job)
-        elif not job.dropped:
+        else:
             self._tell(job, WORK_FAIL.response(job.handle))
 
     def wake_workers(self, job: Job) -> None:
@@ -109,12 +93,12 @@ class Core:
 
     def work_end(self, job: Job, packet: bytes) -> None:
         """WORK_COMPLETE or WORK_FAIL."""
-        self._end(job)
+        self.jobs.finish(job)
         self._tell(job, packet)
 
     def work_exception(self, job: Job, data: bytes) -> None:
         """WORK_EXCEPTION. It is the end; those who did not ask for exceptions get a WORK_FAIL with a NUL (M1)."""
-        self._end(job)
+        self.jobs.finish(job)
         exception = WORK_EXCEPTION.response(job.handle, data)
         failure = WORK_FAIL.response(job.handle + b"\0")
         for listener in job.listeners:
@@ -124,15 +108,6 @@ class Core:
         """An administrator's cancel: told at once, also where the job runs on (D2)."""
         job.dropped = True
         self._tell(job, WORK_FAIL.response(job.handle))
-
-    def _end(self, job: Job) -> None:
-        self._stop_timer(job)
-        self.jobs.finish(job)
-
-    def _stop_timer(self, job: Job) -> None:
-        timer = self._timers.pop(job, None)
-        if timer is not None:
-            timer.cancel()
 
     def _tell(self, job: Job, packet: bytes) -> None:
         for listener in job.listeners:

@@ -15,6 +15,9 @@ from ..tasks import Priority
 BY_WORKLOAD: Final = b"-"
 """The unique that stands for the workload."""
 
+MAX_UNIQUE: Final = 63
+"""Bytes of a unique that coalesces. A longer one is kept, but no other submit is found to have the same (section 1)."""
+
 
 class QueueFull(Exception):
     """The function has as many jobs as a submit of this priority allows."""
@@ -31,20 +34,22 @@ class Job:
 
     def __init__(
         self,
-        handle: bytes,
         function: Function,
         unique: bytes,
-        reducer: bytes,
         workload: bytes,
-        priority: int,
-        at: float,
+        *,
+        priority: Priority = Priority.NORMAL,
+        background: bool = False,
+        reducer: bytes = b"",
+        at: float = 0,
     ) -> None:
-        self.handle = handle
+        self.handle = b""
         self.function = function
         self.unique = unique
-        self.reducer = reducer
         self.workload = workload
         self.priority = priority
+        self.background = background
+        self.reducer = reducer
         self.at = at
         self.listeners: list[Any] = []
         self.ability: Ability | None = None
@@ -61,8 +66,9 @@ class Job:
     @property
     def key(self) -> tuple[Function, bytes] | None:
         """What coalesces; None if nothing does."""
-        unique = b"-" + self.workload if self.unique == BY_WORKLOAD else b"=" + self.unique
-        return (self.function, unique) if len(unique) > 1 else None
+        if self.unique == BY_WORKLOAD:
+            return (self.function, b"-" + self.workload) if self.workload else None
+        return (self.function, b"=" + self.unique) if 0 < len(self.unique) <= MAX_UNIQUE else None
 
 
 class Function:
@@ -145,29 +151,18 @@ class Jobs:
         return self._by_handle.get(handle)
 
     def by_unique(self, unique: bytes) -> Job | None:
-        """A job with this unique, whatever its function; one that runs before one that waits."""
-        found = [job for job in self if job.unique == unique and unique not in (b"", BY_WORKLOAD)]
-        return min(found, key=lambda job: job.ability is None, default=None)
+        """The newest job with this unique, whatever its function."""
+        if unique in (b"", BY_WORKLOAD):
+            return None
+        return next((job for job in reversed(self._by_handle.values()) if job.unique == unique), None)
 
-    def submit(
-        self,
-        function: bytes,
-        unique: bytes,
-        workload: bytes,
-        *,
-        priority: Priority = Priority.NORMAL,
-        listener: Any = None,
-        reducer: bytes = b"",
-        at: float = 0,
-    ) -> tuple[Job, bool]:
+    def submit(self, job: Job, listener: Any = None) -> tuple[Job, bool]:
         """Queue a job, or join the one that has the same function and unique.
 
         :param listener: who waits for its result; None for a background job.
         :return: the job, and whether it is new.
         :raises QueueFull: there may be no more jobs. (Joining one is always allowed.)
         """
-        place = self.function(function)
-        job = Job(b"", place, unique, reducer, workload, priority, at)
         joined = self._by_key.get(job.key) if job.key else None
         if joined is None:
             self._add(job)
@@ -202,23 +197,29 @@ class Jobs:
                 return job
         return None
 
-    def has_work_for(self, abilities: Iterable[Ability]) -> bool:
-        """Whether `take` would give one."""
-        return any(self._next(ability.function) is not None for ability in abilities)
-
     def _next(self, function: Function) -> Job | None:
-        """The job whose turn it is. Dropped ones before it are found out now, and forgotten."""
-        while (job := self._first_due(function)) is not None:
-            if not job.dropped:
+        # Of the highest queue that has a job, even if the time of none there has come (H8). Where all that was in it
+        # was dropped, the next one is.
+        while queue := next(filter(None, function.queues), None):
+            job = self._first_due([queue])
+            if job is not None or queue:
                 return job
-            job.function.queues[job.priority].remove(job)
-            self._forget(job)
         return None
 
-    def _first_due(self, function: Function) -> Job | None:
-        # Only in the highest queue that has a job, even if the time of none there has come (H8).
-        queue = next(filter(None, function.queues), ())
-        return next((job for job in queue if job.at <= self._seconds()), None)
+    def has_work_for(self, abilities: Iterable[Ability]) -> bool:
+        """Whether there is something to do; `take` may yet see it otherwise (H8)."""
+        return any(self._first_due(ability.function.queues) is not None for ability in abilities)
+
+    def _first_due(self, queues: Iterable[deque[Job]]) -> Job | None:
+        """The job whose turn it is. Dropped ones before it are found out now, and forgotten."""
+        for queue in queues:
+            for job in list(queue):
+                if job.at <= self._seconds():
+                    if not job.dropped:
+                        return job
+                    queue.remove(job)
+                    self._forget(job)
+        return None
 
     def finish(self, job: Job) -> None:
         """It has ended."""
@@ -228,12 +229,12 @@ class Jobs:
     def give_back(self, job: Job) -> bool:
         """Its worker is gone, or too slow.
 
-        :return: whether it is queued again, behind the others. If not, it is forgotten.
+        :return: whether it is queued again, behind the others; even if it was dropped. If not, it is forgotten.
         """
         self._leave_worker(job)
         job.numerator = job.denominator = 0
         job.retries += 1
-        if job.dropped or job.retries == self._job_retries:
+        if job.retries == self._job_retries:
             self._forget(job)
             return False
         job.function.queues[job.priority].append(job)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -56,20 +55,29 @@ from ..tasks import Priority
 from . import text
 from .core import Core
 from .faults import Faults
-from .jobs import Ability, Job, QueueFull
+from .jobs import MAX_UNIQUE, Ability, Job, QueueFull
 from .splitter import NotGearman, Splitter, WrongMagic
+from .text import c_number
 
-MAX_UNIQUE: Final = 64
-"""A longer one is refused. One of just this length is accepted, and mistreated (section 1)."""
+LONGEST_UNIQUE: Final = 64
+"""Bytes. A longer one is refused; one of just this length is accepted, and mistreated (section 1)."""
+
+MAX_HANDLE: Final = 63
+"""Bytes. A longer one is not answered (H6)."""
+
+MAX_CLIENT_ID: Final = 127
+"""Bytes that are kept of it."""
 
 MAX_ASSIGN: Final = 8192
 """Bytes of a JOB_ASSIGN before the workload; gearmand closes the connection of a worker that would get more."""
 
 MAX_NUMBER: Final = 11
-"""Characters of WORK_STATUS's denominator; a longer one is dropped without a word (section 5)."""
+"""Characters of WORK_STATUS's denominator, of which the last is not read; a longer one is dropped without a word
+(section 5)."""
 
-_UINT32: Final = 0xFFFFFFFF
-_INT64: Final = 0x7FFFFFFFFFFFFFFF
+_UINT32: Final = (1 << 32) - 1
+_LONG_MIN: Final = -(1 << 63)
+_LONG_MAX: Final = (1 << 63) - 1
 
 _PRIORITIES: Final[Mapping[PacketType, tuple[Priority, bool]]] = {
     SUBMIT_JOB: (Priority.NORMAL, False),
@@ -85,12 +93,6 @@ _PRIORITIES: Final[Mapping[PacketType, tuple[Priority, bool]]] = {
 """Of every submit: its priority, and whether it is in the background."""
 
 
-def c_number(digits: bytes) -> int:
-    """The number at the start of a text, as C reads it: 0 for none."""
-    match = re.match(rb"\s*([+-]?\d+)", digits)
-    return int(match[1]) if match else 0
-
-
 class JobServerProtocol(Protocol):
     """One connection, of a client, a worker or an administrator; the server makes no difference.
 
@@ -99,12 +101,15 @@ class JobServerProtocol(Protocol):
 
     transport: Any
 
-    def __init__(self, core: Core, faults: Faults, host: bytes) -> None:
+    def __init__(self, reactor: IReactorTime, core: Core, faults: Faults, host: bytes) -> None:
+        self._reactor = reactor
         self._core = core
         self._faults = faults
         self._splitter = Splitter()
         self._over = False
         self._sleeping = False
+        self._woken = False
+        self._timer: IDelayedCall | None = None
         self.host = host
         self.number = 0
         self.client_id = b"-"
@@ -121,6 +126,7 @@ class JobServerProtocol(Protocol):
         self._faults.connection_made(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_timer()
         self._faults.connection_lost(self)
         self._core.disconnected(self)
 
@@ -192,40 +198,41 @@ class JobServerProtocol(Protocol):
         self, packet_type: PacketType, function: bytes, unique: bytes, epoch: bytes, workload: bytes
     ) -> None:
         at = c_number(epoch)
-        if abs(at) <= _INT64:  # else there is no answer (H6)
+        if _LONG_MIN <= at <= _LONG_MAX:  # else there is no answer (H6)
             self._queue(packet_type, function, unique, workload, at=at)
 
     def _submit_reduce(
         self, packet_type: PacketType, function: bytes, unique: bytes, reducer: bytes, _: bytes, workload: bytes
     ) -> None:
-        if len(reducer) > MAX_UNIQUE:  # it looks at the wrong argument (section 9)
+        if len(reducer) > LONGEST_UNIQUE:  # it looks at the wrong argument (section 9)
             self._refuse("ARGUMENT_TOO_LARGE", "Unique value too large")
         else:
             self._queue(packet_type, function, unique, workload, reducer=reducer)
 
     def _queue(self, packet_type: PacketType, function: bytes, unique: bytes, workload: bytes, **more: Any) -> None:
-        if len(unique) > MAX_UNIQUE and "reducer" not in more:
+        if len(unique) > LONGEST_UNIQUE and "reducer" not in more:
             self._refuse("ARGUMENT_TOO_LARGE", "Unique value too large")
             return
+        jobs = self._core.jobs
         priority, background = _PRIORITIES[packet_type]
-        listener = None if background else self
+        more.update(priority=priority, background=background)
         try:
-            job, new = self._core.jobs.submit(function, unique, workload, priority=priority, listener=listener, **more)
+            job, new = jobs.submit(Job(jobs.function(function), unique, workload, **more), None if background else self)
         except QueueFull:
             self._refuse("QUEUE_ERROR", "Job queue is full")
             return
-        self.send(JOB_CREATED.response(job.handle))
         if new:
             self._core.wake_workers(job)
+        self.send(JOB_CREATED.response(job.handle))
 
     def _get_status(self, _: PacketType, handle: bytes) -> None:
         handle = handle.partition(b"\0")[0]
-        if len(handle) < MAX_UNIQUE:  # else there is no answer (H6)
+        if len(handle) <= MAX_HANDLE:  # else there is no answer (H6)
             self.send(STATUS_RES.response(handle, *_status(self._core.jobs.by_handle(handle))))
 
     def _get_status_unique(self, _: PacketType, unique: bytes) -> None:
         unique = unique.partition(b"\0")[0]
-        if len(unique) < MAX_UNIQUE:
+        if len(unique) <= MAX_UNIQUE:
             job = self._core.jobs.by_unique(unique)
             clients = len(job.listeners) if job else 0
             self.send(STATUS_RES_UNIQUE.response(unique, *_status(job), b"%d" % clients))
@@ -257,29 +264,54 @@ class JobServerProtocol(Protocol):
         self._core.remove_abilities(self.abilities)
 
     def _set_client_id(self, _: PacketType, client_id: bytes) -> None:
-        self.client_id = client_id
+        self.client_id = client_id[:MAX_CLIENT_ID]
 
     def _pre_sleep(self, _: PacketType) -> None:
-        self._sleeping = True
         if self._core.jobs.has_work_for(self.abilities):
-            self.wake()
+            self.send(NOOP.response())
+        else:
+            self._sleeping = True
+            self._stop_timer()
 
     def wake(self) -> None:
-        """There is a job for it: a sleeping worker is told once."""
-        if self._sleeping:
-            self._sleeping = False
+        """There is a job for it: a sleeping worker is told once, until it grabs."""
+        if self._sleeping and not self._woken:
+            self._woken = True
             self.send(NOOP.response())
 
     def _grab(self, packet_type: PacketType) -> None:
-        self._sleeping = False
-        job = self._core.take(self.abilities)
+        self._sleeping = self._woken = False
+        job = self._core.jobs.take(self.abilities)
         if job is None:
             self.send(NO_JOB.response())
             return
+        self._set_timer(job)
         packet = _assignment(packet_type, job)
         if len(packet) - len(job.workload) > MAX_ASSIGN:
             raise NotGearman
         self.send(packet)
+
+    def _set_timer(self, job: Job) -> None:
+        """A connection has one timer. Each job that it gets sets it anew, or stops it; but the job that goes back is
+        the one for which it was set first, and the end of that one stops nothing (section 8)."""
+        assert job.ability is not None
+        timeout = job.ability.timeout
+        if timeout is None:
+            self._stop_timer()
+        elif self._timer is not None:
+            self._timer.reset(timeout)
+        else:
+            self._timer = self._reactor.callLater(timeout, self._time_out, job)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _time_out(self, job: Job) -> None:
+        self._timer = None
+        if job.worker is self:
+            self._core.give_back(job)
 
     # What a worker says of its job.
 
@@ -298,8 +330,9 @@ class JobServerProtocol(Protocol):
     def _work_status(self, packet_type: PacketType, handle: bytes, numerator: bytes, denominator: bytes) -> None:
         job = self._own_job(handle, "Job given in work result not found")
         if job and len(denominator) <= MAX_NUMBER:
-            numbers = [c_number(text) & _UINT32 for text in (numerator, denominator)]
-            self._core.work_status(job, packet_type.response(handle, numerator, denominator), *numbers)
+            numbers = (c_number(digits) for digits in (numerator, denominator[: MAX_NUMBER - 1]))
+            stored = [min(max(number, _LONG_MIN), _LONG_MAX) & _UINT32 for number in numbers]
+            self._core.work_status(job, packet_type.response(handle, numerator, denominator), *stored)
 
     def _work_complete(self, packet_type: PacketType, handle: bytes, data: bytes) -> None:
         job = self._own_job(handle, "Job given in work result not found")
@@ -347,9 +380,11 @@ def _status(job: Job | None) -> list[bytes]:
 
 
 def _assignment(grab: PacketType, job: Job) -> bytes:
-    function, unique = job.function.name, job.unique
+    function, unique, workload = job.function.name, job.unique, job.workload
     if grab is GRAB_JOB:
-        return JOB_ASSIGN.response(job.handle, function, job.workload)
+        return JOB_ASSIGN.response(job.handle, function, workload)
+    if len(unique) > MAX_UNIQUE:
+        unique, workload = unique[:MAX_UNIQUE], b"\0" + workload
     if grab is GRAB_JOB_ALL and job.reducer:
-        return JOB_ASSIGN_ALL.response(job.handle, function, unique, job.reducer, job.workload)
-    return JOB_ASSIGN_UNIQ.response(job.handle, function, unique, job.workload)
+        return JOB_ASSIGN_ALL.response(job.handle, function, unique, job.reducer, workload)
+    return JOB_ASSIGN_UNIQ.response(job.handle, function, unique, workload)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -21,6 +22,16 @@ from .wire import MemoryEndpoint
 
 MAX_HANDLE_PREFIX: Final = 40
 """Bytes. gearmand takes more, and then gives distinct jobs the same handle (H10)."""
+
+
+TOLERANCE: Final = 1e-6
+"""Seconds by which the sums of fractions may be off."""
+
+
+def _clock_of_now() -> Clock:
+    clock = Clock()
+    clock.advance(int(time.time()))
+    return clock
 
 
 class MemoryJobServer(ServerFactory, Faults):
@@ -54,7 +65,8 @@ class MemoryJobServer(ServerFactory, Faults):
         exceptions: bool = False,
     ) -> None:
         """
-        :param reactor: what times it: a `Clock`, or the reactor. None for a `Clock` of its own.
+        :param reactor: what times it: a `Clock`, or the reactor. None for a `Clock` of its own, which stands at the
+            present second, so that a job for a time (``at=``) is due when the clock was advanced by so much.
         :param job_retries: how many workers a job is given to, before it fails. 0 for no limit, as is gearmand's
             default.
         :param job_handle_prefix: what handles begin with; up to 40 bytes.
@@ -64,8 +76,8 @@ class MemoryJobServer(ServerFactory, Faults):
         if type(job_retries) is not int or job_retries < 0:
             raise ValueError(f"job_retries must be a number from 0, not {job_retries!r}")
         prefix = name_bytes("job_handle_prefix", job_handle_prefix, MAX_HANDLE_PREFIX)
-        self.clock = Clock() if reactor is None else reactor
-        self._core = Core(self.clock, job_retries, prefix, exceptions)
+        self.clock = _clock_of_now() if reactor is None else reactor
+        self._core = Core(self.clock.seconds, job_retries, prefix, exceptions)
         Faults.__init__(self, self.clock, self._core.connections)
         self._clients: list[GearmanClient] = []
         self._ports: list[IListeningPort] = []
@@ -79,7 +91,7 @@ class MemoryJobServer(ServerFactory, Faults):
     def buildProtocol(self, addr: IAddress | None) -> JobServerProtocol | None:
         """For the reactor, at each connection to a port."""
         host = getattr(addr, "host", "memory")
-        return JobServerProtocol(self._core, self, host.encode())
+        return JobServerProtocol(self.clock, self._core, self, host.encode())
 
     def endpoint(self) -> MemoryEndpoint:
         """An endpoint that leads here without a socket::
@@ -126,7 +138,7 @@ class MemoryJobServer(ServerFactory, Faults):
         name = function.encode() if isinstance(function, str) else function
         hand = Hand()
         hand.abilities.append(self._core.jobs.add_ability(hand, name))
-        job = self._core.take(hand.abilities)
+        job = self._core.jobs.take(hand.abilities)
         if job is None:
             self._core.remove_abilities(hand.abilities)
             raise AssertionError(f"no job for {function!r} is queued; these are: {self._queued() or 'none'}")
@@ -151,7 +163,7 @@ class MemoryJobServer(ServerFactory, Faults):
         """Let time pass on the `Clock`, from one event to the next, so that each happens at its time."""
         end = self.clock.seconds() + seconds
         while True:
-            due = [call.getTime() for call in self.clock.getDelayedCalls() if call.getTime() <= end]
+            due = [call.getTime() for call in self.clock.getDelayedCalls() if call.getTime() <= end + TOLERANCE]
             self.clock.advance(max(0.0, min(due, default=end) - self.clock.seconds()))
             if not due:
                 return

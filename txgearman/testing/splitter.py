@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
-from ..packets import HEADER_SIZE, REQ, RES, Decoder, Packet
+from ..packets import (
+    CAN_DO,
+    CANT_DO,
+    HEADER_SIZE,
+    PACKET_TYPES,
+    REQ,
+    RES,
+    SET_CLIENT_ID,
+    Decoder,
+    Packet,
+    PacketType,
+)
 
 MAX_LINE: Final = 8192
 """With its end."""
 
 MAX_ARGUMENT: Final = 8191
 """Of every argument but the last."""
+
+MAX_NAME: Final = 8192
+"""Of the one argument of those packets that are no more than a name."""
 
 Request: TypeAlias = Packet | bytes
 """A packet, or a line with its end."""
@@ -55,7 +69,8 @@ class Splitter:
         if len(self._buffer) < HEADER_SIZE:
             return None
         magic = bytes(self._buffer[:4])
-        if magic not in (REQ, RES):
+        packet_type = PACKET_TYPES.get(int.from_bytes(self._buffer[4:8], "big"))
+        if magic not in (REQ, RES) or packet_type is None:
             raise NotGearman
         end = HEADER_SIZE + int.from_bytes(self._buffer[8:HEADER_SIZE], "big")
         if len(self._buffer) < end:
@@ -64,7 +79,7 @@ class Splitter:
         if magic == RES:
             raise WrongMagic
         packets = self._decoder.feed(packet)
-        if not packets or any(len(argument) > MAX_ARGUMENT for argument in packets[0][1][:-1]):
+        if not packets or _too_long(*packets[0]):
             raise NotGearman
         return packets[0]
 
@@ -72,3 +87,9 @@ class Splitter:
         part = bytes(self._buffer[:end])
         del self._buffer[:end]
         return part
+
+
+def _too_long(packet_type: PacketType, arguments: list[bytes]) -> bool:
+    if packet_type in (CAN_DO, CANT_DO, SET_CLIENT_ID):
+        return len(arguments[0]) > MAX_NAME
+    return any(len(argument) > MAX_ARGUMENT for argument in arguments[:-1])

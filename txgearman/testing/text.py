@@ -3,141 +3,163 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from .core import Core
-from .jobs import Function
+from .core import Connection, Core
+from .jobs import MAX_UNIQUE, Function, Job
 
 VERSION: Final = b"1.1.20-txgearman"
 """What `version` says: the gearmand that this server behaves like, and that it is another."""
 
-MAX_LINE: Final = 8191
 MAX_WORDS: Final = 5
 
 OK: Final = b"OK\r\n"
-UNKNOWN: Final = b"ERR UNKNOWN_COMMAND Unknown+server+command%b\r\n"
-INCOMPLETE: Final = b"ERR INVALID_ARGUMENTS An+incomplete+set+of+arguments+was+sent+to+this+command+%b\r\n"
 
 
 def answer(core: Core, line: bytes) -> bytes | None:
-    """The answer to a line (without its end); None where gearmand closes the connection."""
-    words = line.split(b" ")
-    if len(line) > MAX_LINE or len(words) > MAX_WORDS:
+    """The answer to a line, with its end; None where gearmand closes the connection."""
+    command = Command(line)
+    if len(command.arguments) >= MAX_WORDS:
         return None
-    name, *arguments = words
-    command = _COMMANDS.get(name.lower())
-    return UNKNOWN % name if command is None else command(core, arguments)
+    return _COMMANDS.get(command.name.lower(), _unknown)(core, command)
+
+
+class Command:
+    """One line.
+
+    :ivar name: its first word, as it was written.
+    :ivar arguments: the others. As in C, each ends at its first NUL.
+    :ivar bare: whether the line ends in LF, without a CR.
+    """
+
+    def __init__(self, line: bytes) -> None:
+        text = line.removesuffix(b"\n")
+        self.bare = not text.endswith(b"\r")
+        words = [_c_string(word) for word in re.split(rb" +", text.removesuffix(b"\r"))]
+        self.name, *self.arguments = words
+
+    def is_about(self, subject: bytes, count: int) -> bool:
+        """Whether it has that many arguments, and this is the first."""
+        return len(self.arguments) == count and self.arguments[0].lower() == subject
+
+
+def _c_string(text: bytes) -> bytes:
+    return text.partition(b"\0")[0]
+
+
+def c_number(digits: bytes) -> int:
+    """The number at the start of a text, as C reads it, but of any size; 0 for none."""
+    match = re.match(rb"\s*([+-]?\d+)", digits)
+    return int(match[1]) if match else 0
+
+
+def _unknown(_: Core, command: Command) -> bytes:
+    return b"ERR UNKNOWN_COMMAND Unknown+server+command%b\r\n" % command.name
+
+
+def _incomplete(command: Command) -> bytes:
+    text = b"ERR INVALID_ARGUMENTS An+incomplete+set+of+arguments+was+sent+to+this+command+%b\r\n"
+    return text % command.name
 
 
 def _listing(lines: list[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in [*lines, b"."])
 
 
-def _status(core: Core, _: list[bytes]) -> bytes:
-    return _listing(
-        [
-            b"%b\t%d\t%d\t%d" % (function.name, function.total, function.running, len(function.abilities))
-            for function in core.jobs.functions.values()
-        ]
-    )
+def _row(function: Function, *numbers: int) -> bytes:
+    return b"\t".join([_c_string(function.name), *(b"%d" % number for number in numbers)])
 
 
-def _priority_status(core: Core, _: list[bytes]) -> bytes:
-    return _listing([_priority_row(function) for function in core.jobs.functions.values()])
+def _status(core: Core, _: Command) -> bytes:
+    functions = core.jobs.functions.values()
+    return _listing([_row(each, each.total, each.running, len(each.abilities)) for each in functions])
 
 
-def _priority_row(function: Function) -> bytes:
-    counts = [*map(len, function.queues), len(function.abilities)]
-    return b"\t".join([function.name, *(b"%d" % count for count in counts)])
+def _priority_status(core: Core, _: Command) -> bytes:
+    functions = core.jobs.functions.values()
+    return _listing([_row(each, *map(len, each.queues), len(each.abilities)) for each in functions])
 
 
-def _workers(core: Core, _: list[bytes]) -> bytes:
-    return _listing(
-        [
-            b"%d %b %b :%b"
-            % (
-                connection.number,
-                connection.host,
-                connection.client_id,
-                b"".join(b" " + ability.function.name for ability in connection.abilities),
-            )
-            for connection in core.connections
-        ]
-    )
+def _workers(core: Core, _: Command) -> bytes:
+    return _listing([_worker(connection) for connection in core.connections])
 
 
-def _show(core: Core, arguments: list[bytes]) -> bytes:
-    words = [argument.lower() for argument in arguments]
+def _worker(connection: Connection) -> bytes:
+    names = b"".join(b" " + _c_string(ability.function.name) for ability in connection.abilities)
+    return b"%d %b %b :%b" % (connection.number, connection.host, _c_string(connection.client_id), names)
+
+
+def _show(core: Core, command: Command) -> bytes:
+    words = [argument.lower() for argument in command.arguments]
     if not words:
-        return UNKNOWN % b"show"
+        return _unknown(core, command)
     if words == [b"jobs"]:
-        return _listing(
-            [b"%b\t%d\t%d\t%d" % (job.handle, job.retries, job.dropped, job.worker is not None) for job in core.jobs]
-        )
+        return _listing([_job(job) for job in core.jobs])
     if words == [b"unique", b"jobs"]:
-        return _listing([job.unique for job in core.jobs])
+        return _listing([job.unique[:MAX_UNIQUE] for job in core.jobs])
     return b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n"
 
 
-def _version(_: Core, __: list[bytes]) -> bytes:
+def _job(job: Job) -> bytes:
+    return b"%b\t%d\t%d\t%d" % (job.handle, job.retries, job.dropped, job.background and not job.dropped)
+
+
+def _version(_: Core, __: Command) -> bytes:
     return b"OK %b\n" % VERSION
 
 
-def _verbose(_: Core, __: list[bytes]) -> bytes:
+def _verbose(_: Core, __: Command) -> bytes:
     return b"OK ERROR\n"
 
 
-def _getpid(_: Core, __: list[bytes]) -> bytes:
+def _getpid(_: Core, __: Command) -> bytes:
     return b"OK %d\n" % os.getpid()
 
 
-def _max_queue(core: Core, arguments: list[bytes]) -> bytes:
-    if not arguments:
-        return INCOMPLETE % b"maxqueue"
-    name, *numbers = arguments
+def _max_queue(core: Core, command: Command) -> bytes:
+    if not command.arguments:
+        return _incomplete(command)
+    name, *texts = command.arguments
     function = core.jobs.functions.get(name)
     if function is not None:
-        limits = [max(0, _leading_number(number)) for number in numbers]
-        function.limits = limits if len(limits) == len(function.limits) else [*limits, 0][:1] * len(function.limits)
+        limits = [max(0, c_number(text)) for text in texts] or [0]
+        function.limits = limits * 3 if len(limits) == 1 else [*limits, 0][:3]
     return OK
 
 
-def _leading_number(text: bytes) -> int:
-    digits = text[: len(text) - len(text.lstrip(b"0123456789"))]
-    return int(digits or 0)
+def _create(core: Core, command: Command) -> bytes:
+    if not command.is_about(b"function", 2):
+        return _incomplete(command)
+    name = command.arguments[1]
+    core.jobs.function(name[:-1] if command.bare else name)
+    return OK
 
 
-def _create(core: Core, arguments: list[bytes]) -> bytes:
-    if len(arguments) == 2 and arguments[0].lower() == b"function":
-        core.jobs.function(arguments[1])
+def _drop(core: Core, command: Command) -> bytes:
+    if not command.is_about(b"function", 2):
+        return _incomplete(command)
+    if command.arguments[1] not in core.jobs.functions:
+        return b"ERR function not found\r\n"
+    if core.jobs.drop_function(command.arguments[1]):
         return OK
-    return UNKNOWN % b"create"
+    return b"ERR there are still connected workers or executing clients\r\n"
 
 
-def _drop(core: Core, arguments: list[bytes]) -> bytes:
-    if len(arguments) == 2 and arguments[0].lower() == b"function":
-        if arguments[1] not in core.jobs.functions:
-            return b"ERR function not found\r\n"
-        if core.jobs.drop_function(arguments[1]):
-            return OK
-        return b"ERR there are still connected workers or executing clients\r\n"
-    return UNKNOWN % b"drop"
-
-
-def _cancel(core: Core, arguments: list[bytes]) -> bytes:
-    if len(arguments) != 2:
-        return UNKNOWN % b"cancel" + b""
-    if arguments[0].lower() != b"job":
+def _cancel(core: Core, command: Command) -> bytes:
+    if len(command.arguments) < 2:
+        return _unknown(core, command)
+    if not command.is_about(b"job", 2):
         return b"ERR UNKNOWN_ERROR\r\n"
-    job = core.jobs.by_handle(arguments[1])
+    job = core.jobs.by_handle(command.arguments[1])
     if job is None:
         return b"ERR UNKNOWN_JOB\r\n"
     core.cancel(job)
     return OK
 
 
-_COMMANDS: Final[Mapping[bytes, Callable[[Core, list[bytes]], bytes]]] = {
+_COMMANDS: Final[Mapping[bytes, Callable[[Core, Command], bytes]]] = {
     b"status": _status,
     b"prioritystatus": _priority_status,
     b"workers": _workers,
