@@ -1,4 +1,4 @@
-"""`GearmanClient` on the in-memory wire: policy, starting and stopping, and what callers do wrong."""
+"""`GearmanClient` and a job server in memory: policy, starting and stopping, failures, and what callers do wrong."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import datetime
 import gc
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 from twisted.application.service import IService, MultiService
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
-from twisted.internet.error import ConnectionRefusedError, TimeoutError
+from twisted.internet.error import ConnectionLost, TimeoutError
 from twisted.internet.task import Clock
 
 from txgearman import (
@@ -21,33 +23,27 @@ from txgearman import (
     JobHandle,
     JobStatus,
     NoServersAvailable,
+    Priority,
+    ProtocolError,
     ServerError,
     ServerState,
     Task,
+    TaskException,
+    TaskFailed,
     TaskLost,
 )
 from txgearman.packets import (
     ECHO_REQ,
-    ECHO_RES,
     ERROR,
     GET_STATUS,
     GET_STATUS_UNIQUE,
     JOB_CREATED,
-    NOOP,
-    STATUS_RES_UNIQUE,
+    OPTION_REQ,
     SUBMIT_JOB,
-    SUBMIT_JOB_BG,
-    WORK_COMPLETE,
-    WORK_DATA,
-    WORK_EXCEPTION,
-    WORK_FAIL,
-    WORK_STATUS,
-    WORK_WARNING,
-    Packet,
 )
+from txgearman.testing import MemoryJobServer, TakenJob
 
 from .conftest import Failures
-from .wire import MemoryEndpoint, ServerSide, answer
 
 NOTHING = "nothing yet"
 
@@ -65,31 +61,68 @@ def outcomes(deferreds: Iterable[Deferred[Any]]) -> list[Any]:
     return [outcome(deferred) for deferred in deferreds]
 
 
+def note(seen: list[tuple[Any, ...]], name: str, task: Task, *told: object) -> None:
+    seen.append((name, *told))
+
+
+def noting(seen: list[tuple[Any, ...]]) -> dict[str, Any]:
+    """The options of a task that notes in `seen` what each callback is told."""
+    names = ("created", "data", "warning", "status", "exception", "complete", "fail")
+    return {f"on_{name}": partial(note, seen, name) for name in names}
+
+
+def loads(server: MemoryJobServer) -> list[bytes]:
+    """Take every job for `work`; return their workloads."""
+    taken: list[bytes] = []
+    with suppress(AssertionError):
+        while True:
+            taken.append(server.take("work").workload)
+    return taken
+
+
 class House:
-    """A client and its servers, on one clock."""
+    """A client and its job servers, on one clock."""
 
     def __init__(self, servers: int = 1, **options: Any) -> None:
         self.clock = Clock()
-        self.endpoints = [MemoryEndpoint(self.clock) for _ in range(servers)]
-        self.client = GearmanClient(self.endpoints, reactor=self.clock, **options)
+        self.servers = [MemoryJobServer(self.clock) for _ in range(servers)]
+        self.server = self.servers[0]
+        self.client = GearmanClient([server.endpoint() for server in self.servers], reactor=self.clock, **options)
+        self.advance = self.server.advance
 
-    def server(self, place: int = 0) -> ServerSide:
-        return self.endpoints[place].server
+    def start(self) -> House:
+        """Start the client; all that it does at once has then been done."""
+        self.client.startService()
+        self.advance()
+        return self
 
-    def received(self, place: int = 0) -> list[Packet]:
-        return self.server(place).received()
+    def connected(self) -> list[int]:
+        """How many connections each server has."""
+        return [len(server.connections) for server in self.servers]
 
-    def loads(self, place: int = 0) -> list[bytes]:
-        """The workloads of the submits that came since the last look."""
-        return [arguments[-1] for _, arguments in self.received(place)]
+    def place_of_work(self) -> int:
+        """The first server that has a job, which is taken."""
+        self.advance()
+        return next(place for place, server in enumerate(self.servers) if loads(server))
+
+    def check_that_it_works(self) -> None:
+        task = self.client.add_task("work")
+        self.server.take("work").complete(b"done")
+        assert outcome(task) == b"done"
+
+    def check_that_nothing_was_done(self) -> None:
+        assert self.clock.getDelayedCalls() == []
+        assert self.connected() == [0] * len(self.servers)
 
     def stop(self) -> None:
-        """Stop the client; nothing may be left."""
+        """Stop the client; nothing may be left, and every fault must have happened."""
         stopped = self.client.stopService()
-        self.clock.advance(0)
+        self.advance()
         assert outcome(stopped) is not NOTHING
         assert self.clock.getDelayedCalls() == []
-        assert all(side.transport.lost for endpoint in self.endpoints for side in endpoint.connections)
+        assert self.connected() == [0] * len(self.servers)
+        for server in self.servers:
+            server.verify()
 
 
 # Connecting.
@@ -100,12 +133,14 @@ def test_it_is_a_service() -> None:
     assert IService.providedBy(house.client)
     parent = MultiService()
     house.client.setServiceParent(parent)
-    assert house.endpoints[0].attempts == 0
+    house.advance()
+    assert house.connected() == [0]
     parent.startService()
+    house.advance()
     assert house.client.running
     assert house.client.servers[0].state is ServerState.READY
     stopped = parent.stopService()
-    house.clock.advance(0)
+    house.advance()
     assert outcome(stopped) is not NOTHING
     assert not house.client.running
 
@@ -113,11 +148,12 @@ def test_it_is_a_service() -> None:
 @pytest.mark.parametrize("use", ["add_task", "add_task_bg", "get_status_unique"])
 def test_it_connects_to_every_server_at_the_first_use(use: str) -> None:
     house = House(3)
-    assert [endpoint.attempts for endpoint in house.endpoints] == [0, 0, 0]
+    house.advance()
+    assert house.connected() == [0, 0, 0]
     getattr(house.client, use)("name").addErrback(lambda _: None)
     getattr(house.client, use)("name").addErrback(lambda _: None)
-    house.client.startService()
-    assert [endpoint.attempts for endpoint in house.endpoints] == [1, 1, 1]
+    house.start()
+    assert house.connected() == [1, 1, 1]
     house.stop()
 
 
@@ -132,35 +168,35 @@ def test_async_with_starts_and_stops(stopped: bool) -> None:
 
     async def use() -> bytes:
         async with house.client as client:
-            assert client.servers[0].state is ServerState.READY
             task = client.add_task("work")
-            house.server().send(JOB_CREATED.response(b"H:1"), WORK_COMPLETE.response(b"H:1", b"done"))
+            house.server.take("work").complete(b"done")
             if stopped:
                 await client.stopService()
             return await task
 
     used = ensureDeferred(use())
-    house.clock.advance(0)
+    house.advance()
     assert outcome(used) == b"done"
     assert house.client.servers[0].state is ServerState.STOPPED
 
 
-@pytest.mark.parametrize(("exceptions", "asked"), [(True, 1), (False, 0)])
-def test_exceptions_are_asked_for_or_not(exceptions: bool, asked: int) -> None:
+@pytest.mark.parametrize(("exceptions", "kind"), [(True, TaskException), (False, TaskFailed)])
+def test_exceptions_are_asked_for_or_not(exceptions: bool, kind: type[Exception]) -> None:
     house = House(exceptions=exceptions)
-    house.endpoints[0].polite = False
-    house.client.startService()
-    assert [packet_type.name for packet_type, _ in house.received()].count("OPTION_REQ") == asked
+    task = house.client.add_task("work")
+    house.server.take("work").send_exception(b"bo\0om")
+    assert type(outcome(task)) is kind
+    assert house.server.connections[0].requests.count(OPTION_REQ) == exceptions
     house.stop()
 
 
 def test_p10_the_time_to_connect_is_limited() -> None:
     house = House(connect_timeout=5.0)
-    house.endpoints[0].black_hole = True
+    house.server.black_hole_connections()
     task = house.client.add_task("work")
-    house.clock.advance(4.9)
+    house.advance(4.9)
     assert outcome(task) is NOTHING
-    house.clock.advance(0.2)
+    house.advance(0.2)
     error = outcome(task)
     assert type(error) is NoServersAvailable
     assert [type(reason) for reason in error.reasons.values()] == [TimeoutError]
@@ -172,10 +208,12 @@ def test_p10_the_time_to_connect_is_limited() -> None:
 
 def test_p7_tasks_wait_for_the_first_attempt_and_go_out_in_order() -> None:
     house = House()
-    house.endpoints[0].polite = False
+    silence = house.server.fall_silent()
     tasks = [house.client.add_task("work", b"%d" % number) for number in range(3)]
-    house.server().shake_hands()
-    assert house.loads() == [b"0", b"1", b"2"]
+    house.advance()
+    assert house.client.servers[0].in_flight == 0
+    silence.end()
+    assert loads(house.server) == [b"0", b"1", b"2"]
     assert outcomes(tasks) == [NOTHING] * 3
     assert house.client.servers[0].in_flight == 3
     house.stop()
@@ -184,12 +222,12 @@ def test_p7_tasks_wait_for_the_first_attempt_and_go_out_in_order() -> None:
 
 def test_p7_unwritten_tasks_move_on_until_every_server_has_refused() -> None:
     house = House(3)
-    for endpoint in house.endpoints:
-        endpoint.black_hole = True
+    for server in house.servers:
+        server.fall_silent()
     tasks: list[Deferred[Any]] = [house.client.add_task("work"), house.client.add_task_bg("work", unique="u")]
-    for endpoint in house.endpoints:
+    for server in house.servers:
         assert outcomes(tasks) == [NOTHING] * 2
-        endpoint.pending[0].errback(ConnectionRefusedError())
+        server.drop_connections()
     for error in outcomes(tasks):
         assert type(error) is NoServersAvailable
         assert set(error.reasons) == {"endpoint:0", "endpoint:1", "endpoint:2"}
@@ -199,12 +237,12 @@ def test_p7_unwritten_tasks_move_on_until_every_server_has_refused() -> None:
 
 def test_p7_unwritten_tasks_go_to_the_server_that_is_there() -> None:
     house = House(2)
-    for endpoint in house.endpoints:
-        endpoint.polite = False
+    silences = [server.fall_silent() for server in house.servers]
     tasks = [house.client.add_task("work", b"%d" % number, unique=b"%d" % number) for number in range(10)]
-    house.server(0).lose()
-    house.server(1).shake_hands()
-    assert sorted(house.loads(1)) == sorted(b"%d" % number for number in range(10))
+    house.advance()
+    house.server.drop_connections()
+    silences[1].end()
+    assert sorted(loads(house.servers[1])) == sorted(b"%d" % number for number in range(10))
     assert outcomes(tasks) == [NOTHING] * 10
     house.stop()
     outcomes(tasks)
@@ -213,36 +251,52 @@ def test_p7_unwritten_tasks_go_to_the_server_that_is_there() -> None:
 def test_p7_a_server_that_accepts_and_never_answers_gets_no_task() -> None:
     """gearmand at its limit of file descriptors does (H12)."""
     house = House(2)
-    house.endpoints[0].polite = False
-    for number in range(10):
-        house.client.add_task("work", b"%d" % number, unique=b"%d" % number).addErrback(lambda _: None)
-    assert all(packet_type not in (SUBMIT_JOB, SUBMIT_JOB_BG) for packet_type, _ in house.received(0))
-    early = len(house.loads(1))
-    house.clock.advance(10.1)
-    assert early + len(house.loads(1)) == 10
+    with house.server.hold_answers():
+        for number in range(10):
+            house.client.add_task("work", b"%d" % number, unique=b"%d" % number).addErrback(lambda _: None)
+        early = len(loads(house.servers[1]))
+        assert house.server.connections[0].requests == [OPTION_REQ, GET_STATUS]
+        house.advance(10.1)
+        assert early + len(loads(house.servers[1])) == 10
     house.stop()
 
 
 def test_p7_written_tasks_are_lost_and_not_sent_again() -> None:
     house = House()
+    house.server.drop_after(SUBMIT_JOB)
     tasks: list[Deferred[Any]] = [house.client.add_task("work"), house.client.add_task_bg("work")]
-    house.server().lose()
+    house.advance()
     assert [(type(error), error.acknowledged) for error in outcomes(tasks)] == [(TaskLost, False)] * 2
-    house.clock.advance(2)
-    assert house.endpoints[0].attempts == 2
-    assert house.received() == []
+    house.advance(2)
+    assert house.server.connections[0].requests == [OPTION_REQ, GET_STATUS]
+    house.stop()
+
+
+@pytest.mark.parametrize("half", [[], [("data", b"half")]], ids=["after JOB_CREATED", "under way"])
+def test_p7_a_task_that_the_server_has_is_lost_with_the_connection(half: list[tuple[str, bytes]]) -> None:
+    house = House()
+    seen: list[tuple[Any, ...]] = []
+    task = house.client.add_task("work", **noting(seen))
+    job = house.server.take("work")
+    for _, data in half:
+        job.send_data(data)
+    house.server.drop_connections()
+    error = outcome(task)
+    assert (type(error), error.acknowledged, type(error.__cause__)) == (TaskLost, True, ConnectionLost)
+    assert seen == [("created",), *half, ("fail", error)]
     house.stop()
 
 
 def test_p7_what_is_submitted_on_a_loss_goes_to_another_server() -> None:
     """The one that just went is no longer chosen when the tasks that it had are told."""
-    house = House(2)
+    house = House(2).start()
     again: list[Deferred[Any]] = []
-    tasks = [house.client.add_task("work", b"first") for _ in range(2)]
-    for task in tasks:
+    for _ in range(2):
+        task = house.client.add_task("work", b"first")
         task.addErrback(lambda _: again.append(house.client.add_task("work", b"second")))
-    house.server(0).lose()
-    assert house.loads(1) == [b"first", b"second"]
+    house.advance()
+    house.server.drop_connections()
+    assert loads(house.servers[1]) == [b"first", b"second"]
     assert outcomes(again) == [NOTHING]
     house.stop()
     assert {type(error) for error in outcomes(again)} == {ClientStopped}
@@ -254,26 +308,34 @@ def test_p7_the_unique_dash_goes_where_its_workload_goes() -> None:
         places = []
         for unique in (b"-", load):
             house = House(3)
-            house.client.startService()
             house.client.add_task("work", load, unique=unique).addErrback(lambda _: None)
-            places.append([place for place in range(3) if house.loads(place)])
+            places.append(house.place_of_work())
             house.stop()
         assert places[0] == places[1]
 
 
-def test_p14_the_client_is_alive_when_the_server_is_sane_again() -> None:
-    house = House()
-    house.client.startService()
+NONSENSE = {
+    "wrong magic": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "truncated packet": b"\0RES\0\0\0\x11\0\0\0\0\0RES\0\0\0\x14\0\0\0\x01x",
+    "4 GiB header": b"\0RES\0\0\0\x08\xff\xff\xff\xff",
+    "unasked answer": JOB_CREATED.response(b"H:1"),
+    "flood of ERROR": ERROR.response(b"NO", b"never") * 10_000,
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_p14_the_client_is_alive_when_the_server_is_sane_again(nonsense: str) -> None:
+    """What it says is met with back-off."""
+    house = House().start()
     task = house.client.add_task("work")
-    house.server().protocol.dataReceived(b"HTTP/1.1 400 Bad Request\r\n")
-    error = outcome(task)
-    assert type(error) is TaskLost
-    assert "not the header of a Gearman packet" in str(error.__cause__)
-    house.clock.advance(0)
-    house.clock.advance(2)
-    task = house.client.add_task("work")
-    house.server().send(JOB_CREATED.response(b"H:1"), WORK_COMPLETE.response(b"H:1", b"done"))
-    assert outcome(task) == b"done"
+    house.server.send_raw(NONSENSE[nonsense])
+    assert type(outcome(task)) is TaskLost
+    others = outcomes([house.client.add_task("work") for _ in range(50)])
+    assert {type(error) for error in others} == {NoServersAvailable}
+    assert type(house.client.servers[0].last_error) is ProtocolError
+    assert (house.connected(), (house.client.servers[0].next_attempt or 0) > 0.2) == ([0], True)
+    house.advance(2)
+    house.check_that_it_works()
     house.stop()
 
 
@@ -305,8 +367,9 @@ def test_p8_what_cannot_be_sent(call: str, options: dict[str, Any], kind: type[E
     good = house.client.add_task("work", b"good")
     with pytest.raises(kind, match=complaint):
         getattr(house.client, call)(**{"function": "work", **options})
-    assert house.loads() == [b"good"]
-    house.server().send(JOB_CREATED.response(b"H:1"), WORK_COMPLETE.response(b"H:1", b"done"))
+    job = house.server.take("pp\twork")
+    assert (job.workload, house.client.servers[0].in_flight) == (b"good", 1)
+    job.complete(b"done")
     assert outcome(good) == b"done"
     assert outcome(house.client.drain()) is None
     house.stop()
@@ -316,7 +379,7 @@ def test_p8_a_naive_datetime() -> None:
     house = House()
     with pytest.raises(ValueError, match="at must be an aware datetime"):
         house.client.add_task_bg("work", at=NAIVE)
-    assert house.endpoints[0].attempts == 0
+    house.check_that_nothing_was_done()
 
 
 def test_p8_a_task_is_submitted_once() -> None:
@@ -325,7 +388,7 @@ def test_p8_a_task_is_submitted_once() -> None:
     house.client.submit(task).addErrback(lambda _: None)
     with pytest.raises(ValueError, match="was submitted before"):
         house.client.submit(task)
-    assert house.loads() == [b"x"]
+    assert loads(house.server) == [b"x"]
     house.stop()
 
 
@@ -352,32 +415,117 @@ def test_p8_a_client_that_cannot_be_meant(options: dict[str, Any], kind: type[Ex
 @pytest.mark.parametrize("prefix", ["pre", b"pre"])
 def test_the_prefix_is_joined_by_a_tab(prefix: str | bytes) -> None:
     house = House(prefix=prefix)
-    house.client.add_task("work", b"x").addErrback(lambda _: None)
-    assert house.received() == [(SUBMIT_JOB, [b"pre\twork", b"", b"x"])]
+    task = house.client.add_task("work", b"x")
+    house.server.take("pre\twork").complete(b"y")
+    assert outcome(task) == b"y"
     house.stop()
 
 
-# Promise 9: cancel.
+def test_priorities_run_high_before_normal_before_low() -> None:
+    house = House()
+    for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
+        house.client.add_task("work", priority.name.encode(), priority=priority).addErrback(lambda _: None)
+        house.client.add_task_bg("work", b"BG " + priority.name.encode(), priority=priority)
+    assert loads(house.server) == [b"HIGH", b"BG HIGH", b"NORMAL", b"BG NORMAL", b"LOW", b"BG LOW"]
+    house.stop()
+
+
+# Promises 3 and 4: what the server says is told to those whom it is for.
+
+
+def test_p3_a_refused_unique_fails_its_own_task() -> None:
+    """The client sends none that long; here it is made to."""
+    house = House()
+    refused = Task("work", b"2")
+    refused.unique = b"u" * 65
+    tasks = [house.client.add_task("work", b"1"), house.client.submit(refused), house.client.add_task("work", b"3")]
+    for _ in range(2):
+        job = house.server.take("work")
+        job.complete(job.workload)
+    one, error, three = outcomes(tasks)
+    assert (one, three) == (b"1", b"3")
+    assert (error.code, error.text) == ("ARGUMENT_TOO_LARGE", "Unique value too large")
+    house.stop()
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"), [(TakenJob.fail, TaskFailed), (lambda job: job.send_exception(b"x"), TaskException)]
+)
+def test_p4_a_failure_and_an_exception_reach_each_task_once(
+    end: Callable[[TakenJob], None], kind: type[Exception]
+) -> None:
+    house = House()
+    tasks = [house.client.add_task("work", unique="u") for _ in range(3)]
+    end(house.server.take("work"))
+    errors = outcomes(tasks)
+    assert [type(error) for error in errors] == [kind] * 3
+    assert len({id(error) for error in errors}) == 3
+    assert house.client.servers[0].in_flight == 0
+    house.stop()
+
+
+def test_p4_a_cancelled_task_of_a_shared_job_takes_nothing_from_the_others() -> None:
+    house = House()
+    seen: list[list[tuple[Any, ...]]] = [[], [], []]
+    tasks = [house.client.add_task("work", unique="u", **noting(events)) for events in seen]
+    job = house.server.take("work")
+    tasks[1].cancel()
+    job.send_data(b"d")
+    job.complete(b"done")
+    assert outcomes(tasks[::2]) == [b"done"] * 2
+    assert seen[0] == seen[2] == [("created",), ("data", b"d"), ("complete", b"done")]
+    assert seen[1] == [("created",), ("fail", outcome(tasks[1]))]
+    house.stop()
+
+
+def test_p4_the_unique_dash_coalesces_by_workload() -> None:
+    house = House().start()
+    handles = [house.client.add_task_bg("work", load, unique="-") for load in (b"a", b"a", b"b", b"", b"")]
+    house.advance()
+    first, second, *others = outcomes(handles)
+    assert first == second
+    assert len({first, *others}) == 4
+    house.stop()
+
+
+# Promises 6 and 9: cancel.
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before JOB_CREATED", "after JOB_CREATED"])
+def test_p6_packets_for_a_task_that_was_cancelled(early: bool) -> None:
+    house = House().start()
+    seen: list[tuple[Any, ...]] = []
+    task = house.client.add_task("work", **noting(seen))
+    if early:
+        task.cancel()
+    job = house.server.take("work")
+    task.cancel()
+    job.send_data(b"late")
+    job.complete(b"late")
+    house.check_that_it_works()
+    assert seen == [*[("created",)] * (not early), ("fail", outcome(task))]
+    house.stop()
 
 
 def test_p9_a_task_cancelled_while_it_waits_is_never_sent() -> None:
     house = House()
-    house.endpoints[0].polite = False
+    silence = house.server.fall_silent()
     tasks = [house.client.add_task("work", b"%d" % number) for number in range(3)]
+    house.advance()
     tasks[1].cancel()
     assert type(outcome(tasks[1])) is CancelledError
-    house.server().shake_hands()
-    assert house.loads() == [b"0", b"2"]
+    silence.end()
+    assert loads(house.server) == [b"0", b"2"]
     house.stop()
     assert [type(error) for error in outcomes(tasks[::2])] == [ClientStopped] * 2
 
 
 def test_p9_a_waiting_task_cancelled_by_the_failure_of_another() -> None:
     house = House()
-    house.endpoints[0].black_hole = True
+    house.server.refuse_connections()
     first, second = house.client.add_task("work"), house.client.add_task("work")
     first.addErrback(lambda _: second.cancel())
-    house.endpoints[0].pending[0].errback(ConnectionRefusedError())
+    house.advance()
     assert type(outcome(second)) is CancelledError
     house.stop()
 
@@ -385,53 +533,64 @@ def test_p9_a_waiting_task_cancelled_by_the_failure_of_another() -> None:
 # Promises 1 and 11: stopping.
 
 
-def in_every_state() -> dict[str, Callable[[House], None]]:
-    def black_hole(house: House) -> None:
-        house.endpoints[0].black_hole = True
-        house.client.startService()
-
-    def unanswered(house: House) -> None:
-        house.endpoints[0].polite = False
-        house.client.startService()
-
-    def refused(house: House) -> None:
-        house.endpoints[0].refuse = True
-        house.client.startService()
-
-    def lost(house: House) -> None:
-        house.client.startService()
-        house.server().lose()
-
-    def aborting(house: House) -> None:
-        house.client.startService()
-        house.server().send(NOOP.response())
-
-    def stopped(house: House) -> None:
-        house.client.startService()
-        house.client.stopService()
-
-    return {
-        "never started": lambda house: None,
-        "connecting": black_hole,
-        "not answered": unanswered,
-        "ready": lambda house: house.client.startService(),
-        "refused": refused,
-        "lost": lost,
-        "aborting": aborting,
-        "stopped": stopped,
-    }
+def never_started(house: House) -> None:
+    """The tasks start it."""
 
 
-@pytest.mark.parametrize("state", in_every_state())
-def test_p1_p11_stopping_in_every_state_leaves_nothing(state: str) -> None:
+def connecting(house: House) -> None:
+    house.server.black_hole_connections()
+    house.start()
+
+
+def not_answered(house: House) -> None:
+    house.server.leave_unanswered(OPTION_REQ, GET_STATUS, times=None)
+    house.start()
+
+
+def ready(house: House) -> None:
+    house.start()
+
+
+def refused(house: House) -> None:
+    house.server.refuse_connections()
+    house.start()
+
+
+def lost(house: House) -> None:
+    house.start()
+    house.server.drop_connections()
+
+
+def being_lost(house: House) -> None:
+    """The client has not been told yet."""
+    house.start()
+    house.server.connections[0].drop()
+
+
+def aborting(house: House) -> None:
+    """The client has aborted it, and the socket is not gone yet."""
+    house.start()
+    next(iter(house.client._servers)).link.abort(ProtocolError("nonsense"))
+
+
+def stopped(house: House) -> None:
+    house.start()
+    house.client.stopService()
+
+
+@pytest.mark.parametrize(
+    "state", [never_started, connecting, not_answered, ready, refused, lost, being_lost, aborting, stopped]
+)
+def test_p1_p11_stopping_in_every_state_leaves_nothing(state: Callable[[House], None]) -> None:
     house = House()
-    in_every_state()[state](house)
+    state(house)
     tasks: list[Deferred[Any]] = [house.client.add_task("work"), house.client.add_task_bg("work")]
     asked: list[Deferred[Any]] = [house.client.echo(), house.client.get_status_unique("u")]
     drained = house.client.drain()
     house.stop()
     assert outcome(drained) is None
-    assert {type(outcome(task)) for task in tasks} <= {ClientStopped, NoServersAvailable}
+    told = {ClientStopped, NoServersAvailable, TaskLost} if state is being_lost else {ClientStopped, NoServersAvailable}
+    assert {type(outcome(task)) for task in tasks} <= told
     assert {type(outcome(question)) for question in asked} <= {ClientStopped, NoServersAvailable}
     house.stop()
     assert type(outcome(house.client.add_task("work"))) is ClientStopped
@@ -440,27 +599,21 @@ def test_p1_p11_stopping_in_every_state_leaves_nothing(state: str) -> None:
 
 
 def test_p11_a_peer_that_reads_nothing_holds_it_up_for_three_seconds_only() -> None:
-    house = House()
-    house.client.startService()
-    house.server().transport.stalled = True
+    house = House().start()
+    house.server.fall_silent()
     stopped = house.client.stopService()
-    house.clock.advance(2.9)
+    house.advance(2.9)
     assert outcome(stopped) is NOTHING
-    house.clock.advance(0.2)
-    house.clock.advance(0)
+    house.advance(0.2)
     assert outcome(stopped) is not NOTHING
     house.stop()
 
 
 def test_it_can_be_started_again() -> None:
-    house = House()
-    house.client.startService()
+    house = House().start()
     house.stop()
-    house.client.startService()
-    assert house.endpoints[0].attempts == 2
-    task = house.client.add_task("work")
-    house.server().send(JOB_CREATED.response(b"H:1"), WORK_COMPLETE.response(b"H:1", b"done"))
-    assert outcome(task) == b"done"
+    house.start()
+    house.check_that_it_works()
     house.stop()
 
 
@@ -473,9 +626,9 @@ def test_drain_awaits_those_submitted_meanwhile() -> None:
     first.addCallback(lambda _: second.append(house.client.add_task("work")))
     given_up.cancel()
     assert type(outcome(given_up)) is CancelledError
-    house.server().send(JOB_CREATED.response(b"H:1"), WORK_COMPLETE.response(b"H:1", b""))
+    house.server.take("work").complete(b"")
     assert outcome(drained) is NOTHING
-    house.server().send(JOB_CREATED.response(b"H:2"), WORK_COMPLETE.response(b"H:2", b"done"))
+    house.server.take("work").complete(b"done")
     assert outcome(drained) is None
     assert outcome(second[0]) == b"done"
     house.stop()
@@ -484,27 +637,20 @@ def test_drain_awaits_those_submitted_meanwhile() -> None:
 # Promise 12.
 
 
-def test_p12_nothing_of_a_task_is_kept_wherever_it_ended() -> None:
-    house = House()
-    house.endpoints[0].polite = False
+@pytest.mark.parametrize("end", ["cancelled unsent", "cancelled unacknowledged", "cancelled", "done"])
+def test_p12_nothing_of_a_task_is_kept_wherever_it_ended(end: str) -> None:
+    house = House() if end == "cancelled unsent" else House().start()
     gc.disable()
     try:
-        tasks = [Task("work") for _ in range(4)]
-        watched = [weakref.ref(task) for task in tasks]
-        deferreds = [house.client.submit(task) for task in tasks]
-        del tasks
-        for deferred in deferreds:
-            deferred.addErrback(lambda _: None)
-        deferreds[0].cancel()
-        assert watched[0]() is None
-        house.server().shake_hands()
-        deferreds[1].cancel()
-        assert watched[1]() is None
-        house.server().send(*(JOB_CREATED.response(b"H:%d" % number) for number in (1, 2, 3)))
-        deferreds[2].cancel()
-        assert watched[2]() is None
-        house.server().send(WORK_COMPLETE.response(b"H:3", b""))
-        assert watched[3]() is None
+        task = Task("work")
+        watched = weakref.ref(task)
+        deferred = house.client.submit(task)
+        del task
+        deferred.addErrback(lambda _: None)
+        if end in ("cancelled", "done"):
+            job = house.server.take("work")
+        job.complete(b"") if end == "done" else deferred.cancel()
+        assert watched() is None
     finally:
         gc.enable()
     house.stop()
@@ -512,22 +658,27 @@ def test_p12_nothing_of_a_task_is_kept_wherever_it_ended() -> None:
 
 # Promise 13: callbacks that do what they like.
 
-EVENTS: dict[str, list[bytes]] = {
-    "on_created": [],
-    "on_data": [WORK_DATA.response(b"H:1", b"d")],
-    "on_warning": [WORK_WARNING.response(b"H:1", b"w")],
-    "on_status": [WORK_STATUS.response(b"H:1", b"1", b"2")],
-    "on_complete": [WORK_COMPLETE.response(b"H:1", b"done")],
-    "on_exception": [WORK_EXCEPTION.response(b"H:1", b"x")],
-    "on_fail": [WORK_FAIL.response(b"H:1")],
-}
+EVENTS = ["on_created", "on_data", "on_warning", "on_status", "on_complete", "on_exception", "on_fail"]
+
+
+def work(job: TakenJob, event: str) -> None:
+    """Do a job so that its task is told of this event."""
+    job.send_data(b"d")
+    job.send_warning(b"w")
+    job.send_status(1, 2)
+    if event == "on_exception":
+        job.send_exception(b"x")
+    elif event == "on_fail":
+        job.fail()
+    else:
+        job.complete(b"done")
 
 
 class Meddler:
     """A client with two tasks; the callback of the first one does something when its event comes."""
 
     def __init__(self, event: str, what: Callable[[Meddler], object]) -> None:
-        self.house = House()
+        self.house = House().start()
         self.calls = 0
         self.more: list[Deferred[Any]] = []
 
@@ -536,17 +687,11 @@ class Meddler:
             what(self)
 
         options: dict[str, Any] = {event: meddle}
-        self.first = self.house.client.add_task("work", b"1", **options)
-        self.second = self.house.client.add_task("work", b"2")
-        self.house.received()
-        # All in one read.
-        self.house.server().send(
-            JOB_CREATED.response(b"H:1"),
-            *EVENTS[event],
-            JOB_CREATED.response(b"H:2"),
-            WORK_COMPLETE.response(b"H:1", b"done"),
-            WORK_COMPLETE.response(b"H:2", b"done too"),
-        )
+        with self.house.server.hold_answers():  # so that all comes in one read
+            self.first = self.house.client.add_task("work", b"1", **options)
+            self.second = self.house.client.add_task("work", b"2")
+            work(self.house.server.take("work"), event)
+            self.house.server.take("work").complete(b"done too")
 
     def finish(self) -> None:
         assert self.calls == 1
@@ -585,8 +730,7 @@ def test_p13_a_callback_cancels_another_task(event: str) -> None:
 def test_p13_a_callback_adds_a_task(event: str) -> None:
     meddler = Meddler(event, lambda meddler: meddler.more.append(meddler.house.client.add_task("work", b"3")))
     assert outcome(meddler.second) == b"done too"
-    assert meddler.house.loads() == [b"3"]
-    meddler.house.server().send(JOB_CREATED.response(b"H:3"), WORK_COMPLETE.response(b"H:3", b"third"))
+    meddler.house.server.take("work").complete(b"third")
     assert outcome(meddler.more[0]) == b"third"
     meddler.finish()
 
@@ -612,61 +756,64 @@ def test_p13_a_callback_stops_the_service_and_starts_it(event: str) -> None:
 
 def test_p13_a_task_that_waits_is_told_of_the_stop_and_submits_again() -> None:
     house = House()
-    house.endpoints[0].black_hole = True
+    house.server.black_hole_connections()
     again: list[Any] = []
     house.client.add_task("work").addErrback(lambda _: again.append(outcome(house.client.add_task("work"))))
+    house.advance()
     house.stop()
     assert [type(error) for error in again] == [ClientStopped]
 
 
 # Questions.
 
-STATUS_UNIQUE = STATUS_RES_UNIQUE.response(b"u", b"1", b"1", b"3", b"8", b"2")
-
 
 def test_status_of_a_handle_is_asked_of_its_server() -> None:
-    house = House(2)
-    asked = house.client.get_status(JobHandle("endpoint:1", b"H:7"))
-    assert (house.received(0), house.received(1)[0]) == ([], (GET_STATUS, [b"H:7"]))
-    house.server(1).send(answer((GET_STATUS, [b"H:7"])))
-    assert outcome(asked) == JobStatus(False, False, 0, 0, None)
+    house = House(2).start()
+    submitted = house.client.add_task_bg("work")
+    house.advance()
+    handle: JobHandle = outcome(submitted)
+    other = "endpoint:1" if handle.server == "endpoint:0" else "endpoint:0"
+    asked = [house.client.get_status(JobHandle(server, handle.handle)) for server in (handle.server, other)]
+    house.advance()
+    assert outcomes(asked) == [JobStatus(True, False, 0, 0, None), JobStatus(False, False, 0, 0, None)]
     house.stop()
 
 
 def test_status_of_a_unique() -> None:
     house = House()
+    house.client.add_task("work", unique="u").addErrback(lambda _: None)
+    house.server.take("work").send_status(3, 8)
     asked = house.client.get_status_unique("u")
-    assert house.received()[0] == (GET_STATUS_UNIQUE, [b"u"])
-    house.server().send(STATUS_UNIQUE)
-    assert outcome(asked) == JobStatus(True, True, 3, 8, 2)
+    house.advance()
+    assert outcome(asked) == JobStatus(True, True, 3, 8, 1)
     house.stop()
 
 
 def test_status_of_a_unique_is_asked_where_its_tasks_go() -> None:
     """While the first in rank is down, the next; and if it goes before it answers, the one after that."""
     house = House(3)
-    house.client.add_task("work", b"x", unique="u").addErrback(lambda _: None)
-    first = next(place for place in range(3) if house.loads(place))
-    house.server(first).lose()
-    house.client.add_task("work", b"x", unique="u").addErrback(lambda _: None)
-    second = next(place for place in range(3) if house.loads(place))
+    house.client.add_task("work", unique="u").addErrback(lambda _: None)
+    first = house.place_of_work()
+    house.servers[first].drop_connections()
+    house.client.add_task("work", unique="u").addErrback(lambda _: None)
+    second = house.place_of_work()
+    house.servers[second].drop_before(GET_STATUS_UNIQUE)
     asked = house.client.get_status_unique("u")
-    assert house.received(second)[0] == (GET_STATUS_UNIQUE, [b"u"])
-    house.server(second).lose()
-    third = 3 - first - second
-    house.server(third).send(STATUS_UNIQUE)
-    assert outcome(asked).known
+    house.advance()
+    third = house.servers[3 - first - second].connections[0]
+    assert (third.requests.count(GET_STATUS_UNIQUE), outcome(asked).known) == (1, False)
     house.stop()
 
 
 def test_status_where_no_server_is() -> None:
     house = House(2)
-    for endpoint in house.endpoints:
-        endpoint.refuse = True
-    error = outcome(house.client.get_status_unique("u"))
-    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"endpoint:0", "endpoint:1"})
-    error = outcome(house.client.get_status(JobHandle("endpoint:1", b"H:1")))
-    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"endpoint:1"})
+    for server in house.servers:
+        server.refuse_connections()
+    asked = [house.client.get_status_unique("u"), house.client.get_status(JobHandle("endpoint:1", b"H:1"))]
+    house.advance()
+    errors = outcomes(asked)
+    assert [type(error) for error in errors] == [NoServersAvailable] * 2
+    assert [list(error.reasons) for error in errors] == [["endpoint:0", "endpoint:1"], ["endpoint:1"]]
     house.stop()
 
 
@@ -684,7 +831,7 @@ def test_p8_a_handle_that_cannot_be_asked_about(handle: Any, kind: type[Exceptio
     house = House()
     with pytest.raises(kind, match=complaint):
         house.client.get_status(handle)
-    assert house.endpoints[0].attempts == 0
+    house.check_that_nothing_was_done()
 
 
 @pytest.mark.parametrize("unique", ["", b"", "-", b"-"])
@@ -694,36 +841,38 @@ def test_p8_a_unique_that_names_no_job(unique: str | bytes) -> None:
 
 
 def test_echo_makes_a_round_trip_to_each_server_that_is_there() -> None:
+    """Its time runs from when it is sent, and not while a server connects."""
     house = House(3)
-    house.endpoints[0].refuse = True
-    house.endpoints[1].polite = False
+    house.server.refuse_connections()
+    silence = house.servers[1].fall_silent()
+    house.start()
+    held = house.servers[2].hold_answers()
     echoed = house.client.echo(b"abc")
-    house.clock.advance(1)
-    assert house.received(2)[0] == (ECHO_REQ, [b"abc"])
-    house.server(2).send(ECHO_RES.response(b"abc"))
-    house.server(1).shake_hands()
-    house.clock.advance(0.25)
+    house.advance(1)
+    held.release()
+    house.advance(0.25)
     assert outcome(echoed) is NOTHING
-    house.server(1).send(ECHO_RES.response(b"abc"))
-    assert outcome(echoed) == {"endpoint:1": 0.25, "endpoint:2": 1.0}
+    silence.end()
+    assert outcome(echoed) == {"endpoint:1": 0.0, "endpoint:2": 1.0}
     house.stop()
 
 
 def test_echo_where_the_answer_is_left_out() -> None:
     """geard does (H6): the fence behind it makes the round trip."""
-    house = House()
-    echoed = house.client.echo()
-    fence = house.received()[1]
-    house.clock.advance(0.5)
-    house.server().send(answer(fence))
+    house = House().start()
+    house.server.leave_unanswered(ECHO_REQ)
+    with house.server.hold_answers():
+        echoed = house.client.echo()
+        house.advance(0.5)
     assert outcome(echoed) == {"endpoint:0": 0.5}
     house.stop()
 
 
 def test_echo_that_is_refused() -> None:
-    house = House()
+    house = House().start()
+    house.server.leave_unanswered(ECHO_REQ, GET_STATUS, times=2)
     echoed = house.client.echo()
-    house.server().send(ERROR.response(b"NO", b"never"))
+    house.server.send_raw(ERROR.response(b"NO", b"never"))
     error = outcome(echoed)
     assert (type(error), str(error)) == (ServerError, "NO: never")
     house.stop()
@@ -731,17 +880,20 @@ def test_echo_that_is_refused() -> None:
 
 def test_echo_where_no_server_is() -> None:
     house = House(2)
-    for endpoint in house.endpoints:
-        endpoint.refuse = True
-    error = outcome(house.client.echo())
+    for server in house.servers:
+        server.refuse_connections()
+    echoed = house.client.echo()
+    house.advance()
+    error = outcome(echoed)
     assert (type(error), set(error.reasons)) == (NoServersAvailable, {"endpoint:0", "endpoint:1"})
     house.stop()
 
 
 def test_echo_may_be_cancelled() -> None:
-    house = House(2)
+    house = House(2).start()
     echoed = house.client.echo()
     echoed.cancel()
+    house.advance()
     assert type(outcome(echoed)) is CancelledError
     assert house.client.servers[0].state is ServerState.READY
     house.stop()
@@ -758,7 +910,7 @@ def test_p8_echo_of_what_cannot_be_sent(data: Any, kind: type[Exception], compla
     house = House(max_packet_size=10)
     with pytest.raises(kind, match=complaint):
         house.client.echo(data)
-    assert house.endpoints[0].attempts == 0
+    house.check_that_nothing_was_done()
 
 
 # What stops and starts get into each other's way.
@@ -766,7 +918,7 @@ def test_p8_echo_of_what_cannot_be_sent(data: Any, kind: type[Exception], compla
 
 def test_p11_a_callback_starts_the_client_while_its_servers_are_being_stopped() -> None:
     """It is then connected to all of them anew, and nothing of the old connections is left."""
-    house = House(3)
+    house = House(3).start()
 
     def start(_: object) -> None:
         if not house.client.running:
@@ -775,32 +927,28 @@ def test_p11_a_callback_starts_the_client_while_its_servers_are_being_stopped() 
     for _ in range(3):
         house.client.add_task("work").addErrback(start)
     house.client.stopService()
-    house.clock.advance(0)
+    house.advance()
     assert [info.state for info in house.client.servers] == [ServerState.READY] * 3
-    assert [endpoint.attempts for endpoint in house.endpoints] == [2, 2, 2]
-    assert [endpoint.connections[0].transport.lost for endpoint in house.endpoints] == [True] * 3
+    assert [[each.number for each in server.connections] for server in house.servers] == [[2]] * 3
     house.stop()
 
 
 def test_p11_every_stop_waits_until_nothing_is_left() -> None:
     """The second one too, and one after a start, for a peer that does not read."""
-    house = House()
-    house.client.startService()
-    house.server().transport.stalled = True
+    house = House().start()
+    house.server.fall_silent()
     stops = [house.client.stopService(), house.client.stopService()]
     house.client.startService()
     stops.append(house.client.stopService())
-    house.clock.advance(2.9)
+    house.advance(2.9)
     assert outcomes(stops) == [NOTHING] * 3
-    house.clock.advance(0.2)
-    house.clock.advance(0)
+    house.advance(0.2)
     assert NOTHING not in outcomes(stops)
     house.stop()
 
 
 def test_a_stop_that_nobody_waits_for_any_more_goes_on() -> None:
-    house = House(3)
-    house.client.startService()
+    house = House(3).start()
     stopped = house.client.stopService()
     stopped.cancel()
     assert type(outcome(stopped)) is CancelledError
@@ -808,10 +956,11 @@ def test_a_stop_that_nobody_waits_for_any_more_goes_on() -> None:
 
 
 def test_p1_a_question_goes_on_to_no_server_of_a_stopped_client() -> None:
-    house = House(2)
+    house = House(2).start()
     house.client.add_task("work", b"x", unique="u").addErrback(lambda _: house.client.stopService())
+    house.servers[house.place_of_work()].drop_before(GET_STATUS_UNIQUE)
     asked = house.client.get_status_unique("u")
-    next(house.server(place) for place in (0, 1) if house.loads(place)).lose()
+    house.advance()
     assert type(outcome(asked)) is ClientStopped
     house.stop()
 
@@ -821,4 +970,4 @@ def test_p8_what_is_no_task_is_not_submitted(task: Any) -> None:
     house = House()
     with pytest.raises(TypeError, match="task must be a Task, not "):
         house.client.submit(task)
-    assert house.endpoints[0].attempts == 0
+    house.check_that_nothing_was_done()

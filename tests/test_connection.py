@@ -42,6 +42,7 @@ from txgearman.packets import (
     Packet,
     PacketType,
 )
+from txgearman.testing import Fault, MemoryJobServer
 
 from .wire import MemoryEndpoint, ServerSide, WireTransport, answer, outcome
 
@@ -75,26 +76,18 @@ class OddServer(MemoryEndpoint):
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
         connected = super().connect(protocolFactory)
-        if not (self.refuse or self.black_hole):
-            self._behave(self.server)
+        self._behave(self.server)
         return connected
 
 
-class Net:
-    """A factory and its connector, and the server that it is to connect to."""
+class Link:
+    """A factory and its connector."""
 
-    def __init__(
-        self, *, endpoint: MemoryEndpoint | None = None, options: tuple[bytes, ...] = (), **arguments: Any
-    ) -> None:
-        self.endpoint = endpoint or MemoryEndpoint(Clock())
-        self.clock = self.endpoint.clock
+    def __init__(self, clock: Clock, endpoint: Any, options: tuple[bytes, ...] = (), **arguments: Any) -> None:
+        self.clock = clock
         self.observer = Observer()
-        self.factory = GearmanFactory(self.clock, options=options, observer=self.observer, **arguments)
-        self.connector = EndpointConnector(self.endpoint, self.factory)
-
-    @property
-    def server(self) -> ServerSide:
-        return self.endpoint.server
+        self.factory = GearmanFactory(clock, options=options, observer=self.observer, **arguments)
+        self.connector = EndpointConnector(endpoint, self.factory)
 
     @property
     def link(self) -> GearmanProtocol:
@@ -115,6 +108,36 @@ class Net:
 
     def echo(self, argument: bytes) -> list[Any]:
         return self.ask(ECHO_REQ, argument)[1]
+
+
+class Net(Link):
+    """A link to a server that the test plays."""
+
+    def __init__(self, *, endpoint: MemoryEndpoint | None = None, **arguments: Any) -> None:
+        self.endpoint = endpoint or MemoryEndpoint(Clock())
+        super().__init__(self.endpoint.clock, self.endpoint, **arguments)
+
+    @property
+    def server(self) -> ServerSide:
+        return self.endpoint.server
+
+
+class Served(Link):
+    """A link to a job server in memory, with its faults. There is no jitter in the delays."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.server = MemoryJobServer()
+        super().__init__(self.server.clock, self.server.endpoint(), **arguments)
+        self.factory.jitter = 0.0
+
+    def connect(self) -> Served:
+        self.connector.connect()
+        self.server.advance()
+        return self
+
+    def errors(self) -> list[type[Exception]]:
+        """The types of what was observed."""
+        return [type(error) for error in self.observer.errors]
 
 
 def connected(**arguments: Any) -> Net:
@@ -157,12 +180,10 @@ def test_the_handshake_without_options_is_one_fence() -> None:
 
 
 def test_the_options_are_sent_again_at_each_connect() -> None:
-    net = connected(options=(b"exceptions",))
-    net.endpoint.polite = False
-    net.server.lose()
-    net.clock.advance(net.delay)
-    assert len(net.endpoint.connections) == 2
-    assert net.server.received() == [(OPTION_REQ, [b"exceptions"]), FENCE]
+    net = Served(options=(b"exceptions",)).connect()
+    net.server.drop_connections()
+    net.server.advance(net.delay)
+    assert [(each.number, each.requests) for each in net.server.connections] == [(2, [OPTION_REQ, GET_STATUS])]
 
 
 @pytest.mark.parametrize(
@@ -595,70 +616,61 @@ def says(said: bytes) -> Callable[[ServerSide], object]:
     return lambda server: server.send(said)
 
 
-BAD_SERVERS: dict[str, Callable[[ServerSide], object]] = {
-    **{name: says(said) for name, said in BAD_STREAMS.items()},
-    "closes": lambda server: server.lose(),
-    "says nothing": lambda server: None,
-}
-
-
-def refuses(server: OddServer) -> None:
-    server.refuse = True
-
-
-def is_a_black_hole(server: OddServer) -> None:
-    server.black_hole = True
-
-
-def attempts_in_ten_minutes(endpoint: MemoryEndpoint) -> list[float]:
-    """When they were made."""
-    net = Net(endpoint=endpoint, options=(b"exceptions",))
+def tried_ever_less_often(net: Net | Served, attempts: Callable[[], int]) -> bool:
+    """Watch for ten minutes. The delay is jittered by some 12 % (standard deviation), and an attempt may take
+    `CONNECT_TIMEOUT`."""
     net.connector.connect()
-    times = [0.0]
+    times: list[float] = []
     for tenth in range(6000):
-        net.clock.advance(0.1)
-        if endpoint.attempts > len(times):
+        net.clock.advance(0.1 if tenth else 0)
+        if attempts() > len(times):
             times.append(tenth / 10)
     assert net.observer.ready == []
-    return times
-
-
-@pytest.mark.parametrize("behave", BAD_SERVERS.values(), ids=BAD_SERVERS.keys())
-def test_p14_a_bad_server_is_tried_ever_less_often(behave: Callable[[ServerSide], object]) -> None:
-    """The connect alone does not reset the back-off: no hot loop, and no hour without an attempt either."""
-    check_attempts(attempts_in_ten_minutes(OddServer(Clock(), behave)))
-
-
-@pytest.mark.parametrize("prepare", [refuses, is_a_black_hole])
-def test_p14_a_server_that_is_not_there_is_tried_ever_less_often(prepare: Callable[[OddServer], None]) -> None:
-    endpoint = OddServer(Clock(), lambda server: None)
-    prepare(endpoint)
-    check_attempts(attempts_in_ten_minutes(endpoint))
-
-
-def check_attempts(times: list[float]) -> None:
-    """The delay is jittered by some 12 % (standard deviation), and an attempt may take `CONNECT_TIMEOUT`."""
     gaps = [after - before for before, after in itertools.pairwise(times)]
-    assert 12 <= len(times) <= 40
-    assert gaps[0] < CONNECT_TIMEOUT + 2
-    assert max(gaps) < CONNECT_TIMEOUT + 30 * 1.8
+    return 12 <= len(times) <= 40 and gaps[0] < CONNECT_TIMEOUT + 2 and max(gaps) < CONNECT_TIMEOUT + 30 * 1.8
 
 
-def delays(net: Net, count: int) -> list[float]:
-    """Those after the next failures, the server being away."""
-    net.endpoint.refuse = True
-    seen = [net.delay]
-    for _ in range(count - 1):
-        net.clock.advance(net.delay)
-        seen.append(net.delay)
+@bad_streams
+def test_p14_a_bad_server_is_tried_ever_less_often(said: bytes) -> None:
+    """The connect alone does not reset the back-off: no hot loop, and no hour without an attempt either."""
+    endpoint = OddServer(Clock(), says(said))
+    net = Net(endpoint=endpoint, options=(b"exceptions",))
+    assert tried_ever_less_often(net, lambda: endpoint.attempts)
+
+
+def closes(server: MemoryJobServer) -> Fault:
+    return server.drop_before(OPTION_REQ, times=100)
+
+
+FAULTS = [
+    MemoryJobServer.refuse_connections,
+    MemoryJobServer.black_hole_connections,
+    MemoryJobServer.fall_silent,
+    closes,
+]
+
+
+@pytest.mark.parametrize("break_it", FAULTS)
+def test_p14_a_server_that_fails_is_tried_ever_less_often(break_it: Callable[[MemoryJobServer], Fault]) -> None:
+    net = Served(options=(b"exceptions",))
+    net.factory.jitter = GearmanFactory.jitter
+    fault = break_it(net.server)
+    assert tried_ever_less_often(net, lambda: fault.happened)
+
+
+def delays(net: Served, count: int) -> list[float]:
+    """Those after a loss and the next failures, the server being away."""
+    net.server.drop_connections()
+    with net.server.refuse_connections():
+        seen = [net.delay]
+        for _ in range(count - 1):
+            net.server.advance(net.delay)
+            seen.append(net.delay)
     return seen
 
 
 def test_p14_the_delays_grow_from_a_second_at_most_to_half_a_minute() -> None:
-    net = connected()
-    net.factory.jitter = 0.0
-    net.server.lose()
-    seen = delays(net, 10)
+    seen = delays(Served().connect(), 10)
     assert 0 < seen[0] <= 1
     assert seen == sorted(seen)
     assert all(after <= 2 * before for before, after in itertools.pairwise(seen))
@@ -666,12 +678,10 @@ def test_p14_the_delays_grow_from_a_second_at_most_to_half_a_minute() -> None:
 
 
 def test_p14_the_first_delay_is_the_same_before_the_first_connection() -> None:
-    never, lost = Net(), connected()
-    never.endpoint.refuse = True
-    never.factory.jitter = lost.factory.jitter = 0.0
-    never.connector.connect()
-    lost.server.lose()
-    assert never.delay == lost.delay
+    never, lost = Served(), Served().connect()
+    never.server.refuse_connections()
+    lost.server.drop_connections()
+    assert never.connect().delay == lost.delay
 
 
 def test_p14_the_delays_are_jittered() -> None:
@@ -683,29 +693,24 @@ def test_p14_the_delays_are_jittered() -> None:
 
 
 def test_p14_only_a_good_answer_resets_the_delay() -> None:
-    net = connected()
-    net.factory.jitter = 0.0
-    net.server.lose()
+    net = Served().connect()
     first, *_, last = delays(net, 4)  # before the cap
-    net.endpoint.refuse = net.endpoint.polite = False
-    net.clock.advance(last)
-    net.server.send(b"garbage" * 3)
-    net.clock.advance(0)
+    net.server.drop_before(GET_STATUS)
+    net.server.advance(last)
     assert net.delay > last
-    net.endpoint.polite = True
-    net.clock.advance(net.delay)
-    net.server.lose()
+    net.server.advance(net.delay)
+    net.server.drop_connections()
     assert net.delay == first
 
 
 def test_p14_the_time_of_the_next_attempt_is_known_while_there_is_one() -> None:
-    net = connected()
+    net = Served().connect()
     assert net.factory.next_attempt is None
-    net.server.lose()
+    net.server.drop_connections()
     assert net.factory.next_attempt is not None
     assert not net.factory.connecting
-    net.endpoint.black_hole = True
-    net.clock.advance(net.delay)
+    net.server.black_hole_connections()
+    net.server.advance(net.delay)
     assert net.factory.next_attempt is None
     assert net.factory.connecting
 
@@ -720,13 +725,12 @@ def test_a_factory_is_connecting_from_the_attempt_to_the_end_of_the_link() -> No
 
 
 def test_p10_an_attempt_that_leads_nowhere_times_out() -> None:
-    net = Net()
-    net.endpoint.black_hole = True
+    net = Served()
+    net.server.black_hole_connections()
     waiting = outcome(net.factory.when_ready())
-    net.connector.connect()
-    net.clock.advance(CONNECT_TIMEOUT - 0.1)
+    net.connect().server.advance(CONNECT_TIMEOUT - 0.1)
     assert net.observer.errors == []
-    net.clock.advance(0.1)
+    net.server.advance(0.1)
     check_timed_out(net, waiting)
 
 
@@ -742,7 +746,7 @@ def test_p10_a_connection_without_a_good_answer_times_out(said: bytes) -> None:
     check_timed_out(net, waiting)
 
 
-def check_timed_out(net: Net, waiting: list[Any]) -> None:
+def check_timed_out(net: Net | Served, waiting: list[Any]) -> None:
     assert [type(error) for error in net.observer.errors] == [TimeoutError]
     assert waiting == net.observer.errors
     assert "10.0 seconds" in str(waiting[0])
@@ -750,32 +754,32 @@ def check_timed_out(net: Net, waiting: list[Any]) -> None:
 
 
 def test_p10_the_time_out_is_the_callers_to_choose_and_ends_with_the_first_good_answer() -> None:
-    net = unready(connect_timeout=2)
-    net.clock.advance(1.9)
-    net.server.shake_hands()
+    net = Served(connect_timeout=2)
+    silence = net.server.fall_silent()
+    net.connect().server.advance(1.9)
+    silence.end()
     assert net.clock.getDelayedCalls() == []
-    net.clock.advance(60)
+    net.server.advance(60)
     assert net.link.error is None
 
 
 def test_p10_each_attempt_has_its_own_time_out() -> None:
-    net = Net(connect_timeout=2)
-    net.endpoint.black_hole = True
-    net.connector.connect()
+    net = Served(connect_timeout=2)
+    net.server.black_hole_connections()
+    net.connect()
     for count in range(1, 4):
-        net.clock.advance(2)
-        assert [type(error) for error in net.observer.errors] == [TimeoutError] * count
-        net.clock.advance(net.delay)
+        net.server.advance(2)
+        assert net.errors() == [TimeoutError] * count
+        net.server.advance(net.delay)
 
 
 def test_p10_a_refusal_after_a_time_out_is_told_as_such() -> None:
-    net = Net()
-    net.endpoint.black_hole = True
-    net.connector.connect()
-    net.clock.advance(CONNECT_TIMEOUT)
-    net.endpoint.refuse = True
-    net.clock.advance(net.delay)
-    assert [type(error) for error in net.observer.errors] == [TimeoutError, ConnectionRefusedError]
+    net = Served()
+    net.server.black_hole_connections()
+    net.connect().server.advance(CONNECT_TIMEOUT)
+    net.server.refuse_connections()
+    net.server.advance(net.delay)
+    assert net.errors() == [TimeoutError, ConnectionRefusedError]
 
 
 def test_p10_a_connection_that_comes_too_late_is_refused() -> None:
@@ -923,17 +927,16 @@ def test_p11_a_second_stop_waits_for_the_first(state: Callable[[], Net]) -> None
 
 
 def test_p11_a_peer_that_reads_nothing_holds_up_a_stop_for_a_time_only() -> None:
-    net = connected()
-    net.server.transport.stalled = True
+    net = Served().connect()
+    net.server.fall_silent()
     told = net.echo(b"1")
     first, second = outcome(net.factory.stop(ClientStopped())), outcome(net.factory.stop(ClientStopped()))
     assert [type(error) for error in told] == [ClientStopped]  # nobody waits for the socket
-    net.clock.advance(CLOSE_TIMEOUT - 0.1)
+    net.server.advance(CLOSE_TIMEOUT - 0.1)
     assert first == second == []
-    assert not net.server.transport.aborted
-    net.clock.advance(0.1)
-    net.clock.advance(0)
-    assert net.server.transport.aborted
+    assert len(net.server.connections) == 1
+    net.server.advance(0.1)
+    assert net.server.connections == []
     assert first == second == [None]
     assert net.clock.getDelayedCalls() == []
 
@@ -971,15 +974,15 @@ def no_failure(net: Net) -> None:
 
 
 def refused(net: Net) -> None:
-    net.endpoint.refuse = True
+    net.endpoint = OddEndpoint(net.clock, lambda: fail(ConnectionRefusedError()), connects=False)
 
 
 def answered_badly(net: Net) -> None:
-    net.endpoint = OddServer(net.clock, BAD_SERVERS["garbage"])
+    net.endpoint = OddServer(net.clock, says(b"garbage" * 3))
 
 
 def lost_at_once(net: Net) -> None:
-    net.endpoint = OddServer(net.clock, BAD_SERVERS["closes"])
+    net.endpoint = OddServer(net.clock, ServerSide.lose)
 
 
 @pytest.mark.parametrize("prepare", [no_failure, refused, answered_badly, lost_at_once])
@@ -1080,10 +1083,10 @@ def test_when_ready_waits_for_the_next_attempt_while_a_link_goes_down() -> None:
 
 
 def test_when_ready_fails_with_the_attempt() -> None:
-    net = Net()
-    net.endpoint.refuse = True
+    net = Served()
+    net.server.refuse_connections()
     waiting = outcome(net.factory.when_ready())
-    net.connector.connect()
+    net.connect()
     assert waiting == net.observer.errors
     assert len(waiting) == 1
 

@@ -44,7 +44,8 @@ SERVICES = [block for block in blocks("python") if "Application(" in block]
 
 def complete(block: str) -> str:
     """The block as a script of its own."""
-    return block if "react(" in block else AROUND.format(piece=textwrap.indent(block, " " * 8))
+    whole = "react(" in block or "MemoryJobServer(" in block
+    return block if whole else AROUND.format(piece=textwrap.indent(block, " " * 8))
 
 
 def promises(block: str) -> list[str]:
@@ -110,9 +111,10 @@ def test_main_job() -> None:
     """The first command, but for its pip: the tests run where the package is already."""
     install, separator, command = blocks("sh")[0].strip().partition(" && ")
     assert (install, separator) == ("python -m pip install .", " && ")
-    python, *arguments = shlex.split(command)
+    python, script, *patterns = shlex.split(command)
     assert python == "python"
-    result = run(*arguments)
+    files = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    result = run(script, *files)
     assert result.returncode == 0, result.stderr
     assert re.search(r"^ +\d+  the\n", result.stdout, re.MULTILINE)
     assert "words in all" in result.stdout

@@ -1,4 +1,4 @@
-"""Addresses, liveness, and the choice of a server, on the in-memory wire."""
+"""Addresses, liveness, and the choice of a server, with job servers in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -20,11 +20,10 @@ from zope.interface import implementer
 from txgearman.client_protocol import GearmanClientFactory
 from txgearman.connection import LinkObserver
 from txgearman.errors import ClientStopped, NoServersAvailable, ProtocolError, ServerError
-from txgearman.packets import ERROR, GET_STATUS, NOOP, STATUS_RES
-from txgearman.servers import JobServers, ServerState, parse_address
+from txgearman.packets import ERROR, GET_STATUS, NOOP, OPTION_REQ, STATUS_RES
+from txgearman.servers import JobServers, ServerInfo, ServerState, parse_address
 from txgearman.tasks import Task
-
-from .wire import MemoryEndpoint, answer
+from txgearman.testing import MemoryJobServer
 
 reactor: Any = global_reactor
 
@@ -109,13 +108,14 @@ def test_p8_an_address_of_a_wrong_type(address: Any) -> None:
 
 
 class Pool:
-    """Job servers on the in-memory wire, and what the client's side is told of changes."""
+    """Job servers in memory, and what the client's side is told of changes."""
 
-    def __init__(self, size: int = 3, *, names: list[str] | None = None) -> None:
+    def __init__(self, size: int = 3) -> None:
         self.clock = Clock()
-        self.endpoints = [MemoryEndpoint(self.clock) for _ in range(size)]
+        self.there = [MemoryJobServer(self.clock) for _ in range(size)]
         self.changes = 0
-        self.servers = JobServers(names or self.endpoints, self.clock, self.make_factory, self.changed)
+        endpoints = [server.endpoint() for server in self.there]
+        self.servers = JobServers(endpoints, self.clock, self.make_factory, self.changed)
 
     def make_factory(self, *, name: str, observer: LinkObserver) -> GearmanClientFactory:
         return GearmanClientFactory(self.clock, name=name, observer=observer)
@@ -125,10 +125,17 @@ class Pool:
 
     def start(self) -> Pool:
         self.servers.start()
+        self.advance()
         return self
 
+    def advance(self, seconds: float = 0.0) -> None:
+        self.there[0].advance(seconds)
+
+    def infos(self) -> list[ServerInfo]:
+        return [server.info() for server in self.servers]
+
     def states(self) -> list[ServerState]:
-        return [server.info().state for server in self.servers]
+        return [info.state for info in self.infos()]
 
     def chosen(self, unique: bytes = b"") -> str | None:
         """The address of the server that is chosen; None for waiting."""
@@ -136,9 +143,13 @@ class Pool:
         return None if link is None else link.factory.name
 
     def stop(self) -> None:
+        """Nothing may be left, and every fault must have happened."""
         self.servers.stop(ClientStopped())
-        self.clock.advance(0)
+        self.advance()
         assert self.clock.getDelayedCalls() == []
+        for server in self.there:
+            assert server.connections == []
+            server.verify()
 
 
 ALL = ["endpoint:0", "endpoint:1", "endpoint:2"]
@@ -170,11 +181,11 @@ def test_a_server_is_found_by_its_address() -> None:
 def test_states_from_start_to_stop() -> None:
     pool = Pool()
     assert pool.states() == [ServerState.STOPPED] * 3
-    pool.endpoints[1].refuse = True
-    pool.endpoints[2].polite = False
+    pool.there[1].refuse_connections()
+    pool.there[2].leave_unanswered(OPTION_REQ, GET_STATUS, times=None)
     pool.start()
     assert pool.states() == [ServerState.READY, ServerState.WAITING, ServerState.CONNECTING]
-    refused = list(pool.servers)[1].info()
+    refused = pool.infos()[1]
     assert isinstance(refused.last_error, ConnectionRefusedError)
     assert refused.next_attempt is not None
     assert 0.2 < refused.next_attempt < 2.0  # about 0.5, or about 1 with Twisted 22.4; there is jitter in it
@@ -186,47 +197,46 @@ def test_states_from_start_to_stop() -> None:
 
 def test_p14_a_server_that_speaks_nonsense_is_down_until_it_answers_well() -> None:
     pool = Pool(1).start()
-    pool.endpoints[0].server.send(NOOP.response())
-    info = next(iter(pool.servers)).info()
-    assert (info.state, info.next_attempt, type(info.last_error)) == (ServerState.WAITING, None, ProtocolError)
+    pool.there[0].send_raw(NOOP.response())
+    (info,) = pool.infos()
+    assert (info.state, type(info.last_error)) == (ServerState.WAITING, ProtocolError)
+    assert (info.next_attempt or 0) > 0
     with pytest.raises(NoServersAvailable, match="endpoint:0: NOOP came where nothing was due"):
         pool.chosen()
-    pool.clock.advance(0)
-    assert (next(iter(pool.servers)).info().next_attempt or 0) > 0
-    pool.clock.advance(2)
+    pool.advance(2)
     assert pool.chosen() == pool.chosen(b"u") == "endpoint:0"
-    assert next(iter(pool.servers)).info().last_error is None
+    assert pool.infos()[0].last_error is None
     pool.stop()
 
 
 def test_a_server_may_be_started_again_while_the_old_connection_closes() -> None:
     """What the old connection still tells is not taken for news of the new one."""
     pool = Pool(1).start()
-    pool.endpoints[0].server.transport.stalled = True
+    pool.there[0].fall_silent()
     pool.servers.stop(ClientStopped())
-    pool.endpoints[0].refuse = True
+    pool.there[0].refuse_connections()
     pool.start()
-    old = pool.endpoints[0].server
     changes = pool.changes
-    old.lose()
+    pool.there[0].drop_connections()
     assert (pool.states(), pool.changes) == ([ServerState.WAITING], changes)
     pool.stop()
 
 
 def test_an_attempt_of_a_stopped_start_tells_nothing() -> None:
     pool = Pool(1)
-    pool.endpoints[0].polite = False
+    silence = pool.there[0].fall_silent()
     pool.start()
-    old = pool.endpoints[0].server
     server = next(iter(pool.servers))
     factory = server.detach()
     assert factory is not None
+    old = factory.link
+    assert old is not None
     factory.stop(ClientStopped())
     server.start()
-    new = pool.endpoints[0].server
-    server.link_ready(old.protocol)
+    pool.advance()
+    server.link_ready(old)
     assert pool.states() == [ServerState.CONNECTING]
-    new.shake_hands()
+    silence.end()
     assert pool.states() == [ServerState.READY]
     pool.stop()
 
@@ -253,8 +263,8 @@ def test_equal_servers_take_turns() -> None:
 
 def test_a_ready_server_is_not_waited_for_another() -> None:
     pool = Pool()
-    pool.endpoints[0].black_hole = True
-    pool.endpoints[1].refuse = True
+    pool.there[0].black_hole_connections()
+    pool.there[1].refuse_connections()
     pool.start()
     assert {pool.chosen() for _ in range(5)} == {"endpoint:2"}
     pool.stop()
@@ -262,34 +272,33 @@ def test_a_ready_server_is_not_waited_for_another() -> None:
 
 def test_while_one_still_connects_it_is_waited_for_and_no_longer() -> None:
     pool = Pool()
-    for endpoint in pool.endpoints:
-        endpoint.refuse = True
-    pool.endpoints[0].refuse = False
-    pool.endpoints[0].black_hole = True
+    pool.there[0].fall_silent()
+    for server in pool.there[1:]:
+        server.refuse_connections()
     pool.start()
     assert pool.chosen() is None
-    pool.endpoints[0].pending[0].errback(ConnectionRefusedError())
+    pool.there[0].drop_connections()
     with pytest.raises(NoServersAvailable) as caught:
         pool.chosen()
     assert list(caught.value.reasons) == ALL
-    assert {type(reason) for reason in caught.value.reasons.values()} == {ConnectionRefusedError}
+    assert [type(reason) for reason in caught.value.reasons.values()] == [ConnectionLost, *[ConnectionRefusedError] * 2]
     pool.stop()
 
 
 def test_with_a_unique_the_first_in_rank_is_chosen_and_waited_for() -> None:
     pool = Pool()
-    ranked = [server.address for server in pool.servers.ranked(b"u")]
-    first, second = (pool.endpoints[ALL.index(address)] for address in ranked[:2])
-    first.black_hole = True
+    names = ranked(pool.servers, b"u")
+    first, second = (pool.there[ALL.index(name)] for name in names[:2])
+    silence = first.fall_silent()
     pool.start()
     assert pool.chosen(b"u") is None
-    first.pending[0].errback(ConnectionRefusedError())
-    assert pool.chosen(b"u") == ranked[1]
-    second.server.lose()
-    assert pool.chosen(b"u") == ranked[2]
-    first.black_hole = False
-    pool.clock.advance(2)
-    assert pool.chosen(b"u") == ranked[0]
+    first.drop_connections()
+    assert pool.chosen(b"u") == names[1]
+    second.drop_connections()
+    assert pool.chosen(b"u") == names[2]
+    silence.end()
+    pool.advance(2)
+    assert pool.chosen(b"u") == names[0]
     pool.stop()
 
 
@@ -340,34 +349,32 @@ def outcome(deferred: Deferred[Any]) -> Any:
 
 def test_a_question_waits_for_the_attempt_under_way() -> None:
     pool = Pool(1)
-    pool.endpoints[0].polite = False
-    pool.start()
-    asked = ask(pool)
-    server = pool.endpoints[0].server
-    server.shake_hands()
-    for packet in server.received():
-        server.send(answer(packet))
+    silence = pool.there[0].fall_silent()
+    asked = ask(pool.start())
+    silence.end()
     assert outcome(asked) == [b"H:1", b"0", b"0", b"0", b"0"]
     pool.stop()
 
 
 def test_a_question_to_a_server_that_refused_fails_with_its_reason() -> None:
     pool = Pool(1)
-    pool.endpoints[0].refuse = True
-    pool.start()
-    error = outcome(ask(pool))
+    pool.there[0].refuse_connections()
+    error = outcome(ask(pool.start()))
     assert type(error) is NoServersAvailable
     assert [type(reason) for reason in error.reasons.values()] == [ConnectionRefusedError]
     pool.stop()
 
 
-@pytest.mark.parametrize("shaken", [True, False], ids=["ready", "connecting"])
-def test_p1_a_question_fails_when_the_server_goes(shaken: bool) -> None:
+@pytest.mark.parametrize("ready", [True, False], ids=["ready", "connecting"])
+def test_p1_a_question_fails_when_the_server_goes(ready: bool) -> None:
     pool = Pool(1)
-    pool.endpoints[0].polite = shaken
+    silence = pool.there[0].fall_silent()
     pool.start()
+    if ready:
+        silence.end()
+        pool.there[0].fall_silent()
     asked = ask(pool)
-    pool.endpoints[0].server.lose()
+    pool.there[0].drop_connections()
     error = outcome(asked)
     assert (type(error), list(error.reasons)) == (NoServersAvailable, ["endpoint:0"])
     pool.stop()
@@ -375,9 +382,8 @@ def test_p1_a_question_fails_when_the_server_goes(shaken: bool) -> None:
 
 def test_p1_a_question_fails_when_the_client_stops() -> None:
     pool = Pool(1)
-    pool.endpoints[0].polite = False
-    pool.start()
-    asked = ask(pool)
+    pool.there[0].leave_unanswered(OPTION_REQ, GET_STATUS, times=None)
+    asked = ask(pool.start())
     pool.stop()
     assert type(outcome(asked)) is ClientStopped
 
@@ -387,21 +393,22 @@ def test_p1_a_question_to_a_server_that_is_stopped_fails() -> None:
 
 
 def test_a_question_may_be_cancelled() -> None:
+    """It is then not sent."""
     pool = Pool(1)
-    pool.endpoints[0].polite = False
-    pool.start()
-    asked = ask(pool)
+    silence = pool.there[0].fall_silent()
+    asked = ask(pool.start())
     asked.cancel()
     assert type(outcome(asked)) is CancelledError
-    pool.endpoints[0].server.shake_hands()
-    assert pool.endpoints[0].server.received() == []
+    silence.end()
+    assert pool.there[0].connections[0].requests == [OPTION_REQ, GET_STATUS]
     pool.stop()
 
 
 def test_a_refused_question_says_what_the_server_said() -> None:
     pool = Pool(1).start()
+    pool.there[0].leave_unanswered(GET_STATUS, times=2)
     asked = ask(pool)
-    pool.endpoints[0].server.send(ERROR.response(b"NO", b"never\0"))
+    pool.there[0].send_raw(ERROR.response(b"NO", b"never\0"))
     error = outcome(asked)
     assert (type(error), error.code, error.text) == (ServerError, "NO", "never")
     pool.stop()

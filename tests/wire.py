@@ -1,11 +1,14 @@
-"""The in-memory wire: the real client code talks to the test itself, which plays the server, on a `Clock`."""
+"""The in-memory wire: the real client code talks to the test itself, which plays the server, on a `Clock`.
+
+For what no job server does, and where each packet counts. What job servers and networks do, `txgearman.testing` plays.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
@@ -29,20 +32,18 @@ from txgearman.packets import (
 
 
 class WireTransport(StringTransport):
-    """Closes one turn after it was asked to, as a socket does. One that is `stalled` never gets rid of its data."""
+    """Closes one turn after it was asked to, as a socket does."""
 
     def __init__(self, clock: Clock, protocol: Protocol) -> None:
         super().__init__()
         self.clock = clock
         self.peer_protocol = protocol
-        self.stalled = False
         self.lost = False
         self.aborted = False
 
     def loseConnection(self) -> None:
         super().loseConnection()
-        if not self.stalled:
-            self.clock.callLater(0, self.lose, ConnectionDone())
+        self.clock.callLater(0, self.lose, ConnectionDone())
 
     def abortConnection(self) -> None:
         self.aborted = True
@@ -106,7 +107,6 @@ def answer(packet: Packet) -> bytes:
 class MemoryEndpoint:
     """An endpoint that leads to the test.
 
-    :ivar refuse: connections are refused.
     :ivar black_hole: connections are never made; what waits is in `pending`.
     :ivar polite: the server shakes hands by itself.
     :ivar connections: the server's ends, oldest first.
@@ -115,7 +115,6 @@ class MemoryEndpoint:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.refuse = False
         self.black_hole = False
         self.polite = True
         self.attempts = 0
@@ -126,8 +125,6 @@ class MemoryEndpoint:
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
         self.attempts += 1
         self.factories.append(protocolFactory)
-        if self.refuse:
-            return fail(ConnectionRefusedError())
         if self.black_hole:
             waiting: Deferred[Any] = Deferred()
             self.pending.append(waiting)

@@ -25,7 +25,13 @@ def command_line(options: dict[str, object]) -> list[str]:
     return [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in options.items()]
 
 
-@pytest.fixture(params=["gearmand", "memory-tcp", "memory"])
+@pytest.fixture(
+    params=[
+        pytest.param("gearmand", marks=pytest.mark.contract),
+        pytest.param("memory-tcp", marks=pytest.mark.contract),
+        "memory",
+    ]
+)
 def start(request: pytest.FixtureRequest) -> Iterator[Start]:
     """Start job servers of one kind."""
     started: list[Server] = []

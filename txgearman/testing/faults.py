@@ -124,7 +124,8 @@ class _AtPacket(Fault):
     function: bytes | None = None
 
     def matches(self, packet_type: PacketType, arguments: list[bytes]) -> bool:
-        return packet_type in self.types and (self.function is None or arguments[0] == self.function)
+        wanted = not self.types or packet_type in self.types
+        return wanted and (self.function is None or arguments[0] == self.function)
 
 
 class _Instead(_AtPacket):
@@ -177,35 +178,48 @@ class Faults:
         return self._make(_BlackHole(self, "black_hole_connections()", "nobody has tried to connect"))
 
     def drop_connections(self) -> None:
-        """Lose every connection now, with all that was not yet received on it."""
+        """Lose every connection now. (What was written before has arrived: see `drop_before` for what has not.)"""
         self._need_connection("drop_connections()")
         for connection in list(self._connections):
             connection.drop()
         self._settle()
 
-    def drop_before(self, *types: PacketType, times: int = 1) -> Fault:
-        """Lose the connection on which the next packet of one of these types comes; the server never sees it."""
+    def drop_before(self, *types: PacketType, times: int | None = 1) -> Fault:
+        """Lose the connection on which the next packet of one of these types comes; the server never sees it.
+
+        :param types: none for any packet.
+        :param times: how often; None for each time.
+        """
         return self._at_packet(_DropBefore, "drop_before", types, times)
 
-    def drop_after(self, *types: PacketType, times: int = 1) -> Fault:
+    def drop_after(self, *types: PacketType, times: int | None = 1) -> Fault:
         """The same, once the server has done what the packet asks for; its answer is lost."""
         return self._at_packet(_DropAfter, "drop_after", types, times)
 
     def leave_unanswered(self, *types: PacketType, times: int | None = 1) -> Fault:
         """Ignore the next packet of one of these types, as other servers do with some (H6).
 
+        :param types: none for any packet.
         :param times: how many are ignored; None for all.
         """
         return self._at_packet(_Ignore, "leave_unanswered", types, times)
 
-    def reject(self, code: str, text: str = "", *, function: str | bytes | None = None, times: int | None = 1) -> Fault:
-        """Answer the next submit with an ERROR.
+    def reject(
+        self,
+        code: str,
+        text: str = "",
+        *types: PacketType,
+        function: str | bytes | None = None,
+        times: int | None = 1,
+    ) -> Fault:
+        """Answer the next packet of one of these types with an ERROR.
 
         :param code: such as ``"QUEUE_ERROR"``.
-        :param function: only those for this function, its prefix included.
+        :param types: none for any that submits a job.
+        :param function: only those that begin with this function's name, its prefix included.
         :param times: how many are rejected; None for all.
         """
-        fault = self._at_packet(_Reject, "reject", SUBMITS, times)
+        fault = self._at_packet(_Reject, "reject", types or SUBMITS, times)
         fault.name = f"reject({code!r})" if function is None else f"reject({code!r}, function={function!r})"
         fault.packet = ERROR.response(code.encode(), text.encode())
         fault.function = function.encode() if isinstance(function, str) else function
@@ -351,8 +365,6 @@ class Faults:
     def _at_packet(
         self, kind: type[AnyAtPacket], name: str, types: tuple[PacketType, ...], times: int | None
     ) -> AnyAtPacket:
-        if not types:
-            raise ValueError(f"{name}() takes at least one type of packet")
         names = ", ".join(packet_type.name for packet_type in types)
         fault = kind(self, f"{name}({names})", "no such packet has come", times)
         fault.types = types

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from ..client import GearmanClient
 from ..tasks import name_bytes
+from . import text
 from .core import Core
 from .faults import Faults
 from .protocol import JobServerProtocol
@@ -100,12 +101,17 @@ class MemoryJobServer(ServerFactory, Faults):
         """
         return MemoryEndpoint(self.clock, self, self)
 
-    def client(self, **options: Any) -> GearmanClient:
+    def client(self, *others: MemoryJobServer, **options: Any) -> GearmanClient:
         """A started client of this server, which `close` stops.
 
+        :param others: more servers that it is to have; on the same clock: ``MemoryJobServer(server.clock)``.
         :param options: those of `GearmanClient`, other than its servers and reactor.
+        :raises ValueError: another server has another clock.
         """
-        client = GearmanClient([self.endpoint()], reactor=self.clock, **options)
+        if any(other.clock is not self.clock for other in others):
+            raise ValueError("the servers of a client must have one clock: MemoryJobServer(server.clock)")
+        endpoints = [server.endpoint() for server in (self, *others)]
+        client = GearmanClient(endpoints, reactor=self.clock, **options)
         self._clients.append(client)
         client.startService()
         self._settle()
@@ -141,8 +147,28 @@ class MemoryJobServer(ServerFactory, Faults):
         job = self._core.jobs.take(hand.abilities)
         if job is None:
             self._core.remove_abilities(hand.abilities)
-            raise AssertionError(f"no job for {function!r} is queued; these are: {self._queued() or 'none'}")
+            names = sorted({each.name for each in self._core.jobs.functions.values() if any(each.queues)})
+            raise AssertionError(f"no job for {name!r} is due; jobs are queued for: {names or 'none'}")
         return TakenJob(self._core, hand, job, self._settle)
+
+    def queued(self, function: str | bytes) -> list[bytes]:
+        """The workloads of the jobs that are queued for a function, in the order in which `take` would give them."""
+        self._settle()
+        name = function.encode() if isinstance(function, str) else function
+        found = self._core.jobs.functions.get(name)
+        return [job.workload for queue in found.queues for job in queue] if found else []
+
+    def command(self, line: str) -> str:
+        """What the server answers to a line of its text protocol, such as ``"status"`` or ``"maxqueue reverse 10"``.
+
+        :raises ValueError: it would close the connection.
+        """
+        self._settle()
+        answer = text.answer(self._core, line.encode() + b"\r\n")
+        self._settle()
+        if answer is None:
+            raise ValueError(f"gearmand closes the connection: {line!r}")
+        return answer.decode("utf-8", "backslashreplace")
 
     def result_of(self, outcome: Deferred[Any] | Coroutine[Any, Any, Any]) -> Any:
         """What a Deferred has fired with, or a coroutine has returned, once all that is to happen now has happened.
@@ -187,8 +213,3 @@ class MemoryJobServer(ServerFactory, Faults):
         for connection in list(self._core.connections):
             connection.drop()
         self._settle()
-
-    def _queued(self) -> str:
-        return ", ".join(
-            repr(job.function.name.decode("utf-8", "backslashreplace")) for job in self._core.jobs if job.worker is None
-        )
