@@ -57,6 +57,11 @@ CLOSE_TIMEOUT: Final = 3.0
 _FENCE_HANDLE: Final = b"txgearman:fence"
 
 
+def is_tcp(transport: Any) -> bool:
+    """Whether this transport has the options of TCP. (Twisted 22.4 says of a unix socket that it has.)"""
+    return ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress)
+
+
 class Outstanding(Interface):
     """What waits for its answer from a server."""
 
@@ -128,8 +133,7 @@ class GearmanProtocol(Protocol):
     # The life of the connection.
 
     def connectionMade(self) -> None:
-        # Twisted 22.4 says of a unix socket that it is TCP, too.
-        if ITCPTransport.providedBy(self.transport) and not isinstance(self.transport.getPeer(), UNIXAddress):
+        if is_tcp(self.transport):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         for option in self.factory.options:

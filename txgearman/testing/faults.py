@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Clock
 
 from ..packets import (
@@ -25,6 +25,7 @@ from ..packets import (
     SUBMIT_REDUCE_JOB_BACKGROUND,
     PacketType,
 )
+from ..tasks import MAX_FUNCTION, name_bytes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,6 +42,9 @@ SUBMITS: Final = (
     SUBMIT_REDUCE_JOB_BACKGROUND,
 )
 """Every packet type that asks for a job."""
+
+MAX_TEXT: Final = 1000
+"""Bytes of an ERROR's code and text."""
 
 
 class Fault:
@@ -73,7 +77,11 @@ class Fault:
 
     def complaint(self) -> str | None:
         """What is wrong with it at the end of a test; None if nothing is."""
-        return None if self.happened else f"{self.name} has not happened: {self.expected}"
+        if not self.happened:
+            return f"{self.name} has not happened: {self.expected}"
+        if self._times is not None and self.happened < self._times:
+            return f"{self.name} has happened {self.happened} of {self._times} times"
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -112,9 +120,8 @@ class HeldAnswers(Fault):
         self.end()
 
     def complaint(self) -> str | None:
-        if self._faults.lasts(self) and self.happened:
-            return f"{self.name} still holds {self.happened} answers: release() was expected"
-        return super().complaint()
+        held = self._faults.held_up(self)
+        return f"{self.name} still holds {held} bytes: release() was expected" if held else super().complaint()
 
 
 class _AtPacket(Fault):
@@ -129,20 +136,15 @@ class _AtPacket(Fault):
 
 
 class _Instead(_AtPacket):
-    """The server does not see the packet; this is done instead."""
+    """The server does not see the packet; this is done instead. By default, nothing."""
 
     def act(self, connection: Any) -> None:
-        raise NotImplementedError
+        """Do it."""
 
 
 class _DropBefore(_Instead):
     def act(self, connection: Any) -> None:
         connection.drop()
-
-
-class _Ignore(_Instead):
-    def act(self, connection: Any) -> None:
-        """Nothing."""
 
 
 class _Reject(_Instead):
@@ -156,6 +158,14 @@ class _DropAfter(_AtPacket):
     """The server has done what the packet asks for; its answer is not sent."""
 
 
+def check_count(name: str, value: int) -> None:
+    """Refuse what is no whole number from 1."""
+    if type(value) is not int:
+        raise TypeError(f"{name} must be int, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+
+
 class Faults:
     """The faults of one server."""
 
@@ -165,6 +175,9 @@ class Faults:
         self._lasting: list[Fault] = []
         self._made: list[Fault] = []
         self._unsent: dict[Any, bytearray] = {}
+        self._sending: dict[Any, IDelayedCall] = {}
+        self._closing: set[Any] = set()
+        self._black_holed: set[Any] = set()
 
     # For tests.
 
@@ -202,7 +215,7 @@ class Faults:
         :param types: none for any packet.
         :param times: how many are ignored; None for all.
         """
-        return self._at_packet(_Ignore, "leave_unanswered", types, times)
+        return self._at_packet(_Instead, "leave_unanswered", types, times)
 
     def reject(
         self,
@@ -219,10 +232,12 @@ class Faults:
         :param function: only those that begin with this function's name, its prefix included.
         :param times: how many are rejected; None for all.
         """
+        packet = ERROR.response(name_bytes("code", code, MAX_TEXT), name_bytes("text", text, MAX_TEXT))
+        wanted = None if function is None else name_bytes("function", function, MAX_FUNCTION)
         fault = self._at_packet(_Reject, "reject", types or SUBMITS, times)
         fault.name = f"reject({code!r})" if function is None else f"reject({code!r}, function={function!r})"
-        fault.packet = ERROR.response(code.encode(), text.encode())
-        fault.function = function.encode() if isinstance(function, str) else function
+        fault.packet = packet
+        fault.function = wanted
         return fault
 
     def hold_answers(self) -> HeldAnswers:
@@ -242,8 +257,7 @@ class Faults:
 
         :param size: bytes in each, which comes in a turn of its own.
         """
-        if size < 1:
-            raise ValueError(f"size must be at least 1, not {size}")
+        check_count("size", size)
         fault = self._make(_Splitting(self, f"split_answers({size})", "nothing was sent"))
         fault.size = size
         return fault
@@ -273,15 +287,22 @@ class Faults:
 
     def connection_made(self, connection: Any) -> None:
         """There is a new connection."""
-        for kind in (_Silence, _BlackHole):
-            fault = self._lasting_one(kind)
-            if fault is not None:
-                fault.happens()
-                connection.pause()
+        if self.black_holed():
+            self._black_holed.add(connection)
+            connection.pause()
+        silence = self._lasting_one(_Silence)
+        if silence is not None:
+            silence.happens()
+            connection.pause()
 
     def connection_lost(self, connection: Any) -> None:
         """A connection is gone."""
         self._unsent.pop(connection, None)
+        self._closing.discard(connection)
+        self._black_holed.discard(connection)
+        call = self._sending.pop(connection, None)
+        if call is not None:
+            call.cancel()
 
     def refused(self) -> bool:
         """Whether a connection that is asked for is refused."""
@@ -313,17 +334,26 @@ class Faults:
         hold = self._lasting_one(HeldAnswers)
         if hold is not None:
             hold.happens()
-        if not (connection in self._unsent or hold or self.silent or self._lasting_one(_Splitting)):
+        if connection in self._unsent or hold or self.silent or self._lasting_one(_Splitting):
+            self._unsent.setdefault(connection, bytearray()).extend(data)
+            self._send_soon(connection)
+        else:
             connection.transport.write(data)
-            return
-        idle = connection not in self._unsent
-        self._unsent.setdefault(connection, bytearray()).extend(data)
-        if idle:
-            self._send_on(connection)
+
+    def close_connection(self, connection: Any) -> None:
+        """Close the connection once everything is sent."""
+        if connection in self._unsent:
+            self._closing.add(connection)
+        else:
+            connection.transport.loseConnection()
 
     def lasts(self, fault: Fault) -> bool:
         """Whether it has not ended."""
         return fault in self._lasting
+
+    def held_up(self, hold: HeldAnswers) -> int:
+        """How many bytes it still holds."""
+        return sum(map(len, self._unsent.values())) if self.lasts(hold) else 0
 
     def end(self, fault: Fault) -> None:
         """A test ends a fault."""
@@ -332,30 +362,37 @@ class Faults:
 
     def ended(self, fault: Fault) -> None:
         """A fault is over."""
-        if fault in self._lasting:
+        if self.lasts(fault):
             self._lasting.remove(fault)
             if isinstance(fault, _Silence):
-                for connection in list(self._connections):
+                for connection in [each for each in self._connections if each not in self._black_holed]:
                     connection.resume()
-            if isinstance(fault, (_Silence, HeldAnswers)):
-                for connection in list(self._unsent):
-                    self._send_on(connection)
+            for connection in list(self._unsent):
+                self._send_soon(connection)
 
-    def _send_on(self, connection: Any) -> None:
-        """Send what waits; in pieces, one in a turn, if that is asked for."""
-        unsent = self._unsent.get(connection)
-        if unsent is None or self.silent or self._lasting_one(HeldAnswers) is not None:
+    def _send_soon(self, connection: Any) -> None:
+        """Each piece has a turn of its own, so that it is received alone."""
+        if connection not in self._sending:
+            self._sending[connection] = self._reactor.callLater(0, self._send_piece, connection)
+
+    def _send_piece(self, connection: Any) -> None:
+        del self._sending[connection]
+        if self.silent or self._lasting_one(HeldAnswers) is not None:
             return
+        unsent = self._unsent[connection]
         splitting = self._lasting_one(_Splitting)
-        size = splitting.size if isinstance(splitting, _Splitting) else len(unsent)
+        size = len(unsent)
+        if isinstance(splitting, _Splitting):
+            size = splitting.size
+            splitting.happens()
         connection.transport.write(bytes(unsent[:size]))
         del unsent[:size]
-        if splitting is not None:
-            splitting.happens()
         if unsent:
-            self._reactor.callLater(0, self._send_on, connection)
-        else:
-            del self._unsent[connection]
+            self._send_soon(connection)
+            return
+        del self._unsent[connection]
+        if connection in self._closing:
+            connection.transport.loseConnection()
 
     def _make(self, fault: AnyFault) -> AnyFault:
         self._made.append(fault)
@@ -365,6 +402,11 @@ class Faults:
     def _at_packet(
         self, kind: type[AnyAtPacket], name: str, types: tuple[PacketType, ...], times: int | None
     ) -> AnyAtPacket:
+        for packet_type in types:
+            if not isinstance(packet_type, PacketType):
+                raise TypeError(f"{name}() takes types of packets, not {packet_type!r}")
+        if times is not None:
+            check_count("times", times)
         names = ", ".join(packet_type.name for packet_type in types)
         fault = kind(self, f"{name}({names})", "no such packet has come", times)
         fault.types = types

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from ..connection import is_tcp
 from ..packets import (
     CAN_DO,
     CAN_DO_TIMEOUT,
@@ -97,6 +99,7 @@ class JobServerProtocol(Protocol):
     """One connection, of a client, a worker or an administrator; the server makes no difference.
 
     :ivar requests: the types of the packets that came on it, oldest first.
+    :ivar lost: fires when it is gone.
     """
 
     transport: Any
@@ -116,11 +119,12 @@ class JobServerProtocol(Protocol):
         self.exceptions = False
         self.abilities: list[Ability] = []
         self.requests: list[PacketType] = []
+        self.lost: Deferred[None] = Deferred()
 
     # The connection.
 
     def connectionMade(self) -> None:
-        if ITCPTransport.providedBy(self.transport):
+        if is_tcp(self.transport):
             self.transport.setTcpNoDelay(True)
         self.number = self._core.connected(self)
         self._faults.connection_made(self)
@@ -128,7 +132,9 @@ class JobServerProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_timer()
         self._faults.connection_lost(self)
+        self._over = True
         self._core.disconnected(self)
+        self.lost.callback(None)
 
     def drop(self) -> None:
         """Close it without any more notice: what was not sent yet never is, and nothing more is read."""
@@ -146,7 +152,8 @@ class JobServerProtocol(Protocol):
 
     def send(self, packet: bytes) -> None:
         """Send a packet, or a line of text."""
-        self._faults.send(self, packet)
+        if not self._over:
+            self._faults.send(self, packet)
 
     def dataReceived(self, data: bytes) -> None:
         self._splitter.feed(data)
@@ -155,7 +162,7 @@ class JobServerProtocol(Protocol):
                 pass
         except NotGearman:
             self._over = True
-            self.transport.loseConnection()
+            self._faults.close_connection(self)
 
     def _take_request(self) -> bool:
         try:

@@ -17,6 +17,7 @@ from ..tasks import name_bytes
 from . import text
 from .core import Core
 from .faults import Faults
+from .jobs import Function
 from .protocol import JobServerProtocol
 from .taken import Hand, TakenJob
 from .wire import MemoryEndpoint
@@ -24,6 +25,8 @@ from .wire import MemoryEndpoint
 MAX_HANDLE_PREFIX: Final = 40
 """Bytes. gearmand takes more, and then gives distinct jobs the same handle (H10)."""
 
+
+MAX_PORT: Final = 65535
 
 TOLERANCE: Final = 1e-6
 """Seconds by which the sums of fractions may be off."""
@@ -91,6 +94,8 @@ class MemoryJobServer(ServerFactory, Faults):
 
     def buildProtocol(self, addr: IAddress | None) -> JobServerProtocol | None:
         """For the reactor, at each connection to a port."""
+        if self.refused():
+            return None
         host = getattr(addr, "host", "memory")
         return JobServerProtocol(self.clock, self._core, self, host.encode())
 
@@ -122,11 +127,13 @@ class MemoryJobServer(ServerFactory, Faults):
 
         :param port: 0 for any that is free.
         :return: the address, as `GearmanClient` takes it.
-        :raises ValueError: the server is on a `Clock`.
+        :raises ValueError: the server is on a `Clock`, or there can't be such a port.
         :raises twisted.internet.error.CannotListenError: the port is not to be had.
         """
         if not IReactorTCP.providedBy(self.clock):
             raise ValueError("to listen on a port, a server needs the reactor: MemoryJobServer(reactor)")
+        if not 0 <= port <= MAX_PORT:
+            raise ValueError(f"port must be from 0 to {MAX_PORT}, not {port}")
         listening = self.clock.listenTCP(port, self, interface=interface)
         self._ports.append(listening)
         host: Any = listening.getHost()
@@ -147,8 +154,8 @@ class MemoryJobServer(ServerFactory, Faults):
         job = self._core.jobs.take(hand.abilities)
         if job is None:
             self._core.remove_abilities(hand.abilities)
-            names = sorted({each.name for each in self._core.jobs.functions.values() if any(each.queues)})
-            raise AssertionError(f"no job for {name!r} is due; jobs are queued for: {names or 'none'}")
+            queued = (each.name.decode("utf-8", "backslashreplace") for each in self._functions_with_jobs())
+            raise AssertionError(f"no job for {function!r} is due; queued: {', '.join(map(repr, queued)) or 'none'}")
         return TakenJob(self._core, hand, job, self._settle)
 
     def queued(self, function: str | bytes) -> list[bytes]:
@@ -176,17 +183,24 @@ class MemoryJobServer(ServerFactory, Faults):
         :raises AssertionError: nothing, yet.
         :raises Exception: what it has failed with.
         """
-        told: list[Any] = []
-        ensureDeferred(outcome).addBoth(told.append)
+        deferred = ensureDeferred(outcome)
         self._settle()
-        if not told:
+        # Nothing is added to one that is pending: whoever asks again is to get what has come of it.
+        if not deferred.called or isinstance(deferred.result, Deferred):
             raise AssertionError("there is no result yet")
-        if isinstance(told[0], Failure):
-            told[0].raiseException()
-        return told[0]
+        failed: list[Failure] = []
+        deferred.addErrback(failed.append)
+        for failure in failed:
+            failure.raiseException()
+        return deferred.result
 
     def advance(self, seconds: float = 0.0) -> None:
-        """Let time pass on the `Clock`, from one event to the next, so that each happens at its time."""
+        """Let time pass on the `Clock`, from one event to the next, so that each happens at its time.
+
+        :raises TypeError: the server is on a reactor.
+        """
+        if not isinstance(self.clock, Clock):
+            raise TypeError("time can be let pass only on a Clock: MemoryJobServer()")
         end = self.clock.seconds() + seconds
         while True:
             due = [call.getTime() for call in self.clock.getDelayedCalls() if call.getTime() <= end + TOLERANCE]
@@ -209,7 +223,11 @@ class MemoryJobServer(ServerFactory, Faults):
         self._settle()
         return stopped.addCallback(lambda _: verified)
 
-    def _drop_all(self, _: object) -> None:
-        for connection in list(self._core.connections):
+    def _drop_all(self, _: object) -> Deferred[Any]:
+        connections = self.connections
+        for connection in connections:
             connection.drop()
-        self._settle()
+        return gatherResults([connection.lost for connection in connections])
+
+    def _functions_with_jobs(self) -> list[Function]:
+        return [function for function in self._core.jobs.functions.values() if any(function.queues)]

@@ -44,6 +44,7 @@ class Splitter:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._decoder = Decoder(REQ)
+        self._broken = False
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
@@ -55,9 +56,15 @@ class Splitter:
         :raises WrongMagic: for one packet; ask again.
         :raises NotGearman: for good.
         """
+        if self._broken:
+            raise NotGearman
         if not self._buffer:
             return None
-        return self._take_packet() if self._buffer[0] == 0 else self._take_line()
+        try:
+            return self._take_packet() if self._buffer[0] == 0 else self._take_line()
+        except NotGearman:
+            self._broken = True
+            raise
 
     def _take_line(self) -> bytes | None:
         end = self._buffer.find(b"\n", 0, MAX_LINE) + 1

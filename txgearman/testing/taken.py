@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..packets import WORK_COMPLETE, WORK_DATA, WORK_FAIL, WORK_STATUS, WORK_WARNING
+from ..packets import WORK_COMPLETE, WORK_DATA, WORK_FAIL, WORK_STATUS, WORK_WARNING, PacketType
 from .core import Core
 from .jobs import Ability, Job
 
@@ -46,15 +46,11 @@ class TakenJob:
 
     def send_data(self, data: bytes) -> None:
         """WORK_DATA."""
-        self._check()
-        self._core.work_data(self._job, WORK_DATA, data)
-        self._settle()
+        self._send_data(WORK_DATA, data)
 
     def send_warning(self, data: bytes) -> None:
         """WORK_WARNING."""
-        self._check()
-        self._core.work_data(self._job, WORK_WARNING, data)
-        self._settle()
+        self._send_data(WORK_WARNING, data)
 
     def send_status(self, numerator: int, denominator: int) -> None:
         """WORK_STATUS."""
@@ -65,35 +61,47 @@ class TakenJob:
 
     def complete(self, result: bytes = b"") -> None:
         """WORK_COMPLETE: it is done."""
-        self._end()
-        self._core.work_end(self._job, WORK_COMPLETE.response(self.handle, result))
-        self._leave()
+        self._end(WORK_COMPLETE.response(self.handle, _payload("result", result)))
 
     def fail(self) -> None:
         """WORK_FAIL: there will be no result, and no reason."""
-        self._end()
-        self._core.work_end(self._job, WORK_FAIL.response(self.handle))
-        self._leave()
+        self._end(WORK_FAIL.response(self.handle))
 
     def send_exception(self, data: bytes) -> None:
         """WORK_EXCEPTION, which is the end."""
-        self._end()
+        _payload("data", data)
+        self._check()
+        self._ended = True
         self._core.work_exception(self._job, data)
         self._leave()
 
     def abandon(self) -> None:
         """The worker dies: the server gives the job to another one, as often as its `job_retries` allow."""
-        self._end()
+        self._check()
+        self._ended = True
         self._leave()
 
     def _check(self) -> None:
         if self._ended:
             raise RuntimeError(f"{self!r} has ended")
 
-    def _end(self) -> None:
+    def _send_data(self, packet_type: PacketType, data: bytes) -> None:
+        self._check()
+        self._core.work_data(self._job, packet_type, _payload("data", data))
+        self._settle()
+
+    def _end(self, packet: bytes) -> None:
         self._check()
         self._ended = True
+        self._core.work_end(self._job, packet)
+        self._leave()
 
     def _leave(self) -> None:
         self._core.remove_abilities(self._hand.abilities)
         self._settle()
+
+
+def _payload(name: str, data: bytes) -> bytes:
+    if not isinstance(data, bytes):
+        raise TypeError(f"{name} must be bytes, not {type(data).__name__}")
+    return data

@@ -23,5 +23,10 @@ class JobServerMixin:
         """A `MemoryJobServer` on a `Clock`, made when a test first asks for it."""
         server = MemoryJobServer()
         test: Any = self
-        test.addCleanup(lambda: test.successResultOf(server.close()))
+        test.addCleanup(self._close_job_server)
         return server
+
+    def _close_job_server(self) -> None:
+        # The same object may be run again, and is to have another one then.
+        server = self.__dict__.pop("job_server")
+        server.result_of(server.close())

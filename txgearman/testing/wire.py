@@ -10,8 +10,15 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, ConnectionRefusedError, NoProtocol
-from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime, IStreamClientEndpoint, ITransport
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IPushProducer,
+    IReactorTime,
+    IStreamClientEndpoint,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -36,7 +43,7 @@ class MemoryAddress:
         return f"MemoryAddress({self.name!r})"
 
 
-@implementer(ITransport, IPushProducer)
+@implementer(ITransport, IConsumer, IPushProducer)
 class MemoryTransport:
     """One end of a wire.
 
@@ -53,6 +60,7 @@ class MemoryTransport:
         self._size = 0
         self._moving = False
         self._paused = False
+        self._receiving = False
         self._producer: Any = None
         self._streaming = True
         self._producer_paused = False
@@ -66,7 +74,7 @@ class MemoryTransport:
     def write(self, data: bytes) -> None:
         if not isinstance(data, bytes):
             raise TypeError(f"data must be bytes, not {type(data).__name__}")
-        if data and not (self.disconnecting or self.disconnected):
+        if data and not self.disconnected:
             self._outgoing.append(data)
             self._size += len(data)
             self._pace()
@@ -76,6 +84,7 @@ class MemoryTransport:
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
+        """Close it once everything was sent, and the producer is unregistered. Nothing more is received."""
         if not (self.disconnecting or self.disconnected):
             self.disconnecting = True
             self._move_soon()
@@ -116,32 +125,37 @@ class MemoryTransport:
     # What happens in later turns.
 
     def _move_soon(self) -> None:
-        if not self._moving:
+        if not (self._moving or self.disconnected):
             self._moving = True
             self._reactor.callLater(0, self._move)
 
     def _move(self) -> None:
         self._moving = False
-        if self.disconnected or self.other._paused:
+        if self.disconnected or self.other._paused or self.other._receiving:
             return
         data = b"".join(self._outgoing)
         self._outgoing.clear()
         self._size = 0
-        if data:
+        if data and not self.other.disconnecting:
             self.other._receive(data)
         self._pace()
         if self.disconnecting and not self._outgoing and self._producer is None:
             self._lose(ConnectionDone(), ConnectionDone())
 
     def _receive(self, data: bytes) -> None:
+        # Whoever lets the clock go on from within it must not have it entered again.
+        self._receiving = True
         try:
             self.protocol.dataReceived(data)
         except Exception as error:  # the reactor does so too: it logs what a protocol raises, and closes its connection
             self._log.failure("a protocol's dataReceived failed")
             self._lose(error, ConnectionLost())
+        finally:
+            self._receiving = False
+            self.other._move_soon()
 
     def _pace(self) -> None:
-        if self._producer is None:
+        if self._producer is None or self.disconnected:
             return
         full = self._size > BUFFER
         if not self._streaming:
@@ -163,10 +177,13 @@ class MemoryTransport:
 
     def _tell_lost(self, reason: Failure) -> None:
         producer, self._producer = self._producer, None
-        if producer is not None:
-            producer.stopProducing()
         protocol, self.protocol = self.protocol, None
-        protocol.connectionLost(reason)
+        try:
+            if producer is not None:
+                producer.stopProducing()
+            protocol.connectionLost(reason)
+        except Exception:  # as above
+            self._log.failure("a protocol's connectionLost failed")
 
 
 @implementer(IStreamClientEndpoint)
@@ -184,23 +201,46 @@ class MemoryEndpoint:
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
         """Connect, in a later turn.
 
-        :return: fires with the client's protocol. Cancelled, there will be no connection.
+        :return: fires with the client's protocol. Cancelled, there is no connection.
         """
-        attempt: Deferred[Any] = Deferred(lambda _: turn.cancel() if turn.active() else None)
-        turn = self._reactor.callLater(0, self._establish, protocolFactory, attempt)
+        client = MemoryTransport(self._reactor, "client")
+
+        def cancel(_: object) -> None:
+            if turn.active():
+                turn.cancel()
+            if client.protocol is None:
+                client.disconnected = True
+            else:
+                client.abortConnection()
+
+        attempt: Deferred[Any] = Deferred(cancel)
+        turn = self._reactor.callLater(0, self._establish, client, protocolFactory, attempt)
         return attempt
 
-    def _establish(self, client_factory: Factory, attempt: Deferred[Any]) -> None:
+    def _establish(self, client: MemoryTransport, client_factory: Factory, attempt: Deferred[Any]) -> None:
         if self._faults.refused():
             attempt.errback(ConnectionRefusedError())
         elif not self._faults.black_holed():
-            client, server = MemoryTransport(self._reactor, "client"), MemoryTransport(self._reactor, "server")
-            client.other, server.other = server, client
-            client.protocol = client_factory.buildProtocol(server.getHost())
-            if client.protocol is None:
-                attempt.errback(NoProtocol())
-                return
-            server.protocol = self._server_factory.buildProtocol(client.getHost())
-            server.protocol.makeConnection(server)
-            client.protocol.makeConnection(client)
-            attempt.callback(client.protocol)
+            try:
+                protocol = self._connect(client, client_factory)
+            except Exception:  # whatever the factory raises is what has become of the attempt
+                attempt.errback()
+            else:
+                if not attempt.called:
+                    attempt.callback(protocol)
+
+    def _connect(self, client: MemoryTransport, client_factory: Factory) -> Any:
+        server = MemoryTransport(self._reactor, "server")
+        protocol = client_factory.buildProtocol(server.getHost())
+        if protocol is None:
+            raise NoProtocol
+        if client.disconnected:  # it was cancelled meanwhile
+            return None
+        server.protocol = self._server_factory.buildProtocol(client.getHost())
+        client.protocol, client.other, server.other = protocol, server, client
+        if server.protocol is None:
+            server.protocol = Protocol()
+            server.loseConnection()
+        server.protocol.makeConnection(server)
+        protocol.makeConnection(client)
+        return protocol

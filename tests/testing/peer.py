@@ -1,0 +1,84 @@
+"""Ends of a wire that record what comes to them, and raw connections to a `MemoryJobServer` on a `Clock`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from txgearman.packets import ECHO_REQ, ECHO_RES, JOB_CREATED, RES, SUBMIT_JOB, Decoder, Packet
+from txgearman.testing import MemoryJobServer
+
+from ..wire import outcome
+
+ECHO = ECHO_REQ.request(b"anyone?")
+ECHOED = ECHO_RES.response(b"anyone?")
+SUBMIT = SUBMIT_JOB.request(b"reverse", b"", b"abc")
+CREATED = JOB_CREATED.response(b"H:memory:1")
+
+
+class Recorder(Protocol):
+    """One end of a wire.
+
+    :ivar pieces: what came, as it came.
+    :ivar lost: the reasons that it was told.
+    """
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.lost: list[Any] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost.append(reason.value)
+
+    def received(self) -> bytes:
+        """All that came since the last call."""
+        data = b"".join(self.pieces)
+        self.pieces.clear()
+        return data
+
+    def packets(self) -> list[Packet]:
+        """The same, as packets from a server."""
+        decoder = Decoder(RES)
+        packets = decoder.feed(self.received())
+        assert decoder.error is None
+        return packets
+
+    def lost_with(self) -> list[type[BaseException]]:
+        return [type(reason) for reason in self.lost]
+
+
+def attempt(server: MemoryJobServer) -> list[Any]:
+    """Connect; what comes of it: nothing yet, a `Recorder`, or an exception."""
+    told = outcome(server.endpoint().connect(Factory.forProtocol(Recorder)))
+    server.advance()
+    return told
+
+
+def connect(server: MemoryJobServer) -> Recorder:
+    """A raw connection."""
+    (peer,) = attempt(server)
+    assert isinstance(peer, Recorder)
+    return peer
+
+
+def ask(server: MemoryJobServer, peer: Recorder, *packets: bytes) -> bytes:
+    """Send these in one piece; what has come when nothing moves any more."""
+    peer.transport.write(b"".join(packets))
+    server.advance()
+    return peer.received()
+
+
+def in_turns(server: MemoryJobServer, turns: int, act: Callable[[], object]) -> None:
+    """Do something in a later turn, while other things go on."""
+    if turns:
+        server.clock.callLater(0, in_turns, server, turns - 1, act)
+    else:
+        act()

@@ -1,0 +1,170 @@
+"""`python -m txgearman.testing`, as a developer runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred, ensureDeferred
+
+from txgearman import GearmanClient
+from txgearman.packets import ECHO_REQ, ECHO_RES, JOB_CREATED, SUBMIT_JOB_BG
+from txgearman.testing.__main__ import job_server_options, main, parse_arguments
+
+from ..test_examples import DEADLINE, ROOT, environment
+
+reactor: Any = global_reactor
+
+MODULE = [sys.executable, "-m", "txgearman.testing"]
+
+
+@contextlib.contextmanager
+def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process, and the address that it has printed."""
+    process = subprocess.Popen(
+        [*MODULE, "-p", "0", *options],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        match = re.fullmatch(r"a job server on (\S+:\d+)\n", line)
+        assert match, line + process.stdout.read()
+        yield process, match[1]
+    finally:
+        process.kill()
+        process.communicate(timeout=DEADLINE)
+
+
+def connect(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), DEADLINE)
+
+
+def ask(address: str, packet: bytes, size: int) -> bytes:
+    with connect(address) as connection:
+        connection.sendall(packet)
+        with connection.makefile("rb") as answers:
+            return answers.read(size)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("busy", [False, True])
+def test_it_serves_until_a_signal_and_ends_quietly(name: str, busy: bool) -> None:
+    """With somebody connected, too."""
+    echoed = ECHO_RES.response(b"anyone?")
+    with running() as (process, address), contextlib.ExitStack() as clients:
+        assert address.startswith("127.0.0.1:")
+        assert ask(address, ECHO_REQ.request(b"anyone?"), len(echoed)) == echoed
+        if busy:
+            clients.enter_context(connect(address))
+        process.send_signal(getattr(signal, name))
+        said, _ = process.communicate(timeout=DEADLINE)
+        assert said == ""
+        assert process.returncode in (0, -getattr(signal, name))
+
+
+def test_it_listens_on_ipv6_if_asked() -> None:
+    with running("-L", "::1") as (_, address):
+        assert address.startswith("[::1]:")
+        assert ask(address, b"version\n", 3) == b"OK "
+
+
+def test_its_options_are_heeded() -> None:
+    with running("--job-handle-prefix", "H:mine") as (_, address):
+        created = JOB_CREATED.response(b"H:mine:1")
+        assert ask(address, SUBMIT_JOB_BG.request(b"f", b"", b""), len(created)) == created
+
+
+async def test_a_client_uses_the_address_as_it_is_printed() -> None:
+    with running() as (_, address):
+        async with GearmanClient([address]) as client:
+            assert list(await client.echo()) == [address]
+
+
+def refused(*options: str) -> str:
+    """The last thing that it says to these; there is no traceback, and nothing is printed as if it went well."""
+    result = subprocess.run(
+        [*MODULE, *options],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert result.returncode in (1, 2), result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert "Unhandled" not in result.stderr
+    return result.stderr
+
+
+def test_a_port_that_is_taken_is_told_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = refused("-p", str(port))
+    assert re.fullmatch(rf"txgearman\.testing: .*127\.0\.0\.1:{port}: .*in use\.?\n", said)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["-p", "no"], "--port: invalid int value: 'no'"),
+        (["-p", "70000"], "port"),
+        (["-p", "-1"], "port"),
+        (["-j", "-1", "-p", "0"], "job_retries must be a number from 0, not -1"),
+        (["--job-handle-prefix", "x" * 41, "-p", "0"], "job_handle_prefix"),
+        (["-L", "256.0.0.1", "-p", "0"], "256.0.0.1"),
+        (["-L", "no such host", "-p", "0"], "no such host"),
+        (["surprise"], "unrecognized arguments: surprise"),
+    ],
+    ids=["text", "large port", "negative port", "retries", "prefix", "address", "host", "argument"],
+)
+def test_bad_options_are_told_in_the_last_line(options: list[str], complaint: str) -> None:
+    said = refused(*options)
+    assert complaint in said.splitlines()[-1]
+
+
+def test_help_tells_every_option() -> None:
+    said = subprocess.run([*MODULE, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for option in ("--port", "--listen", "--job-retries", "--job-handle-prefix", "--exceptions", "4730", "127.0.0.1"):
+        assert option in said
+
+
+def test_the_options_are_the_servers() -> None:
+    options = parse_arguments(["-j", "3", "--job-handle-prefix", "H:mine", "--exceptions"])
+    assert (options.port, options.listen) == (4730, "127.0.0.1")
+    assert job_server_options(options) == {"job_retries": 3, "job_handle_prefix": "H:mine", "exceptions": True}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Twisted 22.4 leaves the socket open
+async def test_main_in_this_process(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It prints where it is, and goes on for ever; what can't be is a SystemExit with one line."""
+    ports: list[Any] = []
+    listen_tcp = reactor.listenTCP
+
+    def note(*arguments: Any, **more: Any) -> Any:
+        ports.append(listen_tcp(*arguments, **more))
+        return ports[-1]
+
+    monkeypatch.setattr(reactor, "listenTCP", note)
+    serving: Deferred[None] = ensureDeferred(main(reactor, parse_arguments(["-p", "0"])))
+    assert not serving.called
+    port = ports[0].getHost().port
+    assert capsys.readouterr().out == f"a job server on 127.0.0.1:{port}\n"
+    with pytest.raises(SystemExit, match=r"^txgearman\.testing: .*in use"):
+        await main(reactor, parse_arguments(["-p", str(port)]))
+    await ports[0].stopListening()
