@@ -871,6 +871,12 @@ def test_result_of_what_is_pending_takes_nothing_away(server: MemoryJobServer) -
         server.result_of(twice())
 
 
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_p8_a_port_that_can_not_be(port: int) -> None:
+    with pytest.raises(ValueError, match=f"port must be from 0 to 65535, not {port}"):
+        MemoryJobServer(reactor).listen(port)
+
+
 def test_p10_advance_is_for_clocks() -> None:
     with pytest.raises(TypeError, match="only on a Clock"):
         MemoryJobServer(reactor).advance(1)

@@ -1,0 +1,109 @@
+"""Where the server differs from gearmand on purpose, as the docstring of `txgearman.testing` lists it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import pytest
+
+from txgearman.packets import (
+    CAN_DO,
+    CAN_DO_TIMEOUT,
+    GET_STATUS,
+    GET_STATUS_UNIQUE,
+    GRAB_JOB,
+    GRAB_JOB_ALL,
+    JOB_ASSIGN_ALL,
+    PRE_SLEEP,
+    REQ,
+    SUBMIT_JOB_EPOCH,
+    SUBMIT_REDUCE_JOB,
+    WORK_COMPLETE,
+    WORK_STATUS,
+)
+from txgearman.testing import MemoryJobServer
+
+from .peer import CREATED, ECHO, ECHOED, SUBMIT, ask, connect
+
+
+@pytest.fixture
+def server() -> Iterator[MemoryJobServer]:
+    server = MemoryJobServer()
+    yield server
+    server.result_of(server.close())
+
+
+@pytest.mark.parametrize("number", [0x80000000, 0xFFFFFFFF])
+def test_c1_a_type_that_kills_gearmand_closes_the_connection(server: MemoryJobServer, number: int) -> None:
+    peer = connect(server)
+    assert ask(server, peer, struct.pack(">4sII", REQ, number, 0), ECHO) == b""
+    assert len(peer.lost) == 1
+    assert ask(server, connect(server), ECHO) == ECHOED
+
+
+def test_c1_a_time_out_of_twenty_digits_is_a_long_one(server: MemoryJobServer) -> None:
+    worker = connect(server)
+    assert ask(server, worker, CAN_DO_TIMEOUT.request(b"reverse", b"9" * 20), ECHO) == ECHOED
+
+
+def test_h6_too_few_arguments_close_the_connection(server: MemoryJobServer) -> None:
+    peer = connect(server)
+    assert ask(server, peer, struct.pack(">4sII", REQ, 7, 3) + b"f\0u", ECHO) == b""
+    assert len(peer.lost) == 1
+
+
+@pytest.mark.parametrize(
+    "request_packet",
+    [
+        GET_STATUS.request(b"H" * 64),
+        GET_STATUS_UNIQUE.request(b"u" * 64),
+        SUBMIT_JOB_EPOCH.request(b"f", b"", b"9223372036854775808", b""),
+        SUBMIT_JOB_EPOCH.request(b"f", b"", b"-9223372036854775809", b""),
+    ],
+    ids=["GET_STATUS", "GET_STATUS_UNIQUE", "EPOCH", "EPOCH before"],
+)
+def test_h6_what_gearmand_leaves_unanswered_by_chance(server: MemoryJobServer, request_packet: bytes) -> None:
+    """It is always left unanswered; the next answer comes."""
+    assert ask(server, connect(server), request_packet, ECHO) == ECHOED
+    assert server.command("status") == ".\n"
+
+
+def test_a_long_denominator_is_dropped_with_its_status(server: MemoryJobServer) -> None:
+    client, worker = connect(server), connect(server)
+    assert ask(server, client, SUBMIT) == CREATED
+    ask(server, worker, CAN_DO.request(b"reverse"), GRAB_JOB.request())
+    assert ask(server, worker, WORK_STATUS.request(b"H:memory:1", b"1", b"2" * 12), ECHO) == ECHOED
+    assert ask(server, client) == b""
+
+
+def test_m6_a_reduce_job_with_a_long_unique_keeps_what_fits(server: MemoryJobServer) -> None:
+    worker = connect(server)
+    ask(server, connect(server), SUBMIT_REDUCE_JOB.request(b"f", b"u" * 100, b"red", b"", b"data"))
+    assigned = ask(server, worker, CAN_DO.request(b"f"), GRAB_JOB_ALL.request())
+    assert assigned == JOB_ASSIGN_ALL.response(b"H:memory:1", b"f", b"u" * 63, b"red", b"\0data")
+
+
+def test_h4_a_job_of_a_dropped_function_is_not_joined(server: MemoryJobServer) -> None:
+    client = connect(server)
+    ask(server, client, SUBMIT)
+    assert server.command("drop function reverse") == "OK\r\n"
+    assert ask(server, client, SUBMIT) == CREATED.replace(b":1", b":2")
+
+
+def test_h10_a_handle_prefix_is_never_cut() -> None:
+    assert MemoryJobServer(job_handle_prefix="x" * 40).command("status") == ".\n"
+    with pytest.raises(ValueError, match="job_handle_prefix must have 40 bytes at most, not 41"):
+        MemoryJobServer(job_handle_prefix="x" * 41)
+
+
+def test_a_time_out_of_a_job_that_has_ended_harms_nobody(server: MemoryJobServer) -> None:
+    """The timer of a worker that does not sleep goes on (section 8), and finds nothing to do."""
+    client, worker = connect(server), connect(server)
+    ask(server, client, SUBMIT)
+    ask(server, worker, CAN_DO_TIMEOUT.request(b"reverse", b"5000"), GRAB_JOB.request())
+    ask(server, worker, WORK_COMPLETE.request(b"H:memory:1", b""))
+    ask(server, client)
+    server.advance(5)
+    assert (ask(server, worker, PRE_SLEEP.request()), ask(server, client)) == (b"", b"")
+    assert server.clock.getDelayedCalls() == []
