@@ -136,6 +136,10 @@ class GearmanProtocol(Protocol):
         if is_tcp(self.transport):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
+        self.shake_hands()
+
+    def shake_hands(self) -> None:
+        """Send what comes first, with a fence as the last."""
         for option in self.factory.options:
             # A server that refuses or ignores an option works without it.
             self.request(OPTION_REQ, option, answer=OPTION_RES, subject=option).addErrback(lambda _: None)
@@ -192,7 +196,7 @@ class GearmanProtocol(Protocol):
     # Requests.
 
     def request(
-        self, packet_type: PacketType, argument: bytes, *, answer: PacketType, subject: bytes | None = None
+        self, packet_type: PacketType, *arguments: bytes, answer: PacketType, subject: bytes | None = None
     ) -> Deferred[list[bytes]]:
         """Ask the server something, with a fence behind it.
 
@@ -205,7 +209,7 @@ class GearmanProtocol(Protocol):
             return fail(self.error)
         request = Request(answer, subject)
         deferred = request.deferred
-        self.send(request, packet_type.request(argument))
+        self.send(request, packet_type.request(*arguments))
         self.send_fence()
         return deferred
 
@@ -254,7 +258,7 @@ class GearmanProtocol(Protocol):
                 if handler is not None:
                     handler(self, arguments)
                 elif packet_type is ERROR:
-                    self._refuse_oldest(arguments)
+                    self.error_received(*_code_and_text(arguments))
                 else:
                     self.request_succeeded(self._take_answered(packet_type, arguments), arguments)
                 if self.error is not None:  # somebody's callback closed it
@@ -285,15 +289,19 @@ class GearmanProtocol(Protocol):
     def _answers(self, request: Any, packet_type: PacketType, arguments: list[bytes]) -> bool:
         return request is not None and request.answer is packet_type and self.fits(request, arguments)
 
-    def _refuse_oldest(self, arguments: list[bytes]) -> None:
-        # geard ends the text with a NUL, gearmand does not (GEARMAN.md C3).
-        code, text = (argument.rstrip(b"\0").decode("utf-8", "backslashreplace") for argument in arguments)
+    def error_received(self, code: str, text: str) -> None:
+        """An ERROR came: it stands in the place of the oldest request's answer."""
         request = self._outstanding.get(self._answered)
         if request is None or isinstance(request, Fence):
             raise ProtocolError(f"ERROR that answers nothing: {code}: {text}")
         del self._outstanding[self._answered]
         self._answered += 1
         self.request_refused(request, code, text)
+
+
+def _code_and_text(arguments: list[bytes]) -> list[str]:
+    # geard ends the text with a NUL, gearmand does not (GEARMAN.md C3).
+    return [argument.rstrip(b"\0").decode("utf-8", "backslashreplace") for argument in arguments]
 
 
 class Waiters:

@@ -31,6 +31,8 @@ def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process, and the address that it has printed."""
     process = subprocess.Popen(
         [*MODULE, "-p", "0", *options],
+        # Whoever runs the tests in the background may have SIGINT ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,
