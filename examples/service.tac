@@ -28,7 +28,7 @@ class Reverser(LineReceiver):
     def __init__(self, client: GearmanClient) -> None:
         self.client = client
 
-    def lineReceived(self, line: bytes) -> None:  # noqa: N802 - Twisted's name
+    def lineReceived(self, line: bytes) -> None:
         self.pauseProducing()  # so that answers stay in order, and nobody has more than one job out
         deferred = self.client.add_task("reverse", line)
         deferred.addErrback(self.explain)
