@@ -1,4 +1,4 @@
-"""A Gearman client for Twisted. See `GearmanClient`."""
+"""A Gearman client and worker for Twisted. See `GearmanClient` and `GearmanWorker`."""
 
 from .client import GearmanClient
 from .client_protocol import GearmanClientFactory, GearmanClientProtocol
@@ -6,6 +6,8 @@ from .errors import (
     UNANSWERED,
     ClientStopped,
     GearmanError,
+    JobEnded,
+    JobFailed,
     NoServersAvailable,
     ProtocolError,
     ServerError,
@@ -16,8 +18,10 @@ from .errors import (
     TaskRejected,
     TaskTimedOut,
 )
+from .jobs import Job
 from .servers import ServerInfo, ServerState
 from .tasks import JobHandle, JobStatus, Priority, Task
+from .worker import GearmanWorker
 
 __version__ = "0.1.0"
 
@@ -28,6 +32,10 @@ __all__ = [
     "GearmanClientFactory",
     "GearmanClientProtocol",
     "GearmanError",
+    "GearmanWorker",
+    "Job",
+    "JobEnded",
+    "JobFailed",
     "JobHandle",
     "JobStatus",
     "NoServersAvailable",

@@ -5,10 +5,8 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Generator, Iterable
 from functools import partial
-from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, FirstError, gatherResults, inlineCallbacks, succeed
 
 from .client_protocol import GearmanClientFactory, whole_number
@@ -25,15 +23,13 @@ from .packets import (
     PacketType,
 )
 from .servers import Address, JobServer, JobServers, ServerInfo
-from .tasks import MAX_FUNCTION, MAX_HANDLE, MAX_UNIQUE, JobHandle, JobStatus, Priority, Task, name_bytes
+from .service import GearmanService
+from .tasks import MAX_HANDLE, MAX_UNIQUE, JobHandle, JobStatus, Priority, Task, name_bytes
 
 __all__ = ["GearmanClient"]
 
 
-_MOST_BYTES: Final = 2**32 - 2**16  # what a header can tell, and room for the names beside a workload
-
-
-class GearmanClient(Service):
+class GearmanClient(GearmanService):
     """Has jobs done by the workers of one or more job servers.
 
     ::
@@ -77,24 +73,15 @@ class GearmanClient(Service):
         :param max_packet_size: bytes that a workload may have, and the body of a packet from a server.
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
-        if reactor is None:
-            from twisted.internet import reactor
-        prefix_bytes = name_bytes("prefix", prefix, MAX_FUNCTION)
-        if type(max_packet_size) is not int or not 1 <= max_packet_size <= _MOST_BYTES:
-            raise ValueError(f"max_packet_size must be from 1 to {_MOST_BYTES} bytes, not {max_packet_size!r}")
-        if not connect_timeout > 0:
-            raise ValueError(f"connect_timeout must be a positive number of seconds, not {connect_timeout!r}")
-        self._prefix = prefix_bytes + b"\t" if prefix_bytes else b""
-        self._reactor = reactor
-        self._max_packet_size = max_packet_size
+        super().__init__(prefix, reactor, connect_timeout, max_packet_size)
         make_factory = partial(
             GearmanClientFactory,
-            reactor,
+            self._reactor,
             exceptions=exceptions,
             connect_timeout=connect_timeout,
             max_packet_size=max_packet_size,
         )
-        self._servers = JobServers(job_servers, reactor, make_factory, self._servers_changed, connect_timeout)
+        self._servers = JobServers(job_servers, self._reactor, make_factory, self._servers_changed, connect_timeout)
         self._started = False
         self._stopped = False
         # Tasks not written yet, in order: until a server is there, or all have refused.
@@ -361,15 +348,6 @@ class GearmanClient(Service):
         :return: fires when no task is out; at once if none is. Cancelled, it only stops waiting.
         """
         return self._drained.wait() if self._unfinished else succeed(None)
-
-    async def __aenter__(self) -> GearmanClient:
-        self.startService()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.stopService()
 
     def _use(self) -> bool:
         """Connect at the first use; False if the client was stopped."""

@@ -7,6 +7,8 @@
     ├── ServerError              an ERROR packet: .code, .text
     ├── NoServersAvailable       no job server could be reached: .reasons, one per server
     ├── ClientStopped            the client was stopped
+    ├── JobFailed                raised by a worker's function: the job fails, without an exception
+    ├── JobEnded                 a worker's function went on with a job that had ended
     └── TaskError                .task
         ├── TaskFailed           WORK_FAIL
         │   └── TaskException    WORK_EXCEPTION: .data
@@ -27,6 +29,8 @@ __all__ = [
     "UNANSWERED",
     "ClientStopped",
     "GearmanError",
+    "JobEnded",
+    "JobFailed",
     "NoServersAvailable",
     "ProtocolError",
     "ServerError",
@@ -89,6 +93,17 @@ class ClientStopped(GearmanError):
 
     def __init__(self, text: str = "the client was stopped") -> None:
         super().__init__(text)
+
+
+class JobFailed(GearmanError):
+    """For a worker's functions to raise: the job ends in WORK_FAIL, which tells the client no reason.
+
+    Whatever else they raise is sent as WORK_EXCEPTION. The text of this one is for the worker's log.
+    """
+
+
+class JobEnded(GearmanError):
+    """A worker's function went on with a job that has ended: was completed, timed out, lost its connection ..."""
 
 
 class TaskError(GearmanError):

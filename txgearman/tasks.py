@@ -22,7 +22,18 @@ from twisted.python.failure import Failure
 from .errors import TaskException
 from .packets import JOB_CREATED, PacketType
 
-__all__ = ["MAX_FUNCTION", "MAX_HANDLE", "MAX_UNIQUE", "JobHandle", "JobStatus", "Priority", "Task", "name_bytes"]
+__all__ = [
+    "MAX_FUNCTION",
+    "MAX_HANDLE",
+    "MAX_UNIQUE",
+    "JobHandle",
+    "JobStatus",
+    "Priority",
+    "Task",
+    "function_bytes",
+    "name_bytes",
+    "payload_bytes",
+]
 
 _log = Logger()
 
@@ -227,9 +238,9 @@ class Task:
         if not isinstance(priority, Priority):
             raise TypeError(f"priority must be a Priority, not {priority!r}")
         self.function = function
-        self.wire_function = _function_bytes(function)
+        self.wire_function = function_bytes(function)
         """The function's name as it goes over the wire: with the prefix, once the task is submitted."""
-        self.workload = workload if type(workload) is bytes else _workload_bytes(workload)
+        self.workload = workload if type(workload) is bytes else payload_bytes("workload", workload)
         self.background = background
         self.unique = name_bytes("unique", unique, MAX_UNIQUE)
         self.priority = priority
@@ -356,17 +367,23 @@ class Task:
             _log.failure("a callback of {task} raised", task=self)
 
 
-def _function_bytes(function: str | bytes) -> bytes:
+def function_bytes(function: str | bytes) -> bytes:
+    """Check a function's name, and return it as bytes. Raises as `name_bytes` does."""
     name = name_bytes("function", function, MAX_FUNCTION)
     if not name:
         raise ValueError("function must not be empty")
     return name
 
 
-def _workload_bytes(workload: object) -> bytes:
-    if isinstance(workload, (bytes, bytearray, memoryview)):
-        return bytes(workload)
-    raise TypeError(f"workload must be bytes, not {type(workload).__name__}")
+def payload_bytes(what: str, value: object) -> bytes:
+    """Check a payload, and return it as bytes.
+
+    :param what: the argument's name, for the error.
+    :raises TypeError: it is neither `bytes` nor `bytearray` nor `memoryview`.
+    """
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise TypeError(f"{what} must be bytes, not {type(value).__name__}")
 
 
 def _epoch(at: datetime.datetime | float) -> int:

@@ -25,6 +25,7 @@ from ..packets import (
     SUBMIT_REDUCE_JOB_BACKGROUND,
     PacketType,
 )
+from ..service import check_count
 from ..tasks import MAX_FUNCTION, name_bytes
 
 if TYPE_CHECKING:
@@ -156,14 +157,6 @@ class _Reject(_Instead):
 
 class _DropAfter(_AtPacket):
     """The server has done what the packet asks for; its answer is not sent."""
-
-
-def check_count(name: str, value: int) -> None:
-    """Refuse what is no whole number from 1."""
-    if type(value) is not int:
-        raise TypeError(f"{name} must be int, not {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 class Faults:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..packets import WORK_COMPLETE, WORK_DATA, WORK_FAIL, WORK_STATUS, WORK_WARNING, PacketType
+from ..tasks import payload_bytes
 from .core import Core
 from .jobs import Ability, Job
 
@@ -61,7 +62,7 @@ class TakenJob:
 
     def complete(self, result: bytes = b"") -> None:
         """WORK_COMPLETE: it is done."""
-        self._end(WORK_COMPLETE.response(self.handle, _payload("result", result)))
+        self._end(WORK_COMPLETE.response(self.handle, payload_bytes("result", result)))
 
     def fail(self) -> None:
         """WORK_FAIL: there will be no result, and no reason."""
@@ -69,10 +70,10 @@ class TakenJob:
 
     def send_exception(self, data: bytes) -> None:
         """WORK_EXCEPTION, which is the end."""
-        _payload("data", data)
+        payload = payload_bytes("data", data)
         self._check()
         self._ended = True
-        self._core.work_exception(self._job, data)
+        self._core.work_exception(self._job, payload)
         self._leave()
 
     def abandon(self) -> None:
@@ -87,7 +88,7 @@ class TakenJob:
 
     def _send_data(self, packet_type: PacketType, data: bytes) -> None:
         self._check()
-        self._core.work_data(self._job, packet_type, _payload("data", data))
+        self._core.work_data(self._job, packet_type, payload_bytes("data", data))
         self._settle()
 
     def _end(self, packet: bytes) -> None:
@@ -99,9 +100,3 @@ class TakenJob:
     def _leave(self) -> None:
         self._core.remove_abilities(self._hand.abilities)
         self._settle()
-
-
-def _payload(name: str, data: bytes) -> bytes:
-    if not isinstance(data, bytes):
-        raise TypeError(f"{name} must be bytes, not {type(data).__name__}")
-    return data

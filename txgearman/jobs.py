@@ -1,0 +1,232 @@
+"""What a worker's author sees: `Job`, and what becomes of what a function returns."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Callable, Generator
+from threading import get_ident
+from types import AsyncGeneratorType, GeneratorType
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
+
+from .errors import JobEnded
+from .service import MOST_BYTES
+from .tasks import JobHandle, payload_bytes
+
+__all__ = ["Function", "Job"]
+
+MOST_STEPS: Final = 2**32 - 1
+"""Of a status: gearmand keeps 32 bits of it (GEARMAN.md section 5)."""
+
+
+class Job:
+    """One job, for the function that does it.
+
+    A function may end its job by `complete`, `fail` or `send_exception`, or leave that to what it returns or raises.
+    All of these calls are safe from other threads; from there, what is sent goes out a little later.
+
+    :ivar handle: the server's name for it; the same that the client has.
+    :ivar function: the function's name, as it was registered.
+    :ivar workload: the payload.
+    :ivar unique: as the client gave it; empty if it gave none.
+    :ivar reducer: of a job with a reducer, its name; else empty. Only gearmand tells it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_ended",
+        "_link",
+        "_thread",
+        "deferred",
+        "function",
+        "handle",
+        "reducer",
+        "timer",
+        "unique",
+        "workload",
+    )
+
+    def __init__(self, link: Any, function: str | bytes, assignment: Any) -> None:
+        """
+        :param link: the connection that it came on.
+        """
+        self._link = link
+        self._ended = ""
+        self._thread = get_ident()
+        self.function = function
+        self.handle = JobHandle(link.factory.name, assignment.handle)
+        self.workload: bytes = assignment.workload
+        self.unique: bytes = assignment.unique
+        self.reducer: bytes = assignment.reducer
+        # For the worker: what the function has returned, if it takes time, and the timer of its time-out.
+        self.deferred: Deferred[Any] | None = None
+        self.timer: IDelayedCall | None = None
+
+    def __repr__(self) -> str:
+        return f"<Job {self}>"
+
+    def __str__(self) -> str:
+        function = (
+            self.function if isinstance(self.function, str) else self.function.decode("utf-8", "backslashreplace")
+        )
+        return f"{function} {self.handle}"
+
+    @property
+    def ended(self) -> str:
+        """How it has ended, for people; empty while it has not."""
+        return self._ended
+
+    def send_data(self, data: bytes) -> None:
+        """Send a part of the result, or whatever the function means by it. May be called as often as needed.
+
+        :raises JobEnded: the job has ended.
+        :raises TypeError: it is not bytes.
+        """
+        self._send(self._link.work_data, _payload("data", data))
+
+    def send_warning(self, data: bytes) -> None:
+        """Send a warning. Raises as `send_data` does."""
+        self._send(self._link.work_warning, _payload("data", data))
+
+    def send_status(self, numerator: int, denominator: int) -> None:
+        """Tell how far it is. Raises as `send_data` does.
+
+        :param numerator: how much of `denominator` is done; both whole numbers from 0, of up to 32 bits.
+        :raises ValueError: it is not.
+        """
+        for name, number in (("numerator", numerator), ("denominator", denominator)):
+            if not isinstance(number, int):
+                raise TypeError(f"{name} must be int, not {type(number).__name__}")
+            if not 0 <= number <= MOST_STEPS:
+                raise ValueError(f"{name} must be from 0 to {MOST_STEPS}, not {number}")
+        self._send(self._link.work_status, numerator, denominator)
+
+    def complete(self, result: bytes = b"") -> None:
+        """It is done, and this is the result. Raises as `send_data` does."""
+        self._end("it was completed", self._link.work_complete, _payload("result", result))
+
+    def fail(self) -> None:
+        """It can't be done; the protocol tells the client no reason.
+
+        :raises JobEnded: the job has ended.
+        """
+        self._end("it has failed", self._link.work_fail)
+
+    def send_exception(self, data: bytes) -> None:
+        """It can't be done, and this is why. It is the end of the job. Raises as `send_data` does.
+
+        Clients of gearmand that have not asked for exceptions are told that it failed.
+        """
+        self._end("its exception was sent", self._link.work_exception, _payload("data", data))
+
+    def let_go(self, why: str) -> None:
+        """For the worker: nothing more can be said of it."""
+        self._ended = why
+
+    def _send(self, method: Callable[..., None], *arguments: Any) -> None:
+        self._check()
+        self._in_reactor(method, *arguments)
+
+    def _end(self, how: str, method: Callable[..., None], *arguments: Any) -> None:
+        self._check()
+        self._ended = how
+        self._in_reactor(method, *arguments)
+
+    def _check(self) -> None:
+        if self._ended:
+            raise JobEnded(f"{self}: {self._ended}")
+
+    def _in_reactor(self, method: Callable[..., None], *arguments: Any) -> None:
+        if get_ident() == self._thread:
+            method(self.handle.handle, *arguments)
+        else:
+            self._link.factory.reactor.callFromThread(method, self.handle.handle, *arguments)
+
+
+def _payload(name: str, data: bytes) -> bytes:
+    payload = payload_bytes(name, data)
+    if len(payload) > MOST_BYTES:
+        raise ValueError(f"{name} must have {MOST_BYTES} bytes at most, not {len(payload)}")
+    return payload
+
+
+class Function:
+    """A function that a worker has registered.
+
+    :ivar name: as it was registered.
+    :ivar wire_name: with the prefix.
+    :ivar timeout: seconds that a job may take; None for no limit.
+    :ivar threaded: whether it runs in a thread.
+    :ivar max_jobs: how many of its jobs may run at a time; None for as many as the worker may run.
+    """
+
+    def __init__(
+        self,
+        name: str | bytes,
+        wire_name: bytes,
+        call: Callable[[Job], Any],
+        *,
+        timeout: float | None = None,
+        threaded: bool = False,
+        max_jobs: int | None = None,
+    ) -> None:
+        self.name = name
+        self.wire_name = wire_name
+        self.timeout = timeout
+        self.max_jobs = max_jobs
+        self._call = call
+        self.threaded = threaded
+
+    def start(self, job: Job, reactor: Any) -> Any:
+        """Do a job.
+
+        :return: the result; or a Deferred that fires with it, if it takes time.
+        """
+        if self.threaded:
+            return deferToThreadPool(reactor, reactor.getThreadPool(), self._call_in_thread, job)
+        result: Any = self._call(job)
+        if type(result) is bytes:  # in a hurry
+            return result
+        if inspect.iscoroutine(result):
+            return ensureDeferred(result)
+        if isinstance(result, GeneratorType):
+            return ensureDeferred(_send_chunks(job, result, reactor))
+        if isinstance(result, AsyncGeneratorType):
+            return ensureDeferred(_send_async_chunks(job, result))
+        return result
+
+    def _call_in_thread(self, job: Job) -> Any:
+        result: Any = self._call(job)
+        if not isinstance(result, GeneratorType):
+            return result
+        while True:
+            try:
+                job.send_data(next(result))
+            except StopIteration as stop:
+                return stop.value
+
+
+async def _send_chunks(job: Job, chunks: Generator[bytes, None, Any], reactor: Any) -> Any:
+    """One chunk in a turn of the reactor, so that others have theirs."""
+    try:
+        while True:
+            try:
+                chunk = next(chunks)
+            except StopIteration as stop:
+                return stop.value
+            job.send_data(chunk)
+            await deferLater(reactor, 0)
+    finally:
+        chunks.close()
+
+
+async def _send_async_chunks(job: Job, chunks: AsyncGenerator[bytes, None]) -> None:
+    try:
+        async for chunk in chunks:
+            job.send_data(chunk)
+    finally:
+        await chunks.aclose()

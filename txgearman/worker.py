@@ -1,0 +1,357 @@
+"""`GearmanWorker`: what a worker's author sees.
+
+**No job is asked for that could not start at once.** Each request for a job holds a slot of ``max_jobs``, which its job
+then takes over. Where there are fewer slots than servers, the servers take turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from .connection import CONNECT_TIMEOUT, Waiters
+from .errors import JobFailed
+from .jobs import Function, Job
+from .packets import MAX_PACKET_SIZE
+from .posts import Post, cancel_timer
+from .servers import Address, JobServers, ServerInfo
+from .service import GearmanService, check_count, positive_seconds
+from .tasks import MAX_FUNCTION, function_bytes, name_bytes, payload_bytes
+from .worker_protocol import GearmanWorkerFactory
+
+__all__ = ["GearmanWorker", "format_exception"]
+
+_log = Logger()
+
+MAX_CLIENT_ID: Final = 127
+"""Bytes; gearmand keeps no more."""
+
+POLL_INTERVAL: Final = 10.0
+"""Seconds after which a sleeping worker looks by itself."""
+
+DRAIN_TIMEOUT: Final = 30.0
+"""Seconds that running jobs get when the worker is stopped."""
+
+
+def format_exception(failure: Failure) -> bytes:
+    """What is sent of an exception, unless the worker has a formatter of its own: its type and its text."""
+    assert failure.type is not None
+    return f"{failure.type.__name__}: {failure.getErrorMessage()}".encode("utf-8", "backslashreplace")
+
+
+class GearmanWorker(GearmanService):
+    """Does jobs, for one or more job servers.
+
+    ::
+
+        worker = GearmanWorker(["10.0.0.1", "10.0.0.2"], max_jobs=10)
+        worker.register_function("reverse", lambda job: job.workload[::-1])
+        worker.startService()
+
+    It is an `IService`, and an async context manager that starts and stops it. Connections that fail are made again
+    after half a second to half a minute, and its functions are then registered again; one server that is down does
+    not stop the others.
+
+    **A function** gets a `Job`. It returns the result as bytes, or None for an empty one; or a Deferred, a coroutine,
+    or a generator or async generator, whose chunks are sent as WORK_DATA. What it raises is logged, and sent as
+    WORK_EXCEPTION; `JobFailed` makes the job fail without one.
+
+    **Twice.** A job whose connection is lost is given to another worker, as often as the server's settings allow; so
+    any job may be done twice, or be done in part before. Here its Deferred or coroutine is cancelled.
+    """
+
+    def __init__(
+        self,
+        job_servers: Iterable[Address],
+        *,
+        prefix: str | bytes = "",
+        client_id: str | bytes = "",
+        max_jobs: int = 10,
+        reactor: Any = None,
+        format_exception: Callable[[Failure], bytes] = format_exception,
+        poll_interval: float = POLL_INTERVAL,
+        drain_timeout: float = DRAIN_TIMEOUT,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        max_packet_size: int = MAX_PACKET_SIZE,
+    ) -> None:
+        """
+        :param job_servers: as `GearmanClient` has them.
+        :param prefix: joined to each function's name with a TAB, as clients with that prefix do.
+        :param client_id: names the worker in what administrators see; up to 127 bytes.
+        :param max_jobs: how many jobs run at a time, of all functions and servers together.
+        :param reactor: None for the global one.
+        :param format_exception: makes what is sent of an exception. By default, its type and text, and no traceback.
+        :param poll_interval: seconds after which a sleeping worker looks by itself whether there is a job. gearmand
+            1.1 does not wake it for a job whose time (``at=``) has come, so such a job starts so much later at most.
+        :param drain_timeout: seconds that running jobs get to end when the worker is stopped.
+        :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
+        :param max_packet_size: bytes that the body of a packet from a server may have.
+        :raises TypeError, ValueError: for an argument that can't be meant.
+        """
+        super().__init__(prefix, reactor, connect_timeout, max_packet_size)
+        self.client_id = name_bytes("client_id", client_id, MAX_CLIENT_ID)
+        check_count("max_jobs", max_jobs)
+        self._max_jobs = max_jobs
+        self._format_exception = format_exception
+        self._poll_interval = positive_seconds("poll_interval", poll_interval)
+        self._drain_timeout = positive_seconds("drain_timeout", drain_timeout)
+        # An address is read once for each post; a generator could be read but once.
+        self._job_servers = job_servers if isinstance(job_servers, (str, bytes)) else list(job_servers)
+        self._functions: dict[bytes, Function] = {}
+        self._running: dict[Job, Function] = {}
+        self.busy = 0
+        self._asked = 0
+        self._main = Post(self, [])
+        self._limited: dict[bytes, Post] = {}
+        self._leaving: dict[Post, None] = {}
+        self._started = False
+        self._poll: IDelayedCall | None = None
+        self._deadline: IDelayedCall | None = None
+        self._stopped = Waiters()
+
+    # Functions.
+
+    def register_function(
+        self,
+        name: str | bytes,
+        function: Callable[[Job], Any],
+        *,
+        timeout: float | None = None,
+        threaded: bool = False,
+        max_jobs: int | None = None,
+    ) -> None:
+        """Offer a function. Before the start, or at any time after it.
+
+        :param name: without the worker's prefix; a `str` is sent as UTF-8.
+        :param function: called with a `Job`; see the class for what it may return.
+        :param timeout: seconds that one job may take. Then it is cancelled here, and fails with a `TimeoutError` as
+            exception; a thread can't be cancelled, but its job fails. Should the whole worker hang, the server takes
+            the job away a few seconds later, if it can (geard can't).
+        :param threaded: run it in the reactor's thread pool: for code that blocks.
+        :param max_jobs: how many of its jobs may run at a time, within the worker's ``max_jobs``. Such a function has
+            connections of its own.
+        :raises TypeError, ValueError: for an argument that can't be meant, or a name that is registered already.
+        """
+        wire_name = self._prefix + function_bytes(name)
+        if len(wire_name) > MAX_FUNCTION:
+            raise ValueError(f"function must have {MAX_FUNCTION} bytes at most with its prefix, not {len(wire_name)}")
+        if wire_name in self._functions:
+            raise ValueError(f"function {name!r} is registered already")
+        if not callable(function):
+            raise TypeError(f"function must be callable, not {function!r}")
+        if timeout is not None:
+            positive_seconds("timeout", timeout)
+        if max_jobs is not None:
+            check_count("max_jobs", max_jobs)
+        if threaded and not hasattr(self._reactor, "getThreadPool"):
+            raise ValueError("threaded needs a reactor that has threads")
+        self._functions[wire_name] = registered = Function(
+            name, wire_name, function, timeout=timeout, threaded=threaded, max_jobs=max_jobs
+        )
+        if max_jobs is not None:
+            post = self._limited[wire_name] = Post(self, [registered], max_jobs)
+            self._open(post)
+        else:
+            self._main.add(registered)
+            self.fill()
+
+    def unregister_function(self, name: str | bytes) -> None:
+        """Offer a function no more. Its jobs that run go on.
+
+        :raises ValueError: it is not registered.
+        """
+        wire_name = self._prefix + function_bytes(name)
+        function = self._functions.pop(wire_name, None)
+        if function is None:
+            raise ValueError(f"function {name!r} is not registered")
+        if wire_name in self._limited:
+            self._leave(self._limited.pop(wire_name))
+        elif not self._main.remove(function):
+            # gearmand would take its running jobs away. Those end on the old connections; new ones are without it.
+            self._leave(self._main)
+            self._main = self._new_main()
+            self._open(self._main)
+
+    def _new_main(self) -> Post:
+        return Post(self, [function for function in self._functions.values() if function.max_jobs is None])
+
+    @property
+    def servers(self) -> list[ServerInfo]:
+        """How each job server is, in the order of ``job_servers``. ``in_flight`` is how many jobs from it run."""
+        infos = [server.info() for server in self._main.servers]
+        for post in [*self._limited.values(), *self._leaving]:
+            others = (server.info().in_flight for server in post.servers)
+            infos = [replace(info, in_flight=info.in_flight + more) for info, more in zip(infos, others, strict=True)]
+        return infos
+
+    # Starting and stopping.
+
+    def startService(self) -> None:
+        """Connect, and take jobs. After `stopService`, too."""
+        super().startService()
+        if not self._started:
+            self._started = True
+            for post in self._posts():
+                self._open(post)
+            self._poll = self._reactor.callLater(self._poll_interval, self._look_around)
+
+    def stopService(self) -> Deferred[Any]:
+        """Take no more jobs, let those that run end, and disconnect.
+
+        What still runs after ``drain_timeout`` seconds is cancelled; its server gives it to another worker (geard and
+        perl's server fail it). May be called at any time, and again.
+
+        :return: fires when no socket, timer or reader of the worker is left.
+        """
+        super().stopService()
+        if self._started:
+            self._started = False
+            cancel_timer(self._poll)
+            self._poll = None
+            posts = list(self._posts())
+            self._main = self._new_main()
+            for wire_name, post in self._limited.items():
+                self._limited[wire_name] = Post(self, post.functions.values(), post.limit)
+            for post in posts:
+                self._leave(post)
+            if self._leaving and self._deadline is None:
+                self._deadline = self._reactor.callLater(self._drain_timeout, self._hurry)
+        return self._stopped.wait() if self._leaving else succeed(None)
+
+    def _posts(self) -> list[Post]:
+        return [self._main, *self._limited.values()]
+
+    def _open(self, post: Post) -> None:
+        if self._started:
+            post.servers.start()
+
+    def _leave(self, post: Post) -> None:
+        self._leaving[post] = None
+        post.retire().addCallback(self._left, post)
+
+    def _left(self, _: None, post: Post) -> None:
+        del self._leaving[post]
+        if not self._leaving:
+            cancel_timer(self._deadline)
+            self._deadline = None
+            self._stopped.fire(None)
+
+    def _hurry(self) -> None:
+        self._deadline = None
+        for post in list(self._leaving):
+            post.stop()  # what it runs is abandoned with its connections
+
+    def servers_for(self, post: Post) -> JobServers:
+        """For a post: the servers, with connections that are told to it."""
+        make_factory = partial(
+            GearmanWorkerFactory,
+            self._reactor,
+            taker=post,
+            connect_timeout=self._connect_timeout,
+            max_packet_size=self._max_packet_size,
+        )
+        return JobServers(self._job_servers, self._reactor, make_factory, lambda: None, self._connect_timeout)
+
+    # Whose turn it is.
+
+    def fill(self) -> None:
+        """For the posts: ask for as many jobs as there are free slots, where there may be some."""
+        while self._started and self.busy < self._max_jobs:
+            link = self._next_link()
+            if link is None:
+                return
+            self._asked += 1
+            self.busy += 1
+            link.factory.taker.ask(link, self._asked)
+
+    def _next_link(self) -> Any:
+        """The connection that is asked next."""
+        asked, chosen = self._asked + 1, None
+        for post in self._posts():
+            for link, turn in post.turns.items():
+                if turn.asked < asked and post.may_be_asked(link, turn):
+                    asked, chosen = turn.asked, link
+        return chosen
+
+    def _look_around(self) -> None:
+        self._poll = self._reactor.callLater(self._poll_interval, self._look_around)
+        for post in self._posts():
+            post.look_at_sleeping()
+        self.fill()
+
+    # Jobs.
+
+    def perform(self, post: Post, function: Function, job: Job) -> None:
+        """For the posts: do a job."""
+        self._running[job] = function
+        if function.timeout is not None:
+            job.timer = self._reactor.callLater(function.timeout, self._time_out, job, function.timeout)
+        try:
+            result = function.start(job, self._reactor)
+        except BaseException:  # as in a Deferred: whatever it raises is what has become of the job
+            result = Failure()
+        if isinstance(result, Deferred):
+            job.deferred = result
+            result.addBoth(self._finish, post, job)
+        else:
+            self._finish(result, post, job)
+
+    def _finish(self, result: Any, post: Post, job: Job) -> None:
+        """A function has done what it does."""
+        del self._running[job]
+        job.deferred = None
+        cancel_timer(job.timer)
+        job.timer = None
+        if not job.ended:
+            self._end(job, result)
+        elif isinstance(result, Failure) and not result.check(CancelledError):
+            _log.failure("{job}: after its end ({ended})", result, job=job, ended=job.ended)
+        post.slot_free()
+        self.fill()
+
+    def _end(self, job: Job, result: Any) -> None:
+        """Tell what a function returned."""
+        if not isinstance(result, Failure):
+            try:
+                job.complete(b"" if result is None else result)
+                return
+            except (TypeError, ValueError):  # it is no result
+                result = Failure()
+        if result.check(JobFailed):
+            _log.info("{job}: {reason}", job=job, reason=result.getErrorMessage())
+            job.fail()
+        else:
+            _log.failure("{job} failed", result, job=job)
+            job.send_exception(self._formatted(result))
+
+    def _formatted(self, failure: Failure) -> bytes:
+        try:
+            return payload_bytes("what format_exception returns", self._format_exception(failure))
+        except Exception:  # it is the user's; the job must have an end all the same
+            _log.failure("format_exception failed")
+            assert failure.type is not None
+            return failure.type.__name__.encode()
+
+    def _time_out(self, job: Job, seconds: float) -> None:
+        job.timer = None
+        if not job.ended:
+            _log.warn("{job} took longer than {seconds} seconds", job=job, seconds=seconds)
+            job.send_exception(self._formatted(Failure(TimeoutError(f"it took longer than {seconds} seconds"))))
+        self._cancel(job)
+
+    def abandon(self, job: Job, why: str) -> None:
+        """For the posts: nobody waits for the result any more."""
+        job.let_go(why)
+        self._cancel(job)
+
+    def _cancel(self, job: Job) -> None:
+        # A thread can't be cancelled, and has its slot until it ends.
+        if job.deferred is not None and not self._running[job].threaded:
+            job.deferred.cancel()
