@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError, ensureDeferred, gatherResults
 from twisted.internet.task import react
-from worker import server_address, worker_service
+from worker import make_worker
 
 from txgearman import GearmanClient, GearmanError, Task, TaskException
 from txgearman.testing import MemoryJobServer
@@ -96,7 +96,7 @@ async def run(reactor: Any, options: argparse.Namespace) -> Counter[str]:
     """Count with all that it takes: a job server, a worker, a client. All of it is stopped at the end."""
     progress = Progress(sum(os.stat(path).st_size for path in options.files))
     server = options.server or MemoryJobServer(reactor).endpoint()
-    worker = worker_service(reactor, server)
+    worker = make_worker(server)
     if options.worker:
         worker.startService()
     try:
@@ -134,7 +134,7 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
         counts = await ending_with(reactor, ensureDeferred(run(reactor, options)))
     except CancelledError:
         sys.exit("wordcount: stopped")
-    except (GearmanError, OSError, Unusable) as error:
+    except (GearmanError, OSError, ValueError, Unusable) as error:
         sys.exit(f"wordcount: {error}")
     print(table(counts, options.top))
 
@@ -142,9 +142,7 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Count the words of text files, by Gearman jobs.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="text in UTF-8")
-    parser.add_argument(
-        "--server", type=server_address, metavar="HOST[:PORT]", help="a job server; without it, one in memory"
-    )
+    parser.add_argument("--server", metavar="HOST[:PORT]", help="a job server; without it, one in memory")
     parser.add_argument(
         "--no-worker", dest="worker", action="store_false", help="leave the jobs to workers that the server has"
     )

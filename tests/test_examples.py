@@ -214,6 +214,19 @@ def test_service_tells_of_trouble_and_goes_on(gearmand: Gearmand, tmp_path: Path
             assert answers.readline() == b"cba\r\n"
 
 
+def test_worker_and_client_as_services(gearmand: Gearmand, tmp_path: Path) -> None:
+    """One application has both; what runs when it is stopped is done first."""
+    arguments = ("-c", TWISTD, "--pidfile=", "-noy", EXAMPLES / "worker_service.tac")
+    with Running(*arguments, cwd=tmp_path, GEARMAN_SERVER=gearmand.address) as twistd:
+        twistd.await_line("1 squared is 1")
+        twistd.await_line("2 squared is 4")
+        assert any(line.endswith(" tac : square") for line in gearmand.admin("workers"))
+        assert twistd.terminate() == -signal.SIGTERM
+        assert "Server Shut Down" in twistd.said
+        assert "Traceback" not in twistd.said
+    assert gearmand.admin("status") == ["square\t0\t0\t0", "."]
+
+
 # The word count.
 
 
@@ -312,7 +325,7 @@ def not_text(folder: Path) -> Path:
             r"binary: 'utf-8' codec can't decode byte 0xff in position 3",
         ),
         (lambda folder: [REAL_FILES[0], "--server", f"127.0.0.1:{free_port()}"], r"127\.0\.0\.1:\d+: .*refused"),
-        (lambda folder: [REAL_FILES[0], "--server", "here:there"], r"--server: .* 'here:there'"),
+        (lambda folder: [REAL_FILES[0], "--server", "here:there"], r"can't make an endpoint of 'here:there'"),
         (lambda folder: [REAL_FILES[0], "--no-worker"], r"--no-worker needs a --server"),
         (lambda folder: [REAL_FILES[0], "--top", "-1"], r"--top must not be negative"),
         (lambda folder: [], r"FILE"),
