@@ -14,7 +14,17 @@ from twisted.internet.error import CannotListenError, ConnectionDone, Connection
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
-from txgearman import ClientStopped, GearmanClient, Priority, Task, TaskException, TaskFailed, TaskLost, TaskRejected
+from txgearman import (
+    ClientStopped,
+    GearmanClient,
+    NoServersAvailable,
+    Priority,
+    Task,
+    TaskException,
+    TaskFailed,
+    TaskLost,
+    TaskRejected,
+)
 from txgearman.packets import (
     CAN_DO,
     CAN_DO_TIMEOUT,
@@ -548,7 +558,9 @@ def assert_complaint(server: MemoryJobServer, complaint: str) -> None:
 def test_close_with_a_fault_that_has_not_happened(server: MemoryJobServer) -> None:
     server.client()
     server.drop_before(SUBMIT_JOB)
-    assert_complaint(server, "drop_before(SUBMIT_JOB) has not happened: no such packet has come")
+    assert_complaint(
+        server, "drop_before(SUBMIT_JOB) has not happened: no such packet has come, only OPTION_REQ, GET_STATUS"
+    )
 
 
 def test_close_while_silent(server: MemoryJobServer) -> None:
@@ -880,3 +892,53 @@ def test_p8_a_port_that_can_not_be(port: int) -> None:
 def test_p10_advance_is_for_clocks() -> None:
     with pytest.raises(TypeError, match="only on a Clock"):
         MemoryJobServer(reactor).advance(1)
+
+
+def test_p7_a_server_that_goes_down_and_comes_back(server: MemoryJobServer) -> None:
+    client = server.client()
+    told = outcome(client.add_task("reverse", b"1"))
+    with server.go_down() as fault:
+        assert [type(error) for error in told] == [TaskLost]
+        with pytest.raises(NoServersAvailable):
+            server.result_of(client.add_task("reverse", b"2"))
+    server.advance(5)
+    assert fault.happened
+    told = outcome(client.add_task("reverse", b"3"))
+    assert server.queued("reverse") == [b"3"]
+    server.take("reverse").complete(b"!")
+    assert told == [b"!"]
+
+
+def test_m4_a_server_that_is_started_anew_has_no_jobs(server: MemoryJobServer) -> None:
+    client = server.client()
+    before = server.result_of(client.add_task_bg("reverse", b"1"))
+    server.go_down(lose_jobs=True).end()
+    server.advance(5)
+    assert server.queued("reverse") == []
+    assert server.result_of(client.add_task_bg("reverse", b"2")).handle == before.handle
+
+
+def test_a_real_worker_does_the_jobs(server: MemoryJobServer) -> None:
+    """Of two servers; jobs that run are cancelled when the time for them is over."""
+    other = MemoryJobServer(server.clock)
+    worker = server.worker(other, drain_timeout=2.0)
+    worker.register_function("reverse", lambda job: job.workload[::-1])
+    worker.register_function("never", lambda job: Deferred())
+    clients = [each.client() for each in (server, other)]
+    results = [server.result_of(client.add_task("reverse", b"abc")) for client in clients]
+    assert results == [b"cba"] * 2
+    told = outcome(clients[0].add_task("never"))
+    server.advance()
+    start = server.clock.seconds()
+    assert server.result_of(server.close()) is None
+    assert server.clock.seconds() == start + 2
+    assert [type(error) for error in told] == [ClientStopped]
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_other_servers_are_verified_with_the_first(server: MemoryJobServer) -> None:
+    other = MemoryJobServer(server.clock)
+    server.client(other)
+    other.reject("QUEUE_ERROR")
+    with pytest.raises(AssertionError, match="QUEUE_ERROR"):
+        server.result_of(server.close())

@@ -23,7 +23,7 @@ Numbers such as H10 are those of GEARMAN.md, which tells what servers were measu
 
 from __future__ import annotations
 
-from .faults import Fault, HeldAnswers
+from .faults import SUBMITS, Fault, HeldAnswers
 from .protocol import JobServerProtocol
 from .server import MemoryJobServer
 from .taken import TakenJob
@@ -31,6 +31,7 @@ from .trial import JobServerMixin
 from .wire import MemoryAddress, MemoryEndpoint
 
 __all__ = [
+    "SUBMITS",
     "Fault",
     "HeldAnswers",
     "JobServerMixin",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol as Interface
 
 from ..packets import WORK_DATA, WORK_EXCEPTION, WORK_FAIL, WORK_WARNING, PacketType
@@ -38,10 +39,16 @@ class Core:
     """A job server without its doors."""
 
     def __init__(self, seconds: Callable[[], float], job_retries: int, handle_prefix: bytes, exceptions: bool) -> None:
-        self.jobs = Jobs(seconds, job_retries, handle_prefix)
+        self._make_jobs = partial(Jobs, seconds, job_retries, handle_prefix)
+        self.jobs = self._make_jobs()
         self.exceptions = exceptions
         self.connections: list[Connection] = []
         self._connected = 0
+
+    def forget_jobs(self) -> None:
+        """Begin anew. Nobody must be connected."""
+        assert not self.connections
+        self.jobs = self._make_jobs()
 
     # Connections.
 

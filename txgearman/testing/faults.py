@@ -128,6 +128,10 @@ class HeldAnswers(Fault):
 class _AtPacket(Fault):
     """Something that happens when packets of some types come."""
 
+    def complaint(self) -> str | None:
+        complaint = super().complaint()
+        return complaint if self.happened else f"{complaint}, only {self._faults.what_came()}"
+
     types: tuple[PacketType, ...] = ()
     function: bytes | None = None
 
@@ -171,6 +175,7 @@ class Faults:
         self._sending: dict[Any, IDelayedCall] = {}
         self._closing: set[Any] = set()
         self._black_holed: set[Any] = set()
+        self._came: dict[PacketType, None] = {}
 
     # For tests.
 
@@ -307,6 +312,7 @@ class Faults:
 
     def before(self, connection: Any, packet_type: PacketType, arguments: list[bytes]) -> bool:
         """A packet has come; return whether the server is not to see it."""
+        self._came[packet_type] = None
         for fault in self._lasting:
             if isinstance(fault, _Instead) and fault.matches(packet_type, arguments):
                 fault.happens()
@@ -343,6 +349,10 @@ class Faults:
     def lasts(self, fault: Fault) -> bool:
         """Whether it has not ended."""
         return fault in self._lasting
+
+    def what_came(self) -> str:
+        """Which types of packets the server has had."""
+        return ", ".join(packet_type.name for packet_type in self._came) or "none at all"
 
     def held_up(self, hold: HeldAnswers) -> int:
         """How many bytes it still holds."""

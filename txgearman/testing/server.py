@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, ensureDeferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTCP
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock
@@ -14,9 +15,10 @@ from twisted.python.failure import Failure
 
 from ..client import GearmanClient
 from ..tasks import name_bytes
+from ..worker import DRAIN_TIMEOUT, GearmanWorker
 from . import text
 from .core import Core
-from .faults import Faults
+from .faults import Fault, Faults
 from .jobs import Function
 from .protocol import JobServerProtocol
 from .taken import Hand, TakenJob
@@ -34,8 +36,14 @@ TOLERANCE: Final = 1e-6
 
 def _clock_of_now() -> Clock:
     clock = Clock()
-    clock.advance(int(time.time()))
+    clock.advance(math.ceil(time.time()))
     return clock
+
+
+def _first_failure(failure: Failure) -> Failure:
+    error = failure.value
+    assert isinstance(error, FirstError)
+    return error.subFailure
 
 
 class MemoryJobServer(ServerFactory, Faults):
@@ -70,7 +78,8 @@ class MemoryJobServer(ServerFactory, Faults):
     ) -> None:
         """
         :param reactor: what times it: a `Clock`, or the reactor. None for a `Clock` of its own, which stands at the
-            present second, so that a job for a time (``at=``) is due when the clock was advanced by so much.
+            next full second, so that a job for a time (``at=``) is due when the clock was advanced by so much. (A test
+            that takes a while should ask the clock, not the wall, what time it is.)
         :param job_retries: how many workers a job is given to, before it fails. 0 for no limit, as is gearmand's
             default.
         :param job_handle_prefix: what handles begin with; up to 40 bytes.
@@ -83,8 +92,11 @@ class MemoryJobServer(ServerFactory, Faults):
         self.clock = _clock_of_now() if reactor is None else reactor
         self._core = Core(self.clock.seconds, job_retries, prefix, exceptions)
         Faults.__init__(self, self.clock, self._core.connections)
-        self._clients: list[GearmanClient] = []
+        self._services: list[GearmanClient | GearmanWorker] = []
         self._ports: list[IListeningPort] = []
+        self._others: dict[MemoryJobServer, None] = {}
+        self._drain_timeout = 0.0
+        self._closed = False
 
     @property
     def connections(self) -> list[JobServerProtocol]:
@@ -109,18 +121,35 @@ class MemoryJobServer(ServerFactory, Faults):
     def client(self, *others: MemoryJobServer, **options: Any) -> GearmanClient:
         """A started client of this server, which `close` stops.
 
-        :param others: more servers that it is to have; on the same clock: ``MemoryJobServer(server.clock)``.
+        :param others: more servers that it is to have; on the same clock: ``MemoryJobServer(server.clock)``. They are
+            closed with this one.
         :param options: those of `GearmanClient`, other than its servers and reactor.
         :raises ValueError: another server has another clock.
         """
-        if any(other.clock is not self.clock for other in others):
-            raise ValueError("the servers of a client must have one clock: MemoryJobServer(server.clock)")
-        endpoints = [server.endpoint() for server in (self, *others)]
-        client = GearmanClient(endpoints, reactor=self.clock, **options)
-        self._clients.append(client)
+        client = GearmanClient(self._endpoints(others), reactor=self.clock, **options)
+        self._services.append(client)
         client.startService()
         self._settle()
         return client
+
+    def worker(self, *others: MemoryJobServer, **options: Any) -> GearmanWorker:
+        """A started worker of this server, for functions to be registered; `close` stops it, too.
+
+        :param others: as with `client`.
+        :param options: those of `GearmanWorker`, other than its servers and reactor.
+        """
+        worker = GearmanWorker(self._endpoints(others), reactor=self.clock, **options)
+        self._services.append(worker)
+        self._drain_timeout = max(self._drain_timeout, options.get("drain_timeout", DRAIN_TIMEOUT))
+        worker.startService()
+        self._settle()
+        return worker
+
+    def _endpoints(self, others: tuple[MemoryJobServer, ...]) -> list[MemoryEndpoint]:
+        if any(other.clock is not self.clock for other in others):
+            raise ValueError("the servers of a client must have one clock: MemoryJobServer(server.clock)")
+        self._others.update(dict.fromkeys(others))
+        return [server.endpoint() for server in (self, *others)]
 
     def listen(self, port: int = 0, interface: str = "127.0.0.1") -> str:
         """Listen on a port, too, until `close`.
@@ -159,11 +188,12 @@ class MemoryJobServer(ServerFactory, Faults):
         return TakenJob(self._core, hand, job, self._settle)
 
     def queued(self, function: str | bytes) -> list[bytes]:
-        """The workloads of the jobs that are queued for a function, in the order in which `take` would give them."""
+        """The workloads of the jobs that are queued for a function, in the order in which `take` would give them; those
+        for a later time, too."""
         self._settle()
         name = function.encode() if isinstance(function, str) else function
         found = self._core.jobs.functions.get(name)
-        return [job.workload for queue in found.queues for job in queue] if found else []
+        return [job.workload for queue in found.queues for job in queue if not job.dropped] if found else []
 
     def command(self, line: str) -> str:
         """What the server answers to a line of its text protocol, such as ``"status"`` or ``"maxqueue reverse 10"``.
@@ -176,6 +206,21 @@ class MemoryJobServer(ServerFactory, Faults):
         if answer is None:
             raise ValueError(f"gearmand closes the connection: {line!r}")
         return answer.decode("utf-8", "backslashreplace")
+
+    def go_down(self, lose_jobs: bool = False) -> Fault:
+        """Lose every connection and refuse new ones, until the `Fault` ends.
+
+        :param lose_jobs: forget all jobs, as a gearmand does that is started anew; handles are numbered from 1 again.
+        """
+        fault = self.refuse_connections()
+        fault.happens()
+        self._settle()
+        for connection in self.connections:
+            connection.drop()
+        self._settle()
+        if lose_jobs:
+            self._core.forget_jobs()
+        return fault
 
     def result_of(self, outcome: Deferred[Any] | Coroutine[Any, Any, Any]) -> Any:
         """What a Deferred has fired with, or a coroutine has returned, once all that is to happen now has happened.
@@ -209,19 +254,28 @@ class MemoryJobServer(ServerFactory, Faults):
                 return
 
     def close(self) -> Deferred[Any]:
-        """Stop the clients that `client` made, close every connection and port, and `verify`.
+        """Stop the clients and workers that were made here, close every connection and port, and `verify`; the same
+        for the other servers of these clients and workers.
 
-        :return: fires when nothing is left; with a `Clock`, it has fired. Fails with `AssertionError` for a fault that
+        :return: fires when nothing is left. With a `Clock`, it has fired; if jobs run, their worker's drain_timeout has
+            passed on it. Fails with `AssertionError` for a fault that
             has not happened, or answers that are still held.
         """
+        self._closed = True
         verified = maybeDeferred(self.verify)
         for fault in list(self._lasting):
             self.ended(fault)
-        stopping = [maybeDeferred(client.stopService) for client in self._clients]
+        stopping = [maybeDeferred(service.stopService) for service in self._services]
         stopping += [maybeDeferred(port.stopListening) for port in self._ports]
-        stopped = gatherResults(stopping).addCallback(self._drop_all)
+        stopped = gatherResults(stopping).addCallback(self._drop_all).addCallback(self._close_others)
         self._settle()
+        if isinstance(self.clock, Clock) and not stopped.called:
+            self.advance(self._drain_timeout)
         return stopped.addCallback(lambda _: verified)
+
+    def _close_others(self, _: object) -> Deferred[Any]:
+        closing = [other.close() for other in self._others if not other._closed]
+        return gatherResults(closing, consumeErrors=True).addErrback(_first_failure)
 
     def _drop_all(self, _: object) -> Deferred[Any]:
         connections = self.connections
