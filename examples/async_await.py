@@ -13,7 +13,6 @@ from typing import Any
 
 from twisted.internet.defer import gatherResults
 from twisted.internet.task import react
-
 from txgearman import GearmanClient, TaskException
 
 VERSES = [b"the rose is red", b"the violet is blue", b"the honey is sweet"]

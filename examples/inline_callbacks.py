@@ -14,7 +14,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater, react
-
 from txgearman import GearmanClient, JobHandle, Task
 
 TEXT = b"row, row, row your boat\n" * 1000

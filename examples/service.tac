@@ -16,7 +16,6 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-
 from txgearman import GearmanClient, GearmanError
 
 log = Logger()

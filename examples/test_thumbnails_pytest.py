@@ -1,9 +1,9 @@
 from typing import Any
 
 import pytest
-from thumbnails import BROKEN, LATER, thumbnail
-
 from txgearman.testing import MemoryJobServer
+
+from thumbnails import BROKEN, LATER, thumbnail
 
 pytest_plugins = ["txgearman.testing.pytest_plugin"]
 

@@ -1,7 +1,7 @@
-from thumbnails import BROKEN, LATER, thumbnail
 from twisted.trial.unittest import SynchronousTestCase
-
 from txgearman.testing import JobServerMixin
+
+from thumbnails import BROKEN, LATER, thumbnail
 
 
 class ThumbnailTests(JobServerMixin, SynchronousTestCase):

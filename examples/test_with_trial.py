@@ -12,7 +12,6 @@ import os
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
-
 from txgearman import ClientStopped, GearmanClient, TaskException
 
 SERVER = os.environ.get("GEARMAN_SERVER", "127.0.0.1:4730")

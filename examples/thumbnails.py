@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
-
 from txgearman import GearmanClient, TaskFailed
 
 BROKEN: Final = b"the picture of a broken picture"

@@ -18,10 +18,10 @@ from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError, ensureDeferred, gatherResults
 from twisted.internet.task import react
-from worker import make_worker
-
 from txgearman import GearmanClient, GearmanError, Task, TaskException
 from txgearman.testing import MemoryJobServer
+
+from worker import make_worker
 
 PIECE: Final = 64 * 1024
 """Bytes of a job's text, up to the end of the line."""

@@ -18,7 +18,6 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater, react
-
 from txgearman import GearmanWorker, Job
 
 WORD: Final = re.compile(r"\w+(?:['\u2019]\w+)*")

@@ -15,7 +15,6 @@ from twisted.application.internet import TimerService
 from twisted.application.service import Application
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-
 from txgearman import GearmanClient, GearmanError, GearmanWorker, Job
 
 log = Logger()
