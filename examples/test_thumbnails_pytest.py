@@ -1,9 +1,8 @@
 from typing import Any
 
 import pytest
-from txgearman.testing import MemoryJobServer
-
 from thumbnails import BROKEN, LATER, thumbnail
+from txgearman.testing import MemoryJobServer
 
 pytest_plugins = ["txgearman.testing.pytest_plugin"]
 

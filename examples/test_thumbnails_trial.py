@@ -1,7 +1,6 @@
+from thumbnails import BROKEN, LATER, thumbnail
 from twisted.trial.unittest import SynchronousTestCase
 from txgearman.testing import JobServerMixin
-
-from thumbnails import BROKEN, LATER, thumbnail
 
 
 class ThumbnailTests(JobServerMixin, SynchronousTestCase):

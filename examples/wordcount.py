@@ -20,7 +20,6 @@ from twisted.internet.defer import CancelledError, Deferred, FirstError, ensureD
 from twisted.internet.task import react
 from txgearman import GearmanClient, GearmanError, Task, TaskException
 from txgearman.testing import MemoryJobServer
-
 from worker import make_worker
 
 PIECE: Final = 64 * 1024
