@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,9 +48,9 @@ class GearmanService(Service):
 def positive_seconds(name: str, value: float) -> float:
     """Check a number of seconds.
 
-    :raises ValueError: it is not more than 0.
+    :raises ValueError: it is not more than 0, or not finite.
     """
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")
     return value
 

@@ -90,7 +90,7 @@ class GearmanWorker(GearmanService):
         :param format_exception: makes what is sent of an exception. By default, its type and text, and no traceback.
         :param poll_interval: seconds after which a sleeping worker looks by itself whether there is a job. gearmand
             1.1 does not wake it for a job whose time (``at=``) has come, so such a job starts so much later at most.
-        :param drain_timeout: seconds that running jobs get to end when the worker is stopped.
+        :param drain_timeout: seconds that running jobs get to end when the worker is stopped; 0 for none.
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
         :param max_packet_size: bytes that the body of a packet from a server may have.
         :raises TypeError, ValueError: for an argument that can't be meant.
@@ -101,7 +101,7 @@ class GearmanWorker(GearmanService):
         self._max_jobs = max_jobs
         self._format_exception = format_exception
         self._poll_interval = positive_seconds("poll_interval", poll_interval)
-        self._drain_timeout = positive_seconds("drain_timeout", drain_timeout)
+        self._drain_timeout = drain_timeout if drain_timeout == 0 else positive_seconds("drain_timeout", drain_timeout)
         # An address is read once for each post; a generator could be read but once.
         self._job_servers = job_servers if isinstance(job_servers, (str, bytes)) else list(job_servers)
         self._functions: dict[bytes, Function] = {}

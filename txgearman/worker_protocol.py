@@ -46,6 +46,8 @@ __all__ = ["Assignment", "Dialect", "GearmanWorkerFactory", "GearmanWorkerProtoc
 
 _log = Logger()
 
+_MOST_MILLISECONDS: Final = 2**31 - 1  # more overflows; far more can end a gearmand (GEARMAN.md C1)
+
 
 @dataclass(frozen=True)
 class Dialect:
@@ -63,7 +65,11 @@ class Dialect:
     exception_ends: bool
 
 
-GEARMAND: Final = Dialect("gearmand", GRAB_JOB_ALL.request(), lambda seconds: b"%d" % round(seconds * 1000), True)
+def _milliseconds(seconds: float) -> bytes:
+    return b"%d" % min(round(seconds * 1000), _MOST_MILLISECONDS)
+
+
+GEARMAND: Final = Dialect("gearmand", GRAB_JOB_ALL.request(), _milliseconds, True)
 PERL: Final = Dialect("perl", GRAB_JOB_UNIQ.request(), lambda seconds: b"%.3f" % seconds, False)
 GEARD: Final = Dialect("geard", GRAB_JOB_UNIQ.request(), None, True)
 
