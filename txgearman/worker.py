@@ -91,7 +91,8 @@ class GearmanWorker(GearmanService):
         :param poll_interval: seconds after which a sleeping worker looks by itself whether there is a job. gearmand
             1.1 does not wake it for a job whose time (``at=``) has come, so such a job starts so much later at most.
         :param drain_timeout: seconds that running jobs get to end when the worker is stopped; 0 for none.
-        :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
+        :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer; and that a
+            server may take to answer a request for a job, before its connection is dropped.
         :param max_packet_size: bytes that the body of a packet from a server may have.
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
@@ -110,10 +111,10 @@ class GearmanWorker(GearmanService):
         self._asked = 0
         self._main = Post(self, [])
         self._limited: dict[bytes, Post] = {}
-        self._leaving: dict[Post, None] = {}
+        # Those that are being left, with the timer that ends it.
+        self._leaving: dict[Post, IDelayedCall | None] = {}
         self._started = False
         self._poll: IDelayedCall | None = None
-        self._deadline: IDelayedCall | None = None
         self._stopped = Waiters()
 
     # Functions.
@@ -221,9 +222,14 @@ class GearmanWorker(GearmanService):
                 self._limited[wire_name] = Post(self, post.functions.values(), post.limit)
             for post in posts:
                 self._leave(post)
-            if self._leaving and self._deadline is None:
-                self._deadline = self._reactor.callLater(self._drain_timeout, self._hurry)
+            for post, deadline in self._leaving.items():
+                # What a post runs is abandoned with its connections.
+                self._leaving[post] = deadline or self._reactor.callLater(self._drain_timeout, self._hurry, post)
         return self._stopped.wait() if self._leaving else succeed(None)
+
+    def _hurry(self, post: Post) -> None:
+        self._leaving[post] = None
+        post.stop()
 
     def _posts(self) -> list[Post]:
         return [self._main, *self._limited.values()]
@@ -237,16 +243,9 @@ class GearmanWorker(GearmanService):
         post.retire().addCallback(self._left, post)
 
     def _left(self, _: None, post: Post) -> None:
-        del self._leaving[post]
+        cancel_timer(self._leaving.pop(post))
         if not self._leaving:
-            cancel_timer(self._deadline)
-            self._deadline = None
             self._stopped.fire(None)
-
-    def _hurry(self) -> None:
-        self._deadline = None
-        for post in list(self._leaving):
-            post.stop()  # what it runs is abandoned with its connections
 
     def servers_for(self, post: Post) -> JobServers:
         """For a post: the servers, with connections that are told to it."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from typing import Protocol as Interface
 
+from twisted.internet.error import TimeoutError
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -24,8 +26,10 @@ from .packets import (
     CAN_DO,
     CAN_DO_TIMEOUT,
     CANT_DO,
+    GRAB_JOB,
     GRAB_JOB_ALL,
     GRAB_JOB_UNIQ,
+    JOB_ASSIGN,
     JOB_ASSIGN_ALL,
     JOB_ASSIGN_UNIQ,
     MAX_PACKET_SIZE,
@@ -70,7 +74,7 @@ def _milliseconds(seconds: float) -> bytes:
 
 
 GEARMAND: Final = Dialect("gearmand", GRAB_JOB_ALL.request(), _milliseconds, True)
-PERL: Final = Dialect("perl", GRAB_JOB_UNIQ.request(), lambda seconds: b"%.3f" % seconds, False)
+PERL: Final = Dialect("perl", GRAB_JOB.request(), lambda seconds: b"%.3f" % seconds, False)
 GEARD: Final = Dialect("geard", GRAB_JOB_UNIQ.request(), None, True)
 
 
@@ -129,6 +133,8 @@ class GearmanWorkerProtocol(GearmanProtocol):
         self.grabs = 0
         self.asleep = False
         self.jobs: dict[bytes, Any] = {}
+        self._patience: IDelayedCall | None = None
+        self._moved = False
 
     @property
     def in_flight(self) -> int:  # type: ignore[override]  # it is only read
@@ -170,10 +176,28 @@ class GearmanWorkerProtocol(GearmanProtocol):
     # Jobs.
 
     def grab(self) -> None:
-        """Ask for a job; the taker will be told of one answer for each call."""
+        """Ask for a job; the taker will be told of one answer for each call.
+
+        A server that does not answer in time is dropped: the job that may come has a slot of the worker's.
+        """
         self.asleep = False
         self.grabs += 1
         self.transport.write(self.dialect.grab)
+        if self._patience is None:
+            self._moved = True
+            self._run_out_of_patience()
+
+    def _run_out_of_patience(self) -> None:
+        # One timer for however many requests; it looks whether any was answered since it looked last.
+        if not self.grabs:
+            self._patience = None
+        elif self._moved:
+            self._moved = False
+            timeout = self.factory.answer_timeout
+            self._patience = self.factory.reactor.callLater(timeout, self._run_out_of_patience)
+        else:
+            self._patience = None
+            self.abort(TimeoutError(string=f"no answer within {self.factory.answer_timeout} seconds"))
 
     def sleep(self) -> None:
         """Have the server say when there is a job."""
@@ -205,6 +229,9 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     def all_lost(self, error: Exception) -> None:
         jobs, self.jobs = self.jobs, {}
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
         super().all_lost(error)
         self.factory.taker.link_lost(self, list(jobs.values()))
         self.grabs = 0
@@ -226,6 +253,11 @@ class GearmanWorkerProtocol(GearmanProtocol):
         self._grab_answered(NO_JOB)
         self.factory.taker.no_job(self)
 
+    def _assigned(self, arguments: list[bytes]) -> None:
+        handle, function, workload = arguments
+        self._grab_answered(JOB_ASSIGN)
+        self.factory.taker.assigned(self, Assignment(handle, function, b"", b"", workload))
+
     def _assigned_uniq(self, arguments: list[bytes]) -> None:
         handle, function, unique, workload = arguments
         self._grab_answered(JOB_ASSIGN_UNIQ)
@@ -239,6 +271,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
         if not self.grabs:
             raise ProtocolError(f"{answer} that answers nothing")
         self.grabs -= 1
+        self._moved = True
 
     def _noop(self, _: list[bytes]) -> None:
         # One that comes to a worker that is awake tells nothing: it is about to ask anyway.
@@ -248,6 +281,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {
         NO_JOB: _no_job,
+        JOB_ASSIGN: _assigned,
         JOB_ASSIGN_UNIQ: _assigned_uniq,
         JOB_ASSIGN_ALL: _assigned_all,
         NOOP: _noop,
@@ -273,10 +307,12 @@ class GearmanWorkerFactory(GearmanFactory):
         :param reactor: None for the global one.
         :param taker: who has the jobs done.
         :param name: the server's address, as job handles are to name it.
+        :param connect_timeout: seconds up to the first good answer; and those that each request for a job may take.
         """
         super().__init__(reactor, observer=observer, connect_timeout=connect_timeout, max_packet_size=max_packet_size)
         self.taker = taker
         self.name = name
+        self.answer_timeout = connect_timeout
 
     def link_ready(self, link: GearmanProtocol) -> None:
         assert isinstance(link, GearmanWorkerProtocol)
