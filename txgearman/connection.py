@@ -151,15 +151,15 @@ class GearmanProtocol(Protocol):
         self._come_down(error)
         self._abort_transport()
 
-    def close(self, error: Exception) -> None:
-        """Close the connection once what was written has gone out, or `CLOSE_TIMEOUT` has passed.
+    def close(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Close the connection once what was written has gone out, or `timeout` seconds have passed.
 
         What waits for an answer fails at once, because of `error`.
         """
         if self.error is not None:
             return
         self._come_down(error)
-        self._abort_call = self.factory.reactor.callLater(CLOSE_TIMEOUT, self._abort_late)
+        self._abort_call = self.factory.reactor.callLater(timeout, self._abort_late)
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -403,16 +403,17 @@ class GearmanFactory(ReconnectingClientFactory):
             return fail(self._stopped_by)
         return self._awaiting.wait()
 
-    def stop(self, error: Exception) -> Deferred[None]:
+    def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
         """Close the connection and try no more. What waits for an answer fails with `error`, or because of it.
 
+        :param timeout: seconds that what was written may take to go out.
         :return: fires when no socket and no timer is left; soon, whatever the peer does.
         """
         self._stopped_by = error
         self.stopTrying()
         self.next_attempt = None
         if self.link is not None and self.link.error is None:
-            self.link.close(error)
+            self.link.close(error, timeout)
         self._awaiting.fire(Failure(error))
         return self._stopping.wait() if self._active else succeed(None)
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from .connection import Waiters
+from .connection import CLOSE_TIMEOUT, Waiters
 from .errors import ClientStopped
 from .jobs import Function, Job
 from .servers import JobServers
@@ -38,10 +38,12 @@ _REST: Final = 0.25  # seconds that it then has to wait
 class Owner(Interface):
     """The worker, as its posts know it.
 
+    :ivar drain_timeout: seconds that jobs and their results may take when the worker is stopped.
     :ivar busy: how many jobs run or are asked for, of all posts.
     """
 
     client_id: bytes
+    drain_timeout: float
     busy: int
 
     def servers_for(self, post: Post) -> JobServers:
@@ -150,15 +152,18 @@ class Post:
         self._stop_if_done()
         return stopped
 
-    def stop(self) -> None:
-        """Disconnect now. The servers give what runs to others."""
+    def stop(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Disconnect now. The servers give what runs to others.
+
+        :param timeout: seconds that what was written may take to go out.
+        """
         if not self._stopping:
             self._stopping = True
-            self.servers.stop(ClientStopped("the worker was stopped")).addCallback(self._stopped.fire)
+            self.servers.stop(ClientStopped("the worker was stopped"), timeout).addCallback(self._stopped.fire)
 
     def _stop_if_done(self) -> None:
         if self._retired and not self.busy:
-            self.stop()
+            self.stop(max(self._worker.drain_timeout, CLOSE_TIMEOUT))  # results may be large, and the server slow
 
     # What its connections tell.
 

@@ -17,7 +17,15 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .connection import CONNECT_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol, LinkObserver, Waiters
+from .connection import (
+    CLOSE_TIMEOUT,
+    CONNECT_TIMEOUT,
+    EndpointConnector,
+    GearmanFactory,
+    GearmanProtocol,
+    LinkObserver,
+    Waiters,
+)
 from .errors import ClientStopped, NoServersAvailable, ServerError
 from .packets import PacketType
 
@@ -279,8 +287,10 @@ class JobServers:
         for server in self._servers:
             server.start()
 
-    def stop(self, error: Exception) -> Deferred[Any]:
+    def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[Any]:
         """Disconnect from all of them.
+
+        :param timeout: seconds that what was written may take to go out.
 
         :return: fires when no socket and no timer is left, of this stop or an earlier one.
         """
@@ -288,7 +298,7 @@ class JobServers:
         detached = [factory for server in self._servers if (factory := server.detach())]
         self._stopping.update(dict.fromkeys(detached))
         for factory in detached:
-            factory.stop(error).addCallback(self._factory_stopped, factory)
+            factory.stop(error, timeout).addCallback(self._factory_stopped, factory)
         return self._stopped.wait() if self._stopping else succeed(None)
 
     def _factory_stopped(self, _: None, factory: GearmanFactory) -> None:

@@ -75,7 +75,7 @@ class GearmanWorker(GearmanService):
         client_id: str | bytes = "",
         max_jobs: int = 10,
         reactor: Any = None,
-        format_exception: Callable[[Failure], bytes] = format_exception,
+        format_exception: Callable[[Failure], bytes | None] = format_exception,
         poll_interval: float = POLL_INTERVAL,
         drain_timeout: float = DRAIN_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
@@ -88,6 +88,8 @@ class GearmanWorker(GearmanService):
         :param max_jobs: how many jobs run at a time, of all functions and servers together.
         :param reactor: None for the global one.
         :param format_exception: makes what is sent of an exception. By default, its type and text, and no traceback.
+            None makes it a failure without one: for clients that have not asked for exceptions, and that wait for ever
+            where gearmand tells them of one by a WORK_FAIL that they don't recognize (GEARMAN.md M1), as libgearman.
         :param poll_interval: seconds after which a sleeping worker looks by itself whether there is a job. gearmand
             1.1 does not wake it for a job whose time (``at=``) has come, so such a job starts so much later at most.
         :param drain_timeout: seconds that running jobs get to end when the worker is stopped; 0 for none.
@@ -102,7 +104,7 @@ class GearmanWorker(GearmanService):
         self._max_jobs = max_jobs
         self._format_exception = format_exception
         self._poll_interval = positive_seconds("poll_interval", poll_interval)
-        self._drain_timeout = drain_timeout if drain_timeout == 0 else positive_seconds("drain_timeout", drain_timeout)
+        self.drain_timeout = drain_timeout if drain_timeout == 0 else positive_seconds("drain_timeout", drain_timeout)
         # An address is read once for each post; a generator could be read but once.
         self._job_servers = job_servers if isinstance(job_servers, (str, bytes)) else list(job_servers)
         self._functions: dict[bytes, Function] = {}
@@ -224,7 +226,7 @@ class GearmanWorker(GearmanService):
                 self._leave(post)
             for post, deadline in self._leaving.items():
                 # What a post runs is abandoned with its connections.
-                self._leaving[post] = deadline or self._reactor.callLater(self._drain_timeout, self._hurry, post)
+                self._leaving[post] = deadline or self._reactor.callLater(self.drain_timeout, self._hurry, post)
         return self._stopped.wait() if self._leaving else succeed(None)
 
     def _hurry(self, post: Post) -> None:
@@ -328,21 +330,26 @@ class GearmanWorker(GearmanService):
             job.fail()
         else:
             _log.failure("{job} failed", result, job=job)
-            job.send_exception(self._formatted(result))
+            self._send_exception(job, result)
 
-    def _formatted(self, failure: Failure) -> bytes:
+    def _send_exception(self, job: Job, failure: Failure) -> None:
         try:
-            return payload_bytes("what format_exception returns", self._format_exception(failure))
+            data = self._format_exception(failure)
+            payload = None if data is None else payload_bytes("what format_exception returns", data)
         except Exception:  # it is the user's; the job must have an end all the same
             _log.failure("format_exception failed")
             assert failure.type is not None
-            return failure.type.__name__.encode()
+            payload = failure.type.__name__.encode()  # the text may be what it was to hide
+        if payload is None:
+            job.fail()
+        else:
+            job.send_exception(payload)
 
     def _time_out(self, job: Job, seconds: float) -> None:
         job.timer = None
         if not job.ended:
             _log.warn("{job} took longer than {seconds} seconds", job=job, seconds=seconds)
-            job.send_exception(self._formatted(Failure(TimeoutError(f"it took longer than {seconds} seconds"))))
+            self._send_exception(job, Failure(TimeoutError(f"it took longer than {seconds} seconds")))
         self._cancel(job)
 
     def abandon(self, job: Job, why: str) -> None:
