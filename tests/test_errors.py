@@ -12,6 +12,8 @@ from txgearman import errors
 from txgearman.errors import (
     ClientStopped,
     GearmanError,
+    JobEnded,
+    JobFailed,
     NoServersAvailable,
     ProtocolError,
     ServerError,
@@ -32,6 +34,8 @@ PARENTS: dict[type[Exception], type[Exception]] = {
     ServerError: GearmanError,
     NoServersAvailable: GearmanError,
     ClientStopped: GearmanError,
+    JobFailed: GearmanError,
+    JobEnded: GearmanError,
     TaskError: GearmanError,
     TaskFailed: TaskError,
     TaskException: TaskFailed,
