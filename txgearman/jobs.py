@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
-from threading import get_ident
-from types import AsyncGeneratorType, GeneratorType
+from contextlib import aclosing, closing
+from threading import Lock, get_ident
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -18,6 +19,8 @@ from .service import MOST_BYTES
 from .tasks import JobHandle, payload_bytes
 
 __all__ = ["Function", "Job"]
+
+_ENDING: Final = Lock()
 
 MOST_STEPS: Final = 2**32 - 1
 """Of a status: gearmand keeps 32 bits of it (GEARMAN.md section 5)."""
@@ -38,6 +41,7 @@ class Job:
 
     __slots__ = (
         "__weakref__",
+        "_closed",
         "_ended",
         "_link",
         "_thread",
@@ -55,7 +59,8 @@ class Job:
         :param link: the connection that it came on.
         """
         self._link = link
-        self._ended = ""
+        self._ended = ""  # how, as soon as somebody has said so
+        self._closed = False  # whether that has been sent
         self._thread = get_ident()
         self.function = function
         self.handle = JobHandle(link.factory.name, assignment.handle)
@@ -126,25 +131,37 @@ class Job:
     def let_go(self, why: str) -> None:
         """For the worker: nothing more can be said of it."""
         self._ended = why
+        self._closed = True
 
     def _send(self, method: Callable[..., None], *arguments: Any) -> None:
         self._check()
-        self._in_reactor(method, *arguments)
+        self._in_reactor(self._send_open, method, arguments)
 
     def _end(self, how: str, method: Callable[..., None], *arguments: Any) -> None:
-        self._check()
-        self._ended = how
-        self._in_reactor(method, *arguments)
+        with _ENDING:  # two threads may be about to
+            self._check()
+            self._ended = how
+        self._in_reactor(self._send_last, method, arguments)
 
     def _check(self) -> None:
         if self._ended:
             raise JobEnded(f"{self}: {self._ended}")
 
-    def _in_reactor(self, method: Callable[..., None], *arguments: Any) -> None:
+    def _in_reactor(self, call: Callable[..., None], *arguments: Any) -> None:
         if get_ident() == self._thread:
-            method(self.handle.handle, *arguments)
+            call(*arguments)
         else:
-            self._link.factory.reactor.callFromThread(method, self.handle.handle, *arguments)
+            self._link.factory.reactor.callFromThread(call, *arguments)
+
+    def _send_open(self, method: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        # What a thread said may come here only after the reactor has ended the job.
+        if not self._closed:
+            method(self.handle.handle, *arguments)
+
+    def _send_last(self, method: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        if not self._closed:
+            self._closed = True
+            method(self.handle.handle, *arguments)
 
 
 def _payload(name: str, data: bytes) -> bytes:
@@ -196,23 +213,28 @@ class Function:
         if isinstance(result, GeneratorType):
             return ensureDeferred(_send_chunks(job, result, reactor))
         if isinstance(result, AsyncGeneratorType):
-            return ensureDeferred(_send_async_chunks(job, result))
+            return ensureDeferred(_send_async_chunks(job, result, reactor))
         return result
 
     def _call_in_thread(self, job: Job) -> Any:
         result: Any = self._call(job)
-        if not isinstance(result, GeneratorType):
-            return result
-        while True:
-            try:
-                job.send_data(next(result))
-            except StopIteration as stop:
-                return stop.value
+        if isinstance(result, GeneratorType):
+            with closing(result):
+                while True:
+                    try:
+                        job.send_data(next(result))
+                    except StopIteration as stop:
+                        return stop.value
+        if inspect.iscoroutine(result):
+            result.close()  # else Python warns that nobody has awaited it
+        if isinstance(result, (Deferred, AsyncGeneratorType, CoroutineType)):
+            raise TypeError(f"a function that is threaded can't return a {type(result).__name__}")
+        return result
 
 
 async def _send_chunks(job: Job, chunks: Generator[bytes, None, Any], reactor: Any) -> Any:
     """One chunk in a turn of the reactor, so that others have theirs."""
-    try:
+    with closing(chunks):
         while True:
             try:
                 chunk = next(chunks)
@@ -220,13 +242,10 @@ async def _send_chunks(job: Job, chunks: Generator[bytes, None, Any], reactor: A
                 return stop.value
             job.send_data(chunk)
             await deferLater(reactor, 0)
-    finally:
-        chunks.close()
 
 
-async def _send_async_chunks(job: Job, chunks: AsyncGenerator[bytes, None]) -> None:
-    try:
+async def _send_async_chunks(job: Job, chunks: AsyncGenerator[bytes, None], reactor: Any) -> None:
+    async with aclosing(chunks):
         async for chunk in chunks:
             job.send_data(chunk)
-    finally:
-        await chunks.aclose()
+            await deferLater(reactor, 0)

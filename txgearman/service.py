@@ -48,8 +48,11 @@ class GearmanService(Service):
 def positive_seconds(name: str, value: float) -> float:
     """Check a number of seconds.
 
+    :raises TypeError: it is no number.
     :raises ValueError: it is not more than 0, or not finite.
     """
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")
     return value

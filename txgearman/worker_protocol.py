@@ -134,7 +134,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
         self.asleep = False
         self.jobs: dict[bytes, Any] = {}
         self._patience: IDelayedCall | None = None
-        self._moved = False
+        self._silence = 0  # looks for an answer in vain
 
     @property
     def in_flight(self) -> int:  # type: ignore[override]  # it is only read
@@ -184,20 +184,20 @@ class GearmanWorkerProtocol(GearmanProtocol):
         self.grabs += 1
         self.transport.write(self.dialect.grab)
         if self._patience is None:
-            self._moved = True
-            self._run_out_of_patience()
+            self._silence = 0
+            self._patience = self.factory.reactor.callLater(self.factory.answer_timeout / 2, self._look_for_answer)
 
-    def _run_out_of_patience(self) -> None:
-        # One timer for however many requests; it looks whether any was answered since it looked last.
+    def _look_for_answer(self) -> None:
+        # One timer for however many requests. It takes two looks, since one may come late, just before an answer that
+        # has long been there is read: where somebody's function has blocked the reactor.
+        self._patience = None
+        self._silence += 1
         if not self.grabs:
-            self._patience = None
-        elif self._moved:
-            self._moved = False
-            timeout = self.factory.answer_timeout
-            self._patience = self.factory.reactor.callLater(timeout, self._run_out_of_patience)
-        else:
-            self._patience = None
+            return
+        if self._silence > 1:
             self.abort(TimeoutError(string=f"no answer within {self.factory.answer_timeout} seconds"))
+        else:
+            self._patience = self.factory.reactor.callLater(self.factory.answer_timeout / 2, self._look_for_answer)
 
     def sleep(self) -> None:
         """Have the server say when there is a job."""
@@ -271,7 +271,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
         if not self.grabs:
             raise ProtocolError(f"{answer} that answers nothing")
         self.grabs -= 1
-        self._moved = True
+        self._silence = -1
 
     def _noop(self, _: list[bytes]) -> None:
         # One that comes to a worker that is awake tells nothing: it is about to ask anyway.
@@ -319,4 +319,5 @@ class GearmanWorkerFactory(GearmanFactory):
         if link.error is None:
             link.register()
             super().link_ready(link)
+        if link.error is None:
             self.taker.link_ready(link)
