@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, closing
-from threading import Lock, get_ident
+from threading import RLock, get_ident
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from .tasks import JobHandle, payload_bytes
 
 __all__ = ["Function", "Job"]
 
-_ENDING: Final = Lock()
+_ENDING: Final = RLock()  # a thread may come to end one job while it ends another: in a finalizer
 
 MOST_STEPS: Final = 2**32 - 1
 """Of a status: gearmand keeps 32 bits of it (GEARMAN.md section 5)."""
