@@ -21,14 +21,15 @@ from .jobs import Function, Job
 from .servers import JobServers
 from .worker_protocol import Assignment, GearmanWorkerProtocol
 
-__all__ = ["Post", "cancel_timer"]
+__all__ = ["Post", "Quota", "cancel_timer"]
 
 _log = Logger()
 
 TIMEOUT_MARGIN: Final = 5.0
 """Seconds that a server waits longer than the worker does for a job that takes too long. The worker ends such a job
 itself, and tells why. A server's own time-out is for a worker that hangs; gearmand's is better left alone otherwise,
-since it keeps one timer for a connection and may take the wrong job away (GEARMAN.md section 8)."""
+since it keeps one timer for a connection, may take the wrong job away, and stops it when the worker waits for another
+job (GEARMAN.md section 8)."""
 
 _MOST_VAIN: Final = 10  # times that a server may wake us for nothing, in close succession, and be asked at once
 _CLOSE: Final = 1.0  # seconds
@@ -85,6 +86,19 @@ class _Turn:
         self.rest = None
 
 
+class Quota:
+    """How many jobs of one function may run at a time, whatever post they came by.
+
+    :ivar busy: how many run or are asked for.
+    """
+
+    __slots__ = ("busy", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.busy = 0
+
+
 class Post:
     """A set of functions, and the connections by which they are offered: one to each server.
 
@@ -93,12 +107,12 @@ class Post:
     :ivar turns: of its connections that are ready.
     """
 
-    def __init__(self, worker: Owner, functions: Iterable[Function], limit: int | None = None) -> None:
+    def __init__(self, worker: Owner, functions: Iterable[Function], quota: Quota | None = None) -> None:
         self._worker = worker
         self._retired = False
         self._stopping = False
         self._stopped = Waiters()
-        self.limit = limit
+        self.quota = quota
         self.functions = {function.wire_name: function for function in functions}
         self.turns: dict[GearmanWorkerProtocol, _Turn] = {}
         self.busy = 0
@@ -128,7 +142,7 @@ class Post:
 
     def may_be_asked(self, link: GearmanWorkerProtocol, turn: _Turn) -> bool:
         """Whether this connection may be asked for one more job."""
-        return turn.hungry and link.grabs < turn.window and (self.limit is None or self.busy < self.limit)
+        return turn.hungry and link.grabs < turn.window and (self.quota is None or self.quota.busy < self.quota.limit)
 
     def ask(self, link: GearmanWorkerProtocol, number: int) -> None:
         """Ask it; the worker has a slot for the job.
@@ -137,6 +151,8 @@ class Post:
         """
         self.turns[link].asked = number
         self.busy += 1
+        if self.quota is not None:
+            self.quota.busy += 1
         link.grab()
 
     def retire(self) -> Deferred[None]:
@@ -212,7 +228,10 @@ class Post:
             link.work_fail(assignment.handle)
             self.slot_free()
         else:
+            taken_away = link.jobs.get(assignment.handle)
             job = link.jobs[assignment.handle] = Job(link, function.name, assignment)
+            if taken_away is not None:
+                self._worker.abandon(taken_away, "its server took it away, and has given it out anew")
             self._worker.perform(self, function, job)
         self._worker.fill()
 
@@ -243,6 +262,8 @@ class Post:
         """What was asked for has not come, or is done."""
         self.busy -= 1
         self._worker.busy -= 1
+        if self.quota is not None:
+            self.quota.busy -= 1
         self._stop_if_done()
 
 
@@ -251,6 +272,6 @@ def _server_timeout(function: Function) -> float | None:
 
 
 def cancel_timer(call: IDelayedCall | None) -> None:
-    """Cancel it, if there is one."""
-    if call is not None:
+    """Cancel it, if there is one that waits."""
+    if call is not None and call.active():
         call.cancel()

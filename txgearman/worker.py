@@ -20,10 +20,10 @@ from .connection import CONNECT_TIMEOUT, Waiters
 from .errors import JobFailed
 from .jobs import Function, Job
 from .packets import MAX_PACKET_SIZE
-from .posts import Post, cancel_timer
+from .posts import Post, Quota, cancel_timer
 from .servers import Address, JobServers, ServerInfo
 from .service import GearmanService, check_count, positive_seconds
-from .tasks import MAX_FUNCTION, function_bytes, name_bytes, payload_bytes
+from .tasks import MAX_FUNCTION, function_bytes, name_bytes
 from .worker_protocol import GearmanWorkerFactory
 
 __all__ = ["GearmanWorker", "format_exception"]
@@ -108,7 +108,7 @@ class GearmanWorker(GearmanService):
         # An address is read once for each post; a generator could be read but once.
         self._job_servers = job_servers if isinstance(job_servers, (str, bytes)) else list(job_servers)
         self._functions: dict[bytes, Function] = {}
-        self._running: dict[Job, Function] = {}
+        self._running: dict[Job, tuple[Post, Function]] = {}
         self.busy = 0
         self._asked = 0
         self._main = Post(self, [])
@@ -135,8 +135,9 @@ class GearmanWorker(GearmanService):
         :param name: without the worker's prefix; a `str` is sent as UTF-8.
         :param function: called with a `Job`; see the class for what it may return.
         :param timeout: seconds that one job may take. Then it is cancelled here, and fails with a `TimeoutError` as
-            exception; a thread can't be cancelled, but its job fails. Should the whole worker hang, the server takes
-            the job away a few seconds later, if it can (geard can't).
+            exception; a thread can't be cancelled, but its job fails. The server is told as well, with a few seconds
+            more, for a worker that hangs as a whole: perl's server then fails the job; gearmand gives it to another,
+            but only where the worker has no free slot (``max_jobs``) and so does not wait for a job; geard can't.
         :param threaded: run it in the reactor's thread pool: for code that blocks.
         :param max_jobs: how many of its jobs may run at a time, within the worker's ``max_jobs``. Such a function has
             connections of its own.
@@ -159,7 +160,7 @@ class GearmanWorker(GearmanService):
             name, wire_name, function, timeout=timeout, threaded=threaded, max_jobs=max_jobs
         )
         if max_jobs is not None:
-            post = self._limited[wire_name] = Post(self, [registered], max_jobs)
+            post = self._limited[wire_name] = Post(self, [registered], Quota(max_jobs))
             self._open(post)
         else:
             self._main.add(registered)
@@ -221,16 +222,18 @@ class GearmanWorker(GearmanService):
             posts = list(self._posts())
             self._main = self._new_main()
             for wire_name, post in self._limited.items():
-                self._limited[wire_name] = Post(self, post.functions.values(), post.limit)
+                self._limited[wire_name] = Post(self, post.functions.values(), post.quota)
             for post in posts:
                 self._leave(post)
             for post, deadline in self._leaving.items():
-                # What a post runs is abandoned with its connections.
                 self._leaving[post] = deadline or self._reactor.callLater(self.drain_timeout, self._hurry, post)
         return self._stopped.wait() if self._leaving else succeed(None)
 
     def _hurry(self, post: Post) -> None:
         self._leaving[post] = None
+        for job, (of, _) in list(self._running.items()):
+            if of is post:
+                self.abandon(job, "the worker was stopped")
         post.stop()
 
     def _posts(self) -> list[Post]:
@@ -291,7 +294,7 @@ class GearmanWorker(GearmanService):
 
     def perform(self, post: Post, function: Function, job: Job) -> None:
         """For the posts: do a job."""
-        self._running[job] = function
+        self._running[job] = post, function
         if function.timeout is not None:
             job.timer = self._reactor.callLater(function.timeout, self._time_out, job, function.timeout)
         try:
@@ -335,29 +338,31 @@ class GearmanWorker(GearmanService):
     def _send_exception(self, job: Job, failure: Failure) -> None:
         try:
             data = self._format_exception(failure)
-            payload = None if data is None else payload_bytes("what format_exception returns", data)
-        except Exception:  # it is the user's; the job must have an end all the same
+            if data is None:
+                job.fail()
+            else:
+                job.send_exception(data)
+        except Exception:  # it is the user's formatter; the job must have an end all the same
             _log.failure("format_exception failed")
             assert failure.type is not None
-            payload = failure.type.__name__.encode()  # the text may be what it was to hide
-        if payload is None:
-            job.fail()
-        else:
-            job.send_exception(payload)
+            job.send_exception(failure.type.__name__.encode())  # the text may be what it was to hide
 
     def _time_out(self, job: Job, seconds: float) -> None:
         job.timer = None
         if not job.ended:
             _log.warn("{job} took longer than {seconds} seconds", job=job, seconds=seconds)
             self._send_exception(job, Failure(TimeoutError(f"it took longer than {seconds} seconds")))
+            job.let_go("it timed out")
         self._cancel(job)
 
     def abandon(self, job: Job, why: str) -> None:
         """For the posts: nobody waits for the result any more."""
+        cancel_timer(job.timer)
+        job.timer = None
         job.let_go(why)
         self._cancel(job)
 
     def _cancel(self, job: Job) -> None:
         # A thread can't be cancelled, and has its slot until it ends.
-        if job.deferred is not None and not self._running[job].threaded:
+        if job.deferred is not None and not self._running[job][1].threaded:
             job.deferred.cancel()
