@@ -158,15 +158,21 @@ class Post:
     def retire(self) -> Deferred[None]:
         """Ask for nothing more, and disconnect once all that runs is done.
 
-        :return: fires when no socket and no timer is left.
+        :return: as `when_stopped`.
         """
         self._retired = True
-        stopped: Deferred[None] = self._stopped.wait()
+        stopped = self.when_stopped()
         for turn in self.turns.values():
             turn.hungry = False
             turn.stop_resting()
         self._stop_if_done()
         return stopped
+
+    def when_stopped(self) -> Deferred[None]:
+        """
+        :return: fires when no socket and no timer is left.
+        """
+        return self._stopped.wait()
 
     def stop(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Disconnect now. The servers give what runs to others.

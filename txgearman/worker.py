@@ -11,12 +11,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .connection import CONNECT_TIMEOUT, Waiters
+from .connection import CONNECT_TIMEOUT
 from .errors import JobFailed
 from .jobs import Function, Job
 from .packets import MAX_PACKET_SIZE
@@ -117,7 +117,6 @@ class GearmanWorker(GearmanService):
         self._leaving: dict[Post, IDelayedCall | None] = {}
         self._started = False
         self._poll: IDelayedCall | None = None
-        self._stopped = Waiters()
 
     # Functions.
 
@@ -227,7 +226,9 @@ class GearmanWorker(GearmanService):
                 self._leave(post)
             for post, deadline in self._leaving.items():
                 self._leaving[post] = deadline or self._reactor.callLater(self.drain_timeout, self._hurry, post)
-        return self._stopped.wait() if self._leaving else succeed(None)
+        # Those only that are there by now: after another start, more may be left that this stop is not about.
+        left = gatherResults([post.when_stopped() for post in self._leaving])
+        return left.addCallback(lambda _: None)
 
     def _hurry(self, post: Post) -> None:
         self._leaving[post] = None
@@ -249,8 +250,6 @@ class GearmanWorker(GearmanService):
 
     def _left(self, _: None, post: Post) -> None:
         cancel_timer(self._leaving.pop(post))
-        if not self._leaving:
-            self._stopped.fire(None)
 
     def servers_for(self, post: Post) -> JobServers:
         """For a post: the servers, with connections that are told to it."""
