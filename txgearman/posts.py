@@ -31,6 +31,8 @@ itself, and tells why. A server's own time-out is for a worker that hangs; gearm
 since it keeps one timer for a connection, may take the wrong job away, and stops it when the worker waits for another
 job (GEARMAN.md section 8)."""
 
+_WIDEST: Final = 1024  # requests for jobs that may be out at a connection
+
 _MOST_VAIN: Final = 10  # times that a server may wake us for nothing, in close succession, and be asked at once
 _CLOSE: Final = 1.0  # seconds
 _REST: Final = 0.25  # seconds that it then has to wait
@@ -190,7 +192,8 @@ class Post:
     # What its connections tell.
 
     def registration(self) -> tuple[bytes, list[tuple[bytes, float | None]]]:
-        functions = [(name, _server_timeout(function)) for name, function in self.functions.items()]
+        offered = {} if self._retired else self.functions
+        functions = [(name, _server_timeout(function)) for name, function in offered.items()]
         return self._worker.client_id, functions
 
     def link_ready(self, link: GearmanWorkerProtocol) -> None:
@@ -222,7 +225,7 @@ class Post:
     def assigned(self, link: GearmanWorkerProtocol, assignment: Assignment) -> None:
         turn = self.turns[link]
         turn.vain = 0
-        turn.window *= 2
+        turn.window = min(2 * turn.window, _WIDEST)
         turn.hungry = not self._retired
         function = self.functions.get(assignment.function)
         if function is None:

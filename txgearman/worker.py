@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, TimeoutError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -227,8 +227,10 @@ class GearmanWorker(GearmanService):
             for post, deadline in self._leaving.items():
                 self._leaving[post] = deadline or self._reactor.callLater(self.drain_timeout, self._hurry, post)
         # Those only that are there by now: after another start, more may be left that this stop is not about.
-        left = gatherResults([post.when_stopped() for post in self._leaving])
-        return left.addCallback(lambda _: None)
+        waiting = DeferredList([post.when_stopped() for post in self._leaving])
+        stopped: Deferred[None] = Deferred(lambda _: None)
+        waiting.addCallback(lambda _: None if stopped.called else stopped.callback(None))
+        return stopped
 
     def _hurry(self, post: Post) -> None:
         self._leaving[post] = None
