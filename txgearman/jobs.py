@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import aclosing, closing
 from threading import RLock, get_ident
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
@@ -209,7 +209,7 @@ class Function:
         if type(result) is bytes:  # in a hurry
             return result
         if inspect.iscoroutine(result):
-            return ensureDeferred(result)
+            return ensureDeferred(_outcome(result))
         if isinstance(result, GeneratorType):
             return ensureDeferred(_send_chunks(job, result, reactor))
         if isinstance(result, AsyncGeneratorType):
@@ -232,6 +232,12 @@ class Function:
         return result
 
 
+async def _outcome(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns; or what that comes to, if it is a Deferred: in older Twisted, it would never fire."""
+    result = await coroutine
+    return await result if isinstance(result, Deferred) else result
+
+
 async def _send_chunks(job: Job, chunks: Generator[bytes, None, Any], reactor: Any) -> Any:
     """One chunk in a turn of the reactor, so that others have theirs."""
     with closing(chunks):
@@ -239,7 +245,7 @@ async def _send_chunks(job: Job, chunks: Generator[bytes, None, Any], reactor: A
             try:
                 chunk = next(chunks)
             except StopIteration as stop:
-                return stop.value
+                return await stop.value if isinstance(stop.value, Deferred) else stop.value
             job.send_data(chunk)
             await deferLater(reactor, 0)
 

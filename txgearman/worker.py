@@ -308,8 +308,11 @@ class GearmanWorker(GearmanService):
         else:
             self._finish(result, post, job)
 
-    def _finish(self, result: Any, post: Post, job: Job) -> None:
-        """A function has done what it does."""
+    def _finish(self, result: Any, post: Post, job: Job) -> Any:
+        """A function has done what it does.
+
+        :return: the result, for the author's other uses of the Deferred; what failed is dealt with.
+        """
         del self._running[job]
         job.deferred = None
         cancel_timer(job.timer)
@@ -320,6 +323,7 @@ class GearmanWorker(GearmanService):
             _log.failure("{job}: after its end ({ended})", result, job=job, ended=job.ended)
         post.slot_free()
         self.fill()
+        return None if isinstance(result, Failure) else result
 
     def _end(self, job: Job, result: Any) -> None:
         """Tell what a function returned."""
