@@ -401,6 +401,7 @@ def test_gearman_gives_up_and_its_job_is_dropped(on_each: OnEach) -> None:
         left = place.rows("--status")
         place.run("gearman", "-b", "-f", "up", "y")
         worked = place.run("gearman", "-w", "-f", "up", "-c", "1")
+        place.until_jobs(0)
         return gave_up.err, left, worked, place.rows("--show-jobs")
 
     complaint, *rest = on_each(scenario)
@@ -416,6 +417,7 @@ def test_gearman_worker_sends_data_for_each_line(on_each: OnEach, option: str) -
         peer = place.peer()
         peer.submit(SUBMIT_JOB.request(b"lines", b"", b"a\nb\n"))
         place.run("gearman", "-w", "-f", "lines", option, "-c", "1", "--", "cat")
+        place.until_jobs(0)  # the worker has gone; what it said last may still be on its way
         return peer.so_far()
 
     packets = on_each(scenario)
