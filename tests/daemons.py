@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,27 @@ class Gearmand(Daemon):
         program = shutil.which("gearmand", path=None) or shutil.which("gearmand", path="/usr/sbin")
         assert program, "no gearmand here: apt-get install gearman-job-server"
         return [program, f"--listen={self.listen}", f"--port={self.port}", "--log-file=none", *self.options]
+
+
+class Stunnel(Daemon):
+    """stunnel, from the package stunnel4: speaks TLS in front of a server that speaks plain text."""
+
+    def __init__(self, server: str, certificate: Path, *options: str) -> None:
+        """
+        :param server: the address of that server.
+        :param certificate: a PEM file with stunnel's certificate and key. Its settings are written beside it.
+        :param options: more lines of settings.
+        """
+        super().__init__(*options)
+        self._settings = certificate.with_suffix(f".{self.port}.conf")
+        lines = ["foreground = yes", "pid =", "[gearman]", f"accept = {self.address}"]
+        lines += [f"connect = {server}", f"cert = {certificate}", *options]
+        self._settings.write_text("\n".join(lines) + "\n")
+
+    def command(self) -> list[str]:
+        program = shutil.which("stunnel4")
+        assert program, "no stunnel4 here: apt-get install stunnel4"
+        return [program, str(self._settings)]
 
 
 class Geard(Daemon):

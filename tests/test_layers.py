@@ -16,6 +16,7 @@ ROOMS = [
     "errors",
     "packets",
     "tasks",
+    "tls",
     "connection",
     "client_protocol",
     "servers",

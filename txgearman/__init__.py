@@ -17,10 +17,12 @@ from .errors import (
     TaskLost,
     TaskRejected,
     TaskTimedOut,
+    TLSError,
 )
 from .jobs import Job
 from .servers import ServerInfo, ServerState
 from .tasks import JobHandle, JobStatus, Priority, Task
+from .tls import TLSOptions
 from .worker import GearmanWorker
 
 __version__ = "0.1.0"
@@ -44,6 +46,8 @@ __all__ = [
     "ServerError",
     "ServerInfo",
     "ServerState",
+    "TLSError",
+    "TLSOptions",
     "Task",
     "TaskError",
     "TaskException",

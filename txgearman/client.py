@@ -25,6 +25,7 @@ from .packets import (
 from .servers import Address, JobServer, JobServers, ServerInfo
 from .service import GearmanService
 from .tasks import MAX_HANDLE, MAX_UNIQUE, JobHandle, JobStatus, Priority, Task, name_bytes
+from .tls import TLSOptions
 
 __all__ = ["GearmanClient"]
 
@@ -60,10 +61,12 @@ class GearmanClient(GearmanService):
         exceptions: bool = True,
         connect_timeout: float = CONNECT_TIMEOUT,
         max_packet_size: int = MAX_PACKET_SIZE,
+        tls: TLSOptions | None = None,
     ) -> None:
         """
-        :param job_servers: ``"host"``, ``"host:port"`` (default port 4730), ``"[v6]:port"``, the description of a
-            Twisted client endpoint (``"tls:host:4730"``, ``"unix:/path"``), or an `IStreamClientEndpoint`. One or more.
+        :param job_servers: ``"host"``, ``"host:port"`` (default port 4730), ``"[v6]:port"``, or one of these behind
+            ``"tls:"``; the description of a Twisted client endpoint (``"unix:/path"``); or an `IStreamClientEndpoint`.
+            One or more.
         :param prefix: joined to each function's name with a TAB, as workers with that prefix expect; so applications
             can share servers.
         :param reactor: None for the global one.
@@ -71,6 +74,8 @@ class GearmanClient(GearmanService):
             gearmand says no more than WORK_FAIL.
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
         :param max_packet_size: bytes that a workload may have, and the body of a packet from a server.
+        :param tls: how TLS is spoken with servers at ``"tls:host"``, ``"tls:host:port"`` and ``"tls:[v6]:port"``; None
+            for the defaults of `TLSOptions`. A description with options of its own says all of it.
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
         super().__init__(prefix, reactor, connect_timeout, max_packet_size)
@@ -81,7 +86,9 @@ class GearmanClient(GearmanService):
             connect_timeout=connect_timeout,
             max_packet_size=max_packet_size,
         )
-        self._servers = JobServers(job_servers, self._reactor, make_factory, self._servers_changed, connect_timeout)
+        self._servers = JobServers(
+            job_servers, self._reactor, make_factory, self._servers_changed, connect_timeout, tls
+        )
         self._started = False
         self._stopped = False
         # Tasks not written yet, in order: until a server is there, or all have refused.

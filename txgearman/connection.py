@@ -20,11 +20,20 @@ from typing import Protocol as Interface
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.internet.error import ConnectError, NotConnectingError, TimeoutError, UserError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionDone,
+    ConnectionLost,
+    NotConnectingError,
+    TimeoutError,
+    UserError,
+)
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
     IDelayedCall,
+    IHandshakeListener,
+    ISSLTransport,
     IStreamClientEndpoint,
     ITCPTransport,
 )
@@ -45,6 +54,7 @@ from .packets import (
     Decoder,
     PacketType,
 )
+from .tls import in_words
 
 __all__ = ["EndpointConnector", "GearmanFactory", "GearmanProtocol", "LinkObserver"]
 
@@ -104,9 +114,12 @@ class Fence:
     subject: ClassVar[bytes] = _FENCE_HANDLE
 
 
+@implementer(IHandshakeListener)
 class GearmanProtocol(Protocol):
     """One connection to a job server.
 
+    :ivar shaken: over TLS, whether its handshake is done.
+    :ivar certificate_fault: over TLS, what is wrong with the server's certificate; empty for nothing.
     :ivar ready: whether the server has answered well at least once on this connection.
     :ivar error: None while the connection is of use; then what ended it.
     """
@@ -127,6 +140,8 @@ class GearmanProtocol(Protocol):
         self._answered = 0
         self._abort_call: IDelayedCall | None = None
         self.on_connection_lost: Callable[[Failure], None] | None = None
+        self.shaken = False
+        self.certificate_fault = ""
         self.ready = False
         self.error: Exception | None = None
 
@@ -145,6 +160,9 @@ class GearmanProtocol(Protocol):
             self.request(OPTION_REQ, option, answer=OPTION_RES, subject=option).addErrback(lambda _: None)
         if not self.factory.options:
             self.send_fence()
+
+    def handshakeCompleted(self) -> None:
+        self.shaken = True
 
     def abort(self, error: Exception) -> None:
         """Drop the connection now, unsent data and all, because of `error`."""
@@ -167,9 +185,17 @@ class GearmanProtocol(Protocol):
             self._abort_call.cancel()
             self._abort_call = None
         assert isinstance(reason.value, Exception)
-        self._come_down(reason.value)
+        self._come_down(self.in_words(reason.value))
         if self.on_connection_lost is not None:
             self.on_connection_lost(reason)
+
+    def in_words(self, error: Exception) -> Exception:
+        """Tell what ended the connection so that it can be read."""
+        if ISSLTransport.providedBy(self.transport):
+            return in_words(error, self)
+        if not self.ready and isinstance(error, (ConnectionDone, ConnectionLost)) and is_tcp(self.transport):
+            return type(error)("before any answer; the server may want TLS, and an address with tls:")
+        return error
 
     def _abort_late(self) -> None:
         self._abort_call = None
@@ -481,7 +507,7 @@ class GearmanFactory(ReconnectingClientFactory):
         self._deadline = None
         self._timed_out = True
         if self.link is not None:
-            self.link.abort(self._timeout_error())
+            self.link.abort(self.link.in_words(self._timeout_error()))
         else:
             assert self.connector is not None  # there is a deadline only where there is an attempt
             self.connector.stopConnecting()

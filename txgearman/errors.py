@@ -5,6 +5,7 @@
     GearmanError
     ├── ProtocolError            the server sent what is not Gearman, or more than max_packet_size
     ├── ServerError              an ERROR packet: .code, .text
+    ├── TLSError                 TLS with a server failed: its certificate, ours, or no TLS at all
     ├── NoServersAvailable       no job server could be reached: .reasons, one per server
     ├── ClientStopped            the client was stopped
     ├── JobFailed                raised by a worker's function: the job fails, without an exception
@@ -34,6 +35,7 @@ __all__ = [
     "NoServersAvailable",
     "ProtocolError",
     "ServerError",
+    "TLSError",
     "TaskError",
     "TaskException",
     "TaskFailed",
@@ -72,6 +74,13 @@ class ServerError(GearmanError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.text}" if self.text else self.code
+
+
+class TLSError(GearmanError):
+    """TLS with a server failed. The text says what is wrong; ``__cause__`` is the error of Twisted or OpenSSL.
+
+    The connection is tried again, after a delay; see ``last_error`` in ``GearmanClient.servers``.
+    """
 
 
 class NoServersAvailable(GearmanError):

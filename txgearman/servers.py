@@ -28,6 +28,7 @@ from .connection import (
 )
 from .errors import ClientStopped, NoServersAvailable, ServerError
 from .packets import PacketType
+from .tls import MISSING, TLSOptions
 
 __all__ = ["DEFAULT_PORT", "Address", "JobServer", "JobServers", "ServerInfo", "ServerState", "parse_address"]
 
@@ -36,9 +37,13 @@ _log = Logger()
 DEFAULT_PORT: Final = 4730
 
 Address: TypeAlias = "str | IStreamClientEndpoint"
-"""``host``, ``host:port``, ``[v6]:port``, the description of a Twisted client endpoint, or an endpoint."""
+"""``host``, ``host:port``, ``[v6]:port``, or one of these behind ``tls:``; the description of a Twisted client
+endpoint; or an endpoint."""
 
-_HOST: Final = re.compile(r"(?:tcp:(?=.*:))?(?:\[(?P<v6>[^]]*)\]|(?P<host>[^][:\\=/\s]+))(?::(?P<port>\d+))?", re.ASCII)
+_HOST: Final = re.compile(
+    r"(?:(?P<tls>tls:(?!\d*$))|tcp:(?=.*:))?(?:\[(?P<v6>[^]]*)\]|(?P<host>[^][:\\=/\s]+))(?::(?P<port>\d+))?",
+    re.ASCII,
+)
 _DESCRIPTION: Final = re.compile(r"[a-z][a-z0-9]*:.", re.ASCII | re.DOTALL)
 
 
@@ -74,12 +79,17 @@ class ServerInfo:
 
 
 def parse_address(
-    address: Address, reactor: Any, place: int = 0, timeout: float = CONNECT_TIMEOUT
+    address: Address,
+    reactor: Any,
+    place: int = 0,
+    timeout: float = CONNECT_TIMEOUT,
+    tls: TLSOptions | None = None,
 ) -> tuple[str, IStreamClientEndpoint]:
     """Read one of ``job_servers``.
 
     :param place: its place in the list, which names it if it is an endpoint.
     :param timeout: seconds that a connection to a host may take. Descriptions and endpoints have their own.
+    :param tls: for ``tls:host``, ``tls:host:port`` and ``tls:[v6]:port``; None for the defaults.
     :return: its name, which is the same for all clients that have the same list; and its endpoint. A host's name is
         resolved at each connect, over IPv4 and IPv6.
     :raises TypeError, ValueError: it can't be read.
@@ -90,7 +100,8 @@ def parse_address(
         raise TypeError(f"job_servers: an address must be str or an IStreamClientEndpoint, not {address!r}")
     match = _HOST.fullmatch(address)
     if match:
-        return _host_and_port(address, match, reactor, timeout)
+        name, host, endpoint = _host_and_port(address, match, reactor, timeout)
+        return (f"tls:{name}", (tls or TLSOptions()).wrap(endpoint, host)) if match["tls"] else (name, endpoint)
     if _DESCRIPTION.match(address) and not isIPv6Address(address):
         return address, _described(address, reactor)
     raise ValueError(
@@ -101,28 +112,40 @@ def parse_address(
 
 def _host_and_port(
     address: str, match: re.Match[str], reactor: Any, timeout: float
-) -> tuple[str, IStreamClientEndpoint]:
+) -> tuple[str, str, IStreamClientEndpoint]:
+    """
+    :return: the name of the server, and its host and endpoint.
+    """
     port = int(match["port"] or DEFAULT_PORT)
     if not 0 < port < 65536:
         raise ValueError(f"job_servers: the port of {address!r} must be from 1 to 65535")
     if match["v6"] is not None:
         if not isIPv6Address(match["v6"]):
             raise ValueError(f"job_servers: {match['v6']!r} in {address!r} is not an IPv6 address")
-        return f"[{match['v6']}]:{port}", TCP6ClientEndpoint(reactor, match["v6"], port, timeout=timeout)
+        return f"[{match['v6']}]:{port}", match["v6"], TCP6ClientEndpoint(reactor, match["v6"], port, timeout=timeout)
     host = match["host"].lower()
     # Literal addresses need no resolver, and so no thread.
     endpoint = TCP4ClientEndpoint if isIPAddress(host) else HostnameEndpoint
-    return f"{host}:{port}", endpoint(reactor, host, port, timeout=timeout)
+    return f"{host}:{port}", host, endpoint(reactor, host, port, timeout=timeout)
 
 
 def _described(description: str, reactor: Any) -> IStreamClientEndpoint:
     try:
         endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
     except (ImportError, NameError) as error:  # what Twisted comes to where it has no TLS
-        raise ValueError(f"job_servers: {description!r} needs Twisted[tls], which is not installed") from error
+        raise ValueError(f"job_servers: {description!r}: {MISSING}") from error
     except Exception as error:  # each kind of endpoint has errors of its own
         raise ValueError(f"job_servers: can't make an endpoint of {description!r}: {error}") from error
     return endpoint
+
+
+def _check_tls(tls: TLSOptions | None, addresses: list[Address]) -> None:
+    """Refuse options that would be of no effect: who gives them does not mean plain text."""
+    if not isinstance(tls, (TLSOptions, type(None))):
+        raise TypeError(f"tls must be TLSOptions, not {type(tls).__name__}")
+    matches = (_HOST.fullmatch(address) for address in addresses if isinstance(address, str))
+    if tls is not None and not any(match and match["tls"] for match in matches):
+        raise ValueError("tls is for addresses such as 'tls:host:port', and job_servers has none")
 
 
 class MakeFactory(Interface):
@@ -254,11 +277,14 @@ class JobServers:
         make_factory: MakeFactory,
         changed: Callable[[], None],
         connect_timeout: float = CONNECT_TIMEOUT,
+        tls: TLSOptions | None = None,
     ) -> None:
         """
         :param changed: called whenever a server has become ready, or refused.
         :param connect_timeout: seconds that a connection to a host may take.
-        :raises TypeError, ValueError: ``job_servers`` is empty, has an address twice, or one that can't be read.
+        :param tls: for those of the addresses that begin with ``tls:`` and have no options of their own.
+        :raises TypeError, ValueError: ``job_servers`` is empty, has an address twice, or one that can't be read; or
+            ``tls`` is for none of them.
         """
         if isinstance(job_servers, (str, bytes)):
             raise TypeError(f"job_servers must be a list of addresses, not the one address {job_servers!r}")
@@ -267,14 +293,16 @@ class JobServers:
         self._turn = 0
         self._stopping: dict[GearmanFactory, None] = {}
         self._stopped = Waiters()
-        for place, address in enumerate(job_servers):
-            name, endpoint = parse_address(address, reactor, place, connect_timeout)
+        addresses = list(job_servers)
+        for place, address in enumerate(addresses):
+            name, endpoint = parse_address(address, reactor, place, connect_timeout, tls)
             if name in self._by_address:
                 raise ValueError(f"job_servers: {name} is there twice")
             server = self._by_address[name] = JobServer(name, endpoint, make_factory, changed)
             self._servers.append(server)
         if not self._servers:
             raise ValueError("job_servers must have at least one address")
+        _check_tls(tls, addresses)
 
     def __len__(self) -> int:
         return len(self._servers)

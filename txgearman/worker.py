@@ -24,6 +24,7 @@ from .posts import Post, Quota, cancel_timer
 from .servers import Address, JobServers, ServerInfo
 from .service import GearmanService, check_count, positive_seconds
 from .tasks import MAX_FUNCTION, function_bytes, name_bytes
+from .tls import TLSOptions
 from .worker_protocol import GearmanWorkerFactory
 
 __all__ = ["GearmanWorker", "format_exception"]
@@ -80,6 +81,7 @@ class GearmanWorker(GearmanService):
         drain_timeout: float = DRAIN_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         max_packet_size: int = MAX_PACKET_SIZE,
+        tls: TLSOptions | None = None,
     ) -> None:
         """
         :param job_servers: as `GearmanClient` has them.
@@ -96,6 +98,7 @@ class GearmanWorker(GearmanService):
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer; and that a
             server may take to answer a request for a job, before its connection is dropped.
         :param max_packet_size: bytes that the body of a packet from a server may have.
+        :param tls: as `GearmanClient` has it.
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
         super().__init__(prefix, reactor, connect_timeout, max_packet_size)
@@ -107,6 +110,7 @@ class GearmanWorker(GearmanService):
         self.drain_timeout = drain_timeout if drain_timeout == 0 else positive_seconds("drain_timeout", drain_timeout)
         # An address is read once for each post; a generator could be read but once.
         self._job_servers = job_servers if isinstance(job_servers, (str, bytes)) else list(job_servers)
+        self._tls = tls
         self._functions: dict[bytes, Function] = {}
         self._running: dict[Job, tuple[Post, Function]] = {}
         self.busy = 0
@@ -262,7 +266,9 @@ class GearmanWorker(GearmanService):
             connect_timeout=self._connect_timeout,
             max_packet_size=self._max_packet_size,
         )
-        return JobServers(self._job_servers, self._reactor, make_factory, lambda: None, self._connect_timeout)
+        return JobServers(
+            self._job_servers, self._reactor, make_factory, lambda: None, self._connect_timeout, self._tls
+        )
 
     # Whose turn it is.
 
