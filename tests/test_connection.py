@@ -19,13 +19,13 @@ from twisted.internet.error import (
     NotConnectingError,
     TimeoutError,
 )
-from twisted.internet.interfaces import IConnector, IStreamClientEndpoint, ITCPTransport
+from twisted.internet.interfaces import IConnector, ISSLTransport, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
 from txgearman.connection import CLOSE_TIMEOUT, CONNECT_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol
-from txgearman.errors import UNANSWERED, ClientStopped, ProtocolError, ServerError
+from txgearman.errors import UNANSWERED, ClientStopped, ProtocolError, ServerError, TLSError
 from txgearman.packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -226,6 +226,55 @@ def test_a_tcp_connection_is_told_not_to_wait_for_more_to_send() -> None:
     directlyProvides(transport, ITCPTransport)
     link.makeConnection(transport)
     assert calls == [("no delay", True), ("keep alive", True)]
+
+
+@pytest.mark.parametrize("error", [ConnectionDone(), ConnectionLost()])
+def test_a_tcp_connection_that_is_lost_before_any_answer_may_want_tls(error: Exception) -> None:
+    net = unready()
+    directlyProvides(net.server.transport, ITCPTransport)
+    net.server.lose(error)
+    (told,) = net.observer.errors
+    assert type(told) is type(error)
+    assert str(told).endswith(": before any answer; the server may want TLS, and an address with tls:.")
+
+
+# TLS, as far as the link can see; `test_tls` has the real one.
+
+
+def test_what_ends_a_connection_over_tls_is_told_in_words() -> None:
+    net = unready()
+    directlyProvides(net.server.transport, ISSLTransport)
+    error = ConnectionLost()
+    net.server.lose(error)
+    (told,) = net.observer.errors
+    assert isinstance(told, TLSError)
+    assert told.__cause__ is error
+
+
+@pytest.mark.parametrize("shaken", [False, True])
+def test_p10_the_time_out_of_an_attempt_over_tls_tells_of_the_handshake(shaken: bool) -> None:
+    net = unready()
+    directlyProvides(net.server.transport, ISSLTransport)
+    if shaken:
+        net.link.handshakeCompleted()
+    net.clock.advance(CONNECT_TIMEOUT)
+    (told,) = net.observer.errors
+    assert type(told) is (TimeoutError if shaken else TLSError)
+    assert f"no good answer within {CONNECT_TIMEOUT} seconds" in str(told)
+
+
+@pytest.mark.parametrize("shaken", [False, True])
+def test_p11_a_handshake_is_not_waited_for_at_a_stop(shaken: bool) -> None:
+    """Nothing can go out before it is done."""
+    net = unready()
+    directlyProvides(net.server.transport, ISSLTransport)
+    if shaken:
+        net.link.handshakeCompleted()
+    stopped = outcome(net.factory.stop(ClientStopped()))
+    assert net.server.transport.aborted is not shaken
+    net.clock.advance(0)
+    assert stopped == [None]
+    assert net.clock.getDelayedCalls() == []
 
 
 def test_the_global_reactor_is_the_default() -> None:

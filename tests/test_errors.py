@@ -23,6 +23,7 @@ from txgearman.errors import (
     TaskLost,
     TaskRejected,
     TaskTimedOut,
+    TLSError,
 )
 
 TASK = "resize H:vm:1"
@@ -32,6 +33,7 @@ PARENTS: dict[type[Exception], type[Exception]] = {
     GearmanError: Exception,
     ProtocolError: GearmanError,
     ServerError: GearmanError,
+    TLSError: GearmanError,
     NoServersAvailable: GearmanError,
     ClientStopped: GearmanError,
     JobFailed: GearmanError,
@@ -85,6 +87,7 @@ def test_every_exception_is_public_here_and_in_the_package() -> None:
         (ProtocolError("not the header of a Gearman packet"), "not the header of a Gearman packet"),
         (ServerError("UNKNOWN_OPTION", "no such option"), "UNKNOWN_OPTION: no such option"),
         (ServerError("not_worker", ""), "not_worker"),
+        (TLSError("TLS: wrong version number"), "TLS: wrong version number"),
         (
             NoServersAvailable({"10.0.0.1:4730": OSError("refused"), "10.0.0.2:4730": OSError("no route")}),
             "10.0.0.1:4730: refused; 10.0.0.2:4730: no route",

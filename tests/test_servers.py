@@ -24,6 +24,7 @@ from txgearman.packets import ERROR, GET_STATUS, NOOP, OPTION_REQ, STATUS_RES
 from txgearman.servers import JobServers, ServerInfo, ServerState, parse_address
 from txgearman.tasks import Task
 from txgearman.testing import MemoryJobServer
+from txgearman.tls import TLSOptions
 
 reactor: Any = global_reactor
 
@@ -53,9 +54,28 @@ def test_an_address_has_a_name_and_an_endpoint(address: str, name: str, kind: ty
     assert (told, type(endpoint)) == (name, kind)
 
 
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("tls:jobs", "tls:jobs:4730"),
+        ("tls:Jobs:4731", "tls:jobs:4731"),
+        ("tls:10.0.0.1", "tls:10.0.0.1:4730"),
+        ("tls:[::1]", "tls:[::1]:4730"),
+        ("tls:[::1]:4731", "tls:[::1]:4731"),
+        ("tls:4730:4730", "tls:4730:4730"),
+        ("tls:4730", "tls:4730"),  # a host of that name, as with tcp
+    ],
+)
+def test_tls_by_an_address_alone(address: str, name: str) -> None:
+    told, endpoint = parse_address(address, reactor)
+    assert told == name
+    assert IStreamClientEndpoint.providedBy(endpoint)
+
+
 def test_tls_by_description() -> None:
-    name, endpoint = parse_address("tls:jobs.example.com:4730", reactor)
-    assert name == "tls:jobs.example.com:4730"
+    """That of an address without options is shown in `test_tls`."""
+    name, endpoint = parse_address("tls:jobs.example.com:4730:timeout=3", reactor)
+    assert name == "tls:jobs.example.com:4730:timeout=3"
     assert IStreamClientEndpoint.providedBy(endpoint)
 
 
@@ -64,8 +84,8 @@ def test_tls_without_its_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatc
         raise NameError("name 'optionsForClientTLS' is not defined")
 
     monkeypatch.setattr("txgearman.servers.clientFromString", missing)
-    with pytest.raises(ValueError, match=r"'tls:jobs:4730' needs Twisted\[tls\], which is not installed"):
-        parse_address("tls:jobs:4730", reactor)
+    with pytest.raises(ValueError, match=r"'tls:jobs:4730:timeout=3': TLS needs txgearman\[tls\], which is not"):
+        parse_address("tls:jobs:4730:timeout=3", reactor)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +188,24 @@ def test_p8_job_servers_that_cannot_be_meant(job_servers: Any, kind: type[Except
     pool = Pool()
     with pytest.raises(kind, match=complaint):
         JobServers(job_servers, reactor, pool.make_factory, pool.changed)
+
+
+@pytest.mark.parametrize(
+    "job_servers", [["jobs"], ["tls:jobs:4730:timeout=3"], [TCP4ClientEndpoint(reactor, "jobs", 1)]]
+)
+def test_p8_tls_options_that_would_be_of_no_effect(job_servers: Any) -> None:
+    """Who forgets the ``tls:`` does not mean plain text."""
+    pool = Pool()
+    with pytest.raises(ValueError, match="tls is for addresses such as 'tls:host:port', and job_servers has none"):
+        JobServers(job_servers, reactor, pool.make_factory, pool.changed, tls=TLSOptions())
+    assert len(JobServers([*job_servers, "tls:j"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())) == 2
+
+
+def test_p8_tls_options_of_a_wrong_type() -> None:
+    pool = Pool()
+    options: Any = {"trust_roots": None}
+    with pytest.raises(TypeError, match="tls must be TLSOptions, not dict"):
+        JobServers(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=options)
 
 
 def test_a_server_is_found_by_its_address() -> None:

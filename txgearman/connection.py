@@ -177,6 +177,9 @@ class GearmanProtocol(Protocol):
         if self.error is not None:
             return
         self._come_down(error)
+        if ISSLTransport.providedBy(self.transport) and not self.shaken:
+            self._abort_transport()  # nothing can go out before the peer shakes hands, which it may never do
+            return
         self._abort_call = self.factory.reactor.callLater(timeout, self._abort_late)
         self.transport.loseConnection()
 

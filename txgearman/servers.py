@@ -110,6 +110,12 @@ def parse_address(
     )
 
 
+def takes_tls_options(address: Address) -> bool:
+    """Whether it says that TLS is spoken, and not how."""
+    match = _HOST.fullmatch(address) if isinstance(address, str) else None
+    return match is not None and match["tls"] is not None
+
+
 def _host_and_port(
     address: str, match: re.Match[str], reactor: Any, timeout: float
 ) -> tuple[str, str, IStreamClientEndpoint]:
@@ -137,15 +143,6 @@ def _described(description: str, reactor: Any) -> IStreamClientEndpoint:
     except Exception as error:  # each kind of endpoint has errors of its own
         raise ValueError(f"job_servers: can't make an endpoint of {description!r}: {error}") from error
     return endpoint
-
-
-def _check_tls(tls: TLSOptions | None, addresses: list[Address]) -> None:
-    """Refuse options that would be of no effect: who gives them does not mean plain text."""
-    if not isinstance(tls, (TLSOptions, type(None))):
-        raise TypeError(f"tls must be TLSOptions, not {type(tls).__name__}")
-    matches = (_HOST.fullmatch(address) for address in addresses if isinstance(address, str))
-    if tls is not None and not any(match and match["tls"] for match in matches):
-        raise ValueError("tls is for addresses such as 'tls:host:port', and job_servers has none")
 
 
 class MakeFactory(Interface):
@@ -288,6 +285,8 @@ class JobServers:
         """
         if isinstance(job_servers, (str, bytes)):
             raise TypeError(f"job_servers must be a list of addresses, not the one address {job_servers!r}")
+        if not isinstance(tls, (TLSOptions, type(None))):
+            raise TypeError(f"tls must be TLSOptions, not {type(tls).__name__}")
         self._servers: list[JobServer] = []
         self._by_address: dict[str, JobServer] = {}
         self._turn = 0
@@ -302,7 +301,9 @@ class JobServers:
             self._servers.append(server)
         if not self._servers:
             raise ValueError("job_servers must have at least one address")
-        _check_tls(tls, addresses)
+        if tls is not None and not any(map(takes_tls_options, addresses)):
+            # Whoever gives them does not mean plain text.
+            raise ValueError("tls is for addresses such as 'tls:host:port', and job_servers has none")
 
     def __len__(self) -> int:
         return len(self._servers)

@@ -59,7 +59,6 @@ _HINTS: Final = (
     ("certificate", "the server does not take the client certificate"),
     ("wrong version number", _PLAIN_TEXT),
     ("packet length too long", _PLAIN_TEXT),
-    ("record layer failure", _PLAIN_TEXT),
 )
 """What OpenSSL's words, or a part of them, mean here. The first that fits is it."""
 
@@ -249,16 +248,16 @@ def _words(error: Exception, link: Link) -> str:
     if not isinstance(error, (ConnectionDone, ConnectionLost, TimeoutError)):
         return f"certificate verify failed: {error}"  # by Twisted, where the endpoint is not one of ours
     if not link.shaken:
-        return f"no handshake; {_PLAIN_TEXT}, or refuse: {error}"
-    if not link.ready:
-        return f"no answer after the handshake; the server may want another client certificate: {error}"
+        return f"no handshake ({_PLAIN_TEXT}): {error}"
+    if not link.ready and not isinstance(error, TimeoutError):
+        return f"no answer after the handshake (the server may want another client certificate): {error}"
     return ""
 
 
 def _reasons(error: Exception) -> str:
     """OpenSSL's words for an error of its own, and what they mean here."""
     queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
-    reasons = "; ".join(reason for _, _, reason in queue) or str(error)
+    reasons = "; ".join(reason for _, _, reason in queue) or repr(error)
     hint = next((hint for part, hint in _HINTS if part in reasons), "")
     return f"{reasons} ({hint})" if hint else reasons
 
