@@ -14,7 +14,8 @@ import pytest
 
 import txgearman
 
-from .daemons import Gearmand
+from .certificates import Authority
+from .daemons import Gearmand, Stunnel
 from .test_examples import ROOT, TWISTD, Running, example_worker, output, run
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -38,7 +39,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-SCRIPTS = [block for block in blocks("python") if "Application(" not in block]
+TLS_SCRIPTS = [block for block in blocks("python") if "TLSOptions(" in block]
+SCRIPTS = [block for block in blocks("python") if "Application(" not in block and block not in TLS_SCRIPTS]
 SERVICES = [block for block in blocks("python") if "Application(" in block]
 
 
@@ -86,6 +88,19 @@ def fits(wanted: str, line: str) -> bool:
     return doctest.OutputChecker().check_output(wanted, line, doctest.ELLIPSIS)
 
 
+@pytest.mark.parametrize("block", TLS_SCRIPTS)
+def test_code_with_tls_does_what_it_says(block: str, gearmand: Gearmand, tmp_path: Path) -> None:
+    """Through a stunnel that wants a client certificate."""
+    authority = Authority(tmp_path / "ca")
+    server, client = authority.issue("localhost"), authority.issue("client@example.com")
+    wanted = [f"CAfile = {authority.roots}", "verifyChain = yes"]
+    with example_worker(gearmand.address), Stunnel(gearmand.address, server, *wanted) as stunnel:
+        script = block.replace("gearman.example.com:4730", f"localhost:{stunnel.port}")
+        files = {"GEARMAN_CA": authority.roots, "GEARMAN_CERTIFICATE": client, "GEARMAN_KEY": client}
+        printed = output(run("-c", script, **{name: str(path) for name, path in files.items()}))
+    assert printed.splitlines() == promises(block)
+
+
 @pytest.mark.parametrize("block", SERVICES)
 def test_service_runs_under_twistd(block: str, gearmand: Gearmand, tmp_path: Path) -> None:
     """It connects to its server, and stops without a complaint."""
@@ -102,9 +117,10 @@ def test_every_block_is_run() -> None:
     """No block in a language that is not looked at here, and none of a kind that was forgotten."""
     languages = re.findall(r"^```(\w*)$", README, re.MULTILINE)[::2]
     assert set(languages) == {"sh", "python"}
-    assert len(SCRIPTS) + len(SERVICES) == languages.count("python")
+    assert len(SCRIPTS) + len(SERVICES) + len(TLS_SCRIPTS) == languages.count("python")
     assert SERVICES
-    assert all(promises(block) for block in SCRIPTS)
+    assert TLS_SCRIPTS
+    assert all(promises(block) for block in SCRIPTS + TLS_SCRIPTS)
 
 
 def test_main_job() -> None:
