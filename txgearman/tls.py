@@ -17,7 +17,7 @@ from typing import Protocol as Interface
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.error import ConnectionDone, ConnectionLost, TimeoutError
+from twisted.internet.error import TimeoutError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 from zope.interface import implementer
 
@@ -56,11 +56,11 @@ _HINTS: Final = (
     ("alert unknown ca", "the server does not trust who issued the client certificate"),
     ("alert handshake failure", "the server may want a client certificate, or other ciphers"),
     ("alert protocol version", "the server speaks other versions of TLS"),
-    ("certificate", "the server does not take the client certificate"),
+    ("alert .*certificate", "the server does not take the client certificate"),
     ("wrong version number", _PLAIN_TEXT),
     ("packet length too long", _PLAIN_TEXT),
 )
-"""What OpenSSL's words, or a part of them, mean here. The first that fits is it."""
+"""What OpenSSL's words mean here, by patterns of a part of them. The first that fits is it."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +141,16 @@ class TLSOptions:
         from OpenSSL import SSL
         from twisted.internet.ssl import CertificateOptions
 
-        if self.server_name is not None:
-            if not isinstance(self.server_name, str):
-                raise TypeError(f"server_name must be str, not {type(self.server_name).__name__}")
-            self._creator(self.server_name, "server_name")
         try:
             CertificateOptions(trustRoot=self._trust, **self._extra).getContext()
         except (TypeError, ValueError) as error:
             raise type(error)(f"certificate_options: {error}") from error
         except SSL.Error as error:
             raise ValueError(f"private_key does not belong to certificate: {_reasons(error)}") from error
+        if self.server_name is not None:
+            if not isinstance(self.server_name, str):
+                raise TypeError(f"server_name must be str, not {type(self.server_name).__name__}")
+            self._creator(self.server_name, "server_name")
 
     def wrap(self, endpoint: IStreamClientEndpoint, host: str) -> IStreamClientEndpoint:
         """Make the endpoint that speaks TLS over another one.
@@ -245,8 +245,8 @@ def _words(error: Exception, link: Link) -> str:
         return f"certificate verify failed: {link.certificate_fault}"
     if isinstance(error, Error):
         return _reasons(error)
-    if not isinstance(error, (ConnectionDone, ConnectionLost, TimeoutError)):
-        return f"certificate verify failed: {error}"  # by Twisted, where the endpoint is not one of ours
+    if type(error).__module__.startswith("service_identity"):  # Twisted's verification, at others' endpoints
+        return f"certificate verify failed: {error}"
     if not link.shaken:
         return f"no handshake ({_PLAIN_TEXT}): {error}"
     if not link.ready and not isinstance(error, TimeoutError):
@@ -258,7 +258,7 @@ def _reasons(error: Exception) -> str:
     """OpenSSL's words for an error of its own, and what they mean here."""
     queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
     reasons = "; ".join(reason for _, _, reason in queue) or repr(error)
-    hint = next((hint for part, hint in _HINTS if part in reasons), "")
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, reasons)), "")
     return f"{reasons} ({hint})" if hint else reasons
 
 
