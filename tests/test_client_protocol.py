@@ -36,6 +36,7 @@ from txgearman.errors import (
     TaskLost,
     TaskRejected,
 )
+from txgearman.limits import Limits
 from txgearman.packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -61,7 +62,7 @@ from txgearman.packets import (
 )
 from txgearman.tasks import JobHandle, Priority, Task
 
-from .wire import MemoryEndpoint, answer
+from .wire import MemoryEndpoint, answer, with_limits
 
 FENCE: Packet = (GET_STATUS, [b"txgearman:fence"])
 
@@ -119,7 +120,7 @@ class Net:
     def __init__(self, **arguments: Any) -> None:
         self.clock = Clock()
         self.endpoint = MemoryEndpoint(self.clock)
-        self.factory = GearmanClientFactory(self.clock, name="server", **arguments)
+        self.factory = GearmanClientFactory(self.clock, name="server", **with_limits(arguments))
         EndpointConnector(self.endpoint, self.factory).connect()
         assert isinstance(self.factory.link, GearmanClientProtocol)
         self.link = self.factory.link
@@ -199,7 +200,7 @@ def test_p10_the_connect_timeout_is_the_callers_to_choose() -> None:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
     endpoint.polite = False
-    EndpointConnector(endpoint, GearmanClientFactory(clock, connect_timeout=2)).connect()
+    EndpointConnector(endpoint, GearmanClientFactory(clock, limits=Limits(connect_timeout=2))).connect()
     clock.advance(1.9)
     assert not endpoint.server.transport.aborted
     clock.advance(0.1)

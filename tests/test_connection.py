@@ -24,8 +24,9 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
-from txgearman.connection import CLOSE_TIMEOUT, CONNECT_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol
+from txgearman.connection import CLOSE_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol
 from txgearman.errors import UNANSWERED, ClientStopped, ProtocolError, ServerError
+from txgearman.limits import CONNECT_TIMEOUT
 from txgearman.packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -44,7 +45,7 @@ from txgearman.packets import (
 )
 from txgearman.testing import Fault, MemoryJobServer
 
-from .wire import MemoryEndpoint, ServerSide, WireTransport, answer, outcome
+from .wire import MemoryEndpoint, ServerSide, WireTransport, answer, outcome, with_limits
 
 FENCE: Packet = (GET_STATUS, [b"txgearman:fence"])
 
@@ -86,7 +87,7 @@ class Link:
     def __init__(self, clock: Clock, endpoint: Any, options: tuple[bytes, ...] = (), **arguments: Any) -> None:
         self.clock = clock
         self.observer = Observer()
-        self.factory = GearmanFactory(clock, options=options, observer=self.observer, **arguments)
+        self.factory = GearmanFactory(clock, options=options, observer=self.observer, **with_limits(arguments))
         self.connector = EndpointConnector(endpoint, self.factory)
 
     @property
@@ -758,9 +759,9 @@ def test_p10_the_time_out_is_the_callers_to_choose_and_ends_with_the_first_good_
     silence = net.server.fall_silent()
     net.connect().server.advance(1.9)
     silence.end()
-    assert net.clock.getDelayedCalls() == []
     net.server.advance(60)
     assert net.link.error is None
+    assert net.clock.getDelayedCalls() == []
 
 
 def test_p10_each_attempt_has_its_own_time_out() -> None:
@@ -1341,16 +1342,27 @@ def test_p11_an_endpoint_that_says_one_thing_and_does_another(
 
 
 class Pipe:
-    """A transport that can do no more than `ITransport` asks for, as that of a process; it disconnects at once."""
+    """A transport that can do no more than `ITransport` and `IConsumer` ask for, as that of a process.
+
+    It disconnects at once, and would not with a producer."""
 
     def __init__(self, protocol: GearmanProtocol) -> None:
         self._protocol = protocol
         self.lost = 0
+        self.producer: Any = None
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        assert streaming
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
 
     def write(self, data: bytes) -> None:
         pass
 
     def loseConnection(self) -> None:
+        assert self.producer is None
         self.lost += 1
         self._protocol.connectionLost(Failure(ConnectionDone()))
 

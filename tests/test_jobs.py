@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 
 from txgearman import JobEnded, JobFailed, JobHandle, jobs
 from txgearman.jobs import MOST_STEPS, Function, Job
-from txgearman.service import MOST_BYTES
+from txgearman.limits import MOST_BYTES
 from txgearman.worker_protocol import Assignment
 
 from .conftest import Failures
@@ -41,6 +41,10 @@ class Link:
         self.factory = SimpleNamespace(name="server", reactor=its_reactor)
         self.sent: list[tuple[Any, ...]] = []
         self.threads: set[int] = set()
+        self.drained: Deferred[None] = succeed(None)
+
+    def when_drained(self) -> Deferred[None]:
+        return self.drained
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         assert name.startswith("work_"), name

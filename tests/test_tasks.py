@@ -52,11 +52,13 @@ class Story:
     def __init__(self, react: Mapping[str, Callable[[Story], None]] | None = None, *, background: bool = False) -> None:
         self.events: list[tuple[Any, ...]] = []
         self.react = react or {}
+        self.retries = False
         names = [name for name in ALL_CALLBACKS if not (background and name in FOREGROUND_CALLBACKS)]
         callbacks: dict[str, Any] = {name: self._recorder(name) for name in names}
         self.task = Task("resize", b"picture", background=background, **callbacks)
         self.deferred: Deferred[Any] = self.task.begin(owner=self)
         self.task.holder = self
+        self.task.server = SERVER
         self.deferred.addCallbacks(
             lambda result: self.events.append(("fired", result)),
             lambda failure: self.events.append(("fired", failure.value)),
@@ -75,6 +77,16 @@ class Story:
         assert task is self.task
         self.events.append(("let_go",))
 
+    def place_again(self, task: Task) -> None:
+        assert task is self.task
+        self.events.append(("placed again",))
+
+    def retry(self, task: Task, reason: Exception) -> bool:
+        assert task is self.task
+        if self.retries:
+            task.tell_retry()
+        return self.retries
+
     def task_ended(self, task: Task) -> None:
         assert task is self.task
         self.events.append(("ended",))
@@ -89,7 +101,7 @@ class Story:
         return [event[1] for event in self.events if event[0] == "fired"]
 
     def create(self) -> None:
-        self.task.tell_created(SERVER, HANDLE)
+        self.task.tell_created(HANDLE)
 
     def run(self, end: Callable[[Story], None]) -> None:
         """The life of a job. For a task that has ended, those who carry it out drop what comes."""
@@ -217,7 +229,8 @@ def test_p2_the_handle_is_there_when_on_created_is_called() -> None:
 def test_a_task_without_callbacks_is_told_all_the_same() -> None:
     task = Task("resize")
     told = outcome(task.begin())
-    task.tell_created(SERVER, HANDLE)
+    task.server = SERVER
+    task.tell_created(HANDLE)
     task.tell_data(b"d")
     task.tell_warning(b"w")
     task.tell_status(1, 2)
@@ -551,7 +564,8 @@ def test_a_task_prints_as_its_function_and_its_job(function: str | bytes, text: 
     task = Task(function)
     assert (str(task), repr(task)) == (text, f"<Task {text}>")
     told = outcome(task.begin(b"box\t"))
-    task.tell_created(SERVER, HANDLE)
+    task.server = SERVER
+    task.tell_created(HANDLE)
     assert str(task) == f"{text} 10.0.0.1:4730//H:host:12"
     task.end_complete(b"")
     assert told == [b""]
@@ -595,7 +609,8 @@ LIVES: dict[str, Callable[[Task, Deferred[Any]], object]] = {
 def test_p12_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, Deferred[Any]], object]) -> None:
     """At once, without the garbage collector; the Deferred may be kept for its result."""
     task, deferred, reference = watched()
-    task.tell_created(SERVER, HANDLE)
+    task.server = SERVER
+    task.tell_created(HANDLE)
     with no_collector():
         live(task, deferred)
         assert reference() is task
@@ -607,7 +622,8 @@ def test_p12_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, De
 def test_p12_a_background_task_goes_once_the_server_has_its_job() -> None:
     task, deferred, reference = watched(background=True)
     with no_collector():
-        task.tell_created(SERVER, HANDLE)
+        task.server = SERVER
+        task.tell_created(HANDLE)
         assert reference() is task
         del task
         assert reference() is None

@@ -29,6 +29,7 @@ from txgearman import (
     TaskLost,
 )
 from txgearman import jobs as jobs_module
+from txgearman.limits import ACK_TIMEOUT
 from txgearman.packets import (
     CAN_DO_TIMEOUT,
     CANT_DO,
@@ -1070,7 +1071,7 @@ def test_a_silent_server_keeps_no_slot_for_long(
     server: MemoryJobServer, second: MemoryJobServer, max_jobs: int
 ) -> None:
     """It was asked for a job when it fell silent."""
-    worker = server.worker(second, max_jobs=max_jobs, connect_timeout=4.0)
+    worker = server.worker(second, max_jobs=max_jobs, ack_timeout=4.0)
     worker.register_function("f", lambda job: b"done")
     client = second.client()
     server.advance()
@@ -1091,7 +1092,7 @@ def test_a_dead_server_is_found_out_by_an_idle_worker(server: MemoryJobServer) -
     worker.register_function("f", lambda job: b"done")
     server.advance()
     silence = server.fall_silent()
-    server.advance(POLL_INTERVAL + 20)
+    server.advance(POLL_INTERVAL + 1.5 * ACK_TIMEOUT)
     assert [info.state for info in worker.servers] != [ServerState.READY]
     silence.end()
     server.advance(MINUTE)
