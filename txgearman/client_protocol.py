@@ -212,6 +212,7 @@ class GearmanClientProtocol(GearmanProtocol):
         if self.error is not None:
             return  # the tables are gone already
         self.in_flight -= 1
+        self._held.discard(task)
         if not task.job_handle:
             self._outstanding[task.place] = Forgotten(_key(task), task.background)
         else:
@@ -332,6 +333,8 @@ class GearmanClientProtocol(GearmanProtocol):
         """The task is no longer in any table here."""
         task.holder = None
         self.in_flight -= 1
+        if self._held:
+            self._held.discard(task)
 
     # Whether the server still has the jobs.
 

@@ -20,7 +20,7 @@ from typing import Protocol as Interface
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
-from twisted.internet.error import ConnectError, NotConnectingError, TimeoutError, UserError
+from twisted.internet.error import ConnectError, ConnectionDone, NotConnectingError, TimeoutError, UserError
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
@@ -33,7 +33,7 @@ from twisted.internet.protocol import Factory, Protocol, ReconnectingClientFacto
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .errors import UNANSWERED, ClientStopped, ProtocolError, ServerError
+from .errors import UNANSWERED, ProtocolError, ServerError
 from .limits import DEFAULT_LIMITS, LOOKS, Limits, Watch
 from .packets import (
     ECHO_REQ,
@@ -183,6 +183,11 @@ class GearmanProtocol(Protocol):
     def busy(self) -> bool:
         """Whether anything is out."""
         return self.owed
+
+    @property
+    def retiring(self) -> bool:
+        """Whether it is to finish what is out, and get nothing more."""
+        return self.on_idle is not None
 
     def retire(self, on_idle: Callable[[], object]) -> None:
         """Finish what is out; then call `on_idle`, unless the connection is of no more use by then."""
@@ -535,17 +540,17 @@ class GearmanFactory(ReconnectingClientFactory):
         self._awaiting.fire(Failure(error))
         return self._stopping.wait() if self._active else succeed(None)
 
-    def retire(self, link: GearmanProtocol | None) -> Deferred[None]:
+    def retire(self, link: GearmanProtocol | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
         """Connect no more; finish what is out, if there is a `link` that is ready, and close it then.
 
         :return: as `stop`. A `stop` may be called all the same, to hurry it.
         """
-        over = ClientStopped("this server is used no more")
+        over = ConnectionDone("this job server is used no more")
         if link is None:
             return self.stop(over)
         self.stopTrying()
         stopped = self._stopping.wait()
-        link.retire(partial(self.stop, over))
+        link.retire(partial(self.stop, over, timeout))
         return stopped
 
     # What the connector tells.

@@ -107,7 +107,7 @@ class Dispatcher:
         for _ in range(len(self._queue)):
             if self._queue:  # the outcome of another may have cancelled those that were left
                 self._place(self._queue.pop())
-        if self._patient and self._servers.any_ready():
+        if self._patient and self._servers.any_hope():
             for task in self._patient.clear():
                 if not task.ended:
                     self._place(task)

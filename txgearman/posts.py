@@ -144,7 +144,8 @@ class Post:
 
     def may_be_asked(self, link: GearmanWorkerProtocol, turn: _Turn) -> bool:
         """Whether this connection may be asked for one more job."""
-        return turn.hungry and link.grabs < turn.window and (self.quota is None or self.quota.busy < self.quota.limit)
+        within_quota = self.quota is None or self.quota.busy < self.quota.limit
+        return turn.hungry and link.grabs < turn.window and within_quota and not link.retiring
 
     def ask(self, link: GearmanWorkerProtocol, number: int) -> None:
         """Ask it; the worker has a slot for the job.

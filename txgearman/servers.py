@@ -334,9 +334,10 @@ class JobServers:
         for server in self._servers:
             server.start()
 
-    def change(self, job_servers: Iterable[Address]) -> None:
+    def change(self, job_servers: Iterable[Address], timeout: float = CLOSE_TIMEOUT) -> None:
         """Have these servers from now on. New ones are connected; those that are no longer there finish what they have.
 
+        :param timeout: seconds that what was written to those may take to go out at the end.
         :raises TypeError, ValueError: as at the beginning; then nothing is changed.
         """
         before = self._servers
@@ -348,15 +349,15 @@ class JobServers:
                 server.start()
         for server in before:
             if server not in self._servers:
-                self._leave(server)
+                self._leave(server, timeout)
         self._changed()
 
-    def _leave(self, server: JobServer) -> None:
+    def _leave(self, server: JobServer, timeout: float) -> None:
         link = server.link
         factory = server.detach()
         assert factory is not None  # it was started with the others
         self._leaving[factory] = None
-        factory.retire(link).addCallback(lambda _: self._leaving.pop(factory, None))
+        factory.retire(link, timeout).addCallback(lambda _: self._leaving.pop(factory, None))
 
     def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[Any]:
         """Disconnect from all of them.
@@ -411,9 +412,9 @@ class JobServers:
         """Why no server can be reached, if none can."""
         return NoServersAvailable({server.address: server.reason() for server in self._servers})
 
-    def any_ready(self) -> bool:
-        """Whether there is a server that tasks can be sent to."""
-        return any(server.link is not None for server in self._servers)
+    def any_hope(self) -> bool:
+        """Whether there is a server that tasks can be sent to, or should wait for."""
+        return any(server.link is not None or not server.refused for server in self._servers)
 
     def ranked(self, unique: bytes, attempt: int = 0) -> list[JobServer]:
         """The servers in the order in which they are tried for a unique."""

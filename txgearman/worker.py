@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .checks import check_count, positive_seconds
+from .connection import CLOSE_TIMEOUT
 from .errors import JobFailed
 from .jobs import Function, Job
 from .limits import ACK_TIMEOUT, CONNECT_TIMEOUT, Limits
@@ -192,6 +193,24 @@ class GearmanWorker(GearmanService):
 
     def _new_main(self) -> Post:
         return Post(self, [function for function in self._functions.values() if function.max_jobs is None])
+
+    @property
+    def job_servers(self) -> list[Address]:
+        """The addresses of the job servers. Others may be set at any time.
+
+        New servers are connected. Of those that are no longer there no more jobs are taken; the jobs that run are
+        finished, and then they are disconnected.
+
+        :raises TypeError, ValueError: when set to what can't be read; then nothing is changed.
+        """
+        return list(self._main.servers.addresses)
+
+    @job_servers.setter
+    def job_servers(self, job_servers: Iterable[Address]) -> None:
+        addresses = job_servers if isinstance(job_servers, (str, bytes)) else list(job_servers)
+        for post in self._posts():  # the first refuses what can't be read
+            post.servers.change(addresses, max(self.drain_timeout, CLOSE_TIMEOUT))
+        self._job_servers = addresses
 
     @property
     def servers(self) -> list[ServerInfo]:
