@@ -1249,6 +1249,18 @@ def test_a_server_that_wakes_without_end_is_not_asked_without_end(server: Memory
     assert done == [b"epoch", b"low"]
 
 
+@pytest.mark.parametrize("burst", [1, 13, 100])
+def test_bursts_of_jobs_are_never_kept_waiting(server: MemoryJobServer, burst: int) -> None:
+    """At the end of each, many requests are answered in vain; that is not to be woken for nothing."""
+    worker, client = server.worker(max_jobs=burst), server.client()
+    worker.register_function("f", lambda job: job.workload)
+    server.advance()
+    for _ in range(20):
+        done = [outcome(client.add_task("f", b"x")) for _ in range(burst)]
+        server.advance()
+        assert done == [[b"x"]] * burst
+
+
 def test_jobs_one_after_the_other_cost_few_packets(server: MemoryJobServer) -> None:
     worker, client = server.worker(), server.client()
     worker.register_function("f", lambda job: job.workload)
