@@ -130,7 +130,7 @@ class GearmanProtocol(Protocol):
         self._outstanding: dict[int, Any] = {}
         self._sent = 0
         self._answered = 0
-        self._answer_watch = Watch(reactor, limits.ack_timeout, self._look_for_answers)
+        self.answer_watch = Watch(reactor, limits.ack_timeout, self._look_for_answers)
         self._progress = 0
         self._unanswered_looks = 0
         self._heartbeat = None if limits.heartbeat is None else Watch(reactor, limits.heartbeat, self._look_for_life)
@@ -225,7 +225,7 @@ class GearmanProtocol(Protocol):
         if self.error is not None:
             return
         self.error = error
-        self._answer_watch.stop()
+        self.answer_watch.stop()
         if self._heartbeat is not None:
             self._heartbeat.stop()
         self.listen(True)  # TLS is not closed without hearing the other end
@@ -274,10 +274,9 @@ class GearmanProtocol(Protocol):
 
     def expect_answer(self) -> None:
         """The server has just been asked something; it has the limits' ``ack_timeout`` to say anything."""
-        if not self._answer_watch.on:
-            self._progress = self.progress
-            self._unanswered_looks = 0
-            self._answer_watch.start()
+        self._progress = self.progress
+        self._unanswered_looks = 0
+        self.answer_watch.start()
 
     def _look_for_answers(self) -> bool:
         if not self.owed:
@@ -341,7 +340,7 @@ class GearmanProtocol(Protocol):
         self._sent = place + 1
         self._outstanding[place] = request
         self.transport.write(packet)
-        if not self._answer_watch.on:
+        if not self.answer_watch.on:
             self.expect_answer()
         if self.deaf:
             self.listen(True)

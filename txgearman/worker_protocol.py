@@ -193,7 +193,8 @@ class GearmanWorkerProtocol(GearmanProtocol):
         self.asleep = False
         self.grabs += 1
         self.transport.write(self.dialect.grab)
-        self.expect_answer()
+        if not self.answer_watch.on:
+            self.expect_answer()
 
     def sleep(self) -> None:
         """Have the server say when there is a job."""
