@@ -101,6 +101,7 @@ def test_every_exception_is_public_here_and_in_the_package() -> None:
         ),
         (lost(True), "resize H:vm:1: lost: the connection went after JOB_CREATED"),
         (lost(False), "resize H:vm:1: lost: the connection went before JOB_CREATED"),
+        (TaskLost(TASK, True, forgotten=True), "resize H:vm:1: lost: the server has forgotten its job"),
         (lost(True, OSError("reset")), "resize H:vm:1: lost: the connection went after JOB_CREATED (reset)"),
         (TaskTimedOut(TASK), "resize H:vm:1: timed out"),
     ],

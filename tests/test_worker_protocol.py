@@ -655,3 +655,27 @@ def test_the_global_reactor_is_the_default() -> None:
     from twisted.internet import reactor
 
     assert GearmanWorkerFactory(taker=Taker()).reactor is reactor
+
+
+# A link that is used no more.
+
+
+def test_a_link_with_jobs_is_busy_until_the_last_is_done() -> None:
+    net = Net()
+    link = net.link
+    left: list[bool] = []
+    link.jobs[H1] = object()
+    link.retire(lambda: left.append(True))
+    assert (link.busy, left) == (True, [])
+    link.work_complete(H1, b"r")
+    assert (link.busy, left) == (False, [True])
+
+
+def test_a_link_that_asked_in_vain_is_left_at_the_answer() -> None:
+    net = Net()
+    net.link.grab()
+    left: list[bool] = []
+    net.link.retire(lambda: left.append(True))
+    assert left == []
+    net.server.send(NO_JOB.response())
+    assert left == [True]
