@@ -560,6 +560,21 @@ def test_p2_chunks_are_sent_in_order_one_in_a_turn(kind: str) -> None:
 
 
 @each_kind
+def test_a_generator_waits_for_a_server_that_is_slow(kind: str) -> None:
+    """Else one without an end would fill the memory."""
+    chunks = Chunks(b"1", b"2", b"3")
+    run = Run(kind, chunks)
+    run.link.drained = Deferred()
+    run.turns()
+    run.turns()
+    assert run.link.data == [b"1"]
+    run.link.drained.callback(None)
+    run.turns()
+    run.turns()
+    assert (run.link.data, run.ended_with) == ([b"1", b"2", b"3"], [None])
+
+
+@each_kind
 def test_a_generator_may_have_no_chunks(kind: str) -> None:
     run = Run(kind, Chunks())
     assert (run.link.data, run.ended_with) == ([], [None])
