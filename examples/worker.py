@@ -1,8 +1,9 @@
-"""A Gearman worker with two functions to try a client on.
+"""A Gearman worker with three functions to try a client on.
 
     python examples/worker.py --server 127.0.0.1:4730
 
-``reverse`` turns its workload round; ``wordcount`` takes UTF-8 text and returns, as JSON, how often each word is in it.
+``reverse`` turns its workload round; ``wordcount`` takes UTF-8 text and returns, as JSON, how often each word is in it;
+``lines`` sends each line of its workload as a part of the result.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ async def wordcount(job: Job) -> bytes | None:
     return json.dumps(counts, ensure_ascii=False).encode()
 
 
+def lines(job: Job) -> Iterator[bytes]:
+    """The lines, one by one."""
+    yield from job.workload.splitlines()
+
+
 def words(text: str) -> Iterator[str]:
     """The words of a text: what ``\\w`` takes for one, with the apostrophes inside it, whatever its case."""
     for match in WORD.finditer(unicodedata.normalize("NFC", text)):
@@ -55,9 +61,10 @@ def words(text: str) -> Iterator[str]:
 
 
 def make_worker(server: str | IStreamClientEndpoint) -> GearmanWorker:
-    """A worker with both functions."""
+    """A worker with these functions."""
     worker = GearmanWorker([server], client_id="example")
     worker.register_function("reverse", reverse)
+    worker.register_function("lines", lines)
     worker.register_function("wordcount", wordcount)
     return worker
 

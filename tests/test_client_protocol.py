@@ -36,6 +36,7 @@ from txgearman.errors import (
     TaskLost,
     TaskRejected,
 )
+from txgearman.limits import Limits
 from txgearman.packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -43,6 +44,7 @@ from txgearman.packets import (
     GET_STATUS,
     JOB_CREATED,
     OPTION_REQ,
+    STATUS_RES,
     SUBMIT_JOB,
     SUBMIT_JOB_BG,
     SUBMIT_JOB_EPOCH,
@@ -59,9 +61,9 @@ from txgearman.packets import (
     Packet,
     PacketType,
 )
-from txgearman.tasks import JobHandle, Priority, Task
+from txgearman.tasks import MAX_HANDLE, JobHandle, Priority, Task
 
-from .wire import MemoryEndpoint, answer
+from .wire import MemoryEndpoint, answer, with_limits
 
 FENCE: Packet = (GET_STATUS, [b"txgearman:fence"])
 
@@ -119,7 +121,7 @@ class Net:
     def __init__(self, **arguments: Any) -> None:
         self.clock = Clock()
         self.endpoint = MemoryEndpoint(self.clock)
-        self.factory = GearmanClientFactory(self.clock, name="server", **arguments)
+        self.factory = GearmanClientFactory(self.clock, name="server", **with_limits(arguments))
         EndpointConnector(self.endpoint, self.factory).connect()
         assert isinstance(self.factory.link, GearmanClientProtocol)
         self.link = self.factory.link
@@ -199,7 +201,7 @@ def test_p10_the_connect_timeout_is_the_callers_to_choose() -> None:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
     endpoint.polite = False
-    EndpointConnector(endpoint, GearmanClientFactory(clock, connect_timeout=2)).connect()
+    EndpointConnector(endpoint, GearmanClientFactory(clock, limits=Limits(connect_timeout=2))).connect()
     clock.advance(1.9)
     assert not endpoint.server.transport.aborted
     clock.advance(0.1)
@@ -1325,3 +1327,382 @@ class GeardMachine(LinkMachine):
 @pytest.mark.parametrize("machine", [LinkMachine, GeardMachine])
 def test_p4_whatever_comes_each_task_is_told_its_own(machine: type[LinkMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
+
+
+# Where the server takes nothing for now.
+
+
+class Owner:
+    """Notes the tasks that are handed back, and those that ended."""
+
+    def __init__(self) -> None:
+        self.placed: list[Task] = []
+        self.ended: list[Task] = []
+
+    def place_again(self, task: Task) -> None:
+        self.placed.append(task)
+
+    def retry(self, task: Task, reason: Exception) -> bool:
+        return False
+
+    def task_ended(self, task: Task) -> None:
+        self.ended.append(task)
+
+
+def owned(net: Net, workload: bytes = b"", **options: Any) -> tuple[Task, Owner, list[Any]]:
+    """A task that somebody answers for, on the link; and what becomes of it."""
+    task, owner = Task(b"f", workload, **options), Owner()
+    told: list[Any] = []
+    task.begin(owner=owner).addCallbacks(told.append, lambda failure: told.append(failure.type))
+    net.link.send_task(task)
+    return task, owner, told
+
+
+def workloads(net: Net) -> list[bytes]:
+    """Of the submits that have come."""
+    return [arguments[-1] for packet_type, arguments in net.server.received() if "SUBMIT" in packet_type.name]
+
+
+def test_what_a_slow_server_does_not_take_waits_in_order() -> None:
+    net = Net()
+    net.link.pauseProducing()
+    tasks = [net.submit(b"%d" % number, background=number == 1) for number in range(4)]
+    assert workloads(net) == []
+    assert (net.link.in_flight, net.link.load) == (0, 4)
+    net.link.resumeProducing()
+    assert workloads(net) == [b"0", b"1", b"2", b"3"]
+    assert (net.link.in_flight, net.link.load) == (4, 4)
+    net.server.send(*(created(b"H:%d" % number) for number in range(4)), complete(b"r", b"H:0"))
+    assert tasks[0].outcomes == [b"r"]
+
+
+def test_a_server_that_takes_little_at_a_time_gets_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    net.link.pauseProducing()
+    for number in range(4):
+        net.submit(b"%d" % number)
+    write, write_all = net.server.transport.write, net.server.transport.writeSequence
+
+    def write_and_be_full(data: bytes) -> None:
+        write(data)
+        net.link.pauseProducing()
+
+    def write_all_and_be_full(data: list[bytes]) -> None:
+        write_all(data)
+        net.link.pauseProducing()
+
+    monkeypatch.setattr(net.server.transport, "write", write_and_be_full)
+    monkeypatch.setattr(net.server.transport, "writeSequence", write_all_and_be_full)
+    waiting = outcomes_of_drain(net)
+    seen = []
+    for _ in range(4):
+        net.link.resumeProducing()
+        seen += workloads(net)
+    assert seen == [b"0", b"1", b"2", b"3"]
+    monkeypatch.undo()
+    net.link.resumeProducing()
+    assert waiting == [None]
+
+
+def outcomes_of_drain(net: Net) -> list[Any]:
+    told: list[Any] = []
+    net.link.when_drained().addCallback(told.append)
+    return told
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_p9_a_task_cancelled_before_it_was_written_is_never_sent(background: bool) -> None:
+    net = Net()
+    net.link.pauseProducing()
+    tasks = [net.submit(b"%d" % number, background=background) for number in range(3)]
+    tasks[1].deferred.cancel()
+    assert tasks[1].outcomes == [CancelledError]
+    net.link.resumeProducing()
+    assert workloads(net) == [b"0", b"2"]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_p7_what_was_not_written_goes_back_when_the_link_goes(background: bool) -> None:
+    net = Net()
+    written, _, lost = owned(net, b"written", background=background)
+    net.link.pauseProducing()
+    task, owner, told = owned(net, b"waiting", background=background)
+    other = net.submit(b"of nobody", background=background)
+    net.server.lose()
+    assert (lost, owner.placed, told) == ([TaskLost], [task], [])
+    assert other.outcomes == [TaskLost]
+    assert not other.error.acknowledged
+    assert task.holder is None
+    assert written.ended
+
+
+def test_p7_what_the_loss_of_another_cancels_does_not_go_back() -> None:
+    net = Net()
+    first = net.submit(b"written")
+    net.link.pauseProducing()
+    task, owner, told = owned(net, b"waiting")
+    deferred = task._deferred
+    assert deferred is not None
+    first.deferred.addBoth(lambda _: deferred.cancel())
+    net.server.lose()
+    assert (owner.placed, told) == ([], [CancelledError])
+
+
+def test_p7_what_was_not_written_goes_back_when_the_link_is_left() -> None:
+    net = Net()
+    first, _, told = owned(net, b"written")
+    net.link.pauseProducing()
+    task, owner, _ = owned(net, b"waiting")
+    left: list[bool] = []
+    net.link.retire(lambda: left.append(True))
+    assert (owner.placed, left) == ([task], [])
+    net.server.send(created(), complete(b"r"))
+    assert (told, left, first.ended) == ([b"r"], [True], True)
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_a_link_is_left_when_its_last_task_is_cancelled(acknowledged: bool) -> None:
+    """A server owes an answer to a submit, whoever waits for it."""
+    net = Net()
+    told = net.submit()
+    if acknowledged:
+        net.server.send(created())
+    left: list[bool] = []
+    net.link.retire(lambda: left.append(True))
+    told.deferred.cancel()
+    assert left == [True] * acknowledged
+    if not acknowledged:
+        net.server.send(created())
+    assert left == [True]
+    assert not net.link.busy
+
+
+@pytest.mark.parametrize("options", [{"timeout": 5.0}, {"retries": 1}])
+def test_p8_a_link_alone_has_no_time_outs_and_no_retries(options: dict[str, Any]) -> None:
+    net = Net()
+    with pytest.raises(ValueError, match="timeout and retries are for tasks of a GearmanClient"):
+        net.link.submit(Task("f", **options))
+    assert net.server.received() == []
+
+
+# Promise 16: a job that the server forgot is found out.
+
+
+class Sweep(Net):
+    """A link whose server is asked after jobs."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**{"check_interval": 8.0, "ack_timeout": 1e6, **arguments})
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(round(seconds * 4)):
+            self.clock.advance(0.25)
+
+    def begun(self, handle: bytes, **options: Any) -> Told:
+        """A task whose job the server has."""
+        told = self.submit(**options)
+        self.server.send(created(handle))
+        self.server.received()
+        return told
+
+    def asked(self) -> list[bytes]:
+        """The handles that were asked after."""
+        packets = self.server.received()
+        assert all(packet_type is GET_STATUS for packet_type, _ in packets)
+        return [arguments[0] for _, arguments in packets]
+
+    def say(self, handle: bytes, known: bool, rest: tuple[bytes, ...] = (b"0", b"0", b"0")) -> None:
+        self.server.send(STATUS_RES.response(handle, b"%d" % known, *rest))
+
+
+def test_p16_a_job_that_the_server_forgot_is_lost() -> None:
+    net = Sweep()
+    told = net.begun(H1)
+    net.wait(7.75)
+    assert net.asked() == []
+    net.wait(0.25)
+    assert net.asked() == [H1]
+    net.say(H1, known=False)
+    assert told.outcomes == [TaskLost]
+    assert (told.error.acknowledged, told.error.forgotten) == (True, True)
+    assert "the server has forgotten its job" in str(told.error)
+    assert (net.link.in_flight, net.link.error) == (0, None)
+
+
+def test_p16_the_default_is_a_minute() -> None:
+    net = Sweep(check_interval=60.0)
+    net.begun(H1)
+    net.wait(59.75)
+    assert net.asked() == []
+    net.wait(0.25)
+    assert net.asked() == [H1]
+
+
+@pytest.mark.parametrize("empty", [(b"0", b"", b""), (b"1", b"3", b"8")], ids=["geard", "running"])
+def test_p16_a_job_that_is_known_is_asked_after_again(empty: tuple[bytes, ...]) -> None:
+    net = Sweep()
+    told = net.begun(H1)
+    for _ in range(5):
+        net.wait(8)
+        assert net.asked() == [H1]
+        net.say(H1, True, empty)
+    net.server.send(complete(b"r"))
+    assert told.outcomes == [b"r"]
+
+
+def test_p16_only_silent_jobs_are_asked_after_in_one_sweep() -> None:
+    net = Sweep()
+    for number in range(4):
+        net.begun(b"H:%d" % number)
+    for _ in range(3):
+        net.wait(3.75)
+        net.server.send(data(b"d", b"H:1"), WORK_STATUS.response(b"H:2", b"1", b"2"))
+    net.server.send(complete(b"", b"H:3"))
+    net.wait(0.5)
+    assert net.asked() == [b"H:0"]
+    net.wait(8.5)
+    assert sorted(net.asked()) == [b"H:0", b"H:1", b"H:2"]
+
+
+def test_p16_a_job_that_is_silent_after_all_is_found_in_half_as_long_again() -> None:
+    net = Sweep()
+    net.begun(H1)
+    net.wait(3)
+    net.begun(H2)
+    net.wait(5)
+    assert net.asked() == [H1]
+    net.wait(4)
+    assert net.asked() == [H2]
+
+
+def test_p16_each_task_of_a_shared_job_is_lost_once() -> None:
+    net = Sweep()
+    tasks = net.share(3)
+    tasks[1].deferred.cancel()
+    net.wait(8)
+    assert net.asked() == [H1]
+    net.say(H1, known=False)
+    assert outcomes(tasks) == [[TaskLost], [CancelledError], [TaskLost]]
+    net.server.send(complete(b"late"))
+    assert net.link.error is None
+
+
+def test_p12_p16_what_is_left_of_a_cancelled_task_goes_with_its_forgotten_job() -> None:
+    net = Sweep()
+    told = net.begun(H1)
+    told.deferred.cancel()
+    net.wait(8)
+    assert net.asked() == [H1]
+    net.say(H1, known=False)
+    assert net.link._jobs == {}
+    net.wait(8)
+    assert (net.asked(), net.link._job_watch.on) == ([], False)
+
+
+def test_p6_an_answer_that_comes_after_the_outcome_is_quiet() -> None:
+    net = Sweep()
+    told = net.begun(H1)
+    net.wait(8)
+    net.server.send(complete(b"r"))
+    net.say(H1, known=False)
+    assert told.outcomes == [b"r"]
+    assert net.link.error is None
+
+
+@pytest.mark.parametrize("handle", [b"H" * (MAX_HANDLE + 1), b"H:\0:1"], ids=["long", "with a NUL"])
+def test_p17_a_handle_that_some_server_says_nothing_of_is_not_asked_after(handle: bytes) -> None:
+    """GEARMAN.md H6."""
+    net = Sweep()
+    net.begun(handle)
+    net.wait(30)
+    assert net.asked() == []
+
+
+def test_p17_a_question_after_a_job_has_its_place_among_the_answers() -> None:
+    net = Sweep()
+    net.begun(H1)
+    net.wait(8)
+    later = net.submit()
+    assert [packet_type for packet_type, _ in net.server.received()] == [GET_STATUS, SUBMIT_JOB]
+    net.server.send(STATUS_RES.response(H1, b"0", b"0", b"0", b"0"), created(H2), complete(b"2", H2))
+    assert later.outcomes == [b"2"]
+
+
+def test_p16_a_link_that_goes_while_it_asks_loses_each_task_once() -> None:
+    net = Sweep()
+    told = net.begun(H1)
+    net.wait(8)
+    net.server.lose()
+    assert told.outcomes == [TaskLost]
+    assert not told.error.forgotten
+
+
+def test_p10_without_jobs_there_is_no_timer() -> None:
+    net = Sweep()
+    net.begun(H1)
+    net.server.send(complete(b""))
+    net.wait(8)
+    net.clock.advance(1e6)
+    assert net.clock.getDelayedCalls() == []
+
+
+def test_p16_background_tasks_are_not_asked_after() -> None:
+    net = Sweep()
+    told = net.begun(H1, background=True)
+    assert len(told.outcomes) == 1
+    net.wait(30)
+    assert net.asked() == []
+
+
+# Tasks whose caller can take no more for now.
+
+
+def test_while_all_that_is_out_is_held_nothing_is_read() -> None:
+    net = Net()
+    first, second = net.submit(), net.submit(unique=b"u")
+    net.link.hold(first.task)
+    assert not net.link.deaf  # what was asked is not answered
+    net.server.send(created(H1), created(H2))
+    net.link.hold(first.task)
+    assert not net.link.deaf  # somebody else waits
+    net.link.hold(second.task)
+    assert net.link.deaf
+    net.link.release(second.task)
+    assert not net.link.deaf
+
+
+def test_p6_a_held_task_that_is_let_go_holds_nobody_up() -> None:
+    net = Net()
+    first, second, third = net.submit(), net.submit(), net.submit()
+    net.server.send(created(b"H:1"), created(b"H:2"), created(b"H:3"))
+    net.link.hold(first.task)
+    first.deferred.cancel()
+    net.link.hold(second.task)
+    assert not net.link.deaf  # the third waits
+    net.server.send(complete(b"", b"H:2"))
+    net.link.hold(third.task)
+    assert net.link.deaf
+    third.deferred.cancel()
+    net.link.release(third.task)
+    assert not net.link.deaf
+
+
+def test_a_task_may_be_held_on_a_link_that_is_gone() -> None:
+    net = Net()
+    told = net.submit()
+    net.server.send(created())
+    net.server.lose()
+    net.link.hold(told.task)
+    assert not net.link.deaf
+
+
+def test_a_held_task_is_not_asked_after() -> None:
+    """It is by our own will that nothing is heard of it, and the answer would come behind all its data."""
+    net = Sweep()
+    told = net.begun(H1)
+    net.link.hold(told.task)
+    net.wait(60)
+    assert net.asked() == []
+    net.link.release(told.task)
+    net.wait(12)
+    assert net.asked() == [H1]

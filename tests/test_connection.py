@@ -24,8 +24,9 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
-from txgearman.connection import CLOSE_TIMEOUT, CONNECT_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol
+from txgearman.connection import CLOSE_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol
 from txgearman.errors import UNANSWERED, ClientStopped, ProtocolError, ServerError, TLSError
+from txgearman.limits import CONNECT_TIMEOUT
 from txgearman.packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -44,7 +45,7 @@ from txgearman.packets import (
 )
 from txgearman.testing import Fault, MemoryJobServer
 
-from .wire import MemoryEndpoint, ServerSide, WireTransport, answer, outcome
+from .wire import MemoryEndpoint, ServerSide, WireTransport, answer, outcome, with_limits
 
 FENCE: Packet = (GET_STATUS, [b"txgearman:fence"])
 
@@ -86,7 +87,7 @@ class Link:
     def __init__(self, clock: Clock, endpoint: Any, options: tuple[bytes, ...] = (), **arguments: Any) -> None:
         self.clock = clock
         self.observer = Observer()
-        self.factory = GearmanFactory(clock, options=options, observer=self.observer, **arguments)
+        self.factory = GearmanFactory(clock, options=options, observer=self.observer, **with_limits(arguments))
         self.connector = EndpointConnector(endpoint, self.factory)
 
     @property
@@ -807,9 +808,9 @@ def test_p10_the_time_out_is_the_callers_to_choose_and_ends_with_the_first_good_
     silence = net.server.fall_silent()
     net.connect().server.advance(1.9)
     silence.end()
-    assert net.clock.getDelayedCalls() == []
     net.server.advance(60)
     assert net.link.error is None
+    assert net.clock.getDelayedCalls() == []
 
 
 def test_p10_each_attempt_has_its_own_time_out() -> None:
@@ -1390,16 +1391,27 @@ def test_p11_an_endpoint_that_says_one_thing_and_does_another(
 
 
 class Pipe:
-    """A transport that can do no more than `ITransport` asks for, as that of a process; it disconnects at once."""
+    """A transport that can do no more than `ITransport` and `IConsumer` ask for, as that of a process.
+
+    It disconnects at once, and would not with a producer."""
 
     def __init__(self, protocol: GearmanProtocol) -> None:
         self._protocol = protocol
         self.lost = 0
+        self.producer: Any = None
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        assert streaming
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
 
     def write(self, data: bytes) -> None:
         pass
 
     def loseConnection(self) -> None:
+        assert self.producer is None
         self.lost += 1
         self._protocol.connectionLost(Failure(ConnectionDone()))
 
@@ -1431,3 +1443,276 @@ def test_p11_an_endpoint_in_whose_connect_the_factory_is_stopped() -> None:
     assert outcome(told[0]) == [None]
     assert clock.getDelayedCalls() == []
     assert endpoint.attempts == 1
+
+
+# A server that owes answers and gives none.
+
+
+def let_pass(net: Net, seconds: float) -> None:
+    """Let time pass as a reactor that is not blocked does."""
+    for _ in range(round(seconds * 4)):
+        net.clock.advance(0.25)
+
+
+def test_p10_p17_a_server_that_owes_answers_and_gives_none_is_dropped() -> None:
+    net = connected(ack_timeout=8.0)
+    let_pass(net, 60)
+    told = net.echo(b"1")
+    let_pass(net, 7.75)
+    assert (told, net.link.error) == ([], None)
+    let_pass(net, 0.25)
+    assert closed_by(net, TimeoutError)
+    assert "no answer within 8.0 seconds" in str(told[0])
+    assert [type(error) for error in net.observer.errors] == [TimeoutError]
+
+
+def test_p10_the_default_is_half_a_minute() -> None:
+    net = connected()
+    net.clock.advance(60)
+    told = net.echo(b"1")
+    let_pass(net, 29.75)
+    assert told == []
+    let_pass(net, 0.25)
+    assert len(told) == 1
+
+
+def test_p17_a_server_that_is_slow_and_goes_on_is_waited_for() -> None:
+    """One answer in each while, however much is owed."""
+    net = connected(ack_timeout=8.0)
+    told = [net.echo(b"%d" % number) for number in range(10)]
+    for packet in net.server.received():
+        let_pass(net, 7.5)
+        net.server.send(answer(packet))
+    assert told == [[[b"%d" % number]] for number in range(10)]
+    assert net.link.error is None
+
+
+def test_p17_a_server_that_stops_answering_is_found_in_half_as_long_again() -> None:
+    net = connected(ack_timeout=8.0)
+    net.echo(b"1")
+    question, fence = net.server.received()
+    let_pass(net, 3.75)
+    net.server.send(answer(question), answer(fence))
+    net.echo(b"2")
+    let_pass(net, 7.75)
+    assert net.link.error is None
+    let_pass(net, 0.5)
+    assert closed_by(net, TimeoutError)
+
+
+def test_p10_p17_a_reactor_that_was_blocked_is_no_silence_of_the_server() -> None:
+    """The timer comes before what has been there to be read for long."""
+    net = connected(ack_timeout=8.0)
+    for number in range(5):
+        told = net.echo(b"%d" % number)
+        packets = net.server.received()
+        net.clock.advance(100)
+        net.server.send(*map(answer, packets))
+        assert told == [[b"%d" % number]]
+    assert net.link.error is None
+
+
+def test_p10_an_idle_link_has_no_timer() -> None:
+    net = connected(ack_timeout=8.0)
+    net.echo(b"1")
+    net.server.shake_hands()
+    let_pass(net, 12)
+    assert net.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("end", ["stop", "lose"])
+def test_p10_the_looks_end_with_the_link(end: str) -> None:
+    net = connected(heartbeat=5.0)
+    net.echo(b"1")
+    if end == "stop":
+        net.factory.stop(ClientStopped())
+    else:
+        net.factory.stopTrying()
+        net.server.lose()
+    net.clock.advance(0)
+    assert net.clock.getDelayedCalls() == []
+
+
+# The heartbeat.
+
+ASKED: list[Packet] = [(ECHO_REQ, [b""]), FENCE]
+
+
+def test_without_a_heartbeat_nobody_is_asked() -> None:
+    net = connected()
+    let_pass(net, 3600)
+    assert net.server.received() == []
+    assert net.link.error is None
+
+
+def test_p10_a_heartbeat_asks_in_silence_and_drops_who_is_gone() -> None:
+    net = connected(heartbeat=8.0)
+    let_pass(net, 11.75)
+    assert net.server.received() == []
+    let_pass(net, 0.25)
+    assert net.server.received() == ASKED
+    let_pass(net, 7.75)
+    assert net.link.error is None
+    let_pass(net, 0.25)
+    assert closed_by(net, TimeoutError)
+    assert "silence, and no answer to ECHO_REQ within 8.0 seconds" in str(net.observer.errors[0])
+
+
+def test_who_answers_the_heartbeat_is_asked_again_after_the_next_silence() -> None:
+    net = connected(heartbeat=8.0)
+    asked = 0
+    for _ in range(100 * 4):
+        net.clock.advance(0.25)
+        packets = net.server.received()
+        if packets:
+            asked += 1
+            assert packets == ASKED
+            net.server.send(*map(answer, packets))
+    assert 7 <= asked <= 12
+    assert net.link.error is None
+
+
+def test_p17_who_answers_the_fence_only_is_there_as_well() -> None:
+    """geard does so with an ECHO_REQ (H6)."""
+    net = connected(heartbeat=8.0)
+    for _ in range(100 * 4):
+        net.clock.advance(0.25)
+        if net.server.received() == ASKED:
+            net.server.send(answer(FENCE))
+    assert net.link.error is None
+
+
+def test_any_byte_is_a_sign_of_life() -> None:
+    net = connected(heartbeat=8.0)
+    packet = answer(FENCE)
+    net.link.send_fence()
+    net.server.received()
+    for place in range(len(packet)):
+        let_pass(net, 3)
+        net.server.send(packet[place : place + 1])
+    assert net.server.received() == []
+    assert net.link.error is None
+
+
+def test_p10_a_reactor_that_was_blocked_is_no_silence_for_the_heartbeat() -> None:
+    net = connected(heartbeat=8.0)
+    for _ in range(5):
+        net.clock.advance(100)
+        net.link.send_fence()
+        net.server.shake_hands()
+    assert net.link.error is None
+
+
+def test_a_link_that_is_not_ready_has_no_heartbeat() -> None:
+    """The time to connect is what limits that."""
+    net = unready(heartbeat=1.0)
+    net.server.received()
+    let_pass(net, 5)
+    assert net.server.received() == []
+
+
+# How fast the server takes what is written.
+
+
+def test_a_link_tells_when_what_was_written_is_out() -> None:
+    net = connected()
+    assert outcome(net.link.when_drained()) == [None]
+    net.link.pauseProducing()
+    waiting = [outcome(net.link.when_drained()) for _ in range(2)]
+    assert (net.link.paused, waiting) == (True, [[], []])
+    net.link.resumeProducing()
+    assert (net.link.paused, waiting) == (False, [[None], [None]])
+
+
+def test_p1_who_waits_for_a_slow_server_is_told_when_it_is_gone() -> None:
+    net = connected()
+    link = net.link
+    link.pauseProducing()
+    waiting = outcome(link.when_drained())
+    net.server.lose()
+    assert (waiting, outcome(link.when_drained())) == ([None], [None])
+
+
+def test_the_link_is_the_producer_of_its_transport_until_it_is_closed() -> None:
+    net = connected()
+    link = net.link
+    assert net.server.transport.producer is link
+    assert net.server.transport.streaming
+    net.factory.stop(ClientStopped())
+    assert net.server.transport.producer is None
+    link.stopProducing()  # what a transport says that is gone
+    net.clock.advance(0)
+    assert net.clock.getDelayedCalls() == []
+
+
+# Reading can be paused.
+
+
+def test_a_deaf_link_reads_nothing_until_it_asks_something() -> None:
+    net = connected(heartbeat=8.0)
+    transport = net.server.transport
+    net.link.listen(False)
+    net.link.listen(False)
+    assert (net.link.deaf, transport.producerState) == (True, "paused")
+    let_pass(net, 100)
+    assert (net.link.error, net.server.received()) == (None, [])  # this silence is our own
+    net.echo(b"1")
+    assert (net.link.deaf, transport.producerState) == (False, "producing")
+    net.link.listen(True)
+    assert transport.producerState == "producing"
+
+
+def test_p11_a_deaf_link_hears_how_it_is_closed() -> None:
+    net = connected()
+    net.link.listen(False)
+    net.factory.stop(ClientStopped())
+    assert net.server.transport.producerState == "producing"
+
+
+# A link that is used no more.
+
+
+def test_a_link_that_is_to_be_left_finishes_what_is_out() -> None:
+    net = connected()
+    told = net.echo(b"1")
+    left = outcome(net.factory.retire(net.link))
+    link = net.link
+    assert (link.retiring, link.busy, left) == (True, True, [])
+    net.server.shake_hands()
+    assert told == [[b"1"]]
+    assert "used no more" in str(link.error)
+    net.clock.advance(0)
+    assert (len(left), net.endpoint.attempts, net.clock.getDelayedCalls()) == (1, 1, [])
+
+
+def test_an_idle_link_is_left_at_once() -> None:
+    net = connected()
+    left = outcome(net.factory.retire(net.link))
+    net.clock.advance(0)
+    assert (len(left), net.clock.getDelayedCalls()) == (1, [])
+
+
+def test_p7_a_link_that_is_lost_while_it_is_left_is_not_made_again() -> None:
+    net = connected()
+    net.echo(b"1")
+    left = outcome(net.factory.retire(net.link))
+    net.server.lose()
+    net.clock.advance(60)
+    assert (len(left), net.endpoint.attempts) == (1, 1)
+
+
+def test_a_server_that_is_not_ready_is_left_without_more_ado() -> None:
+    net = unready()
+    left = outcome(net.factory.retire(None))
+    net.clock.advance(0)
+    assert (len(left), net.clock.getDelayedCalls()) == (1, [])
+
+
+def test_p11_a_stop_hurries_a_link_that_is_being_left() -> None:
+    net = connected()
+    told = net.echo(b"1")
+    left = outcome(net.factory.retire(net.link))
+    stopped = outcome(net.factory.stop(ClientStopped()))
+    net.clock.advance(0)
+    assert [type(error) for error in told] == [ClientStopped]
+    assert (len(left), len(stopped), net.clock.getDelayedCalls()) == (1, 1, [])

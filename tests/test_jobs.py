@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 
 from txgearman import JobEnded, JobFailed, JobHandle, jobs
 from txgearman.jobs import MOST_STEPS, Function, Job
-from txgearman.service import MOST_BYTES
+from txgearman.limits import MOST_BYTES
 from txgearman.worker_protocol import Assignment
 
 from .conftest import Failures
@@ -41,6 +41,10 @@ class Link:
         self.factory = SimpleNamespace(name="server", reactor=its_reactor)
         self.sent: list[tuple[Any, ...]] = []
         self.threads: set[int] = set()
+        self.drained: Deferred[None] = succeed(None)
+
+    def when_drained(self) -> Deferred[None]:
+        return self.drained
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         assert name.startswith("work_"), name
@@ -553,6 +557,21 @@ def test_p2_chunks_are_sent_in_order_one_in_a_turn(kind: str) -> None:
         run.turns()
     assert (sent, run.link.data, run.ended_with) == ([1, 2, 3], [b"1", b"", b"3"], [None])
     assert (chunks.closed, run.clock.getDelayedCalls()) == ([None], [])
+
+
+@each_kind
+def test_a_generator_waits_for_a_server_that_is_slow(kind: str) -> None:
+    """Else one without an end would fill the memory."""
+    chunks = Chunks(b"1", b"2", b"3")
+    run = Run(kind, chunks)
+    run.link.drained = Deferred()
+    run.turns()
+    run.turns()
+    assert run.link.data == [b"1"]
+    run.link.drained.callback(None)
+    run.turns()
+    run.turns()
+    assert (run.link.data, run.ended_with) == ([b"1", b"2", b"3"], [None])
 
 
 @each_kind

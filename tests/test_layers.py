@@ -15,12 +15,17 @@ import txgearman
 ROOMS = [
     "errors",
     "packets",
+    "checks",
     "tasks",
     "tls",
+    "limits",
+    "deadlines",
     "connection",
     "client_protocol",
     "servers",
     "service",
+    "dispatcher",
+    "streams",
     "client",
     "worker_protocol",
     "jobs",
@@ -42,7 +47,7 @@ ROOMS = [
 ]
 """From the top of the house down. A package's name stands for what it re-exports."""
 
-NO_TWISTED = {"errors", "packets", "testing.jobs", "testing.splitter"}
+NO_TWISTED = {"errors", "packets", "checks", "testing.jobs", "testing.splitter"}
 
 PACKAGE = Path(txgearman.__file__).parent
 

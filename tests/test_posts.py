@@ -255,7 +255,7 @@ def test_what_was_asked_for_is_given_back_with_the_connection(server: MemoryJobS
 
 
 def test_no_answer_in_time_ends_the_connection(server: MemoryJobServer) -> None:
-    worker = server.worker(connect_timeout=3.0)
+    worker = server.worker(ack_timeout=3.0)
     worker.register_function("f", nothing)
     server.advance()
     with server.leave_unanswered(GRAB_JOB_ALL):

@@ -26,6 +26,8 @@ from txgearman.tasks import Task
 from txgearman.testing import MemoryJobServer
 from txgearman.tls import TLSOptions
 
+from .wire import outcome as outcome_of
+
 reactor: Any = global_reactor
 
 # Addresses.
@@ -466,4 +468,181 @@ def test_an_endpoint_that_raises_is_a_server_that_is_down() -> None:
     pool.start()
     with pytest.raises(NoServersAvailable, match="endpoint:0: no such luck"):
         pool.chosen()
+    pool.stop()
+
+
+# Another attempt goes elsewhere.
+
+
+def test_p7_each_attempt_of_a_unique_goes_to_the_next_in_rank() -> None:
+    pool = Pool().start()
+    for unique in (b"a", b"b", b"c"):
+        ranked = [server.address for server in pool.servers.ranked(unique)]
+        chosen = [pool.servers.choose(unique, attempt, "").factory.name for attempt in range(6)]
+        assert chosen == ranked * 2
+    pool.stop()
+
+
+def test_p7_another_attempt_without_a_unique_goes_to_another_server() -> None:
+    pool = Pool().start()
+    for last in ALL * 3:
+        assert pool.servers.choose(b"", 1, last).factory.name != last
+    with pool.there[1].go_down(), pool.there[2].go_down():
+        pool.advance()
+        assert pool.servers.choose(b"", 1, "endpoint:0").factory.name == "endpoint:0"  # there is no other
+    pool.stop()
+
+
+def test_a_server_that_takes_nothing_is_the_last_choice() -> None:
+    pool = Pool().start()
+    for server in list(pool.servers)[:2]:
+        server.link.pauseProducing()
+    assert {pool.chosen() for _ in range(6)} == {"endpoint:2"}
+    list(pool.servers)[2].link.pauseProducing()
+    assert {pool.chosen() for _ in range(6)} == set(ALL)
+    pool.stop()
+
+
+# Other servers at run time.
+
+
+def busy(pool: Pool, place: int) -> tuple[Task, list[Any]]:
+    """A task that is out at a server of the pool, and what becomes of it."""
+    task = Task("work")
+    told = outcome_of(task.begin())
+    list(pool.servers)[place].link.send_task(task)
+    pool.advance()
+    return task, told
+
+
+def test_a_server_that_joins_is_connected() -> None:
+    pool = Pool()
+    joined = MemoryJobServer(pool.clock)
+    pool.start()
+    before = list(pool.servers)
+    pool.servers.change([*pool.servers.addresses, joined.endpoint()])
+    changes = pool.changes
+    pool.advance()
+    assert list(pool.servers)[:3] == before
+    assert pool.states() == [ServerState.READY] * 4
+    assert (pool.infos()[3].address, pool.changes) == ("endpoint:3", changes + 1)
+    assert len(joined.connections) == 1
+    pool.stop()
+
+
+def test_before_the_start_servers_are_only_noted() -> None:
+    pool = Pool()
+    pool.servers.change(pool.servers.addresses[1:])
+    assert (len(pool.servers), pool.changes, pool.states()) == (2, 0, [ServerState.STOPPED] * 2)
+    pool.start()
+    assert [len(server.connections) for server in pool.there] == [0, 1, 1]
+    pool.stop()
+
+
+def test_an_idle_server_that_leaves_is_left_at_once() -> None:
+    pool = Pool().start()
+    pool.servers.change(pool.servers.addresses[:2])
+    pool.advance()
+    assert [len(server.connections) for server in pool.there] == [1, 1, 0]
+    assert [info.address for info in pool.infos()] == ALL[:2]
+    assert not any(pool.chosen(b"%d" % number) == ALL[2] for number in range(50))
+    pool.stop()
+
+
+def test_p7_a_server_that_leaves_finishes_what_it_has() -> None:
+    pool = Pool().start()
+    _, told = busy(pool, 2)
+    pool.servers.change(pool.servers.addresses[:2])
+    pool.advance(60)
+    assert (told, len(pool.there[2].connections)) == ([], 1)
+    pool.there[2].take("work").complete(b"done")
+    assert told == [b"done"]
+    pool.advance()
+    assert pool.there[2].connections == []
+    pool.stop()
+
+
+@pytest.mark.parametrize("state", ["connecting", "waiting"])
+def test_p11_a_server_that_leaves_while_it_is_not_ready(state: str) -> None:
+    pool = Pool()
+    third = pool.there[2]
+    with third.fall_silent() if state == "connecting" else third.refuse_connections():
+        pool.start()
+        assert pool.states()[2] is ServerState[state.upper()]
+        pool.servers.change(pool.servers.addresses[:2])
+        pool.advance(60)
+    assert third.connections == []
+    pool.stop()
+
+
+def test_p11_a_stop_does_not_wait_for_what_a_leaving_server_has() -> None:
+    pool = Pool().start()
+    _, told = busy(pool, 2)
+    pool.servers.change(pool.servers.addresses[:2])
+    stopped = outcome_of(pool.servers.stop(ClientStopped()))
+    pool.advance()
+    assert ([type(error) for error in told], len(stopped)) == ([ClientStopped], 1)
+    pool.stop()
+
+
+def test_a_server_that_left_may_come_back_meanwhile() -> None:
+    """It is a new one, with a connection of its own."""
+    pool = Pool().start()
+    addresses = pool.servers.addresses
+    _, told = busy(pool, 2)
+    pool.servers.change(addresses[:2])
+    pool.servers.change(addresses)
+    pool.advance()
+    assert len(pool.there[2].connections) == 2
+    pool.there[2].take("work").complete(b"done")
+    pool.advance()
+    assert (told, len(pool.there[2].connections)) == ([b"done"], 1)
+    pool.stop()
+
+
+def test_an_endpoint_keeps_its_name_wherever_it_stands() -> None:
+    pool = Pool()
+    first, _, third = pool.servers.addresses
+    new = MemoryJobServer(pool.clock)
+    pool.servers.change([third, new.endpoint(), first, new.endpoint()])
+    assert [info.address for info in pool.infos()] == ["endpoint:2", "endpoint:3", "endpoint:0", "endpoint:4"]
+
+
+@pytest.mark.parametrize("wrong", [[], ["a b"], "host", [None], ["10.0.0.1", "10.0.0.1:4730"]])
+def test_p8_servers_that_cannot_be_meant_change_nothing(wrong: Any) -> None:
+    pool = Pool().start()
+    before = list(pool.servers)
+    with pytest.raises((TypeError, ValueError), match="job_servers"):
+        pool.servers.change(wrong)
+    assert list(pool.servers) == before
+    assert pool.states() == [ServerState.READY] * 3
+    pool.stop()
+
+
+def test_uniques_move_only_to_a_server_that_joins() -> None:
+    pool = Pool().start()
+    uniques = [b"%d" % number for number in range(1000)]
+    before = {unique: pool.chosen(unique) for unique in uniques}
+    pool.servers.change([*pool.servers.addresses, MemoryJobServer(pool.clock).endpoint()])
+    pool.advance()
+    after = {unique: pool.chosen(unique) for unique in uniques}
+    moved = [unique for unique in uniques if before[unique] != after[unique]]
+    assert {after[unique] for unique in moved} == {"endpoint:3"}
+    assert 150 < len(moved) < 350
+    pool.stop()
+
+
+def test_there_is_hope_while_a_server_is_there_or_is_just_connecting() -> None:
+    pool = Pool(1)
+    assert [server.address for server in pool.servers.ranked(b"u", 5)] == ["endpoint:0"]
+    pool.servers.start()
+    assert pool.servers.any_hope()
+    pool.advance()
+    assert pool.servers.any_hope()
+    with pool.there[0].go_down():
+        pool.advance(20)
+        assert not pool.servers.any_hope()
+        assert "endpoint:0" in str(pool.servers.none_available())
+    pool.advance(60)
+    assert pool.servers.any_hope()
     pool.stop()

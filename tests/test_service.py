@@ -1,8 +1,7 @@
-"""What a client and a worker have in common: the service that starts and stops, and the checks of arguments."""
+"""What a client and a worker have in common: the service that starts and stops, and its prefix."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -10,8 +9,8 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from txgearman.packets import MAX_PACKET_SIZE
-from txgearman.service import MOST_BYTES, GearmanService, check_count, positive_seconds
+from txgearman.limits import Limits
+from txgearman.service import GearmanService
 from txgearman.tasks import MAX_FUNCTION
 
 from .wire import outcome
@@ -27,8 +26,7 @@ class Service(GearmanService):
         arguments: dict[str, Any] = {
             "prefix": "",
             "reactor": Clock(),
-            "connect_timeout": 1.0,
-            "max_packet_size": MAX_PACKET_SIZE,
+            "limits": Limits(),
         }
         super().__init__(**{**arguments, **changes})
         self.stopping: Deferred[Any] = succeed(None)
@@ -110,12 +108,6 @@ def test_a_prefix_is_joined_by_a_tab(prefix: str | bytes, expected: bytes) -> No
         ({"prefix": "a\0b"}, ValueError, "prefix must not have a NUL"),
         ({"prefix": "\ud800"}, ValueError, "prefix can't be encoded as UTF-8"),
         ({"prefix": b"x" * (MAX_FUNCTION + 1)}, ValueError, f"prefix must have {MAX_FUNCTION} bytes at most, not 8051"),
-        ({"connect_timeout": 0}, ValueError, "connect_timeout must be a positive number of seconds, not 0"),
-        ({"max_packet_size": 0}, ValueError, f"max_packet_size must be from 1 to {MOST_BYTES} bytes, not 0"),
-        ({"max_packet_size": MOST_BYTES + 1}, ValueError, f"from 1 to {MOST_BYTES} bytes, not {MOST_BYTES + 1}"),
-        ({"max_packet_size": 1.0}, ValueError, "max_packet_size must be .* not 1.0"),
-        ({"max_packet_size": True}, ValueError, "max_packet_size must be .* not True"),
-        ({"max_packet_size": None}, ValueError, "max_packet_size must be .* not None"),
     ],
 )
 def test_p8_an_argument_that_cannot_be_meant_is_refused(
@@ -126,50 +118,7 @@ def test_p8_an_argument_that_cannot_be_meant_is_refused(
         Service(**changes)
 
 
-@pytest.mark.parametrize("size", [1, MOST_BYTES])
-def test_a_packet_may_have_from_one_byte_to_what_a_header_can_tell(size: int) -> None:
-    assert Service(max_packet_size=size)._max_packet_size == size
-
-
 def test_the_global_reactor_is_the_default() -> None:
     from twisted.internet import reactor
 
     assert Service(reactor=None)._reactor is reactor
-
-
-@pytest.mark.parametrize("value", [1e-9, 1, 0.5, 1e300])
-def test_seconds(value: float) -> None:
-    assert positive_seconds("timeout", value) == value
-
-
-@pytest.mark.parametrize("value", [0, -1, -0.0, math.nan, math.inf, -math.inf])
-def test_p8_seconds_that_are_none(value: float) -> None:
-    with pytest.raises(ValueError, match=f"timeout must be a positive number of seconds, not {value!r}"):
-        positive_seconds("timeout", value)
-
-
-@pytest.mark.parametrize("value", ["5", b"5", None, [5], 5j])
-def test_p8_seconds_that_are_no_number(value: Any) -> None:
-    """The argument is named."""
-    with pytest.raises(TypeError, match="timeout must be"):
-        positive_seconds("timeout", value)
-
-
-@pytest.mark.parametrize("value", [1, 2**63])
-def test_a_count(value: int) -> None:
-    """There is no upper limit."""
-    check_count("max_jobs", value)
-    with pytest.raises(ValueError, match="max_jobs"):
-        check_count("max_jobs", -value)
-
-
-@pytest.mark.parametrize("value", [0, -1])
-def test_p8_a_count_that_is_too_small(value: int) -> None:
-    with pytest.raises(ValueError, match=f"max_jobs must be at least 1, not {value}"):
-        check_count("max_jobs", value)
-
-
-@pytest.mark.parametrize(("value", "kind"), [(1.0, "float"), ("1", "str"), (True, "bool"), (None, "NoneType")])
-def test_p8_a_count_that_is_no_whole_number(value: Any, kind: str) -> None:
-    with pytest.raises(TypeError, match=f"max_jobs must be int, not {kind}"):
-        check_count("max_jobs", value)

@@ -20,7 +20,17 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from txgearman.errors import ClientStopped, TaskException, TaskFailed
 from txgearman.packets import JOB_CREATED
-from txgearman.tasks import MAX_FUNCTION, MAX_HANDLE, MAX_UNIQUE, JobHandle, JobStatus, Priority, Task, name_bytes
+from txgearman.tasks import (
+    MAX_FUNCTION,
+    MAX_HANDLE,
+    MAX_UNIQUE,
+    JobHandle,
+    JobStatus,
+    Priority,
+    Task,
+    TaskQueue,
+    name_bytes,
+)
 
 from .conftest import Failures
 from .wire import outcome
@@ -52,11 +62,15 @@ class Story:
     def __init__(self, react: Mapping[str, Callable[[Story], None]] | None = None, *, background: bool = False) -> None:
         self.events: list[tuple[Any, ...]] = []
         self.react = react or {}
+        self.retries = False
         names = [name for name in ALL_CALLBACKS if not (background and name in FOREGROUND_CALLBACKS)]
         callbacks: dict[str, Any] = {name: self._recorder(name) for name in names}
+        if not background:
+            callbacks["on_retry"] = self._recorder("on_retry")
         self.task = Task("resize", b"picture", background=background, **callbacks)
         self.deferred: Deferred[Any] = self.task.begin(owner=self)
         self.task.holder = self
+        self.task.server = SERVER
         self.deferred.addCallbacks(
             lambda result: self.events.append(("fired", result)),
             lambda failure: self.events.append(("fired", failure.value)),
@@ -75,6 +89,16 @@ class Story:
         assert task is self.task
         self.events.append(("let_go",))
 
+    def place_again(self, task: Task) -> None:
+        assert task is self.task
+        self.events.append(("placed again",))
+
+    def retry(self, task: Task, reason: Exception) -> bool:
+        assert task is self.task
+        if self.retries:
+            task.tell_retry()
+        return self.retries
+
     def task_ended(self, task: Task) -> None:
         assert task is self.task
         self.events.append(("ended",))
@@ -89,7 +113,7 @@ class Story:
         return [event[1] for event in self.events if event[0] == "fired"]
 
     def create(self) -> None:
-        self.task.tell_created(SERVER, HANDLE)
+        self.task.tell_created(HANDLE)
 
     def run(self, end: Callable[[Story], None]) -> None:
         """The life of a job. For a task that has ended, those who carry it out drop what comes."""
@@ -217,7 +241,8 @@ def test_p2_the_handle_is_there_when_on_created_is_called() -> None:
 def test_a_task_without_callbacks_is_told_all_the_same() -> None:
     task = Task("resize")
     told = outcome(task.begin())
-    task.tell_created(SERVER, HANDLE)
+    task.server = SERVER
+    task.tell_created(HANDLE)
     task.tell_data(b"d")
     task.tell_warning(b"w")
     task.tell_status(1, 2)
@@ -551,7 +576,8 @@ def test_a_task_prints_as_its_function_and_its_job(function: str | bytes, text: 
     task = Task(function)
     assert (str(task), repr(task)) == (text, f"<Task {text}>")
     told = outcome(task.begin(b"box\t"))
-    task.tell_created(SERVER, HANDLE)
+    task.server = SERVER
+    task.tell_created(HANDLE)
     assert str(task) == f"{text} 10.0.0.1:4730//H:host:12"
     task.end_complete(b"")
     assert told == [b""]
@@ -595,7 +621,8 @@ LIVES: dict[str, Callable[[Task, Deferred[Any]], object]] = {
 def test_p12_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, Deferred[Any]], object]) -> None:
     """At once, without the garbage collector; the Deferred may be kept for its result."""
     task, deferred, reference = watched()
-    task.tell_created(SERVER, HANDLE)
+    task.server = SERVER
+    task.tell_created(HANDLE)
     with no_collector():
         live(task, deferred)
         assert reference() is task
@@ -607,7 +634,8 @@ def test_p12_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, De
 def test_p12_a_background_task_goes_once_the_server_has_its_job() -> None:
     task, deferred, reference = watched(background=True)
     with no_collector():
-        task.tell_created(SERVER, HANDLE)
+        task.server = SERVER
+        task.tell_created(HANDLE)
         assert reference() is task
         del task
         assert reference() is None
@@ -619,7 +647,7 @@ def test_p12_a_task_lets_go_of_those_who_carried_it_out() -> None:
     story = Story()
     task, reference = story.task, weakref.ref(story)
     complete(story)
-    for name in ALL_CALLBACKS:
+    for name in (*ALL_CALLBACKS, "on_retry"):
         setattr(task, name, None)  # they are the caller's, and here they refer to the story
     with no_collector():
         del story
@@ -706,3 +734,157 @@ def test_the_progress_of_a_job(numerator: int, denominator: int, progress: float
 
 def test_priorities_are_in_the_order_in_which_jobs_are_done() -> None:
     assert sorted(Priority) == [Priority.HIGH, Priority.NORMAL, Priority.LOW]
+
+
+# Promise 7: retries.
+
+
+def with_retries(count: int, **react: Callable[[Story], None]) -> Story:
+    """A task whose owner takes it back after each failure."""
+    story = Story({"on_retry": lambda story: story.events.append(("attempt", story.task.attempt)), **react})
+    story.task.retries = count
+    story.retries = True
+    return story
+
+
+@pytest.mark.parametrize("end", [fail, raise_exception])
+def test_p7_a_failure_is_told_only_when_no_retry_is_left(end: Callable[[Story], None]) -> None:
+    story = with_retries(2)
+    for attempt in (1, 2):
+        story.create()
+        end(story)
+        assert (story.fired, story.task.attempt, story.task.handle) == ([], attempt, None)
+        assert not story.task.ended
+    end(story)
+    assert len(story.fired) == 1
+    retries = [event for event in story.events if event[0] in ("on_retry", "attempt")]
+    assert retries == [("on_retry", 1), ("attempt", 1), ("on_retry", 2), ("attempt", 2)]
+    assert story.names.count("on_fail") == 1
+    assert story.names.count("on_created") == 2
+    assert story.task.ended
+
+
+def test_p7_a_result_after_a_retry_is_the_result() -> None:
+    story = with_retries(1)
+    fail(story)
+    story.run(complete)
+    assert story.fired == [b"thumbnail"]
+    assert [event for event in story.events if event[0] != "attempt"] == [
+        ("on_retry", 1),
+        *PROGRESS,
+        ("on_complete", b"thumbnail"),
+        ("fired", b"thumbnail"),
+        ("ended",),
+    ]
+
+
+def test_p7_nobody_needs_to_be_told_of_a_retry() -> None:
+    story = with_retries(1)
+    story.task.on_retry = None
+    fail(story)
+    assert (story.fired, story.task.attempt) == ([], 1)
+
+
+def test_p7_the_owner_decides() -> None:
+    story = with_retries(5)
+    story.retries = False
+    fail(story)
+    assert (len(story.fired), story.names.count("on_retry")) == (1, 0)
+
+
+def test_p7_without_an_owner_nothing_is_tried_again() -> None:
+    task = Task("resize", retries=3)
+    told = outcome(task.begin())
+    task.end_failed(TaskFailed(task))
+    assert [type(error) for error in told] == [TaskFailed]
+
+
+def test_p1_a_task_that_ended_is_not_tried_again() -> None:
+    story = with_retries(5)
+    complete(story)
+    fail(story)
+    assert (story.fired, story.names.count("on_retry")) == ([b"thumbnail"], 0)
+
+
+def test_p9_a_cancelled_task_is_not_tried_again() -> None:
+    story = with_retries(5)
+    story.retries = False  # as an owner says of a CancelledError
+    cancel(story)
+    assert (len(story.fired), story.names.count("on_retry")) == (1, 0)
+
+
+def test_p13_on_retry_may_raise_and_may_cancel(logged_failures: Failures) -> None:
+    story = with_retries(2, on_retry=misbehave)
+    with logged(logged_failures) as mishaps:
+        fail(story)
+    assert (len(mishaps), story.fired) == (1, [])
+
+    def give_up(story: Story) -> None:
+        story.retries = False
+        cancel(story)
+
+    story = with_retries(2, on_retry=give_up)
+    fail(story)
+    assert [type(reason) for reason in story.fired] == [CancelledError]
+
+
+def test_a_task_that_was_not_written_goes_back_to_its_owner() -> None:
+    story = Story()
+    assert story.task.hand_back()
+    assert story.names == ["placed again"]
+    alone = Task("resize")
+    told = outcome(alone.begin())
+    assert not alone.hand_back()
+    alone.end_failed(ClientStopped())
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "complaint"),
+    [
+        ({"timeout": 0}, ValueError, "timeout must be a positive number of seconds, not 0"),
+        ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, not str"),
+        ({"retries": -1}, ValueError, "retries must be at least 0, not -1"),
+        ({"retries": 1.0}, TypeError, "retries must be int, not float"),
+        ({"retries": 1, "background": True}, ValueError, "retries are for foreground tasks"),
+        ({"on_retry": print, "background": True}, ValueError, "retries are for foreground tasks"),
+    ],
+)
+def test_p8_time_outs_and_retries_that_cannot_be_meant(
+    options: dict[str, Any], kind: type[Exception], complaint: str
+) -> None:
+    with pytest.raises(kind, match=complaint):
+        Task("resize", **options)
+
+
+def test_a_background_task_may_have_a_timeout() -> None:
+    assert Task("resize", background=True, timeout=5).timeout == 5
+
+
+# Queues of tasks.
+
+
+def queue_of(*tasks: Task) -> TaskQueue:
+    queue = TaskQueue()
+    for task in tasks:
+        queue.append(task)
+    return queue
+
+
+def test_tasks_leave_a_queue_in_the_order_in_which_they_came() -> None:
+    tasks = [Task("resize", b"%d" % number) for number in range(3)]
+    queue = queue_of(*tasks)
+    assert [task.holder for task in tasks] == [queue] * 3
+    assert (queue.pop(), len(queue)) == (tasks[0], 2)
+    assert queue.clear() == tasks[1:]
+    assert ([task.holder for task in tasks], len(queue)) == ([None] * 3, 0)
+
+
+def test_p9_a_cancelled_task_leaves_its_queue_at_once() -> None:
+    tasks = [Task("resize") for _ in range(3)]
+    for task in tasks:
+        task.begin().addErrback(lambda _: None)
+    queue = queue_of(*tasks)
+    assert tasks[1].holder is queue
+    queue.let_go(tasks[1])
+    assert queue.clear() == [tasks[0], tasks[2]]

@@ -29,6 +29,7 @@ from txgearman import (
     TaskLost,
 )
 from txgearman import jobs as jobs_module
+from txgearman.limits import ACK_TIMEOUT
 from txgearman.packets import (
     CAN_DO_TIMEOUT,
     CANT_DO,
@@ -1070,7 +1071,7 @@ def test_a_silent_server_keeps_no_slot_for_long(
     server: MemoryJobServer, second: MemoryJobServer, max_jobs: int
 ) -> None:
     """It was asked for a job when it fell silent."""
-    worker = server.worker(second, max_jobs=max_jobs, connect_timeout=4.0)
+    worker = server.worker(second, max_jobs=max_jobs, ack_timeout=4.0)
     worker.register_function("f", lambda job: b"done")
     client = second.client()
     server.advance()
@@ -1091,11 +1092,82 @@ def test_a_dead_server_is_found_out_by_an_idle_worker(server: MemoryJobServer) -
     worker.register_function("f", lambda job: b"done")
     server.advance()
     silence = server.fall_silent()
-    server.advance(POLL_INTERVAL + 20)
+    server.advance(POLL_INTERVAL + 1.5 * ACK_TIMEOUT)
     assert [info.state for info in worker.servers] != [ServerState.READY]
     silence.end()
     server.advance(MINUTE)
     assert server.result_of(server.client().add_task("f")) == b"done"
+
+
+# Other servers at run time.
+
+
+@pytest.mark.parametrize("max_jobs", [None, 2])
+def test_servers_may_join_and_leave(server: MemoryJobServer, second: MemoryJobServer, max_jobs: int | None) -> None:
+    """What runs is finished where it came from; nothing more is taken there. A function with a limit goes with it."""
+    slow = Slow()
+    worker = server.worker(client_id="w")
+    worker.register_function("slow", slow, max_jobs=max_jobs)
+    clients = server.client(), second.client()
+    first = outcome(clients[0].add_task("slow", b"1"))
+    server.advance()
+    assert slow.begun == [b"1"]
+    worker.job_servers = [second.endpoint()]
+    waiting = outcome(clients[0].add_task("slow", b"2"))
+    moved = outcome(clients[1].add_task("slow", b"3"))
+    server.advance()
+    assert slow.begun == [b"1", b"3"]
+    slow.end_all()
+    server.advance()
+    assert (first, moved, waiting) == ([b"1"], [b"3"], [])
+    assert (workers(server), {name for name, _ in workers(second)}) == ([], {"w"})
+    worker.job_servers = [*worker.job_servers, server.endpoint()]
+    server.advance()
+    slow.end(b"2")
+    server.advance()
+    assert waiting == [b"2"]
+    server.result_of(second.close())
+
+
+def test_a_server_that_is_left_by_an_idle_worker_is_left_at_once(
+    server: MemoryJobServer, second: MemoryJobServer
+) -> None:
+    worker = server.worker(second)
+    worker.register_function("slow", Slow())
+    server.advance()
+    assert len(workers(second)) == 1
+    worker.job_servers = worker.job_servers[:1]
+    server.advance()
+    assert (len(workers(server)), workers(second)) == (1, [])
+    assert [info.state for info in worker.servers] == [ServerState.READY]
+
+
+def test_p8_servers_that_cant_be_meant_change_nothing(server: MemoryJobServer) -> None:
+    worker = server.worker()
+    worker.register_function("slow", Slow(), max_jobs=1)
+    before = worker.job_servers
+    for wrong in ([], ["a b"], "host", [1]):
+        with pytest.raises((TypeError, ValueError), match="job_servers"):
+            worker.job_servers = wrong  # type: ignore[assignment]  # that is what is wrong with some of them
+    assert worker.job_servers == before
+    server.advance()
+    assert len(workers(server)) == 1
+
+
+def test_p11_a_stop_waits_for_a_server_that_is_being_left(server: MemoryJobServer, second: MemoryJobServer) -> None:
+    slow = Slow()
+    worker = server.worker(second)
+    worker.register_function("slow", slow)
+    done = outcome(server.client().add_task("slow", b"1"))
+    server.advance()
+    worker.job_servers = worker.job_servers[1:]
+    stopped = outcome(worker.stopService())
+    server.advance(1)
+    assert (done, stopped) == ([], [])
+    slow.end_all()
+    server.advance()
+    assert (done, len(stopped)) == ([b"1"], 1)
+    assert workers(server) == workers(second) == []
 
 
 def test_a_job_whose_connection_is_lost_is_cancelled_and_done_again(server: MemoryJobServer) -> None:
@@ -1175,6 +1247,18 @@ def test_a_server_that_wakes_without_end_is_not_asked_without_end(server: Memory
     assert server.result_of(client.add_task_bg("g")) is not None
     server.advance(2)
     assert done == [b"epoch", b"low"]
+
+
+@pytest.mark.parametrize("burst", [1, 13, 100])
+def test_bursts_of_jobs_are_never_kept_waiting(server: MemoryJobServer, burst: int) -> None:
+    """At the end of each, many requests are answered in vain; that is not to be woken for nothing."""
+    worker, client = server.worker(max_jobs=burst), server.client()
+    worker.register_function("f", lambda job: job.workload)
+    server.advance()
+    for _ in range(20):
+        done = [outcome(client.add_task("f", b"x")) for _ in range(burst)]
+        server.advance()
+        assert done == [[b"x"]] * burst
 
 
 def test_jobs_one_after_the_other_cost_few_packets(server: MemoryJobServer) -> None:

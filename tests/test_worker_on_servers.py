@@ -536,9 +536,7 @@ async def test_a_job_of_a_server_that_dies_is_cancelled_and_its_slot_is_free(
 
 async def test_a_server_that_hangs_does_not_stop_the_others(gearmand: Gearmand, second_gearmand: Gearmand) -> None:
     """A request for a job that it does not answer holds the only slot; it must not do so for ever."""
-    worker = GearmanWorker(
-        [gearmand.address, second_gearmand.address], max_jobs=1, poll_interval=0.2, connect_timeout=1.0
-    )
+    worker = GearmanWorker([gearmand.address, second_gearmand.address], max_jobs=1, poll_interval=0.2, ack_timeout=1.0)
     worker.register_function("work", lambda job: job.workload)
     async with worker, GearmanClient([second_gearmand.address]) as client:
         assert await client.add_task("work", b"1") == b"1"

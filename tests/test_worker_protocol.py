@@ -16,6 +16,7 @@ from twisted.logger import capturedLogs
 
 from txgearman.connection import EndpointConnector, GearmanFactory, GearmanProtocol
 from txgearman.errors import ClientStopped, ProtocolError
+from txgearman.limits import LOOKS
 from txgearman.packets import (
     CAN_DO,
     CAN_DO_TIMEOUT,
@@ -45,7 +46,7 @@ from txgearman.packets import (
 )
 from txgearman.worker_protocol import GEARD, GEARMAND, PERL, Assignment, GearmanWorkerFactory, GearmanWorkerProtocol
 
-from .wire import MemoryEndpoint, ServerSide, answer
+from .wire import MemoryEndpoint, ServerSide, answer, with_limits
 
 FENCE: Packet = (GET_STATUS, [b"txgearman:fence"])
 FENCED = answer(FENCE)
@@ -109,7 +110,7 @@ class Net:
         self.endpoint = MemoryEndpoint(self.clock)
         self.endpoint.polite = False
         self.factory = GearmanWorkerFactory(
-            self.clock, taker=self.taker, name="server", connect_timeout=SECONDS, **arguments
+            self.clock, taker=self.taker, name="server", **with_limits({"ack_timeout": SECONDS, **arguments})
         )
         EndpointConnector(self.endpoint, self.factory).connect()
         if dialect is not None:
@@ -426,7 +427,7 @@ def test_p17_a_server_that_answers_no_request_for_a_job_is_dropped(grabs: int) -
         link.grab()
     net.wait(SECONDS - 1)
     assert link.error is None
-    net.wait(1.25)
+    net.wait(SECONDS / LOOKS + 1)  # it looks as often, and has looked at the handshake before
     assert net.taker.told() == [("lost", grabs, [], 0, TimeoutError)]
     assert str(SECONDS) in str(link.error)
     assert server.transport.aborted
@@ -654,3 +655,27 @@ def test_the_global_reactor_is_the_default() -> None:
     from twisted.internet import reactor
 
     assert GearmanWorkerFactory(taker=Taker()).reactor is reactor
+
+
+# A link that is used no more.
+
+
+def test_a_link_with_jobs_is_busy_until_the_last_is_done() -> None:
+    net = Net()
+    link = net.link
+    left: list[bool] = []
+    link.jobs[H1] = object()
+    link.retire(lambda: left.append(True))
+    assert (link.busy, left) == (True, [])
+    link.work_complete(H1, b"r")
+    assert (link.busy, left) == (False, [True])
+
+
+def test_a_link_that_asked_in_vain_is_left_at_the_answer() -> None:
+    net = Net()
+    net.link.grab()
+    left: list[bool] = []
+    net.link.retire(lambda: left.append(True))
+    assert left == []
+    net.server.send(NO_JOB.response())
+    assert left == [True]

@@ -5,6 +5,7 @@ For what no job server does, and where each packet counts. What job servers and 
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -16,6 +17,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txgearman.limits import Limits
 from txgearman.packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -101,6 +103,13 @@ def answer(packet: Packet) -> bytes:
         return STATUS_RES_UNIQUE.response(argument, b"0", b"0", b"0", b"0", b"0")
     assert packet_type is GET_STATUS, packet
     return STATUS_RES.response(argument, b"0", b"0", b"0", b"0")
+
+
+def with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A factory's arguments, with those that are limits as one."""
+    limits = {field.name: arguments[field.name] for field in fields(Limits) if field.name in arguments}
+    others = {name: value for name, value in arguments.items() if name not in limits}
+    return {**others, "limits": Limits(**limits)}
 
 
 @implementer(IStreamClientEndpoint)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults, inlineCallbacks, succeed
+from twisted.internet.defer import Deferred, FirstError, gatherResults, inlineCallbacks
 
+from .checks import check_count, positive_seconds
 from .client_protocol import GearmanClientFactory, whole_number
-from .connection import CONNECT_TIMEOUT, Waiters
+from .dispatcher import Dispatcher
 from .errors import UNANSWERED, ClientStopped, NoServersAvailable, ServerError
+from .limits import ACK_TIMEOUT, CHECK_INTERVAL, CONNECT_TIMEOUT, Limits
 from .packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -24,6 +26,7 @@ from .packets import (
 )
 from .servers import Address, JobServer, JobServers, ServerInfo
 from .service import GearmanService
+from .streams import Stream, map_workloads
 from .tasks import MAX_HANDLE, MAX_UNIQUE, JobHandle, JobStatus, Priority, Task, name_bytes
 from .tls import TLSOptions
 
@@ -41,15 +44,22 @@ class GearmanClient(GearmanService):
     It connects at `startService()`, or at the first use. It is an `IService`, and an async context manager that
     starts and stops it. Connections that fail are tried again after half a second to half a minute.
 
-    A task without a unique goes to the connected server that has the fewest tasks in flight. A unique chooses its
-    server, the same one for every client with the same servers, so that jobs coalesce across a pool; while that server
-    is down, the next in rank. A task that was not written to any server yet moves on where its server can't be
-    reached; it fails with `NoServersAvailable` when the last attempt to reach each of them has failed. If that is so
-    already, it fails before the call returns: whoever tries again should wait a little first.
+    A task without a unique goes to the connected server that has the fewest tasks. A unique chooses its server, the
+    same one for every client with the same servers, so that jobs coalesce across a pool; while that server is down, the
+    next in rank. A task that was not written to any server yet moves on where its server can't be reached; when the
+    last attempt to reach each of them has failed, it waits for ``server_wait`` seconds that one comes back, and then
+    fails with `NoServersAvailable`. (Without ``server_wait``, at once: maybe before the call returns. Whoever tries
+    again should wait a little first.)
 
     **What a Deferred means.** Each fires exactly once. Once a task is written to a server, a connection that goes
-    fails it with `TaskLost`; it is never submitted twice. ``cancel()`` means letting go: a task that was not written is
-    never sent; of one that was, nothing more is heard, but its job may still run.
+    fails it with `TaskLost`, and so does a server that has forgotten its job; it is submitted again only where
+    ``retries`` says so. ``cancel()`` means letting go: a task that was not written is never sent; of one that was,
+    nothing more is heard, but its job may still run.
+
+    **Retries.** A foreground task with ``retries=n`` is submitted up to n times more, after a rest of 0.5, 1, 2 ... 30
+    seconds, to the next server in rank, or else to another one. That is so after `TaskLost`, `TaskFailed`,
+    `TaskException`, `NoServersAvailable`, and a `TaskRejected` because the queue was full; after nothing else. Its job
+    may then be done more than once. A background task is never submitted twice.
     """
 
     def __init__(
@@ -59,7 +69,12 @@ class GearmanClient(GearmanService):
         prefix: str | bytes = "",
         reactor: Any = None,
         exceptions: bool = True,
+        max_in_flight: int | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
+        ack_timeout: float = ACK_TIMEOUT,
+        server_wait: float = 0.0,
+        heartbeat: float | None = None,
+        check_interval: float = CHECK_INTERVAL,
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
     ) -> None:
@@ -72,29 +87,51 @@ class GearmanClient(GearmanService):
         :param reactor: None for the global one.
         :param exceptions: ask for what workers raise: tasks fail with `TaskException`, which has its data. Without,
             gearmand says no more than WORK_FAIL.
+        :param max_in_flight: how many tasks may be out at a time; those over it wait here, in order. None: no limit.
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
+        :param ack_timeout: seconds that a server may owe answers, such as JOB_CREATED, and give none; then its
+            connection is dropped. A workload must get through in this time.
+        :param server_wait: seconds that a task may wait for a server to come back while none can be reached; 0: none.
+        :param heartbeat: seconds of silence after which a server is asked whether it is there. If it says nothing for
+            as long again, its connection is dropped. None: it is not asked, and a half-open connection with nothing to
+            send is found by TCP only.
+        :param check_interval: seconds of silence about a foreground task after which its server is asked whether it
+            still has the job; a job that it forgot is a `TaskLost`. It may take half as long again.
         :param max_packet_size: bytes that a workload may have, and the body of a packet from a server.
         :param tls: how TLS is spoken with servers at ``"tls:host"``, ``"tls:host:port"`` and ``"tls:[v6]:port"``; None
             for the defaults of `TLSOptions`. A description with options of its own says all of it.
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
-        super().__init__(prefix, reactor, connect_timeout, max_packet_size)
-        make_factory = partial(
-            GearmanClientFactory,
-            self._reactor,
-            exceptions=exceptions,
-            connect_timeout=connect_timeout,
-            max_packet_size=max_packet_size,
-        )
+        limits = Limits(connect_timeout, ack_timeout, heartbeat, check_interval, max_packet_size)
+        super().__init__(prefix, reactor, limits)
+        if server_wait != 0:
+            positive_seconds("server_wait", server_wait)
+        if max_in_flight is not None:
+            check_count("max_in_flight", max_in_flight)
+        make_factory = partial(GearmanClientFactory, self._reactor, exceptions=exceptions, limits=limits)
         self._servers = JobServers(
             job_servers, self._reactor, make_factory, self._servers_changed, connect_timeout, tls
         )
-        self._started = False
+        self._dispatcher = Dispatcher(self._reactor, self._servers, server_wait, max_in_flight)
         self._stopped = False
-        # Tasks not written yet, in order: until a server is there, or all have refused.
-        self._waiting: dict[Task, None] = {}
-        self._unfinished = 0
-        self._drained = Waiters()
+
+    @property
+    def job_servers(self) -> list[Address]:
+        """The addresses of the job servers. Others may be set at any time.
+
+        New servers are connected. Those that are no longer there get no more tasks, finish what they have, and are
+        disconnected. Each server keeps the uniques that it has, but for those that a new one wins or a gone one leaves.
+
+        :raises TypeError, ValueError: when set to what can't be read; then nothing is changed.
+        """
+        return list(self._servers.addresses)
+
+    @job_servers.setter
+    def job_servers(self, job_servers: Iterable[Address]) -> None:
+        self._servers.change(job_servers)
+
+    def _servers_changed(self) -> None:
+        self._dispatcher.servers_changed()
 
     # Tasks.
 
@@ -105,6 +142,8 @@ class GearmanClient(GearmanService):
         *,
         unique: str | bytes = b"",
         priority: Priority = Priority.NORMAL,
+        timeout: float | None = None,
+        retries: int = 0,
         on_created: Callable[[Task], object] | None = None,
         on_data: Callable[[Task, bytes], object] | None = None,
         on_warning: Callable[[Task, bytes], object] | None = None,
@@ -112,6 +151,7 @@ class GearmanClient(GearmanService):
         on_complete: Callable[[Task, bytes], object] | None = None,
         on_exception: Callable[[Task, bytes], object] | None = None,
         on_fail: Callable[[Task, Exception], object] | None = None,
+        on_retry: Callable[[Task, int], object] | None = None,
     ) -> Deferred[bytes]:
         """Have a job done and get its result.
 
@@ -119,8 +159,8 @@ class GearmanClient(GearmanService):
         status there are, then one of `on_complete` and `on_fail`, and then the Deferred.
 
         :return: fires with the result. Fails with `TaskFailed`, `TaskException`, `TaskRejected`, `TaskLost`,
-            `NoServersAvailable` or `ClientStopped`. Cancelled before the task was written, it is never sent;
-            after that, the job may still run, and nothing more is heard of it.
+            `TaskTimedOut`, `NoServersAvailable` or `ClientStopped`. Cancelled before the task was written, it is never
+            sent; after that, the job may still run, and nothing more is heard of it.
         :raises TypeError, ValueError: for what can't be sent; nothing is.
         """
         return self.submit(
@@ -129,6 +169,8 @@ class GearmanClient(GearmanService):
                 workload,
                 unique=unique,
                 priority=priority,
+                timeout=timeout,
+                retries=retries,
                 on_created=on_created,
                 on_data=on_data,
                 on_warning=on_warning,
@@ -136,6 +178,7 @@ class GearmanClient(GearmanService):
                 on_complete=on_complete,
                 on_exception=on_exception,
                 on_fail=on_fail,
+                on_retry=on_retry,
             )
         )
 
@@ -147,6 +190,7 @@ class GearmanClient(GearmanService):
         unique: str | bytes = b"",
         priority: Priority = Priority.NORMAL,
         at: datetime.datetime | float | None = None,
+        timeout: float | None = None,
         on_created: Callable[[Task], object] | None = None,
         on_fail: Callable[[Task, Exception], object] | None = None,
     ) -> Deferred[JobHandle]:
@@ -156,8 +200,9 @@ class GearmanClient(GearmanService):
         server is the server's setting. gearmand answers as ever, but throws the job away, if it has the unique of a
         foreground job whose client left (GEARMAN.md L1, L2): give background jobs uniques of their own.
 
-        :return: fires with the job's handle once the server has it. Fails with `TaskRejected`, `TaskLost` (the server
-            may have it), `NoServersAvailable` or `ClientStopped`. Cancelled as with `add_task`.
+        :return: fires with the job's handle once the server has it. Fails with `TaskRejected`, `TaskLost` and
+            `TaskTimedOut` (the server may have it), `NoServersAvailable` or `ClientStopped`. Cancelled as with
+            `add_task`.
         :raises TypeError, ValueError: for what can't be sent; nothing is.
         """
         return self.submit(
@@ -168,6 +213,7 @@ class GearmanClient(GearmanService):
                 unique=unique,
                 priority=priority,
                 at=at,
+                timeout=timeout,
                 on_created=on_created,
                 on_fail=on_fail,
             )
@@ -182,50 +228,62 @@ class GearmanClient(GearmanService):
         if not isinstance(task, Task):
             raise TypeError(f"task must be a Task, not {type(task).__name__}")
         size = len(task.workload)
-        if size > self._max_packet_size:
-            raise ValueError(f"workload must have max_packet_size={self._max_packet_size} bytes at most, not {size}")
-        deferred = task.begin(self._prefix, self)
-        self._unfinished += 1
-        if self._use():
-            self._place(task)
-        else:
-            task.end_failed(ClientStopped())
-        return deferred
+        most = self._limits.max_packet_size
+        if size > most:
+            raise ValueError(f"workload must have max_packet_size={most} bytes at most, not {size}")
+        self._use()
+        return self._dispatcher.submit(task, self._prefix)
 
-    def _place(self, task: Task) -> None:
-        """Send the task, or let it wait for a server."""
-        try:
-            link = self._servers.choose(self._coalescing_key(task) if len(self._servers) > 1 else b"")
-        except NoServersAvailable as error:
-            self._waiting.pop(task, None)
-            task.end_failed(error)
-            return
-        if link is None:
-            self._waiting[task] = None
-            task.holder = self
-        else:
-            self._waiting.pop(task, None)
-            link.send_task(task)
+    def map(
+        self,
+        function: str | bytes,
+        workloads: Iterable[bytes] | AsyncIterable[bytes],
+        *,
+        concurrency: int = 100,
+        **options: Any,
+    ) -> AsyncGenerator[bytes, None]:
+        """Have a job done for each of many workloads, and go through the results, in the same order.
 
-    @staticmethod
-    def _coalescing_key(task: Task) -> bytes:
-        # gearmand takes the unique "-" to mean that the workload is the unique (GEARMAN.md section 1).
-        return task.workload if task.unique == b"-" else task.unique
+        ::
 
-    def let_go(self, task: Task) -> None:
-        """For the task: it was cancelled while it waited here."""
-        self._waiting.pop(task, None)
+            async for result in client.map("resize", images, concurrency=20):
+                ...
 
-    def task_ended(self, task: Task) -> None:
-        """For the task."""
-        self._unfinished -= 1
-        if not self._unfinished:
-            self._drained.fire(None)
+        Workloads are taken as they are needed: so many that no more than `concurrency` tasks are out, or done and not
+        gone through yet. A loop that is left early lets go of those. (At once, with CPython, or where the iterator is
+        closed, by ``contextlib.aclosing``.)
 
-    def _servers_changed(self) -> None:
-        for task in list(self._waiting):
-            if task in self._waiting:  # the outcome of another one may have cancelled it
-                self._place(task)
+        :param workloads: an iterable or async iterable; it may be endless.
+        :param options: those of `add_task`, for each task.
+        :return: an async iterator of results. It raises what the first task in order that fails does, and is at its end
+            then.
+        :raises TypeError, ValueError: for what can't be meant; nothing is sent. For a workload, when it is its turn.
+        """
+        check_count("concurrency", concurrency)
+        Task(function, background=False, **options)  # what is wrong with them is told now
+        return map_workloads(
+            lambda workload: self.submit(Task(function, workload, background=False, **options)), workloads, concurrency
+        )
+
+    def stream(self, function: str | bytes, workload: bytes = b"", **options: Any) -> AsyncGenerator[bytes, None]:
+        """Have a job done, and go through its result in parts as they come.
+
+        ::
+
+            async for chunk in client.stream("log", b"today"):
+                ...
+
+        Where the loop is slower than the worker, chunks wait here. From a megabyte on nothing more is read from the
+        server, as long as nobody else waits for anything on the same connection. A loop that is left early lets go of
+        the task, as with `map`.
+
+        :param options: those of `add_task`, but for ``on_data``. With ``retries``, chunks may come again.
+        :return: an async iterator of the payloads of each WORK_DATA, and of the WORK_COMPLETE unless it is empty.
+            It raises what `add_task` would fail with, after the chunks that came before. The task is submitted when the
+            first one is asked for.
+        :raises TypeError, ValueError: for what can't be sent; nothing is.
+        """
+        return Stream(partial(Task, function, workload, background=False, **options)).chunks(self.submit)
 
     # Questions.
 
@@ -284,8 +342,9 @@ class GearmanClient(GearmanService):
         """
         if not isinstance(data, bytes):
             raise TypeError(f"data must be bytes, not {type(data).__name__}")
-        if len(data) > self._max_packet_size:
-            raise ValueError(f"data must have max_packet_size={self._max_packet_size} bytes at most, not {len(data)}")
+        if len(data) > self._limits.max_packet_size:
+            most = self._limits.max_packet_size
+            raise ValueError(f"data must have max_packet_size={most} bytes at most, not {len(data)}")
         return self._echo(data)
 
     @inlineCallbacks
@@ -342,23 +401,17 @@ class GearmanClient(GearmanService):
         """
         super().stopService()
         self._stopped = True
-        self._started = False
-        waiting, self._waiting = self._waiting, {}
-        stopped = self._servers.stop(ClientStopped())
-        for task in waiting:
-            task.end_failed(ClientStopped())
-        return stopped
+        return self._dispatcher.stop()
 
     def drain(self) -> Deferred[None]:
         """Await the outcome of every task, those submitted meanwhile too.
 
         :return: fires when no task is out; at once if none is. Cancelled, it only stops waiting.
         """
-        return self._drained.wait() if self._unfinished else succeed(None)
+        return self._dispatcher.drain()
 
     def _use(self) -> bool:
         """Connect at the first use; False if the client was stopped."""
-        if not (self._started or self._stopped):
-            self._started = True
+        if not (self._servers.started or self._stopped):
             self._servers.start()
-        return self._started
+        return self._servers.started

@@ -5,6 +5,9 @@ there. The server then sends each packet once for each foreground one, one copy 
 D1), and `SharedJob` deals the copies out. A cancelled task leaves its place empty, since the server goes on sending
 its copies. So does one that got WORK_FAIL because an administrator cancelled its running job (D2), if another task
 joins that job later: gearmand then sends a copy for each that ever waited on this connection.
+
+A job server may forget a job and say nothing (GEARMAN.md H1 to H3, H5, H9). So each link asks from time to time, in one
+sweep, after the jobs of which it has long heard nothing (promise 16).
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ from typing import Any, ClassVar, Final
 
 from twisted.internet.defer import Deferred
 
-from .connection import CONNECT_TIMEOUT, GearmanFactory, GearmanProtocol, LinkObserver
+from .connection import GearmanFactory, GearmanProtocol, LinkObserver
 from .errors import ClientStopped, TaskFailed, TaskLost, TaskRejected
+from .limits import DEFAULT_LIMITS, LOOKS, Limits, Watch
 from .packets import (
+    GET_STATUS,
     JOB_CREATED,
-    MAX_PACKET_SIZE,
+    STATUS_RES,
     SUBMIT_JOB,
     SUBMIT_JOB_BG,
     SUBMIT_JOB_EPOCH,
@@ -35,7 +40,7 @@ from .packets import (
     WORK_WARNING,
     PacketType,
 )
-from .tasks import Task
+from .tasks import MAX_HANDLE, Task, TaskQueue
 
 __all__ = ["GearmanClientFactory", "GearmanClientProtocol", "whole_number"]
 
@@ -71,6 +76,24 @@ class Forgotten:
 
 def _key(task: Task | Forgotten) -> tuple[bytes, bytes]:
     return (task.wire_function, task.unique) if isinstance(task, Task) else task.key
+
+
+class JobCheck:
+    """A GET_STATUS that asks whether the server still has a job of ours."""
+
+    __slots__ = ("_link", "subject")
+    answer: ClassVar[PacketType] = STATUS_RES
+
+    def __init__(self, link: GearmanClientProtocol, handle: bytes) -> None:
+        self._link = link
+        self.subject = handle
+
+    def succeed(self, arguments: list[bytes]) -> None:
+        if not whole_number(arguments[1]):
+            self._link.job_forgotten(self.subject)
+
+    def fail(self, error: Exception) -> None:
+        """Whatever ended the connection has ended the job's tasks, too."""
 
 
 class SharedJob:
@@ -123,8 +146,14 @@ class GearmanClientProtocol(GearmanProtocol):
 
     factory: GearmanClientFactory
 
-    def __init__(self, max_packet_size: int = MAX_PACKET_SIZE) -> None:
-        super().__init__(max_packet_size)
+    def __init__(self, reactor: Any, limits: Limits = DEFAULT_LIMITS) -> None:
+        super().__init__(reactor, limits)
+        # Tasks that will be written as soon as the server takes what was written before.
+        self._backlog = TaskQueue()
+        self._job_watch = Watch(reactor, limits.check_interval, self._look_for_jobs)
+        self._silent_looks_at: dict[bytes, int] = {}
+        self._heard_of: set[bytes] = set()
+        self._held: set[Task] = set()
         self._jobs: dict[bytes, Task | Forgotten | SharedJob] = {}
         # How many tasks of a handle, function and unique got a WORK_FAIL or WORK_EXCEPTION; oldest first.
         self._ended: dict[tuple[bytes, tuple[bytes, bytes]], int] = {}
@@ -135,8 +164,10 @@ class GearmanClientProtocol(GearmanProtocol):
 
         :return: fires with the result of a foreground task, or the `JobHandle` of a background one. Fails with a
             `TaskError`. Cancelled, the task is forgotten here; the job may still run.
-        :raises ValueError: the task was submitted before.
+        :raises ValueError: the task was submitted before, or has ``timeout`` or ``retries``, which take a client.
         """
+        if task.timeout is not None or task.retries:
+            raise ValueError("timeout and retries are for tasks of a GearmanClient, not of one link")
         deferred = task.begin()
         if self.error is None:
             self.send_task(task)
@@ -144,9 +175,28 @@ class GearmanClientProtocol(GearmanProtocol):
             task.end_failed(_lost(task, self.error))
         return deferred
 
+    @property
+    def load(self) -> int:
+        """How many tasks it has, written or not."""
+        return self.in_flight + len(self._backlog)
+
     def send_task(self, task: Task) -> None:
-        """Write a task that was begun."""
+        """Write a task that was begun, now or as soon as the server takes what was written before."""
+        if self.paused:
+            self._backlog.append(task)
+        else:
+            self._write_task(task)
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+        while self._backlog and not self.paused:
+            self._write_task(self._backlog.pop())
+        if not self.paused:
+            super().resumeProducing()
+
+    def _write_task(self, task: Task) -> None:
         task.holder = self
+        task.server = self.factory.name
         self.in_flight += 1
         if task.at is None:
             packet_type = (_SUBMIT_BACKGROUND if task.background else _SUBMIT)[task.priority]
@@ -162,14 +212,46 @@ class GearmanClientProtocol(GearmanProtocol):
         if self.error is not None:
             return  # the tables are gone already
         self.in_flight -= 1
+        self._held.discard(task)
         if not task.job_handle:
             self._outstanding[task.place] = Forgotten(_key(task), task.background)
-            return
-        job = self._jobs[task.job_handle]
-        if isinstance(job, SharedJob):
-            job.let_go(task)
         else:
-            self._jobs[task.job_handle] = Forgotten(_key(task))
+            job = self._jobs[task.job_handle]
+            if isinstance(job, SharedJob):
+                job.let_go(task)
+            else:
+                self._jobs[task.job_handle] = Forgotten(_key(task))
+        self.check_idle()
+
+    # Tasks whose caller can take no more data for now.
+
+    def hold(self, task: Task) -> None:
+        """The task's caller wants no more data for now. Nothing is read while all that is out is held: what anybody
+        else waits for comes on the same connection. To be said again with each data, if it is still so."""
+        self._held.add(task)
+        if len(self._held) == self.in_flight and not self.owed and self.error is None:
+            self.listen(False)
+
+    def release(self, task: Task) -> None:
+        """The task's caller can take more, or the task is at its end."""
+        self._held.discard(task)
+        self.listen(True)
+
+    # Whether anything is out.
+
+    @property
+    def busy(self) -> bool:
+        return self.owed or self.in_flight > 0 or len(self._backlog) > 0
+
+    def retire(self, on_idle: Callable[[], object]) -> None:
+        self._hand_back(self._backlog.clear(), ClientStopped())
+        super().retire(on_idle)
+
+    def _hand_back(self, tasks: list[Task], error: Exception) -> None:
+        """These were not written."""
+        for task in tasks:
+            if not task.ended and not task.hand_back():
+                task.end_failed(_lost(task, error))
 
     # Answers to submits.
 
@@ -201,25 +283,32 @@ class GearmanClientProtocol(GearmanProtocol):
 
     def all_lost(self, error: Exception) -> None:
         jobs, self._jobs = self._jobs, {}
+        unwritten = self._backlog.clear()
+        self._held.clear()
+        self._job_watch.stop()
         self.in_flight = 0
         super().all_lost(error)
         for job in jobs.values():
             for task in job.remaining() if isinstance(job, SharedJob) else [job]:
                 if isinstance(task, Task):
                     task.end_failed(_lost(task, error))
+        self._hand_back(unwritten, error)
 
     def _created(self, task: Task, handle: bytes) -> None:
         if task.background:
             self._released(task)
         else:
             self._join(handle, task)
-        task.tell_created(self.factory.name, handle)
+        task.tell_created(handle)
 
     def _join(self, handle: bytes, task: Task | Forgotten) -> None:
         if handle in self._jobs:
             self._shared(handle).join(task)
             return
         self._jobs[handle] = task
+        if not self._job_watch.on:
+            self._silent_looks_at = {handle: 0}
+            self._job_watch.start()
         if self._ended:
             key = _key(task)
             # Behind the task, not before it: should these copies never come, it gets its outcome all the same.
@@ -244,6 +333,33 @@ class GearmanClientProtocol(GearmanProtocol):
         """The task is no longer in any table here."""
         task.holder = None
         self.in_flight -= 1
+        if self._held:
+            self._held.discard(task)
+
+    # Whether the server still has the jobs.
+
+    def _look_for_jobs(self) -> bool:
+        silent, suspects = {}, []
+        for handle in self._jobs:
+            looks = -1 if handle in self._heard_of or self.deaf else self._silent_looks_at.get(handle, -1)
+            silent[handle] = looks + 1
+            if looks + 1 == LOOKS:
+                silent[handle] = 0
+                suspects.append(handle)
+        self._silent_looks_at = silent
+        self._heard_of.clear()
+        for handle in suspects:
+            if len(handle) <= MAX_HANDLE and b"\0" not in handle:  # else some servers do not answer (H6)
+                self.send(JobCheck(self, handle), GET_STATUS.request(handle))
+        return bool(self._jobs)
+
+    def job_forgotten(self, handle: bytes) -> None:
+        """The server has no such job, and had said nothing of its end before: it will say nothing any more."""
+        job = self._jobs.pop(handle, None)
+        for task in job.remaining() if isinstance(job, SharedJob) else [job]:
+            if isinstance(task, Task):
+                self._released(task)
+                task.end_failed(TaskLost(task, acknowledged=True, forgotten=True))
 
     # What becomes of jobs. A handle may be followed by a NUL and more in a WORK_FAIL (GEARMAN.md M1).
 
@@ -289,6 +405,8 @@ class GearmanClientProtocol(GearmanProtocol):
     def _next_copy(self, handle: bytes) -> Task | None:
         """Whose is this packet? None: the task has ended or was let go, and late is quiet."""
         job = self._jobs.get(handle)
+        if job is not None:
+            self._heard_of.add(handle)
         if isinstance(job, SharedJob):
             job = job.next_copy()
         return job if isinstance(job, Task) else None
@@ -329,20 +447,19 @@ class GearmanClientFactory(GearmanFactory):
         name: str = "",
         exceptions: bool = True,
         observer: LinkObserver | None = None,
-        connect_timeout: float = CONNECT_TIMEOUT,
-        max_packet_size: int = MAX_PACKET_SIZE,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """
         :param reactor: None for the global one.
         :param name: the server's address, as job handles are to name it.
         :param exceptions: ask the server for WORK_EXCEPTION, at each connect. Without, gearmand makes it a WORK_FAIL.
+        :param limits: time-outs and sizes.
         """
         super().__init__(
             reactor,
             options=(b"exceptions",) if exceptions else (),
             observer=observer,
-            connect_timeout=connect_timeout,
-            max_packet_size=max_packet_size,
+            limits=limits,
         )
         self.name = name
 

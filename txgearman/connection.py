@@ -33,6 +33,7 @@ from twisted.internet.interfaces import (
     IConnector,
     IDelayedCall,
     IHandshakeListener,
+    IPushProducer,
     ISSLTransport,
     IStreamClientEndpoint,
     ITCPTransport,
@@ -42,10 +43,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .errors import UNANSWERED, ProtocolError, ServerError
+from .limits import DEFAULT_LIMITS, LOOKS, Limits, Watch
 from .packets import (
+    ECHO_REQ,
+    ECHO_RES,
     ERROR,
     GET_STATUS,
-    MAX_PACKET_SIZE,
     OPTION_REQ,
     OPTION_RES,
     REQ,
@@ -57,9 +60,6 @@ from .packets import (
 from .tls import in_words
 
 __all__ = ["EndpointConnector", "GearmanFactory", "GearmanProtocol", "LinkObserver"]
-
-CONNECT_TIMEOUT: Final = 10.0
-"""Default seconds from the start of an attempt to the first good answer."""
 
 CLOSE_TIMEOUT: Final = 3.0
 """Seconds that a peer which reads nothing may hold up a close before the connection is aborted."""
@@ -114,7 +114,7 @@ class Fence:
     subject: ClassVar[bytes] = _FENCE_HANDLE
 
 
-@implementer(IHandshakeListener)
+@implementer(IHandshakeListener, IPushProducer)
 class GearmanProtocol(Protocol):
     """One connection to a job server.
 
@@ -122,27 +122,41 @@ class GearmanProtocol(Protocol):
     :ivar certificate_fault: over TLS, what is wrong with the server's certificate; empty for nothing.
     :ivar ready: whether the server has answered well at least once on this connection.
     :ivar error: None while the connection is of use; then what ended it.
+    :ivar paused: whether more is written than the server takes just now, so that what can wait should.
+    :ivar deaf: whether nothing is read, by our own will.
+    :ivar on_idle: is called once when nothing is out any more, if it is set.
     """
 
     factory: GearmanFactory
-    transport: ITCPTransport
+    transport: Any  # an ITransport, IConsumer and IPushProducer; mostly an ITCPTransport
     handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {}
     """What to do with packets that are no answer to a request. A subclass fills this in."""
     in_flight = 0
     """What this link is busy with, counted by a subclass."""
 
-    def __init__(self, max_packet_size: int = MAX_PACKET_SIZE) -> None:
+    def __init__(self, reactor: Any, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.limits = limits
         # Both magics: GEARMAN.md M2.
-        self._decoder = Decoder(RES, REQ, max_packet_size=max_packet_size)
+        self._decoder = Decoder(RES, REQ, max_packet_size=limits.max_packet_size)
         # By number, so that a cancelled one is replaced in one step however many there are.
         self._outstanding: dict[int, Any] = {}
         self._sent = 0
         self._answered = 0
+        self.answer_watch = Watch(reactor, limits.ack_timeout, self._look_for_answers)
+        self._progress = 0
+        self._unanswered_looks = 0
+        self._heartbeat = None if limits.heartbeat is None else Watch(reactor, limits.heartbeat, self._look_for_life)
+        self._heard = False
+        self._silent_looks = 0
         self._abort_call: IDelayedCall | None = None
+        self._drained = Waiters()
         self.on_connection_lost: Callable[[Failure], None] | None = None
         self.shaken = False
         self.certificate_fault = ""
+        self.on_idle: Callable[[], object] | None = None
         self.ready = False
+        self.paused = False
+        self.deaf = False
         self.error: Exception | None = None
 
     # The life of the connection.
@@ -151,6 +165,7 @@ class GearmanProtocol(Protocol):
         if is_tcp(self.transport):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
+        self.transport.registerProducer(self, True)
         self.shake_hands()
 
     def shake_hands(self) -> None:
@@ -181,7 +196,29 @@ class GearmanProtocol(Protocol):
             self._abort_transport()  # nothing can go out before the peer shakes hands, which it may never do
             return
         self._abort_call = self.factory.reactor.callLater(timeout, self._abort_late)
+        self.transport.unregisterProducer()  # else it would wait for one that has no more to say
         self.transport.loseConnection()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is out."""
+        return self.owed
+
+    @property
+    def retiring(self) -> bool:
+        """Whether it is to finish what is out, and get nothing more."""
+        return self.on_idle is not None
+
+    def retire(self, on_idle: Callable[[], object]) -> None:
+        """Finish what is out; then call `on_idle`, unless the connection is of no more use by then."""
+        self.on_idle = on_idle
+        self.check_idle()
+
+    def check_idle(self) -> None:
+        """Tell the end of what was out, if that is so."""
+        if self.on_idle is not None and not self.busy and self.error is None:
+            on_idle, self.on_idle = self.on_idle, None
+            on_idle()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._abort_call is not None:
@@ -205,13 +242,21 @@ class GearmanProtocol(Protocol):
         self._abort_transport()
 
     def _abort_transport(self) -> None:
-        # Not every endpoint's transport has abortConnection: that of a process has not.
-        getattr(self.transport, "abortConnection", self.transport.loseConnection)()
+        abort = getattr(self.transport, "abortConnection", None)
+        if abort is not None:
+            abort()
+        else:  # not every endpoint's transport can: that of a process can't
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
 
     def _come_down(self, error: Exception) -> None:
         if self.error is not None:
             return
         self.error = error
+        self.answer_watch.stop()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        self.listen(True)  # TLS is not closed without hearing the other end
         # First those who choose a link, so that what is submitted in answer to a failure below goes elsewhere.
         self.factory.link_down(self, error)
         self.all_lost(error)
@@ -221,6 +266,77 @@ class GearmanProtocol(Protocol):
         outstanding, self._outstanding = self._outstanding, {}
         for request in outstanding.values():
             self.request_lost(request, error)
+        self._drained.fire(None)
+
+    # How fast the server takes what is written.
+
+    def pauseProducing(self) -> None:
+        """For the transport."""
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        """For the transport."""
+        self.paused = False
+        self._drained.fire(None)
+
+    def stopProducing(self) -> None:
+        """For the transport: the connection is gone, which `connectionLost` will tell as well."""
+
+    def when_drained(self) -> Deferred[None]:
+        """
+        :return: fires when what was written is out, or the connection is of no more use; at once if it is so.
+        """
+        return self._drained.wait() if self.paused and self.error is None else succeed(None)
+
+    # Whether the server is there.
+
+    @property
+    def owed(self) -> bool:
+        """Whether the server owes an answer."""
+        return bool(self._outstanding)
+
+    @property
+    def progress(self) -> int:
+        """A number that changes with each answer."""
+        return self._answered
+
+    def expect_answer(self) -> None:
+        """The server has just been asked something; it has the limits' ``ack_timeout`` to say anything."""
+        self._progress = self.progress
+        self._unanswered_looks = 0
+        self.answer_watch.start()
+
+    def _look_for_answers(self) -> bool:
+        if not self.owed:
+            return False
+        if self.progress != self._progress:
+            self._progress = self.progress
+            self._unanswered_looks = 0
+            return True
+        self._unanswered_looks += 1
+        if self._unanswered_looks < LOOKS:
+            return True
+        self.abort(TimeoutError(string=f"no answer within {self.limits.ack_timeout} seconds"))
+        return False
+
+    def listen(self, on: bool) -> None:
+        """Read on, or read nothing more."""
+        if self.deaf is on:
+            self.deaf = not on
+            if on:
+                self.transport.resumeProducing()
+            else:
+                self.transport.pauseProducing()
+
+    def _look_for_life(self) -> bool:
+        self._silent_looks = 0 if self._heard or self.deaf else self._silent_looks + 1
+        self._heard = False
+        if self._silent_looks == LOOKS:
+            self.request(ECHO_REQ, b"", answer=ECHO_RES).addErrback(lambda _: None)  # any byte is good enough
+        if self._silent_looks < 2 * LOOKS:
+            return True
+        self.abort(TimeoutError(string=f"silence, and no answer to ECHO_REQ within {self.limits.heartbeat} seconds"))
+        return False
 
     # Requests.
 
@@ -252,6 +368,10 @@ class GearmanProtocol(Protocol):
         self._sent = place + 1
         self._outstanding[place] = request
         self.transport.write(packet)
+        if not self.answer_watch.on:
+            self.expect_answer()
+        if self.deaf:
+            self.listen(True)
         return place
 
     def fits(self, request: Any, arguments: list[bytes]) -> bool:
@@ -264,6 +384,8 @@ class GearmanProtocol(Protocol):
             request.succeed(arguments)
         elif not self.ready:
             self.ready = True
+            if self._heartbeat is not None:
+                self._heartbeat.start()
             self.factory.link_ready(self)
 
     def request_refused(self, request: Any, code: str, text: str) -> None:
@@ -280,6 +402,7 @@ class GearmanProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self.error is not None:
             return
+        self._heard = True
         handlers = self.handlers
         try:
             for packet_type, arguments in self._decoder.feed(data):
@@ -296,6 +419,8 @@ class GearmanProtocol(Protocol):
                 raise self._decoder.error
         except ProtocolError as error:
             self.abort(error.with_traceback(None))  # it is kept, and its frames would keep what they were about
+        if self.on_idle is not None:
+            self.check_idle()
 
     def _take_answered(self, packet_type: PacketType, arguments: list[bytes]) -> Any:
         """Take the oldest request off the table, for the answer to it that has come."""
@@ -390,14 +515,11 @@ class GearmanFactory(ReconnectingClientFactory):
         *,
         options: tuple[bytes, ...] = (),
         observer: LinkObserver | None = None,
-        connect_timeout: float = CONNECT_TIMEOUT,
-        max_packet_size: int = MAX_PACKET_SIZE,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """
         :param reactor: its clock times the attempts; None for the global one.
         :param observer: is told how the link is.
-        :param connect_timeout: seconds from the start of an attempt to the first good answer.
-        :param max_packet_size: bytes that the body of a packet from the server may have.
         """
         if reactor is None:
             from twisted.internet import reactor
@@ -406,8 +528,7 @@ class GearmanFactory(ReconnectingClientFactory):
         self.link: GearmanProtocol | None = None
         self.next_attempt: float | None = None
         self._observer = observer
-        self._connect_timeout = connect_timeout
-        self._max_packet_size = max_packet_size
+        self._limits = limits
         self._deadline: IDelayedCall | None = None
         self._timed_out = False
         self._active = False
@@ -446,6 +567,19 @@ class GearmanFactory(ReconnectingClientFactory):
         self._awaiting.fire(Failure(error))
         return self._stopping.wait() if self._active else succeed(None)
 
+    def retire(self, link: GearmanProtocol | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
+        """Connect no more; finish what is out, if there is a `link` that is ready, and close it then.
+
+        :return: as `stop`. A `stop` may be called all the same, to hurry it.
+        """
+        over = ConnectionDone("this job server is used no more")
+        if link is None:
+            return self.stop(over)
+        self.stopTrying()
+        stopped = self._stopping.wait()
+        link.retire(partial(self.stop, over, timeout))
+        return stopped
+
     # What the connector tells.
 
     def startedConnecting(self, connector: IConnector) -> None:
@@ -453,12 +587,12 @@ class GearmanFactory(ReconnectingClientFactory):
         self.next_attempt = None
         self._active = True
         self._timed_out = False
-        self._deadline = self.reactor.callLater(self._connect_timeout, self._give_up)
+        self._deadline = self.reactor.callLater(self._limits.connect_timeout, self._give_up)
 
     def buildProtocol(  # type: ignore[override]  # as with `protocol`
         self, addr: IAddress | None
     ) -> GearmanProtocol:
-        link = self.link = self.protocol(self._max_packet_size)
+        link = self.link = self.protocol(self.reactor, self._limits)
         link.factory = self
         return link
 
@@ -516,7 +650,7 @@ class GearmanFactory(ReconnectingClientFactory):
             self.connector.stopConnecting()
 
     def _timeout_error(self) -> TimeoutError:
-        return TimeoutError(string=f"no good answer within {self._connect_timeout} seconds")
+        return TimeoutError(string=f"no good answer within {self._limits.connect_timeout} seconds")
 
     def _attempt_over(self) -> None:
         self._active = False

@@ -14,7 +14,7 @@
         ├── TaskFailed           WORK_FAIL
         │   └── TaskException    WORK_EXCEPTION: .data
         ├── TaskRejected         the server answered the submit with ERROR: .code, .text
-        ├── TaskLost             the connection went while the job was out: .acknowledged
+        ├── TaskLost             the connection went while the job was out, or its server forgot it: .acknowledged
         └── TaskTimedOut         its timeout passed
 
 These tell what happened outside. What a caller did wrong (a NUL in a function's name, say) is told at the call,
@@ -167,18 +167,24 @@ class TaskRejected(TaskError):
 
 
 class TaskLost(TaskError):
-    """The connection went after the task was written to it and before its outcome came.
+    """The connection went after the task was written to it and before its outcome came; or the server forgot the job.
 
-    The job may be queued, running, or done; nobody here can know. ``__cause__`` is what ended the connection.
+    After a connection that went, the job may be queued, running, or done; nobody here can know. ``__cause__`` is what
+    ended the connection.
 
     :ivar acknowledged: whether JOB_CREATED had come. If not, the server may never have seen the task.
+    :ivar forgotten: whether the connection is there, but the server says that it has no such job, and never told its
+        end (GEARMAN.md H1 to H3, H5, H9).
     """
 
-    def __init__(self, task: Any, acknowledged: bool) -> None:
+    def __init__(self, task: Any, acknowledged: bool, forgotten: bool = False) -> None:
         super().__init__(task)
         self.acknowledged = acknowledged
+        self.forgotten = forgotten
 
     def _what(self) -> str:
+        if self.forgotten:
+            return "lost: the server has forgotten its job"
         when = "after" if self.acknowledged else "before"
         text = f"lost: the connection went {when} JOB_CREATED"
         return f"{text} ({self.__cause__})" if self.__cause__ else text

@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 
 from .errors import JobEnded
-from .service import MOST_BYTES
+from .limits import MOST_BYTES
 from .tasks import JobHandle, payload_bytes
 
 __all__ = ["Function", "Job"]
@@ -128,6 +128,14 @@ class Job:
         """
         self._end("its exception was sent", self._link.work_exception, _payload("data", data))
 
+    def when_drained(self) -> Deferred[None]:
+        """Await that the server takes what was sent, where it is slow and more is to come.
+
+        :return: fires at once, mostly; also when the connection is lost. Not for other threads.
+        """
+        drained: Deferred[None] = self._link.when_drained()
+        return drained
+
     def let_go(self, why: str) -> None:
         """For the worker: nothing more can be said of it."""
         self._ended = why
@@ -239,7 +247,7 @@ async def _outcome(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 async def _send_chunks(job: Job, chunks: Generator[bytes, None, Any], reactor: Any) -> Any:
-    """One chunk in a turn of the reactor, so that others have theirs."""
+    """One chunk in a turn of the reactor, so that others have theirs; and none before the server has taken the last."""
     with closing(chunks):
         while True:
             try:
@@ -248,6 +256,7 @@ async def _send_chunks(job: Job, chunks: Generator[bytes, None, Any], reactor: A
                 return await stop.value if isinstance(stop.value, Deferred) else stop.value
             job.send_data(chunk)
             await deferLater(reactor, 0)
+            await job.when_drained()
 
 
 async def _send_async_chunks(job: Job, chunks: AsyncGenerator[bytes, None], reactor: Any) -> None:
@@ -255,3 +264,4 @@ async def _send_async_chunks(job: Job, chunks: AsyncGenerator[bytes, None], reac
         async for chunk in chunks:
             job.send_data(chunk)
             await deferLater(reactor, 0)
+            await job.when_drained()

@@ -69,16 +69,18 @@ class _Turn:
     :ivar window: how many may be asked for at a time. It doubles with each job, so that a busy server is not asked for
         one after the other, and an idle one not for ten in vain.
     :ivar asked: when it was asked last, as a number that grows.
+    :ivar woken: whether the server has woken us, and nothing has come of it yet.
     :ivar vain: how often, in close succession, the server has woken us for nothing. That is so when others were
         faster; but gearmand 1.1 may do it without end (H8).
     """
 
-    __slots__ = ("asked", "hungry", "last_vain", "rest", "vain", "window")
+    __slots__ = ("asked", "hungry", "last_vain", "rest", "vain", "window", "woken")
 
     def __init__(self, hungry: bool) -> None:
         self.hungry = hungry
         self.window = 1
         self.asked = 0
+        self.woken = False
         self.vain = 0
         self.last_vain = 0.0
         self.rest: IDelayedCall | None = None
@@ -144,7 +146,8 @@ class Post:
 
     def may_be_asked(self, link: GearmanWorkerProtocol, turn: _Turn) -> bool:
         """Whether this connection may be asked for one more job."""
-        return turn.hungry and link.grabs < turn.window and (self.quota is None or self.quota.busy < self.quota.limit)
+        within_quota = self.quota is None or self.quota.busy < self.quota.limit
+        return turn.hungry and link.grabs < turn.window and within_quota and not link.retiring
 
     def ask(self, link: GearmanWorkerProtocol, number: int) -> None:
         """Ask it; the worker has a slot for the job.
@@ -202,6 +205,7 @@ class Post:
 
     def woken(self, link: GearmanWorkerProtocol) -> None:
         turn = self.turns[link]
+        turn.woken = True
         if turn.vain < _MOST_VAIN:
             self._look(turn)
         elif turn.rest is None:
@@ -224,6 +228,7 @@ class Post:
 
     def assigned(self, link: GearmanWorkerProtocol, assignment: Assignment) -> None:
         turn = self.turns[link]
+        turn.woken = False
         turn.vain = 0
         turn.window = min(2 * turn.window, _WIDEST)
         turn.hungry = not self._retired
@@ -246,9 +251,11 @@ class Post:
 
     def no_job(self, link: GearmanWorkerProtocol) -> None:
         turn = self.turns[link]
-        now = link.factory.reactor.seconds()
-        turn.vain = turn.vain + 1 if now - turn.last_vain < _CLOSE else 1
-        turn.last_vain = now
+        if turn.woken:
+            turn.woken = False
+            now = link.factory.reactor.seconds()
+            turn.vain = turn.vain + 1 if now - turn.last_vain < _CLOSE else 1
+            turn.last_vain = now
         turn.window = 1
         turn.hungry = False
         self.slot_free()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, TypeAlias
@@ -19,7 +19,6 @@ from twisted.python.failure import Failure
 
 from .connection import (
     CLOSE_TIMEOUT,
-    CONNECT_TIMEOUT,
     EndpointConnector,
     GearmanFactory,
     GearmanProtocol,
@@ -27,6 +26,7 @@ from .connection import (
     Waiters,
 )
 from .errors import ClientStopped, NoServersAvailable, ServerError
+from .limits import CONNECT_TIMEOUT
 from .packets import PacketType
 from .tls import MISSING, TLSOptions
 
@@ -182,6 +182,15 @@ class JobServer:
         self._factory = self._make_factory(name=self.address, observer=self)
         EndpointConnector(self._endpoint, self._factory).connect()
 
+    @property
+    def started(self) -> bool:
+        """Whether a connection is wanted."""
+        return self._factory is not None
+
+    def leads_to(self, endpoint: IStreamClientEndpoint) -> bool:
+        """Whether this very endpoint is its own."""
+        return self._endpoint is endpoint
+
     def detach(self) -> GearmanFactory | None:
         """Be stopped, and hand out the factory that is to be stopped, if there is one."""
         factory, self._factory = self._factory, None
@@ -252,11 +261,15 @@ class JobServer:
         assert self.last_error is not None
         return self.last_error
 
-    def load(self) -> tuple[int, int]:
-        """The smaller, the better is it to send it something."""
+    def load(self, avoided: str = "") -> tuple[int, bool, bool, int]:
+        """The smaller, the better is it to send it something.
+
+        :param avoided: the address of a server that is to be the last choice of those that are alike.
+        """
+        avoid = self.address == avoided
         if self.link is not None:
-            return 0, self.link.in_flight
-        return (2, 0) if self.refused else (1, 0)
+            return 0, avoid, self.link.paused, self.link.load
+        return 2 if self.refused else 1, avoid, False, 0
 
     def score(self, unique: bytes) -> bytes:
         """Its rank for a unique: the highest wins. (Rendezvous hashing: a server that comes or goes moves only the
@@ -283,27 +296,25 @@ class JobServers:
         :raises TypeError, ValueError: ``job_servers`` is empty, has an address twice, or one that can't be read; or
             ``tls`` is for none of them.
         """
-        if isinstance(job_servers, (str, bytes)):
-            raise TypeError(f"job_servers must be a list of addresses, not the one address {job_servers!r}")
+        self._reactor = reactor
+        self._make_factory = make_factory
+        self._changed = changed
+        self._connect_timeout = connect_timeout
         if not isinstance(tls, (TLSOptions, type(None))):
             raise TypeError(f"tls must be TLSOptions, not {type(tls).__name__}")
-        self._servers: list[JobServer] = []
-        self._by_address: dict[str, JobServer] = {}
+        self._tls = tls
+        self.started = False
+        """Whether connections are wanted."""
         self._turn = 0
+        # Factories of servers that are left or stopped, with connections that are not gone yet.
+        self._leaving: dict[GearmanFactory, None] = {}
         self._stopping: dict[GearmanFactory, None] = {}
         self._stopped = Waiters()
-        addresses = list(job_servers)
-        for place, address in enumerate(addresses):
-            name, endpoint = parse_address(address, reactor, place, connect_timeout, tls)
-            if name in self._by_address:
-                raise ValueError(f"job_servers: {name} is there twice")
-            server = self._by_address[name] = JobServer(name, endpoint, make_factory, changed)
-            self._servers.append(server)
-        if not self._servers:
-            raise ValueError("job_servers must have at least one address")
-        if tls is not None and not any(map(takes_tls_options, addresses)):
-            # Whoever gives them does not mean plain text.
-            raise ValueError("tls is for addresses such as 'tls:host:port', and job_servers has none")
+        self._by_address: dict[str, JobServer] = {}
+        self._servers: list[JobServer] = []
+        self.addresses: list[Address] = []
+        """As they were given."""
+        self._set(job_servers)
 
     def __len__(self) -> int:
         return len(self._servers)
@@ -311,10 +322,71 @@ class JobServers:
     def __iter__(self) -> Iterator[JobServer]:
         return iter(self._servers)
 
+    def _set(self, job_servers: Iterable[Address]) -> None:
+        """Take these for the servers; those that were there before stay what they are."""
+        if isinstance(job_servers, (str, bytes)):
+            raise TypeError(f"job_servers must be a list of addresses, not the one address {job_servers!r}")
+        addresses = list(job_servers)
+        servers: dict[str, JobServer] = {}
+        for place, address in enumerate(addresses):
+            server = self._server(address, place, servers)
+            if server.address in servers:
+                raise ValueError(f"job_servers: {server.address} is there twice")
+            servers[server.address] = server
+        if not servers:
+            raise ValueError("job_servers must have at least one address")
+        if self._tls is not None and not any(map(takes_tls_options, addresses)):
+            # Whoever gives them does not mean plain text.
+            raise ValueError("tls is for addresses such as 'tls:host:port', and job_servers has none")
+        self._by_address = servers
+        self._servers = list(servers.values())
+        self.addresses = addresses
+
+    def _server(self, address: Address, place: int, others: Mapping[str, JobServer]) -> JobServer:
+        """The server of this address: the one that is here, or else a new one.
+
+        :param others: those that it will be beside.
+        """
+        name, endpoint = parse_address(address, self._reactor, place, self._connect_timeout, self._tls)
+        if endpoint is address:
+            for server in self._servers:
+                if server.leads_to(endpoint):
+                    return server
+            while name in self._by_address or name in others:
+                place += 1
+                name = f"endpoint:{place}"
+        return self._by_address.get(name) or JobServer(name, endpoint, self._make_factory, self._changed)
+
     def start(self) -> None:
         """Connect to all of them."""
+        self.started = True
         for server in self._servers:
             server.start()
+
+    def change(self, job_servers: Iterable[Address], timeout: float = CLOSE_TIMEOUT) -> None:
+        """Have these servers from now on. New ones are connected; those that are no longer there finish what they have.
+
+        :param timeout: seconds that what was written to those may take to go out at the end.
+        :raises TypeError, ValueError: as at the beginning; then nothing is changed.
+        """
+        before = self._servers
+        self._set(job_servers)
+        if not self.started:
+            return
+        for server in self._servers:
+            if not server.started:
+                server.start()
+        for server in before:
+            if server not in self._servers:
+                self._leave(server, timeout)
+        self._changed()
+
+    def _leave(self, server: JobServer, timeout: float) -> None:
+        link = server.link
+        factory = server.detach()
+        assert factory is not None  # it was started with the others
+        self._leaving[factory] = None
+        factory.retire(link, timeout).addCallback(lambda _: self._leaving.pop(factory, None))
 
     def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[Any]:
         """Disconnect from all of them.
@@ -323,8 +395,11 @@ class JobServers:
 
         :return: fires when no socket and no timer is left, of this stop or an earlier one.
         """
+        self.started = False
         # All are detached before the first is stopped: what a stop fails may run anybody's code, which may start anew.
         detached = [factory for server in self._servers if (factory := server.detach())]
+        detached += self._leaving
+        self._leaving.clear()
         self._stopping.update(dict.fromkeys(detached))
         for factory in detached:
             factory.stop(error, timeout).addCallback(self._factory_stopped, factory)
@@ -344,28 +419,44 @@ class JobServers:
             raise ValueError(f"{address!r} is none of the job servers here: {', '.join(self._by_address)}")
         return server
 
-    def choose(self, unique: bytes) -> Any:
+    def choose(self, unique: bytes, attempt: int = 0, last: str = "") -> Any:
         """Choose the link for a task.
 
         :param unique: what coalesces; empty for nothing. Tasks with the same one go to the same server: the first
             in rank that is not down.
+        :param attempt: how often the task was submitted before. Each time it goes to the next in rank.
+        :param last: the address of the server that it was sent to last. Without a unique it goes to another one.
         :return: a link that is ready; or None, if a server that the task should wait for is just connecting.
         :raises NoServersAvailable: there is none of either.
         """
-        for server in self.ranked(unique) if unique else [self._least_loaded()]:
+        by_rank = unique and len(self._servers) > 1
+        for server in self.ranked(unique, attempt) if by_rank else [self._least_loaded(last)]:
             if server.link is not None:
                 return server.link
             if not server.refused:
                 return None
-        raise NoServersAvailable({server.address: server.reason() for server in self._servers})
+        raise self.none_available()
 
-    def ranked(self, unique: bytes) -> list[JobServer]:
+    def none_available(self) -> NoServersAvailable:
+        """Why no server can be reached, if none can."""
+        return NoServersAvailable({server.address: server.reason() for server in self._servers})
+
+    def any_hope(self) -> bool:
+        """Whether there is a server that tasks can be sent to, or should wait for."""
+        return any(server.link is not None or not server.refused for server in self._servers)
+
+    def ranked(self, unique: bytes, attempt: int = 0) -> list[JobServer]:
         """The servers in the order in which they are tried for a unique."""
         if len(self._servers) == 1:
             return self._servers
-        return sorted(self._servers, key=lambda server: server.score(unique), reverse=True)
+        ranked = sorted(self._servers, key=lambda server: server.score(unique), reverse=True)
+        first = attempt % len(ranked)
+        return ranked[first:] + ranked[:first]
 
-    def _least_loaded(self) -> JobServer:
+    def _least_loaded(self, last: str) -> JobServer:
         """Of the ready servers, or else of those that connect, the least busy one. Equal ones take turns."""
+        if len(self._servers) == 1:
+            return self._servers[0]
         self._turn = (self._turn + 1) % len(self._servers)
-        return min(self._servers[self._turn :] + self._servers[: self._turn], key=JobServer.load)
+        turn = self._servers[self._turn :] + self._servers[: self._turn]
+        return min(turn, key=lambda server: server.load(last))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import enum
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple, Protocol
@@ -19,6 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .checks import check_count, positive_seconds
 from .errors import TaskException
 from .packets import JOB_CREATED, PacketType
 
@@ -30,6 +32,7 @@ __all__ = [
     "JobStatus",
     "Priority",
     "Task",
+    "TaskQueue",
     "function_bytes",
     "name_bytes",
     "payload_bytes",
@@ -137,14 +140,50 @@ class JobStatus:
 
 
 class TaskHolder(Protocol):
-    """Where a task is while it waits for something: a client's queue, or a connection."""
+    """Where a task is while it waits for something: a queue, or a connection."""
 
     def let_go(self, task: Task) -> None:
         """Forget the task; what comes for it from now on is dropped."""
 
 
+class TaskQueue:
+    """Tasks that wait, the first come first. A cancelled one leaves it."""
+
+    __slots__ = ("_tasks",)
+
+    def __init__(self) -> None:
+        self._tasks: OrderedDict[Task, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def append(self, task: Task) -> None:
+        """Let the task wait here."""
+        self._tasks[task] = None
+        task.holder = self
+
+    def pop(self) -> Task:
+        """Take the first one out."""
+        task, _ = self._tasks.popitem(last=False)
+        task.holder = None
+        return task
+
+    def clear(self) -> list[Task]:
+        """Take all of them out."""
+        return [self.pop() for _ in range(len(self._tasks))]
+
+    def let_go(self, task: Task) -> None:
+        del self._tasks[task]
+
+
 class TaskOwner(Protocol):
     """Who answers for a task from its submit to its end."""
+
+    def place_again(self, task: Task) -> None:
+        """The task was not written where it was to be; it is to go elsewhere."""
+
+    def retry(self, task: Task, reason: Exception) -> bool:
+        """An attempt has failed; whether the task is to be submitted again, which is the owner's to do then."""
 
     def task_ended(self, task: Task) -> None:
         """The task has its outcome, and its Deferred has fired."""
@@ -179,13 +218,18 @@ class Task:
     :param at: when the server may start the job, as an aware `datetime` or POSIX seconds; whole seconds count, rounded
         up. For background tasks of normal priority. gearmand 1.1 starts it only when a worker asks for its next
         job after that time (GEARMAN.md H7).
-    :param on_created: ``(task)``: the server has the job; ``task.handle`` is set.
+    :param timeout: seconds from the submit to the outcome, all attempts together; then the task fails with
+        `TaskTimedOut`. As with a cancel, its job may still run.
+    :param retries: how often a foreground task that failed is submitted again: see `GearmanClient`. Its job may then be
+        done more than once, or in part more than once.
+    :param on_created: ``(task)``: the server has the job; ``task.handle`` is set. Comes again with each retry.
     :param on_data: ``(task, data)``: a part of the result, or whatever the function means by WORK_DATA.
     :param on_warning: ``(task, data)``.
     :param on_status: ``(task, numerator, denominator)``. What a worker sends that is not a whole number counts as far
         as its leading digits go. If a worker dies, another starts the job anew, and data and status come again.
     :param on_complete: ``(task, result)``; the Deferred fires after it.
-    :param on_exception: ``(task, data)``: the worker sent WORK_EXCEPTION; ``on_fail`` follows.
+    :param on_exception: ``(task, data)``: the worker sent WORK_EXCEPTION; ``on_fail`` or ``on_retry`` follows.
+    :param on_retry: ``(task, attempt)``: it failed, and will be submitted again after a while; 1 for the first retry.
     :param on_fail: ``(task, reason)``: `reason` is the exception that the Deferred fails with after it.
     :raises TypeError, ValueError: for what can't be sent; nothing is.
     """
@@ -195,8 +239,8 @@ class Task:
         "_begun",
         "_deferred",
         "_owner",
-        "_server",
         "at",
+        "attempt",
         "background",
         "function",
         "holder",
@@ -206,10 +250,14 @@ class Task:
         "on_data",
         "on_exception",
         "on_fail",
+        "on_retry",
         "on_status",
         "on_warning",
         "place",
         "priority",
+        "retries",
+        "server",
+        "timeout",
         "unique",
         "wire_function",
         "workload",
@@ -227,6 +275,8 @@ class Task:
         unique: str | bytes = b"",
         priority: Priority = Priority.NORMAL,
         at: datetime.datetime | float | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
         on_created: Callable[[Task], object] | None = None,
         on_data: Callable[[Task, bytes], object] | None = None,
         on_warning: Callable[[Task, bytes], object] | None = None,
@@ -234,6 +284,7 @@ class Task:
         on_complete: Callable[[Task, bytes], object] | None = None,
         on_exception: Callable[[Task, bytes], object] | None = None,
         on_fail: Callable[[Task, Exception], object] | None = None,
+        on_retry: Callable[[Task, int], object] | None = None,
     ) -> None:
         if not isinstance(priority, Priority):
             raise TypeError(f"priority must be a Priority, not {priority!r}")
@@ -245,6 +296,8 @@ class Task:
         self.unique = name_bytes("unique", unique, MAX_UNIQUE)
         self.priority = priority
         self.at = None if at is None else _epoch(at)
+        self.timeout = None if timeout is None else positive_seconds("timeout", timeout)
+        self.retries = check_count("retries", retries, 0)
         self.on_created = on_created
         self.on_data = on_data
         self.on_warning = on_warning
@@ -252,6 +305,7 @@ class Task:
         self.on_complete = on_complete
         self.on_exception = on_exception
         self.on_fail = on_fail
+        self.on_retry = on_retry
         if background:
             self._check_background()
         elif at is not None:
@@ -262,15 +316,20 @@ class Task:
         """Which of its holder's places it has, for the holder."""
         self.job_handle = b""
         """The bytes of the job's handle; empty before JOB_CREATED."""
+        self.server = ""
+        """The address of the server that it was sent to last; empty before."""
+        self.attempt = 0
+        """How often it was submitted again."""
         self._begun = False
         self._deferred: _TaskDeferred | None = None
         self._owner: TaskOwner | None = None
-        self._server = ""
 
     def _check_background(self) -> None:
         for name in ("on_data", "on_warning", "on_status", "on_complete", "on_exception"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} is for foreground tasks: nobody is told what becomes of a background one")
+        if self.retries or self.on_retry is not None:
+            raise ValueError("retries are for foreground tasks: a background one is never submitted twice")
         if self.at is not None and self.priority is not Priority.NORMAL:
             raise ValueError("at goes with Priority.NORMAL only: the protocol has no other that waits for a time")
 
@@ -284,7 +343,12 @@ class Task:
     @property
     def handle(self) -> JobHandle | None:
         """The job's handle, once the server has told it."""
-        return JobHandle(self._server, self.job_handle) if self.job_handle else None
+        return JobHandle(self.server, self.job_handle) if self.job_handle else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has its outcome, or is about to."""
+        return self._begun and self._deferred is None
 
     # For those who carry the task out.
 
@@ -308,14 +372,13 @@ class Task:
         deferred.task = self
         return deferred
 
-    def tell_created(self, server: str, handle: bytes) -> None:
+    def tell_created(self, handle: bytes) -> None:
         """JOB_CREATED has come. For a background task it is the outcome."""
-        self._server = server
         self.job_handle = handle
         if self.on_created is not None:
             self._call(self.on_created)
         if self.background:
-            self._end(JobHandle(server, handle))
+            self._end(JobHandle(self.server, handle))
 
     def tell_data(self, data: bytes) -> None:
         """WORK_DATA has come."""
@@ -343,8 +406,26 @@ class Task:
         self.end_failed(TaskException(self, data))
 
     def end_failed(self, reason: Exception) -> None:
-        """There will be no result."""
-        self._end(Failure(reason), self.on_fail, reason)
+        """There will be no result; unless the task has retries left, and its owner takes it back."""
+        if not (self.attempt < self.retries and self._retry(reason)):
+            self._end(Failure(reason), self.on_fail, reason)
+
+    def _retry(self, reason: Exception) -> bool:
+        return self._deferred is not None and self._owner is not None and self._owner.retry(self, reason)
+
+    def hand_back(self) -> bool:
+        """It was not written after all. False: it has no owner who would send it elsewhere."""
+        if self._owner is None:
+            return False
+        self._owner.place_again(self)
+        return True
+
+    def tell_retry(self) -> None:
+        """It will be submitted again, as if it had never been."""
+        self.attempt += 1
+        self.job_handle = b""
+        if self.on_retry is not None:
+            self._call(self.on_retry, self.attempt)
 
     def _end(self, outcome: Any, callback: Callable[[Task, Any], object] | None = None, told: Any = None) -> None:
         deferred, self._deferred = self._deferred, None

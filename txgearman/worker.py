@@ -16,13 +16,15 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .connection import CONNECT_TIMEOUT
+from .checks import check_count, positive_seconds
+from .connection import CLOSE_TIMEOUT
 from .errors import JobFailed
 from .jobs import Function, Job
+from .limits import ACK_TIMEOUT, CONNECT_TIMEOUT, Limits
 from .packets import MAX_PACKET_SIZE
 from .posts import Post, Quota, cancel_timer
 from .servers import Address, JobServers, ServerInfo
-from .service import GearmanService, check_count, positive_seconds
+from .service import GearmanService
 from .tasks import MAX_FUNCTION, function_bytes, name_bytes
 from .tls import TLSOptions
 from .worker_protocol import GearmanWorkerFactory
@@ -80,6 +82,8 @@ class GearmanWorker(GearmanService):
         poll_interval: float = POLL_INTERVAL,
         drain_timeout: float = DRAIN_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
+        ack_timeout: float = ACK_TIMEOUT,
+        heartbeat: float | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
     ) -> None:
@@ -95,13 +99,18 @@ class GearmanWorker(GearmanService):
         :param poll_interval: seconds after which a sleeping worker looks by itself whether there is a job. gearmand
             1.1 does not wake it for a job whose time (``at=``) has come, so such a job starts so much later at most.
         :param drain_timeout: seconds that running jobs get to end when the worker is stopped; 0 for none.
-        :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer; and that a
-            server may take to answer a request for a job, before its connection is dropped.
+        :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
+        :param ack_timeout: seconds that a server may owe answers, such as that to a request for a job, and give none;
+            then its connection is dropped.
+        :param heartbeat: seconds of silence after which a server is asked whether it is there. If it says nothing for
+            as long again, its connection is dropped. None: it is not asked, and a worker that sleeps at a half-open
+            connection finds out when it looks by itself.
         :param max_packet_size: bytes that the body of a packet from a server may have.
         :param tls: as `GearmanClient` has it.
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
-        super().__init__(prefix, reactor, connect_timeout, max_packet_size)
+        limits = Limits(connect_timeout, ack_timeout, heartbeat, max_packet_size=max_packet_size)
+        super().__init__(prefix, reactor, limits)
         self.client_id = name_bytes("client_id", client_id, MAX_CLIENT_ID)
         check_count("max_jobs", max_jobs)
         self._max_jobs = max_jobs
@@ -190,6 +199,24 @@ class GearmanWorker(GearmanService):
         return Post(self, [function for function in self._functions.values() if function.max_jobs is None])
 
     @property
+    def job_servers(self) -> list[Address]:
+        """The addresses of the job servers. Others may be set at any time.
+
+        New servers are connected. Of those that are no longer there no more jobs are taken; the jobs that run are
+        finished, and then they are disconnected.
+
+        :raises TypeError, ValueError: when set to what can't be read; then nothing is changed.
+        """
+        return list(self._main.servers.addresses)
+
+    @job_servers.setter
+    def job_servers(self, job_servers: Iterable[Address]) -> None:
+        addresses = job_servers if isinstance(job_servers, (str, bytes)) else list(job_servers)
+        for post in self._posts():  # the first refuses what can't be read
+            post.servers.change(addresses, max(self.drain_timeout, CLOSE_TIMEOUT))
+        self._job_servers = addresses
+
+    @property
     def servers(self) -> list[ServerInfo]:
         """How each job server is, in the order of ``job_servers``. ``in_flight`` is how many jobs from it run."""
         infos = [server.info() for server in self._main.servers]
@@ -259,16 +286,9 @@ class GearmanWorker(GearmanService):
 
     def servers_for(self, post: Post) -> JobServers:
         """For a post: the servers, with connections that are told to it."""
-        make_factory = partial(
-            GearmanWorkerFactory,
-            self._reactor,
-            taker=post,
-            connect_timeout=self._connect_timeout,
-            max_packet_size=self._max_packet_size,
-        )
-        return JobServers(
-            self._job_servers, self._reactor, make_factory, lambda: None, self._connect_timeout, self._tls
-        )
+        make_factory = partial(GearmanWorkerFactory, self._reactor, taker=post, limits=self._limits)
+        timeout = self._limits.connect_timeout
+        return JobServers(self._job_servers, self._reactor, make_factory, lambda: None, timeout, self._tls)
 
     # Whose turn it is.
 

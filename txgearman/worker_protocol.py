@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from typing import Protocol as Interface
 
-from twisted.internet.error import TimeoutError
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .connection import CONNECT_TIMEOUT, GearmanFactory, GearmanProtocol, LinkObserver
+from .connection import GearmanFactory, GearmanProtocol, LinkObserver
 from .errors import UNANSWERED, ProtocolError, ServerError
+from .limits import DEFAULT_LIMITS, Limits
 from .packets import (
     CAN_DO,
     CAN_DO_TIMEOUT,
@@ -32,7 +31,6 @@ from .packets import (
     JOB_ASSIGN,
     JOB_ASSIGN_ALL,
     JOB_ASSIGN_UNIQ,
-    MAX_PACKET_SIZE,
     NO_JOB,
     NOOP,
     PRE_SLEEP,
@@ -127,18 +125,29 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     factory: GearmanWorkerFactory
 
-    def __init__(self, max_packet_size: int = MAX_PACKET_SIZE) -> None:
-        super().__init__(max_packet_size)
+    def __init__(self, reactor: Any, limits: Limits = DEFAULT_LIMITS) -> None:
+        super().__init__(reactor, limits)
         self.dialect = GEARMAND
         self.grabs = 0
         self.asleep = False
         self.jobs: dict[bytes, Any] = {}
-        self._patience: IDelayedCall | None = None
-        self._silence = 0  # looks for an answer in vain
+        self._grabs_answered = 0
 
     @property
     def in_flight(self) -> int:  # type: ignore[override]  # it is only read
         return len(self.jobs)
+
+    @property
+    def owed(self) -> bool:
+        return self.grabs > 0 or super().owed
+
+    @property
+    def progress(self) -> int:
+        return self._grabs_answered + super().progress
+
+    @property
+    def busy(self) -> bool:
+        return self.owed or bool(self.jobs)
 
     # The handshake.
 
@@ -178,26 +187,14 @@ class GearmanWorkerProtocol(GearmanProtocol):
     def grab(self) -> None:
         """Ask for a job; the taker will be told of one answer for each call.
 
-        A server that does not answer in time is dropped: the job that may come has a slot of the worker's.
+        A server that does not answer within the limits' ``ack_timeout`` is dropped: the job that may come has a slot of
+        the worker's.
         """
         self.asleep = False
         self.grabs += 1
         self.transport.write(self.dialect.grab)
-        if self._patience is None:
-            self._silence = 0
-            self._patience = self.factory.reactor.callLater(self.factory.answer_timeout / 2, self._look_for_answer)
-
-    def _look_for_answer(self) -> None:
-        # One timer for however many requests. It takes two looks, since one may come late, just before an answer that
-        # has long been there is read: where somebody's function has blocked the reactor.
-        self._patience = None
-        self._silence += 1
-        if not self.grabs:
-            return
-        if self._silence > 1:
-            self.abort(TimeoutError(string=f"no answer within {self.factory.answer_timeout} seconds"))
-        else:
-            self._patience = self.factory.reactor.callLater(self.factory.answer_timeout / 2, self._look_for_answer)
+        if not self.answer_watch.on:
+            self.expect_answer()
 
     def sleep(self) -> None:
         """Have the server say when there is a job."""
@@ -226,12 +223,10 @@ class GearmanWorkerProtocol(GearmanProtocol):
     def _end(self, handle: bytes, packet: bytes) -> None:
         self.jobs.pop(handle, None)
         self.transport.write(packet)
+        self.check_idle()
 
     def all_lost(self, error: Exception) -> None:
         jobs, self.jobs = self.jobs, {}
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
         super().all_lost(error)
         self.factory.taker.link_lost(self, list(jobs.values()))
         self.grabs = 0
@@ -271,7 +266,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
         if not self.grabs:
             raise ProtocolError(f"{answer} that answers nothing")
         self.grabs -= 1
-        self._silence = -1
+        self._grabs_answered += 1
 
     def _noop(self, _: list[bytes]) -> None:
         # One that comes to a worker that is awake tells nothing: it is about to ask anyway.
@@ -300,19 +295,16 @@ class GearmanWorkerFactory(GearmanFactory):
         taker: JobTaker,
         name: str = "",
         observer: LinkObserver | None = None,
-        connect_timeout: float = CONNECT_TIMEOUT,
-        max_packet_size: int = MAX_PACKET_SIZE,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """
         :param reactor: None for the global one.
         :param taker: who has the jobs done.
         :param name: the server's address, as job handles are to name it.
-        :param connect_timeout: seconds up to the first good answer; and those that each request for a job may take.
         """
-        super().__init__(reactor, observer=observer, connect_timeout=connect_timeout, max_packet_size=max_packet_size)
+        super().__init__(reactor, observer=observer, limits=limits)
         self.taker = taker
         self.name = name
-        self.answer_timeout = connect_timeout
 
     def link_ready(self, link: GearmanProtocol) -> None:
         assert isinstance(link, GearmanWorkerProtocol)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Clock
 
+from ..checks import check_count
 from ..packets import (
     ERROR,
     SUBMIT_JOB,
@@ -25,7 +26,6 @@ from ..packets import (
     SUBMIT_REDUCE_JOB_BACKGROUND,
     PacketType,
 )
-from ..service import check_count
 from ..tasks import MAX_FUNCTION, name_bytes
 
 if TYPE_CHECKING:

@@ -1,0 +1,48 @@
+"""What arguments may be (promise 8)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from txgearman.checks import check_count, positive_seconds
+
+
+@pytest.mark.parametrize("value", [1e-9, 1, 0.5, 1e300])
+def test_seconds(value: float) -> None:
+    assert positive_seconds("timeout", value) == value
+
+
+@pytest.mark.parametrize("value", [0, -1, -0.0, math.nan, math.inf, -math.inf])
+def test_p8_seconds_that_are_none(value: float) -> None:
+    with pytest.raises(ValueError, match=f"timeout must be a positive number of seconds, not {value!r}"):
+        positive_seconds("timeout", value)
+
+
+@pytest.mark.parametrize("value", ["5", b"5", None, [5], 5j])
+def test_p8_seconds_that_are_no_number(value: Any) -> None:
+    """The argument is named."""
+    with pytest.raises(TypeError, match="timeout must be"):
+        positive_seconds("timeout", value)
+
+
+@pytest.mark.parametrize("value", [1, 2**63])
+def test_a_count(value: int) -> None:
+    """There is no upper limit."""
+    check_count("max_jobs", value)
+    with pytest.raises(ValueError, match="max_jobs"):
+        check_count("max_jobs", -value)
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_p8_a_count_that_is_too_small(value: int) -> None:
+    with pytest.raises(ValueError, match=f"max_jobs must be at least 1, not {value}"):
+        check_count("max_jobs", value)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(1.0, "float"), ("1", "str"), (True, "bool"), (None, "NoneType")])
+def test_p8_a_count_that_is_no_whole_number(value: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"max_jobs must be int, not {kind}"):
+        check_count("max_jobs", value)

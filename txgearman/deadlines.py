@@ -1,0 +1,95 @@
+"""Many deadlines on one timer of the reactor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from typing import Any, Final, Generic, TypeVar
+
+from twisted.internet.interfaces import IDelayedCall
+
+__all__ = ["Deadlines"]
+
+T = TypeVar("T")
+
+_SPARE: Final = 64  # entries of the heap that may be stale, whatever there is besides
+
+
+class Deadlines(Generic[T]):
+    """Items, each with a time at which it is handed over unless it was let go before.
+
+    There is one timer while there is an item, and none otherwise. To add or to let go of an item takes the same time
+    however many there are, and nothing of an item is kept once it is gone.
+    """
+
+    __slots__ = ("_call", "_due", "_heap", "_items", "_number", "_numbers", "_passed", "_reactor")
+
+    def __init__(self, reactor: Any, passed: Callable[[T], object]) -> None:
+        """
+        :param passed: is called with each item whose time has come. It may raise nothing.
+        """
+        self._reactor = reactor
+        self._passed = passed
+        self._heap: list[tuple[float, int]] = []  # with stale numbers in it: taking one out would take a search
+        self._items: dict[int, T] = {}
+        self._numbers: dict[T, int] = {}
+        self._number = 0
+        self._call: IDelayedCall | None = None
+        self._due = 0.0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def add(self, item: T, seconds: float) -> None:
+        """Hand `item` over in so many seconds. It must not be here already."""
+        deadline = self._reactor.seconds() + seconds
+        number = self._number = self._number + 1
+        self._items[number] = item
+        self._numbers[item] = number
+        heappush(self._heap, (deadline, number))
+        if self._call is None or deadline < self._due:
+            self._set_timer()
+
+    def let_go(self, item: T) -> None:
+        """Forget `item`, if it is here."""
+        number = self._numbers.pop(item, None)
+        if number is not None:
+            del self._items[number]
+            if not self._items:
+                self.clear()
+            elif len(self._heap) > 2 * len(self._items) + _SPARE:
+                self._heap = [entry for entry in self._heap if entry[1] in self._items]
+                heapify(self._heap)
+
+    def clear(self) -> list[T]:
+        """Forget all items, and return them in the order in which they came."""
+        items = list(self._items.values())
+        self._items.clear()
+        self._numbers.clear()
+        self._heap.clear()
+        self._stop_timer()
+        return items
+
+    def _set_timer(self) -> None:
+        self._stop_timer()
+        self._due = self._heap[0][0]
+        self._call = self._reactor.callLater(max(0.0, self._due - self._reactor.seconds()), self._time_has_come)
+
+    def _stop_timer(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _time_has_come(self) -> None:
+        self._call = None
+        # Not the heap's first itself: what is handed over may add, let go, and clear.
+        now = max(self._reactor.seconds(), self._due)  # what rounding makes of a sum must not bring it here twice
+        while self._heap and self._heap[0][0] <= now:
+            item = self._items.pop(heappop(self._heap)[1], None)
+            if item is not None:
+                del self._numbers[item]
+                self._passed(item)
+        if self._items:
+            self._set_timer()
+        else:
+            self.clear()
