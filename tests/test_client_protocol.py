@@ -710,13 +710,14 @@ def busy() -> tuple[Net, list[Told]]:
 
 def test_p1_every_task_is_lost_once() -> None:
     net, tasks = busy()
-    cancelled = net.submit()
-    cancelled.deferred.cancel()
+    net.server.send(created(b"H:5"))
     shared = net.share(1, b"H:3") + net.share(2, b"H:4")
-    for told in shared[:2]:
+    tasks.append(net.submit())
+    cancelled = net.submit()
+    for told in [cancelled, *shared[:2]]:
         told.deferred.cancel()
     net.server.lose()
-    assert outcomes(tasks) == [[TaskLost]] * 4
+    assert outcomes(tasks) == [[TaskLost]] * 5
     assert outcomes([cancelled, *shared]) == [[CancelledError]] * 3 + [[TaskLost]]
     assert net.link.in_flight == 0
 
