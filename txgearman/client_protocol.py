@@ -6,8 +6,8 @@ D1), and `SharedJob` deals the copies out. A cancelled task leaves its place emp
 its copies. So does one that got WORK_FAIL because an administrator cancelled its running job (D2), if another task
 joins that job later: gearmand then sends a copy for each that ever waited on this connection.
 
-A host name of more than 55 bytes makes gearmand give distinct jobs one handle, and the result of one to another (H10).
-No such result gets to a task: two jobs of ours with one handle end the connection.
+A gearmand whose host name is so long that the number of a job does not fit behind it gives distinct jobs one handle,
+and sends the result of one to the client of another (H10). So two jobs of ours with one handle end the connection.
 
 A job server may forget a job and say nothing (GEARMAN.md H1 to H3, H5, H9). So each link asks from time to time, in one
 sweep, after the jobs of which it has long heard nothing (promise 16).
