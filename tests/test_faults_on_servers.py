@@ -133,6 +133,21 @@ async def test_p10_without_a_heartbeat_an_idle_client_leaves_a_stalled_server_al
         assert await client.echo()
 
 
+async def test_p16_a_stalled_server_that_owes_nothing_is_found_by_asking_after_its_jobs(gearmand: Gearmand) -> None:
+    """Where there is no heartbeat, what is out ends after a ``check_interval`` and an ``ack_timeout``."""
+    worker = await connect_worker(gearmand.port, b"work")
+    async with GearmanClient([gearmand.address], check_interval=0.4, ack_timeout=0.4) as client:
+        task = client.add_task("work")
+        await client.add_task_bg("other")
+        await worker.job()
+        with stalled(gearmand):
+            start = reactor.seconds()
+            error = await outcome(task)
+            assert reactor.seconds() - start < 1.5 * 0.8 + LATE
+            assert (type(error), error.acknowledged, error.forgotten) == (TaskLost, True, False)
+    await worker.close()
+
+
 # server_wait.
 
 
