@@ -25,6 +25,11 @@ def free_port() -> int:
         return port
 
 
+def _stands_still(thread: Path) -> bool:
+    # The name before it is in parentheses, and may hold anything.
+    return thread.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 class Daemon:
     """A server process. Once it is entered or `start()` returns, it accepts connections."""
 
@@ -68,6 +73,14 @@ class Daemon:
         """Send it a signal."""
         assert self._process is not None
         self._process.send_signal(number)
+
+    def stall(self) -> None:
+        """Stop it where it is, until SIGCONT; when this returns, all of its threads stand still."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        end = time.monotonic() + START_LIMIT
+        while not all(_stands_still(thread) for thread in Path(f"/proc/{self._process.pid}/task").iterdir()):
+            assert time.monotonic() < end, f"{self.command()} does not stop"
 
     def admin(self, line: str) -> list[str]:
         """Send one line of the text protocol; return the lines of its answer."""

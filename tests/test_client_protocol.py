@@ -538,6 +538,39 @@ def test_p4_a_job_of_another_name_with_the_same_handle_is_another_job() -> None:
     assert other.outcomes == [b"r"]
 
 
+@pytest.mark.parametrize("uniques", [(b"", b""), (b"u", b"v"), (b"u", b""), (b"", b"u"), (b"-", b"")])
+@pytest.mark.parametrize("first_cancelled", [False, True])
+def test_p17_two_jobs_with_one_handle_end_the_connection(uniques: tuple[bytes, bytes], first_cancelled: bool) -> None:
+    """Their results could not be told apart (H10, M5)."""
+    net = Net()
+    first, second = (net.submit(unique=unique) for unique in uniques)
+    net.server.send(created())
+    if first_cancelled:
+        first.deferred.cancel()
+    net.server.send(created() + complete(b"whose?"))
+    assert outcomes([first, second]) == [[CancelledError if first_cancelled else TaskLost], [TaskLost]]
+    assert (second.error.acknowledged, type(second.error.__cause__)) == (True, ProtocolError)
+    assert net.server.transport.aborted
+
+
+def test_p17_the_second_job_of_a_handle_may_be_that_of_a_cancelled_task() -> None:
+    net = Net()
+    first, second = net.submit(), net.submit()
+    second.deferred.cancel()
+    net.server.send(created() * 2)
+    assert outcomes([first, second]) == [[TaskLost], [CancelledError]]
+    assert type(first.error.__cause__) is ProtocolError
+
+
+@pytest.mark.parametrize("uniques", [(b"-", b"abc"), (b"abc", b"-"), (b"-", b"-")])
+def test_p4_a_workload_may_be_the_unique(uniques: tuple[bytes, bytes]) -> None:
+    """perl's server takes "-" and the workload as unique for the same (section 1)."""
+    net = Net()
+    tasks = [net.submit(b"abc", unique=unique) for unique in uniques]
+    net.server.send(created() * 2 + complete(b"r") * 2)
+    assert outcomes(tasks) == [[b"r"]] * 2
+
+
 @pytest.mark.parametrize(("unique", "kept"), [(b"", 0), (b"u%d", 1000)])
 def test_p12_little_is_kept_of_jobs_that_failed(unique: bytes, kept: int) -> None:
     """Only jobs with a unique can be joined, and only so many are remembered."""
@@ -710,13 +743,14 @@ def busy() -> tuple[Net, list[Told]]:
 
 def test_p1_every_task_is_lost_once() -> None:
     net, tasks = busy()
-    cancelled = net.submit()
-    cancelled.deferred.cancel()
+    net.server.send(created(b"H:5"))
     shared = net.share(1, b"H:3") + net.share(2, b"H:4")
-    for told in shared[:2]:
+    tasks.append(net.submit())
+    cancelled = net.submit()
+    for told in [cancelled, *shared[:2]]:
         told.deferred.cancel()
     net.server.lose()
-    assert outcomes(tasks) == [[TaskLost]] * 4
+    assert outcomes(tasks) == [[TaskLost]] * 5
     assert outcomes([cancelled, *shared]) == [[CancelledError]] * 3 + [[TaskLost]]
     assert net.link.in_flight == 0
 

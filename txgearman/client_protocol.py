@@ -6,6 +6,9 @@ D1), and `SharedJob` deals the copies out. A cancelled task leaves its place emp
 its copies. So does one that got WORK_FAIL because an administrator cancelled its running job (D2), if another task
 joins that job later: gearmand then sends a copy for each that ever waited on this connection.
 
+A gearmand whose host name is so long that the number of a job does not fit behind it gives distinct jobs one handle,
+and sends the result of one to the client of another (H10). So two jobs of ours with one handle end the connection.
+
 A job server may forget a job and say nothing (GEARMAN.md H1 to H3, H5, H9). So each link asks from time to time, in one
 sweep, after the jobs of which it has long heard nothing (promise 16).
 """
@@ -19,7 +22,7 @@ from typing import Any, ClassVar, Final
 from twisted.internet.defer import Deferred
 
 from .connection import GearmanFactory, GearmanProtocol, LinkObserver
-from .errors import ClientStopped, TaskFailed, TaskLost, TaskRejected
+from .errors import ClientStopped, ProtocolError, TaskFailed, TaskLost, TaskRejected
 from .limits import DEFAULT_LIMITS, LOOKS, Limits, Watch
 from .packets import (
     GET_STATUS,
@@ -78,6 +81,14 @@ def _key(task: Task | Forgotten) -> tuple[bytes, bytes]:
     return (task.wire_function, task.unique) if isinstance(task, Task) else task.key
 
 
+def _can_share(one: Task | Forgotten, other: Task | Forgotten) -> bool:
+    """Whether one job may be that of both."""
+    (function, unique), (other_function, other_unique) = _key(one), _key(other)
+    # With "-" the workload is the unique, which the other may have said itself.
+    alike = unique == other_unique or b"-" in (unique, other_unique)
+    return function == other_function and alike and bool(unique and other_unique)
+
+
 class JobCheck:
     """A GET_STATUS that asks whether the server still has a job of ours."""
 
@@ -112,6 +123,10 @@ class SharedJob:
         if isinstance(task, Task):
             task.place = len(self._tasks)
         self._tasks.append(task)
+
+    def can_be_of(self, task: Task | Forgotten) -> bool:
+        """Whether this can be the job of the task, too."""
+        return _can_share(self._tasks[0], task)
 
     def let_go(self, task: Task) -> None:
         """Forget the task, but not that copies for it will come."""
@@ -303,7 +318,7 @@ class GearmanClientProtocol(GearmanProtocol):
 
     def _join(self, handle: bytes, task: Task | Forgotten) -> None:
         if handle in self._jobs:
-            self._shared(handle).join(task)
+            self._share(handle, task)
             return
         self._jobs[handle] = task
         if not self._job_watch.on:
@@ -314,6 +329,15 @@ class GearmanClientProtocol(GearmanProtocol):
             # Behind the task, not before it: should these copies never come, it gets its outcome all the same.
             for _ in range(self._ended.pop((handle, key), 0)):
                 self._shared(handle).join(Forgotten(key))
+
+    def _share(self, handle: bytes, task: Task | Forgotten) -> None:
+        job = self._shared(handle)
+        is_same = job.can_be_of(task)
+        job.join(task)  # even so, that it is lost with the others
+        if not is_same:
+            if isinstance(task, Task):
+                task.job_handle = handle
+            raise ProtocolError(f"two jobs have the handle {handle!r}; is the server's host name too long?")
 
     def _shared(self, handle: bytes) -> SharedJob:
         job = self._jobs[handle]
