@@ -203,6 +203,16 @@ def test_p8_tls_options_that_would_be_of_no_effect(job_servers: Any) -> None:
     assert len(JobServers([*job_servers, "tls:j"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())) == 2
 
 
+def test_p8_servers_without_tls_do_not_take_the_place_of_those_with_it() -> None:
+    pool = Pool()
+    servers = JobServers(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())
+    with pytest.raises(ValueError, match="job_servers has none"):
+        servers.change(["jobs"])
+    assert [server.address for server in servers] == ["tls:jobs:4730"]
+    servers.change(["tls:other"])
+    assert [server.address for server in servers] == ["tls:other:4730"]
+
+
 def test_p8_tls_options_of_a_wrong_type() -> None:
     pool = Pool()
     options: Any = {"trust_roots": None}

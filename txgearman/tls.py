@@ -133,7 +133,7 @@ class TLSOptions:
         if "trustRoot" in options:
             raise ValueError("certificate_options: trustRoot is what trust_roots is for")
         if not _VERSIONS & set(options):
-            options["raiseMinimumTo"] = TLSVersion.TLSv1_2  # Twisted's own least was 1.0 before 22.8
+            options["raiseMinimumTo"] = TLSVersion.TLSv1_2  # the least of Twisted 22.4 is 1.0
         return options
 
     def _try_out(self) -> None:
