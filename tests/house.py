@@ -35,7 +35,7 @@ def note(seen: list[tuple[Any, ...]], name: str, task: Task, *told: object) -> N
 
 def noting(seen: list[tuple[Any, ...]]) -> dict[str, Any]:
     """The options of a task that notes in `seen` what each callback is told."""
-    names = ("created", "data", "warning", "status", "exception", "complete", "fail")
+    names = ("created", "data", "warning", "status", "exception", "retry", "complete", "fail")
     return {f"on_{name}": partial(note, seen, name) for name in names}
 
 
