@@ -344,11 +344,12 @@ class JobServers:
         self._set(job_servers)
         if not self.started:
             return
+        # Where an endpoint fails at once, somebody is told who may change them again, or stop.
         for server in self._servers:
-            if not server.started:
+            if self.started and server in self._servers and not server.started:
                 server.start()
         for server in before:
-            if server not in self._servers:
+            if server.started and server not in self._servers:
                 self._leave(server, timeout)
         self._changed()
 
