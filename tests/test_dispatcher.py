@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from .conftest import Failures
 from .house import NOTHING, House, loads, noting, outcome, outcomes
 
 Seen = list[tuple[Any, ...]]
+LONGEST_BACK_OFF = 60.0  # half a minute, and what chance may add to it
 MORE_THAN_A_TRANSPORT_TAKES = b"x" * 70_000
 
 
@@ -103,7 +105,7 @@ def waiting_for_a_connecting_server(seen: Seen) -> tuple[House, Deferred[bytes]]
 
 
 def patient(seen: Seen) -> tuple[House, Deferred[bytes]]:
-    house = House(server_wait=60.0)
+    house = House(server_wait=100.0)
     house.server.refuse_connections()
     house.start()
     return house, submit(house, seen)
@@ -352,7 +354,7 @@ def raise_exception(house: House) -> None:
 def test_p7_it_is_submitted_as_often_as_was_asked_for(
     go_wrong: Callable[[House], None], kind: type[Exception], retries: int
 ) -> None:
-    house = House(server_wait=60.0).start()
+    house = House(server_wait=100.0).start()
     seen: Seen = []
     with writes() as written:
         task = house.client.add_task("work", b"x", retries=retries, **noting(seen))
@@ -384,7 +386,7 @@ def with_a_full_queue(house: House, times: int) -> None:
 def test_p7_where_no_attempt_is_answered_it_is_submitted_as_often(
     server: Callable[[House, int], None], kind: type[Exception], retries: int
 ) -> None:
-    house = House(server_wait=60.0).start()
+    house = House(server_wait=100.0).start()
     server(house, retries + 1)
     seen: Seen = []
     with writes() as written:
@@ -502,16 +504,21 @@ def test_p7_without_a_unique_the_next_attempt_is_at_another_server() -> None:
     """Even if that is the busier one."""
     house = House(2).start()
     task = house.client.add_task("work", b"again", retries=4)
+    numbers = count()
     for attempt in range(4):
         house.advance()
         here = next(number for number, server in enumerate(house.servers) if b"again" in server.queued("work"))
         house.servers[here].take("work").fail()
-        for _ in range(3):
-            quietly(house.client.add_task("other"))
-        house.servers[here].drop_connections()
-        house.advance(0.9 if attempt else 0.5)
+        others: list[Deferred[bytes]] = []
+        while len(others) < 3:
+            unique = b"%d" % next(numbers)
+            if house.client._servers.ranked(unique)[0].address != f"endpoint:{here}":
+                others.append(house.client.add_task("other", unique=unique))
         house.advance(rest_before(attempt + 1))
         assert b"again" in house.servers[1 - here].queued("work")
+        for other in others:
+            quietly(other)
+            other.cancel()
     house.stop()
     assert type(outcome(task)) is ClientStopped
 
@@ -529,7 +536,7 @@ def test_p7_a_retry_stays_where_there_is_no_other_server() -> None:
 
 @pytest.mark.parametrize("drop", [MemoryJobServer.drop_before, MemoryJobServer.drop_after])
 def test_p7_a_background_task_that_was_written_is_never_submitted_again(drop: Callable[..., Fault]) -> None:
-    house = House(2, server_wait=60.0).start()
+    house = House(2, server_wait=100.0).start()
     for server in house.servers:
         drop(server, SUBMIT_JOB_BG)
     with writes() as written:
@@ -623,7 +630,7 @@ def test_p13_on_retry_does_what_it_likes(
     go_wrong: Callable[[House], None],
     logged_failures: Failures,
 ) -> None:
-    house = House(server_wait=60.0)
+    house = House(server_wait=100.0)
     seen: Seen = []
     tasks: list[Deferred[Any]] = []
 
@@ -681,14 +688,14 @@ def test_p9_a_resting_task_that_is_cancelled_is_not_submitted_again() -> None:
 
 
 def test_tasks_survive_a_restart_of_the_only_server() -> None:
-    house = House(server_wait=60.0).start()
+    house = House(server_wait=100.0).start()
     down = house.server.go_down(lose_jobs=True)
     tasks = [house.client.add_task("work", b"%d" % number, unique=b"%d" % number) for number in range(3)]
     handle = house.client.add_task_bg("work", b"3")
     house.advance(20)
     assert outcomes([*tasks, handle]) == [NOTHING] * 4
     down.end()
-    house.advance(31)
+    house.advance(LONGEST_BACK_OFF)
     assert isinstance(outcome(handle), JobHandle)
     assert house.server.queued("work") == [b"0", b"1", b"2", b"3"]
     loads_of_done(house)
@@ -726,21 +733,21 @@ def test_patience_has_an_end_and_tells_why() -> None:
 
 
 def test_patience_and_then_a_retry() -> None:
-    house = House(server_wait=5.0).start()
+    house = House(server_wait=100.0).start()
     down = house.server.go_down()
     seen: Seen = []
     task = house.client.add_task("work", retries=1, **noting(seen))
-    house.advance(5)
+    house.advance(100)
     assert names(seen) == ["retry"]
     down.end()
-    house.advance(31)
+    house.advance(LONGEST_BACK_OFF)
     house.server.take("work").complete(b"done")
     assert outcome(task) == b"done"
     house.stop()
 
 
 def test_p9_a_patient_task_that_is_cancelled_is_never_sent() -> None:
-    house = House(server_wait=60.0).start()
+    house = House(server_wait=100.0).start()
     down = house.server.go_down()
     tasks = [house.client.add_task("work", b"%d" % number) for number in range(3)]
     tasks[1].cancel()
@@ -779,7 +786,7 @@ def test_a_failed_attempt_to_connect_costs_nothing_for_each_patient_task(monkeyp
     house.advance(600)
     assert (down.happened > 15, chosen) == (True, 0)
     down.end()
-    house.advance(31)
+    house.advance(LONGEST_BACK_OFF)
     assert chosen == 10_000
     assert house.server.queued("work") == [b"%d" % number for number in range(10_000)]
     house.stop()
@@ -881,6 +888,40 @@ def test_what_a_callback_submits_waits_behind_those_at_the_gate() -> None:
     house.stop()
 
 
+def test_what_is_submitted_while_others_are_let_in_waits_behind_those_at_the_gate() -> None:
+    """Even where it finds room that one of them is about to take."""
+    house = House(max_in_flight=2).start()
+    ended: list[str] = []
+
+    def ending(name: str) -> dict[str, Any]:
+        return {"on_fail": lambda task, reason: ended.append(name)}
+
+    def make_room(task: Task, reason: Exception) -> None:
+        ended.append("first at the gate")
+        tasks[1].cancel()
+        tasks.append(house.client.add_task("work", **ending("submitted last")))
+
+    tasks = [house.client.add_task("work", **ending(name)) for name in ("first", "second")]
+    tasks.append(house.client.add_task("work", on_fail=make_room))
+    tasks.append(house.client.add_task("work", **ending("last at the gate")))
+    house.advance()
+    house.server.go_down()
+    assert NOTHING not in outcomes(tasks)
+    assert ended == ["first", "first at the gate", "second", "last at the gate", "submitted last"]
+    house.stop()
+
+
+def test_p1_a_stop_ends_those_at_the_gate_though_the_client_is_started_in_it() -> None:
+    house = House(max_in_flight=1).start()
+    tasks = [house.client.add_task("work", b"%d" % number) for number in range(3)]
+    tasks[0].addErrback(lambda _: house.client.startService())
+    house.client.stopService()
+    house.advance()
+    assert [type(error) for error in outcomes(tasks[1:])] == [ClientStopped] * 2
+    house.check_that_it_works()
+    house.stop()
+
+
 def test_ten_thousand_at_the_gate_fail_at_once() -> None:
     """In no deeper a call than one."""
     house = House(max_in_flight=1)
@@ -919,7 +960,7 @@ STEPS = st.lists(
 @given(STEPS, st.integers(1, 3))
 def test_there_are_never_more_in_flight_than_may_be(steps: list[tuple[str, int]], most: int) -> None:
     """Out of those that were let in and have no outcome, the resting and the waiting ones too."""
-    house = House(max_in_flight=most, server_wait=60.0).start()
+    house = House(max_in_flight=most, server_wait=100.0).start()
     tasks: list[Deferred[Any]] = []
     loads: list[bytes] = []
     let_in: list[bytes] = []
