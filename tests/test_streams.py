@@ -21,6 +21,7 @@ from txgearman import (
     TaskLost,
     TaskTimedOut,
 )
+from txgearman.packets import WORK_DATA
 from txgearman.streams import STREAM_BUFFER
 
 from .house import NOTHING, House, loads, outcome
@@ -835,4 +836,44 @@ def test_heartbeats_do_not_take_what_we_do_not_read_for_silence() -> None:
     job.complete(b"end")
     slowly.go_through_all()
     assert slowly.loop.outcome == "at its end"
+    house.stop()
+
+
+def test_a_stream_that_rests_before_a_retry_is_none_of_those_that_are_out() -> None:
+    house = House().start()
+    first = Slowly(house, retries=1)
+    job = house.server.take("work")
+    with house.server.hold_answers():
+        for _ in range(18):
+            job.send_data(CHUNK)
+        job.fail()
+    second = Slowly(house)
+    job = house.server.take("work")
+    for _ in range(CHUNKS):
+        job.send_data(CHUNK)
+    assert deaf(house)
+    for slowly in (first, second):
+        slowly.loop.over.cancel()
+        assert type(slowly.loop.outcome) is CancelledError
+    house.check_that_it_works()
+    house.stop()
+
+
+def test_an_answer_that_is_still_to_come_is_read() -> None:
+    """Behind the chunk that fills the buffer."""
+    house = House().start()
+    slowly = Slowly(house)
+    job = house.server.take("work")
+    for _ in range(17):
+        job.send_data(CHUNK)
+    held = house.server.hold_answers()
+    job.send_data(CHUNK)
+    echoed = house.client.echo()
+    house.advance()
+    splitting = house.server.split_answers(len(WORK_DATA.response(job.handle, CHUNK)))
+    held.release()
+    assert outcome(echoed) == {"endpoint:0": 0.0}
+    splitting.end()
+    slowly.loop.over.cancel()
+    assert type(slowly.loop.outcome) is CancelledError
     house.stop()

@@ -348,7 +348,7 @@ class JobServers:
         self._leaving.update({factory: None for _, factory in left if factory is not None})
         # Those who are told of what comes now may change the servers again, or stop.
         for link, factory in left:
-            if factory is not None and factory in self._leaving:
+            if factory is not None:
                 self._retire(factory, link, timeout)
         for server in self._servers:
             if self.started and server in self._servers and not server.started:
