@@ -5,9 +5,7 @@ from __future__ import annotations
 import datetime
 import gc
 import weakref
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ from twisted.application.service import IService, MultiService
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.error import ConnectionLost, TimeoutError
-from twisted.internet.task import Clock
 
 from txgearman import (
     ClientStopped,
@@ -44,86 +41,7 @@ from txgearman.packets import (
 from txgearman.testing import MemoryJobServer, TakenJob
 
 from .conftest import Failures
-
-NOTHING = "nothing yet"
-
-
-def outcome(deferred: Deferred[Any]) -> Any:
-    """The result or the exception that it has fired with; `NOTHING` if it has not."""
-    if not deferred.called:
-        return NOTHING
-    result = deferred.result
-    deferred.addErrback(lambda _: None)
-    return getattr(result, "value", result)
-
-
-def outcomes(deferreds: Iterable[Deferred[Any]]) -> list[Any]:
-    return [outcome(deferred) for deferred in deferreds]
-
-
-def note(seen: list[tuple[Any, ...]], name: str, task: Task, *told: object) -> None:
-    seen.append((name, *told))
-
-
-def noting(seen: list[tuple[Any, ...]]) -> dict[str, Any]:
-    """The options of a task that notes in `seen` what each callback is told."""
-    names = ("created", "data", "warning", "status", "exception", "complete", "fail")
-    return {f"on_{name}": partial(note, seen, name) for name in names}
-
-
-def loads(server: MemoryJobServer) -> list[bytes]:
-    """Take every job for `work`; return their workloads."""
-    taken: list[bytes] = []
-    with suppress(AssertionError):
-        while True:
-            taken.append(server.take("work").workload)
-    return taken
-
-
-class House:
-    """A client and its job servers, on one clock."""
-
-    def __init__(self, servers: int = 1, **options: Any) -> None:
-        self.clock = Clock()
-        self.servers = [MemoryJobServer(self.clock) for _ in range(servers)]
-        self.server = self.servers[0]
-        self.client = GearmanClient([server.endpoint() for server in self.servers], reactor=self.clock, **options)
-        self.advance = self.server.advance
-
-    def start(self) -> House:
-        """Start the client; all that it does at once has then been done."""
-        self.client.startService()
-        self.advance()
-        return self
-
-    def connected(self) -> list[int]:
-        """How many connections each server has."""
-        return [len(server.connections) for server in self.servers]
-
-    def place_of_work(self) -> int:
-        """The first server that has a job, which is taken."""
-        self.advance()
-        return next(place for place, server in enumerate(self.servers) if loads(server))
-
-    def check_that_it_works(self) -> None:
-        task = self.client.add_task("work")
-        self.server.take("work").complete(b"done")
-        assert outcome(task) == b"done"
-
-    def check_that_nothing_was_done(self) -> None:
-        assert self.clock.getDelayedCalls() == []
-        assert self.connected() == [0] * len(self.servers)
-
-    def stop(self) -> None:
-        """Stop the client; nothing may be left, and every fault must have happened."""
-        stopped = self.client.stopService()
-        self.advance()
-        assert outcome(stopped) is not NOTHING
-        assert self.clock.getDelayedCalls() == []
-        assert self.connected() == [0] * len(self.servers)
-        for server in self.servers:
-            server.verify()
-
+from .house import NOTHING, House, loads, noting, outcome, outcomes
 
 # Connecting.
 
@@ -971,3 +889,318 @@ def test_p8_what_is_no_task_is_not_submitted(task: Any) -> None:
     with pytest.raises(TypeError, match="task must be a Task, not "):
         house.client.submit(task)
     house.check_that_nothing_was_done()
+
+
+# job_servers that change.
+
+
+def test_a_server_that_joins_is_connected_and_gets_its_share() -> None:
+    house = House(2)
+    both = house.client.job_servers
+    house.client.job_servers = both[:1]
+    house.start()
+    assert house.connected() == [1, 0]
+    house.client.job_servers = both
+    house.advance()
+    assert house.connected() == [1, 1]
+    for number in range(4):
+        house.client.add_task("work", b"%d" % number).addErrback(lambda _: None)
+    assert [len(loads(server)) for server in house.servers] == [2, 2]
+    house.stop()
+
+
+def test_a_server_that_leaves_finishes_what_it_has() -> None:
+    """It gets nothing more, and is disconnected after the last outcome."""
+    house = House(2).start()
+    tasks = [house.client.add_task("work", b"%d" % number) for number in range(4)]
+    house.advance()
+    house.client.job_servers = house.client.job_servers[1:]
+    assert [server.address for server in house.client.servers] == ["endpoint:1"]
+    later = [house.client.add_task("work", b"later") for _ in range(3)]
+    house.advance(100)
+    assert house.connected() == [1, 1]
+    assert len(house.server.queued("work")) == 2
+    for left in (1, 0):
+        house.server.take("work").complete(b"done")
+        assert house.connected() == [left, 1]
+    while house.servers[1].queued("work"):
+        house.servers[1].take("work").complete(b"done")
+    assert outcomes([*tasks, *later]) == [b"done"] * 7
+    house.stop()
+
+
+def test_a_server_that_leaves_with_nothing_out_is_disconnected_at_once() -> None:
+    house = House(2).start()
+    house.client.job_servers = house.client.job_servers[1:]
+    house.advance()
+    assert house.connected() == [0, 1]
+    house.stop()
+
+
+@pytest.mark.parametrize("state", ["connecting", "in back-off"])
+def test_p11_a_server_that_leaves_while_it_is_not_there_leaves_nothing(state: str) -> None:
+    house = House(2)
+    both = house.client.job_servers
+    house.client.job_servers = both[1:]
+    house.start().advance(20)
+    assert house.clock.getDelayedCalls() == []
+    if state == "connecting":
+        house.server.black_hole_connections()
+    else:
+        house.server.refuse_connections()
+    house.client.job_servers = both
+    house.advance()
+    assert len(house.clock.getDelayedCalls()) == 1
+    house.client.job_servers = both[1:]
+    house.advance()
+    assert house.clock.getDelayedCalls() == []
+    house.check_that_it_works(1)
+    house.stop()
+
+
+def test_p7_a_leaving_server_that_is_lost_loses_its_tasks_and_is_not_tried_again() -> None:
+    house = House(2).start()
+    task = house.client.add_task("work", unique="u")
+    place = 0 if house.advance() or house.server.queued("work") else 1
+    house.client.job_servers = [house.client.job_servers[1 - place]]
+    house.servers[place].drop_connections()
+    assert type(outcome(task)) is TaskLost
+    house.advance(100)
+    assert house.connected()[place] == 0
+    house.stop()
+
+
+def test_p7_what_a_leaving_server_was_not_written_goes_to_another() -> None:
+    house = House(2)
+    both = house.client.job_servers
+    house.client.job_servers = both[:1]
+    house.start()
+    silence = house.server.fall_silent()
+    big = house.client.add_task("work", b"x" * 70_000)
+    waiting = house.client.add_task("work", b"waiting")
+    house.client.job_servers = both[1:]
+    house.servers[1].take("work").complete(b"done")
+    assert outcome(waiting) == b"done"
+    assert outcome(big) is NOTHING
+    silence.end()
+    house.server.take("work").complete(b"done")
+    assert outcome(big) == b"done"
+    assert house.connected() == [0, 1]
+    house.stop()
+
+
+def test_p11_a_stop_while_servers_leave() -> None:
+    house = House(2).start()
+    tasks = [house.client.add_task("work") for _ in range(2)]
+    house.advance()
+    house.client.job_servers = house.client.job_servers[1:]
+    house.advance()
+    house.stop()
+    assert [type(error) for error in outcomes(tasks)] == [ClientStopped] * 2
+
+
+def test_p1_drain_awaits_those_of_a_leaving_server() -> None:
+    house = House(2).start()
+    tasks = [house.client.add_task("work") for _ in range(2)]
+    house.advance()
+    house.client.job_servers = house.client.job_servers[1:]
+    drained = house.client.drain()
+    house.servers[1].take("work").complete(b"done")
+    assert outcome(drained) is NOTHING
+    house.server.take("work").complete(b"done")
+    assert (outcome(drained), outcomes(tasks)) == (None, [b"done"] * 2)
+    house.stop()
+
+
+def test_a_server_may_come_back_while_it_still_leaves() -> None:
+    house = House(2).start()
+    both = house.client.job_servers
+    tasks = [house.client.add_task("work") for _ in range(2)]
+    house.advance()
+    house.client.job_servers = both[1:]
+    house.client.job_servers = both
+    house.advance()
+    assert house.connected() == [2, 1]
+    for server in house.servers:
+        server.take("work").complete(b"done")
+    assert outcomes(tasks) == [b"done"] * 2
+    assert house.connected() == [1, 1]
+    house.stop()
+
+
+def test_handles_are_asked_about_where_their_server_is_one_of_ours() -> None:
+    house = House(2).start()
+    submitted = [house.client.add_task_bg("work") for _ in range(2)]
+    house.advance()
+    handles = sorted(outcomes(submitted))
+    house.client.job_servers = house.client.job_servers[1:]
+    with pytest.raises(ValueError, match="'endpoint:0' is none of the job servers here: endpoint:1"):
+        house.client.get_status(handles[0])
+    asked = house.client.get_status(handles[1])
+    house.advance()
+    assert outcome(asked).known
+    house.stop()
+
+
+def test_p1_questions_to_a_server_that_leaves_before_it_is_there() -> None:
+    house = House(2)
+    house.server.black_hole_connections()
+    both = house.client.job_servers
+    house.client.job_servers = both[:1]
+    asked: list[Deferred[Any]] = [house.client.get_status_unique("u"), house.client.echo()]
+    house.advance()
+    house.client.job_servers = both[1:]
+    house.advance()
+    for error in outcomes(asked):
+        assert (type(error), list(error.reasons)) == (NoServersAvailable, ["endpoint:0"])
+    house.stop()
+
+
+def test_patient_tasks_go_to_a_server_that_joins() -> None:
+    house = House(2, server_wait=60.0)
+    both = house.client.job_servers
+    house.client.job_servers = both[:1]
+    house.server.refuse_connections()
+    house.start()
+    tasks = [house.client.add_task("work", b"%d" % number) for number in range(3)]
+    house.client.job_servers = both
+    assert loads(house.servers[1]) == [b"0", b"1", b"2"]
+    house.stop()
+    assert [type(error) for error in outcomes(tasks)] == [ClientStopped] * 3
+
+
+def test_p10_patience_ends_though_a_server_that_joined_does_not_answer() -> None:
+    house = House(2, server_wait=5.0, connect_timeout=8.0)
+    both = house.client.job_servers
+    house.client.job_servers = both[:1]
+    house.server.refuse_connections()
+    house.servers[1].black_hole_connections()
+    house.start()
+    task = house.client.add_task("work")
+    house.client.job_servers = both
+    house.advance(8 + 5)
+    error = outcome(task)
+    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"endpoint:0", "endpoint:1"})
+    house.stop()
+
+
+@pytest.mark.parametrize(
+    ("job_servers", "kind"), [([], ValueError), ("127.0.0.1", TypeError), (["a:b:c"], ValueError), ([5], TypeError)]
+)
+def test_p8_job_servers_that_cannot_be_meant_change_nothing(job_servers: Any, kind: type[Exception]) -> None:
+    house = House(2).start()
+    before = house.client.job_servers
+    with pytest.raises(kind):
+        house.client.job_servers = job_servers
+    assert house.client.job_servers == before
+    before.clear()  # it is a copy
+    house.advance()
+    assert house.connected() == [1, 1]
+    house.check_that_it_works(1)
+    house.stop()
+
+
+@pytest.mark.parametrize("then", ["change", "stop", "stop and start"])
+def test_p13_those_who_are_told_while_servers_change_may_change_them_again(then: str) -> None:
+    house = House(4)
+    addresses = house.client.job_servers
+    house.client.job_servers = addresses[:2]
+    house.server.black_hole_connections()
+    house.servers[1].black_hole_connections()
+    house.start()
+
+    def again(_: object) -> None:
+        if then == "change":
+            house.client.job_servers = addresses[3:]
+        else:
+            house.client.stopService()
+        if then == "stop and start":
+            house.client.startService()
+
+    house.client.echo().addErrback(again)
+    house.client.job_servers = addresses[2:]
+    house.advance()
+    assert house.connected() == {"change": [0, 0, 0, 1], "stop": [0] * 4, "stop and start": [0, 0, 1, 1]}[then]
+    if then == "stop":
+        assert house.clock.getDelayedCalls() == []
+    else:
+        house.advance(20)
+        assert house.clock.getDelayedCalls() == []
+        house.stop()
+
+
+# Stops in what states there are besides.
+
+
+def gated(house: House) -> None:
+    house.start()
+
+
+def in_the_backlog(house: House) -> None:
+    house.start()
+    house.server.fall_silent()
+    house.client.add_task_bg("work", b"x" * 70_000).addErrback(lambda _: None)
+
+
+def half_open(house: House) -> None:
+    """The other end reads nothing and says nothing."""
+    house.start()
+    house.server.fall_silent()
+
+
+def servers_leave(house: House) -> None:
+    house.start()
+    house.client.add_task("work").addErrback(lambda _: None)
+    house.advance()
+    house.client.job_servers = [MemoryJobServer(house.clock).endpoint()]
+
+
+@pytest.mark.parametrize("state", [gated, in_the_backlog, half_open, servers_leave])
+def test_p1_p11_stopping_with_tasks_out_leaves_nothing_within_three_seconds(state: Callable[[House], None]) -> None:
+    house = House(max_in_flight=2, heartbeat=60.0)
+    state(house)
+    tasks: list[Deferred[Any]] = [house.client.add_task("work", timeout=99, retries=2) for _ in range(5)]
+    tasks.append(house.client.add_task_bg("work"))
+    drained = house.client.drain()
+    stops = [house.client.stopService(), house.client.stopService()]
+    assert {type(error) for error in outcomes(tasks)} == {ClientStopped}
+    assert outcome(drained) is None
+    house.advance(3)
+    assert NOTHING not in outcomes(stops)
+    house.stop()
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "complaint"),
+    [
+        ({"max_in_flight": 0}, ValueError, "max_in_flight must be at least 1, not 0"),
+        ({"max_in_flight": 1.5}, TypeError, "max_in_flight must be int, not float"),
+        ({"server_wait": -1}, ValueError, "server_wait must be a positive number of seconds, not -1"),
+        ({"server_wait": "1"}, TypeError, "server_wait must be a number of seconds, not str"),
+        ({"ack_timeout": 0}, ValueError, "ack_timeout must be a positive number of seconds"),
+        ({"heartbeat": 0}, ValueError, "heartbeat must be a positive number of seconds"),
+        ({"check_interval": None}, TypeError, "check_interval must be a number of seconds, not NoneType"),
+    ],
+)
+def test_p8_a_policy_that_cannot_be_meant(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+    with pytest.raises(kind, match=complaint):
+        GearmanClient(["127.0.0.1"], **options)
+
+
+# What is behind map and stream has tests of its own.
+
+
+def test_results_are_gone_through_as_they_come() -> None:
+    house = House().start()
+
+    async def use() -> list[bytes]:
+        results = [result async for result in house.client.map("work", [b"1", b"2"])]
+        return results + [chunk async for chunk in house.client.stream("work", b"3")]
+
+    used = ensureDeferred(use())
+    for _ in range(3):
+        job = house.server.take("work")
+        job.send_data(b"half of " + job.workload)
+        job.complete(job.workload)
+    assert outcome(used) == [b"1", b"2", b"half of 3", b"3"]
+    house.stop()

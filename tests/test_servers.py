@@ -656,3 +656,19 @@ def test_there_is_hope_while_a_server_is_there_or_is_just_connecting() -> None:
     pool.advance(60)
     assert pool.servers.any_hope()
     pool.stop()
+
+
+def test_p13_who_is_told_that_a_server_leaves_may_change_them_again() -> None:
+    """Those of the first change that were to join are then never connected."""
+    pool = Pool()
+    addresses = list(pool.servers.addresses)
+    pool.servers.change(addresses[:1])
+    pool.there[0].black_hole_connections()
+    pool.start()
+    (first,) = pool.servers
+    first.when_ready().addErrback(lambda _: pool.servers.change(addresses[2:]))
+    pool.servers.change(addresses[1:2])
+    pool.advance()
+    assert [len(server.connections) for server in pool.there] == [0, 0, 1]
+    assert pool.states() == [ServerState.READY]
+    pool.stop()

@@ -227,12 +227,15 @@ class GearmanClient(GearmanService):
         """
         if not isinstance(task, Task):
             raise TypeError(f"task must be a Task, not {type(task).__name__}")
+        self._check_size(task)
+        self._use()
+        return self._dispatcher.submit(task, self._prefix)
+
+    def _check_size(self, task: Task) -> None:
         size = len(task.workload)
         most = self._limits.max_packet_size
         if size > most:
             raise ValueError(f"workload must have max_packet_size={most} bytes at most, not {size}")
-        self._use()
-        return self._dispatcher.submit(task, self._prefix)
 
     def map(
         self,
@@ -260,7 +263,7 @@ class GearmanClient(GearmanService):
         :raises TypeError, ValueError: for what can't be meant; nothing is sent. For a workload, when it is its turn.
         """
         check_count("concurrency", concurrency)
-        Task(function, background=False, **options)  # what is wrong with them is told now
+        Task(function, b"", background=False, **options).name_with(self._prefix)  # what is wrong is told now
         return map_workloads(
             lambda workload: self.submit(Task(function, workload, background=False, **options)), workloads, concurrency
         )
@@ -283,7 +286,10 @@ class GearmanClient(GearmanService):
             first one is asked for.
         :raises TypeError, ValueError: for what can't be sent; nothing is.
         """
-        return Stream(partial(Task, function, workload, background=False, **options)).chunks(self.submit)
+        stream = Stream(lambda on_data: Task(function, workload, background=False, on_data=on_data, **options))
+        self._check_size(stream.task)  # what is wrong is told now
+        stream.task.name_with(self._prefix)
+        return stream.chunks(self.submit)
 
     # Questions.
 

@@ -109,8 +109,7 @@ class Dispatcher:
                 self._place(self._queue.pop())
         if self._patient and self._servers.any_hope():
             for task in self._patient.clear():
-                if not task.ended:
-                    self._place(task)
+                self._place(task)  # which ends none, since there is hope
 
     # Where a task goes.
 
@@ -125,7 +124,7 @@ class Dispatcher:
             assert self._max_in_flight is not None  # else nothing would be at the gate
             self._admitting = True
             while self._gate and self._inside < self._max_in_flight:
-                self._place(self._gate.pop())
+                self.place_again(self._gate.pop())
             self._admitting = False
 
     def place_again(self, task: Task) -> None:
@@ -163,9 +162,7 @@ class Dispatcher:
         task.end_failed(self._servers.none_available())
 
     def _time_out(self, task: Task) -> None:
-        if task.holder is not None:
-            task.holder.let_go(task)
-        task.end_failed(TaskTimedOut(task))
+        task.give_up(TaskTimedOut(task))
 
     # For the task.
 

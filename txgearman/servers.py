@@ -373,19 +373,18 @@ class JobServers:
         self._set(job_servers)
         if not self.started:
             return
+        left = [(server.link, server.detach()) for server in before if server not in self._servers]
+        self._leaving.update({factory: None for _, factory in left if factory is not None})
+        # Those who are told of what comes now may change the servers again, or stop.
+        for link, factory in left:
+            if factory is not None:
+                self._retire(factory, link, timeout)
         for server in self._servers:
-            if not server.started:
+            if self.started and server in self._servers and not server.started:
                 server.start()
-        for server in before:
-            if server not in self._servers:
-                self._leave(server, timeout)
         self._changed()
 
-    def _leave(self, server: JobServer, timeout: float) -> None:
-        link = server.link
-        factory = server.detach()
-        assert factory is not None  # it was started with the others
-        self._leaving[factory] = None
+    def _retire(self, factory: GearmanFactory, link: Any, timeout: float) -> None:
         factory.retire(link, timeout).addCallback(lambda _: self._leaving.pop(factory, None))
 
     def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[Any]:

@@ -23,8 +23,8 @@ STREAM_BUFFER: Final = 1024 * 1024
 
 
 def let_go(deferreds: Iterable[Deferred[Any]]) -> None:
-    """Cancel them; nobody wants to hear of it."""
-    for deferred in deferreds:
+    """Cancel them; nobody wants to hear of it. The newest first: what waits for room must not be sent meanwhile."""
+    for deferred in reversed(list(deferreds)):
         deferred.addErrback(lambda _: None)
         deferred.cancel()
 
@@ -96,6 +96,7 @@ class _Feed:
             if isinstance(self._end, Failure):
                 self._end.raiseException()
         finally:
+            self._end = True  # a workload that comes all the same is not sent
             out = [self._coming, *(slot.deferred for slot in self._window)]
             let_go(deferred for deferred in out if deferred is not None)
 
@@ -108,6 +109,8 @@ class _Feed:
         return not self._end
 
     def _came(self, workload: bytes) -> None:
+        if self._end:
+            return
         self._coming = None
         slot = _Slot()
         deferred = self._submit(workload)
@@ -137,13 +140,16 @@ def _result(outcome: bytes | Failure | None) -> bytes:
 
 
 class Stream:
-    """The data of one task."""
+    """The data of one task.
 
-    def __init__(self, make_task: Callable[..., Task]) -> None:
+    :ivar task: the task.
+    """
+
+    def __init__(self, make_task: Callable[[Callable[[Task, bytes], None]], Task]) -> None:
         """
-        :param make_task: makes the task, but for what the stream wants to hear of it.
+        :param make_task: makes the task, with this as its ``on_data``.
         """
-        self._task = make_task(on_data=self._add)
+        self.task = make_task(self._add)
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._changed = Waiters()
@@ -152,7 +158,7 @@ class Stream:
 
     async def chunks(self, submit: Callable[[Task], Deferred[bytes]]) -> AsyncGenerator[bytes, None]:
         """Submit the task, and go through its chunks."""
-        deferred = submit(self._task)
+        deferred = submit(self.task)
         deferred.addBoth(self._end)
         try:
             while self._chunks or self._outcome is None:
@@ -171,6 +177,8 @@ class Stream:
         self._chunks.append(data)
         self._size += len(data)
         if self._size > STREAM_BUFFER:
+            if self._link is not task.holder:  # but that of an attempt before
+                self._release()
             self._link = task.holder
             self._link.hold(task)
         self._changed.fire(None)
@@ -185,7 +193,7 @@ class Stream:
     def _release(self) -> None:
         link, self._link = self._link, None
         if link is not None:
-            link.release(self._task)
+            link.release(self.task)
 
     def _end(self, outcome: bytes | Failure) -> None:
         self._outcome = outcome

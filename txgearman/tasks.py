@@ -198,9 +198,7 @@ def _cancel(deferred: Deferred[Any]) -> None:
     assert isinstance(deferred, _TaskDeferred)
     task = deferred.task
     if task is not None:
-        if task.holder is not None:
-            task.holder.let_go(task)
-        task.end_failed(CancelledError())
+        task.give_up(CancelledError())
 
 
 class Task:
@@ -352,6 +350,16 @@ class Task:
 
     # For those who carry the task out.
 
+    def name_with(self, prefix: bytes) -> bytes:
+        """The function's name behind a prefix.
+
+        :raises ValueError: it becomes too long.
+        """
+        name = prefix + self.wire_function
+        if len(name) > MAX_FUNCTION:
+            raise ValueError(f"prefix and function must have {MAX_FUNCTION} bytes at most, not {len(name)}")
+        return name
+
     def begin(self, prefix: bytes = b"", owner: TaskOwner | None = None) -> Deferred[Any]:
         """Make the task's Deferred.
 
@@ -362,10 +370,7 @@ class Task:
         if self._begun:
             raise ValueError(f"{self!r} was submitted before; make a new Task for each submit")
         if prefix:
-            name = prefix + self.wire_function
-            if len(name) > MAX_FUNCTION:
-                raise ValueError(f"prefix and function must have {MAX_FUNCTION} bytes at most, not {len(name)}")
-            self.wire_function = name
+            self.wire_function = self.name_with(prefix)
         self._begun = True
         self._owner = owner
         deferred = self._deferred = _TaskDeferred(_cancel)
@@ -409,6 +414,12 @@ class Task:
         """There will be no result; unless the task has retries left, and its owner takes it back."""
         if not (self.attempt < self.retries and self._retry(reason)):
             self._end(Failure(reason), self.on_fail, reason)
+
+    def give_up(self, reason: Exception) -> None:
+        """Nobody waits for it any more: whoever holds it is to forget it."""
+        if self.holder is not None:
+            self.holder.let_go(self)
+        self.end_failed(reason)
 
     def _retry(self, reason: Exception) -> bool:
         return self._deferred is not None and self._owner is not None and self._owner.retry(self, reason)
