@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from txgearman import GearmanWorker, Job, Priority
+from txgearman.connection import CLOSE_TIMEOUT
 from txgearman.packets import (
     CAN_DO,
     CANT_DO,
@@ -443,3 +444,19 @@ def test_cancel_timer(make: Callable[[Clock], Any]) -> None:
     clock = Clock()
     cancel_timer(make(clock))
     assert clock.getDelayedCalls() == []
+
+
+def test_p11_a_peer_that_is_gone_holds_up_an_idle_worker_for_three_seconds_only(
+    server: MemoryJobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time to drain is for large results, which must not be cut off."""
+    worker = server.worker(drain_timeout=60.0)
+    worker.register_function("f", nothing)
+    server.advance()
+    (link,) = main_post(worker).turns
+    monkeypatch.setattr(link.transport, "loseConnection", lambda: None)  # as with TLS, it waits for the other end
+    stopped = outcome(worker.stopService())
+    server.advance(CLOSE_TIMEOUT - 0.1)
+    assert stopped == []
+    server.advance(0.2)
+    assert len(stopped) == 1

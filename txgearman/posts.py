@@ -190,7 +190,8 @@ class Post:
 
     def _stop_if_done(self) -> None:
         if self._retired and not self.busy:
-            self.stop(max(self._worker.drain_timeout, CLOSE_TIMEOUT))  # results may be large, and the server slow
+            slow = any(link.paused for link in self.turns)  # with large results that are still to go out
+            self.stop(max(self._worker.drain_timeout, CLOSE_TIMEOUT) if slow else CLOSE_TIMEOUT)
 
     # What its connections tell.
 
