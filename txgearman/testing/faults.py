@@ -54,7 +54,7 @@ class Fault:
     :ivar happened: how often it has.
     """
 
-    def __init__(self, faults: Faults, name: str, expected: str, times: int | None = None) -> None:
+    def __init__(self, faults: FaultMaker, name: str, expected: str, times: int | None = None) -> None:
         """
         :param name: the call that made it, for people.
         :param expected: what must come for it to happen, for people.
@@ -94,6 +94,54 @@ class Fault:
 
 
 AnyFault = TypeVar("AnyFault", bound=Fault)
+
+
+class FaultMaker:
+    """Makes faults, and knows which of them last."""
+
+    def __init__(self, reactor: IReactorTime) -> None:
+        self._reactor = reactor
+        self._lasting: list[Fault] = []
+        self._made: list[Fault] = []
+
+    def verify(self) -> None:
+        """Check that every fault has happened, and that no answer is still held.
+
+        :raises AssertionError: telling what was expected.
+        """
+        complaints = list(filter(None, (fault.complaint() for fault in self._made)))
+        if complaints:
+            raise AssertionError("; ".join(complaints))
+
+    def lasts(self, fault: Fault) -> bool:
+        """Whether it has not ended."""
+        return fault in self._lasting
+
+    def end(self, fault: Fault) -> None:
+        """A test ends a fault."""
+        self.ended(fault)
+        self._settle()
+
+    def ended(self, fault: Fault) -> None:
+        """A fault is over."""
+        if self.lasts(fault):
+            self._lasting.remove(fault)
+            self._resume(fault)
+
+    def _resume(self, fault: Fault) -> None:
+        """Go on with what the fault has held up."""
+
+    def _make(self, fault: AnyFault) -> AnyFault:
+        self._made.append(fault)
+        self._lasting.append(fault)
+        return fault
+
+    def _settle(self) -> None:
+        """Let everything happen that is to happen now, if that is for us to say."""
+        if isinstance(self._reactor, Clock):
+            self._reactor.advance(0)
+
+
 AnyAtPacket = TypeVar("AnyAtPacket", bound="_AtPacket")
 
 
@@ -116,6 +164,8 @@ class _Splitting(Fault):
 class HeldAnswers(Fault):
     """What `Faults.hold_answers` holds."""
 
+    _faults: Faults
+
     def release(self) -> None:
         """Send what was held, in order, and hold nothing more."""
         self.end()
@@ -127,6 +177,8 @@ class HeldAnswers(Fault):
 
 class _AtPacket(Fault):
     """Something that happens when packets of some types come."""
+
+    _faults: Faults
 
     def complaint(self) -> str | None:
         complaint = super().complaint()
@@ -163,14 +215,12 @@ class _DropAfter(_AtPacket):
     """The server has done what the packet asks for; its answer is not sent."""
 
 
-class Faults:
+class Faults(FaultMaker):
     """The faults of one server."""
 
     def __init__(self, reactor: IReactorTime, connections: list[Any]) -> None:
-        self._reactor = reactor
+        super().__init__(reactor)
         self._connections = connections
-        self._lasting: list[Fault] = []
-        self._made: list[Fault] = []
         self._unsent: dict[Any, bytearray] = {}
         self._sending: dict[Any, IDelayedCall] = {}
         self._closing: set[Any] = set()
@@ -267,15 +317,6 @@ class Faults:
             connection.send(data)
         self._settle()
 
-    def verify(self) -> None:
-        """Check that every fault has happened, and that no answer is still held.
-
-        :raises AssertionError: telling what was expected.
-        """
-        complaints = list(filter(None, (fault.complaint() for fault in self._made)))
-        if complaints:
-            raise AssertionError("; ".join(complaints))
-
     # For the server.
 
     @property
@@ -346,10 +387,6 @@ class Faults:
         else:
             connection.transport.loseConnection()
 
-    def lasts(self, fault: Fault) -> bool:
-        """Whether it has not ended."""
-        return fault in self._lasting
-
     def what_came(self) -> str:
         """Which types of packets the server has had."""
         return ", ".join(packet_type.name for packet_type in self._came) or "none at all"
@@ -358,20 +395,12 @@ class Faults:
         """How many bytes it still holds."""
         return sum(map(len, self._unsent.values())) if self.lasts(hold) else 0
 
-    def end(self, fault: Fault) -> None:
-        """A test ends a fault."""
-        self.ended(fault)
-        self._settle()
-
-    def ended(self, fault: Fault) -> None:
-        """A fault is over."""
-        if self.lasts(fault):
-            self._lasting.remove(fault)
-            if isinstance(fault, _Silence):
-                for connection in [each for each in self._connections if each not in self._black_holed]:
-                    connection.resume()
-            for connection in list(self._unsent):
-                self._send_soon(connection)
+    def _resume(self, fault: Fault) -> None:
+        if isinstance(fault, _Silence):
+            for connection in [each for each in self._connections if each not in self._black_holed]:
+                connection.resume()
+        for connection in list(self._unsent):
+            self._send_soon(connection)
 
     def _send_soon(self, connection: Any) -> None:
         """Each piece has a turn of its own, so that it is received alone."""
@@ -397,11 +426,6 @@ class Faults:
         if connection in self._closing:
             connection.transport.loseConnection()
 
-    def _make(self, fault: AnyFault) -> AnyFault:
-        self._made.append(fault)
-        self._lasting.append(fault)
-        return fault
-
     def _at_packet(
         self, kind: type[AnyAtPacket], name: str, types: tuple[PacketType, ...], times: int | None
     ) -> AnyAtPacket:
@@ -423,11 +447,6 @@ class Faults:
         if fault is not None:
             fault.happens()
         return fault is not None
-
-    def _settle(self) -> None:
-        """Let everything happen that is to happen now, if that is for us to say."""
-        if isinstance(self._reactor, Clock):
-            self._reactor.advance(0)
 
     def _need_connection(self, name: str) -> None:
         self._settle()
