@@ -40,6 +40,8 @@ ROOMS = [
     "testing.taken",
     "testing.wire",
     "testing.server",
+    "testing.relay",
+    "testing.proxy",
     "testing.trial",
     "testing",
     "testing.pytest_plugin",

@@ -1,7 +1,7 @@
-"""A job server for tests: `MemoryJobServer`.
+"""A job server for tests, `MemoryJobServer`, and a network for tests, `FaultProxy`.
 
-It does what gearmand 1.1.20 does; each test of the contract suite (``tests/contract``) is run against both. It differs
-from gearmand on purpose in this, and in nothing else that is known:
+The job server does what gearmand 1.1.20 does; each test of the contract suite (``tests/contract``) is run against
+both. It differs from gearmand on purpose in this, and in nothing else that is known:
 
 - What crashes gearmand closes the connection, and what gearmand does with memory that it has freed is not imitated:
   a packet type of 0x80000000 and more, a CAN_DO_TIMEOUT of twenty digits, a submit with the unique of a job whose
@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from .faults import SUBMITS, Fault, HeldAnswers
 from .protocol import JobServerProtocol
+from .proxy import FaultProxy
+from .relay import Direction
 from .server import MemoryJobServer
 from .taken import TakenJob
 from .trial import JobServerMixin
@@ -32,7 +34,9 @@ from .wire import MemoryAddress, MemoryEndpoint
 
 __all__ = [
     "SUBMITS",
+    "Direction",
     "Fault",
+    "FaultProxy",
     "HeldAnswers",
     "JobServerMixin",
     "JobServerProtocol",

@@ -1,0 +1,727 @@
+"""The proxy in the middle makes the faults that it is told to, where and when, and otherwise none."""
+
+from __future__ import annotations
+
+import gc
+import random
+import socket
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import DeferredList, ensureDeferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.error import CannotListenError, ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.task import Clock, deferLater
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txgearman import GearmanClient, GearmanWorker, TaskLost
+from txgearman.testing import Direction, Fault, FaultProxy
+from txgearman.testing.relay import BUFFER
+
+from ..daemons import Gearmand, free_port
+
+reactor: Any = global_reactor
+
+TO_SERVER, TO_CLIENT = Direction.TO_SERVER, Direction.TO_CLIENT
+SHORT = 0.05
+"""Seconds of a delay."""
+
+
+async def turns(number: int = 20) -> None:
+    """Let what is under way arrive; for what must not."""
+    for _ in range(number):
+        await deferLater(reactor, 0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await deferLater(reactor, 0.001)
+
+
+class Peer(Protocol):
+    """One end of a connection, which notes what it gets."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.size = 0
+        self.lost: list[BaseException] = []
+        self.tcp: Any = None
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(self.pieces)
+
+    def connectionMade(self) -> None:
+        self.tcp = self.transport
+
+    def dataReceived(self, data: bytes) -> None:
+        self.pieces.append(data)
+        self.size += len(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        assert reason.value is not None
+        self.lost.append(reason.value)
+
+    async def gets(self, size: int) -> bytes:
+        """Await so many bytes in all."""
+        await until(lambda: self.size >= size)
+        return self.data
+
+    async def loses(self) -> type[BaseException]:
+        await until(lambda: self.lost)
+        return type(self.lost[0])
+
+
+@implementer(IHalfCloseableProtocol)
+class HalfPeer(Peer):
+    """One that goes on when the other side says that it will send nothing more."""
+
+    ended = False
+
+    def readConnectionLost(self) -> None:
+        self.ended = True
+
+    def writeConnectionLost(self) -> None:
+        """It knows."""
+
+
+class Server(ServerFactory):
+    """The server behind the proxy, which is of the test."""
+
+    noisy = False
+    kind: type[Peer] = Peer
+
+    def __init__(self) -> None:
+        self.peers: list[Peer] = []
+        self.port = reactor.listenTCP(0, self, interface="127.0.0.1")
+        self.address = f"127.0.0.1:{self.port.getHost().port}"
+
+    def buildProtocol(self, addr: object) -> Peer:
+        self.peers.append(self.kind())
+        return self.peers[-1]
+
+    async def peer(self, place: int = 0) -> Peer:
+        await until(lambda: len(self.peers) > place and self.peers[place].tcp)
+        return self.peers[place]
+
+    async def close(self) -> None:
+        await self.port.stopListening()
+        for peer in self.peers:
+            peer.tcp.abortConnection()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    pytest_twisted.blockon(ensureDeferred(server.close()))
+
+
+class Clients:
+    """Makes connections, and ends them."""
+
+    def __init__(self) -> None:
+        self._peers: list[Peer] = []
+
+    async def connect(self, proxy: FaultProxy, kind: type[Peer] = Peer) -> Peer:
+        host, _, port = proxy.address.rpartition(":")
+        endpoint = TCP4ClientEndpoint(reactor, host, int(port))
+        self._peers.append(await connectProtocol(endpoint, kind()))
+        return self._peers[-1]
+
+    async def attempt(self, proxy: FaultProxy) -> type[BaseException] | None:
+        try:
+            (await self.connect(proxy)).tcp.abortConnection()
+        except Exception as error:
+            return type(error)
+        return None
+
+    def close(self) -> None:
+        for peer in self._peers:
+            peer.tcp.abortConnection()
+
+
+@pytest.fixture
+def clients() -> Iterator[Clients]:
+    clients = Clients()
+    yield clients
+    clients.close()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[FaultProxy]:
+    proxy = FaultProxy(server.address, reactor)
+    yield proxy
+    pytest_twisted.blockon(proxy.close(verify=False))
+
+
+async def pair(clients: Clients, proxy: FaultProxy, server: Server) -> tuple[Peer, Peer]:
+    """The two ends of a connection through the proxy."""
+    place = len(server.peers)
+    client = await clients.connect(proxy)
+    return client, await server.peer(place)
+
+
+def ends(client: Peer, server: Peer, direction: Direction) -> tuple[Peer, Peer]:
+    """Who sends in a direction, and who gets it."""
+    return (client, server) if direction is TO_SERVER else (server, client)
+
+
+both_directions = pytest.mark.parametrize("direction", Direction)
+ways_to_drop = pytest.mark.parametrize(("reset", "error"), [(False, ConnectionDone), (True, ConnectionLost)])
+
+
+# Without a fault.
+
+
+async def test_what_is_sent_arrives(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    client, peer = await pair(clients, proxy, server)
+    there, back = random.Random(1).randbytes(3 * BUFFER), random.Random(2).randbytes(3 * BUFFER)
+    client.tcp.write(there)
+    peer.tcp.write(back)
+    assert await peer.gets(len(there)) == there
+    assert await client.gets(len(back)) == back
+
+
+async def test_a_job_is_done_through_it(gearmand: Gearmand) -> None:
+    async with FaultProxy(gearmand.address) as there, FaultProxy(gearmand.address) as here:
+        assert there.address != here.address
+        worker = GearmanWorker([there.address])
+        worker.register_function("reverse", lambda job: job.workload[::-1])
+        async with worker, GearmanClient([here.address]) as client:
+            assert await client.add_task("reverse", b"abc") == b"cba"
+            assert (here.connections, there.connections) == (1, 1)
+            here.drop_after(10, TO_CLIENT)
+            with pytest.raises(TaskLost) as lost:
+                await client.add_task("reverse", b"abc")
+            assert not lost.value.acknowledged
+
+
+async def test_it_listens_where_it_is_told(server: Server, clients: Clients) -> None:
+    port = free_port()
+    async with FaultProxy(server.address, reactor, port=port) as proxy:
+        assert proxy.address == f"127.0.0.1:{port}"
+        with pytest.raises(CannotListenError):
+            FaultProxy(server.address, reactor, port=port)
+    async with FaultProxy(server.address, reactor, interface="::1") as proxy:
+        assert proxy.address.startswith("[::1]:")
+        with proxy.go_down():
+            pass
+        async with FaultProxy(proxy.address, reactor) as outer:
+            client, peer = await pair(clients, outer, server)
+            client.tcp.write(b"through two")
+            assert await peer.gets(11) == b"through two"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda address: FaultProxy(address, Clock()), ValueError, "needs the reactor"),
+        (lambda address: FaultProxy(address, reactor, port=65536), ValueError, "port must be from 0 to 65535"),
+        (lambda address: FaultProxy("unix:/tmp/socket", reactor), ValueError, "'unix:/tmp/socket'"),
+        (lambda address: FaultProxy("a b", reactor), ValueError, "can't read the address"),
+    ],
+)
+def test_what_cant_be_a_proxy(make: Callable[[str], FaultProxy], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        make("127.0.0.1:4730")
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda proxy: proxy.drop_after(0, TO_CLIENT), ValueError),
+        (lambda proxy: proxy.drop_after(1, "there"), TypeError),
+        (lambda proxy: proxy.drop_after(1, TO_CLIENT, times=0), ValueError),
+        (lambda proxy: proxy.fall_silent("there"), TypeError),
+        (lambda proxy: proxy.delay(0), ValueError),
+        (lambda proxy: proxy.split(0), ValueError),
+        (lambda proxy: proxy.corrupt_byte(-1, TO_CLIENT), ValueError),
+        (lambda proxy: proxy.corrupt_byte(1.5, TO_CLIENT), ValueError),
+        (lambda proxy: proxy.corrupt(0), ValueError),
+        (lambda proxy: proxy.corrupt(1.5), ValueError),
+    ],
+)
+async def test_what_cant_be_a_fault(
+    make: Callable[[FaultProxy], object], error: type[Exception], proxy: FaultProxy
+) -> None:
+    with pytest.raises(error):
+        make(proxy)
+    proxy.verify()
+
+
+# The ends of connections.
+
+
+@both_directions
+async def test_a_half_close_is_passed_on(
+    direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    server.kind = HalfPeer
+    client = await clients.connect(proxy, HalfPeer)
+    sender, getter = ends(client, await server.peer(), direction)
+    sender.tcp.write(b"the last")
+    sender.tcp.loseWriteConnection()
+    await until(lambda: getter.ended)  # type: ignore[attr-defined]  # both are HalfPeers here
+    assert (getter.data, sender.lost, getter.lost) == (b"the last", [], [])
+    getter.tcp.write(b"answer")
+    assert await sender.gets(6) == b"answer"
+    getter.tcp.loseConnection()
+    assert await getter.loses() is ConnectionDone
+    await until(lambda: not proxy.connections)
+
+
+@both_directions
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_close_is_passed_on(
+    direction: Direction, reset: bool, clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    sender, getter = ends(*await pair(clients, proxy, server), direction)
+    sender.tcp.write(b"the last")
+    await getter.gets(8)
+    if reset:
+        sender.tcp.abortConnection()
+    else:
+        sender.tcp.loseConnection()
+    assert await getter.loses() is (ConnectionLost if reset else ConnectionDone)
+    await until(lambda: not proxy.connections)
+
+
+async def test_a_server_that_cant_be_reached_is_a_reset(clients: Clients) -> None:
+    proxy = FaultProxy(f"127.0.0.1:{free_port()}", reactor)
+    client = await clients.connect(proxy)
+    assert await client.loses() is ConnectionLost
+    assert proxy.connections == 0
+    await proxy.close()
+
+
+@ways_to_drop
+async def test_a_connection_is_dropped_before_the_server_is_reached(
+    reset: bool, error: type[Exception], clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    client = await clients.connect(proxy)
+    await until(lambda: proxy.connections)
+    proxy.drop_connections(reset)
+    assert await client.loses() is error
+    await until(lambda: not proxy.connections)
+
+
+# Connections.
+
+
+async def test_refused_connections(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """From the call on, until the end of the last fault; those that are there go on."""
+    client, peer = await pair(clients, proxy, server)
+    address = proxy.address
+    with proxy.refuse_connections():
+        attempt = clients.attempt(proxy)
+        with proxy.refuse_connections():
+            assert await attempt is ConnectionRefusedError
+        assert await clients.attempt(proxy) is ConnectionRefusedError
+        client.tcp.write(b"still there")
+        assert await peer.gets(11) == b"still there"
+    assert proxy.address == address
+    assert await clients.attempt(proxy) is None
+    proxy.verify()
+
+
+async def test_the_port_is_kept_while_connections_are_refused(proxy: FaultProxy) -> None:
+    """From those who would be given any that is free."""
+    with proxy.refuse_connections(), socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", int(proxy.address.rpartition(":")[2])))
+
+
+@ways_to_drop
+async def test_a_server_that_is_down(
+    reset: bool, error: type[Exception], clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    client, peer = await pair(clients, proxy, server)
+    with proxy.go_down(reset):
+        assert await clients.attempt(proxy) is ConnectionRefusedError
+        assert (await client.loses(), await peer.loses()) == (error, error)
+    assert await clients.attempt(proxy) is None
+
+
+async def test_a_black_hole(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    with proxy.black_hole_connections() as fault:
+        client = await clients.connect(proxy)
+        client.tcp.write(b"anybody?")
+        await until(lambda: fault.happened)
+    proxy.fall_silent().end()
+    later, peer = await pair(clients, proxy, server)
+    later.tcp.write(b"yes")
+    assert await peer.gets(3) == b"yes"
+    assert (len(server.peers), client.data, client.lost, fault.happened) == (1, b"", [], 1)
+
+
+@ways_to_drop
+async def test_dropped_connections(
+    reset: bool, error: type[Exception], clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    client, peer = await pair(clients, proxy, server)
+    proxy.drop_connections(reset)
+    proxy.drop_connections(reset)
+    assert (await client.loses(), await peer.loses()) == (error, error)
+    await until(lambda: not proxy.connections)
+    with pytest.raises(AssertionError, match="nobody is connected"):
+        proxy.drop_connections()
+
+
+@both_directions
+@ways_to_drop
+async def test_dropped_after_so_many_bytes(
+    direction: Direction, reset: bool, error: type[Exception], clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    """They are counted from now on, and they arrive."""
+    client, peer = await pair(clients, proxy, server)
+    sender, getter = ends(client, peer, direction)
+    sender.tcp.write(b"12345")
+    await getter.gets(5)
+    fault = proxy.drop_after(BUFFER, direction, reset=reset)
+    data = random.Random(3).randbytes(2 * BUFFER)
+    getter.tcp.write(b"the other direction does not count")
+    sender.tcp.write(data)
+    assert await getter.loses() is error
+    assert getter.data == b"12345" + data[:BUFFER]
+    await sender.loses()
+    await until(lambda: not proxy.connections)
+    assert fault.happened == 1
+
+
+async def test_dropped_after_so_many_bytes_of_each(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """New connections are counted from their beginning; the nearest place counts."""
+    with proxy.drop_after(4, TO_SERVER, times=None) as fault, proxy.drop_after(6, TO_SERVER):
+        for place in range(2):
+            client, peer = await pair(clients, proxy, server)
+            client.tcp.write(b"1234567")
+            await peer.loses()
+            assert (peer.data, fault.happened) == (b"1234", place + 1)
+    client, peer = await pair(clients, proxy, server)
+    client.tcp.write(b"1234567")
+    assert await peer.gets(7) == b"1234567"
+
+
+async def test_a_reset_behind_what_nobody_takes(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """It waits for that, and for nothing else."""
+    client, peer = await pair(clients, proxy, server)
+    peer.tcp.pauseProducing()
+    client.tcp.write(bytes(16 * BUFFER))
+    await turns(200)
+    fault = proxy.drop_after(1, TO_SERVER, reset=True)
+    assert (fault.happened, peer.lost) == (0, [])
+    peer.tcp.resumeProducing()
+    assert await client.loses() is ConnectionLost
+    assert await peer.loses() is ConnectionLost
+    assert fault.happened == 1
+
+
+# Silence.
+
+
+@both_directions
+async def test_silence_in_one_direction(
+    direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    """What was sent meanwhile passes at its end, the close too."""
+    sender, getter = ends(*await pair(clients, proxy, server), direction)
+    with proxy.fall_silent(direction) as fault:
+        sender.tcp.write(b"one way")
+        getter.tcp.write(b"and back")
+        assert await sender.gets(8) == b"and back"
+        sender.tcp.loseConnection()
+        await turns()
+        assert (getter.data, getter.lost) == (b"", [])
+    assert await getter.loses() is ConnectionDone
+    assert (getter.data, fault.happened) == (b"one way", 1)
+
+
+async def test_silence_holds_new_connections(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    with proxy.fall_silent() as fault:
+        client, peer = await pair(clients, proxy, server)
+        client.tcp.write(b"there")
+        peer.tcp.write(b"back")
+        await turns()
+        assert (client.data, peer.data, fault.happened) == (b"", b"", 1)
+    assert (await peer.gets(5), await client.gets(4)) == (b"there", b"back")
+
+
+async def test_silence_holds_what_is_late(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    client, peer = await pair(clients, proxy, server)
+    proxy.delay(SHORT)
+    client.tcp.write(b"late")
+    await turns()
+    with proxy.fall_silent():
+        await deferLater(reactor, 2 * SHORT)
+        assert peer.data == b""
+    assert await peer.gets(4) == b"late"
+
+
+@both_directions
+async def test_who_sends_into_silence_has_to_wait(
+    direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    """The proxy holds little; the rest stays with the sender."""
+    sender, getter = ends(*await pair(clients, proxy, server), direction)
+    data = random.Random(4).randbytes(32 * BUFFER)
+    with proxy.fall_silent(direction):
+        taken = Taking(sender, data)
+        await taken.stalls()
+        assert taken.size <= 16 * BUFFER
+    assert await getter.gets(len(data)) == data
+
+
+@both_directions
+@pytest.mark.parametrize("late", [False, True])
+async def test_who_sends_to_one_that_does_not_read_has_to_wait(
+    direction: Direction, late: bool, clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    sender, getter = ends(*await pair(clients, proxy, server), direction)
+    data = random.Random(5).randbytes(48 * BUFFER)
+    if late:
+        proxy.delay(SHORT)
+    getter.tcp.pauseProducing()
+    taken = Taking(sender, data)
+    await taken.stalls()
+    assert taken.size <= 32 * BUFFER
+    getter.tcp.resumeProducing()
+    assert await getter.gets(len(data)) == data
+
+
+class Taking:
+    """Sends as fast as it is taken, and counts."""
+
+    def __init__(self, sender: Peer, data: bytes) -> None:
+        self._tcp = sender.tcp
+        self._data = data
+        self.size = 0
+        self._tcp.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        piece = self._data[self.size : self.size + 65536]
+        self.size += len(piece)
+        self._tcp.write(piece)
+        if self.size == len(self._data):
+            self._tcp.unregisterProducer()
+
+    def stopProducing(self) -> None:
+        """The test says when."""
+
+    async def stalls(self) -> None:
+        """Nothing more is taken."""
+        before = -1
+        while before != self.size:
+            before = self.size
+            await deferLater(reactor, 4 * SHORT)
+
+
+# Delays.
+
+
+@both_directions
+async def test_a_delay(direction: Direction, clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """Everything keeps its order; the other direction is as fast as ever."""
+    sender, getter = ends(*await pair(clients, proxy, server), direction)
+    with proxy.delay(SHORT, direction) as fault:
+        start = reactor.seconds()
+        sender.tcp.write(b"1")
+        getter.tcp.write(b"back")
+        await sender.gets(4)
+        assert getter.data == b""
+        await turns()
+        sender.tcp.write(b"2")
+        sender.tcp.loseConnection()
+        assert await getter.gets(1)
+        assert reactor.seconds() - start >= SHORT
+        assert await getter.loses() is ConnectionDone
+        assert getter.data == b"12"
+    assert fault.happened == 2
+
+
+async def test_a_reset_is_late_too(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """Whoever does not know of it yet sends into the void."""
+    client, peer = await pair(clients, proxy, server)
+    with proxy.delay(SHORT, TO_CLIENT):
+        peer.tcp.abortConnection()
+        await turns()
+        client.tcp.write(b"anybody?")
+        await turns()
+        assert client.lost == []
+        assert await client.loses() is ConnectionLost
+    assert peer.data == b""
+
+
+async def test_delays_add_up_and_their_end_lets_pass(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    client, peer = await pair(clients, proxy, server)
+    start = reactor.seconds()
+    with proxy.delay(1000), proxy.delay(SHORT):
+        client.tcp.write(b"late")
+        await deferLater(reactor, SHORT)
+        assert peer.data == b""
+    assert await peer.gets(4) == b"late"
+    assert reactor.seconds() - start < 1000
+
+
+# Pieces.
+
+
+@both_directions
+async def test_pieces(direction: Direction, clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """They come one by one, unless too many faults go together; the last may be shorter."""
+    sender, getter = ends(*await pair(clients, proxy, server), direction)
+    with proxy.split(3, direction), proxy.split(5), proxy.delay(SHORT / 10):
+        sender.tcp.write(b"12345678")
+        getter.tcp.write(b"1234567")
+        assert await getter.gets(8) == b"12345678"
+        assert await sender.gets(7) == b"1234567"
+    assert getter.pieces == [b"123", b"456", b"78"]
+    assert sender.pieces == [b"12345", b"67"]
+
+
+async def test_pieces_end(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    client, peer = await pair(clients, proxy, server)
+    data = random.Random(6).randbytes(1000)
+    with proxy.split(1):
+        client.tcp.write(data)
+        await peer.gets(10)
+        with proxy.fall_silent():
+            await turns()
+            assert len(peer.data) < 100
+    assert await peer.gets(1000) == data
+    assert len(peer.pieces) < 200
+    proxy.verify()
+
+
+# Corruption.
+
+
+@both_directions
+async def test_one_byte_is_another(direction: Direction, clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    client, peer = await pair(clients, proxy, server)
+    sender, getter = ends(client, peer, direction)
+    sender.tcp.write(b"before")
+    await getter.gets(6)
+    fault = proxy.corrupt_byte(3, direction)
+    for _ in range(5):
+        sender.tcp.write(b"ab")
+        await turns()
+    assert await getter.gets(16) == b"beforeaba" + bytes([ord("b") ^ 0xFF]) + b"ababab"
+    assert fault.happened == 1
+
+
+async def test_bytes_at_random_are_others(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """The same ones each time, and about as many as was asked for."""
+    seen = []
+    for _ in range(2):
+        client, peer = await pair(clients, proxy, server)
+        with proxy.corrupt(0.01, TO_SERVER, seed=7) as fault:
+            client.tcp.write(bytes(10000))
+            seen.append(await peer.gets(10000))
+        assert 50 < fault.happened == 10000 - seen[0].count(0) < 200
+    assert seen[0] == seen[1]
+
+
+async def test_every_byte_is_another(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    client, peer = await pair(clients, proxy, server)
+    with proxy.corrupt(1):
+        client.tcp.write(bytes(100))
+        assert 0 not in await peer.gets(100)
+    assert client.data == b""
+
+
+# Strictness, and the end.
+
+NEVER_HAPPENED: list[tuple[Callable[[FaultProxy], Fault], str]] = [
+    (
+        lambda proxy: proxy.black_hole_connections(),
+        "black_hole_connections() has not happened: nobody has tried to connect",
+    ),
+    (
+        lambda proxy: proxy.drop_after(4, TO_CLIENT),
+        "drop_after(4, Direction.TO_CLIENT) has not happened: so many bytes have not passed",
+    ),
+    (
+        lambda proxy: proxy.corrupt_byte(4, TO_SERVER, times=None),
+        "corrupt_byte(4, Direction.TO_SERVER) has not happened: so many bytes have not passed",
+    ),
+    (lambda proxy: proxy.corrupt(0.5), "corrupt(0.5) has not happened: no byte was chosen"),
+    (lambda proxy: proxy.fall_silent(), "fall_silent() has not happened: there was no connection"),
+    (
+        lambda proxy: proxy.delay(1.5, *Direction),
+        "delay(1.5, Direction.TO_SERVER, Direction.TO_CLIENT) has not happened: nothing has passed",
+    ),
+    (lambda proxy: proxy.split(1), "split(1) has not happened: nothing has passed"),
+]
+
+
+@pytest.mark.parametrize(("make", "complaint"), NEVER_HAPPENED)
+async def test_a_fault_that_has_not_happened_fails_the_test(
+    make: Callable[[FaultProxy], Fault], complaint: str, server: Server
+) -> None:
+    proxy = FaultProxy(server.address, reactor)
+    make(proxy).end()
+    with pytest.raises(AssertionError) as error:
+        await proxy.close()
+    assert str(error.value) == complaint
+    await proxy.close(verify=False)
+
+
+async def test_the_end_of_a_test_that_fails_is_its_own(server: Server) -> None:
+    async def test() -> None:
+        async with FaultProxy(server.address, reactor) as proxy:
+            proxy.split(1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await test()
+
+
+async def test_after_its_end_nothing_is_left(clients: Clients, server: Server) -> None:
+    """Whatever is held up, on its way, or only half there: the conftest looks."""
+    proxy = FaultProxy(server.address, reactor)
+    client, peer = await pair(clients, proxy, server)
+    proxy.delay(1000, TO_CLIENT)
+    proxy.fall_silent(TO_SERVER)
+    proxy.refuse_connections()
+    client.tcp.write(b"there")
+    peer.tcp.write(b"back")
+    await turns()
+    closing = [proxy.close(verify=False), proxy.close(verify=False)]
+    await DeferredList(closing)
+    assert (await client.loses(), await peer.loses()) == (ConnectionLost, ConnectionLost)
+    assert (client.data, peer.data, proxy.connections) == (b"", b"", 0)
+    assert await clients.attempt(proxy) is ConnectionRefusedError
+
+
+async def test_an_ended_fault_does_not_open_a_closed_proxy(clients: Clients, server: Server) -> None:
+    proxy = FaultProxy(server.address, reactor)
+    with proxy.refuse_connections():
+        await proxy.close()
+    assert await clients.attempt(proxy) is ConnectionRefusedError
+
+
+async def test_it_ends_while_it_connects(clients: Clients) -> None:
+    """To a server of which nothing is heard."""
+    async with FaultProxy("192.0.2.1:4730", reactor) as proxy:
+        client = await clients.connect(proxy)
+        await until(lambda: proxy.connections)
+    assert await client.loses() is ConnectionLost
+
+
+async def test_connections_that_are_gone_are_forgotten(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """Also by the faults that count on them."""
+    client, peer = await pair(clients, proxy, server)
+    proxy.drop_after(100, TO_SERVER)
+    gone = [weakref.ref(relay) for relay in proxy._relays]
+    client.tcp.loseConnection()
+    await peer.loses()
+    await until(lambda: not proxy.connections)
+    await turns()
+    gc.collect()
+    assert [relay() for relay in gone] == [None]
