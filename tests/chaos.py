@@ -37,6 +37,7 @@ from txgearman import (
     Task,
     TaskException,
     TaskFailed,
+    TaskLost,
 )
 from txgearman.testing import Direction, Fault, FaultProxy
 
@@ -51,7 +52,7 @@ CLIENT_OPTIONS: Final[dict[str, Any]] = {
     "connect_timeout": 1.0,
     "ack_timeout": 1.0,
     "heartbeat": 0.5,
-    "check_interval": 1.0,
+    "check_interval": 0.2,
     "max_in_flight": 250,
 }
 WORKER_OPTIONS: Final[dict[str, Any]] = {
@@ -60,7 +61,7 @@ WORKER_OPTIONS: Final[dict[str, Any]] = {
     "heartbeat": 0.5,
     "poll_interval": 0.5,
     "drain_timeout": 1.0,
-    "max_jobs": 40,
+    "max_jobs": 10,
 }
 TASK_OPTIONS: Final[list[dict[str, Any]]] = [{}, {}, {}, {"timeout": 0.2}, {"timeout": 3.0}, {"retries": 2}]
 """For each task, one of them is drawn."""
@@ -76,6 +77,8 @@ REST: Final = 0.02
 """Seconds for which nothing is submitted once there was no server."""
 LOG_KEEPS: Final = 200
 """Events that Twisted keeps until somebody has begun to log; some have a job."""
+SHARED_JOBS: Final = 20
+"""From how many jobs a task that shares one draws it, so that some come back when their client was away (H1)."""
 QUIET_PORTS: Final = range(20000, 30000)
 """No connection gets one of these by chance, so that a gearmand that was away finds its own free."""
 
@@ -115,6 +118,9 @@ def plain(job: Job, text: bytes) -> bytes:
     return answer(text)
 
 
+CHATTER: Final = ["status", "data", "warning", "data"]
+
+
 def chatty(job: Job, text: bytes) -> bytes:
     job.send_status(*progress(text))
     job.send_data(part("data", text))
@@ -147,7 +153,7 @@ SHARES: Final = (8, 4, 4, 1, 1)
 class Witness:
     """Witnesses one task: what it is told is right, and in order, and its Deferred fires once."""
 
-    __slots__ = ("chaos", "function", "since", "stage", "text", "told", "unique", "was_cancelled")
+    __slots__ = ("chaos", "events", "function", "since", "stage", "text", "told", "unique", "was_cancelled")
 
     def __init__(self, chaos: Chaos, function: str, text: bytes, unique: bytes) -> None:
         self.chaos = chaos
@@ -156,6 +162,7 @@ class Witness:
         self.unique = unique
         self.since = reactor.seconds()
         self.stage = "submitted"
+        self.events: list[str] = []
         self.told: Any = None
         self.was_cancelled = False
 
@@ -201,14 +208,17 @@ class Witness:
 
     def data(self, task: Task, data: bytes) -> None:
         self.go("created", "created")
+        self.events.append("data")
         self.compare(data, part("data", self.text))
 
     def warning(self, task: Task, data: bytes) -> None:
         self.go("created", "created")
+        self.events.append("warning")
         self.compare(data, part("warning", self.text))
 
     def status(self, task: Task, numerator: int, denominator: int) -> None:
         self.go("created", "created")
+        self.events.append("status")
         self.compare((numerator, denominator), progress(self.text))
 
     def exception(self, task: Task, data: bytes) -> None:
@@ -217,10 +227,13 @@ class Witness:
 
     def retry(self, task: Task, attempt: int) -> None:
         self.go("submitted", "submitted", "created", "excepted")
+        self.events.clear()
         self.chaos.seen["retries"] += 1
 
     def complete(self, task: Task, result: bytes) -> None:
         self.go("ended", "created")
+        if self.function == "chatty":
+            self._compare_events()
         self.told = result
 
     def fail(self, task: Task, reason: Exception) -> None:
@@ -239,6 +252,12 @@ class Witness:
             self._judge(outcome)
         self.told = None  # an error has its task
         self.chaos.ended(self, outcome)
+
+    def _compare_events(self) -> None:
+        """What the job sent on its way came once. A task that joined it late has not had all of it; where a worker was
+        lost, another has begun anew."""
+        last = self.events[-len(CHATTER) :]
+        self.compare(last, CHATTER[len(CHATTER) - len(last) :])
 
     def _judge(self, outcome: object) -> None:
         error = ERRORS.get(self.function)
@@ -311,9 +330,15 @@ class Trouble:
         self.era = 0
 
     def plan(self, jobs: int) -> None:
-        """Draw it for so many jobs. The last of them are spared."""
-        steps = [(self._draw.randrange(jobs * 9 // 10), self._draw_step()) for _ in range(jobs // JOBS_PER_TROUBLE)]
+        """Draw it for so many jobs.
+
+        The last of them are spared. Before these, a server forgets jobs: now the connection stays, and they are to be
+        found out.
+        """
+        end = jobs * 9 // 10
+        steps = [(self._draw.randrange(end), self._draw_step()) for _ in range(jobs // JOBS_PER_TROUBLE)]
         self._plan = sorted(steps, key=lambda step: step[0])
+        self._plan.append((end, self._orphan(self._proxies[0], 0.0)))
 
     def go_on(self, finished: int) -> None:
         """So many jobs are finished."""
@@ -349,17 +374,18 @@ class Trouble:
     # What goes wrong. Each of these draws what it needs, and returns what makes it happen.
 
     def _draw_step(self) -> Callable[[], object]:
-        steps = (
-            self._drop,
-            self._drop_after,
-            self._hold_up,
-            self._hide,
-            self._alter,
-            self._kill,
-            self._stop,
-            self._leave,
-        )
-        step = self._draw.choices(steps, (6, 6, 8, 4, 2, 4, 1, 2))[0]
+        shares = {
+            self._drop: 6,
+            self._drop_after: 6,
+            self._hold_up: 8,
+            self._hide: 4,
+            self._alter: 2,
+            self._orphan: 2,
+            self._kill: 4,
+            self._stop: 1,
+            self._leave: 2,
+        }
+        [step] = self._draw.choices(list(shares), list(shares.values()))
         return step(self._draw.choice(self._proxies), self._draw.uniform(0.02, 0.4))
 
     def _drop(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
@@ -406,6 +432,18 @@ class Trouble:
             self.era += 1
 
         return begin
+
+    def _orphan(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
+        """Jobs lose their client while no worker can take them, and others of their unique come (H1)."""
+        place = self._draw.randrange(len(self._servers))
+        client, *workers = [proxies[place] for _, proxies in self._services]
+
+        def orphan() -> None:
+            for worker in workers:
+                self._last(seconds + 0.3, worker.fall_silent())
+            self.later(0.1, partial(self._drop_now, client, True))
+
+        return orphan
 
     def _kill(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
         """A gearmand is restarted."""
@@ -490,8 +528,7 @@ class Chaos:
         self._out: dict[Witness, Any] = {}
         self._alive: WeakSet[Any] = WeakSet()
         self._resting_until = 0.0
-        self._shared: tuple[str, bytes, bytes] = ("", b"", b"")
-        self._shares_left = 0
+        self._shared: list[tuple[str, bytes, bytes]] = []
         self._shared_era = 0
         self._tick: Any = None
         self._done: Deferred[None] = Deferred()
@@ -609,12 +646,13 @@ class Chaos:
 
         None shares a job whose workload may have been altered.
         """
-        if not self._shares_left or self._shared_era != self.trouble.era:
-            self._shares_left = self._draw.randrange(2, 10)
-            self._shared = function, text, b"%08x" % crc32(text)
+        if self._shared_era != self.trouble.era:
+            self._shared.clear()
             self._shared_era = self.trouble.era
-        self._shares_left -= 1
-        return self._shared
+        if len(self._shared) < SHARED_JOBS or self._draw.random() < 0.1:
+            self._shared.append((function, text, b"%08x" % crc32(text)))
+        del self._shared[:-SHARED_JOBS]
+        return self._draw.choice(self._shared)
 
     def _submit(self, witness: Witness, background: bool, **options: Any) -> None:
         task = witness.task(background, **options)
@@ -644,7 +682,8 @@ class Chaos:
         """A task's Deferred has fired."""
         del self._out[witness]
         self._finished += 1
-        self.seen[type(outcome).__name__] += 1
+        self.seen["results" if isinstance(outcome, bytes) else type(outcome).__name__] += 1
+        self.seen["forgotten jobs"] += isinstance(outcome, TaskLost) and outcome.forgotten
         if isinstance(outcome, (NoServersAvailable, ClientStopped)):
             self._resting_until = reactor.seconds() + REST
 
@@ -660,10 +699,10 @@ class Chaos:
         await self._until("the faults are over", lambda: self.trouble.over)
         for service, _ in self._services:
             await self._until(f"{service} is ready", partial(is_ready, service))
-        right = self.seen["bytes"]
+        right = self.seen["results"]
         self._submit_many(WINDOW, "plain")
         await self._until("new tasks are done", lambda: not self._out)
-        if self.seen["bytes"] != right + WINDOW:
+        if self.seen["results"] != right + WINDOW and not self.complaints:
             self.complain(f"of {WINDOW} new tasks, {self.seen['bytes'] - right} have a result")
 
     async def _until(self, what: str, condition: Callable[[], bool]) -> None:
