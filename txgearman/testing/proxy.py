@@ -324,7 +324,7 @@ class FaultProxy(ServerFactory, FaultMaker):
             corruption.alter(pipe, altered)
         return bytes(altered)
 
-    def drop(self, pipe: Pipe, size: int) -> _Drop | None:
+    def next_drop(self, pipe: Pipe, size: int) -> _Drop | None:
         due = [drop for drop in self._all_of(_Drop, pipe.direction) if 0 < drop.due_in(pipe) <= size]
         return min(due, key=lambda drop: drop.due_in(pipe), default=None)
 

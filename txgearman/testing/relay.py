@@ -66,7 +66,7 @@ class Traffic(Interface):
     def altered(self, pipe: Pipe, data: bytes) -> bytes:
         """What passes in the place of `data`, which is as long."""
 
-    def drop(self, pipe: Pipe, size: int) -> Drop | None:
+    def next_drop(self, pipe: Pipe, size: int) -> Drop | None:
         """What is to happen by the time that so many more bytes have passed."""
 
 
@@ -188,7 +188,7 @@ class Pipe:
         self._write(self._traffic.altered(self, bytes(piece)))
 
     def _write(self, data: bytes) -> None:
-        drop = self._traffic.drop(self, len(data))
+        drop = self._traffic.next_drop(self, len(data))
         if drop is not None:
             data = data[: drop.due_in(self)]
         self.passed += len(data)
