@@ -105,7 +105,7 @@ class _RandomCorruption(_Corruption):
         """How many bytes are left alone: one number for each that is not, instead of one for each byte."""
         if self._rate == 1:
             return 0
-        return int(math.log(1.0 - self._random.random()) / math.log(1.0 - self._rate))
+        return int(math.log(1.0 - self._random.random()) / math.log1p(-self._rate))
 
 
 AnyFault = TypeVar("AnyFault", bound=Fault)
