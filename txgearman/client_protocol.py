@@ -204,8 +204,10 @@ class GearmanClientProtocol(GearmanProtocol):
 
     def resumeProducing(self) -> None:
         self.paused = False
+        self.cork()
         while self._backlog and not self.paused:
             self._write_task(self._backlog.pop())
+        self.uncork()
         if not self.paused:
             super().resumeProducing()
 
@@ -215,7 +217,10 @@ class GearmanClientProtocol(GearmanProtocol):
         self.in_flight += 1
         if task.at is None:
             packet_type = (_SUBMIT_BACKGROUND if task.background else _SUBMIT)[task.priority]
-            task.place = self.send(task, packet_type.request(task.wire_function, task.unique, task.workload))
+            names = task.wire_function + b"\0" + task.unique + b"\0"  # which the task has checked
+            workload = task.workload
+            packet = packet_type.request_header(len(names) + len(workload)) + names + workload
+            task.place = self.send(task, packet)
         else:
             epoch = b"%d" % task.at
             packet = SUBMIT_JOB_EPOCH.request(task.wire_function, task.unique, epoch, task.workload)
@@ -274,6 +279,16 @@ class GearmanClientProtocol(GearmanProtocol):
         if isinstance(request, (Task, Forgotten)):
             return bool(arguments[0])  # a handle that is empty names no job
         return super().fits(request, arguments)
+
+    def _job_created(self, arguments: list[bytes]) -> None:
+        place = self._answered
+        task = self._outstanding.get(place)
+        if isinstance(task, Task) and arguments[0]:  # what mostly comes; the rest takes a closer look
+            del self._outstanding[place]
+            self._answered = place + 1
+            self._created(task, arguments[0])
+        else:
+            self.request_succeeded(self._take_answered(JOB_CREATED, arguments), arguments)
 
     def request_succeeded(self, request: Any, arguments: list[bytes]) -> None:
         if isinstance(request, Task):
@@ -418,6 +433,7 @@ class GearmanClientProtocol(GearmanProtocol):
             task.end_failed(TaskFailed(task))
 
     handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {
+        JOB_CREATED: _job_created,
         WORK_DATA: _work_data,
         WORK_WARNING: _work_warning,
         WORK_STATUS: _work_status,
@@ -441,13 +457,13 @@ class GearmanClientProtocol(GearmanProtocol):
         :param may_go_on: the job may be there all the same.
         """
         job = self._jobs.pop(handle, None)
+        if job is None:
+            return None
         if isinstance(job, SharedJob):
             task, last = job.next_end()
             if not last:
                 self._jobs[handle] = job
             job = task
-        if job is None:
-            return None
         if may_go_on:
             self._remember_end(handle, job)
         if isinstance(job, Forgotten):

@@ -55,11 +55,14 @@ from .packets import (
     RES,
     STATUS_RES,
     Decoder,
+    Packet,
     PacketType,
 )
 from .tls import in_words
 
 __all__ = ["EndpointConnector", "GearmanFactory", "GearmanProtocol", "LinkObserver"]
+
+_CORKED: Final = 64 * 1024  # bytes that are worth a write of their own; a transport wants to hold no more
 
 CLOSE_TIMEOUT: Final = 3.0
 """Seconds that a peer which reads nothing may hold up a close before the connection is aborted."""
@@ -142,6 +145,8 @@ class GearmanProtocol(Protocol):
         self._outstanding: dict[int, Any] = {}
         self._sent = 0
         self._answered = 0
+        self._corked: list[bytes] | None = None
+        self._corked_size = 0
         self.answer_watch = Watch(reactor, limits.ack_timeout, self._look_for_answers)
         self._progress = 0
         self._unanswered_looks = 0
@@ -191,6 +196,7 @@ class GearmanProtocol(Protocol):
         """
         if self.error is not None:
             return
+        self.uncork()
         self._come_down(error)
         if ISSLTransport.providedBy(self.transport) and not self.shaken:
             self._abort_transport()  # nothing can go out before the peer shakes hands, which it may never do
@@ -242,6 +248,7 @@ class GearmanProtocol(Protocol):
         self._abort_transport()
 
     def _abort_transport(self) -> None:
+        self._corked = None
         abort = getattr(self.transport, "abortConnection", None)
         if abort is not None:
             abort()
@@ -367,12 +374,36 @@ class GearmanProtocol(Protocol):
         place = self._sent
         self._sent = place + 1
         self._outstanding[place] = request
-        self.transport.write(packet)
+        self.write(packet)
         if not self.answer_watch.on:
             self.expect_answer()
         if self.deaf:
             self.listen(True)
         return place
+
+    def write(self, packet: bytes) -> None:
+        """Send a packet, now or when the link is uncorked."""
+        corked = self._corked
+        if corked is None:
+            self.transport.write(packet)
+        else:
+            corked.append(packet)
+            self._corked_size += len(packet)
+            if self._corked_size > _CORKED:
+                self.uncork()
+                self.cork()
+
+    def cork(self) -> None:
+        """From now on packets are kept, to go out in one piece: one call of the transport costs as much as it takes to
+        make several small ones."""
+        self._corked = []
+        self._corked_size = 0
+
+    def uncork(self) -> None:
+        """Write what was kept."""
+        corked, self._corked = self._corked, None
+        if corked:
+            self.transport.writeSequence(corked)
 
     def fits(self, request: Any, arguments: list[bytes]) -> bool:
         """Whether an answer of the right type can be that of `request`."""
@@ -403,24 +434,29 @@ class GearmanProtocol(Protocol):
         if self.error is not None:
             return
         self._heard = True
-        handlers = self.handlers
+        self.cork()
         try:
-            for packet_type, arguments in self._decoder.feed(data):
-                handler = handlers.get(packet_type)
-                if handler is not None:
-                    handler(self, arguments)
-                elif packet_type is ERROR:
-                    self.error_received(*_code_and_text(arguments))
-                else:
-                    self.request_succeeded(self._take_answered(packet_type, arguments), arguments)
-                if self.error is not None:  # somebody's callback closed it
-                    return
-            if self._decoder.error is not None:
-                raise self._decoder.error
+            self._packets_received(self._decoder.feed(data))
         except ProtocolError as error:
             self.abort(error.with_traceback(None))  # it is kept, and its frames would keep what they were about
+        self.uncork()
         if self.on_idle is not None:
             self.check_idle()
+
+    def _packets_received(self, packets: list[Packet]) -> None:
+        handlers = self.handlers
+        for packet_type, arguments in packets:
+            handler = handlers.get(packet_type)
+            if handler is not None:
+                handler(self, arguments)
+            elif packet_type is ERROR:
+                self.error_received(*_code_and_text(arguments))
+            else:
+                self.request_succeeded(self._take_answered(packet_type, arguments), arguments)
+            if self.error is not None:  # somebody's callback closed it
+                return
+        if self._decoder.error is not None:
+            raise self._decoder.error
 
     def _take_answered(self, packet_type: PacketType, arguments: list[bytes]) -> Any:
         """Take the oldest request off the table, for the answer to it that has come."""

@@ -83,8 +83,10 @@ class Dispatcher:
             self._timeouts.add(task, task.timeout)
         if self._max_in_flight is not None and (self._gate or self._inside > self._max_in_flight):
             self._gate.append(task)
+        elif self._servers.started:
+            self._place(task)
         else:
-            self.place_again(task)
+            task.end_failed(ClientStopped())
         return deferred
 
     def stop(self) -> Deferred[Any]:
@@ -137,7 +139,7 @@ class Dispatcher:
     def _place(self, task: Task) -> None:
         """Send the task, or let it wait for a server, or fail it."""
         try:
-            link = self._servers.choose(self._coalescing_key(task), task.attempt, task.server)
+            link = self._servers.only_link or self._choose(task)
         except NoServersAvailable as error:
             if self._server_wait:
                 self._patient.add(task, self._server_wait)
@@ -150,10 +152,10 @@ class Dispatcher:
         else:
             link.send_task(task)
 
-    @staticmethod
-    def _coalescing_key(task: Task) -> bytes:
+    def _choose(self, task: Task) -> Any:
         # gearmand takes the unique "-" to mean that the workload is the unique (GEARMAN.md section 1).
-        return task.workload if task.unique == b"-" else task.unique
+        unique = task.workload if task.unique == b"-" else task.unique
+        return self._servers.choose(unique, task.attempt, task.server)
 
     # What ends a wait.
 

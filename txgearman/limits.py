@@ -71,7 +71,7 @@ DEFAULT_LIMITS: Final = Limits()
 class Watch:
     """Looks at something several times in each of its periods, for as long as there is something to look at."""
 
-    __slots__ = ("_call", "_interval", "_look", "_reactor")
+    __slots__ = ("_call", "_interval", "_look", "_reactor", "on")
 
     def __init__(self, reactor: Any, seconds: float, look: Callable[[], bool]) -> None:
         """
@@ -82,15 +82,13 @@ class Watch:
         self._interval = seconds / LOOKS
         self._look = look
         self._call: IDelayedCall | None = None
-
-    @property
-    def on(self) -> bool:
+        self.on = False
         """Whether it will look."""
-        return self._call is not None
 
     def start(self) -> None:
         """Look from now on, if it does not already."""
         if self._call is None:
+            self.on = True
             self._call = self._reactor.callLater(self._interval, self._time_has_come)
 
     def stop(self) -> None:
@@ -98,8 +96,10 @@ class Watch:
         if self._call is not None:
             self._call.cancel()
             self._call = None
+            self.on = False
 
     def _time_has_come(self) -> None:
         self._call = None
+        self.on = False
         if self._look():
             self.start()

@@ -17,7 +17,6 @@ servers were measured to do.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from .errors import ProtocolError
@@ -42,7 +41,10 @@ _SPLIT_IN_PLACE: Final = 64 * 1024  # a larger body is not copied before it is s
 _HEADER: Final = struct.Struct(">QI")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+def _word(magic: bytes, number: int) -> int:
+    return int.from_bytes(magic, "big") << 32 | number
+
+
 class PacketType:
     """One row of the table. Compared and hashed by identity: each type is there once.
 
@@ -51,9 +53,14 @@ class PacketType:
     :ivar arguments: the names of its arguments, in order.
     """
 
-    number: int
-    name: str
-    arguments: tuple[str, ...]
+    __slots__ = ("_request_word", "_response_word", "arguments", "name", "number")
+
+    def __init__(self, number: int, name: str, arguments: tuple[str, ...]) -> None:
+        self.number = number
+        self.name = name
+        self.arguments = arguments
+        self._request_word = _word(REQ, number)
+        self._response_word = _word(RES, number)
 
     def __repr__(self) -> str:
         return self.name
@@ -64,26 +71,30 @@ class PacketType:
         :raises ValueError: the number of arguments is wrong, an argument other than the last has a NUL, or the
             packet is longer than its header can tell.
         """
-        return self._encode(REQ, arguments)
+        return self._encode(self._request_word, arguments)
 
     def response(self, *arguments: bytes) -> bytes:
         """Encode a packet of this type from the server. Raises as `request` does."""
-        return self._encode(RES, arguments)
+        return self._encode(self._response_word, arguments)
 
-    def _encode(self, magic: bytes, arguments: tuple[bytes, ...]) -> bytes:
+    def request_header(self, size: int) -> bytes:
+        """Encode the header of a packet for the server whose body has so many bytes, and is put together elsewhere."""
+        return _HEADER.pack(self._request_word, size)
+
+    def _encode(self, word: int, arguments: tuple[bytes, ...]) -> bytes:
         if len(arguments) != len(self.arguments):
             raise ValueError(f"{self.name} takes {len(self.arguments)} arguments, not {len(arguments)}")
-        for name, argument in zip(self.arguments[:-1], arguments, strict=False):
+        if not arguments:
+            return _HEADER.pack(word, 0)
+        for argument in arguments[:-1]:
             if b"\0" in argument:
+                name = self.arguments[arguments.index(argument)]
                 raise ValueError(f"{name} of {self.name} must not have a NUL: {argument!r}")
-        body = b"\0".join(arguments)
-        if len(body) > _WIRE_LIMIT:
-            raise ValueError(f"{self.name} is {len(body)} bytes; a header can tell {_WIRE_LIMIT} at most")
-        return b"".join((_HEADER.pack(_word(magic, self.number), len(body)), body))
-
-
-def _word(magic: bytes, number: int) -> int:
-    return int.from_bytes(magic, "big") << 32 | number
+        size = sum(map(len, arguments)) + len(arguments) - 1
+        if size > _WIRE_LIMIT:
+            raise ValueError(f"{self.name} is {size} bytes; a header can tell {_WIRE_LIMIT} at most")
+        # Joined at once, so that a large payload is copied once.
+        return b"\0".join((_HEADER.pack(word, size) + arguments[0], *arguments[1:]))
 
 
 PACKET_TYPES: dict[int, PacketType] = {}
@@ -201,12 +212,13 @@ class Decoder:
                 raise ProtocolError(f"not the header of a Gearman packet: {data[offset : offset + HEADER_SIZE]!r}")
             if size > self._max_size:
                 raise ProtocolError(f"{packet_type} of {size} bytes; max_packet_size is {self._max_size}")
-            wanted = HEADER_SIZE + size
-            if end - offset < wanted:
+            start = offset + HEADER_SIZE
+            stop = start + size
+            if stop > end:
+                wanted = HEADER_SIZE + size
                 break
-            packets.append((packet_type, _split_body(packet_type, data, offset + HEADER_SIZE, offset + wanted)))
-            offset += wanted
-            wanted = HEADER_SIZE
+            packets.append((packet_type, _split_body(packet_type, data, start, stop)))
+            offset = stop
         if offset < end:
             self._pieces.append(data[offset:] if offset else data)
             self._held = end - offset
@@ -215,13 +227,13 @@ class Decoder:
 
 def _split_body(packet_type: PacketType, data: bytes, start: int, stop: int) -> list[bytes]:
     count = len(packet_type.arguments)
-    if start == stop and not count:
-        return []
+    if count == 1:
+        return [data[start:stop]]
     if stop - start < _SPLIT_IN_PLACE:
-        arguments = data[start:stop].split(b"\0", count - 1)
+        arguments = data[start:stop].split(b"\0", count - 1) if count else []
     else:
         arguments = _split_in_place(data, start, stop, count)
-    if len(arguments) != count:
+    if len(arguments) != count or (not count and start != stop):
         body = data[start : min(stop, start + 80)]
         raise ProtocolError(f"{packet_type} takes {count} arguments, but came with {len(arguments)}: {body!r}")
     return arguments

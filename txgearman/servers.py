@@ -418,6 +418,11 @@ class JobServers:
             raise ValueError(f"{address!r} is none of the job servers here: {', '.join(self._by_address)}")
         return server
 
+    @property
+    def only_link(self) -> Any:
+        """The link of the one server that there is, if it is ready; else None."""
+        return self._servers[0].link if len(self._servers) == 1 else None
+
     def choose(self, unique: bytes, attempt: int = 0, last: str = "") -> Any:
         """Choose the link for a task.
 

@@ -13,6 +13,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Final, NamedTuple, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -64,6 +65,8 @@ def name_bytes(what: str, value: str | bytes, limit: int) -> bytes:
     :raises ValueError: it has a NUL, which would shift every argument after it (GEARMAN.md M6), or more than `limit`
         bytes.
     """
+    if type(value) is bytes and len(value) <= limit and b"\0" not in value:
+        return value
     if isinstance(value, str):
         try:
             value = value.encode()
@@ -461,6 +464,12 @@ class Task:
 
 def function_bytes(function: str | bytes) -> bytes:
     """Check a function's name, and return it as bytes. Raises as `name_bytes` does."""
+    # A program has few functions, and asks for each very often.
+    return _function_bytes(function) if isinstance(function, (str, bytes)) else name_bytes("function", function, 0)
+
+
+@lru_cache(1024)
+def _function_bytes(function: str | bytes) -> bytes:
     name = name_bytes("function", function, MAX_FUNCTION)
     if not name:
         raise ValueError("function must not be empty")

@@ -164,7 +164,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
         """Tell who this is and what it can do."""
         client_id, functions = self.factory.taker.registration()
         if client_id:
-            self.transport.write(SET_CLIENT_ID.request(client_id))
+            self.write(SET_CLIENT_ID.request(client_id))
         for function, timeout in functions:
             self.can_do(function, timeout)
 
@@ -174,13 +174,13 @@ class GearmanWorkerProtocol(GearmanProtocol):
         :param timeout: seconds after which the server is to take a job away; None for no limit.
         """
         if timeout is None or self.dialect.can_do_timeout is None:
-            self.transport.write(CAN_DO.request(function))
+            self.write(CAN_DO.request(function))
         else:
-            self.transport.write(CAN_DO_TIMEOUT.request(function, self.dialect.can_do_timeout(timeout)))
+            self.write(CAN_DO_TIMEOUT.request(function, self.dialect.can_do_timeout(timeout)))
 
     def cant_do(self, function: bytes) -> None:
         """Take a function back. gearmand takes the running jobs of it away, too (section 7)."""
-        self.transport.write(CANT_DO.request(function))
+        self.write(CANT_DO.request(function))
 
     # Jobs.
 
@@ -192,23 +192,23 @@ class GearmanWorkerProtocol(GearmanProtocol):
         """
         self.asleep = False
         self.grabs += 1
-        self.transport.write(self.dialect.grab)
+        self.write(self.dialect.grab)
         if not self.answer_watch.on:
             self.expect_answer()
 
     def sleep(self) -> None:
         """Have the server say when there is a job."""
         self.asleep = True
-        self.transport.write(PRE_SLEEP.request())
+        self.write(PRE_SLEEP.request())
 
     def work_data(self, handle: bytes, data: bytes) -> None:
-        self.transport.write(WORK_DATA.request(handle, data))
+        self.write(WORK_DATA.request(handle, data))
 
     def work_warning(self, handle: bytes, data: bytes) -> None:
-        self.transport.write(WORK_WARNING.request(handle, data))
+        self.write(WORK_WARNING.request(handle, data))
 
     def work_status(self, handle: bytes, numerator: int, denominator: int) -> None:
-        self.transport.write(WORK_STATUS.request(handle, b"%d" % numerator, b"%d" % denominator))
+        self.write(WORK_STATUS.request(handle, b"%d" % numerator, b"%d" % denominator))
 
     def work_complete(self, handle: bytes, result: bytes) -> None:
         self._end(handle, WORK_COMPLETE.request(handle, result))
@@ -222,7 +222,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     def _end(self, handle: bytes, packet: bytes) -> None:
         self.jobs.pop(handle, None)
-        self.transport.write(packet)
+        self.write(packet)
         self.check_idle()
 
     def all_lost(self, error: Exception) -> None:
