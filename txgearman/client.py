@@ -228,7 +228,8 @@ class GearmanClient(GearmanService):
         if not isinstance(task, Task):
             raise TypeError(f"task must be a Task, not {type(task).__name__}")
         self._check_size(task)
-        self._use()
+        if not self._servers.started:
+            self._use()
         return self._dispatcher.submit(task, self._prefix)
 
     def _check_size(self, task: Task) -> None:

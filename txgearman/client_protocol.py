@@ -199,19 +199,7 @@ class GearmanClientProtocol(GearmanProtocol):
         """Write a task that was begun, now or as soon as the server takes what was written before."""
         if self.paused:
             self._backlog.append(task)
-        else:
-            self._write_task(task)
-
-    def resumeProducing(self) -> None:
-        self.paused = False
-        self.cork()
-        while self._backlog and not self.paused:
-            self._write_task(self._backlog.pop())
-        self.uncork()
-        if not self.paused:
-            super().resumeProducing()
-
-    def _write_task(self, task: Task) -> None:
+            return
         task.holder = self
         task.server = self.factory.name
         self.in_flight += 1
@@ -226,6 +214,15 @@ class GearmanClientProtocol(GearmanProtocol):
             packet = SUBMIT_JOB_EPOCH.request(task.wire_function, task.unique, epoch, task.workload)
             task.place = self.send(task, packet)
             self.send_fence()
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+        self.cork()
+        while self._backlog and not self.paused:
+            self.send_task(self._backlog.pop())
+        self.uncork()
+        if not self.paused:
+            super().resumeProducing()
 
     def let_go(self, task: Task) -> None:
         """Forget a task that was cancelled."""
@@ -327,8 +324,10 @@ class GearmanClientProtocol(GearmanProtocol):
     def _created(self, task: Task, handle: bytes) -> None:
         if task.background:
             self._released(task)
-        else:
+        elif handle in self._jobs or self._ended or not self._job_watch.on:
             self._join(handle, task)
+        else:
+            self._jobs[handle] = task
         task.tell_created(handle)
 
     def _join(self, handle: bytes, task: Task | Forgotten) -> None:

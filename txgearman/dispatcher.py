@@ -138,8 +138,9 @@ class Dispatcher:
 
     def _place(self, task: Task) -> None:
         """Send the task, or let it wait for a server, or fail it."""
+        sole = self._servers.sole
         try:
-            link = self._servers.only_link or self._choose(task)
+            link = sole.link if sole is not None and sole.link is not None else self._choose(task)
         except NoServersAvailable as error:
             if self._server_wait:
                 self._patient.add(task, self._server_wait)

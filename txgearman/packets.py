@@ -51,14 +51,16 @@ class PacketType:
     :ivar number: its number on the wire.
     :ivar name: its name in the protocol.
     :ivar arguments: the names of its arguments, in order.
+    :ivar count: how many they are.
     """
 
-    __slots__ = ("_request_word", "_response_word", "arguments", "name", "number")
+    __slots__ = ("_request_word", "_response_word", "arguments", "count", "name", "number")
 
     def __init__(self, number: int, name: str, arguments: tuple[str, ...]) -> None:
         self.number = number
         self.name = name
         self.arguments = arguments
+        self.count = len(arguments)
         self._request_word = _word(REQ, number)
         self._response_word = _word(RES, number)
 
@@ -82,8 +84,8 @@ class PacketType:
         return _HEADER.pack(self._request_word, size)
 
     def _encode(self, word: int, arguments: tuple[bytes, ...]) -> bytes:
-        if len(arguments) != len(self.arguments):
-            raise ValueError(f"{self.name} takes {len(self.arguments)} arguments, not {len(arguments)}")
+        if len(arguments) != self.count:
+            raise ValueError(f"{self.name} takes {self.count} arguments, not {len(arguments)}")
         if not arguments:
             return _HEADER.pack(word, 0)
         for argument in arguments[:-1]:
@@ -213,34 +215,32 @@ class Decoder:
             if size > self._max_size:
                 raise ProtocolError(f"{packet_type} of {size} bytes; max_packet_size is {self._max_size}")
             start = offset + HEADER_SIZE
-            stop = start + size
-            if stop > end:
-                wanted = HEADER_SIZE + size
+            offset = start + size
+            if offset > end:
+                offset, wanted = start - HEADER_SIZE, HEADER_SIZE + size
                 break
-            packets.append((packet_type, _split_body(packet_type, data, start, stop)))
-            offset = stop
+            if size < _SPLIT_IN_PLACE and packet_type.count:
+                arguments = data[start:offset].split(b"\0", packet_type.count - 1)
+            else:
+                arguments = _split_in_place(data, start, offset, packet_type.count)
+            if len(arguments) != packet_type.count:
+                raise _wrong_count(packet_type, arguments)
+            packets.append((packet_type, arguments))
         if offset < end:
             self._pieces.append(data[offset:] if offset else data)
             self._held = end - offset
             self._wanted = wanted
 
 
-def _split_body(packet_type: PacketType, data: bytes, start: int, stop: int) -> list[bytes]:
-    count = len(packet_type.arguments)
-    if count == 1:
-        return [data[start:stop]]
-    if stop - start < _SPLIT_IN_PLACE:
-        arguments = data[start:stop].split(b"\0", count - 1) if count else []
-    else:
-        arguments = _split_in_place(data, start, stop, count)
-    if len(arguments) != count or (not count and start != stop):
-        body = data[start : min(stop, start + 80)]
-        raise ProtocolError(f"{packet_type} takes {count} arguments, but came with {len(arguments)}: {body!r}")
-    return arguments
+def _wrong_count(packet_type: PacketType, arguments: list[bytes]) -> ProtocolError:
+    body = b"\0".join(arguments)[:80]
+    return ProtocolError(f"{packet_type} takes {packet_type.count} arguments, but came with {len(arguments)}: {body!r}")
 
 
 def _split_in_place(data: bytes, start: int, stop: int, count: int) -> list[bytes]:
     arguments: list[bytes] = []
+    if start == stop and not count:
+        return arguments
     while len(arguments) < count - 1:
         cut = data.find(0, start, stop)
         if cut < 0:

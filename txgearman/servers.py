@@ -312,6 +312,7 @@ class JobServers:
         self._stopped = Waiters()
         self._by_address: dict[str, JobServer] = {}
         self._servers: list[JobServer] = []
+        self.sole: JobServer | None = None
         self.addresses: list[Address] = []
         """As they were given."""
         self._set(job_servers)
@@ -340,6 +341,8 @@ class JobServers:
             raise ValueError("tls is for addresses such as 'tls:host:port', and job_servers has none")
         self._by_address = servers
         self._servers = list(servers.values())
+        self.sole = self._servers[0] if len(servers) == 1 else None
+        """The server, if there is but one."""
         self.addresses = addresses
 
     def _server(self, address: Address, place: int, others: Mapping[str, JobServer]) -> JobServer:
@@ -417,11 +420,6 @@ class JobServers:
         if server is None:
             raise ValueError(f"{address!r} is none of the job servers here: {', '.join(self._by_address)}")
         return server
-
-    @property
-    def only_link(self) -> Any:
-        """The link of the one server that there is, if it is ready; else None."""
-        return self._servers[0].link if len(self._servers) == 1 else None
 
     def choose(self, unique: bytes, attempt: int = 0, last: str = "") -> Any:
         """Choose the link for a task.
