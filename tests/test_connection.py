@@ -38,8 +38,10 @@ from txgearman.packets import (
     NOOP,
     OPTION_REQ,
     OPTION_RES,
+    REQ,
     STATUS_RES,
     STATUS_RES_UNIQUE,
+    Decoder,
     Packet,
     PacketType,
 )
@@ -1641,6 +1643,47 @@ def test_the_link_is_the_producer_of_its_transport_until_it_is_closed() -> None:
     net.factory.stop(ClientStopped())
     assert net.server.transport.producer is None
     link.stopProducing()  # what a transport says that is gone
+    net.clock.advance(0)
+    assert net.clock.getDelayedCalls() == []
+
+
+def pieces_written(net: Net, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the transport is given from now on, by its calls."""
+    net.server.received()
+    pieces: list[bytes] = []
+    monkeypatch.setattr(net.server.transport, "write", pieces.append)
+    monkeypatch.setattr(net.server.transport, "writeSequence", lambda data: pieces.append(b"".join(data)))
+    return pieces
+
+
+@pytest.mark.parametrize(("size", "most"), [(10, 1), (40_000, 6)])
+def test_what_answers_bring_about_goes_out_in_few_pieces(size: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each 64 KiB, in the order of the calls."""
+    net = connected()
+    first = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
+    first.addCallback(lambda _: [net.echo(b"%d" % number + b"x" * size) for number in range(10)])
+    pieces = pieces_written(net, monkeypatch)
+    net.server.send(ECHO_RES.response(b"1"), answer(FENCE))
+    assert 1 <= len(pieces) <= most
+    packets = Decoder(REQ).feed(b"".join(pieces))
+    asked = [arguments[0][:1] for packet_type, arguments in packets if packet_type is ECHO_REQ]
+    assert asked == [b"%d" % number for number in range(10)]
+    net.echo(b"alone")
+    assert b"alone" in pieces[-2]
+
+
+def test_p11_what_is_kept_goes_out_before_a_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = connected()
+    first = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
+
+    def write_and_stop(_: object) -> None:
+        net.link.write(b"last")
+        net.factory.stop(ClientStopped())
+
+    first.addCallback(write_and_stop)
+    pieces = pieces_written(net, monkeypatch)
+    net.server.send(ECHO_RES.response(b"1"), answer(FENCE))
+    assert pieces == [b"last"]
     net.clock.advance(0)
     assert net.clock.getDelayedCalls() == []
 

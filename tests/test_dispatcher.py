@@ -27,9 +27,8 @@ from txgearman import (
     TaskTimedOut,
 )
 from txgearman.client_protocol import GearmanClientProtocol
-from txgearman.dispatcher import is_retried, rest_before
+from txgearman.dispatcher import Dispatcher, is_retried, rest_before
 from txgearman.packets import SUBMIT_JOB, SUBMIT_JOB_BG
-from txgearman.servers import JobServers
 from txgearman.testing import Fault, MemoryJobServer, TakenJob
 
 from .conftest import Failures
@@ -68,14 +67,15 @@ def stop(house: House) -> None:
 def writes() -> Iterator[list[Task]]:
     """Each task at each time that it is written to a server."""
     written: list[Task] = []
-    write = GearmanClientProtocol._write_task
+    send = GearmanClientProtocol.send
 
-    def write_task(link: GearmanClientProtocol, task: Task) -> None:
-        written.append(task)
-        write(link, task)
+    def send_and_note(link: GearmanClientProtocol, request: Any, packet: bytes) -> int:
+        if isinstance(request, Task):
+            written.append(request)
+        return send(link, request, packet)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GearmanClientProtocol, "_write_task", write_task)
+        patch.setattr(GearmanClientProtocol, "send", send_and_note)
         yield written
 
 
@@ -775,14 +775,14 @@ def test_a_failed_attempt_to_connect_costs_nothing_for_each_patient_task(monkeyp
     down = house.server.go_down()
     tasks = [house.client.add_task("work", b"%d" % number) for number in range(10_000)]
     chosen = 0
-    choose = JobServers.choose
+    place = Dispatcher._place
 
-    def counting(servers: JobServers, *args: Any) -> Any:
+    def counting(dispatcher: Dispatcher, task: Task) -> None:
         nonlocal chosen
         chosen += 1
-        return choose(servers, *args)
+        place(dispatcher, task)
 
-    monkeypatch.setattr(JobServers, "choose", counting)
+    monkeypatch.setattr(Dispatcher, "_place", counting)
     house.advance(600)
     assert (down.happened > 15, chosen) == (True, 0)
     down.end()

@@ -450,3 +450,9 @@ def test_p14_a_fault_is_the_same_in_any_fragmentation(pieces: list[bytes], data:
 def test_p14_a_fault_is_told_with_no_bytes_but_its_own(bad: bytes) -> None:
     """What comes behind the bad packet would mislead whoever reads the message."""
     assert fault(bad + b"behind it") == fault(bad)
+
+
+def test_a_header_alone_is_that_of_the_whole_packet() -> None:
+    """For those who put the body together themselves."""
+    body = b"f\0u\0" + b"x" * 300
+    assert SUBMIT_JOB.request_header(len(body)) + body == SUBMIT_JOB.request(b"f", b"u", b"x" * 300)

@@ -274,13 +274,13 @@ class GearmanClientProtocol(GearmanProtocol):
 
     def fits(self, request: Any, arguments: list[bytes]) -> bool:
         if isinstance(request, (Task, Forgotten)):
-            return bool(arguments[0])  # a handle that is empty names no job
+            return bool(arguments[0])
         return super().fits(request, arguments)
 
     def _job_created(self, arguments: list[bytes]) -> None:
         place = self._answered
         task = self._outstanding.get(place)
-        if isinstance(task, Task) and arguments[0]:  # what mostly comes; the rest takes a closer look
+        if isinstance(task, Task) and arguments[0]:  # an empty handle names no job
             del self._outstanding[place]
             self._answered = place + 1
             self._created(task, arguments[0])
@@ -288,9 +288,7 @@ class GearmanClientProtocol(GearmanProtocol):
             self.request_succeeded(self._take_answered(JOB_CREATED, arguments), arguments)
 
     def request_succeeded(self, request: Any, arguments: list[bytes]) -> None:
-        if isinstance(request, Task):
-            self._created(request, arguments[0])
-        elif not isinstance(request, Forgotten):
+        if not isinstance(request, Forgotten):
             super().request_succeeded(request, arguments)
         elif not request.background:
             self._join(arguments[0], request)

@@ -83,10 +83,8 @@ class Dispatcher:
             self._timeouts.add(task, task.timeout)
         if self._max_in_flight is not None and (self._gate or self._inside > self._max_in_flight):
             self._gate.append(task)
-        elif self._servers.started:
-            self._place(task)
         else:
-            task.end_failed(ClientStopped())
+            self.place_again(task)
         return deferred
 
     def stop(self) -> Deferred[Any]:
