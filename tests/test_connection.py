@@ -1648,7 +1648,8 @@ def test_the_link_is_the_producer_of_its_transport_until_it_is_closed() -> None:
 
 
 def pieces_written(net: Net, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What the transport is given from now on, by its calls."""
+    """What the transport is given from now on, by its calls, as if it were a socket."""
+    net.link.corks = True
     net.server.received()
     pieces: list[bytes] = []
     monkeypatch.setattr(net.server.transport, "write", pieces.append)

@@ -145,6 +145,8 @@ class GearmanProtocol(Protocol):
         self._outstanding: dict[int, Any] = {}
         self._sent = 0
         self._answered = 0
+        self.corks = False
+        """Whether what is written while data is received is kept to its end. A wire in memory may turn meanwhile."""
         self._corked: list[bytes] | None = None
         self._corked_size = 0
         self.answer_watch = Watch(reactor, limits.ack_timeout, self._look_for_answers)
@@ -168,6 +170,7 @@ class GearmanProtocol(Protocol):
 
     def connectionMade(self) -> None:
         if is_tcp(self.transport):
+            self.corks = True
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
@@ -434,7 +437,8 @@ class GearmanProtocol(Protocol):
         if self.error is not None:
             return
         self._heard = True
-        self.cork()
+        if self.corks:
+            self.cork()
         try:
             self._packets_received(self._decoder.feed(data))
         except ProtocolError as error:
