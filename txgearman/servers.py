@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 from typing import Protocol as Interface
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -33,6 +33,8 @@ from .tls import MISSING, TLSOptions
 __all__ = ["DEFAULT_PORT", "Address", "JobServer", "JobServers", "ServerInfo", "ServerState", "parse_address"]
 
 _log = Logger()
+
+T = TypeVar("T")
 
 DEFAULT_PORT: Final = 4730
 
@@ -228,9 +230,15 @@ class JobServer:
 
         See `GearmanProtocol.request`; but fails with `NoServersAvailable` where the server can't be reached.
         """
-        asked = self.when_ready()
-        asked.addCallback(lambda link: link.request(packet_type, argument, answer=answer, subject=subject))
-        return asked.addErrback(self._unreachable)
+        return self.use(lambda link: link.request(packet_type, argument, answer=answer, subject=subject))
+
+    def use(self, call: Callable[[Any], Deferred[T]]) -> Deferred[T]:
+        """Call with the link, when it is ready.
+
+        :return: fires as what was called does; but fails with `NoServersAvailable` where the server can't be reached,
+            or the connection goes.
+        """
+        return self.when_ready().addCallback(call).addErrback(self._unreachable)
 
     def _unreachable(self, failure: Failure) -> Failure:
         if failure.check(NoServersAvailable, ServerError, ClientStopped, CancelledError):
