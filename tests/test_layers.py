@@ -24,6 +24,9 @@ ROOMS = [
     "client_protocol",
     "servers",
     "service",
+    "admin_text",
+    "admin_protocol",
+    "admin",
     "dispatcher",
     "streams",
     "client",
@@ -49,7 +52,7 @@ ROOMS = [
 ]
 """From the top of the house down. A package's name stands for what it re-exports."""
 
-NO_TWISTED = {"errors", "packets", "checks", "testing.jobs", "testing.splitter"}
+NO_TWISTED = {"errors", "packets", "checks", "admin_text", "testing.jobs", "testing.splitter"}
 
 PACKAGE = Path(txgearman.__file__).parent
 

@@ -1,5 +1,7 @@
-"""A Gearman client and worker for Twisted. See `GearmanClient` and `GearmanWorker`."""
+"""A Gearman client and worker for Twisted. See `GearmanClient`, `GearmanWorker` and `GearmanAdmin`."""
 
+from .admin import UNKNOWN_FUNCTION, Answers, GearmanAdmin
+from .admin_text import FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
 from .client import GearmanClient
 from .client_protocol import GearmanClientFactory, GearmanClientProtocol
 from .errors import (
@@ -29,7 +31,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "UNANSWERED",
+    "UNKNOWN_FUNCTION",
+    "Answers",
     "ClientStopped",
+    "FunctionStatus",
+    "GearmanAdmin",
     "GearmanClient",
     "GearmanClientFactory",
     "GearmanClientProtocol",
@@ -39,9 +45,11 @@ __all__ = [
     "JobEnded",
     "JobFailed",
     "JobHandle",
+    "JobInfo",
     "JobStatus",
     "NoServersAvailable",
     "Priority",
+    "PriorityStatus",
     "ProtocolError",
     "ServerError",
     "ServerInfo",
@@ -55,4 +63,5 @@ __all__ = [
     "TaskLost",
     "TaskRejected",
     "TaskTimedOut",
+    "WorkerInfo",
 ]

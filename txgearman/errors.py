@@ -4,7 +4,7 @@
 
     GearmanError
     ├── ProtocolError            the server sent what is not Gearman, or more than max_packet_size
-    ├── ServerError              an ERROR packet: .code, .text
+    ├── ServerError              an ERROR packet, or an ERR in the text protocol: .code, .text
     ├── TLSError                 TLS with a server failed: its certificate, ours, or no TLS at all
     ├── NoServersAvailable       no job server could be reached: .reasons, one per server
     ├── ClientStopped            the client was stopped
@@ -61,9 +61,10 @@ class ProtocolError(GearmanError):
 
 
 class ServerError(GearmanError):
-    """The server answered a request with an ERROR packet.
+    """The server answered a request with an ERROR packet, or a command of the text protocol with ERR.
 
     :ivar code: the server's word for it, such as ``"UNKNOWN_OPTION"``; geard sends numbers (GEARMAN.md C3).
+        ``"ERR"`` where the text protocol has none.
     :ivar text: its explanation; may be empty.
     """
 
