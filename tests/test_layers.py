@@ -49,6 +49,21 @@ ROOMS = [
     "testing",
     "testing.pytest_plugin",
     "testing.__main__",
+    "cli",
+    "cli.exits",
+    "cli.options",
+    "cli.terminal",
+    "cli.running",
+    "cli.tables",
+    "cli.progress",
+    "cli.asking",
+    "cli.submitting",
+    "cli.working",
+    "cli.topping",
+    "cli.serving",
+    "cli.measuring",
+    "cli.commands",
+    "__main__",
 ]
 """From the top of the house down. A package's name stands for what it re-exports."""
 

@@ -1,0 +1,23 @@
+"""``python -m txgearman``, and the ``txgearman`` command: what needs the extra ``cli`` is imported here only."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command."""
+    try:
+        from .cli.commands import cli
+    except ImportError as error:
+        if error.name != "click":
+            raise
+        print("txgearman: the command needs the extra 'cli': python -m pip install 'txgearman[cli]'", file=sys.stderr)
+        sys.exit(2)
+    cli(prog_name="txgearman")
+
+
+if __name__ == "__main__":
+    main()
