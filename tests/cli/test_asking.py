@@ -14,7 +14,7 @@ from txgearman.cli.exits import Exit
 
 from ..daemons import Geard, Gearmand, free_port
 from ..worker import connect_worker
-from .harness import Started, command, run, tool
+from .harness import Started, command, tool
 
 NAMES = ["plain", "pre\tfixed", "a b", "ünïcödé"]
 
@@ -30,8 +30,7 @@ def busy() -> Iterator[Gearmand]:
 def filled(busy: Gearmand) -> Gearmand:
     for name in NAMES:
         for unique in ("one", "two"):
-            ran = run("submit", "-s", busy.address, "-b", "-u", unique, name, "workload")
-            assert ran.code == 0, ran.err
+            assert tool("gearman", busy.port, "-b", "-f", name, "-u", unique, "-s", "workload").code == 0
     return busy
 
 

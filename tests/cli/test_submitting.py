@@ -44,6 +44,7 @@ class Workers:
         job.send_status(1, 4)
         job.send_data(b"one ")
         job.send_warning(b"careful")
+        job.send_status(3, 4)
         job.send_status(4, 4)
         job.send_data(b"two ")
         return b"three"
@@ -122,7 +123,7 @@ async def test_a_workload_on_the_command_line_may_have_any_bytes_but_nul(there: 
 
 async def test_data_warnings_and_status(there: list[str]) -> None:
     ran = await command("submit", "talk", *there)
-    assert ran == (0, b"one two three", "talk: 1/4\ncareful\ntalk: 4/4\n")
+    assert ran == (0, b"one two three", "talk: 1/4\ncareful\ntalk: 3/4\ntalk: 4/4\n")
 
 
 async def test_quiet_is_without_progress_and_warnings(there: list[str]) -> None:

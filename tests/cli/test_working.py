@@ -12,7 +12,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from txgearman import GearmanAdmin, GearmanClient, Job, TaskException, TaskFailed
+from txgearman import GearmanAdmin, GearmanClient, TaskException, TaskFailed
 from txgearman.cli.exits import Exit
 from txgearman.cli.terminal import in_thread
 
@@ -20,23 +20,7 @@ from ..conftest import Failures
 from ..daemons import Gearmand, free_port
 from .harness import Started, misused, reactor, tool
 
-HERE = __name__
-
-
-def shout(job: Job) -> bytes:
-    """For `test_python_functions_do_jobs`."""
-    return job.workload.upper()
-
-
-class Nested:
-    """As is this one."""
-
-    @staticmethod
-    def reverse(job: Job) -> bytes:
-        return job.workload[::-1]
-
-
-not_callable = 3
+HERE = "tests.cli.jobs"
 
 
 @pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]  # it says nothing of its types
@@ -247,7 +231,7 @@ async def test_python_functions_in_threads_from_the_current_directory(
     [
         (["f"], "say what does the jobs"),
         (["f=nowhere_at_all:x"], "no nowhere_at_all:x"),
-        ([f"f={HERE}:nothing"], "no tests.cli.test_working:nothing"),
+        ([f"f={HERE}:nothing"], "no tests.cli.jobs:nothing"),
         ([f"f={HERE}:not_callable"], "is not callable"),
         (["f=module"], "does not read like package.module:callable"),
         ([f"f={HERE}:shout", "g"], "does not read like FUNCTION=package.module:callable"),

@@ -20,7 +20,7 @@ from .running import first_failure, usage
 from .tables import Table, as_rich, print_table
 from .terminal import Terminal
 
-__all__ = ["Question", "admin_of", "ask", "cancel", "do", "ping"]
+__all__ = ["Question", "admin_of", "ask", "cancel", "do", "ping", "screen", "tell_errors", "with_errors"]
 
 Rows = Callable[[Any], Iterable[tuple[Any, ...]]]
 
@@ -115,15 +115,13 @@ async def ask(terminal: Terminal, name: str, servers: Servers, timeout: float, j
             answers = await call()
             await print_table(terminal, table_of(question, answers), json)
             return tell_errors(terminal, answers.errors)
-        await _watch(terminal, question, call, json, watch)
-    raise AssertionError("it ends by being cancelled")
+        return await _watch(terminal, question, call, json, watch)
 
 
 async def _watch(
     terminal: Terminal, question: Question, call: Callable[[], Deferred[Answers[Any]]], json: bool, seconds: float
-) -> None:
-    live = _live(terminal) if terminal.shows_output and not json else None
-    with live or nullcontext():
+) -> Exit:
+    with screen(terminal, wanted=not json) as live:
         while True:
             answers = await call()
             table = table_of(question, answers)
@@ -135,7 +133,10 @@ async def _watch(
             await deferLater(terminal.reactor, seconds)
 
 
-def _live(terminal: Terminal) -> Any:
+def screen(terminal: Terminal, wanted: bool = True) -> Any:
+    """A `rich.live.Live` that has the whole terminal while it is entered; None if the output is shown on none."""
+    if not (wanted and terminal.shows_output):
+        return nullcontext()
     from rich.live import Live
 
     return Live(console=terminal.rich(), auto_refresh=False, screen=True)

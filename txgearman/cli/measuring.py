@@ -95,5 +95,4 @@ async def metrics(terminal: Terminal, servers: Servers, timeout: float, listen: 
         async def page() -> bytes:
             return (await _measure(admin))[0]
 
-        await serve_pages(terminal, listen, "metrics", CONTENT_TYPE_LATEST, page)
-    raise AssertionError("it ends by being cancelled")
+        return await serve_pages(terminal, listen, "/metrics", CONTENT_TYPE_LATEST, page)

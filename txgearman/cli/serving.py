@@ -36,10 +36,14 @@ async def server(terminal: Terminal, port: int, host: str, **options: Any) -> Ex
         address = job_server.listen(port, host)
     try:
         await terminal.write(f"a job server on {address}\n".encode())
-        await Deferred()
+        return await _until_a_signal()
     finally:
         await job_server.close()
-    raise AssertionError("it ends by being cancelled")
+
+
+def _until_a_signal() -> Deferred[Exit]:
+    """It ends by being cancelled."""
+    return Deferred()
 
 
 class _Page(Resource):
@@ -47,12 +51,16 @@ class _Page(Resource):
 
     isLeaf = True  # noqa: N815  # Twisted's name
 
-    def __init__(self, content_type: str, make: Callable[[], Any]) -> None:
+    def __init__(self, path: str, content_type: str, make: Callable[[], Any]) -> None:
         super().__init__()
+        self._path = path
         self._content_type = content_type
         self._make = make
 
     def render_GET(self, request: Request) -> Any:  # noqa: N802  # Twisted's name
+        if request.path != self._path.encode():
+            request.setResponseCode(404)
+            return f"there is {self._path} here, and nothing else\n".encode()
         page = ensureDeferred(self._make())
         request.notifyFinish().addErrback(lambda _: page.cancel())
         page.addCallbacks(self._made, self._failed, callbackArgs=(request,), errbackArgs=(request,))
@@ -70,21 +78,20 @@ class _Page(Resource):
             request.finish()
 
 
-async def serve_pages(terminal: Terminal, address: str, path: str, content_type: str, make: Callable[[], Any]) -> None:
+async def serve_pages(terminal: Terminal, address: str, path: str, content_type: str, make: Callable[[], Any]) -> Exit:
     """Serve one page over HTTP, until a signal.
 
     :param address: ``port`` or ``host:port``; 127.0.0.1 unless it says otherwise.
     :param make: a coroutine function that comes to its bytes.
     """
-    root = Resource()
-    root.putChild(path.encode(), _Page(content_type, make))
+    site = Site(_Page(path, content_type, make))
     host, _, port = address.rpartition(":")
     with usage(), _may_listen():
         listening = terminal.reactor.listenTCP(
-            int(port), Site(root), interface=(host or "127.0.0.1").removeprefix("[").removesuffix("]")
+            int(port), site, interface=(host or "127.0.0.1").removeprefix("[").removesuffix("]")
         )
     try:
-        await terminal.write(f"http://{host or '127.0.0.1'}:{listening.getHost().port}/{path}\n".encode())
-        await Deferred()
+        await terminal.write(f"http://{host or '127.0.0.1'}:{listening.getHost().port}{path}\n".encode())
+        return await _until_a_signal()
     finally:
         await listening.stopListening()

@@ -118,9 +118,6 @@ class _Text(io.TextIOBase):
     def isatty(self) -> bool:
         return os.isatty(self._descriptor)
 
-    def fileno(self) -> int:
-        return self._descriptor
-
 
 def _takes_some(descriptor: int) -> bool:
     """Whether ``PIPE_BUF`` bytes can be written to it at once."""

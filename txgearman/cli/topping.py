@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 
 from ..admin import Answers
 from ..admin_text import FunctionStatus
-from .asking import admin_of, with_errors
+from .asking import admin_of, screen, with_errors
 from .exits import Exit
 from .options import Servers
 from .tables import Table, as_rich, print_table
@@ -83,28 +83,18 @@ async def top(terminal: Terminal, servers: Servers, timeout: float, seconds: flo
     history = History()
     looks = 0
     async with admin_of(terminal, servers, timeout) as admin:
-        with _screen(terminal) as screen:
+        with screen(terminal) as live:
             while True:
                 answers = await admin.status()
                 table = history.table(answers, terminal.reactor.seconds())
-                if screen is None:
+                if live is None:
                     await print_table(terminal, table, json=False)
                 else:
-                    screen.update(_drawn(table, answers), refresh=True)
+                    live.update(_drawn(table, answers), refresh=True)
                 looks += 1
                 if looks == count:
                     return Exit.DONE
                 await deferLater(terminal.reactor, seconds)
-
-
-def _screen(terminal: Terminal) -> Any:
-    if not terminal.shows_output:
-        from contextlib import nullcontext
-
-        return nullcontext()
-    from rich.live import Live
-
-    return Live(console=terminal.rich(), auto_refresh=False, screen=True)
 
 
 def _drawn(table: Table, answers: Answers[tuple[FunctionStatus, ...]]) -> Any:
