@@ -22,7 +22,7 @@ def test_functions_of_all_servers_are_added_up_the_busiest_first() -> None:
     a = [FunctionStatus(b"idle", 0, 0, 3), FunctionStatus(b"busy", 5, 2, 2)]
     b = [FunctionStatus(b"busy", 10, 1, 1), FunctionStatus(b"also idle", 0, 0, 0)]
     table = History().table(answers(a=a, b=b), now=0.0)
-    assert table.columns == ("function", "queued", "running", "workers", "per second")
+    assert table.columns == ("function", "queued", "running", "workers", "change/s")
     assert table.rows == [(b"busy", 12, 3, 3, None), (b"also idle", 0, 0, 0, None), (b"idle", 0, 0, 3, None)]
 
 

@@ -415,7 +415,7 @@ def ping(servers: Servers, count: int, interval: float) -> None:
 def top(servers: Servers, timeout: float, interval: float, count: int | None) -> None:
     """Watch all servers: what each has to do, and the functions of all together, the busiest first.
 
-    "per second" is by how much a function's jobs, queued and running, have become more since the look before, or fewer.
+    "change/s" is by how much a function's jobs, queued and running, have become more since the look before, or fewer.
     Ctrl-C ends it.
 
     \b

@@ -69,6 +69,7 @@ class Bar(AbstractContextManager["Bar"]):
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._bar: Any = None
+        self._up = False
         self._shown: Any = None
         self._shown_at = 0.0
 
@@ -78,8 +79,7 @@ class Bar(AbstractContextManager["Bar"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self.clear()
 
     def status(self, task: Task, numerator: int, denominator: int) -> None:
         bar = self._visible()
@@ -99,9 +99,9 @@ class Bar(AbstractContextManager["Bar"]):
             bar.refresh()
 
     def clear(self) -> None:
-        if self._bar is not None:
+        if self._up:
+            self._up = False
             self._bar.stop()
-            self._bar = None
 
     def _visible(self) -> Any:
         if self._bar is None:
@@ -117,6 +117,8 @@ class Bar(AbstractContextManager["Bar"]):
                 transient=True,
             )
             self._shown = self._bar.add_task("", total=None)
+        if not self._up:
+            self._up = True
             self._bar.start()
         return self._bar
 

@@ -18,7 +18,7 @@ from .terminal import Terminal
 
 __all__ = ["History", "top"]
 
-COLUMNS = ("function", "queued", "running", "workers", "per second")
+COLUMNS = ("function", "queued", "running", "workers", "change/s")
 
 
 @dataclass
