@@ -1204,3 +1204,35 @@ def test_results_are_gone_through_as_they_come() -> None:
         job.complete(job.workload)
     assert outcome(used) == [b"1", b"2", b"half of 3", b"3"]
     house.stop()
+
+
+def test_p9_a_cancel_may_have_the_server_drop_the_job() -> None:
+    server = MemoryJobServer()
+    client = server.client()
+    task = client.add_task("work", b"abc", drop_on_cancel=True)
+    server.advance()
+    assert loads(server) == [b"abc"]
+    handle = server.result_of(client.add_task_bg("work", b"def"))
+    assert server.result_of(client.cancel_job(handle)) is None
+    task.addErrback(lambda _: None)
+    task.cancel()
+    server.advance()
+    assert not server.queued("work")
+    server.close()
+
+
+def test_p9_a_job_that_can_not_be_dropped_is_let_go() -> None:
+    """Its server is none of the client's any more; or there is no such server at all."""
+    server, other = MemoryJobServer(), MemoryJobServer()
+    client = server.client()
+    task = client.add_task("work", drop_on_cancel=True)
+    server.advance()
+    client.job_servers = [other.endpoint()]
+    task.cancel()
+    assert isinstance(outcome(task), CancelledError)
+    handle = JobHandle(client.servers[0].address, b"H:memory:1")
+    server.result_of(client.stopService())
+    assert isinstance(outcome(client.cancel_job(handle)), ClientStopped)
+    with pytest.raises(ValueError, match="none of the job servers here"):
+        client.cancel_job(JobHandle("elsewhere:4730", b"H:memory:1"))
+    server.close()

@@ -1740,3 +1740,30 @@ def test_a_held_task_is_not_asked_after() -> None:
     net.link.release(told.task)
     net.wait(12)
     assert net.asked() == [H1]
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+def test_p9_whoever_drops_the_job_of_a_cancelled_task_is_told_its_handle(background: bool, late: bool) -> None:
+    """Once it is there: at the cancel, or at the JOB_CREATED after it. Not after the end, and not twice."""
+    net = Net()
+    dropped: list[JobHandle] = []
+    told = [net.submit(background=background) for _ in range(2)]
+    for each in told:
+        each.task.drop = dropped.append
+    if not late:
+        net.server.send(created(H1))
+    told[0].deferred.cancel()
+    told[1].deferred.cancel()
+    assert dropped == ([] if late or background else [JobHandle("server", H1)])
+    net.server.send(*[created(H1)] * late, created(H2))
+    assert dropped == [JobHandle("server", handle) for handle in (H1, H2)[background and not late :]]
+
+
+def test_p9_the_job_of_a_task_that_shares_it_is_dropped() -> None:
+    net = Net()
+    dropped: list[JobHandle] = []
+    told = net.share(2)
+    told[1].task.drop = dropped.append
+    told[1].deferred.cancel()
+    assert dropped == [JobHandle("server", H1)]

@@ -27,6 +27,7 @@ ROOMS = [
     "admin_text",
     "admin_protocol",
     "admin",
+    "canceller",
     "dispatcher",
     "streams",
     "client",

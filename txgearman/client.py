@@ -7,8 +7,10 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, 
 from functools import partial
 from typing import Any
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults, inlineCallbacks
+from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, inlineCallbacks
+from twisted.logger import Logger
 
+from .canceller import Canceller
 from .checks import check_count, positive_seconds
 from .client_protocol import GearmanClientFactory, whole_number
 from .dispatcher import Dispatcher
@@ -32,6 +34,8 @@ from .tls import TLSOptions
 
 __all__ = ["GearmanClient"]
 
+_log = Logger()
+
 
 class GearmanClient(GearmanService):
     """Has jobs done by the workers of one or more job servers.
@@ -54,7 +58,7 @@ class GearmanClient(GearmanService):
     **What a Deferred means.** Each fires exactly once. Once a task is written to a server, a connection that goes
     fails it with `TaskLost`, and so does a server that has forgotten its job; it is submitted again only where
     ``retries`` says so. ``cancel()`` means letting go: a task that was not written is never sent; of one that was,
-    nothing more is heard, but its job may still run.
+    nothing more is heard, but its job may still run (unless ``drop_on_cancel`` has the server drop it in time).
 
     **Retries.** A foreground task with ``retries=n`` is submitted up to n times more, after a rest of 0.5, 1, 2 ... 30
     seconds, to the next server in rank, or else to another one. That is so after `TaskLost`, `TaskFailed`,
@@ -113,6 +117,7 @@ class GearmanClient(GearmanService):
             job_servers, self._reactor, make_factory, self._servers_changed, connect_timeout, tls
         )
         self._dispatcher = Dispatcher(self._reactor, self._servers, server_wait, max_in_flight)
+        self._canceller = Canceller(self._reactor, limits)
         self._stopped = False
 
     @property
@@ -144,6 +149,7 @@ class GearmanClient(GearmanService):
         priority: Priority = Priority.NORMAL,
         timeout: float | None = None,
         retries: int = 0,
+        drop_on_cancel: bool = False,
         on_created: Callable[[Task], object] | None = None,
         on_data: Callable[[Task, bytes], object] | None = None,
         on_warning: Callable[[Task, bytes], object] | None = None,
@@ -160,7 +166,8 @@ class GearmanClient(GearmanService):
 
         :return: fires with the result. Fails with `TaskFailed`, `TaskException`, `TaskRejected`, `TaskLost`,
             `TaskTimedOut`, `NoServersAvailable` or `ClientStopped`. Cancelled before the task was written, it is never
-            sent; after that, the job may still run, and nothing more is heard of it.
+            sent; after that, the job may still run, and nothing more is heard of it. With `drop_on_cancel`, the server
+            is asked to drop it.
         :raises TypeError, ValueError: for what can't be sent; nothing is.
         """
         return self.submit(
@@ -171,6 +178,7 @@ class GearmanClient(GearmanService):
                 priority=priority,
                 timeout=timeout,
                 retries=retries,
+                drop_on_cancel=drop_on_cancel,
                 on_created=on_created,
                 on_data=on_data,
                 on_warning=on_warning,
@@ -230,6 +238,8 @@ class GearmanClient(GearmanService):
         self._check_size(task)
         if not self._servers.started:
             self._use()
+        if task.drop_on_cancel:
+            task.drop = self._drop
         return self._dispatcher.submit(task, self._prefix)
 
     def _check_size(self, task: Task) -> None:
@@ -237,6 +247,29 @@ class GearmanClient(GearmanService):
         most = self._limits.max_packet_size
         if size > most:
             raise ValueError(f"workload must have max_packet_size={most} bytes at most, not {size}")
+
+    def _drop(self, handle: JobHandle) -> None:
+        """A task with `drop_on_cancel` was let go."""
+        try:
+            dropped = self.cancel_job(handle)
+        except ValueError as error:  # its server is none of ours any more
+            dropped = fail(error)
+        dropped.addErrback(lambda failure: _log.info("{job} is not dropped: {why}", job=handle, why=failure.value))
+
+    def cancel_job(self, handle: JobHandle) -> Deferred[None]:
+        """Ask the server that has a job to drop it. A connection of its own is made for that.
+
+        gearmand fails the job's tasks, here and anywhere, and drops it if it is queued. If it runs, the worker is not
+        told. Until a worker has asked for it, gearmand loses a new job of the same function and unique (GEARMAN.md H2).
+        geard only drops queued jobs, and does not tell those who wait (H5); perl's server can't.
+
+        :return: fires when the server has done so. Fails with `ServerError`, whose code is ``"UNKNOWN_JOB"`` if the
+            server has no such job; with `NoServersAvailable`, or `ClientStopped`. Cancelled, it only stops waiting.
+        :raises ValueError: the handle names a server that is none of this client's, or can't be sent.
+        """
+        _check_handle(handle)
+        server = self._servers.by_address(handle.server)
+        return self._canceller.cancel(server, handle.handle) if self._use() else fail(ClientStopped())
 
     def map(
         self,
@@ -301,8 +334,7 @@ class GearmanClient(GearmanService):
             goes away before it answers; with `ServerError` if it refuses; with `ClientStopped`.
         :raises ValueError: the handle names a server that is none of this client's, or is longer than any server's.
         """
-        if not isinstance(handle, JobHandle):
-            raise TypeError(f"handle must be a JobHandle, not {type(handle).__name__}; see JobHandle.from_string()")
+        _check_handle(handle)
         name = name_bytes("handle", handle.handle, MAX_HANDLE)
         if not name:
             raise ValueError("handle must not be empty")
@@ -408,7 +440,8 @@ class GearmanClient(GearmanService):
         """
         super().stopService()
         self._stopped = True
-        return self._dispatcher.stop()
+        closed = self._canceller.stop()
+        return self._dispatcher.stop().addCallback(lambda _: closed)
 
     def drain(self) -> Deferred[None]:
         """Await the outcome of every task, those submitted meanwhile too.
@@ -422,3 +455,8 @@ class GearmanClient(GearmanService):
         if not (self._servers.started or self._stopped):
             self._servers.start()
         return self._servers.started
+
+
+def _check_handle(handle: JobHandle) -> None:
+    if not isinstance(handle, JobHandle):
+        raise TypeError(f"handle must be a JobHandle, not {type(handle).__name__}; see JobHandle.from_string()")

@@ -43,7 +43,7 @@ from .packets import (
     WORK_WARNING,
     PacketType,
 )
-from .tasks import MAX_HANDLE, Task, TaskQueue
+from .tasks import MAX_HANDLE, JobHandle, Task, TaskQueue
 
 __all__ = ["GearmanClientFactory", "GearmanClientProtocol", "whole_number"]
 
@@ -66,15 +66,22 @@ _MOST_ENDED: Final = 1000  # failed jobs of a connection to remember, for those 
 class Forgotten:
     """Stands in the place of a task that was let go, and keeps of it only what tells its job from others."""
 
-    __slots__ = ("background", "key")
+    __slots__ = ("background", "drop", "key")
     answer: ClassVar[PacketType] = JOB_CREATED
 
-    def __init__(self, key: tuple[bytes, bytes], background: bool = False) -> None:
+    def __init__(
+        self,
+        key: tuple[bytes, bytes],
+        background: bool = False,
+        drop: Callable[[JobHandle], object] | None = None,
+    ) -> None:
         """
         :param key: function and unique.
+        :param drop: is to be told the job's handle.
         """
         self.key = key
         self.background = background
+        self.drop = drop
 
 
 def _key(task: Task | Forgotten) -> tuple[bytes, bytes]:
@@ -231,13 +238,15 @@ class GearmanClientProtocol(GearmanProtocol):
         self.in_flight -= 1
         self._held.discard(task)
         if not task.job_handle:
-            self._outstanding[task.place] = Forgotten(_key(task), task.background)
+            self._outstanding[task.place] = Forgotten(_key(task), task.background, task.drop)
         else:
             job = self._jobs[task.job_handle]
             if isinstance(job, SharedJob):
                 job.let_go(task)
             else:
                 self._jobs[task.job_handle] = Forgotten(_key(task))
+            if task.drop is not None:
+                task.drop(JobHandle(self.factory.name, task.job_handle))
         self.check_idle()
 
     # Tasks whose caller can take no more data for now.
@@ -290,8 +299,11 @@ class GearmanClientProtocol(GearmanProtocol):
     def request_succeeded(self, request: Any, arguments: list[bytes]) -> None:
         if not isinstance(request, Forgotten):
             super().request_succeeded(request, arguments)
-        elif not request.background:
-            self._join(arguments[0], request)
+        else:
+            if not request.background:
+                self._join(arguments[0], request)
+            if request.drop is not None:
+                request.drop(JobHandle(self.factory.name, arguments[0]))
 
     def request_refused(self, request: Any, code: str, text: str) -> None:
         if isinstance(request, Task):

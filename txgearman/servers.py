@@ -178,6 +178,10 @@ class JobServer:
         self._factory: GearmanFactory | None = None
         self._key = blake2b(address.encode()).digest()
 
+    def another(self, make_factory: MakeFactory) -> JobServer:
+        """The same server, for another connection."""
+        return JobServer(self.address, self._endpoint, make_factory, lambda: None)
+
     def start(self) -> None:
         """Connect, and keep connected."""
         self.refused = False

@@ -223,6 +223,8 @@ class Task:
         `TaskTimedOut`. As with a cancel, its job may still run.
     :param retries: how often a foreground task that failed is submitted again: see `GearmanClient`. Its job may then be
         done more than once, or in part more than once.
+    :param drop_on_cancel: where the task is let go, by a cancel or its timeout, a `GearmanClient` asks the server to
+        drop the job, as `GearmanClient.cancel_job` does; others that wait for the same job lose it, too.
     :param on_created: ``(task)``: the server has the job; ``task.handle`` is set. Comes again with each retry.
     :param on_data: ``(task, data)``: a part of the result, or whatever the function means by WORK_DATA.
     :param on_warning: ``(task, data)``.
@@ -243,6 +245,8 @@ class Task:
         "at",
         "attempt",
         "background",
+        "drop",
+        "drop_on_cancel",
         "function",
         "holder",
         "job_handle",
@@ -278,6 +282,7 @@ class Task:
         at: datetime.datetime | float | None = None,
         timeout: float | None = None,
         retries: int = 0,
+        drop_on_cancel: bool = False,
         on_created: Callable[[Task], object] | None = None,
         on_data: Callable[[Task, bytes], object] | None = None,
         on_warning: Callable[[Task, bytes], object] | None = None,
@@ -299,6 +304,9 @@ class Task:
         self.at = None if at is None else _epoch(at)
         self.timeout = None if timeout is None else positive_seconds("timeout", timeout)
         self.retries = check_count("retries", retries, 0)
+        self.drop_on_cancel = drop_on_cancel
+        self.drop: Callable[[JobHandle], object] | None = None
+        """Drops the job of the task once it is let go, if somebody can and wants to."""
         self.on_created = on_created
         self.on_data = on_data
         self.on_warning = on_warning
