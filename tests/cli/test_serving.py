@@ -61,6 +61,7 @@ async def test_it_is_a_job_server() -> None:
     assert (await started.end(signal.SIGTERM)).code == 128 + signal.SIGTERM
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Twisted 22.4 leaves the socket open
 async def test_a_port_that_is_taken_is_told(gearmand: Gearmand) -> None:
     for arguments in (["server", "-p", str(gearmand.port)], ["metrics", "--listen", str(gearmand.port)]):
         ran = await command(*arguments)
