@@ -20,7 +20,9 @@ from txgearman.cli import running
 from txgearman.cli.exits import Exit, exit_of
 from txgearman.cli.running import LogLines, Run, run
 from txgearman.cli.terminal import Terminal, in_thread
+from txgearman.packets import CAN_DO, GRAB_JOB, NO_JOB
 
+from ..contract.harness import SocketPeer
 from ..daemons import Gearmand, free_port
 from . import harness
 from .harness import ROOT, interrupted, parsed, process, reactor
@@ -53,6 +55,15 @@ def until_running(server: Gearmand, function: str, count: int) -> None:
     ):
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def has_no_job(server: Gearmand, function: str) -> bool:
+    """Whether a worker of the function gets none: gearmand has dropped those that nobody waits for."""
+    worker = SocketPeer(server.port)
+    worker.send(CAN_DO.request(function.encode()))
+    answer = worker.ask(GRAB_JOB.request())
+    worker.close()
+    return answer == (NO_JOB, [])
 
 
 # Exit codes, of real processes.
@@ -88,6 +99,7 @@ def test_130_a_signal_ends_it(server: Gearmand, number: int) -> None:
             time.sleep(0.01)
         ran = interrupted(started, number)
     assert ran == (128 + number, b"", "")
+    assert has_no_job(server, name)
 
 
 def test_a_second_signal_ends_it_at_once(there: list[str], server: Gearmand) -> None:

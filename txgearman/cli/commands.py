@@ -80,11 +80,12 @@ def _run(main: Any, *arguments: Any, loudness: int = 0, **options: Any) -> None:
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings; errors only.")
 def submit(function: str, workload: str | None, servers: Servers, **options: Any) -> None:
-    """Have a job done, and write its result to the standard output.
+    """Have a job done, and write its result.
 
-    WORKLOAD is what the worker gets; "-" takes it from the standard input, and without one it is empty. Data that the
-    worker sends is written as it comes, its warnings go to the standard error output, and so does its progress: as a
-    bar on a terminal, as lines elsewhere. Nothing is added to the result (but an end of line, on a terminal).
+    It goes to the standard output. WORKLOAD is what the worker gets; "-" takes it from the standard input, and without
+    one it is empty. Data that the worker sends is written as it comes, its warnings go to the standard error output,
+    and so does its progress: as a bar on a terminal, as lines elsewhere. Nothing is added to the result (but an end of
+    line, on a terminal).
 
     With --lines, each line of the standard input is a workload, without its end, and each result gets a line, in the
     same order. A job that fails leaves an empty line; what has become of it is told on the standard error output, and
@@ -227,7 +228,9 @@ def status(priority: bool, **options: Any) -> None:
 @_timeout
 @click.option("--all", "everything", is_flag=True, help="All connections; else those that offer something.")
 def workers(everything: bool, **options: Any) -> None:
-    """Show workers: the connection's number, its address, its id, and the functions that it offers.
+    """Show workers.
+
+    Its columns are the number of the connection, its address, its id, and the functions that it offers.
 
     \b
     Example:
@@ -242,8 +245,10 @@ def workers(everything: bool, **options: Any) -> None:
 @_timeout
 @click.option("--unique", is_flag=True, help="The jobs' uniques instead.")
 def jobs(unique: bool, **options: Any) -> None:
-    """Show jobs: the handle, how often a worker was lost with it, whether it will be dropped because nobody waits for
-    it, and whether it is in the queue store, as background jobs are. gearmand alone tells this.
+    """Show jobs.
+
+    Its columns are the handle, how often a worker was lost with the job, whether it will be dropped because nobody
+    waits for it, and whether it is in the queue store, as background jobs are. gearmand alone tells this.
 
     \b
     Example:
@@ -271,7 +276,9 @@ def version(**options: Any) -> None:
 @output_options
 @_timeout
 def pid(**options: Any) -> None:
-    """Show the number of the servers' process. gearmand alone tells this.
+    """Show the number of the servers' process.
+
+    gearmand alone tells this.
 
     \b
     Example:
@@ -285,7 +292,9 @@ def pid(**options: Any) -> None:
 @output_options
 @_timeout
 def verbosity(**options: Any) -> None:
-    """Show what the servers write to their log. gearmand alone tells this.
+    """Show what the servers write to their log.
+
+    gearmand alone tells this.
 
     \b
     Example:
@@ -346,7 +355,9 @@ def maxqueue(function: str, limit: int, high: int | None, low: int | None, serve
 @_timeout
 @click.argument("function")
 def create(function: str, servers: Servers, timeout: float) -> None:
-    """Make a function known before it has a worker or a job. gearmand alone can do this.
+    """Make a function known.
+
+    A server has it before there is a worker or a job then. gearmand alone can do this.
 
     \b
     Example:
@@ -362,9 +373,9 @@ def create(function: str, servers: Servers, timeout: float) -> None:
 @_timeout
 @click.argument("function")
 def drop(function: str, servers: Servers, timeout: float) -> None:
-    """Make the servers forget a function that has no workers, and its jobs. gearmand alone can do this.
+    """Make the servers forget a function and its jobs.
 
-    Whoever waits for these jobs is not told by the server.
+    It must have no workers. Whoever waits for these jobs is not told by the server. gearmand alone can do this.
 
     \b
     Example:
@@ -380,7 +391,9 @@ def drop(function: str, servers: Servers, timeout: float) -> None:
 @_timeout
 @click.option("--graceful", is_flag=True, help="Let jobs that run come to their end.")
 def shutdown(graceful: bool, servers: Servers, timeout: float) -> None:
-    """Have the servers end. Perl's server does so; gearmand refuses (send it SIGTERM, or SIGUSR1 to be graceful).
+    """Have the servers end.
+
+    Perl's server does so; gearmand refuses (send it SIGTERM, or SIGUSR1 to be graceful).
 
     \b
     Example:
@@ -396,7 +409,9 @@ def shutdown(graceful: bool, servers: Servers, timeout: float) -> None:
 @click.option("-c", "--count", type=click.IntRange(1), default=1, show_default=True, help="How many times.")
 @click.option("-i", "--interval", type=SECONDS, default=1.0, show_default=True, help="Seconds between them.")
 def ping(servers: Servers, count: int, interval: float) -> None:
-    """Make a round trip to each server, and show what it took.
+    """Make a round trip to each server.
+
+    What it took is shown; a server that can't be reached is told on the standard error output.
 
     \b
     Example:
@@ -413,8 +428,9 @@ def ping(servers: Servers, count: int, interval: float) -> None:
 @click.option("-i", "--interval", type=SECONDS, default=2.0, show_default=True, help="Seconds between two looks.")
 @click.option("-c", "--count", type=click.IntRange(1), help="End after so many looks.")
 def top(servers: Servers, timeout: float, interval: float, count: int | None) -> None:
-    """Watch all servers: what each has to do, and the functions of all together, the busiest first.
+    """Watch all servers, live.
 
+    What each has to do is told, and the functions of all servers together, the busiest first.
     "change/s" is by how much a function's jobs, queued and running, have become more since the look before, or fewer.
     Ctrl-C ends it.
 
