@@ -56,7 +56,7 @@ class Terminal:
             if _takes_some(self._stdout):
                 written = os.write(self._stdout, rest[: select.PIPE_BUF])
             else:
-                written = await in_thread(self.reactor, os.write, self._stdout, rest)
+                written = await in_thread(self.reactor, _write_some, self._stdout, rest)
             rest = rest[written:]
 
     def say(self, text: str) -> None:
@@ -83,7 +83,7 @@ class Terminal:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The standard input, piece by piece; a piece is read when it is asked for."""
-        while chunk := await in_thread(self.reactor, os.read, self._stdin, READ_SIZE):
+        while chunk := await in_thread(self.reactor, _read_some, self._stdin):
             yield chunk
 
     async def read(self) -> bytes:
@@ -127,7 +127,28 @@ def _takes_some(descriptor: int) -> bool:
 def _write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
-        rest = rest[os.write(descriptor, rest) :]
+        rest = rest[_write_some(descriptor, rest) :]
+
+
+# Whoever started this may have made its input and output non-blocking, for itself as well.
+
+
+def _write_some(descriptor: int, data: memoryview) -> int:
+    """Write what can be written; wait until that is something."""
+    while True:
+        try:
+            return os.write(descriptor, data)
+        except BlockingIOError:
+            select.select([], [descriptor], [])
+
+
+def _read_some(descriptor: int) -> bytes:
+    """Read what can be read; wait until there is something, or the end."""
+    while True:
+        try:
+            return os.read(descriptor, READ_SIZE)
+        except BlockingIOError:
+            select.select([descriptor], [], [])
 
 
 def in_thread(reactor: Any, call: Callable[..., T], *arguments: Any) -> Deferred[T]:
