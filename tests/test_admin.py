@@ -298,6 +298,23 @@ def test_it_starts_anew_after_a_stop() -> None:
     admin.stopService()
 
 
+def test_job_servers_may_change() -> None:
+    """A server that leaves gives its answer before it is disconnected."""
+    clock, endpoint, admin = memory()
+    told = outcome(admin.version())
+    other = MemoryEndpoint(clock)
+    admin.job_servers = [other]
+    assert admin.job_servers == [other]
+    after = outcome(admin.version())
+    endpoint.server.send(b"OK old\n", ANSWERED)
+    other.server.send(b"OK new\n", ANSWERED)
+    assert (told[0].results, after[0].results) == ({"endpoint:0": "old"}, {"endpoint:1": "new"})
+    clock.advance(0)
+    assert endpoint.server.transport.lost
+    assert not other.server.transport.lost
+    admin.stopService()
+
+
 def test_p9_a_cancelled_call_is_forgotten() -> None:
     _, endpoint, admin = memory()
     call = admin.version()

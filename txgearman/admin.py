@@ -109,6 +109,15 @@ class GearmanAdmin(GearmanService):
         self._servers = JobServers(job_servers, self._reactor, make_factory, lambda: None, connect_timeout)
         self._stopped = False
 
+    @property
+    def job_servers(self) -> list[Address]:
+        """The addresses of the job servers. Others may be set at any time, as with `GearmanClient.job_servers`."""
+        return list(self._servers.addresses)
+
+    @job_servers.setter
+    def job_servers(self, job_servers: Iterable[Address]) -> None:
+        self._servers.change(job_servers)
+
     # Questions.
 
     def status(self) -> Deferred[Answers[tuple[FunctionStatus, ...]]]:
@@ -223,12 +232,13 @@ class GearmanAdmin(GearmanService):
     def _each(self, call: Callable[[JobServer], Deferred[T]]) -> Generator[Deferred[Any], Any, Answers[T]]:
         if not self._use():
             raise ClientStopped()
-        outcomes = [call(server).addErrback(_keep) for server in self._servers]
+        servers = list(self._servers)
+        outcomes = [call(server).addErrback(_keep) for server in servers]
         try:
             told = yield gatherResults(outcomes, consumeErrors=True)
         except FirstError as error:
             error.subFailure.raiseException()
-        answers = dict(zip((server.address for server in self._servers), told, strict=True))
+        answers = dict(zip((server.address for server in servers), told, strict=True))
         errors = {address: answer for address, answer in answers.items() if isinstance(answer, GearmanError)}
         return Answers({address: answer for address, answer in answers.items() if address not in errors}, errors)
 
