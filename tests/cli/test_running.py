@@ -142,6 +142,7 @@ def test_141_an_output_that_is_closed_early(there: list[str], function: str) -> 
         started.stdin = started.stdout = None
 
 
+@pytest.mark.slow
 def test_lines_in_constant_memory(there: list[str], tmp_path: Path) -> None:
     """32 MiB in, 32 MiB out: the process does not grow with it."""
     source, result = tmp_path / "in", tmp_path / "out"

@@ -194,7 +194,9 @@ async def test_a_stop_lets_jobs_end(gearmand: Gearmand, client: GearmanClient, t
     await deferLater(reactor, 0.05)
     go.touch()
     assert await task == b"done\n"
-    assert (await worker.end()).code == 130
+    ran = await worker.end()
+    assert ran.code == 130
+    assert "jobs that are let end: 1;" in ran.err
 
 
 async def test_a_prefix_and_an_id(gearmand: Gearmand, client: GearmanClient) -> None:

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import click
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
 
 from ..errors import JobEnded, JobFailed
 from ..jobs import Job
@@ -25,7 +26,7 @@ from .terminal import Terminal, in_thread
 
 __all__ = ["Command", "Offer", "find", "work"]
 
-READ_SIZE = 64 * 1024
+_log = Logger()
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,12 @@ async def work(terminal: Terminal, offer: Offer) -> Exit:
                 name, counter.counted(function), timeout=offer.timeout, threaded=offer.threaded, max_jobs=None
             )
     async with worker:
-        await counter.reached
+        try:
+            await counter.reached
+        finally:
+            running = sum(server.in_flight for server in worker.servers)
+            if running:
+                _log.info("jobs that are let end: {running}; another signal ends them at once", running=running)
     return Exit.DONE
 
 
