@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -381,10 +382,30 @@ async def test_lines_stop_where_there_is_no_server() -> None:
     assert len(ran.err.splitlines()) == 1
 
 
-async def test_lines_show_their_count_on_a_terminal(there: list[str]) -> None:
-    ran = await command("submit", "-n", "reverse", *there, stdin=b"ab\n" * 3, terminal=True)
-    assert ran.out.count(b"ba\n") == 3
+async def test_lines_show_their_count_on_a_terminal(there: list[str], tmp_path: Path) -> None:
+    """But not among the results, if they are shown there, too."""
+    with (tmp_path / "out").open("wb") as file:
+        arguments = ["submit", "-n", "reverse", *there]
+        ran = await Started(*arguments, stdin=b"ab\n" * 3, terminal=True, output=file.fileno()).end()
+    assert (tmp_path / "out").read_bytes() == b"ba\n" * 3
     assert b"1 lines" in ran.out
+    assert (await command(*arguments, stdin=b"ab\n" * 3, terminal=True)).out == b"ba\n" * 3
+
+
+async def test_a_typed_line_has_its_answer_and_no_count(there: list[str]) -> None:
+    master, slave = os.openpty()
+    started = Started("submit", "-n", "reverse", *there, pipe=slave, terminal=True)
+    shown = b""
+    for line in (b"ab", b"cd"):
+        os.write(master, line + b"\n")
+        while line[::-1] not in shown:
+            shown += started.shown_so_far()
+            await deferLater(reactor, 0.01)
+    os.write(master, b"\x04")
+    ran = await started.end()
+    assert (ran.code, shown + ran.out) == (0, b"ba\ndc\n")
+    os.close(master)
+    os.close(slave)
 
 
 async def test_the_output_sets_the_pace_of_the_input(there: list[str]) -> None:

@@ -122,15 +122,15 @@ class Batch:
     async def run(self) -> Exit:
         """Write the results, each as a line, in the order of the input."""
         workloads = self._terminal.lines(self._end)
+        counts = not (self._terminal.shows_output or self._terminal.reads_keys)  # else they show it themselves
         done = 0
         results: AsyncGenerator[bytes, None] = map_workloads(self._submit, workloads, self._request.concurrency)
         async with aclosing(results):
             async for result in results:
                 done += 1
-                if self._terminal.shows_output:
-                    self._shown.clear()
                 await self._terminal.write(result + self._end)
-                self._shown.lines(done)
+                if counts:
+                    self._shown.lines(done)
         return first_failure(self._codes)
 
     def _submit(self, workload: bytes) -> Deferred[bytes]:

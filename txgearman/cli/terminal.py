@@ -40,6 +40,11 @@ class Terminal:
         return os.isatty(self._stdout)
 
     @property
+    def reads_keys(self) -> bool:
+        """Whether a person types what is read from the standard input."""
+        return os.isatty(self._stdin)
+
+    @property
     def shows_errors(self) -> bool:
         """Whether a person sees what is written to the standard error output."""
         return os.isatty(self._stderr)
