@@ -228,6 +228,27 @@ def test_a_server_is_found_by_its_address() -> None:
         pool.servers.by_address("host:1")
 
 
+def test_another_connection_to_a_server() -> None:
+    """It has the same name, and is nobody's choice."""
+    pool = Pool().start()
+    changes = pool.changes
+    another = pool.servers.by_address("endpoint:1").another(pool.make_factory)
+    another.start()
+    pool.advance()
+    assert (another.info().state, another.address) == (ServerState.READY, "endpoint:1")
+    assert len(pool.there[1].connections) == 2
+    answered = outcome_of(another.use(lambda link: link.request(GET_STATUS, b"H:x:1", answer=STATUS_RES)))
+    pool.advance()
+    assert answered[0][0] == b"H:x:1"
+    factory = another.detach()
+    assert factory is not None
+    factory.stop(ClientStopped())
+    pool.advance()
+    assert len(pool.there[1].connections) == 1
+    assert pool.changes == changes
+    pool.stop()
+
+
 def test_states_from_start_to_stop() -> None:
     pool = Pool()
     assert pool.states() == [ServerState.STOPPED] * 3
