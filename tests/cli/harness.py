@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -149,6 +149,13 @@ async def command(*arguments: str | bytes, stdin: bytes = b"", terminal: bool = 
     return await Started(*arguments, stdin=stdin, terminal=terminal).end()
 
 
+async def command_of_geard(*arguments: str) -> Ran:
+    """Run a command to its end. A busy machine's geard may close a connection that it has just accepted: then again."""
+    while "closed cleanly" in (ran := await command(*arguments)).err:
+        pass
+    return ran
+
+
 def misused(*arguments: str | bytes) -> str:
     """What is said of a command line that makes no sense."""
     try:
@@ -203,6 +210,10 @@ def tool(name: str, port: int, *arguments: str, stdin: bytes = b"") -> Ran:
     return Ran(ran.returncode, ran.stdout, ran.stderr.decode())
 
 
-def codes(rans: Sequence[Ran]) -> list[int]:
-    """Their exit codes."""
-    return [ran.code for ran in rans]
+def lives(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] != "Z"

@@ -14,7 +14,7 @@ from txgearman.cli.exits import Exit
 
 from ..daemons import Geard, Gearmand, free_port
 from ..worker import connect_worker
-from .harness import Started, command, tool
+from .harness import Started, command, command_of_geard, tool
 
 NAMES = ["plain", "pre\tfixed", "a b", "ünïcödé"]
 
@@ -153,7 +153,7 @@ async def test_a_handle_that_is_none_is_a_usage_error() -> None:
 
 async def test_several_servers_have_a_column_and_an_error_of_their_own(gearmand: Gearmand, geard: Geard) -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    ran = await command("version", "-s", gearmand.address, "-s", nobody, "-s", geard.address)
+    ran = await command_of_geard("version", "-s", gearmand.address, "-s", nobody, "-s", geard.address)
     assert ran.rows[0][0] == gearmand.address
     assert len(ran.rows) == 1
     assert ran.code == Exit.NO_SERVER
@@ -214,7 +214,7 @@ async def test_watch_on_a_terminal_has_the_screen_and_gives_it_back(filled: Gear
 
 
 async def test_ping(gearmand: Gearmand, geard: Geard) -> None:
-    ran = await command("ping", "-c", "2", "-i", "0.01", "-s", gearmand.address, "-s", geard.address)
+    ran = await command_of_geard("ping", "-c", "2", "-i", "0.01", "-s", gearmand.address, "-s", geard.address)
     assert ran.code == 0
     assert [row[0] for row in ran.rows] == [gearmand.address, geard.address] * 2
     assert all(float(row[1].removesuffix(" ms")) > 0 for row in ran.rows)

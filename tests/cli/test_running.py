@@ -17,7 +17,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.selectreactor import SelectReactor
 
-from txgearman.cli import running
+from txgearman.cli import running, terminal
 from txgearman.cli.exits import Exit, exit_of
 from txgearman.cli.running import LogLines, Run, run
 from txgearman.cli.terminal import Terminal, in_thread
@@ -26,7 +26,7 @@ from txgearman.packets import CAN_DO, GRAB_JOB, NO_JOB
 from ..contract.harness import SocketPeer
 from ..daemons import Gearmand, free_port
 from . import harness
-from .harness import ROOT, interrupted, parsed, process, reactor
+from .harness import ROOT, interrupted, lives, parsed, process, reactor
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +46,6 @@ def there(server: Gearmand) -> Iterator[list[str]]:
         process("work", "-q", *option, "--lines", "drip", *endless),
     ):
         yield option
-
-
-def until_running(server: Gearmand, function: str, count: int) -> None:
-    """Wait until so many jobs of a function run."""
-    end = time.monotonic() + harness.PATIENCE
-    while not any(
-        line.startswith(f"{function}\t") and line.split("\t")[2] == str(count) for line in server.admin("status")
-    ):
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def has_no_job(server: Gearmand, function: str) -> bool:
@@ -103,20 +93,24 @@ def test_130_a_signal_ends_it(server: Gearmand, number: int) -> None:
     assert has_no_job(server, name)
 
 
-def test_a_second_signal_ends_it_at_once(there: list[str], server: Gearmand) -> None:
-    """A worker whose job does not end."""
-    with process("work", "-s", server.address, "sleepy", "sleep", "1000") as worker:
+def test_a_second_signal_ends_it_at_once(server: Gearmand, tmp_path: Path) -> None:
+    """A worker whose job does not end; its program is ended with it."""
+    script = f"echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 1000"
+    with process("work", "-s", server.address, "sleepy", "sh", "-c", script) as worker:
         handle = harness.run("submit", "-s", server.address, "-b", "sleepy")
         assert handle.code == 0
-        until_running(server, "sleepy", 1)
+        end = time.monotonic() + harness.PATIENCE
+        while not (tmp_path / "pid").exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
         worker.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
             worker.wait(0.5)
         assert interrupted(worker).code == 130
-    for line in subprocess.run(
-        ["pgrep", "-f", "^sleep 1000$"], capture_output=True, check=False, text=True
-    ).stdout.split():
-        os.kill(int(line), signal.SIGKILL)
+    pid = int((tmp_path / "pid").read_text())
+    end = time.monotonic() + harness.PATIENCE
+    while lives(pid):
+        assert time.monotonic() < end
 
 
 @pytest.mark.parametrize("function", ["drip", "echo"])
@@ -282,8 +276,19 @@ async def wait(_: Terminal) -> int:
 
 def test_the_cursor_of_nobody_need_not_be_shown(tmp_path: Path) -> None:
     with (tmp_path / "err").open("wb") as file:
-        Terminal(reactor, 0, 1, file.fileno()).restore()
+        Terminal(reactor, 0, 1, file.fileno()).leave()
     assert (tmp_path / "err").read_bytes() == b""
+
+
+def test_children_do_not_outlive_an_end_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has ended by itself is no trouble."""
+    gone, lasting = (subprocess.Popen(["sleep", "1000"], start_new_session=True) for _ in range(2))
+    gone.kill()
+    gone.wait()
+    monkeypatch.setattr(terminal, "children", {gone.pid, lasting.pid})
+    with (tmp_path / "err").open("wb") as file:
+        Terminal(reactor, 0, 1, file.fileno()).leave()
+    assert lasting.wait(harness.PATIENCE) == -signal.SIGKILL
 
 
 def test_errors_that_are_expected_have_codes() -> None:

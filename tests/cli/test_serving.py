@@ -23,7 +23,7 @@ from txgearman.cli.serving import _Page
 from txgearman.cli.terminal import in_thread
 
 from ..daemons import Geard, Gearmand, free_port
-from .harness import Started, command, misused, reactor, tool
+from .harness import Started, command, command_of_geard, misused, reactor, tool
 
 
 async def address(started: Started) -> str:
@@ -115,7 +115,7 @@ async def test_metrics_once(busy: Gearmand) -> None:
 async def test_metrics_of_several_servers(busy: Gearmand, geard: Geard) -> None:
     """geard does not tell queues by priority; a server that is down is told as such."""
     nobody = f"127.0.0.1:{free_port()}"
-    ran = await command("metrics", "-s", busy.address, "-s", geard.address, "-s", nobody)
+    ran = await command_of_geard("metrics", "-s", busy.address, "-s", geard.address, "-s", nobody)
     assert ran.code == Exit.NO_SERVER
     assert ran.err.startswith(f"txgearman: {nobody}: ")
     told = samples(ran.out.decode())
@@ -163,7 +163,7 @@ async def test_who_asks_for_metrics_may_leave(monkeypatch: pytest.MonkeyPatch) -
         started = Started("metrics", "--listen", "[::1]:0", "-s", gearmand.address)
         url = await address(started)
         await get(url)
-        gearmand.signal(signal.SIGSTOP)
+        gearmand.stall()
         cancelled = len(CANCELLED)
         with socket.create_connection(("::1", int(re.findall(r"\d+", url)[1]))) as leaving:
             leaving.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")

@@ -18,7 +18,7 @@ from txgearman.cli.terminal import in_thread
 
 from ..conftest import Failures
 from ..daemons import Gearmand, free_port
-from .harness import Started, misused, reactor, tool
+from .harness import Started, lives, misused, reactor, tool
 
 HERE = "tests.cli.jobs"
 
@@ -138,7 +138,8 @@ async def test_a_job_that_takes_too_long_is_ended_with_its_children(
     worker = Work(gearmand, "-t", "1", "f", "--", "sh", "-c", script)
     with pytest.raises(TaskException):
         await client.add_task("f")
-    await until_gone(int(pid.read_text()))
+    while lives(int(pid.read_text())):
+        await deferLater(reactor, 0.01)
     await worker.stop()
     logged_failures.flush(Exception)
 
@@ -151,17 +152,6 @@ async def test_a_line_after_the_end_is_dropped(
         await client.add_task("f")
     await worker.stop()
     logged_failures.flush(Exception)
-
-
-async def until_gone(pid: int) -> None:
-    while True:
-        try:
-            with open(f"/proc/{pid}/stat") as stat:
-                if stat.read().rsplit(")", 1)[1].split()[0] == "Z":
-                    return
-        except (FileNotFoundError, ProcessLookupError):
-            return
-        await deferLater(reactor, 0.01)
 
 
 async def test_several_jobs_at_a_time(gearmand: Gearmand, client: GearmanClient, tmp_path: Path) -> None:
@@ -180,8 +170,10 @@ async def test_it_ends_after_so_many_jobs(gearmand: Gearmand, client: GearmanCli
     ran = await worker.end()
     assert (ran.code, ran.err) == (Exit.DONE, "")
     async with GearmanAdmin([gearmand.address]) as admin:
-        (status,) = (await admin.status()).one()
-    assert (status.total, status.workers) == (1, 0)
+        # gearmand may hear of an administrator before it hears what the worker said last.
+        while (status := (await admin.status()).one()[0]).workers:
+            pass
+    assert status.total == 1
 
 
 async def test_a_stop_lets_jobs_end(gearmand: Gearmand, client: GearmanClient, tmp_path: Path) -> None:

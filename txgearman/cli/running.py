@@ -70,7 +70,7 @@ class Run:
     def signalled(self, number: int, _: object = None) -> None:
         """For the system: there was a signal."""
         if self._signal:
-            self._terminal.restore()
+            self._terminal.leave()
             os._exit(128 + number)
         self._signal = number
         assert self._main is not None

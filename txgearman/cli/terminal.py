@@ -5,19 +5,24 @@ from __future__ import annotations
 import io
 import os
 import select
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-__all__ = ["Terminal", "in_thread", "printable"]
+__all__ = ["Terminal", "children", "in_thread", "printable"]
 
 T = TypeVar("T")
 
 READ_SIZE: Final = 256 * 1024
 """Bytes to ask for at a time; a pipe gives 64 KiB at most."""
+
+children: Final[set[int]] = set()
+"""Process groups that are to end with this program, however it ends."""
 
 SHOW_CURSOR: Final = b"\x1b[?25h"
 
@@ -79,8 +84,11 @@ class Terminal:
         file: Any = _Text(self._stderr if errors else self._stdout)
         return Console(file=file, highlight=False, emoji=False, markup=False)
 
-    def restore(self) -> None:
-        """Whatever was shown, show the cursor again."""
+    def leave(self) -> None:
+        """Before an end at once: show the cursor again, whatever was shown, and end the children."""
+        for group in children:
+            with suppress(ProcessLookupError):  # it may just have ended
+                os.killpg(group, signal.SIGKILL)
         if self.shows_errors:
             _write_all(self._stderr, SHOW_CURSOR)
 

@@ -22,7 +22,7 @@ from ..worker import DRAIN_TIMEOUT, GearmanWorker
 from .exits import Exit
 from .options import Servers
 from .running import usage
-from .terminal import Terminal, in_thread
+from .terminal import Terminal, children, in_thread
 
 __all__ = ["Command", "Offer", "find", "work"]
 
@@ -137,6 +137,7 @@ class Command:
             process = self._start(job)  # here, so that no cancel can come before it is known what is to be ended
         except OSError as error:
             raise JobFailed(f"can't run {self._command[0]}: {error.strerror}") from error
+        children.add(process.pid)
         try:
             output, errors, _ = await gatherResults(
                 [
@@ -149,6 +150,7 @@ class Command:
             code = await _in_thread(process.wait)
         finally:
             _end(process)
+            children.discard(process.pid)
         if code:
             self._fail(job, code, errors)
         elif errors:
