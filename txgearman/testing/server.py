@@ -112,9 +112,11 @@ class MemoryJobServer(ServerFactory, Faults):
         return JobServerProtocol(self.clock, self._core, self, host.encode())
 
     def endpoint(self) -> MemoryEndpoint:
-        """An endpoint that leads here without a socket::
+        """An endpoint that leads here without a socket.
 
-        client = GearmanClient([server.endpoint()], reactor=server.clock)
+        ::
+
+            client = GearmanClient([server.endpoint()], reactor=server.clock)
         """
         return MemoryEndpoint(self.clock, self, self)
 

@@ -9,13 +9,15 @@ from .server import MemoryJobServer
 
 
 class JobServerMixin:
-    """Gives each test of a trial `TestCase` a job server of its own, and verifies it at the end::
+    """Gives each test of a trial `TestCase` a job server of its own, and verifies it at the end.
 
-    class ReverserTests(JobServerMixin, SynchronousTestCase):
-        def test_reverse(self):
-            deferred = self.job_server.client().add_task("reverse", b"abc")
-            self.job_server.take("reverse").complete(b"cba")
-            self.assertEqual(self.successResultOf(deferred), b"cba")
+    ::
+
+        class ReverserTests(JobServerMixin, SynchronousTestCase):
+            def test_reverse(self):
+                deferred = self.job_server.client().add_task("reverse", b"abc")
+                self.job_server.take("reverse").complete(b"cba")
+                self.assertEqual(self.successResultOf(deferred), b"cba")
     """
 
     @cached_property

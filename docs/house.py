@@ -1,0 +1,236 @@
+"""What the pages take from elsewhere, so that each thing is said once: from README, and from the code.
+
+In Markdown, ````` ```{readme} Workers ````` is the text of README under that heading; the directives at the end of this
+module are the others. Names in backticks, in pages and docstrings, become links where they are ours or Twisted's.
+"""
+
+from __future__ import annotations
+
+import builtins
+import re
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any, Final
+
+import pictures
+import tables
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.transforms import SphinxTransform
+from sphinx.util.docutils import SphinxDirective
+
+PACKAGES: Final = ("txgearman", "txgearman.testing")
+"""Where users import from."""
+
+TWISTED: Final = {
+    "Clock": "twisted.internet.task.Clock",
+    "Deferred": "twisted.internet.defer.Deferred",
+    "Failure": "twisted.python.failure.Failure",
+    "IConnector": "twisted.internet.interfaces.IConnector",
+    "IService": "twisted.application.service.IService",
+    "IStreamClientEndpoint": "twisted.internet.interfaces.IStreamClientEndpoint",
+    "TestCase": "twisted.trial.unittest.TestCase",
+}
+"""Twisted's names that docstrings have without a module."""
+
+API_OF_TWISTED: Final = "https://docs.twisted.org/en/stable/api/{}.html"
+
+
+def public_names() -> dict[str, str]:
+    """Where each name is that users may import."""
+    return {name: f"{package}.{name}" for package in PACKAGES for name in import_module(package).__all__}
+
+
+class Text(SphinxDirective):
+    """A directive that stands for Markdown which is made from something else."""
+
+    required_arguments = 0
+    optional_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        for path in tables.sources():
+            self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(self.markdown(*self.arguments))
+
+    def markdown(self, *arguments: str) -> str:
+        raise NotImplementedError
+
+
+class Readme(Text):
+    """What README says under a heading."""
+
+    def markdown(self, *arguments: str) -> str:
+        return tables.section_of_readme(*arguments)
+
+
+class Failures(Text):
+    """Every error, what it means, and whether retries help."""
+
+    def markdown(self, *arguments: str) -> str:
+        return tables.failures()
+
+
+class Rooms(Text):
+    """The modules, from the top of the house down: the library's, or those of one of its packages."""
+
+    def markdown(self, *arguments: str) -> str:
+        return tables.rooms(*arguments)
+
+
+class TableOf(Text):
+    """The table in the docstring of a module or function."""
+
+    def markdown(self, *arguments: str) -> str:
+        name, _, heads = arguments[0].partition(" ")
+        return tables.markdown([heads.split(" / "), *tables.rows_in_docstring(name)])
+
+
+class States(Text):
+    """The states of the link to a server."""
+
+    def markdown(self, *arguments: str) -> str:
+        return tables.server_states()
+
+
+class Changes(Text):
+    """CHANGES."""
+
+    def markdown(self, *arguments: str) -> str:
+        return tables.in_rst(tables.changes())
+
+
+class Public(Text):
+    """The reference of what users may import of one or more rooms."""
+
+    def markdown(self, *arguments: str) -> str:
+        rooms = [f"txgearman.{room}" for room in arguments[0].split()]
+        return tables.in_rst("\n\n".join(entry for room in rooms for entry in self._entries(room)))
+
+    @staticmethod
+    def _entries(room: str) -> Iterator[str]:
+        module = import_module(room)
+        public = public_names()
+        for name in module.__dict__:
+            value = getattr(module, name)
+            if name in public and getattr(value, "__module__", room) == room and not name.startswith("_"):
+                yield _entry(room, name, value, public[name])
+
+
+def _entry(room: str, name: str, value: Any, full_name: str) -> str:
+    if not isinstance(value, type):
+        lines = tables.documented(room).get(("", name), [])
+        lines = [f".. py:data:: {full_name}", "", *(f"   {line}" for line in linked(lines))]
+        return "\n".join(lines) if len(lines) > 2 else ""
+    kind = "exception" if issubclass(value, BaseException) else "class"
+    foreign = [base.__name__ for base in value.__mro__ if not base.__module__.startswith("txgearman")]
+    lines = [f".. auto{kind}:: {full_name}", "   :members:", f"   :inherited-members: {', '.join(foreign)}"]
+    return "\n".join([*lines, "   :show-inheritance:"])
+
+
+class Steps(Text):
+    """What the numbers in a picture mean."""
+
+    def markdown(self, *arguments: str) -> str:
+        return pictures.table_of(pictures.STEPS[arguments[0]])
+
+
+class Picture(SphinxDirective):
+    """One of the pictures."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        svg = pictures.PICTURES[self.arguments[0]]()
+        return [nodes.raw("", f'<div class="picture">{svg}</div>', format="html")]
+
+
+# Names.
+
+
+class NamesToLinks(SphinxTransform):
+    """Makes links of literals that are public names."""
+
+    default_priority = 400
+
+    def apply(self, **kwargs: Any) -> None:
+        public = public_names()
+        for literal in list(self.document.findall(nodes.literal)):
+            target = public.get(literal.astext().removesuffix("()"))
+            if target and not _within(literal, nodes.title, nodes.reference, addnodes.pending_xref):
+                link = addnodes.pending_xref(
+                    "", refdomain="py", reftype="obj", reftarget=target, refexplicit=True, refwarn=True
+                )
+                link["refdoc"] = self.env.docname
+                literal.replace_self(link)
+                link += literal
+
+
+def _within(node: nodes.Node, *kinds: type[nodes.Node]) -> bool:
+    while node.parent is not None:
+        node = node.parent
+        if isinstance(node, kinds):
+            return True
+    return False
+
+
+def find_name(
+    app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, contnode: nodes.TextElement
+) -> nodes.Node | None:
+    """A name that is not in the reference under just this name. None: it is a mistake, and a warning."""
+    target = node["reftarget"]
+    known = TWISTED.get(target, target)
+    if known.startswith("twisted."):
+        return nodes.reference("", "", contnode, internal=False, refuri=API_OF_TWISTED.format(known))
+    ours = public_names().get(known.rpartition(".")[2])
+    if ours is not None and ours != target:
+        domain = env.domains["py"]
+        return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", ours, node, contnode)
+    return contnode if is_of_python(known) or is_internal(known) or is_no_class(node) else None
+
+
+def is_of_python(name: str) -> bool:
+    """Whether it is a name of Python's own: those are known, or easily found."""
+    return hasattr(builtins, name) or name.partition(".")[0] in sys.stdlib_module_names
+
+
+def is_internal(name: str) -> bool:
+    """Whether it is ours, but not for users: a base class, say, or the type of an argument."""
+    return any(
+        hasattr(import_module(f"txgearman.{room}"), name.rpartition(".")[2]) for room in tables.importable_rooms()
+    )
+
+
+def is_no_class(node: addnodes.pending_xref) -> bool:
+    """Whether it is a parameter, an attribute or a value: these look no different from a function, and need no link."""
+    return node["reftype"] == "obj" and re.fullmatch(r"[\w.]*\b[a-z_]\w*(\(\))?", node["reftarget"]) is not None
+
+
+def linked(lines: list[str]) -> list[str]:
+    """A docstring, in which numbers such as H1 lead to what explains them."""
+    lines = [line.replace("GEARMAN.md", ":doc:`GEARMAN.md </what-servers-do>`") for line in lines]
+    # Sphinx would take the first of several names for a type.
+    return [re.sub(r"^:(ivar|param) ([\w, ]+):", lambda match: match[0].replace(", ", ","), line) for line in lines]
+
+
+def on_docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    lines[:] = linked(lines)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("readme", Readme)
+    app.add_directive("failures", Failures)
+    app.add_directive("rooms", Rooms)
+    app.add_directive("table-of", TableOf)
+    app.add_directive("server-states", States)
+    app.add_directive("changes", Changes)
+    app.add_directive("public", Public)
+    app.add_directive("picture", Picture)
+    app.add_directive("steps", Steps)
+    app.add_transform(NamesToLinks)
+    app.connect("missing-reference", find_name)
+    app.connect("autodoc-process-docstring", on_docstring)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

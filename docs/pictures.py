@@ -1,0 +1,248 @@
+"""The pictures, as SVG. What stands in them is looked up in the code, so that a name that is gone fails the build."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from html import escape
+from math import hypot
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import tables
+
+from txgearman import ServerState
+
+PACKAGE: Final = Path(__file__).parent.parent / "txgearman"
+
+STYLE: Final = """
+.frame { fill: var(--color-background-secondary, #f4f4f6); stroke: var(--color-background-border, #bbb); }
+.end { fill: none; stroke: var(--color-foreground-muted, #777); stroke-dasharray: 4 3; }
+.name { font: 600 14px var(--font-stack--monospace, monospace); fill: var(--color-foreground-primary, #111); }
+.note { font: 13px var(--font-stack, sans-serif); fill: var(--color-foreground-secondary, #444); }
+.line { stroke: var(--color-brand-primary, #2a5adf); stroke-width: 1.6; fill: none; }
+.number { font: 600 11px var(--font-stack, sans-serif); fill: var(--color-background-primary, #fff); }
+.tip { fill: var(--color-brand-primary, #2a5adf); }
+"""
+
+LINE: Final = 17
+
+
+class Box(NamedTuple):
+    """A frame with a name, and lines of text under it."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    name: str
+    notes: tuple[str, ...] = ()
+    kind: str = "frame"
+
+    def svg(self) -> str:
+        first = self.top + self.height / 2 + 5 - LINE * len(self.notes) / 2
+        middle = self.left + self.width / 2
+        frame = (
+            f'<rect class="{self.kind}" x="{self.left}" y="{self.top}" width="{self.width}" height="{self.height}" '
+            'rx="8"/>'
+        )
+        texts = [text(middle, first, self.name, "name")]
+        texts += [text(middle, first + LINE * (place + 1), note, "note") for place, note in enumerate(self.notes)]
+        return frame + "".join(texts)
+
+
+def text(x: float, y: float, words: str, kind: str, anchor: str = "middle") -> str:
+    return f'<text class="{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def arrow(*points: tuple[float, float]) -> str:
+    """A line through these points, with a tip at its end."""
+    path = "M" + " L".join(f"{x:g} {y:g}" for x, y in points)
+    return f'<path class="line" d="{path}" marker-end="url(#tip)"/>'
+
+
+def picture(title: str, width: float, height: float, parts: list[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}" '
+        f'xmlns="http://www.w3.org/2000/svg"><title>{escape(title)}</title><style>{STYLE}</style>'
+        '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
+        'orient="auto-start-reverse"><path class="tip" d="M0 0 L10 5 L0 10 z"/></marker></defs>'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+# The way from add_task to its Deferred.
+
+WAY: Final = [
+    ("", ["add_task(...)"], ["on_data(task, data), ...", "the Deferred fires"]),
+    ("client", ["add_task() makes a Task", "submit() checks its size"], []),
+    ("dispatcher", ["submit() starts its time-out", "_place() sends it, or lets it wait"], ["retry(), or task_ended()"]),
+    ("servers", ["choose(): by the unique's rank,", "or the least busy one"], []),
+    ("tasks", ["begin() makes the Deferred"], ["tell_data(), tell_status(), ...", "end_complete(), end_failed()"]),
+    ("client_protocol", ["send_task() writes SUBMIT_JOB,", "if the server takes more"],
+     ["JOB_CREATED: the handle gets a task", "WORK_...: _next_copy(), _next_end()"]),
+    ("connection", ["send() notes what answer is due", "send_fence() follows some"],
+     ["dataReceived() gives each answer", "to the oldest request"]),
+    ("packets", ["request() makes bytes"], ["feed() makes packets"]),
+    ("", ["the job server, and a worker"], []),
+]  # fmt: skip
+"""Each room on the way, from the top down: what happens there on the way out, and on the way back."""
+
+_ROW: Final = 70.0
+_BAND: Final = 56.0
+_OUT, _BACK, _WIDTH = 265.0, 555.0, 720.0
+
+
+def defined_in(room: str) -> set[str]:
+    """The names of all functions in a module."""
+    tree = ast.parse((PACKAGE / f"{room}.py").read_text("utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def check_names(room: str, notes: list[str]) -> None:
+    """
+    :raises ValueError: a function in these notes is not in this room.
+    """
+    words = [word.rstrip(",:") for note in notes for word in note.split()]
+    named = {word.removesuffix("()") for word in words if word.endswith("()")}
+    missing = named - defined_in(room)
+    if missing:
+        raise ValueError(f"the picture has functions that {room} has not: {', '.join(sorted(missing))}")
+
+
+def way() -> str:
+    """The picture of it."""
+    parts = []
+    for place, (room, out, back) in enumerate(WAY):
+        top = 10 + _ROW * place
+        if room:
+            check_names(room, out + back)
+            parts.append(f'<rect class="frame" x="10" y="{top:g}" width="{_WIDTH - 20:g}" height="{_BAND:g}" rx="8"/>')
+            parts.append(text(24, top + _BAND / 2 + 5, room, "name", "start"))
+        parts += _notes(_OUT, top, out) + _notes(_BACK, top, back)
+    last = len(WAY) - 1
+    for place in range(last):
+        top = 10 + _ROW * place + _BAND - 3
+        parts.append(arrow((_OUT, top), (_OUT, top + 19)))
+        parts.append(arrow((_BACK, top + 19), (_BACK, top)))
+    bottom = 10 + _ROW * last + _BAND / 2
+    parts.append(arrow((_OUT + 105, bottom), (_BACK, bottom), (_BACK, bottom - 24)))
+    return picture("The way from add_task to its Deferred, through the rooms", _WIDTH, 20 + _ROW * len(WAY), parts)
+
+
+def _notes(x: float, top: float, notes: list[str]) -> list[str]:
+    first = top + _BAND / 2 + 5 - LINE * (len(notes) - 1) / 2
+    return [text(x, first + LINE * place, note, "note") for place, note in enumerate(notes)]
+
+
+# States, and what leads from one to the other.
+
+
+class Step(NamedTuple):
+    """An arrow between two boxes, with a number, whose meaning a table tells."""
+
+    start: str
+    end: str
+    why: str
+    points: tuple[tuple[float, float], ...]
+
+    def svg(self, number: int) -> str:
+        x, y = self._middle()
+        return (
+            arrow(*self.points)
+            + f'<circle class="tip" cx="{x:g}" cy="{y:g}" r="9"/>'
+            + text(x, y + 4, str(number), "number")
+        )
+
+    def _middle(self) -> tuple[float, float]:
+        """Of the longest piece of its line."""
+        pieces = list(zip(self.points, self.points[1:], strict=False))
+        (a, b), (c, d) = max(pieces, key=lambda piece: hypot(piece[1][0] - piece[0][0], piece[1][1] - piece[0][1]))
+        return (a + c) / 2, (b + d) / 2
+
+
+def states(title: str, width: float, height: float, boxes: list[Box], steps: list[Step]) -> str:
+    """A picture of them."""
+    parts = [box.svg() for box in boxes]
+    parts += [step.svg(number) for number, step in enumerate(steps, 1)]
+    return picture(title, width, height, parts)
+
+
+def table_of(steps: list[Step]) -> str:
+    """What the numbers mean."""
+    rows = [[str(number), f"{step.start} → {step.end}", step.why] for number, step in enumerate(steps, 1)]
+    return tables.markdown([["", "from → to", "when"], *rows])
+
+
+# Of the link to a server.
+
+_STOPPED, _CONNECTING, _READY, _WAITING = (state.name for state in ServerState)
+
+CONNECTION: Final = [
+    Step(_STOPPED, _CONNECTING, "`startService()`, or the first use", ((160, 140), (270, 140))),
+    Step(_CONNECTING, _READY, "the first good answer; a connection alone is not enough", ((400, 90), (500, 60))),
+    Step(_CONNECTING, _WAITING, "refused, or no good answer within `connect_timeout`", ((400, 170), (500, 210))),
+    Step(_READY, _WAITING, "the connection went, or was dropped for nonsense or silence", ((570, 72), (570, 200))),
+    Step(
+        _WAITING,
+        _CONNECTING,
+        "the delay is over: half a second, up to half a minute",
+        ((500, 240), (370, 240), (370, 166)),
+    ),
+    Step(_CONNECTING, _STOPPED, "`stopService()`", ((270, 160), (160, 160))),
+    Step(_READY, _STOPPED, "`stopService()`", ((500, 40), (90, 40), (90, 120))),
+    Step(_WAITING, _STOPPED, "`stopService()`", ((540, 252), (540, 290), (90, 290), (90, 172))),
+]
+"""What leads from one state of a link to another. The tests drive a client through all of it."""
+
+
+def connection() -> str:
+    """The picture of it."""
+    places = {_STOPPED: (20, 120), _CONNECTING: (270, 120), _READY: (500, 20), _WAITING: (500, 200)}
+    boxes = [Box(*places[state.name], 140, 52, state.name) for state in ServerState]
+    return states("The states of the link to a job server", 660, 310, boxes, CONNECTION)
+
+
+# Of a task.
+
+_GATE, _QUEUE, _PATIENT, _RESTING, _LINK = (row[0] for row in tables.rows_in_docstring("txgearman.dispatcher"))
+_SUBMITTED, _PLACED, _OUTCOME = "submitted", "placed", "its outcome"
+
+TASK: Final = [
+    Step(_SUBMITTED, _GATE, "as many tasks as may be are out (`max_in_flight`)", ((160, 43), (250, 43))),
+    Step(_SUBMITTED, _PLACED, "else", ((90, 66), (90, 96), (275, 96), (275, 130))),
+    Step(_GATE, _PLACED, "another task has had its outcome", ((340, 66), (340, 130))),
+    Step(_PLACED, _QUEUE, "its server is just connecting", ((250, 142), (160, 142))),
+    Step(_QUEUE, _PLACED, "that is decided", ((160, 166), (250, 166))),
+    Step(_PLACED, _PATIENT, "no server can be reached, and there is `server_wait`", ((252, 176), (130, 250))),
+    Step(_PATIENT, _PLACED, "a server can be reached again", ((160, 258), (286, 176))),
+    Step(_PATIENT, _OUTCOME, "`server_wait` is over: `NoServersAvailable`", ((110, 296), (250, 352))),
+    Step(_PLACED, _LINK, "its server is there", ((390, 142), (520, 142))),
+    Step(_LINK, _PLACED, "the connection went before the task was written", ((520, 166), (390, 166))),
+    Step(_LINK, _RESTING, "it failed, and has `retries` left", ((590, 176), (590, 250))),
+    Step(_PLACED, _RESTING, "no server can be reached, and it has `retries` left", ((350, 176), (520, 280))),
+    Step(_RESTING, _PLACED, "the rest is over", ((520, 258), (386, 176))),
+    Step(_LINK, _OUTCOME, "a result, or an error", ((660, 153), (690, 153), (690, 363), (390, 363))),
+    Step(_PLACED, _OUTCOME, "no server can be reached: `NoServersAvailable`", ((320, 176), (320, 340))),
+]
+"""What leads from one place of a task to another. From each it comes to its outcome by a cancel, by its time-out, and
+by the stop of its client."""
+
+
+def task() -> str:
+    """The picture of it."""
+    boxes = [
+        Box(20, 20, 140, 46, _SUBMITTED, kind="end"),
+        Box(250, 20, 140, 46, _GATE),
+        Box(20, 130, 140, 46, _QUEUE),
+        Box(250, 130, 140, 46, _PLACED, kind="end"),
+        Box(520, 130, 140, 46, _LINK),
+        Box(20, 250, 140, 46, _PATIENT),
+        Box(520, 250, 140, 46, _RESTING),
+        Box(250, 340, 140, 46, _OUTCOME, kind="end"),
+    ]
+    return states("Where a task is, from its submit to its outcome", 710, 400, boxes, TASK)
+
+
+PICTURES: Final[dict[str, Callable[[], str]]] = {"way": way, "connection": connection, "task": task}
+STEPS: Final = {"connection": CONNECTION, "task": TASK}

@@ -1,0 +1,161 @@
+"""Tables and texts for the pages, in Markdown: read from README, CHANGES, and the code."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from sphinx.pycode import ModuleAnalyzer
+
+ROOT: Final = Path(__file__).parent.parent
+README: Final = ROOT / "README.md"
+CHANGES: Final = ROOT / "CHANGES"
+LAYERS: Final = ROOT / "tests" / "test_layers.py"
+
+
+def sources() -> list[Path]:
+    """The files whose changes change a page."""
+    return [README, CHANGES, LAYERS, *(ROOT / "txgearman").rglob("*.py")]
+
+
+def in_rst(text: str) -> str:
+    """reStructuredText, in a page of Markdown."""
+    return f"````{{eval-rst}}\n{text}\n````"
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table. Its first row is the head."""
+    head, *body = rows
+    lines = ["| " + " | ".join(cells) + " |" for cells in ([*head], ["---"] * len(head), *body)]
+    return "\n".join(lines)
+
+
+# README and CHANGES.
+
+
+def section_of_readme(title: str) -> str:
+    """What README says under a heading of this text, with links that hold in the pages."""
+    text = README.read_text("utf-8")
+    section = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    if section is None:
+        raise ValueError(f"README has no section {title!r}")
+    return re.sub(r"\]\(([^):#]+)\)", lambda match: f"]({page_of(match[1])})", section[1])
+
+
+def page_of(path: str) -> str:
+    """Where the pages have what README links to."""
+    if path == "examples":
+        return "/examples.md"
+    if path.startswith("examples/"):
+        return f"/examples.md#{slug(path.removeprefix('examples/'))}"
+    if path.startswith("docs/"):
+        return "/" + path.removeprefix("docs/")
+    raise ValueError(f"README links to {path}, which is not in the documentation")
+
+
+def slug(heading: str) -> str:
+    """The name that a heading's anchor gets: as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def changes() -> str:
+    """CHANGES, but for the line that says what it is; its headings are the lowest that a page has."""
+    text = CHANGES.read_text("utf-8").partition("\n\n")[2]
+    return re.sub(r"^(.+)\n=+$", r".. rubric:: \1", text, flags=re.MULTILINE)
+
+
+# Errors.
+
+
+def failures() -> str:
+    """README's table of errors, and whether the code submits again what has failed so."""
+    head, _, *rows = re.findall(r"^\|(.*)\|$", section_of_readme("What the errors mean"), re.MULTILINE)
+    again = dict(rows_in_docstring("txgearman.dispatcher.is_retried"))
+    again["TaskException"] = again["TaskFailed"]
+    table = [[*cells_of(head), "again, with `retries=`?"]]
+    for row in rows:
+        cells = cells_of(row)
+        table.append([*cells, again.pop(cells[0].split("`")[1], "")])
+        if "forgotten" in cells[0]:
+            table[-1][-1] = table[-2][-1]
+    if again:
+        raise ValueError(f"is_retried tells of {', '.join(again)}, README does not")
+    return markdown(table)
+
+
+def cells_of(row: str) -> list[str]:
+    return [cell.strip() for cell in row.split(" | ")]
+
+
+# The code.
+
+
+def docstring_of(name: str) -> str:
+    """Of a module, or of something in one."""
+    module, _, within = name.rpartition(".")
+    try:
+        found: Any = import_module(name)
+    except ModuleNotFoundError:
+        found = getattr(import_module(module), within)
+    return inspect.getdoc(found) or ""
+
+
+def rows_in_docstring(name: str) -> list[list[str]]:
+    """The table in a docstring, which has two columns between lines of equals signs."""
+    table = re.search(r"^(=+)  =+\n(.*?)^=+  =+$", docstring_of(name), re.DOTALL | re.MULTILINE)
+    if table is None:
+        raise ValueError(f"the docstring of {name} has no table")
+    width = len(table[1])
+    return [
+        [line[:width].strip(), line[width:].strip().replace("``", "`")]
+        for line in table[2].splitlines()
+        if line.strip()
+    ]
+
+
+def documented(module: str) -> dict[tuple[str, str], list[str]]:
+    """The docstrings behind the attributes of a module and of its classes."""
+    return ModuleAnalyzer.for_module(module).find_attr_docs()
+
+
+def server_states() -> str:
+    """Each `ServerState`, and what its docstring says."""
+    rows = [[f"`{name}`", " ".join(lines).strip()] for (of, name), lines in documented("txgearman.servers").items()
+            if of == "ServerState"]  # fmt: skip
+    return markdown([["state", ""], *rows])
+
+
+def room_names() -> list[str]:
+    """The list that the tests hold the modules to."""
+    for node in ast.parse(LAYERS.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROOMS":
+            names: list[str] = ast.literal_eval(node.value)
+            return names
+    raise ValueError("tests/test_layers.py has no ROOMS")
+
+
+def importable_rooms() -> list[str]:
+    """Those that need nothing but the library's own requirements."""
+    return [room for room in room_names() if room not in ("testing.pytest_plugin", "__main__") and room[:3] != "cli"]
+
+
+def rooms(package: str = "") -> str:
+    """The modules of the library, or of one of its packages, and the first sentence of each."""
+    packages = {name.partition(".")[0] for name in room_names() if "." in name}
+    chosen = [name for name in room_names() if _package_of(name, packages) == package]
+    return markdown([["room", "what lives there"], *([f"`{name}`", _first_sentence(name)] for name in chosen)])
+
+
+def _package_of(room: str, packages: set[str]) -> str:
+    first = room.partition(".")[0]
+    return first if first in packages else ""
+
+
+def _first_sentence(room: str) -> str:
+    first, *_ = docstring_of(f"txgearman.{room}").split("\n\n")
+    sentence, *_ = re.split(r"(?<=\.) (?=[A-Z`])", " ".join(first.split()))
+    return sentence.replace("``", "`").removesuffix("::")
