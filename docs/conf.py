@@ -11,7 +11,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 import txgearman  # noqa: E402  # it is the one of this tree
 
 project = "txgearman"
-copyright = "the authors of txgearman"
+project_copyright = "the authors of txgearman"
 release = version = txgearman.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "house"]
@@ -26,7 +26,6 @@ autoclass_content = "both"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_class_signature = "separated"
 autodoc_preserve_defaults = True
 # What overrides a hook of Twisted and says nothing of it is for Twisted alone.
 autodoc_inherit_docstrings = False

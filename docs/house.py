@@ -21,6 +21,9 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.logging import getLogger
+
+logger = getLogger(__name__)
 
 PACKAGES: Final = ("txgearman", "txgearman.testing")
 """Where users import from."""
@@ -122,9 +125,9 @@ class Public(Text):
 
 def _entry(room: str, name: str, value: Any, full_name: str) -> str:
     if not isinstance(value, type):
-        lines = tables.documented(room).get(("", name), [])
-        lines = [f".. py:data:: {full_name}", "", *(f"   {line}" for line in linked(lines))]
-        return "\n".join(lines) if len(lines) > 2 else ""
+        text = tables.documented(room).get(name)
+        lines = linked(text.splitlines()) if text else []
+        return "\n".join([f".. py:data:: {full_name}", "", *(f"   {line}" for line in lines)]) if lines else ""
     kind = "exception" if issubclass(value, BaseException) else "class"
     foreign = [base.__name__ for base in value.__mro__ if not base.__module__.startswith("txgearman")]
     lines = [f".. auto{kind}:: {full_name}", "   :members:", f"   :inherited-members: {', '.join(foreign)}"]
@@ -220,6 +223,13 @@ def on_docstring(app: Sphinx, what: str, name: str, obj: object, options: object
     lines[:] = linked(lines)
 
 
+def check_reference(app: Sphinx, env: BuildEnvironment) -> None:
+    """Everything that users may import must be in it."""
+    missing = set(public_names().values()) - set(env.domains.python_domain.objects)
+    if missing:
+        logger.warning("not in the reference: %s", ", ".join(sorted(missing)))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("readme", Readme)
     app.add_directive("failures", Failures)
@@ -231,6 +241,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("picture", Picture)
     app.add_directive("steps", Steps)
     app.add_transform(NamesToLinks)
+    app.connect("env-check-consistency", check_reference)
     app.connect("missing-reference", find_name)
     app.connect("autodoc-process-docstring", on_docstring)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

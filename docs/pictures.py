@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from html import escape
+from itertools import pairwise
 from math import hypot
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -76,7 +77,8 @@ def picture(title: str, width: float, height: float, parts: list[str]) -> str:
 WAY: Final = [
     ("", ["add_task(...)"], ["on_data(task, data), ...", "the Deferred fires"]),
     ("client", ["add_task() makes a Task", "submit() checks its size"], []),
-    ("dispatcher", ["submit() starts its time-out", "_place() sends it, or lets it wait"], ["retry(), or task_ended()"]),
+    ("dispatcher", ["submit() starts its time-out", "_place() sends it, or lets it wait"],
+     ["retry(), or task_ended()"]),
     ("servers", ["choose(): by the unique's rank,", "or the least busy one"], []),
     ("tasks", ["begin() makes the Deferred"], ["tell_data(), tell_status(), ...", "end_complete(), end_failed()"]),
     ("client_protocol", ["send_task() writes SUBMIT_JOB,", "if the server takes more"],
@@ -147,18 +149,18 @@ class Step(NamedTuple):
     points: tuple[tuple[float, float], ...]
 
     def svg(self, number: int) -> str:
-        x, y = self._middle()
+        x, y = self._place_of_number()
         return (
             arrow(*self.points)
             + f'<circle class="tip" cx="{x:g}" cy="{y:g}" r="9"/>'
             + text(x, y + 4, str(number), "number")
         )
 
-    def _middle(self) -> tuple[float, float]:
-        """Of the longest piece of its line."""
-        pieces = list(zip(self.points, self.points[1:], strict=False))
+    def _place_of_number(self) -> tuple[float, float]:
+        """On the longest piece of its line, and nearer to its start: apart from that of an arrow back."""
+        pieces = list(pairwise(self.points))
         (a, b), (c, d) = max(pieces, key=lambda piece: hypot(piece[1][0] - piece[0][0], piece[1][1] - piece[0][1]))
-        return (a + c) / 2, (b + d) / 2
+        return a + (c - a) * 0.4, b + (d - b) * 0.4
 
 
 def states(title: str, width: float, height: float, boxes: list[Box], steps: list[Step]) -> str:

@@ -6,10 +6,9 @@ import ast
 import inspect
 import re
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
-
-from sphinx.pycode import ModuleAnalyzer
 
 ROOT: Final = Path(__file__).parent.parent
 README: Final = ROOT / "README.md"
@@ -117,15 +116,23 @@ def rows_in_docstring(name: str) -> list[list[str]]:
     ]
 
 
-def documented(module: str) -> dict[tuple[str, str], list[str]]:
-    """The docstrings behind the attributes of a module and of its classes."""
-    return ModuleAnalyzer.for_module(module).find_attr_docs()
+def documented(module: str, of: str = "") -> dict[str, str]:
+    """The docstrings behind the values that a module, or a class in it, gives names to."""
+    body: list[ast.stmt] = ast.parse(inspect.getsource(import_module(module))).body
+    if of:
+        body = next(node.body for node in body if isinstance(node, ast.ClassDef) and node.name == of)
+    found = {}
+    for node, text in pairwise(body):
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(text, ast.Expr):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            found[ast.unparse(target)] = inspect.cleandoc(ast.literal_eval(text.value))
+    return found
 
 
 def server_states() -> str:
     """Each `ServerState`, and what its docstring says."""
-    rows = [[f"`{name}`", " ".join(lines).strip()] for (of, name), lines in documented("txgearman.servers").items()
-            if of == "ServerState"]  # fmt: skip
+    states = documented("txgearman.servers", "ServerState")
+    rows = [[f"`{name}`", " ".join(text.split())] for name, text in states.items()]
     return markdown([["state", ""], *rows])
 
 

@@ -1,0 +1,211 @@
+"""What the pages in docs say is so: their pieces of code are run, against real job servers, and print what they say.
+
+How the pages are built, with warnings as errors, is CI's to see.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pictures
+import pytest
+import tables
+
+from txgearman import GearmanClient, ServerState
+from txgearman.testing import MemoryJobServer
+
+from .test_examples import EXAMPLES, ROOT, Running, output, run
+from .test_readme import Pool, complete, fits, pool, promises
+
+__all__ = ["pool"]
+
+DOCS = ROOT / "docs"
+OTHERS = {"command-line.md"}
+"""Pages that have tests of their own."""
+
+PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
+
+BLOCK = re.compile(r"^ *```([^\n]+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+
+SCRIPTS = [
+    pytest.param(block, id=f"{name}-{number}")
+    for name, page in PAGES.items()
+    for number, (language, block) in enumerate(BLOCK.findall(page))
+    if language == "python"
+]
+
+COMMANDS = {
+    "python -m pip install .",
+    "python -m txgearman.testing",
+    "python worker.py",
+    "python client.py",
+    "python -m pip install pytest && python -m pytest test_client.py",
+    ".ci/run",
+    "python -m pip install -e '.[test,lint,docs]'",
+    "python -m pytest tests/test_client.py",
+    "ruff check . && ruff format --check . && mypy",
+    "python -m sphinx -W -n --keep-going docs build/docs",
+    "python -m pip install build twine",
+    "python -m build && python -m twine check --strict dist/* && python -m twine upload dist/*",
+}
+"""What the pages say to type. The first five are run below, the others by .ci/run in this or another form."""
+
+
+@pytest.mark.parametrize("block", SCRIPTS)
+def test_code_does_what_it_says(block: str, pool: Pool) -> None:
+    """What it promises is printed, in this order; and it promises something."""
+    printed = output(run("-c", pool.localize(complete(block)))).splitlines()
+    rest = iter(printed)
+    assert promises(block)
+    for promise in promises(block):
+        wanted = pool.localize(promise)
+        assert any(fits(wanted, line) for line in rest), f"{wanted!r} in {printed}"
+
+
+def test_every_block_is_of_a_kind_that_is_looked_at() -> None:
+    commands = set()
+    for name in PAGES.keys() - OTHERS:
+        for language, block in BLOCK.findall(PAGES[name]):
+            assert language in ("python", "sh") or language.startswith("{"), f"{name}: {language}"
+            assert not language.startswith("{code-block}") or name == "start.md"
+            if language == "sh":
+                commands |= {line.strip() for line in block.splitlines()}
+    assert commands == COMMANDS
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Path]:
+    """A directory with the files of the page Start here, and the job server that it starts."""
+    arguments = ("-m", "txgearman.testing", "--port", "0")
+    with Running(*arguments) as server:
+        address = server.await_line(r"a job server on (\S+)")[1]
+        for _, block in BLOCK.findall(PAGES["start.md"]):
+            file = re.match(r":caption: (\S+)\n\n(.*)", block, re.DOTALL)
+            if file:
+                (tmp_path / file[1]).write_text(file[2].replace("127.0.0.1:4730", address))
+        yield tmp_path
+
+
+def test_start_here(started: Path) -> None:
+    """A worker, a client and a test, as the page has them."""
+    with Running(started / "worker.py") as worker:
+        worker.await_line("at your service")
+        assert output(run(started / "client.py")).splitlines() == promises((started / "client.py").read_text())
+        assert worker.terminate() == 0
+    tests = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", started, started / "test_client.py")
+    assert tests.returncode == 0, tests.stdout
+    assert "3 passed" in tests.stdout
+
+
+def test_start_here_names_what_happens_without_a_server(started: Path) -> None:
+    script = (started / "client.py").read_text()
+    client = started / "client.py"
+    client.write_text(re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:1", script))
+    stopped = run(client)
+    assert stopped.returncode == 1
+    assert "NoServersAvailable: 127.0.0.1:1: " in stopped.stderr + stopped.stdout
+
+
+def test_every_example_is_in_the_documentation() -> None:
+    included = set(re.findall(r"literalinclude\} \.\./examples/(\S+)", PAGES["examples.md"]))
+    assert included == {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".tac")}
+
+
+def test_links_of_readme_lead_to_files_and_to_pages() -> None:
+    readme = tables.README.read_text("utf-8")
+    links = set(re.findall(r"\]\(([^):#]+)\)", readme))
+    assert links
+    assert not {link for link in links if not (ROOT / link).exists()}
+    assert {tables.page_of(link).partition("#")[0][1:] for link in links} <= PAGES.keys()
+
+
+def test_every_section_of_readme_that_a_page_takes_is_there() -> None:
+    taken = {title for page in PAGES.values() for title in re.findall(r"^```\{readme\} (.*)$", page, re.MULTILINE)}
+    assert taken
+    for title in taken:
+        assert tables.section_of_readme(title).strip()
+
+
+def test_the_table_of_failures_has_every_error_of_a_task() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)`[^|]* \|.* \| ([^|]*) \|$", tables.failures(), re.MULTILINE))
+    assert rows["TaskLost"].startswith("yes")
+    assert rows["TaskTimedOut"].startswith("no")
+    assert {name for name, again in rows.items() if again} == {
+        "TaskFailed",
+        "TaskException",
+        "TaskRejected",
+        "TaskLost",
+        "TaskTimedOut",
+        "NoServersAvailable",
+        "ClientStopped",
+    }
+
+
+def test_the_way_names_rooms_and_functions_that_there_are() -> None:
+    rooms = [(room, out + back) for room, out, back in pictures.WAY if room]
+    assert {room for room, _ in rooms} <= set(tables.room_names())
+    for room, notes in rooms:
+        pictures.check_names(room, notes)
+    with pytest.raises(ValueError, match="no_such_function"):
+        pictures.check_names("client", ["no_such_function() does it"])
+
+
+class Link:
+    """A client's link to a server in memory, whose states are noted."""
+
+    def __init__(self) -> None:
+        self.server = MemoryJobServer()
+        self.client = GearmanClient([self.server.endpoint()], reactor=self.server.clock, connect_timeout=10)
+        self.states = [self.state]
+
+    @property
+    def state(self) -> ServerState:
+        return self.client.servers[0].state
+
+    def until(self, state: ServerState) -> None:
+        """Let time pass until it is in this state, which it must reach in one step."""
+        for _ in range(3000):
+            if self.state is not self.states[-1]:
+                break
+            self.server.clock.advance(0.01)
+        assert self.state is state
+        self.states.append(state)
+
+    def start(self) -> None:
+        self.client.startService()
+        self.until(ServerState.CONNECTING)
+
+    def stop(self) -> None:
+        self.client.stopService()
+        self.until(ServerState.STOPPED)
+
+    def steps(self) -> set[tuple[str, str]]:
+        return {(before.name, after.name) for before, after in pairwise(self.states)}
+
+
+def test_a_link_takes_each_step_of_its_picture() -> None:
+    link = Link()
+    link.start()
+    link.until(ServerState.READY)
+    link.stop()
+    link.start()
+    link.stop()
+    link.start()
+    link.until(ServerState.READY)
+    with link.server.black_hole_connections():
+        link.server.drop_connections()
+        link.until(ServerState.WAITING)
+        link.until(ServerState.CONNECTING)
+        link.until(ServerState.WAITING)  # after connect_timeout
+        link.stop()
+    assert link.steps() == {(step.start, step.end) for step in pictures.CONNECTION}
+    link.server.result_of(link.server.close())
+
+
+def test_each_place_of_a_task_is_in_its_picture() -> None:
+    places = {row[0] for row in tables.rows_in_docstring("txgearman.dispatcher")}
+    assert places <= {step.start for step in pictures.TASK}
+    assert places <= {step.end for step in pictures.TASK}
