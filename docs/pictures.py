@@ -126,9 +126,10 @@ def way() -> str:
     for place in range(last):
         top = 10 + _ROW * place + _BAND - 3
         parts.append(arrow((_OUT, top), (_OUT, top + 19)))
-        parts.append(arrow((_BACK, top + 19), (_BACK, top)))
+        if place < last - 1:
+            parts.append(arrow((_BACK, top + 19), (_BACK, top)))
     bottom = 10 + _ROW * last + _BAND / 2
-    parts.append(arrow((_OUT + 105, bottom), (_BACK, bottom), (_BACK, bottom - 24)))
+    parts.append(arrow((_OUT + 105, bottom), (_BACK, bottom), (_BACK, bottom - 45)))
     return picture("The way from add_task to its Deferred, through the rooms", _WIDTH, 20 + _ROW * len(WAY), parts)
 
 
@@ -182,14 +183,14 @@ _STOPPED, _CONNECTING, _READY, _WAITING = (state.name for state in ServerState)
 
 CONNECTION: Final = [
     Step(_STOPPED, _CONNECTING, "`startService()`, or the first use", ((160, 140), (270, 140))),
-    Step(_CONNECTING, _READY, "the first good answer; a connection alone is not enough", ((400, 90), (500, 60))),
-    Step(_CONNECTING, _WAITING, "refused, or no good answer within `connect_timeout`", ((400, 170), (500, 210))),
+    Step(_CONNECTING, _READY, "the first good answer; a connection alone is not enough", ((410, 136), (500, 60))),
+    Step(_CONNECTING, _WAITING, "refused, or no good answer within `connect_timeout`", ((410, 156), (500, 212))),
     Step(_READY, _WAITING, "the connection went, or was dropped for nonsense or silence", ((570, 72), (570, 200))),
     Step(
         _WAITING,
         _CONNECTING,
         "the delay is over: half a second, up to half a minute",
-        ((500, 240), (370, 240), (370, 166)),
+        ((500, 240), (370, 240), (370, 172)),
     ),
     Step(_CONNECTING, _STOPPED, "`stopService()`", ((270, 160), (160, 160))),
     Step(_READY, _STOPPED, "`stopService()`", ((500, 40), (90, 40), (90, 120))),

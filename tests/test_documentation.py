@@ -14,6 +14,7 @@ import pictures
 import pytest
 import tables
 
+import txgearman
 from txgearman import GearmanClient, ServerState
 from txgearman.testing import MemoryJobServer
 
@@ -112,6 +113,12 @@ def test_start_here_names_what_happens_without_a_server(started: Path) -> None:
 def test_every_example_is_in_the_documentation() -> None:
     included = set(re.findall(r"literalinclude\} \.\./examples/(\S+)", PAGES["examples.md"]))
     assert included == {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".tac")}
+
+
+def test_changes_begins_with_the_version_of_the_package() -> None:
+    first = re.search(r"^(\S+) \(.*\)\n=+$", tables.CHANGES.read_text("utf-8"), re.MULTILINE)
+    assert first
+    assert first[1] == txgearman.__version__
 
 
 def test_links_of_readme_lead_to_files_and_to_pages() -> None:

@@ -27,7 +27,7 @@ from .tasks import JobHandle, JobStatus, Priority, Task
 from .tls import TLSOptions
 from .worker import GearmanWorker
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "UNANSWERED",
