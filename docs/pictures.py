@@ -229,7 +229,7 @@ TASK: Final = [
     Step(_PLACED, _OUTCOME, "no server can be reached: `NoServersAvailable`", ((320, 176), (320, 340))),
 ]
 """What leads from one place of a task to another. From each it comes to its outcome by a cancel, by its time-out, and
-by the stop of its client."""
+by the stop of its client. The tests walk a task along each arrow."""
 
 
 def task() -> str:
