@@ -1605,6 +1605,17 @@ def test_p10_a_reactor_that_was_blocked_is_no_silence_for_the_heartbeat() -> Non
     assert net.link.error is None
 
 
+def test_while_something_large_goes_out_there_is_no_silence() -> None:
+    """The question would wait behind it."""
+    net = connected(heartbeat=8.0)
+    net.link.pauseProducing()
+    let_pass(net, 100)
+    assert (net.server.received(), net.link.error) == ([], None)
+    net.link.resumeProducing()
+    let_pass(net, 12)
+    assert net.server.received() == ASKED
+
+
 def test_a_link_that_is_not_ready_has_no_heartbeat() -> None:
     """The time to connect is what limits that."""
     net = unready(heartbeat=1.0)

@@ -460,3 +460,18 @@ def test_p11_a_peer_that_is_gone_holds_up_an_idle_worker_for_three_seconds_only(
     assert stopped == []
     server.advance(0.2)
     assert len(stopped) == 1
+
+
+def test_a_server_that_takes_nothing_is_not_asked(server: MemoryJobServer) -> None:
+    """The request would wait behind a large result, and the server seem to owe an answer."""
+    worker = server.worker()
+    worker.register_function("work", lambda job: job.workload)
+    server.advance()
+    (link,) = main_post(worker).turns
+    link.pauseProducing()
+    done = outcome(server.client().add_task("work", b"x"))
+    server.advance(60.0)
+    assert (done, link.error) == ([], None)
+    link.resumeProducing()
+    server.advance()
+    assert done == [b"x"]

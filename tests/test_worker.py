@@ -433,6 +433,38 @@ def test_one_deferred_may_be_the_result_of_several_jobs(server: MemoryJobServer)
     assert outcomes == [[b"x"]] * 3
 
 
+def test_a_deferred_that_fails_is_the_failure_of_each_of_its_jobs(
+    server: MemoryJobServer, logged_failures: Failures
+) -> None:
+    shared: Deferred[bytes] = Deferred()
+    worker, client = server.worker(), server.client()
+    worker.register_function("work", lambda job: shared)
+    outcomes = [outcome(client.add_task("work")) for _ in range(3)]
+    server.advance()
+    shared.errback(ZeroDivisionError())
+    server.advance()
+    assert [type(told[0]) for told in outcomes] == [TaskException] * 3
+    assert worker.busy == 0
+    assert len(logged_failures.flush(ZeroDivisionError)) == 3
+
+
+def test_p10_the_time_out_of_one_job_does_not_cancel_what_another_waits_for(
+    server: MemoryJobServer, logged_failures: Failures
+) -> None:
+    shared: Deferred[bytes] = Deferred()
+    worker, client = server.worker(), server.client()
+    worker.register_function("impatient", lambda job: shared, timeout=1.0)
+    worker.register_function("patient", lambda job: shared)
+    impatient, patient = outcome(client.add_task("impatient")), outcome(client.add_task("patient"))
+    server.advance(2)
+    assert ([type(error) for error in impatient], patient) == ([TaskException], [])
+    shared.callback(b"x")
+    server.advance()
+    assert (patient, worker.busy) == ([b"x"], 0)
+    assert impatient != [b"x"]
+    logged_failures.flush(TimeoutError)
+
+
 @pytest.mark.parametrize(
     ("formatter", "data"),
     [
@@ -455,6 +487,110 @@ def test_the_user_chooses_what_is_sent_of_an_exception(
         server.result_of(server.client().add_task("work"))
     assert caught.value.data == data
     logged_failures.flush(ZeroDivisionError, TypeError)
+
+
+class Mishap(BaseException):
+    """What `except Exception` would let through."""
+
+
+def mishap(*args: object) -> Any:
+    raise Mishap
+
+
+def test_p13_whatever_a_formatter_raises_its_job_has_an_end(server: MemoryJobServer, logged_failures: Failures) -> None:
+    worker, client = server.worker(max_jobs=1, format_exception=mishap), server.client()
+    worker.register_function("work", lambda job: 1 / 0)
+    for _ in range(2):
+        told = outcome(client.add_task("work"))
+        server.advance()
+        assert [error.data for error in told] == [b"ZeroDivisionError"]
+    assert worker.busy == 0
+    assert len(logged_failures.flush(Mishap, ZeroDivisionError)) == 4
+
+
+def test_p13_a_canceller_that_raises_keeps_no_slot(server: MemoryJobServer, logged_failures: Failures) -> None:
+    worker, client = server.worker(max_jobs=1), server.client()
+    worker.register_function("stuck", lambda job: Deferred(mishap))
+    worker.register_function("work", lambda job: b"done")
+    server.result_of(client.add_task_bg("stuck"))
+    server.advance()
+    with server.go_down(lose_jobs=True):
+        server.advance()
+        assert worker.busy == 0
+    server.advance(MINUTE)
+    assert server.result_of(client.add_task("work")) == b"done"
+    assert len(logged_failures.flush(Mishap)) == 1
+
+
+def test_p13_a_canceller_may_fire_and_raise(server: MemoryJobServer, logged_failures: Failures) -> None:
+    def cancel(deferred: Deferred[Any]) -> None:
+        deferred.callback(b"late")
+        mishap()
+
+    worker, client = server.worker(max_jobs=1), server.client()
+    worker.register_function("work", lambda job: Deferred(cancel), timeout=1.0)
+    told = outcome(client.add_task("work"))
+    server.advance(2)
+    assert ([type(error) for error in told], worker.busy) == ([TaskException], 0)
+    assert len(logged_failures.flush(Mishap, TimeoutError)) == 1
+
+
+class Sudden(bytearray):
+    """A result for which something happens just as it is looked at."""
+
+    happens: Callable[[], object]
+
+    def __bytes__(self) -> bytes:
+        self.happens()
+        return b"too late"
+
+
+def test_a_thread_may_end_the_job_just_before_its_result(server: MemoryJobServer) -> None:
+    def work(job: Job) -> bytearray:
+        result = Sudden()
+        result.happens = partial(job.complete, b"from a thread")
+        return result
+
+    worker = server.worker(max_jobs=1)
+    worker.register_function("work", work)
+    assert server.result_of(server.client().add_task("work")) == b"from a thread"
+    assert worker.busy == 0
+
+
+def test_a_thread_may_end_the_job_just_before_its_exception(server: MemoryJobServer, logged_failures: Failures) -> None:
+    jobs: list[Job] = []
+
+    def work(job: Job) -> None:
+        jobs.append(job)
+        raise ZeroDivisionError
+
+    def formatted(failure: Failure) -> bytes:
+        jobs[0].complete(b"from a thread")
+        return b"too late"
+
+    worker = server.worker(max_jobs=1, format_exception=formatted)
+    worker.register_function("work", work)
+    assert server.result_of(server.client().add_task("work")) == b"from a thread"
+    assert worker.busy == 0
+    logged_failures.flush(ZeroDivisionError)
+
+
+def test_a_result_that_can_not_be_had_is_a_failure(server: MemoryJobServer, logged_failures: Failures) -> None:
+    def work(job: Job) -> bytearray:
+        result = Sudden()
+        result.happens = partial(raise_it, MemoryError())
+        return result
+
+    worker = server.worker(max_jobs=1)
+    worker.register_function("work", work)
+    told = outcome(server.client().add_task("work"))
+    server.advance()
+    assert ([error.data for error in told], worker.busy) == ([b"MemoryError: "], 0)
+    assert len(logged_failures.flush(MemoryError)) == 1
+
+
+def raise_it(error: Exception) -> None:
+    raise error
 
 
 def test_a_formatter_may_send_nothing(server: MemoryJobServer, logged_failures: Failures) -> None:
@@ -715,6 +851,23 @@ async def test_p11_a_thread_that_outlives_the_stop_leaves_no_timer() -> None:
     assert left == []
 
 
+def test_a_threaded_job_starts_at_once_however_many_there_are() -> None:
+    """The pool has ten threads of itself, which others need as well: the resolver of names."""
+    pool = reactor.getThreadPool()
+    before = pool.max
+    worker = GearmanWorker(["127.0.0.1"], max_jobs=25)
+    worker.register_function("one", nothing, threaded=True)
+    worker.register_function("another", nothing, threaded=True)
+    try:
+        assert pool.max == before + 25
+    finally:
+        reactor.suggestThreadPoolSize(before)
+
+
+def nothing(job: Job) -> None:
+    """Do that."""
+
+
 def test_threads_need_a_reactor_that_has_some(server: MemoryJobServer) -> None:
     with pytest.raises(ValueError, match="threads"):
         server.worker().register_function("work", lambda job: None, threaded=True)
@@ -861,6 +1014,24 @@ def test_a_limit_holds_across_a_restart(server: MemoryJobServer) -> None:
             slow.end_all()
             server.advance(1)
     assert results(outcomes) == [b"0", b"1", b"2"]
+
+
+def test_a_limit_holds_for_a_function_that_is_registered_again(server: MemoryJobServer) -> None:
+    slow = Slow()
+    worker = server.worker()
+    worker.register_function("slow", slow, max_jobs=1)
+    worker.register_function("other", slow, max_jobs=5)
+    outcomes = submit(server.client(), range(3))
+    server.advance()
+    worker.unregister_function("other")
+    worker.unregister_function("slow")
+    worker.register_function("slow", slow, max_jobs=1)
+    server.advance(1)
+    assert len(slow.running) == 1
+    for _ in range(3):
+        slow.end_all()
+        server.advance(1)
+    assert (slow.most, results(outcomes)) == (1, [b"0", b"1", b"2"])
 
 
 def test_a_lost_connection_gives_its_slots_back(server: MemoryJobServer) -> None:

@@ -79,6 +79,9 @@ class Taker:
     def link_ready(self, link: GearmanWorkerProtocol) -> None:
         self.events.append(("ready", link.ready))
 
+    def drained(self, link: GearmanWorkerProtocol) -> None:
+        self.events.append(("drained", link.paused))
+
     def woken(self, link: GearmanWorkerProtocol) -> None:
         self.events.append(("woken", link.asleep))
 
@@ -679,3 +682,11 @@ def test_a_link_that_asked_in_vain_is_left_at_the_answer() -> None:
     assert left == []
     net.server.send(NO_JOB.response())
     assert left == [True]
+
+
+def test_the_taker_is_told_when_the_server_takes_something_again() -> None:
+    net = Net()
+    net.link.pauseProducing()
+    assert net.taker.told() == []
+    net.link.resumeProducing()
+    assert net.taker.told() == [("drained", False)]

@@ -339,7 +339,8 @@ class GearmanProtocol(Protocol):
                 self.transport.pauseProducing()
 
     def _look_for_life(self) -> bool:
-        self._silent_looks = 0 if self._heard or self.deaf else self._silent_looks + 1
+        # While something large goes out, the question would wait behind it.
+        self._silent_looks = 0 if self._heard or self.deaf or self.paused else self._silent_looks + 1
         self._heard = False
         if self._silent_looks == LOOKS:
             self.request(ECHO_REQ, b"", answer=ECHO_RES).addErrback(lambda _: None)  # any byte is good enough

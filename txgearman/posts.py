@@ -145,9 +145,12 @@ class Post:
         return True
 
     def may_be_asked(self, link: GearmanWorkerProtocol, turn: _Turn) -> bool:
-        """Whether this connection may be asked for one more job."""
+        """Whether this connection may be asked for one more job.
+
+        Not while a large result goes out: the request would wait behind it, and the server seem to owe an answer.
+        """
         within_quota = self.quota is None or self.quota.busy < self.quota.limit
-        return turn.hungry and link.grabs < turn.window and within_quota and not link.retiring
+        return turn.hungry and link.grabs < turn.window and within_quota and not (link.retiring or link.paused)
 
     def ask(self, link: GearmanWorkerProtocol, number: int) -> None:
         """Ask it; the worker has a slot for the job.
@@ -202,6 +205,9 @@ class Post:
 
     def link_ready(self, link: GearmanWorkerProtocol) -> None:
         self.turns[link] = _Turn(hungry=bool(self.functions) and not self._retired)
+        self._worker.fill()
+
+    def drained(self, link: GearmanWorkerProtocol) -> None:
         self._worker.fill()
 
     def woken(self, link: GearmanWorkerProtocol) -> None:

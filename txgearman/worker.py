@@ -7,6 +7,7 @@ then takes over. Where there are fewer slots than servers, the servers take turn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -18,7 +19,7 @@ from twisted.python.failure import Failure
 
 from .checks import check_count, positive_seconds
 from .connection import CLOSE_TIMEOUT
-from .errors import JobFailed
+from .errors import JobEnded, JobFailed
 from .jobs import Function, Job
 from .limits import ACK_TIMEOUT, CONNECT_TIMEOUT, Limits
 from .packets import MAX_PACKET_SIZE
@@ -129,6 +130,7 @@ class GearmanWorker(GearmanService):
         # Those that are being left, with the timer that ends it.
         self._leaving: dict[Post, IDelayedCall | None] = {}
         self._started = False
+        self._has_threads = False
         self._poll: IDelayedCall | None = None
 
     # Functions.
@@ -166,13 +168,13 @@ class GearmanWorker(GearmanService):
             positive_seconds("timeout", timeout)
         if max_jobs is not None:
             check_count("max_jobs", max_jobs)
-        if threaded and not hasattr(self._reactor, "getThreadPool"):
-            raise ValueError("threaded needs a reactor that has threads")
+        if threaded:
+            self._make_room_for_threads()
         self._functions[wire_name] = registered = Function(
             name, wire_name, function, timeout=timeout, threaded=threaded, max_jobs=max_jobs
         )
         if max_jobs is not None:
-            post = self._limited[wire_name] = Post(self, [registered], Quota(max_jobs))
+            post = self._limited[wire_name] = Post(self, [registered], self._quota(wire_name, max_jobs))
             self._open(post)
         else:
             self._main.add(registered)
@@ -194,6 +196,22 @@ class GearmanWorker(GearmanService):
             self._leave(self._main)
             self._main = self._new_main()
             self._open(self._main)
+
+    def _quota(self, wire_name: bytes, limit: int) -> Quota:
+        """The quota of a function: that of its jobs that run still, if it was registered before."""
+        for post in self._leaving:
+            if post.quota is not None and wire_name in post.functions:
+                post.quota.limit = limit
+                return post.quota
+        return Quota(limit)
+
+    def _make_room_for_threads(self) -> None:
+        """Each job must start at once, and others, such as the resolver of names, need threads as well."""
+        if not hasattr(self._reactor, "getThreadPool"):
+            raise ValueError("threaded needs a reactor that has threads")
+        if not self._has_threads:
+            self._has_threads = True
+            self._reactor.suggestThreadPoolSize(self._reactor.getThreadPool().max + self._max_jobs)
 
     def _new_main(self) -> Post:
         return Post(self, [function for function in self._functions.values() if function.max_jobs is None])
@@ -340,6 +358,7 @@ class GearmanWorker(GearmanService):
         :return: the result, for the author's other uses of the Deferred; what failed is dealt with.
         """
         del self._running[job]
+        shared = self._is_shared(job)
         job.deferred = None
         cancel_timer(job.timer)
         job.timer = None
@@ -349,7 +368,13 @@ class GearmanWorker(GearmanService):
             _log.failure("{job}: after its end ({ended})", result, job=job, ended=job.ended)
         post.slot_free()
         self.fill()
-        return None if isinstance(result, Failure) else result
+        return None if isinstance(result, Failure) and not shared else result
+
+    def _is_shared(self, job: Job) -> bool:
+        """Whether the Deferred that its function has returned is that of another job, too, which goes on."""
+        return job.deferred is not None and any(
+            other.deferred is job.deferred for other in self._running if other is not job
+        )
 
     def _end(self, job: Job, result: Any) -> None:
         """Tell what a function returned."""
@@ -357,7 +382,9 @@ class GearmanWorker(GearmanService):
             try:
                 job.complete(b"" if result is None else result)
                 return
-            except (TypeError, ValueError):  # it is no result
+            except JobEnded:  # a thread was faster
+                return
+            except Exception:  # it is no result
                 result = Failure()
         if result.check(JobFailed):
             _log.info("{job}: {reason}", job=job, reason=result.getErrorMessage())
@@ -373,10 +400,13 @@ class GearmanWorker(GearmanService):
                 job.fail()
             else:
                 job.send_exception(data)
-        except Exception:  # it is the user's formatter; the job must have an end all the same
+        except JobEnded:
+            pass  # a thread was faster
+        except BaseException:  # it is the user's formatter; the job must have an end all the same
             _log.failure("format_exception failed")
             assert failure.type is not None
-            job.send_exception(failure.type.__name__.encode())  # the text may be what it was to hide
+            with suppress(JobEnded):
+                job.send_exception(failure.type.__name__.encode())  # the text may be what it was to hide
 
     def _time_out(self, job: Job, seconds: float) -> None:
         job.timer = None
@@ -394,6 +424,13 @@ class GearmanWorker(GearmanService):
         self._cancel(job)
 
     def _cancel(self, job: Job) -> None:
-        # A thread can't be cancelled, and has its slot until it ends.
-        if job.deferred is not None and not self._running[job][1].threaded:
-            job.deferred.cancel()
+        # A thread can't be cancelled, and has its slot until it ends; so has a job whose Deferred is another's, too.
+        deferred = job.deferred
+        if deferred is None or self._running[job][1].threaded or self._is_shared(job):
+            return
+        try:
+            deferred.cancel()
+        except BaseException:  # it is the author's canceller, after which Twisted leaves the Deferred as it is
+            _log.failure("{job}: its Deferred can't be cancelled", job=job)
+            if not deferred.called:
+                deferred.errback(CancelledError())

@@ -101,6 +101,9 @@ class JobTaker(Interface):
     def link_ready(self, link: GearmanWorkerProtocol) -> None:
         """The functions are registered on this connection, and jobs may be asked for."""
 
+    def drained(self, link: GearmanWorkerProtocol) -> None:
+        """The server has taken what was written to it."""
+
     def woken(self, link: GearmanWorkerProtocol) -> None:
         """The server may have a job."""
 
@@ -148,6 +151,10 @@ class GearmanWorkerProtocol(GearmanProtocol):
     @property
     def busy(self) -> bool:
         return self.owed or bool(self.jobs)
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        self.factory.taker.drained(self)
 
     # The handshake.
 
