@@ -1,0 +1,68 @@
+"""What the parts of a job cost, with no server and no socket: ``python -m benchmarks.micro``."""
+
+from __future__ import annotations
+
+import timeit
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from txgearman import Task
+from txgearman.deadlines import Deadlines
+from txgearman.packets import JOB_CREATED, RES, SUBMIT_JOB, WORK_COMPLETE, Decoder
+
+JOBS = 1000
+PAYLOAD = b"0123456789012345"
+ANSWERS = b"".join(
+    [JOB_CREATED.response(b"H:host:%d" % number) for number in range(JOBS)]
+    + [WORK_COMPLETE.response(b"H:host:%d" % number, PAYLOAD) for number in range(JOBS)]
+)
+
+
+def deferreds() -> None:
+    for _ in range(JOBS):
+        deferred: Deferred[bytes] = Deferred()
+        deferred.addCallbacks(len, str)
+        deferred.callback(b"")
+
+
+def tasks() -> None:
+    for _ in range(JOBS):
+        Task("echo", PAYLOAD).begin()
+
+
+def encode() -> None:
+    for _ in range(JOBS):
+        SUBMIT_JOB.request(b"echo", b"", PAYLOAD)
+
+
+def decode() -> None:
+    Decoder(RES).feed(ANSWERS)
+
+
+def deadlines() -> None:
+    kept: Deadlines[int] = Deadlines(Clock(), print)
+    for number in range(JOBS):
+        kept.add(number, 30.0)
+    for number in range(JOBS):
+        kept.let_go(number)
+
+
+PARTS: dict[str, Callable[[], None]] = {
+    "a Deferred with a callback, fired": deferreds,
+    "a Task and its Deferred": tasks,
+    "a submit, encoded": encode,
+    "two answers, decoded": decode,
+    "a time-out, set and let go": deadlines,
+}
+
+
+def main() -> None:
+    for name, part in PARTS.items():
+        seconds = min(timeit.repeat(part, number=1, repeat=50)) / JOBS
+        print(f"{name:40} {seconds * 1e6:6.2f} µs")
+
+
+if __name__ == "__main__":
+    main()
