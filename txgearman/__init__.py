@@ -22,6 +22,7 @@ from .errors import (
     TLSError,
 )
 from .jobs import Job
+from .limits import Limits
 from .servers import ServerInfo, ServerState
 from .tasks import JobHandle, JobStatus, Priority, Task
 from .tls import TLSOptions
@@ -47,6 +48,7 @@ __all__ = [
     "JobHandle",
     "JobInfo",
     "JobStatus",
+    "Limits",
     "NoServersAvailable",
     "Priority",
     "PriorityStatus",
