@@ -475,3 +475,26 @@ def test_a_server_that_takes_nothing_is_not_asked(server: MemoryJobServer) -> No
     link.resumeProducing()
     server.advance()
     assert done == [b"x"]
+
+
+def test_after_a_job_with_a_time_gearmand_is_told_that_we_wait_though_there_is_no_slot(server: MemoryJobServer) -> None:
+    """That stops its timer, which would go on to the harm of another job."""
+    ends: list[Deferred[bytes]] = []
+
+    def wait(job: Job) -> Deferred[bytes]:
+        ends.append(Deferred())
+        return ends[-1]
+
+    second = MemoryJobServer(server.clock)
+    worker = server.worker(second, max_jobs=2)
+    worker.register_function("slow", wait)
+    worker.register_function("timed", wait, timeout=60.0)
+    first, other = server.client(), second.client()
+    for client, function in ((first, "slow"), (first, "timed"), (other, "slow")):
+        client.add_task(function).addErrback(lambda _: None)
+        server.advance()
+    ends[1].callback(b"")
+    server.advance()
+    assert (len(ends), worker.busy) == (3, 2)
+    assert next(iter(main_post(worker).turns)).asleep
+    server.result_of(second.close())

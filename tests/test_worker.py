@@ -398,7 +398,7 @@ def test_a_result_that_is_too_large_is_a_clear_failure(
 
 
 async def awaits_and_returns_a_deferred(job: Job) -> Any:
-    await deferLater(job._link.factory.reactor, 0)
+    await deferLater(job.link.factory.reactor, 0)
     return succeed(b"x")
 
 

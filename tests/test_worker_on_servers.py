@@ -34,6 +34,7 @@ from txgearman import (
     Task,
     TaskException,
     TaskFailed,
+    posts,
 )
 from txgearman.packets import ERROR, GRAB_JOB_ALL, GRAB_JOB_UNIQ, WORK_EXCEPTION, PacketType
 from txgearman.testing import MemoryJobServer
@@ -598,6 +599,37 @@ async def test_max_jobs_over_time(gearmand: Gearmand, second_gearmand: Gearmand)
         worker.register_function("slow", slow)
         await gatherResults(handles)
     assert Counter(order[:20]) == dict.fromkeys(addresses, 10)
+
+
+async def test_the_servers_timer_ends_with_its_job(
+    gearmand: Gearmand, second_gearmand: Gearmand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gearmand keeps it till the worker waits for another job there; it then counts one job less than none."""
+    monkeypatch.setattr(posts, "TIMEOUT_MARGIN", 0.1)
+    slow: list[Deferred[bytes]] = []
+
+    def wait(job: Job) -> Deferred[bytes]:
+        slow.append(Deferred())
+        return slow[-1]
+
+    worker = GearmanWorker([gearmand.address, second_gearmand.address], max_jobs=2)
+    worker.register_function("slow", wait)
+    worker.register_function("quick", lambda job: deferLater(reactor, 0.3, lambda: b"q"), timeout=0.9)
+    async with worker, GearmanClient([gearmand.address]) as client, GearmanClient([second_gearmand.address]) as other:
+        await until(lambda: all(info.state is ServerState.READY for info in worker.servers))
+        first = client.add_task("slow")
+        await until(lambda: len(slow) == 1)
+        quick = client.add_task("quick")
+        await until(lambda: running(gearmand) == 2)
+        elsewhere = other.add_task("slow")  # gets the slot that is free next
+        assert await quick == b"q"
+        await until(lambda: len(slow) == 2)
+        await deferLater(reactor, 2.5)  # the time that gearmand waits has long passed
+        assert gearmand.admin("status")[:2] == ["quick\t0\t0\t1", "slow\t1\t1\t1"]
+        for deferred in slow:
+            deferred.callback(b"s")
+        assert await gatherResults([first, elsewhere]) == [b"s", b"s"]
+    assert len(slow) == 2
 
 
 async def test_a_job_for_a_time_runs_although_nobody_is_woken_for_it(gearmand: Gearmand) -> None:

@@ -43,11 +43,11 @@ class Job:
         "__weakref__",
         "_closed",
         "_ended",
-        "_link",
         "_thread",
         "deferred",
         "function",
         "handle",
+        "link",
         "reducer",
         "timer",
         "unique",
@@ -58,7 +58,8 @@ class Job:
         """
         :param link: the connection that it came on.
         """
-        self._link = link
+        self.link = link
+        """For the worker: the connection that it came on."""
         self._ended = ""  # how, as soon as somebody has said so
         self._closed = False  # whether that has been sent
         self._thread = get_ident()
@@ -91,11 +92,11 @@ class Job:
         :raises JobEnded: the job has ended.
         :raises TypeError: it is not bytes.
         """
-        self._send(self._link.work_data, _payload("data", data))
+        self._send(self.link.work_data, _payload("data", data))
 
     def send_warning(self, data: bytes) -> None:
         """Send a warning. Raises as `send_data` does."""
-        self._send(self._link.work_warning, _payload("data", data))
+        self._send(self.link.work_warning, _payload("data", data))
 
     def send_status(self, numerator: int, denominator: int) -> None:
         """Tell how far it is. Raises as `send_data` does.
@@ -108,32 +109,32 @@ class Job:
                 raise TypeError(f"{name} must be int, not {type(number).__name__}")
             if not 0 <= number <= MOST_STEPS:
                 raise ValueError(f"{name} must be from 0 to {MOST_STEPS}, not {number}")
-        self._send(self._link.work_status, numerator, denominator)
+        self._send(self.link.work_status, numerator, denominator)
 
     def complete(self, result: bytes = b"") -> None:
         """It is done, and this is the result. Raises as `send_data` does."""
-        self._end("it was completed", self._link.work_complete, _payload("result", result))
+        self._end("it was completed", self.link.work_complete, _payload("result", result))
 
     def fail(self) -> None:
         """It can't be done; the protocol tells the client no reason.
 
         :raises JobEnded: the job has ended.
         """
-        self._end("it has failed", self._link.work_fail)
+        self._end("it has failed", self.link.work_fail)
 
     def send_exception(self, data: bytes) -> None:
         """It can't be done, and this is why. It is the end of the job. Raises as `send_data` does.
 
         Clients of gearmand that have not asked for exceptions are told that it failed.
         """
-        self._end("its exception was sent", self._link.work_exception, _payload("data", data))
+        self._end("its exception was sent", self.link.work_exception, _payload("data", data))
 
     def when_drained(self) -> Deferred[None]:
         """Await that the server takes what was sent, where it is slow and more is to come.
 
         :return: fires at once, mostly; also when the connection is lost. Not for other threads.
         """
-        drained: Deferred[None] = self._link.when_drained()
+        drained: Deferred[None] = self.link.when_drained()
         return drained
 
     def let_go(self, why: str) -> None:
@@ -159,7 +160,7 @@ class Job:
         if get_ident() == self._thread:
             call(*arguments)
         else:
-            self._link.factory.reactor.callFromThread(call, *arguments)
+            self.link.factory.reactor.callFromThread(call, *arguments)
 
     def _send_open(self, method: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         # What a thread said may come here only after the reactor has ended the job.

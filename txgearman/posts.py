@@ -281,6 +281,12 @@ class Post:
             self._worker.abandon(job, f"its connection was lost: {link.error}")
         self._worker.fill()
 
+    def job_done(self, link: GearmanWorkerProtocol) -> None:
+        """A job of this connection is done, and what is to be asked for in its place has been."""
+        timed = link.dialect.timer_goes_on and any(function.timeout for function in self.functions.values())
+        if timed and link in self.turns and not (link.grabs or link.asleep or self._retired):
+            link.sleep()  # while there is no slot, too: it stops the server's timer
+
     def slot_free(self) -> None:
         """What was asked for has not come, or is done."""
         self.busy -= 1

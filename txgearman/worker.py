@@ -368,6 +368,7 @@ class GearmanWorker(GearmanService):
             _log.failure("{job}: after its end ({ended})", result, job=job, ended=job.ended)
         post.slot_free()
         self.fill()
+        post.job_done(job.link)
         return None if isinstance(result, Failure) and not shared else result
 
     def _is_shared(self, job: Job) -> bool:
@@ -414,6 +415,7 @@ class GearmanWorker(GearmanService):
             _log.warn("{job} took longer than {seconds} seconds", job=job, seconds=seconds)
             self._send_exception(job, Failure(TimeoutError(f"it took longer than {seconds} seconds")))
             job.let_go("it timed out")
+            self._running[job][0].job_done(job.link)
         self._cancel(job)
 
     def abandon(self, job: Job, why: str) -> None:

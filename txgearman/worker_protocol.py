@@ -59,21 +59,24 @@ class Dialect:
     :ivar can_do_timeout: makes a CAN_DO_TIMEOUT's argument of seconds; None where the server would not register the
         function at all (section 8).
     :ivar exception_ends: whether WORK_EXCEPTION is the end of a job (section 4, H13).
+    :ivar timer_goes_on: whether the timer of CAN_DO_TIMEOUT goes on after the end of its job, until the worker says
+        that it waits for another. (gearmand then ends some other job of the connection, or none and counts it for one.)
     """
 
     name: str
     grab: bytes
     can_do_timeout: Callable[[float], bytes] | None
     exception_ends: bool
+    timer_goes_on: bool
 
 
 def _milliseconds(seconds: float) -> bytes:
     return b"%d" % min(round(seconds * 1000), _MOST_MILLISECONDS)
 
 
-GEARMAND: Final = Dialect("gearmand", GRAB_JOB_ALL.request(), _milliseconds, True)
-PERL: Final = Dialect("perl", GRAB_JOB.request(), lambda seconds: b"%.3f" % seconds, False)
-GEARD: Final = Dialect("geard", GRAB_JOB_UNIQ.request(), None, True)
+GEARMAND: Final = Dialect("gearmand", GRAB_JOB_ALL.request(), _milliseconds, True, True)
+PERL: Final = Dialect("perl", GRAB_JOB.request(), lambda seconds: b"%.3f" % seconds, False, False)
+GEARD: Final = Dialect("geard", GRAB_JOB_UNIQ.request(), None, True, False)
 
 
 class Assignment:
