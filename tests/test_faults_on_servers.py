@@ -60,8 +60,10 @@ def stalled(server: Gearmand) -> Iterator[None]:
 async def test_p10_a_stalled_server_is_dropped_after_its_ack_timeout(gearmand: Gearmand) -> None:
     worker = await connect_worker(gearmand.port, b"work")
     async with GearmanClient([gearmand.address], ack_timeout=1.0, connect_timeout=0.5) as client:
-        acknowledged = client.add_task("work")
+        created: Deferred[Task] = Deferred()
+        acknowledged = client.add_task("work", on_created=created.callback)
         await worker.job()
+        await created  # the worker may hear of the job first
         with stalled(gearmand):
             start = reactor.seconds()
             unacknowledged = client.add_task("work")
