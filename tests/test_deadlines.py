@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import weakref
 from collections.abc import Callable
+from heapq import heapify
 from typing import Any
 
 import pytest
@@ -11,11 +13,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from txgearman import deadlines
 from txgearman.deadlines import Deadlines
 
 
 class Item:
     """Something that can be looked for after it is gone."""
+
+
+class CountingClock(Clock):
+    """Refuses what has been, as a reactor does.
+
+    :ivar made: how many timers there have been.
+    """
+
+    made = 0
+
+    def callLater(self, when: float, what: Callable[..., object], *a: Any, **kw: Any) -> Any:
+        assert when >= 0
+        self.made += 1
+        return super().callLater(when, what, *a, **kw)
 
 
 class Kept:
@@ -25,7 +42,7 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = CountingClock()
         self.passed: list[tuple[float, Any]] = []
         self.react: Callable[[Any], object] = lambda item: None
         self.deadlines: Deadlines[Any] = Deadlines(self.clock, self._passed)
@@ -70,7 +87,30 @@ def test_p10_what_comes_late_comes_all_the_same() -> None:
         kept.deadlines.add(number, number + 1.0)
     kept.clock.advance(100)
     assert [item for _, item in kept.passed] == [0, 1, 2, 3, 4]
+    assert (kept.timers, kept.clock.made) == ([], 1)
+
+
+def test_p10_time_may_go_on_while_items_are_handed_over() -> None:
+    """What has become due by the end comes right after it."""
+    kept = Kept()
+    for number in range(3):
+        kept.deadlines.add(number, number + 1.0)
+
+    def take_long(item: Any) -> None:
+        kept.clock.rightNow += 1.5
+
+    kept.react = take_long
+    kept.clock.advance(1)
+    assert kept.passed == [(1.0, 0), (2.5, 1), (4.0, 2)]
     assert kept.timers == []
+
+
+def test_many_items_need_few_timers() -> None:
+    """One that is due after another needs none of its own before that."""
+    kept = Kept()
+    for number in range(100):
+        kept.deadlines.add(number, 30.0 + number)
+    assert (kept.timers, kept.clock.made) == ([30.0], 1)
 
 
 def test_an_item_that_was_let_go_is_never_handed_over() -> None:
@@ -133,14 +173,58 @@ def test_clear_tells_what_there_was_in_the_order_in_which_it_came() -> None:
     assert kept.passed == []
 
 
-def test_a_sum_that_is_rounded_down_is_no_loop() -> None:
-    """0.1 + 0.7 is a little more than what the clock shows after 0.1 and then 0.7."""
+def test_a_sum_that_is_rounded_down_makes_no_second_timer() -> None:
+    """3.6 + (7.7 - 3.6) is a little less than 7.7; that is not too early for what is due at 7.7."""
     kept = Kept()
+    kept.clock.advance(3.5)
+    kept.deadlines.add("first", 0.1)
+    kept.deadlines.add("second", 4.2)
     kept.clock.advance(0.1)
-    kept.deadlines.add("item", 0.7)
-    kept.clock.advance(0.7)
-    kept.clock.advance(1e-9)
-    assert [item for _, item in kept.passed] == ["item"]
+    (time,) = kept.timers
+    assert time < 3.5 + 4.2
+    kept.clock.rightNow = time
+    kept.clock.advance(0)
+    assert [item for _, item in kept.passed] == ["first", "second"]
+    assert kept.timers == []
+
+
+def test_what_was_forgotten_sets_no_timer() -> None:
+    """Whether it was let go, or all were forgotten; and it may be let go again, or come again."""
+    kept = Kept()
+    kept.deadlines.add("first", 1.0)
+    kept.deadlines.add("let go", 2.0)
+    kept.deadlines.let_go("let go")
+    kept.clock.advance(1)
+    assert kept.timers == []
+    kept.deadlines.add("later", 5.0)
+    assert kept.timers == [6.0]
+    kept.deadlines.clear()
+    kept.deadlines.let_go("later")
+    kept.deadlines.add("last", 9.0)
+    assert kept.timers == [10.0]
+    kept.deadlines.add("later", 3.0)
+    kept.clock.advance(3)
+    assert kept.passed == [(1.0, "first"), (4.0, "later")]
+
+
+def test_what_is_left_of_many_comes_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heap is made anew now and then: seldom, so that to let go takes as long however many there are."""
+    heaps: list[int] = []
+
+    def heapify_and_count(heap: list[Any]) -> None:
+        heaps.append(len(heap))
+        heapify(heap)
+
+    monkeypatch.setattr(deadlines, "heapify", heapify_and_count)
+    kept = Kept()
+    for number in random.Random(5).sample(range(1, 5001), 5000):
+        kept.deadlines.add(number, float(number))
+    for number in random.Random(6).sample(range(1, 5001), 5000):
+        if number % 50:
+            kept.deadlines.let_go(number)
+    assert 1 < len(heaps) < 10
+    kept.clock.pump([1.0] * 5000)
+    assert kept.passed == [(float(number), number) for number in range(50, 5001, 50)]
 
 
 def test_p12_nothing_of_an_item_is_kept() -> None:
@@ -158,6 +242,16 @@ def test_p12_nothing_of_an_item_is_kept() -> None:
         kept.deadlines.let_go(number)
     assert len(kept.deadlines._heap) < 200
     assert len(kept.timers) == 1
+
+
+def test_p12_what_was_forgotten_with_all_is_not_kept() -> None:
+    kept = Kept()
+    item: Item | None = Item()
+    gone = weakref.ref(item)
+    kept.deadlines.add(item, 1.0)
+    kept.deadlines.clear()
+    item = None
+    assert gone() is None
 
 
 def test_p12_what_was_handed_over_is_not_kept() -> None:

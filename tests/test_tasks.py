@@ -806,6 +806,15 @@ def test_p1_a_task_that_ended_is_not_tried_again() -> None:
     assert (story.fired, story.names.count("on_retry")) == ([b"thumbnail"], 0)
 
 
+@pytest.mark.parametrize("name", ["on_complete", "on_fail"])
+def test_p1_a_task_that_is_being_told_its_end_is_not_tried_again(name: str) -> None:
+    """Whatever its callback does: its owner would submit it a second time."""
+    story = with_retries(5, **{name: fail})
+    story.task.retries = 5 if name == "on_complete" else 0
+    REACHES[name](story)
+    assert (len(story.fired), story.names.count("on_retry"), story.task.attempt) == (1, 0, 0)
+
+
 def test_p9_a_cancelled_task_is_not_tried_again() -> None:
     story = with_retries(5)
     story.retries = False  # as an owner says of a CancelledError
@@ -833,8 +842,10 @@ def test_a_task_that_was_not_written_goes_back_to_its_owner() -> None:
     assert story.task.hand_back()
     assert story.names == ["placed again"]
     alone = Task("resize")
+    assert not alone.ended
     told = outcome(alone.begin())
     assert not alone.hand_back()
+    assert not alone.ended
     alone.end_failed(ClientStopped())
     assert len(told) == 1
 
