@@ -150,6 +150,7 @@ class GearmanProtocol(Protocol):
         self._corked: list[bytes] | None = None
         self._corked_size = 0
         self.answer_watch = Watch(reactor, limits.ack_timeout, self._look_for_answers)
+        self._pieces = 0
         self._progress = 0
         self._unanswered_looks = 0
         self._heartbeat = None if limits.heartbeat is None else Watch(reactor, limits.heartbeat, self._look_for_life)
@@ -307,8 +308,8 @@ class GearmanProtocol(Protocol):
 
     @property
     def progress(self) -> int:
-        """A number that changes with each answer."""
-        return self._answered
+        """A number that changes with each answer, and with each piece of something large that comes before the next."""
+        return self._answered + self._pieces
 
     def expect_answer(self) -> None:
         """The server has just been asked something; it has the limits' ``ack_timeout`` to say anything."""
@@ -441,7 +442,10 @@ class GearmanProtocol(Protocol):
         if self.corks:
             self.cork()
         try:
-            self._packets_received(self._decoder.feed(data))
+            packets = self._decoder.feed(data)
+            if not packets:
+                self._pieces += 1
+            self._packets_received(packets)
         except ProtocolError as error:
             self.abort(error.with_traceback(None))  # it is kept, and its frames would keep what they were about
         self.uncork()

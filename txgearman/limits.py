@@ -40,7 +40,8 @@ class Limits:
 
     :ivar connect_timeout: seconds from the start of an attempt to connect to the server's first good answer.
     :ivar ack_timeout: seconds that a server may owe answers and give none. Then its connection is dropped: answers come
-        in order, so that no other would come either. A workload must get through in this time.
+        in order, so that no other would come either. A workload must get through in this time; while something large
+        comes from the server, that counts for an answer.
     :ivar heartbeat: seconds of silence after which an idle server is asked whether it is there. If it says nothing for
         as long again, its connection is dropped. None: it is not asked.
     :ivar check_interval: seconds of silence about a foreground task after which a client asks whether the server still
