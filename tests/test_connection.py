@@ -1502,6 +1502,40 @@ def test_p17_a_server_that_stops_answering_is_found_in_half_as_long_again() -> N
     assert closed_by(net, TimeoutError)
 
 
+def test_p17_a_server_that_is_slow_with_something_large_is_waited_for() -> None:
+    """What it owes is behind that."""
+    net = connected(ack_timeout=8.0)
+    link, large, told = net.link, net.echo(b"x" * 40), net.echo(b"1")
+    question, fence, *others = net.server.received()
+    packet = answer(question)
+    for place in range(len(packet)):
+        let_pass(net, 7.5)
+        net.server.send(packet[place : place + 1])
+    assert (large, link.error) == ([[b"x" * 40]], None)
+    net.server.send(answer(fence), answer(others[0])[:-1])
+    let_pass(net, 7.75)
+    assert (told, link.error) == ([], None)
+    let_pass(net, 4.25)
+    assert isinstance(link.error, TimeoutError)  # it said no more
+
+
+@pytest.mark.parametrize("late", [3.75, 4.25, 7.75])
+def test_p17_a_server_has_its_whole_time_for_each_answer(late: float) -> None:
+    """However late the one before was."""
+    net = connected(ack_timeout=8.0)
+    link = net.link
+    net.echo(b"1")
+    let_pass(net, late)
+    net.server.shake_hands()
+    let_pass(net, 12)
+    assert net.clock.getDelayedCalls() == []
+    net.echo(b"2")
+    let_pass(net, 7.75)
+    assert link.error is None
+    let_pass(net, 0.25)
+    assert isinstance(link.error, TimeoutError)
+
+
 def test_p10_p17_a_reactor_that_was_blocked_is_no_silence_of_the_server() -> None:
     """The timer comes before what has been there to be read for long."""
     net = connected(ack_timeout=8.0)
@@ -1585,15 +1619,14 @@ def test_p17_who_answers_the_fence_only_is_there_as_well() -> None:
 
 
 def test_any_byte_is_a_sign_of_life() -> None:
-    net = connected(heartbeat=8.0)
-    packet = answer(FENCE)
-    net.link.send_fence()
-    net.server.received()
+    net = connected(heartbeat=8.0, ack_timeout=1e6)
+    link, server, packet = net.link, net.server, answer(FENCE)
+    link.send_fence()
+    server.received()
     for place in range(len(packet)):
         let_pass(net, 3)
-        net.server.send(packet[place : place + 1])
-    assert net.server.received() == []
-    assert net.link.error is None
+        server.send(packet[place : place + 1])
+    assert (server.received(), link.error, link.owed) == ([], None, False)
 
 
 def test_p10_a_reactor_that_was_blocked_is_no_silence_for_the_heartbeat() -> None:
@@ -1668,15 +1701,17 @@ def pieces_written(net: Net, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return pieces
 
 
-@pytest.mark.parametrize(("size", "most"), [(10, 1), (40_000, 6)])
-def test_what_answers_bring_about_goes_out_in_few_pieces(size: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("size", "count"), [(10, 1), (40_000, 6)])
+def test_what_answers_bring_about_goes_out_in_few_pieces(
+    size: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One for each 64 KiB, in the order of the calls."""
     net = connected()
     first = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
     first.addCallback(lambda _: [net.echo(b"%d" % number + b"x" * size) for number in range(10)])
     pieces = pieces_written(net, monkeypatch)
     net.server.send(ECHO_RES.response(b"1"), answer(FENCE))
-    assert 1 <= len(pieces) <= most
+    assert len(pieces) == count
     packets = Decoder(REQ).feed(b"".join(pieces))
     asked = [arguments[0][:1] for packet_type, arguments in packets if packet_type is ECHO_REQ]
     assert asked == [b"%d" % number for number in range(10)]
@@ -1684,18 +1719,25 @@ def test_what_answers_bring_about_goes_out_in_few_pieces(size: int, most: int, m
     assert b"alone" in pieces[-2]
 
 
-def test_p11_what_is_kept_goes_out_before_a_close(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("end", "written"), [(close, [b"last"]), (abort, [])])
+def test_p11_what_is_kept_goes_out_before_a_close(
+    end: Callable[[GearmanProtocol], None], written: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it, TLS would drop it; and an abort drops all that is not out."""
     net = connected()
     first = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
+    written_by_then: list[bytes] = []
 
-    def write_and_stop(_: object) -> None:
+    def write_and_end(_: object) -> None:
         net.link.write(b"last")
-        net.factory.stop(ClientStopped())
+        end(net.link)
+        written_by_then.extend(pieces)
 
-    first.addCallback(write_and_stop)
+    first.addCallback(write_and_end)
     pieces = pieces_written(net, monkeypatch)
     net.server.send(ECHO_RES.response(b"1"), answer(FENCE))
-    assert pieces == [b"last"]
+    assert written_by_then == pieces == written
+    net.factory.stop(ClientStopped())
     net.clock.advance(0)
     assert net.clock.getDelayedCalls() == []
 
@@ -1771,3 +1813,52 @@ def test_p11_a_stop_hurries_a_link_that_is_being_left() -> None:
     net.clock.advance(0)
     assert [type(error) for error in told] == [ClientStopped]
     assert (len(left), len(stopped), net.clock.getDelayedCalls()) == (1, 1, [])
+
+
+class Leaving:
+    """Notes how often a link was said to be idle, and whether it was of use then; and asks it something once more."""
+
+    def __init__(self, net: Net, ask_again: bool = False) -> None:
+        self.net = net
+        self.link = net.link
+        self.ask_again = ask_again
+        self.idle: list[Exception | None] = []
+
+    def on_idle(self) -> None:
+        self.idle.append(self.link.error)
+        if self.ask_again:
+            self.net.echo(b"again")
+
+
+def test_an_idle_link_is_told_once() -> None:
+    """Whatever it is used for afterwards."""
+    net = connected()
+    leaving = Leaving(net, ask_again=True)
+    net.echo(b"1")
+    net.link.retire(leaving.on_idle)
+    for _ in range(3):
+        net.server.shake_hands()
+    assert (leaving.idle, net.link.retiring) == ([None], False)
+
+
+@pytest.mark.parametrize("said", [b"", b"garbage" * 3], ids=["lost", "garbage"])
+def test_a_link_that_is_of_no_use_is_not_told_as_idle(said: bytes) -> None:
+    net = connected()
+    leaving = Leaving(net)
+    net.echo(b"1")
+    net.link.retire(leaving.on_idle)
+    net.server.send(said)
+    net.server.lose()
+    assert isinstance(leaving.link.error, Exception)
+    leaving.link.check_idle()
+    assert leaving.idle == []
+
+
+def test_p11_a_link_that_is_left_has_the_time_that_it_is_given_to_go() -> None:
+    net = Served().connect()
+    net.server.fall_silent()
+    left = outcome(net.factory.retire(net.link, 20.0))
+    net.server.advance(19.75)
+    assert left == []
+    net.server.advance(0.25)
+    assert (left, net.server.connections, net.clock.getDelayedCalls()) == ([None], [], [])

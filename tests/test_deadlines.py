@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 
 from txgearman import deadlines
@@ -29,10 +30,16 @@ class CountingClock(Clock):
 
     made = 0
 
-    def callLater(self, when: float, what: Callable[..., object], *a: Any, **kw: Any) -> Any:
-        assert when >= 0
+    def callLater(
+        self,
+        delay: float,
+        callable: Callable[..., object],  # noqa: A002  # Twisted's name
+        *args: object,
+        **kw: object,
+    ) -> IDelayedCall:
+        assert delay >= 0
         self.made += 1
-        return super().callLater(when, what, *a, **kw)
+        return super().callLater(delay, callable, *args, **kw)
 
 
 class Kept:

@@ -21,6 +21,7 @@ from txgearman.packets import (
     CAN_DO,
     CAN_DO_TIMEOUT,
     CANT_DO,
+    ECHO_REQ,
     ERROR,
     GET_STATUS,
     GRAB_JOB,
@@ -46,7 +47,7 @@ from txgearman.packets import (
 )
 from txgearman.worker_protocol import GEARD, GEARMAND, PERL, Assignment, GearmanWorkerFactory, GearmanWorkerProtocol
 
-from .wire import MemoryEndpoint, ServerSide, answer, with_limits
+from .wire import MemoryEndpoint, ServerSide, answer, outcome, with_limits
 
 FENCE: Packet = (GET_STATUS, [b"txgearman:fence"])
 FENCED = answer(FENCE)
@@ -450,6 +451,58 @@ def test_a_server_is_patiently_waited_for_while_it_answers() -> None:
     assert isinstance(link.error, TimeoutError)
 
 
+def test_p17_a_server_that_is_slow_with_a_large_job_is_waited_for() -> None:
+    """Else the next one would get it, and drop its server for it in turn."""
+    net = Net()
+    link = net.link
+    link.grab()
+    packet, expected = ASSIGNMENTS[JOB_ASSIGN_ALL]
+    for place in range(len(packet)):
+        net.wait(SECONDS - 1)
+        net.server.send(packet[place : place + 1])
+    assert (net.taker.told(), link.error) == ([("assigned", 0, *expected)], None)
+
+
+def test_p17_a_question_has_its_time_on_a_workers_link_too() -> None:
+    """Asked while no job is; and the link is busy with it."""
+    net = Net()
+    link = net.link
+    net.wait(2 * SECONDS)
+    link.send_fence()
+    assert link.busy
+    net.wait(SECONDS - 0.5)
+    assert link.error is None
+    net.wait(1)
+    assert isinstance(link.error, TimeoutError)
+
+
+@each_dialect
+def test_p10_a_heartbeat_asks_in_silence_and_drops_who_is_gone(dialect: str) -> None:
+    """A worker that sleeps may be silent for long; its jobs would be nobody's until the server comes to know."""
+    net = Net(dialect, heartbeat=8.0)
+    link, server = net.link, net.server
+    link.jobs[H1] = "one"
+    link.sleep()
+    assert server.received() == [(PRE_SLEEP, [])]
+    for _ in range(5):
+        net.wait(16)
+        packets = server.received()
+        assert packets == [(ECHO_REQ, [b""]), FENCE]
+        server.send(*map(answer, packets[dialect == "geard" :]))  # which leaves an ECHO_REQ unanswered (H6)
+    assert (link.error, net.taker.told()) == (None, [])
+    net.wait(20.25)
+    assert net.taker.told() == [("lost", 0, ["one"], 0, TimeoutError)]
+    assert server.transport.aborted
+
+
+def test_without_a_heartbeat_nobody_is_asked() -> None:
+    net = Net()
+    net.link.sleep()
+    net.server.received()
+    net.wait(1000)
+    assert (net.server.received(), net.link.error) == ([], None)
+
+
 def test_p10_a_sleeping_worker_waits_without_a_timer() -> None:
     net = Net()
     link = net.link
@@ -664,14 +717,15 @@ def test_the_global_reactor_is_the_default() -> None:
 
 
 def test_a_link_with_jobs_is_busy_until_the_last_is_done() -> None:
+    """And what is said of it is written by then."""
     net = Net()
     link = net.link
-    left: list[bool] = []
+    left: list[list[Packet]] = []
     link.jobs[H1] = object()
-    link.retire(lambda: left.append(True))
+    link.retire(lambda: left.append(net.server.received()))
     assert (link.busy, left) == (True, [])
     link.work_complete(H1, b"r")
-    assert (link.busy, left) == (False, [True])
+    assert (link.busy, left) == (False, [[(WORK_COMPLETE, [H1, b"r"])]])
 
 
 def test_a_link_that_asked_in_vain_is_left_at_the_answer() -> None:
@@ -685,8 +739,10 @@ def test_a_link_that_asked_in_vain_is_left_at_the_answer() -> None:
 
 
 def test_the_taker_is_told_when_the_server_takes_something_again() -> None:
+    """And who waits for that to say more of a job."""
     net = Net()
     net.link.pauseProducing()
-    assert net.taker.told() == []
+    waiting = outcome(net.link.when_drained())
+    assert (net.taker.told(), waiting) == ([], [])
     net.link.resumeProducing()
-    assert net.taker.told() == [("drained", False)]
+    assert (net.taker.told(), waiting) == ([("drained", False)], [None])
