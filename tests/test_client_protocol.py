@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionLost, TimeoutError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
@@ -898,6 +898,15 @@ def test_p9_a_task_cancelled_before_its_answer_takes_nobody_elses(background: bo
     assert outcomes([second, third]) == [[TaskRejected], [b"r"]]
 
 
+def test_p4_a_background_task_that_was_cancelled_gets_no_copies() -> None:
+    net = Net()
+    net.submit(unique=b"u", background=True).deferred.cancel()
+    told = net.submit(unique=b"u")
+    net.server.send(created() * 2, data(b"1"), data(b"2"), complete(b"r"))
+    assert (told.data, told.outcomes) == ([b"1", b"2"], [b"r"])
+    check_still_good(net)
+
+
 @pytest.mark.parametrize("background", [False, True])
 def test_p6_the_refusal_of_a_cancelled_task_is_quiet(background: bool) -> None:
     net = Net()
@@ -1027,6 +1036,30 @@ def is_lost_to_a_wrong_answer(net: Net, deferred: Deferred[Any]) -> None:
     net.server.send(created(b""))
 
 
+def is_held_and_lost(net: Net, deferred: Any) -> None:
+    net.server.send(created())
+    net.link.hold(deferred.task)
+    net.server.lose()
+
+
+def is_held_and_completes(net: Net, deferred: Any) -> None:
+    net.server.send(created())
+    net.link.hold(deferred.task)
+    net.server.send(complete(b"r"))
+
+
+def is_held_and_cancelled(net: Net, deferred: Any) -> None:
+    net.server.send(created())
+    net.link.hold(deferred.task)
+    deferred.cancel()
+
+
+def is_forgotten(net: Net, deferred: Deferred[Any]) -> None:
+    net.server.send(created())
+    net.clock.pump([30, 30])
+    net.server.send(STATUS_RES.response(H1, b"0", b"0", b"0", b"0"))
+
+
 def is_stopped(net: Net, deferred: Deferred[Any]) -> None:
     net.factory.stop(ClientStopped())
 
@@ -1069,6 +1102,10 @@ def what_is_left(end: Callable[[Net, Deferred[Any]], None], **options: Any) -> T
         is_lost_late,
         is_lost_to_garbage,
         is_lost_to_a_wrong_answer,
+        is_held_and_lost,
+        is_held_and_completes,
+        is_held_and_cancelled,
+        is_forgotten,
         is_stopped,
     ],
 )
@@ -1402,7 +1439,7 @@ def test_what_a_slow_server_does_not_take_waits_in_order() -> None:
     net.link.pauseProducing()
     tasks = [net.submit(b"%d" % number, background=number == 1) for number in range(4)]
     assert workloads(net) == []
-    assert (net.link.in_flight, net.link.load) == (0, 4)
+    assert (net.link.in_flight, net.link.load, net.link.busy) == (0, 4, True)
     net.link.resumeProducing()
     assert workloads(net) == [b"0", b"1", b"2", b"3"]
     assert (net.link.in_flight, net.link.load) == (4, 4)
@@ -1410,32 +1447,79 @@ def test_what_a_slow_server_does_not_take_waits_in_order() -> None:
     assert tasks[0].outcomes == [b"r"]
 
 
-def test_a_server_that_takes_little_at_a_time_gets_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = Net()
-    net.link.pauseProducing()
-    for number in range(4):
-        net.submit(b"%d" % number)
-    write, write_all = net.server.transport.write, net.server.transport.writeSequence
+def fills_up(net: Net, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From now on the transport is full after each write; return how much each was."""
+    sizes: list[int] = []
+    write = net.server.transport.write
 
     def write_and_be_full(data: bytes) -> None:
+        sizes.append(len(data))
         write(data)
         net.link.pauseProducing()
 
-    def write_all_and_be_full(data: list[bytes]) -> None:
-        write_all(data)
-        net.link.pauseProducing()
-
     monkeypatch.setattr(net.server.transport, "write", write_and_be_full)
-    monkeypatch.setattr(net.server.transport, "writeSequence", write_all_and_be_full)
+    monkeypatch.setattr(net.server.transport, "writeSequence", lambda data: write_and_be_full(b"".join(data)))
+    return sizes
+
+
+def test_a_server_that_takes_little_at_a_time_gets_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    net.link.pauseProducing()
+    for number in range(6):
+        net.submit(b"%d" % number * 40_000)
     waiting = outcomes_of_drain(net)
+    fills_up(net, monkeypatch)
     seen = []
-    for _ in range(4):
+    for _ in range(3):
+        assert waiting == []
         net.link.resumeProducing()
-        seen += workloads(net)
-    assert seen == [b"0", b"1", b"2", b"3"]
-    monkeypatch.undo()
+        seen.append([workload[:1] for workload in workloads(net)])
+    assert seen == [[b"0", b"1"], [b"2", b"3"], [b"4", b"5"]]
+    assert waiting == []  # the last of it is not out
     net.link.resumeProducing()
     assert waiting == [None]
+
+
+def test_small_tasks_that_have_waited_go_out_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    net.link.pauseProducing()
+    for number in range(100):
+        net.submit(b"%d" % number)
+    sizes = fills_up(net, monkeypatch)
+    net.link.resumeProducing()
+    assert (len(sizes), len(workloads(net)), net.link.paused) == (1, 100, True)
+
+
+def test_p10_p17_a_server_that_acknowledges_nothing_is_dropped() -> None:
+    """A job whose end it has not told yet is no answer that it owes."""
+    net = Net(ack_timeout=8.0, check_interval=1e6)
+    first = net.submit()
+    net.server.send(created())
+    for _ in range(100):
+        net.clock.advance(1)
+    second, third = net.submit(), net.submit(background=True)
+    assert net.link.error is None
+    net.clock.pump([0.25] * 31)
+    assert outcomes([first, second, third]) == [[], [], []]
+    net.clock.pump([0.25])
+    assert outcomes([first, second, third]) == [[TaskLost]] * 3
+    assert [told.error.acknowledged for told in (first, second, third)] == [True, False, False]
+    for told in (first, second, third):
+        assert isinstance(told.error.__cause__, TimeoutError)
+        assert "no answer within 8.0 seconds" in str(told.error)
+    assert net.server.transport.aborted
+
+
+@pytest.mark.parametrize("late", [1, 7, 100])
+def test_p17_a_reactor_that_was_blocked_loses_no_task(late: float) -> None:
+    """The time of the server's answer counts, and not that at which somebody else's code lets it be read."""
+    net = Net(ack_timeout=8.0, check_interval=8.0)
+    for number in range(5):
+        told = net.submit(b"%d" % number)
+        net.clock.advance(late)
+        net.server.send(created(), complete(b"r"))
+        assert told.outcomes == [b"r"]
+    assert net.link.error is None
 
 
 def outcomes_of_drain(net: Net) -> list[Any]:
@@ -1482,6 +1566,23 @@ def test_p7_what_the_loss_of_another_cancels_does_not_go_back() -> None:
     assert (owner.placed, told) == ([], [CancelledError])
 
 
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("end", ["cancelled", "lost"])
+def test_p12_nothing_keeps_a_task_that_was_not_written(end: str) -> None:
+    net = Net()
+    net.link.pauseProducing()
+    task = Task(b"f")
+    kept = weakref.ref(task)
+    deferred = net.link.submit(task).addErrback(lambda _: None)
+    if end == "cancelled":
+        deferred.cancel()
+    else:
+        net.server.lose()
+    assert deferred.called
+    del task, deferred
+    assert kept() is None
+
+
 def test_p7_what_was_not_written_goes_back_when_the_link_is_left() -> None:
     net = Net()
     first, _, told = owned(net, b"written")
@@ -1503,6 +1604,7 @@ def test_a_link_is_left_when_its_last_task_is_cancelled(acknowledged: bool) -> N
         net.server.send(created())
     left: list[bool] = []
     net.link.retire(lambda: left.append(True))
+    assert left == []
     told.deferred.cancel()
     assert left == [True] * acknowledged
     if not acknowledged:
@@ -1643,6 +1745,13 @@ def test_p6_an_answer_that_comes_after_the_outcome_is_quiet() -> None:
     assert net.link.error is None
 
 
+def test_p16_the_longest_handle_is_asked_after() -> None:
+    net = Sweep()
+    net.begun(b"H" * MAX_HANDLE)
+    net.wait(8)
+    assert net.asked() == [b"H" * MAX_HANDLE]
+
+
 @pytest.mark.parametrize("handle", [b"H" * (MAX_HANDLE + 1), b"H:\0:1"], ids=["long", "with a NUL"])
 def test_p17_a_handle_that_some_server_says_nothing_of_is_not_asked_after(handle: bytes) -> None:
     """GEARMAN.md H6."""
@@ -1669,6 +1778,20 @@ def test_p16_a_link_that_goes_while_it_asks_loses_each_task_once() -> None:
     net.server.lose()
     assert told.outcomes == [TaskLost]
     assert not told.error.forgotten
+
+
+def test_p12_of_what_comes_late_nothing_is_noted() -> None:
+    """Nor of jobs that were heard of and have ended, once it was looked after them."""
+    net = Sweep()
+    for number in range(100):
+        net.server.send(data(b"late", b"H:%d" % number))
+    assert net.link._heard_of == set()
+    for number in range(100):
+        handle = b"H:%d" % number
+        net.begun(handle)
+        net.server.send(data(b"d", handle), complete(b"", handle))
+    net.wait(4)
+    assert (net.link._heard_of, net.link._silent_looks_at) == (set(), {})
 
 
 def test_p10_without_jobs_there_is_no_timer() -> None:
@@ -1703,6 +1826,21 @@ def test_while_all_that_is_out_is_held_nothing_is_read() -> None:
     assert net.link.deaf
     net.link.release(second.task)
     assert not net.link.deaf
+    net.link.hold(first.task)
+    assert not net.link.deaf  # the second can take more
+
+
+def test_while_the_server_owes_an_answer_it_is_read() -> None:
+    net = Net()
+    told = net.submit()
+    net.server.send(created())
+    asked = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
+    net.link.hold(told.task)
+    assert not net.link.deaf
+    net.server.send(ECHO_RES.response(b"1"), answer(FENCE))
+    assert asked.called
+    net.link.hold(told.task)
+    assert net.link.deaf
 
 
 def test_p6_a_held_task_that_is_let_go_holds_nobody_up() -> None:
