@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -15,10 +16,11 @@ from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
 
 from txgearman.client_protocol import GearmanClientFactory
-from txgearman.connection import LinkObserver
+from txgearman.connection import CLOSE_TIMEOUT, LinkObserver
 from txgearman.errors import ClientStopped, NoServersAvailable, ProtocolError, ServerError
 from txgearman.packets import ERROR, GET_STATUS, NOOP, OPTION_REQ, STATUS_RES
 from txgearman.servers import JobServers, ServerInfo, ServerState, parse_address
@@ -136,6 +138,7 @@ class Pool:
         self.clock = Clock()
         self.there = [MemoryJobServer(self.clock) for _ in range(size)]
         self.changes = 0
+        self.react: list[Callable[[], object]] = []  # what is done at the next changes, the last first
         endpoints = [server.endpoint() for server in self.there]
         self.servers = JobServers(endpoints, self.clock, self.make_factory, self.changed)
 
@@ -144,6 +147,8 @@ class Pool:
 
     def changed(self) -> None:
         self.changes += 1
+        if self.react:
+            self.react.pop()()
 
     def start(self) -> Pool:
         self.servers.start()
@@ -218,6 +223,33 @@ def test_p8_tls_options_of_a_wrong_type() -> None:
     options: Any = {"trust_roots": None}
     with pytest.raises(TypeError, match="tls must be TLSOptions, not dict"):
         JobServers(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=options)
+
+
+def test_p10_an_attempt_over_tcp_has_the_time_of_a_connect() -> None:
+    """Those of servers that join, too."""
+    memory_reactor = MemoryReactorClock()
+
+    def make_factory(*, name: str, observer: LinkObserver) -> GearmanClientFactory:
+        return GearmanClientFactory(memory_reactor, name=name, observer=observer)
+
+    servers = JobServers(["10.0.0.1"], memory_reactor, make_factory, lambda: None, 3.0)
+    servers.start()
+    servers.change(["10.0.0.1", "[::1]:4731"])
+    assert [(host, port, timeout) for host, port, _, timeout, _ in memory_reactor.tcpClients] == [
+        ("10.0.0.1", 4730, 3.0),
+        ("::1", 4731, 3.0),
+    ]
+
+
+def test_it_is_known_whether_there_is_but_one_server() -> None:
+    pool = Pool(2)
+    first, second = pool.servers.addresses
+    assert pool.servers.sole is None
+    for addresses in ([first], [second]):
+        pool.servers.change(addresses)
+        assert [pool.servers.sole] == list(pool.servers)
+    pool.servers.change([first, second])
+    assert pool.servers.sole is None
 
 
 def test_a_server_is_found_by_its_address() -> None:
@@ -516,11 +548,44 @@ def test_p7_each_attempt_of_a_unique_goes_to_the_next_in_rank() -> None:
 
 def test_p7_another_attempt_without_a_unique_goes_to_another_server() -> None:
     pool = Pool().start()
-    for last in ALL * 3:
-        assert pool.servers.choose(b"", 1, last).factory.name != last
+    for last in ALL:
+        others = {pool.servers.choose(b"", 1, last).factory.name for _ in range(6)}
+        assert others == {*ALL} - {last}
     with pool.there[1].go_down(), pool.there[2].go_down():
         pool.advance()
         assert pool.servers.choose(b"", 1, "endpoint:0").factory.name == "endpoint:0"  # there is no other
+    pool.stop()
+
+
+def test_p7_another_attempt_goes_past_a_server_that_is_down() -> None:
+    """And on from the last in rank to the first."""
+    pool = Pool().start()
+    names = ranked(pool.servers, b"u")
+    with pool.there[ALL.index(names[2])].go_down():
+        pool.advance()
+        chosen = [pool.servers.choose(b"u", attempt).factory.name for attempt in range(4)]
+    assert chosen == [names[0], names[1], names[0], names[0]]
+    pool.stop()
+
+
+def test_p7_another_attempt_goes_elsewhere_though_it_waits_there() -> None:
+    pool = Pool().start()
+    for server in list(pool.servers)[1:]:
+        server.link.pauseProducing()
+    assert {pool.servers.choose(b"", 1, "endpoint:0").factory.name for _ in range(6)} == {*ALL[1:]}
+    pool.stop()
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_server_that_has_more_to_do_is_not_chosen(paused: bool) -> None:
+    """Whether it was told so yet, or the tasks wait to be written."""
+    pool = Pool().start()
+    for server in pool.servers:
+        if paused:
+            server.link.pauseProducing()
+    for _ in range(3):
+        busy(pool, 1)
+    assert {pool.chosen() for _ in range(6)} == {"endpoint:0", "endpoint:2"}
     pool.stop()
 
 
@@ -550,8 +615,9 @@ def test_a_server_that_joins_is_connected() -> None:
     pool = Pool()
     joined = MemoryJobServer(pool.clock)
     pool.start()
-    before = list(pool.servers)
+    before, changes = list(pool.servers), pool.changes
     pool.servers.change([*pool.servers.addresses, joined.endpoint()])
+    assert pool.changes == changes + 1  # a task may go there, or wait for it
     changes = pool.changes
     pool.advance()
     assert list(pool.servers)[:3] == before
@@ -590,6 +656,22 @@ def test_p7_a_server_that_leaves_finishes_what_it_has() -> None:
     assert told == [b"done"]
     pool.advance()
     assert pool.there[2].connections == []
+    assert pool.servers._leaving == {}  # promise 12
+    pool.stop()
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_p11_a_peer_that_reads_nothing_has_the_time_that_it_is_given(leaves: bool) -> None:
+    """To leave it, and to stop."""
+    pool = Pool().start()
+    with pool.there[2].fall_silent():
+        if leaves:
+            pool.servers.change(pool.servers.addresses[:2], 20.0)
+        stopped = [] if leaves else outcome_of(pool.servers.stop(ClientStopped(), 20.0))
+        pool.advance(19.75)
+        assert ([len(server.connections) for server in pool.there], stopped) == ([leaves, leaves, 1], [])
+        pool.advance(0.25)
+        assert (pool.there[2].connections, stopped) == ([], [] if leaves else [None])
     pool.stop()
 
 
@@ -610,9 +692,10 @@ def test_p11_a_stop_does_not_wait_for_what_a_leaving_server_has() -> None:
     pool = Pool().start()
     _, told = busy(pool, 2)
     pool.servers.change(pool.servers.addresses[:2])
-    stopped = outcome_of(pool.servers.stop(ClientStopped()))
+    stopped = [outcome_of(pool.servers.stop(ClientStopped())) for _ in range(3)]
+    assert stopped == [[], [], []]  # there are sockets left
     pool.advance()
-    assert ([type(error) for error in told], len(stopped)) == ([ClientStopped], 1)
+    assert ([type(error) for error in told], stopped) == ([ClientStopped], [[None]] * 3)
     pool.stop()
 
 
@@ -639,13 +722,25 @@ def test_an_endpoint_keeps_its_name_wherever_it_stands() -> None:
     assert [info.address for info in pool.infos()] == ["endpoint:2", "endpoint:3", "endpoint:0", "endpoint:4"]
 
 
+def test_a_server_that_stays_is_the_same_however_it_is_written() -> None:
+    servers = JobServers(["10.0.0.1", "jobs.example.com"], reactor, _unused, lambda: None)
+    first, second = servers
+    servers.change(["10.0.0.3", "tcp:JOBS.example.com:4730", "10.0.0.1:4730"])
+    assert list(servers)[1:] == [second, first]
+    assert servers.by_address("jobs.example.com:4730") is second
+    servers.change(["10.0.0.3"])
+    with pytest.raises(ValueError, match=r"none of the job servers here: 10\.0\.0\.3:4730"):
+        servers.by_address("10.0.0.1:4730")
+
+
 @pytest.mark.parametrize("wrong", [[], ["a b"], "host", [None], ["10.0.0.1", "10.0.0.1:4730"]])
 def test_p8_servers_that_cannot_be_meant_change_nothing(wrong: Any) -> None:
     pool = Pool().start()
-    before = list(pool.servers)
+    before, addresses = list(pool.servers), pool.servers.addresses
     with pytest.raises((TypeError, ValueError), match="job_servers"):
         pool.servers.change(wrong)
-    assert list(pool.servers) == before
+    assert (list(pool.servers), pool.servers.addresses) == (before, addresses)
+    assert [pool.servers.by_address(name) for name in ALL] == before
     assert pool.states() == [ServerState.READY] * 3
     pool.stop()
 
@@ -692,4 +787,30 @@ def test_p13_who_is_told_that_a_server_leaves_may_change_them_again() -> None:
     pool.advance()
     assert [len(server.connections) for server in pool.there] == [0, 0, 1]
     assert pool.states() == [ServerState.READY]
+    pool.stop()
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_p13_who_is_told_while_servers_join_may_change_them_again_or_stop(stops: bool) -> None:
+    """Those that were to join after it are then never connected."""
+    pool = Pool(2)
+    first, second = pool.servers.addresses
+    pool.servers.change([first])
+    pool.start()
+    unusable = Unusable()
+    pool.react.append(lambda: pool.servers.stop(ClientStopped()) if stops else pool.servers.change([unusable]))
+    pool.servers.change([unusable, second])
+    pool.advance()
+    assert (pool.there[1].connections, len(pool.servers), pool.react) == ([], 1 + stops, [])
+    pool.stop()
+
+
+def test_p11_a_stop_waits_for_the_last_of_its_connections() -> None:
+    pool = Pool().start()
+    with pool.there[1].fall_silent():
+        stopped = outcome_of(pool.servers.stop(ClientStopped()))
+        pool.advance()
+        assert ([len(server.connections) for server in pool.there], stopped) == ([0, 1, 0], [])
+        pool.advance(CLOSE_TIMEOUT)
+        assert stopped == [None]
     pool.stop()
