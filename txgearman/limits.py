@@ -43,7 +43,8 @@ class Limits:
         in order, so that no other would come either. A workload must get through in this time; while something large
         comes from the server, that counts for an answer.
     :ivar heartbeat: seconds of silence after which an idle server is asked whether it is there. If it says nothing for
-        as long again, its connection is dropped. None: it is not asked.
+        as long again, its connection is dropped. None: it is not asked. Nor is it while more is written than it takes,
+        since the question would wait behind that.
     :ivar check_interval: seconds of silence about a foreground task after which a client asks whether the server still
         has its job.
     :ivar max_packet_size: bytes that the body of a packet from the server may have.
