@@ -1,7 +1,7 @@
-"""What the pages take from elsewhere, so that each thing is said once: from README, and from the code.
+"""What the pages take from elsewhere, so that each thing is said once: from CHANGES, and from the code.
 
-In Markdown, ````` ```{readme} Workers ````` is the text of README under that heading; the directives at the end of this
-module are the others. Names in backticks, in pages and docstrings, become links where they are ours or Twisted's.
+The directives for it are listed at the end of this module. Names in backticks, in pages and docstrings, become links
+where they are ours or Twisted's.
 """
 
 from __future__ import annotations
@@ -61,20 +61,6 @@ class Text(SphinxDirective):
 
     def markdown(self, *arguments: str) -> str:
         raise NotImplementedError
-
-
-class Readme(Text):
-    """What README says under a heading."""
-
-    def markdown(self, *arguments: str) -> str:
-        return tables.section_of_readme(*arguments)
-
-
-class Failures(Text):
-    """Every error, what it means, and whether retries help."""
-
-    def markdown(self, *arguments: str) -> str:
-        return tables.failures()
 
 
 class Rooms(Text):
@@ -231,8 +217,6 @@ def check_reference(app: Sphinx, env: BuildEnvironment) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    app.add_directive("readme", Readme)
-    app.add_directive("failures", Failures)
     app.add_directive("rooms", Rooms)
     app.add_directive("table-of", TableOf)
     app.add_directive("server-states", States)

@@ -1,4 +1,4 @@
-"""Tables and texts for the pages, in Markdown: read from README, CHANGES, and the code."""
+"""Tables and texts for the pages, in Markdown: read from CHANGES, and from the code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parent.parent
-README: Final = ROOT / "README.md"
 CHANGES: Final = ROOT / "CHANGES"
 LAYERS: Final = ROOT / "tests" / "test_layers.py"
 
 
 def sources() -> list[Path]:
     """The files whose changes change a page."""
-    return [README, CHANGES, LAYERS, *(ROOT / "txgearman").rglob("*.py")]
+    return [CHANGES, LAYERS, *(ROOT / "txgearman").rglob("*.py")]
 
 
 def in_rst(text: str) -> str:
@@ -33,61 +32,13 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-# README and CHANGES.
-
-
-def section_of_readme(title: str) -> str:
-    """What README says under a heading of this text, with links that hold in the pages."""
-    text = README.read_text("utf-8")
-    section = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
-    if section is None:
-        raise ValueError(f"README has no section {title!r}")
-    return re.sub(r"\]\(([^):#]+)\)", lambda match: f"]({page_of(match[1])})", section[1])
-
-
-def page_of(path: str) -> str:
-    """Where the pages have what README links to."""
-    if path == "examples":
-        return "/examples.md"
-    if path.startswith("examples/"):
-        return f"/examples.md#{slug(path.removeprefix('examples/'))}"
-    if path.startswith("docs/"):
-        return "/" + path.removeprefix("docs/")
-    raise ValueError(f"README links to {path}, which is not in the documentation")
-
-
-def slug(heading: str) -> str:
-    """The name that a heading's anchor gets: as GitHub makes it."""
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+# CHANGES.
 
 
 def changes() -> str:
     """CHANGES, but for the line that says what it is; its headings are the lowest that a page has."""
     text = CHANGES.read_text("utf-8").partition("\n\n")[2]
     return re.sub(r"^(.+)\n=+$", r".. rubric:: \1", text, flags=re.MULTILINE)
-
-
-# Errors.
-
-
-def failures() -> str:
-    """README's table of errors, and whether the code submits again what has failed so."""
-    head, _, *rows = re.findall(r"^\|(.*)\|$", section_of_readme("What the errors mean"), re.MULTILINE)
-    again = dict(rows_in_docstring("txgearman.dispatcher.is_retried"))
-    again["TaskException"] = again["TaskFailed"]
-    table = [[*cells_of(head), "again, with `retries=`?"]]
-    for row in rows:
-        cells = cells_of(row)
-        table.append([*cells, again.pop(cells[0].split("`")[1], "")])
-        if "forgotten" in cells[0]:
-            table[-1][-1] = table[-2][-1]
-    if again:
-        raise ValueError(f"is_retried tells of {', '.join(again)}, README does not")
-    return markdown(table)
-
-
-def cells_of(row: str) -> list[str]:
-    return [cell.strip() for cell in row.split(" | ")]
 
 
 # The code.

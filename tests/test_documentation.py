@@ -14,13 +14,28 @@ from typing import Any
 import pictures
 import pytest
 import tables
+from twisted.internet.defer import CancelledError
 
 import txgearman
-from txgearman import GearmanClient, ServerState, Task
+from txgearman import (
+    ClientStopped,
+    GearmanClient,
+    NoServersAvailable,
+    ServerState,
+    Task,
+    TaskException,
+    TaskFailed,
+    TaskLost,
+    TaskRejected,
+    TaskTimedOut,
+)
+from txgearman.dispatcher import is_retried
 from txgearman.testing import MemoryJobServer
 
-from .test_examples import EXAMPLES, ROOT, Running, output, run
-from .test_readme import Pool, complete, fits, pool, promises
+from .blocks import Pool, check, pool, promises
+from .certificates import Authority
+from .daemons import Gearmand, Stunnel
+from .test_examples import EXAMPLES, ROOT, TWISTD, Running, example_worker, output, run
 
 __all__ = ["pool"]
 
@@ -36,8 +51,14 @@ SCRIPTS = [
     pytest.param(block, id=f"{name}-{number}")
     for name, page in PAGES.items()
     for number, (language, block) in enumerate(BLOCK.findall(page))
-    if language == "python"
+    if language == "python" and "TLSOptions(" not in block and "Application(" not in block
 ]
+
+
+def blocks_with(words: str) -> list[str]:
+    """Those that need more around them than others."""
+    return [block for page in PAGES.values() for _, block in BLOCK.findall(page) if words in block]
+
 
 COMMANDS = {
     "python -m pip install .",
@@ -58,13 +79,33 @@ COMMANDS = {
 
 @pytest.mark.parametrize("block", SCRIPTS)
 def test_code_does_what_it_says(block: str, pool: Pool) -> None:
-    """What it promises is printed, in this order; and it promises something."""
-    printed = output(run("-c", pool.localize(complete(block)))).splitlines()
-    rest = iter(printed)
+    check(block, pool)
+
+
+def test_code_with_tls_does_what_it_says(gearmand: Gearmand, tmp_path: Path) -> None:
+    """Through a stunnel that wants a client certificate."""
+    (block,) = blocks_with("TLSOptions(")
+    authority = Authority(tmp_path / "ca")
+    server, client = authority.issue("localhost"), authority.issue("client@example.com")
+    wanted = [f"CAfile = {authority.roots}", "verifyChain = yes"]
+    with example_worker(gearmand.address), Stunnel(gearmand.address, server, *wanted) as stunnel:
+        script = block.replace("gearman.example.com:4730", f"localhost:{stunnel.port}")
+        files = {"GEARMAN_CA": authority.roots, "GEARMAN_CERTIFICATE": client, "GEARMAN_KEY": client}
+        printed = output(run("-c", script, **{name: str(path) for name, path in files.items()}))
+    assert printed.splitlines() == promises(block)
     assert promises(block)
-    for promise in promises(block):
-        wanted = pool.localize(promise)
-        assert any(fits(wanted, line) for line in rest), f"{wanted!r} in {printed}"
+
+
+def test_service_runs_under_twistd(gearmand: Gearmand, tmp_path: Path) -> None:
+    """It connects to its server, and stops without a complaint."""
+    (block,) = blocks_with("Application(")
+    script = tmp_path / "service.tac"
+    script.write_text(block.replace("127.0.0.1:4730", gearmand.address))
+    with Running("-c", TWISTD, "--pidfile=", "-noy", script, cwd=tmp_path) as twistd:
+        twistd.await_line(f"{gearmand.address}: ready")
+        twistd.terminate()
+        assert "Server Shut Down" in twistd.said
+        assert "Traceback" not in twistd.said
 
 
 def test_every_block_is_of_a_kind_that_is_looked_at() -> None:
@@ -122,34 +163,54 @@ def test_changes_begins_with_the_version_of_the_package() -> None:
     assert first[1] == txgearman.__version__
 
 
-def test_links_of_readme_lead_to_files_and_to_pages() -> None:
-    readme = tables.README.read_text("utf-8")
-    links = set(re.findall(r"\]\(([^):#]+)\)", readme))
-    assert links
-    assert not {link for link in links if not (ROOT / link).exists()}
-    assert {tables.page_of(link).partition("#")[0][1:] for link in links} <= PAGES.keys()
+def table(page: str, head: str) -> list[list[str]]:
+    """The rows of the table on this page whose head begins so."""
+    _, found, rest = PAGES[page].partition(f"\n| {head} |")
+    assert found
+    rows = rest.partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
 
 
-def test_every_section_of_readme_that_a_page_takes_is_there() -> None:
-    taken = {title for page in PAGES.values() for title in re.findall(r"^```\{readme\} (.*)$", page, re.MULTILINE)}
-    assert taken
-    for title in taken:
-        assert tables.section_of_readme(title).strip()
+FAILURES = table("guide/failures.md", "error | what has happened | is there a job?")
 
 
-def test_the_table_of_failures_has_every_error_of_a_task() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)`[^|]* \|.* \| ([^|]*) \|$", tables.failures(), re.MULTILINE))
-    assert rows["TaskLost"].startswith("yes")
-    assert rows["TaskTimedOut"].startswith("no")
-    assert {name for name, again in rows.items() if again} == {
-        "TaskFailed",
-        "TaskException",
-        "TaskRejected",
-        "TaskLost",
-        "TaskTimedOut",
-        "NoServersAvailable",
-        "ClientStopped",
-    }
+def is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, txgearman.GearmanError)
+
+
+def test_the_errors_on_the_page_are_all_that_there_are() -> None:
+    others = table("guide/failures.md", "error | what has happened | where it is found")
+    told = {name for row in FAILURES + others for name in re.findall(r"`(\w+)`", row[0])}
+    errors = {name for name in txgearman.__all__ if is_error(getattr(txgearman, name))}
+    of_workers = {"JobEnded", "JobFailed"}
+    assert told == (errors - {"GearmanError", "TaskError"} - of_workers) | {"CancelledError"}
+    assert all(f"`{name}`" in PAGES["guide/failures.md"] for name in of_workers)
+
+
+TASK_OF_FAILURES = Task("reverse")
+
+EXCEPTIONS = {
+    "TaskFailed": TaskFailed(TASK_OF_FAILURES),
+    "TaskException": TaskException(TASK_OF_FAILURES, b""),
+    "TaskLost": TaskLost(TASK_OF_FAILURES, acknowledged=True),
+    "TaskTimedOut": TaskTimedOut(TASK_OF_FAILURES),
+    "NoServersAvailable": NoServersAvailable({}),
+    "ClientStopped": ClientStopped(),
+    "CancelledError": CancelledError(),
+}
+
+
+@pytest.mark.parametrize("row", FAILURES, ids=[row[0] for row in FAILURES])
+def test_what_is_said_of_retries_is_what_the_code_does(row: list[str]) -> None:
+    """`test_client.py` has the retries themselves."""
+    error, *_, again = row
+    name = error.split("`")[1]
+    if name == "TaskRejected":
+        assert "where the queue was full" in again
+        assert is_retried(TaskRejected(TASK_OF_FAILURES, "QUEUE_ERROR", ""))
+        assert not is_retried(TaskRejected(TASK_OF_FAILURES, "INVALID_FUNCTION_NAME", ""))
+    else:
+        assert again.startswith("yes" if is_retried(EXCEPTIONS[name]) else "no")
 
 
 def test_the_way_names_rooms_and_functions_that_there_are() -> None:

@@ -16,6 +16,7 @@ from txgearman.cli.exits import BROKEN_PIPE, BUG, Exit
 from .harness import ROOT, parsed
 
 PAGE = (ROOT / "docs" / "command-line.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
 COMMANDS: Mapping[str, click.Command] = cli.commands
 
 OPTION = re.compile(r"(?<![\w-])(?:--[a-z][a-z-]*|-\w)(?![\w-])")
@@ -78,6 +79,12 @@ def test_each_help_has_an_example_that_is_understood(name: str) -> None:
 def test_examples_are_understood() -> None:
     lines = commands_in(PAGE.partition("## Examples")[2].partition("\n## ")[0])
     assert len(lines) == 9
+    assert [line for line in lines if not understood(line)] == []
+
+
+def test_examples_of_readme_are_understood() -> None:
+    lines = commands_in("\n".join(re.findall(r"^txgearman .*", README, re.MULTILINE)))
+    assert len(lines) > 3
     assert [line for line in lines if not understood(line)] == []
 
 
