@@ -32,7 +32,7 @@ class Job:
     A function may end its job by `complete`, `fail` or `send_exception`, or leave that to what it returns or raises.
     All of these calls are safe from other threads; from there, what is sent goes out a little later.
 
-    :ivar handle: the server's name for it; the same that the client has.
+    :ivar handle: its `JobHandle`: the server's name for it, and the server's; the same that the client has.
     :ivar function: the function's name, as it was registered.
     :ivar workload: the payload.
     :ivar unique: as the client gave it; empty if it gave none.
