@@ -90,8 +90,8 @@ def names(server: MemoryJobServer, tmp_path: Path) -> dict[str, Any]:
         "callbacks": {"on_complete": lambda task, result: None},
         "deferreds": [submitted],
         "TLSOptions": TLSOptions,
-        **{"trust_roots": authority.roots, "certificate": key, "private_key": key},
-        **{"ssl_ca": authority.roots, "ssl_cert": key, "ssl_key": key},
+        **dict.fromkeys(("trust_roots", "ssl_ca"), authority.roots),
+        **dict.fromkeys(("certificate", "private_key", "ssl_cert", "ssl_key"), key),
         "MemoryJobServer": MemoryJobServer,
         "gatherResults": gatherResults,
         "time": time,
@@ -99,7 +99,7 @@ def names(server: MemoryJobServer, tmp_path: Path) -> dict[str, Any]:
 
 
 def here(server: MemoryJobServer, kind: Any) -> Any:
-    """A class of ours whose objects live with this server, which is all that ``...`` stands for in a list of servers."""
+    """A class of ours whose objects live with this server, which is what ``...`` is for in a list."""
 
     def make(servers: list[Any], **options: Any) -> Any:
         addresses = [server.endpoint() if address is ... else address for address in servers]
@@ -145,8 +145,11 @@ def test_each_call_of_a_job_can_be_made(call: str, server: MemoryJobServer) -> N
 
     server.worker().register_function("reverse", function)
     task = txgearman.Task("reverse", b"abc", unique="u", on_exception=lambda task, data: outcomes.append(data))
-    ended = server.client().submit(task).addErrback(lambda failure: failure.type.__name__)
-    end = server.result_of(ended)
+    end: Any
+    try:
+        end = server.result_of(server.client().submit(task))
+    except txgearman.TaskFailed as error:
+        end = type(error).__name__
     expected = {
         "job.complete(data)": b"data",
         "job.complete(result)": b"data",
