@@ -39,6 +39,9 @@ TWISTED: Final = {
 }
 """Twisted's names that docstrings have without a module."""
 
+LONG: Final = 24
+"""Characters of code that a cell of a table has room for."""
+
 API_OF_TWISTED: Final = "https://docs.twisted.org/en/stable/api/{}.html"
 
 
@@ -158,6 +161,22 @@ class NamesToLinks(SphinxTransform):
                 link += literal
 
 
+class LongNamesInTables(SphinxTransform):
+    """Lets long code in a cell go on in the next line, between its words: else it takes the room of other columns."""
+
+    default_priority = 410
+
+    def apply(self, **kwargs: Any) -> None:
+        for literal in list(self.document.findall(nodes.literal)):
+            code = literal.astext()
+            if len(code) > LONG and _within(literal, nodes.entry):
+                words = re.split(r"(?<=[_.(])|(?<=::)|(?<=->)", code)
+                literal.clear()
+                for word in words:
+                    literal += nodes.Text(word)
+                    literal += nodes.raw("", "<wbr>", format="html")
+
+
 def _within(node: nodes.Node, *kinds: type[nodes.Node]) -> bool:
     while node.parent is not None:
         node = node.parent
@@ -225,6 +244,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("picture", Picture)
     app.add_directive("steps", Steps)
     app.add_transform(NamesToLinks)
+    app.add_transform(LongNamesInTables)
     app.connect("env-check-consistency", check_reference)
     app.connect("missing-reference", find_name)
     app.connect("autodoc-process-docstring", on_docstring)
