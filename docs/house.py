@@ -169,7 +169,9 @@ class LongNamesInTables(SphinxTransform):
     def apply(self, **kwargs: Any) -> None:
         for literal in list(self.document.findall(nodes.literal)):
             code = literal.astext()
-            if len(code) > LONG and _within(literal, nodes.entry):
+            if re.match(r"--?\w", code) and len(code) <= LONG:
+                literal["classes"].append("option")  # which is not broken at its hyphens
+            elif len(code) > LONG and _within(literal, nodes.entry):
                 words = re.split(r"(?<=[_.(])|(?<=::)|(?<=->)", code)
                 literal.clear()
                 for word in words:
@@ -228,6 +230,19 @@ def on_docstring(app: Sphinx, what: str, name: str, obj: object, options: object
     lines[:] = linked(lines)
 
 
+def show_defaults(
+    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Numbers that have a name: the reader wants the number."""
+    named = getattr(import_module(obj.__module__), "__dict__", {}) if hasattr(obj, "__module__") else {}
+
+    def number(match: re.Match[str]) -> str:
+        value = named.get(match[1])
+        return f"={value}" if isinstance(value, (int, float)) else match[0]
+
+    return signature and re.sub(r"=([A-Z][A-Z_]+)\b", number, signature), returned
+
+
 def check_reference(app: Sphinx, env: BuildEnvironment) -> None:
     """Everything that users may import must be in it."""
     missing = set(public_names().values()) - set(env.domains.python_domain.objects)
@@ -248,4 +263,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("env-check-consistency", check_reference)
     app.connect("missing-reference", find_name)
     app.connect("autodoc-process-docstring", on_docstring)
+    app.connect("autodoc-process-signature", show_defaults)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

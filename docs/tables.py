@@ -45,12 +45,13 @@ def changes() -> str:
 
 
 def docstring_of(name: str) -> str:
-    """Of a module, or of something in one."""
+    """Of a module, which is not imported: some take what the documentation does not need; or of something in one."""
+    path = ROOT.joinpath(*name.split("."))
+    for source in (path.with_suffix(".py"), path / "__init__.py"):
+        if source.exists():
+            return ast.get_docstring(ast.parse(source.read_text("utf-8"))) or ""
     module, _, within = name.rpartition(".")
-    try:
-        found: Any = import_module(name)
-    except ModuleNotFoundError:
-        found = getattr(import_module(module), within)
+    found: Any = getattr(import_module(module), within)
     return inspect.getdoc(found) or ""
 
 

@@ -213,6 +213,18 @@ def test_what_is_said_of_retries_is_what_the_code_does(row: list[str]) -> None:
         assert again.startswith("yes" if is_retried(EXCEPTIONS[name]) else "no")
 
 
+def test_the_rooms_are_told_of_without_what_only_some_of_them_take() -> None:
+    """Whoever makes the pages need not have click or pytest."""
+    script = """
+import sys
+sys.path.insert(0, "docs")
+sys.modules["click"] = sys.modules["pytest"] = None
+import tables
+print(all(tables.rooms(package).count("|") > 9 for package in ("", "testing", "cli")))
+"""
+    assert output(run("-c", script)) == "True\n"
+
+
 def test_the_way_names_rooms_and_functions_that_there_are() -> None:
     rooms = [(room, out + back) for room, out, back in pictures.WAY if room]
     assert {room for room, _ in rooms} <= set(tables.room_names())
