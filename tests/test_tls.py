@@ -31,6 +31,7 @@ from twisted.protocols.portforward import ProxyFactory
 
 from txgearman import (
     ClientStopped,
+    GearmanAdmin,
     GearmanClient,
     GearmanWorker,
     Job,
@@ -89,6 +90,17 @@ def reversing(address: str, tls: TLSOptions, **options: Any) -> GearmanWorker:
 
 
 # Work over TLS.
+
+
+async def test_administration_through_stunnel(stunnel: Stunnel, certificates: Certificates) -> None:
+    """Whose certificate nobody trusts who was not told to."""
+    address = f"tls:{stunnel.address}"
+    async with GearmanAdmin([address], tls=certificates.options) as admin:
+        assert (await admin.version()).one().startswith(("1.", "2."))
+    async with GearmanAdmin([address]) as admin:
+        answers = await admin.version()
+    assert not answers.results
+    assert "certificate verify failed" in str(answers.errors[address])
 
 
 async def test_p15_client_and_worker_through_stunnel(stunnel: Stunnel, certificates: Certificates) -> None:
@@ -603,11 +615,11 @@ def test_p8_options_that_cannot_be_meant(arguments: Any, kind: type[Exception], 
         TLSOptions(**arguments)
 
 
-@pytest.mark.parametrize("kind", [GearmanClient, GearmanWorker])
+@pytest.mark.parametrize("kind", [GearmanAdmin, GearmanClient, GearmanWorker])
 def test_p8_options_without_an_address_for_them(kind: Any, certificates: Certificates) -> None:
     with pytest.raises(ValueError, match="tls is for addresses such as 'tls:host:port', and job_servers has none"):
         kind(["jobs"], tls=certificates.options)
-    assert kind(["jobs", "tls:jobs"], tls=certificates.options).servers
+    assert len(kind(["jobs", "tls:jobs"], tls=certificates.options).job_servers) == 2
 
 
 def test_p8_a_host_that_no_certificate_can_be_for() -> None:

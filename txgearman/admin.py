@@ -19,6 +19,7 @@ from .packets import MAX_PACKET_SIZE
 from .servers import Address, JobServer, JobServers, ServerInfo
 from .service import GearmanService
 from .tasks import JobHandle, function_bytes
+from .tls import TLSOptions
 
 __all__ = ["UNKNOWN_FUNCTION", "Answers", "GearmanAdmin"]
 
@@ -91,6 +92,7 @@ class GearmanAdmin(GearmanService):
         timeout: float = ANSWER_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         max_packet_size: int = MAX_PACKET_SIZE,
+        tls: TLSOptions | None = None,
     ) -> None:
         """
         :param job_servers: as `GearmanClient` has them.
@@ -100,13 +102,14 @@ class GearmanAdmin(GearmanService):
             connection is dropped.
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
         :param max_packet_size: bytes that an answer may have.
+        :param tls: as `GearmanClient` has it.
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
         positive_seconds("timeout", timeout)
         limits = Limits(connect_timeout, ack_timeout=timeout, max_packet_size=max_packet_size)
         super().__init__(prefix, reactor, limits)
         make_factory = partial(AdminFactory, self._reactor, limits=limits)
-        self._servers = JobServers(job_servers, self._reactor, make_factory, lambda: None, connect_timeout)
+        self._servers = JobServers(job_servers, self._reactor, make_factory, lambda: None, connect_timeout, tls)
         self._stopped = False
 
     @property
