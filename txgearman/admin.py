@@ -73,7 +73,8 @@ class GearmanAdmin(GearmanService):
 
     Each call goes to every server at the same time. Its Deferred fires with `Answers`, which has each server's answer
     or error: a server that is down or refuses does not fail the call. So look at ``errors``; or take ``all()``, or
-    ``one()`` where there is but one server, which raise. Cancelled, a call is forgotten; the servers have been told.
+    ``one()`` where there is but one server, which raise. Cancelled, a call is forgotten; the servers have been told. What
+    fails a call as a whole is a stop: `ClientStopped`. Nothing is asked, or told, twice.
 
     It is an `IService`, and an async context manager that starts and stops it. It connects when it is started, or at
     the first use, with one connection to each server; calls do not wait for each other's answers. Connections that fail
@@ -167,6 +168,7 @@ class GearmanAdmin(GearmanService):
 
         :param limit: of jobs of each priority; 0 for none.
         :param high, low: of jobs of these priorities, if not the same.
+        :raises TypeError, ValueError: for a name or a limit that can't be sent.
         """
         limits = [limit if high is None else high, limit, limit if low is None else low]
         for number in limits:
@@ -203,7 +205,9 @@ class GearmanAdmin(GearmanService):
         can't.
 
         :return: fires when the server has done so. Fails with `ServerError`, whose code is ``"UNKNOWN_JOB"`` if it has
-            no such job; with `NoServersAvailable`, or `ClientStopped`.
+            no such job; with `NoServersAvailable`, or `ClientStopped`. Cancelled, it is forgotten; the server has been
+            told.
+        :raises TypeError: it is no `JobHandle`.
         :raises ValueError: the handle names a server that is none of these, or can't be sent.
         """
         if not isinstance(handle, JobHandle):

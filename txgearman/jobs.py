@@ -89,8 +89,11 @@ class Job:
     def send_data(self, data: bytes) -> None:
         """Send a part of the result, or whatever the function means by it. May be called as often as needed.
 
+        A worker that does the job anew, after this one was lost, sends its parts anew, and the client gets both.
+
         :raises JobEnded: the job has ended.
         :raises TypeError: it is not bytes.
+        :raises ValueError: it is too long for one packet.
         """
         self._send(self.link.work_data, _payload("data", data))
 
@@ -112,11 +115,15 @@ class Job:
         self._send(self.link.work_status, numerator, denominator)
 
     def complete(self, result: bytes = b"") -> None:
-        """It is done, and this is the result. Raises as `send_data` does."""
+        """It is done, and this is the result. It is the end of the job. Raises as `send_data` does.
+
+        Should the connection go before the server has it, the server gives the job to another worker, or fails it;
+        nobody here is told.
+        """
         self._end("it was completed", self.link.work_complete, _payload("result", result))
 
     def fail(self) -> None:
-        """It can't be done; the protocol tells the client no reason.
+        """It can't be done; the protocol tells the client no reason. It is the end of the job.
 
         :raises JobEnded: the job has ended.
         """

@@ -95,8 +95,9 @@ class GearmanWorker(GearmanService):
         :param max_jobs: how many jobs run at a time, of all functions and servers together.
         :param reactor: None for the global one.
         :param format_exception: makes what is sent of an exception. By default, its type and text, and no traceback.
-            None makes it a failure without one: for clients that have not asked for exceptions, and that wait for ever
-            where gearmand tells them of one by a WORK_FAIL that they don't recognize (GEARMAN.md M1), as libgearman.
+            None makes it a failure without one: for clients that have not asked for exceptions, and that don't
+            recognize the WORK_FAIL by which gearmand tells them of one (GEARMAN.md M1). Those on libgearman wait for
+            ever, those on python-gearman end by a ``KeyError``.
         :param poll_interval: seconds after which a sleeping worker looks by itself whether there is a job. gearmand
             1.1 does not wake it for a job whose time (``at=``) has come, so such a job starts so much later at most.
         :param drain_timeout: seconds that running jobs get to end when the worker is stopped; 0 for none.
@@ -260,7 +261,7 @@ class GearmanWorker(GearmanService):
         What still runs after ``drain_timeout`` seconds is cancelled; its server gives it to another worker (geard and
         perl's server fail it). May be called at any time, and again.
 
-        :return: fires when no socket, timer or reader of the worker is left.
+        :return: fires when no socket, timer or reader of the worker is left. Cancelled, the worker stops all the same.
         """
         super().stopService()
         if self._started:
