@@ -73,8 +73,8 @@ class GearmanAdmin(GearmanService):
 
     Each call goes to every server at the same time. Its Deferred fires with `Answers`, which has each server's answer
     or error: a server that is down or refuses does not fail the call. So look at ``errors``; or take ``all()``, or
-    ``one()`` where there is but one server, which raise. A stop fails a call as a whole, with `ClientStopped`. Cancelled, a
-    call is forgotten; the servers have been told. Nothing is told twice.
+    ``one()`` where there is but one server, which raise. A stop fails a call as a whole, with `ClientStopped`.
+    Cancelled, a call is forgotten; the servers have been told. Nothing is told twice.
 
     It is an `IService`, and an async context manager that starts and stops it. It connects when it is started, or at
     the first use, with one connection to each server; calls do not wait for each other's answers. Connections that fail
