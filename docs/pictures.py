@@ -85,7 +85,7 @@ WAY: Final = [
      ["JOB_CREATED: the handle gets a task", "WORK_...: _next_copy(), _next_end()"]),
     ("connection", ["send() notes what answer is due", "send_fence() follows some"],
      ["dataReceived() gives each answer", "to the oldest request"]),
-    ("packets", ["request() makes bytes"], ["feed() makes packets"]),
+    ("packets", ["request() makes bytes"], ["packets() makes one after the other"]),
     ("", ["the job server, and a worker"], []),
 ]  # fmt: skip
 """Each room on the way, from the top down: what happens there on the way out, and on the way back."""

@@ -310,6 +310,29 @@ def test_p15_a_large_packet_is_kept_in_the_pieces_it_came_in() -> None:
     assert references(pieces) == before
 
 
+def test_packets_are_made_as_they_are_asked_for() -> None:
+    """Whoever goes through many keeps but one."""
+    wire = b"".join(WORK_COMPLETE.response(b"H:vm:%d" % number, b"x" * 100) for number in range(3))
+    decoder = Decoder(RES)
+    packets = decoder.packets(wire[:-1])
+    for number in range(2):
+        packet_type, arguments = next(packets)
+        assert (packet_type, arguments[0]) == (WORK_COMPLETE, b"H:vm:%d" % number)
+    assert list(packets) == []
+    assert decoder.feed(wire[-1:]) == [(WORK_COMPLETE, [b"H:vm:2", b"x" * 100])]
+
+
+def test_pieces_that_complete_no_packet_are_counted() -> None:
+    """They are how a link tells a large answer that comes from silence."""
+    wire = JOB_CREATED.response(b"H:vm:1")
+    decoder = Decoder(RES)
+    counts = []
+    for piece in (wire + wire[:3], wire[3:5], wire[5:-1], wire[-1:] + wire, wire[:1], wire[1:]):
+        decoder.feed(piece)
+        counts.append(decoder.unfinished)
+    assert counts == [0, 1, 2, 2, 3, 3]
+
+
 # Decoding: which magic.
 
 

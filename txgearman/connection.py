@@ -55,7 +55,6 @@ from .packets import (
     RES,
     STATUS_RES,
     Decoder,
-    Packet,
     PacketType,
 )
 from .tls import in_words
@@ -150,7 +149,6 @@ class GearmanProtocol(Protocol):
         self._corked: list[bytes] | None = None
         self._corked_size = 0
         self.answer_watch = Watch(reactor, limits.ack_timeout, self._look_for_answers)
-        self._pieces = 0
         self._progress = 0
         self._unanswered_looks = 0
         self._heartbeat = None if limits.heartbeat is None else Watch(reactor, limits.heartbeat, self._look_for_life)
@@ -309,7 +307,7 @@ class GearmanProtocol(Protocol):
     @property
     def progress(self) -> int:
         """A number that changes with each answer, and with each piece of something large that comes before the next."""
-        return self._answered + self._pieces
+        return self._answered + self._decoder.unfinished
 
     def expect_answer(self) -> None:
         """The server has just been asked something; it has the limits' ``ack_timeout`` to say anything."""
@@ -442,19 +440,17 @@ class GearmanProtocol(Protocol):
         if self.corks:
             self.cork()
         try:
-            packets = self._decoder.feed(data)
-            if not packets:
-                self._pieces += 1
-            self._packets_received(packets)
+            self._receive(data)
         except ProtocolError as error:
             self.abort(error.with_traceback(None))  # it is kept, and its frames would keep what they were about
         self.uncork()
         if self.on_idle is not None:
             self.check_idle()
 
-    def _packets_received(self, packets: list[Packet]) -> None:
+    def _receive(self, data: bytes) -> None:
         handlers = self.handlers
-        for packet_type, arguments in packets:
+        decoder = self._decoder
+        for packet_type, arguments in decoder.packets(data):
             handler = handlers.get(packet_type)
             if handler is not None:
                 handler(self, arguments)
@@ -464,8 +460,8 @@ class GearmanProtocol(Protocol):
                 self.request_succeeded(self._take_answered(packet_type, arguments), arguments)
             if self.error is not None:  # somebody's callback closed it
                 return
-        if self._decoder.error is not None:
-            raise self._decoder.error
+        if decoder.error is not None:
+            raise decoder.error
 
     def _take_answered(self, packet_type: PacketType, arguments: list[bytes]) -> Any:
         """Take the oldest request off the table, for the answer to it that has come."""

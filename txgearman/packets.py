@@ -17,6 +17,8 @@ servers were measured to do.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final, TypeAlias
 
 from .errors import ProtocolError
@@ -52,9 +54,11 @@ class PacketType:
     :ivar name: its name in the protocol.
     :ivar arguments: the names of its arguments, in order.
     :ivar count: how many they are.
+    :ivar request_header: encodes the header of a packet for the server, by the number of bytes of its body, for those
+        who put the body together themselves.
     """
 
-    __slots__ = ("_request_word", "_response_word", "arguments", "count", "name", "number")
+    __slots__ = ("_request_word", "_response_word", "arguments", "count", "name", "number", "request_header")
 
     def __init__(self, number: int, name: str, arguments: tuple[str, ...]) -> None:
         self.number = number
@@ -63,6 +67,7 @@ class PacketType:
         self.count = len(arguments)
         self._request_word = _word(REQ, number)
         self._response_word = _word(RES, number)
+        self.request_header: Callable[[int], bytes] = partial(_HEADER.pack, self._request_word)
 
     def __repr__(self) -> str:
         return self.name
@@ -78,10 +83,6 @@ class PacketType:
     def response(self, *arguments: bytes) -> bytes:
         """Encode a packet of this type from the server. Raises as `request` does."""
         return self._encode(self._response_word, arguments)
-
-    def request_header(self, size: int) -> bytes:
-        """Encode the header of a packet for the server whose body has so many bytes, and is put together elsewhere."""
-        return _HEADER.pack(self._request_word, size)
 
     def _encode(self, word: int, arguments: tuple[bytes, ...]) -> bytes:
         if len(arguments) != self.count:
@@ -165,13 +166,14 @@ Packet: TypeAlias = tuple[PacketType, list[bytes]]
 
 
 class Decoder:
-    """Bytes in, in pieces of any size; lists of packets out.
+    """Bytes in, in pieces of any size; packets out.
 
-    :ivar error: None, or why the stream can't be read on. Packets that came whole before the fault have been returned;
-        what comes after it is dropped.
+    :ivar error: None, or why the stream can't be read on. Packets that came whole before the fault have been handed
+        out; what comes after it is dropped.
+    :ivar unfinished: how many times bytes came that completed no packet.
     """
 
-    __slots__ = ("_by_word", "_held", "_max_size", "_pieces", "_wanted", "error")
+    __slots__ = ("_by_word", "_held", "_max_size", "_pieces", "_wanted", "error", "unfinished")
 
     def __init__(self, *magics: bytes, max_packet_size: int = MAX_PACKET_SIZE) -> None:
         """
@@ -185,51 +187,61 @@ class Decoder:
         self._held = 0  # bytes in them
         self._wanted = 0  # bytes needed before looking again is of use
         self.error: ProtocolError | None = None
+        self.unfinished = 0
 
     def feed(self, data: bytes) -> list[Packet]:
         """Take the next bytes of the stream; return the packets that they complete, in order."""
+        return list(self.packets(data))
+
+    def packets(self, data: bytes) -> Iterator[Packet]:
+        """As `feed`, one packet at a time, each made only when it is asked for. Go through all of them."""
         if self.error is not None:
-            return []
+            return
         if self._pieces:
             self._pieces.append(data)
             self._held += len(data)
             if self._held < self._wanted:
-                return []
+                self.unfinished += 1
+                return
             data = b"".join(self._pieces)
             self._pieces.clear()
-        packets: list[Packet] = []
-        try:
-            self._split_stream(data, packets)
-        except ProtocolError as error:
-            self.error = error
-        return packets
-
-    def _split_stream(self, data: bytes, packets: list[Packet]) -> None:
+        by_word, max_size, unpack = self._by_word, self._max_size, _HEADER.unpack_from
         offset, end = 0, len(data)
+        last = end - HEADER_SIZE  # where a header may still begin
         wanted = HEADER_SIZE
-        while end - offset >= HEADER_SIZE:
-            word, size = _HEADER.unpack_from(data, offset)
-            packet_type = self._by_word.get(word)
-            if packet_type is None:
-                raise ProtocolError(f"not the header of a Gearman packet: {data[offset : offset + HEADER_SIZE]!r}")
-            if size > self._max_size:
-                raise ProtocolError(f"{packet_type} of {size} bytes; max_packet_size is {self._max_size}")
+        while offset <= last:
+            word, size = unpack(data, offset)
+            packet_type = by_word.get(word)
+            if packet_type is None or size > max_size:
+                self.error = _wrong_header(packet_type, size, data[offset : offset + HEADER_SIZE], max_size)
+                return
             start = offset + HEADER_SIZE
-            offset = start + size
-            if offset > end:
-                offset, wanted = start - HEADER_SIZE, HEADER_SIZE + size
+            stop = start + size
+            if stop > end:
+                wanted += size
                 break
-            if size < _SPLIT_IN_PLACE and packet_type.count:
-                arguments = data[start:offset].split(b"\0", packet_type.count - 1)
+            count = packet_type.count
+            if size < _SPLIT_IN_PLACE and count:
+                arguments = data[start:stop].split(b"\0", count - 1)
             else:
-                arguments = _split_in_place(data, start, offset, packet_type.count)
-            if len(arguments) != packet_type.count:
-                raise _wrong_count(packet_type, arguments)
-            packets.append((packet_type, arguments))
+                arguments = _split_in_place(data, start, stop, count)
+            if len(arguments) != count:
+                self.error = _wrong_count(packet_type, arguments)
+                return
+            offset = stop
+            yield packet_type, arguments
         if offset < end:
             self._pieces.append(data[offset:] if offset else data)
             self._held = end - offset
             self._wanted = wanted
+            if not offset:
+                self.unfinished += 1
+
+
+def _wrong_header(packet_type: PacketType | None, size: int, header: bytes, max_size: int) -> ProtocolError:
+    if packet_type is None:
+        return ProtocolError(f"not the header of a Gearman packet: {header!r}")
+    return ProtocolError(f"{packet_type} of {size} bytes; max_packet_size is {max_size}")
 
 
 def _wrong_count(packet_type: PacketType, arguments: list[bytes]) -> ProtocolError:
