@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from txgearman.checks import check_count, positive_seconds
+from txgearman.checks import check_callback, check_count, check_flag, positive_seconds
 
 
 @pytest.mark.parametrize("value", [1e-9, 1, 0.5, 1e300])
@@ -46,3 +46,25 @@ def test_p8_a_count_that_is_too_small(value: int) -> None:
 def test_p8_a_count_that_is_no_whole_number(value: Any, kind: str) -> None:
     with pytest.raises(TypeError, match=f"max_jobs must be int, not {kind}"):
         check_count("max_jobs", value)
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_flag(value: bool) -> None:
+    assert check_flag("drop_on_cancel", value) is value
+
+
+@pytest.mark.parametrize(("value", "kind"), [(1, "int"), ("yes", "str"), (None, "NoneType")])
+def test_p8_a_flag_that_is_no_yes_or_no(value: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"drop_on_cancel must be bool, not {kind}"):
+        check_flag("drop_on_cancel", value)
+
+
+@pytest.mark.parametrize("value", [print, [].append, int, None])
+def test_a_callback(value: Any) -> None:
+    assert check_callback("on_data", value) is value
+
+
+@pytest.mark.parametrize(("value", "kind"), [("print", "str"), (b"", "bytes"), (False, "bool")])
+def test_p8_a_callback_that_cannot_be_called(value: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"on_data must be callable, not {kind}"):
+        check_callback("on_data", value)

@@ -277,9 +277,12 @@ NAIVE = datetime.datetime(2030, 1, 1)
         ({"unique": b"u" * 64}, ValueError, "unique must have 63 bytes at most, not 64"),
         ({"unique": None}, TypeError, "unique must be str or bytes, not NoneType"),
         ({"priority": 1}, TypeError, "priority must be a Priority"),
+        ({"on_created": "print"}, TypeError, "on_created must be callable, not str"),
+        ({"on_complet": print}, TypeError, "a task has no option 'on_complet'"),
+        ({"background": True}, TypeError, "multiple values for argument 'background'"),
     ],
 )
-@pytest.mark.parametrize("call", ["add_task", "add_task_bg"])
+@pytest.mark.parametrize("call", ["add_task", "add_task_bg", "stream"])
 def test_p8_what_cannot_be_sent(call: str, options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
     house = House(prefix="pp", max_packet_size=1000)
     good = house.client.add_task("work", b"good")

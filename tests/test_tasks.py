@@ -10,6 +10,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from random import Random
 from typing import Any
 
 import pytest
@@ -410,6 +411,10 @@ MISTAKES: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "priority must be a Priority, not 1", {"priority": 1}),
     (TypeError, "priority must be a Priority, not 'HIGH'", {"priority": "HIGH"}),
     (TypeError, "priority must be a Priority, not None", {"priority": None}),
+    (TypeError, "drop_on_cancel must be bool, not int", {"drop_on_cancel": 1}),
+    (TypeError, "on_fail must be callable, not str", {"on_fail": "print"}),
+    (TypeError, "a task has no option 'at_once'", {"at_once": True}),
+    (TypeError, "a task has no option 'holder'", {"holder": None}),
 ]
 
 NOW = datetime.datetime(2030, 1, 2, 3, 4, 5)  # naive, since that is the mistake
@@ -868,6 +873,14 @@ def test_p8_time_outs_and_retries_that_cannot_be_meant(
         Task("resize", **options)
 
 
+def test_options_that_say_what_is_so_without_them() -> None:
+    """Who wraps a client passes them on as they are."""
+    callbacks: dict[str, Any] = dict.fromkeys([*FOREGROUND_CALLBACKS, "on_created", "on_fail", "on_retry"])
+    task = Task("resize", unique="", at=None, timeout=None, retries=0, drop_on_cancel=False, **callbacks)
+    plain = Task("resize")
+    assert [getattr(task, name) for name in Task.__slots__[1:]] == [getattr(plain, name) for name in Task.__slots__[1:]]
+
+
 def test_a_background_task_may_have_a_timeout() -> None:
     assert Task("resize", background=True, timeout=5).timeout == 5
 
@@ -898,4 +911,33 @@ def test_p9_a_cancelled_task_leaves_its_queue_at_once() -> None:
     queue = queue_of(*tasks)
     assert tasks[1].holder is queue
     queue.let_go(tasks[1])
+    assert len(queue) == 2
     assert queue.clear() == [tasks[0], tasks[2]]
+
+
+def test_p12_a_queue_keeps_nothing_of_a_task_that_left_it() -> None:
+    first, second = queued = [Task("resize"), Task("resize")]
+    queue = queue_of(*queued)
+    reference = weakref.ref(first)
+    queue.let_go(first)
+    del first, queued
+    assert reference() is None
+    assert (queue.pop(), queue.pop(), len(queue)) == (second, None, 0)
+
+
+@given(st.lists(st.sampled_from(["append", "pop", "let go", "clear"]), max_size=40), st.randoms(use_true_random=False))
+def test_p9_a_queue_is_a_list_that_some_leave(steps: list[str], random: Random) -> None:
+    queue, waiting = TaskQueue(), list[Task]()
+    for step in steps:
+        if step == "append":
+            waiting.append(Task("resize"))
+            queue.append(waiting[-1])
+        elif step == "pop":
+            assert queue.pop() is (waiting.pop(0) if waiting else None)
+        elif step == "clear":
+            assert queue.clear() == waiting
+            waiting = []
+        elif waiting:
+            queue.let_go(waiting.pop(random.randrange(len(waiting))))
+        assert len(queue) == len(waiting)
+    assert queue.clear() == waiting

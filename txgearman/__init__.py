@@ -24,7 +24,7 @@ from .errors import (
 from .jobs import Job
 from .limits import Limits
 from .servers import ServerInfo, ServerState
-from .tasks import JobHandle, JobStatus, Priority, Task
+from .tasks import BackgroundOptions, JobHandle, JobStatus, Priority, Task, TaskOptions
 from .tls import TLSOptions
 from .worker import GearmanWorker
 
@@ -34,6 +34,7 @@ __all__ = [
     "UNANSWERED",
     "UNKNOWN_FUNCTION",
     "Answers",
+    "BackgroundOptions",
     "ClientStopped",
     "FunctionStatus",
     "GearmanAdmin",
@@ -63,6 +64,7 @@ __all__ = [
     "TaskException",
     "TaskFailed",
     "TaskLost",
+    "TaskOptions",
     "TaskRejected",
     "TaskTimedOut",
     "WorkerInfo",

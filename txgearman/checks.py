@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["check_count", "positive_seconds"]
+__all__ = ["check_callback", "check_count", "check_flag", "positive_seconds"]
 
 
 def positive_seconds(name: str, value: float) -> float:
@@ -30,4 +32,24 @@ def check_count(name: str, value: int, least: int = 1) -> int:
         raise TypeError(f"{name} must be int, not {type(value).__name__}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, not {value}")
+    return value
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """Check a yes or no, and return it.
+
+    :raises TypeError: it is no `bool`.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be bool, not {type(value).__name__}")
+    return value
+
+
+def check_callback(name: str, value: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """Check what is to be called, and return it.
+
+    :raises TypeError: it can't be called, and is not None either.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable, not {type(value).__name__}")
     return value

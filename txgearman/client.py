@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable
 from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, inlineCallbacks
 from twisted.logger import Logger
+from typing_extensions import Unpack
 
 from .canceller import Canceller
 from .checks import check_count, positive_seconds
@@ -29,7 +29,16 @@ from .packets import (
 from .servers import Address, JobServer, JobServers, ServerInfo
 from .service import GearmanService
 from .streams import Stream, map_workloads
-from .tasks import MAX_HANDLE, MAX_UNIQUE, JobHandle, JobStatus, Priority, Task, name_bytes
+from .tasks import (
+    MAX_HANDLE,
+    MAX_UNIQUE,
+    BackgroundOptions,
+    JobHandle,
+    JobStatus,
+    Task,
+    TaskOptions,
+    name_bytes,
+)
 from .tls import TLSOptions
 
 __all__ = ["GearmanClient"]
@@ -140,92 +149,39 @@ class GearmanClient(GearmanService):
 
     # Tasks.
 
-    def add_task(
-        self,
-        function: str | bytes,
-        workload: bytes = b"",
-        *,
-        unique: str | bytes = b"",
-        priority: Priority = Priority.NORMAL,
-        timeout: float | None = None,
-        retries: int = 0,
-        drop_on_cancel: bool = False,
-        on_created: Callable[[Task], object] | None = None,
-        on_data: Callable[[Task, bytes], object] | None = None,
-        on_warning: Callable[[Task, bytes], object] | None = None,
-        on_status: Callable[[Task, int, int], object] | None = None,
-        on_complete: Callable[[Task, bytes], object] | None = None,
-        on_exception: Callable[[Task, bytes], object] | None = None,
-        on_fail: Callable[[Task, Exception], object] | None = None,
-        on_retry: Callable[[Task, int], object] | None = None,
-    ) -> Deferred[bytes]:
+    def add_task(self, function: str | bytes, workload: bytes = b"", **options: Unpack[TaskOptions]) -> Deferred[bytes]:
         """Have a job done and get its result.
 
-        The arguments are those of `Task`. The callbacks come in this order: `on_created`, what data, warnings and
-        status there are, then one of `on_complete` and `on_fail`, and then the Deferred.
+        The callbacks come in this order: ``on_created``, what data, warnings and status there are, then one of
+        ``on_complete`` and ``on_fail``, and then the Deferred.
 
+        :param options: `TaskOptions`, by keyword, as with `Task`: ``unique``, ``priority``, ``timeout``, ``retries``,
+            ``drop_on_cancel`` and the callbacks.
         :return: fires with the result. Fails with `TaskFailed`, `TaskException`, `TaskRejected`, `TaskLost`,
             `TaskTimedOut`, `NoServersAvailable` or `ClientStopped`. Cancelled before the task was written, it is never
-            sent; after that, the job may still run, and nothing more is heard of it. With `drop_on_cancel`, the server
-            is asked to drop it.
+            sent; after that, the job may still run, and nothing more is heard of it. With ``drop_on_cancel``, the
+            server is asked to drop it.
         :raises TypeError, ValueError: for what can't be sent; nothing is.
         """
-        return self.submit(
-            Task(
-                function,
-                workload,
-                unique=unique,
-                priority=priority,
-                timeout=timeout,
-                retries=retries,
-                drop_on_cancel=drop_on_cancel,
-                on_created=on_created,
-                on_data=on_data,
-                on_warning=on_warning,
-                on_status=on_status,
-                on_complete=on_complete,
-                on_exception=on_exception,
-                on_fail=on_fail,
-                on_retry=on_retry,
-            )
-        )
+        return self.submit(Task(function, workload, False, **options))
 
     def add_task_bg(
-        self,
-        function: str | bytes,
-        workload: bytes = b"",
-        *,
-        unique: str | bytes = b"",
-        priority: Priority = Priority.NORMAL,
-        at: datetime.datetime | float | None = None,
-        timeout: float | None = None,
-        on_created: Callable[[Task], object] | None = None,
-        on_fail: Callable[[Task, Exception], object] | None = None,
+        self, function: str | bytes, workload: bytes = b"", **options: Unpack[BackgroundOptions]
     ) -> Deferred[JobHandle]:
         """Have a job done without waiting for it.
 
-        The arguments are those of `Task`. The server keeps the job until a worker has done it; whether it survives the
-        server is the server's setting. gearmand answers as ever, but throws the job away, if it has the unique of a
-        foreground job whose client left (GEARMAN.md L1, L2): give background jobs uniques of their own.
+        The server keeps the job until a worker has done it; whether it survives the server is the server's setting.
+        gearmand answers as ever, but throws the job away, if it has the unique of a foreground job whose client left
+        (GEARMAN.md L1, L2): give background jobs uniques of their own.
 
+        :param options: `BackgroundOptions`, by keyword, as with `Task`: ``unique``, ``priority``, ``at``, ``timeout``,
+            ``drop_on_cancel``, ``on_created`` and ``on_fail``.
         :return: fires with the job's handle once the server has it. Fails with `TaskRejected`, `TaskLost` and
             `TaskTimedOut` (the server may have it), `NoServersAvailable` or `ClientStopped`. Cancelled as with
             `add_task`.
         :raises TypeError, ValueError: for what can't be sent; nothing is.
         """
-        return self.submit(
-            Task(
-                function,
-                workload,
-                background=True,
-                unique=unique,
-                priority=priority,
-                at=at,
-                timeout=timeout,
-                on_created=on_created,
-                on_fail=on_fail,
-            )
-        )
+        return self.submit(Task(function, workload, True, **options))
 
     def submit(self, task: Task) -> Deferred[Any]:
         """Submit a task made before: what `add_task` and `add_task_bg` are made of.
@@ -235,18 +191,17 @@ class GearmanClient(GearmanService):
         """
         if not isinstance(task, Task):
             raise TypeError(f"task must be a Task, not {type(task).__name__}")
-        self._check_size(task)
+        if len(task.workload) > self._limits.max_packet_size:
+            raise self._too_large(task)
         if not self._servers.started:
             self._use()
         if task.drop_on_cancel:
             task.drop = self._drop
         return self._dispatcher.submit(task, self._prefix)
 
-    def _check_size(self, task: Task) -> None:
-        size = len(task.workload)
+    def _too_large(self, task: Task) -> ValueError:
         most = self._limits.max_packet_size
-        if size > most:
-            raise ValueError(f"workload must have max_packet_size={most} bytes at most, not {size}")
+        return ValueError(f"workload must have max_packet_size={most} bytes at most, not {len(task.workload)}")
 
     def _drop(self, handle: JobHandle) -> None:
         """A task with `drop_on_cancel` was let go."""
@@ -277,7 +232,7 @@ class GearmanClient(GearmanService):
         workloads: Iterable[bytes] | AsyncIterable[bytes],
         *,
         concurrency: int = 100,
-        **options: Any,
+        **options: Unpack[TaskOptions],
     ) -> AsyncGenerator[bytes, None]:
         """Have a job done for each of many workloads, and go through the results, in the same order.
 
@@ -297,12 +252,14 @@ class GearmanClient(GearmanService):
         :raises TypeError, ValueError: for what can't be meant; nothing is sent. For a workload, when it is its turn.
         """
         check_count("concurrency", concurrency)
-        Task(function, b"", background=False, **options).name_with(self._prefix)  # what is wrong is told now
+        Task(function, b"", False, **options).name_with(self._prefix)  # what is wrong is told now
         return map_workloads(
-            lambda workload: self.submit(Task(function, workload, background=False, **options)), workloads, concurrency
+            lambda workload: self.submit(Task(function, workload, False, **options)), workloads, concurrency
         )
 
-    def stream(self, function: str | bytes, workload: bytes = b"", **options: Any) -> AsyncGenerator[bytes, None]:
+    def stream(
+        self, function: str | bytes, workload: bytes = b"", **options: Unpack[TaskOptions]
+    ) -> AsyncGenerator[bytes, None]:
         """Have a job done, and go through its result in parts as they come.
 
         ::
@@ -320,10 +277,11 @@ class GearmanClient(GearmanService):
             first one is asked for.
         :raises TypeError, ValueError: for what can't be sent; nothing is.
         """
-        stream = Stream(lambda on_data: Task(function, workload, background=False, on_data=on_data, **options))
-        self._check_size(stream.task)  # what is wrong is told now
-        stream.task.name_with(self._prefix)
-        return stream.chunks(self.submit)
+        task = Task(function, workload, False, **options)
+        if len(task.workload) > self._limits.max_packet_size:  # what is wrong is told now
+            raise self._too_large(task)
+        task.name_with(self._prefix)
+        return Stream(task).chunks(self.submit)
 
     # Questions.
 

@@ -212,10 +212,10 @@ class GearmanClientProtocol(GearmanProtocol):
         self.in_flight += 1
         if task.at is None:
             packet_type = (_SUBMIT_BACKGROUND if task.background else _SUBMIT)[task.priority]
-            names = task.wire_function + b"\0" + task.unique + b"\0"  # which the task has checked
-            workload = task.workload
-            packet = packet_type.request_header(len(names) + len(workload)) + names + workload
-            task.place = self.send(task, packet)
+            # Put together here, since the task has checked its parts.
+            function, unique, workload = task.wire_function, task.unique, task.workload
+            header = packet_type.request_header(len(function) + len(unique) + len(workload) + 2)
+            task.place = self.send(task, b"\0".join((header + function, unique, workload)))
         else:
             epoch = b"%d" % task.at
             packet = SUBMIT_JOB_EPOCH.request(task.wire_function, task.unique, epoch, task.workload)
@@ -225,8 +225,8 @@ class GearmanClientProtocol(GearmanProtocol):
     def resumeProducing(self) -> None:
         self.paused = False
         self.cork()
-        while self._backlog and not self.paused:
-            self.send_task(self._backlog.pop())
+        while not self.paused and (task := self._backlog.pop()) is not None:
+            self.send_task(task)
         self.uncork()
         if not self.paused:
             super().resumeProducing()
@@ -289,12 +289,19 @@ class GearmanClientProtocol(GearmanProtocol):
     def _job_created(self, arguments: list[bytes]) -> None:
         place = self._answered
         task = self._outstanding.get(place)
-        if isinstance(task, Task) and arguments[0]:  # an empty handle names no job
-            del self._outstanding[place]
-            self._answered = place + 1
-            self._created(task, arguments[0])
-        else:
+        handle = arguments[0]
+        if not (isinstance(task, Task) and handle):  # an empty handle names no job
             self.request_succeeded(self._take_answered(JOB_CREATED, arguments), arguments)
+            return
+        del self._outstanding[place]
+        self._answered = place + 1
+        if task.background:
+            self._released(task)
+        elif handle in self._jobs or self._ended or not self._job_watch.on:
+            self._join(handle, task)
+        else:
+            self._jobs[handle] = task
+        task.tell_created(handle)
 
     def request_succeeded(self, request: Any, arguments: list[bytes]) -> None:
         if not isinstance(request, Forgotten):
@@ -330,15 +337,6 @@ class GearmanClientProtocol(GearmanProtocol):
                 if isinstance(task, Task):
                     task.end_failed(_lost(task, error))
         self._hand_back(unwritten, error)
-
-    def _created(self, task: Task, handle: bytes) -> None:
-        if task.background:
-            self._released(task)
-        elif handle in self._jobs or self._ended or not self._job_watch.on:
-            self._join(handle, task)
-        else:
-            self._jobs[handle] = task
-        task.tell_created(handle)
 
     def _join(self, handle: bytes, task: Task | Forgotten) -> None:
         if handle in self._jobs:
@@ -427,17 +425,21 @@ class GearmanClientProtocol(GearmanProtocol):
             task.tell_status(whole_number(arguments[1]), whole_number(arguments[2]))
 
     def _work_complete(self, arguments: list[bytes]) -> None:
-        task = self._next_end(arguments[0])
-        if task is not None:
-            task.end_complete(arguments[1])
+        handle, result = arguments
+        task = self._jobs.pop(handle, None)
+        if isinstance(task, SharedJob):
+            task = self._next_end(handle, task)
+        if isinstance(task, Task):
+            self._released(task)
+            task.end_complete(result)
 
     def _work_exception(self, arguments: list[bytes]) -> None:
-        task = self._next_end(arguments[0], may_go_on=True)
+        task = self._next_failed(arguments[0])
         if task is not None:
             task.end_exception(arguments[1])
 
     def _work_fail(self, arguments: list[bytes]) -> None:
-        task = self._next_end(arguments[0].partition(b"\0")[0], may_go_on=True)
+        task = self._next_failed(arguments[0].partition(b"\0")[0])
         if task is not None:
             task.end_failed(TaskFailed(task))
 
@@ -460,25 +462,24 @@ class GearmanClientProtocol(GearmanProtocol):
             job = job.next_copy()
         return job if isinstance(job, Task) else None
 
-    def _next_end(self, handle: bytes, may_go_on: bool = False) -> Task | None:
-        """Whose is this final packet? The task leaves the table.
+    def _next_end(self, handle: bytes, job: SharedJob) -> Task | Forgotten:
+        """Whose is this final packet? The job, which was taken off the table, goes back there until the last one."""
+        task, last = job.next_end()
+        if not last:
+            self._jobs[handle] = job
+        return task
 
-        :param may_go_on: the job may be there all the same.
-        """
-        job = self._jobs.pop(handle, None)
-        if job is None:
+    def _next_failed(self, handle: bytes) -> Task | None:
+        """Whose is this final packet, after which the job may be there all the same? None: late is quiet."""
+        task = self._jobs.pop(handle, None)
+        if isinstance(task, SharedJob):
+            task = self._next_end(handle, task)
+        if task is not None:
+            self._remember_end(handle, task)
+        if not isinstance(task, Task):
             return None
-        if isinstance(job, SharedJob):
-            task, last = job.next_end()
-            if not last:
-                self._jobs[handle] = job
-            job = task
-        if may_go_on:
-            self._remember_end(handle, job)
-        if isinstance(job, Forgotten):
-            return None
-        self._released(job)
-        return job
+        self._released(task)
+        return task
 
 
 class GearmanClientFactory(GearmanFactory):

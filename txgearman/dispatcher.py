@@ -105,8 +105,9 @@ class Dispatcher:
     def servers_changed(self) -> None:
         """A server has become ready, or can't be reached, or there are others now."""
         for _ in range(len(self._queue)):
-            if self._queue:  # the outcome of another may have cancelled those that were left
-                self._place(self._queue.pop())
+            task = self._queue.pop()
+            if task is not None:  # else the outcome of another has cancelled those that were left
+                self._place(task)
         if self._patient and self._servers.any_hope():
             for task in self._patient.clear():
                 self._place(task)  # which ends none, since there is hope
@@ -120,25 +121,26 @@ class Dispatcher:
 
     def _admit(self) -> None:
         """Let in those for whom there is room. It takes no call in a call, however many fail at once."""
-        if not self._admitting:
-            assert self._max_in_flight is not None  # else nothing would be at the gate
+        if not self._admitting and self._max_in_flight is not None:
             self._admitting = True
-            while self._gate and self._inside < self._max_in_flight:
-                self.place_again(self._gate.pop())
+            while self._inside < self._max_in_flight and (task := self._gate.pop()) is not None:
+                self.place_again(task)
             self._admitting = False
 
     def place_again(self, task: Task) -> None:
         """For the task, which is on no link now."""
-        if self._servers.started:
+        sole = self._servers.sole
+        if sole is not None and sole.link is not None:
+            sole.link.send_task(task)
+        elif self._servers.started:
             self._place(task)
         else:
             task.end_failed(ClientStopped())
 
     def _place(self, task: Task) -> None:
         """Send the task, or let it wait for a server, or fail it."""
-        sole = self._servers.sole
         try:
-            link = sole.link if sole is not None and sole.link is not None else self._choose(task)
+            link = self._choose(task)
         except NoServersAvailable as error:
             if self._server_wait:
                 self._patient.add(task, self._server_wait)
@@ -184,7 +186,7 @@ class Dispatcher:
         self._unfinished -= 1
         if task.timeout is not None:
             self._timeouts.let_go(task)
-        if self._gate:
-            self._admit()
-        elif not self._unfinished:
+        if not self._unfinished:
             self._drained.fire(None)
+        elif self._max_in_flight is not None:
+            self._admit()

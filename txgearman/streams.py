@@ -145,11 +145,15 @@ class Stream:
     :ivar task: the task.
     """
 
-    def __init__(self, make_task: Callable[[Callable[[Task, bytes], None]], Task]) -> None:
+    def __init__(self, task: Task) -> None:
         """
-        :param make_task: makes the task, with this as its ``on_data``.
+        :param task: its ``on_data`` is this from now on.
+        :raises TypeError: it has one.
         """
-        self.task = make_task(self._add)
+        if task.on_data is not None:
+            raise TypeError("on_data is what a stream takes for itself: go through its chunks")
+        self.task = task
+        task.on_data = self._add
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._changed = Waiters()

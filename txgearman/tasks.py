@@ -10,18 +10,18 @@ from __future__ import annotations
 import datetime
 import enum
 import math
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypedDict
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from typing_extensions import Unpack
 
-from .checks import check_count, positive_seconds
+from .checks import check_callback, check_count, check_flag, positive_seconds
 from .errors import TaskException
 from .packets import JOB_CREATED, PacketType
 
@@ -29,10 +29,13 @@ __all__ = [
     "MAX_FUNCTION",
     "MAX_HANDLE",
     "MAX_UNIQUE",
+    "AnyOptions",
+    "BackgroundOptions",
     "JobHandle",
     "JobStatus",
     "Priority",
     "Task",
+    "TaskOptions",
     "TaskQueue",
     "function_bytes",
     "name_bytes",
@@ -152,31 +155,75 @@ class TaskHolder(Protocol):
 class TaskQueue:
     """Tasks that wait, the first come first. A cancelled one leaves it."""
 
-    __slots__ = ("_tasks",)
+    __slots__ = ("_end", "_first", "_tasks")
 
     def __init__(self) -> None:
-        self._tasks: OrderedDict[Task, None] = OrderedDict()
+        self._tasks: dict[int, Task] = {}  # by place
+        self._first = self._end = 0
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def append(self, task: Task) -> None:
         """Let the task wait here."""
-        self._tasks[task] = None
+        place = self._end
+        self._end = place + 1
+        self._tasks[place] = task
+        task.place = place
         task.holder = self
 
-    def pop(self) -> Task:
-        """Take the first one out."""
-        task, _ = self._tasks.popitem(last=False)
-        task.holder = None
-        return task
+    def pop(self) -> Task | None:
+        """Take the first one out; None if there is none."""
+        while self._first < self._end:
+            task = self._tasks.pop(self._first, None)
+            self._first += 1
+            if task is not None:  # else it has left
+                task.holder = None
+                return task
+        return None
 
     def clear(self) -> list[Task]:
         """Take all of them out."""
-        return [self.pop() for _ in range(len(self._tasks))]
+        return list(iter(self.pop, None))
 
     def let_go(self, task: Task) -> None:
-        del self._tasks[task]
+        del self._tasks[task.place]
+
+
+class TaskOptions(TypedDict, total=False):
+    """What may be said of a foreground task, by keyword: as with `Task`."""
+
+    unique: str | bytes
+    priority: Priority
+    timeout: float | None
+    retries: int
+    drop_on_cancel: bool
+    on_created: Callable[[Task], object] | None
+    on_data: Callable[[Task, bytes], object] | None
+    on_warning: Callable[[Task, bytes], object] | None
+    on_status: Callable[[Task, int, int], object] | None
+    on_complete: Callable[[Task, bytes], object] | None
+    on_exception: Callable[[Task, bytes], object] | None
+    on_fail: Callable[[Task, Exception], object] | None
+    on_retry: Callable[[Task, int], object] | None
+
+
+class BackgroundOptions(TypedDict, total=False):
+    """What may be said of a background task, by keyword: as with `Task`."""
+
+    unique: str | bytes
+    priority: Priority
+    at: datetime.datetime | float | None
+    timeout: float | None
+    drop_on_cancel: bool
+    on_created: Callable[[Task], object] | None
+    on_fail: Callable[[Task, Exception], object] | None
+
+
+class AnyOptions(TaskOptions, total=False):
+    """What may be said of either, by keyword: as with `Task`."""
+
+    at: datetime.datetime | float | None
 
 
 class TaskOwner(Protocol):
@@ -275,50 +322,30 @@ class Task:
         self,
         function: str | bytes,
         workload: bytes = b"",
-        *,
         background: bool = False,
-        unique: str | bytes = b"",
-        priority: Priority = Priority.NORMAL,
-        at: datetime.datetime | float | None = None,
-        timeout: float | None = None,
-        retries: int = 0,
-        drop_on_cancel: bool = False,
-        on_created: Callable[[Task], object] | None = None,
-        on_data: Callable[[Task, bytes], object] | None = None,
-        on_warning: Callable[[Task, bytes], object] | None = None,
-        on_status: Callable[[Task, int, int], object] | None = None,
-        on_complete: Callable[[Task, bytes], object] | None = None,
-        on_exception: Callable[[Task, bytes], object] | None = None,
-        on_fail: Callable[[Task, Exception], object] | None = None,
-        on_retry: Callable[[Task, int], object] | None = None,
+        **options: Unpack[AnyOptions],
     ) -> None:
-        if not isinstance(priority, Priority):
-            raise TypeError(f"priority must be a Priority, not {priority!r}")
         self.function = function
-        self.wire_function = function_bytes(function)
+        self.wire_function = _known_function(function) if type(function) is str else function_bytes(function)
         """The function's name as it goes over the wire: with the prefix, once the task is submitted."""
         self.workload = workload if type(workload) is bytes else payload_bytes("workload", workload)
         self.background = background
-        self.unique = name_bytes("unique", unique, MAX_UNIQUE)
-        self.priority = priority
-        self.at = None if at is None else _epoch(at)
-        self.timeout = None if timeout is None else positive_seconds("timeout", timeout)
-        self.retries = check_count("retries", retries, 0)
-        self.drop_on_cancel = drop_on_cancel
+        self.unique = b""
+        self.priority = Priority.NORMAL
+        self.at: int | None = None
+        self.timeout: float | None = None
+        self.retries = 0
+        self.drop_on_cancel = False
+        self.on_created: Callable[[Task], object] | None = None
+        self.on_data: Callable[[Task, bytes], object] | None = None
+        self.on_warning: Callable[[Task, bytes], object] | None = None
+        self.on_status: Callable[[Task, int, int], object] | None = None
+        self.on_complete: Callable[[Task, bytes], object] | None = None
+        self.on_exception: Callable[[Task, bytes], object] | None = None
+        self.on_fail: Callable[[Task, Exception], object] | None = None
+        self.on_retry: Callable[[Task, int], object] | None = None
         self.drop: Callable[[JobHandle], object] | None = None
         """Drops the job of the task once it is let go, if somebody can and wants to."""
-        self.on_created = on_created
-        self.on_data = on_data
-        self.on_warning = on_warning
-        self.on_status = on_status
-        self.on_complete = on_complete
-        self.on_exception = on_exception
-        self.on_fail = on_fail
-        self.on_retry = on_retry
-        if background:
-            self._check_background()
-        elif at is not None:
-            raise ValueError("at is for background tasks: the protocol has no other that waits for a time")
         self.holder: TaskHolder | None = None
         """Where the task is now; None before it is submitted, and after its end."""
         self.place = 0
@@ -332,6 +359,19 @@ class Task:
         self._begun = False
         self._deferred: _TaskDeferred | None = None
         self._owner: TaskOwner | None = None
+        if options:
+            self._take(options)
+
+    def _take(self, options: AnyOptions) -> None:
+        for name, value in options.items():
+            check = _CHECKS.get(name)
+            if check is None:
+                raise TypeError(f"a task has no option {name!r}")
+            setattr(self, name, check(name, value))
+        if self.background:
+            self._check_background()
+        elif self.at is not None:
+            raise ValueError("at is for background tasks: the protocol has no other that waits for a time")
 
     def _check_background(self) -> None:
         for name in ("on_data", "on_warning", "on_status", "on_complete", "on_exception"):
@@ -472,16 +512,14 @@ class Task:
 
 def function_bytes(function: str | bytes) -> bytes:
     """Check a function's name, and return it as bytes. Raises as `name_bytes` does."""
-    # A program has few functions, and asks for each very often.
-    return _function_bytes(function) if isinstance(function, (str, bytes)) else name_bytes("function", function, 0)
-
-
-@lru_cache(1024)
-def _function_bytes(function: str | bytes) -> bytes:
     name = name_bytes("function", function, MAX_FUNCTION)
     if not name:
         raise ValueError("function must not be empty")
     return name
+
+
+# A program has few functions, and asks for each very often.
+_known_function = lru_cache(1024)(function_bytes)
 
 
 def payload_bytes(what: str, value: object) -> bytes:
@@ -495,13 +533,51 @@ def payload_bytes(what: str, value: object) -> bytes:
     raise TypeError(f"{what} must be bytes, not {type(value).__name__}")
 
 
-def _epoch(at: datetime.datetime | float) -> int:
+def _unique(name: str, value: str | bytes) -> bytes:
+    return name_bytes(name, value, MAX_UNIQUE)
+
+
+def _priority(name: str, value: Priority) -> Priority:
+    if not isinstance(value, Priority):
+        raise TypeError(f"{name} must be a Priority, not {value!r}")
+    return value
+
+
+def _seconds(name: str, value: float | None) -> float | None:
+    return None if value is None else positive_seconds(name, value)
+
+
+def _retries(name: str, value: int) -> int:
+    return check_count(name, value, 0)
+
+
+def _epoch(name: str, at: datetime.datetime | float | None) -> int | None:
+    if at is None:
+        return None
     if isinstance(at, datetime.datetime):
         if at.utcoffset() is None:
-            raise ValueError(f"at must be an aware datetime, with a time zone: {at!r}")
+            raise ValueError(f"{name} must be an aware datetime, with a time zone: {at!r}")
         at = at.timestamp()
     elif isinstance(at, bool) or not isinstance(at, (int, float)):
-        raise TypeError(f"at must be an aware datetime or POSIX seconds, not {type(at).__name__}")
+        raise TypeError(f"{name} must be an aware datetime or POSIX seconds, not {type(at).__name__}")
     if not 0 <= at <= _MAX_EPOCH:
-        raise ValueError(f"at must be from 0 to {_MAX_EPOCH} POSIX seconds, not {at!r}")
+        raise ValueError(f"{name} must be from 0 to {_MAX_EPOCH} POSIX seconds, not {at!r}")
     return math.ceil(at)
+
+
+_CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+    "unique": _unique,
+    "priority": _priority,
+    "at": _epoch,
+    "timeout": _seconds,
+    "retries": _retries,
+    "drop_on_cancel": check_flag,
+    "on_created": check_callback,
+    "on_data": check_callback,
+    "on_warning": check_callback,
+    "on_status": check_callback,
+    "on_complete": check_callback,
+    "on_exception": check_callback,
+    "on_fail": check_callback,
+    "on_retry": check_callback,
+}
