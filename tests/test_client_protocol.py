@@ -441,7 +441,7 @@ def test_p9_a_task_may_cancel_one_that_shares_its_job() -> None:
     """Between two copies of one packet."""
     net = Net()
     first, second, third = net.share(3)
-    first.task.on_data = lambda task, text: second.deferred.cancel()
+    first.task.options = first.task.options._replace(on_data=lambda task, text: second.deferred.cancel())
     net.server.send(*[data(b"1")] * 3, *[data(b"2")] * 3, *[complete(b"r")] * 3)
     assert (second.data, third.data) == ([], [b"1", b"2"])
     assert outcomes([first, second, third]) == [[b"r"], [CancelledError], [b"r"]]
@@ -785,7 +785,7 @@ def test_p1_a_task_submitted_by_one_that_was_lost_fails_at_once() -> None:
     net, tasks = busy()
     again: list[Told] = []
     for told in tasks:
-        told.task.on_fail = lambda task, reason: again.append(net.submit())
+        told.task.options = told.task.options._replace(on_fail=lambda task, reason: again.append(net.submit()))
     net.server.received()
     net.server.lose()
     assert outcomes(again) == [[TaskLost]] * 4
@@ -802,7 +802,7 @@ def test_p9_a_task_may_be_cancelled_by_one_that_was_lost(place: int) -> None:
         for told in others:
             told.deferred.cancel()
 
-    tasks[place].task.on_fail = cancel_others
+    tasks[place].task.options = tasks[place].task.options._replace(on_fail=cancel_others)
     net.server.lose()
     assert tasks[place].outcomes == [TaskLost]
     assert all(told.outcomes in ([TaskLost], [CancelledError]) for told in others)
@@ -836,7 +836,8 @@ def test_p1_a_callback_may_stop_the_factory(event: str) -> None:
     """What comes behind it in the same read is dropped, and every task has one outcome."""
     net = Net()
     tasks = [net.submit(unique=b"u") for _ in range(3)]
-    setattr(tasks[0].task, event, lambda *_: net.factory.stop(ClientStopped()))
+    callbacks: dict[str, Any] = {event: lambda *_: net.factory.stop(ClientStopped())}
+    tasks[0].task.options = tasks[0].task.options._replace(**callbacks)
     net.server.send(*[created()] * 3, *[data(b"1")] * 3, *[complete(b"r")] * 3, b"garbage" * 3)
     first = b"r" if event == "on_complete" else ClientStopped
     assert outcomes(tasks) == [[first], [ClientStopped], [ClientStopped]]
@@ -930,7 +931,7 @@ def test_p6_no_answer_to_a_cancelled_task_is_quiet_too() -> None:
 def test_p9_a_task_may_be_cancelled_when_it_is_told_of_its_job(count: int) -> None:
     net = Net()
     tasks = [net.submit(unique=b"u") for _ in range(count)]
-    tasks[0].task.on_created = lambda task: tasks[0].deferred.cancel()
+    tasks[0].task.options = tasks[0].task.options._replace(on_created=lambda task: tasks[0].deferred.cancel())
     net.server.send(*[created()] * count, *[complete(b"r")] * count)
     assert outcomes(tasks) == [[CancelledError], [b"r"]][:count]
     check_still_good(net)
@@ -939,7 +940,7 @@ def test_p9_a_task_may_be_cancelled_when_it_is_told_of_its_job(count: int) -> No
 def test_p9_a_background_task_may_be_cancelled_when_it_is_told_of_its_job() -> None:
     net = Net()
     told = net.submit(background=True)
-    told.task.on_created = lambda task: told.deferred.cancel()
+    told.task.options = told.task.options._replace(on_created=lambda task: told.deferred.cancel())
     net.server.send(created())
     assert told.outcomes == [CancelledError]
     check_still_good(net)

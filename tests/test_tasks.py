@@ -27,6 +27,7 @@ from txgearman.tasks import (
     MAX_UNIQUE,
     JobHandle,
     JobStatus,
+    Options,
     Priority,
     Task,
     TaskQueue,
@@ -502,7 +503,7 @@ def test_p8_the_prefix_counts_for_the_length_of_the_name() -> None:
 
 def test_p8_names_are_taken_up_to_their_limits() -> None:
     task = Task(b"f" * MAX_FUNCTION, unique=b"u" * MAX_UNIQUE)
-    assert (task.wire_function, task.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
+    assert (task.wire_function, task.options.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
     assert name_bytes("handle", b"h" * MAX_HANDLE, MAX_HANDLE) == b"h" * MAX_HANDLE
     with pytest.raises(ValueError, match="handle must have 63 bytes at most, not 64"):
         name_bytes("handle", b"h" * 64, MAX_HANDLE)
@@ -513,7 +514,12 @@ def test_p8_names_are_taken_up_to_their_limits() -> None:
 
 def test_a_task_is_plain_unless_asked_otherwise() -> None:
     task = Task("resize")
-    assert (task.workload, task.unique, task.priority, task.at) == (b"", b"", Priority.NORMAL, None)
+    assert (task.workload, task.options.unique, task.options.priority, task.options.at) == (
+        b"",
+        b"",
+        Priority.NORMAL,
+        None,
+    )
     assert (task.background, task.answer) == (False, JOB_CREATED)
 
 
@@ -521,7 +527,7 @@ def test_a_task_is_plain_unless_asked_otherwise() -> None:
 def test_p15_a_name_goes_over_the_wire_as_its_bytes(name: str | bytes) -> None:
     wire = name.encode() if isinstance(name, str) else name
     task = Task(name, unique=name)
-    assert (task.function, task.wire_function, task.unique) == (name, wire, wire)
+    assert (task.function, task.wire_function, task.options.unique) == (name, wire, wire)
 
 
 WORKLOADS = [
@@ -569,8 +575,8 @@ EAST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
 def test_a_time_is_whole_seconds_rounded_up(at: datetime.datetime | float, seconds: int) -> None:
     """Never down: the job must not start before its time."""
     task = Task("resize", background=True, at=at)
-    assert task.at == seconds
-    assert type(task.at) is int
+    assert task.options.at == seconds
+    assert type(task.options.at) is int
 
 
 @pytest.mark.parametrize(
@@ -652,8 +658,7 @@ def test_p12_a_task_lets_go_of_those_who_carried_it_out() -> None:
     story = Story()
     task, reference = story.task, weakref.ref(story)
     complete(story)
-    for name in (*ALL_CALLBACKS, "on_retry"):
-        setattr(task, name, None)  # they are the caller's, and here they refer to the story
+    task.options = Options()  # the callbacks are the caller's, and here they refer to the story
     with no_collector():
         del story
         assert reference() is None
@@ -747,7 +752,7 @@ def test_priorities_are_in_the_order_in_which_jobs_are_done() -> None:
 def with_retries(count: int, **react: Callable[[Story], None]) -> Story:
     """A task whose owner takes it back after each failure."""
     story = Story({"on_retry": lambda story: story.events.append(("attempt", story.task.attempt)), **react})
-    story.task.retries = count
+    story.task.options = story.task.options._replace(retries=count)
     story.retries = True
     return story
 
@@ -785,7 +790,7 @@ def test_p7_a_result_after_a_retry_is_the_result() -> None:
 
 def test_p7_nobody_needs_to_be_told_of_a_retry() -> None:
     story = with_retries(1)
-    story.task.on_retry = None
+    story.task.options = story.task.options._replace(on_retry=None)
     fail(story)
     assert (story.fired, story.task.attempt) == ([], 1)
 
@@ -815,7 +820,7 @@ def test_p1_a_task_that_ended_is_not_tried_again() -> None:
 def test_p1_a_task_that_is_being_told_its_end_is_not_tried_again(name: str) -> None:
     """Whatever its callback does: its owner would submit it a second time."""
     story = with_retries(5, **{name: fail})
-    story.task.retries = 5 if name == "on_complete" else 0
+    story.task.options = story.task.options._replace(retries=5 if name == "on_complete" else 0)
     REACHES[name](story)
     assert (len(story.fired), story.names.count("on_retry"), story.task.attempt) == (1, 0, 0)
 
@@ -877,12 +882,11 @@ def test_options_that_say_what_is_so_without_them() -> None:
     """Who wraps a client passes them on as they are."""
     callbacks: dict[str, Any] = dict.fromkeys([*FOREGROUND_CALLBACKS, "on_created", "on_fail", "on_retry"])
     task = Task("resize", unique="", at=None, timeout=None, retries=0, drop_on_cancel=False, **callbacks)
-    plain = Task("resize")
-    assert [getattr(task, name) for name in Task.__slots__[1:]] == [getattr(plain, name) for name in Task.__slots__[1:]]
+    assert task.options == Task("resize").options
 
 
 def test_a_background_task_may_have_a_timeout() -> None:
-    assert Task("resize", background=True, timeout=5).timeout == 5
+    assert Task("resize", background=True, timeout=5).options.timeout == 5
 
 
 # Queues of tasks.

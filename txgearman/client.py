@@ -195,7 +195,7 @@ class GearmanClient(GearmanService):
             raise self._too_large(task)
         if not self._servers.started:
             self._use()
-        if task.drop_on_cancel:
+        if task.options.drop_on_cancel:
             task.drop = self._drop
         return self._dispatcher.submit(task, self._prefix)
 

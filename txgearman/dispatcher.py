@@ -79,8 +79,9 @@ class Dispatcher:
         """
         deferred = task.begin(prefix, self)
         self._unfinished += 1
-        if task.timeout is not None:
-            self._timeouts.add(task, task.timeout)
+        timeout = task.options.timeout
+        if timeout is not None:
+            self._timeouts.add(task, timeout)
         if self._max_in_flight is not None and (self._gate or self._inside > self._max_in_flight):
             self._gate.append(task)
         else:
@@ -155,8 +156,8 @@ class Dispatcher:
 
     def _choose(self, task: Task) -> Any:
         # gearmand takes the unique "-" to mean that the workload is the unique (GEARMAN.md section 1).
-        unique = task.workload if task.unique == b"-" else task.unique
-        return self._servers.choose(unique, task.attempt, task.server)
+        unique = task.options.unique
+        return self._servers.choose(task.workload if unique == b"-" else unique, task.attempt, task.server)
 
     # What ends a wait.
 
@@ -184,7 +185,7 @@ class Dispatcher:
     def task_ended(self, task: Task) -> None:
         """For the task."""
         self._unfinished -= 1
-        if task.timeout is not None:
+        if task.options.timeout is not None:
             self._timeouts.let_go(task)
         if not self._unfinished:
             self._drained.fire(None)

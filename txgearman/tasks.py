@@ -33,6 +33,7 @@ __all__ = [
     "BackgroundOptions",
     "JobHandle",
     "JobStatus",
+    "Options",
     "Priority",
     "Task",
     "TaskOptions",
@@ -226,6 +227,56 @@ class AnyOptions(TaskOptions, total=False):
     at: datetime.datetime | float | None
 
 
+class Options(NamedTuple):
+    """What was said of a task by keyword, checked; or else what is so if nothing is said."""
+
+    unique: bytes = b""
+    priority: Priority = Priority.NORMAL
+    at: int | None = None
+    timeout: float | None = None
+    retries: int = 0
+    drop_on_cancel: bool = False
+    on_created: Callable[[Task], object] | None = None
+    on_data: Callable[[Task, bytes], object] | None = None
+    on_warning: Callable[[Task, bytes], object] | None = None
+    on_status: Callable[[Task, int, int], object] | None = None
+    on_complete: Callable[[Task, bytes], object] | None = None
+    on_exception: Callable[[Task, bytes], object] | None = None
+    on_fail: Callable[[Task, Exception], object] | None = None
+    on_retry: Callable[[Task, int], object] | None = None
+
+    @classmethod
+    def read(cls, said: AnyOptions, background: bool) -> Options:
+        """Check what was said of a task.
+
+        :raises TypeError, ValueError: it can't be meant.
+        """
+        checked = {}
+        for name, value in said.items():
+            check = _CHECKS.get(name)
+            if check is None:
+                raise TypeError(f"a task has no option {name!r}")
+            checked[name] = check(name, value)
+        options = cls(**checked)
+        if background:
+            options._check_background()
+        elif options.at is not None:
+            raise ValueError("at is for background tasks: the protocol has no other that waits for a time")
+        return options
+
+    def _check_background(self) -> None:
+        for name in ("on_data", "on_warning", "on_status", "on_complete", "on_exception"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is for foreground tasks: nobody is told what becomes of a background one")
+        if self.retries or self.on_retry is not None:
+            raise ValueError("retries are for foreground tasks: a background one is never submitted twice")
+        if self.at is not None and self.priority is not Priority.NORMAL:
+            raise ValueError("at goes with Priority.NORMAL only: the protocol has no other that waits for a time")
+
+
+_PLAIN: Final = Options()
+
+
 class TaskOwner(Protocol):
     """Who answers for a task from its submit to its end."""
 
@@ -284,33 +335,21 @@ class Task:
     :raises TypeError, ValueError: for what can't be sent; nothing is.
     """
 
+    # Few, since the collector goes through all of them time and again: so most tasks share their options.
     __slots__ = (
         "__weakref__",
         "_begun",
         "_deferred",
         "_owner",
-        "at",
         "attempt",
         "background",
         "drop",
-        "drop_on_cancel",
         "function",
         "holder",
         "job_handle",
-        "on_complete",
-        "on_created",
-        "on_data",
-        "on_exception",
-        "on_fail",
-        "on_retry",
-        "on_status",
-        "on_warning",
+        "options",
         "place",
-        "priority",
-        "retries",
         "server",
-        "timeout",
-        "unique",
         "wire_function",
         "workload",
     )
@@ -330,20 +369,8 @@ class Task:
         """The function's name as it goes over the wire: with the prefix, once the task is submitted."""
         self.workload = workload if type(workload) is bytes else payload_bytes("workload", workload)
         self.background = background
-        self.unique = b""
-        self.priority = Priority.NORMAL
-        self.at: int | None = None
-        self.timeout: float | None = None
-        self.retries = 0
-        self.drop_on_cancel = False
-        self.on_created: Callable[[Task], object] | None = None
-        self.on_data: Callable[[Task, bytes], object] | None = None
-        self.on_warning: Callable[[Task, bytes], object] | None = None
-        self.on_status: Callable[[Task, int, int], object] | None = None
-        self.on_complete: Callable[[Task, bytes], object] | None = None
-        self.on_exception: Callable[[Task, bytes], object] | None = None
-        self.on_fail: Callable[[Task, Exception], object] | None = None
-        self.on_retry: Callable[[Task, int], object] | None = None
+        self.options = Options.read(options, background) if options else _PLAIN
+        """What was said by keyword."""
         self.drop: Callable[[JobHandle], object] | None = None
         """Drops the job of the task once it is let go, if somebody can and wants to."""
         self.holder: TaskHolder | None = None
@@ -359,28 +386,6 @@ class Task:
         self._begun = False
         self._deferred: _TaskDeferred | None = None
         self._owner: TaskOwner | None = None
-        if options:
-            self._take(options)
-
-    def _take(self, options: AnyOptions) -> None:
-        for name, value in options.items():
-            check = _CHECKS.get(name)
-            if check is None:
-                raise TypeError(f"a task has no option {name!r}")
-            setattr(self, name, check(name, value))
-        if self.background:
-            self._check_background()
-        elif self.at is not None:
-            raise ValueError("at is for background tasks: the protocol has no other that waits for a time")
-
-    def _check_background(self) -> None:
-        for name in ("on_data", "on_warning", "on_status", "on_complete", "on_exception"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name} is for foreground tasks: nobody is told what becomes of a background one")
-        if self.retries or self.on_retry is not None:
-            raise ValueError("retries are for foreground tasks: a background one is never submitted twice")
-        if self.at is not None and self.priority is not Priority.NORMAL:
-            raise ValueError("at goes with Priority.NORMAL only: the protocol has no other that waits for a time")
 
     def __repr__(self) -> str:
         return f"<Task {self}>"
@@ -431,40 +436,38 @@ class Task:
     def tell_created(self, handle: bytes) -> None:
         """JOB_CREATED has come. For a background task it is the outcome."""
         self.job_handle = handle
-        if self.on_created is not None:
-            self._call(self.on_created)
+        callback = self.options.on_created
+        if callback is not None:
+            self._call(callback)
         if self.background:
             self._end(JobHandle(self.server, handle))
 
     def tell_data(self, data: bytes) -> None:
         """WORK_DATA has come."""
-        if self.on_data is not None:
-            self._call(self.on_data, data)
+        self._call(self.options.on_data, data)
 
     def tell_warning(self, data: bytes) -> None:
         """WORK_WARNING has come."""
-        if self.on_warning is not None:
-            self._call(self.on_warning, data)
+        self._call(self.options.on_warning, data)
 
     def tell_status(self, numerator: int, denominator: int) -> None:
         """WORK_STATUS has come."""
-        if self.on_status is not None:
-            self._call(self.on_status, numerator, denominator)
+        self._call(self.options.on_status, numerator, denominator)
 
     def end_complete(self, result: bytes) -> None:
         """WORK_COMPLETE has come."""
-        self._end(result, self.on_complete, result)
+        self._end(result, self.options.on_complete, result)
 
     def end_exception(self, data: bytes) -> None:
         """WORK_EXCEPTION has come. It is the end of the job, whatever else a server sends (GEARMAN.md D3, H13)."""
-        if self.on_exception is not None and self._deferred is not None:
-            self._call(self.on_exception, data)
+        if self._deferred is not None:
+            self._call(self.options.on_exception, data)
         self.end_failed(TaskException(self, data))
 
     def end_failed(self, reason: Exception) -> None:
         """There will be no result; unless the task has retries left, and its owner takes it back."""
-        if not (self.attempt < self.retries and self._retry(reason)):
-            self._end(Failure(reason), self.on_fail, reason)
+        if not (self.attempt < self.options.retries and self._retry(reason)):
+            self._end(Failure(reason), self.options.on_fail, reason)
 
     def give_up(self, reason: Exception) -> None:
         """Nobody waits for it any more: whoever holds it is to forget it."""
@@ -486,8 +489,7 @@ class Task:
         """It will be submitted again, as if it had never been."""
         self.attempt += 1
         self.job_handle = b""
-        if self.on_retry is not None:
-            self._call(self.on_retry, self.attempt)
+        self._call(self.options.on_retry, self.attempt)
 
     def _end(self, outcome: Any, callback: Callable[[Task, Any], object] | None = None, told: Any = None) -> None:
         deferred, self._deferred = self._deferred, None
@@ -503,7 +505,9 @@ class Task:
         if owner is not None:
             owner.task_ended(self)
 
-    def _call(self, callback: Callable[..., object], *arguments: Any) -> None:
+    def _call(self, callback: Callable[..., object] | None, *arguments: Any) -> None:
+        if callback is None:
+            return
         try:
             callback(self, *arguments)
         except BaseException:  # as in a Deferred: what the caller's code raises must not keep the outcome from others
