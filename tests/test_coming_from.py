@@ -19,7 +19,16 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 import txgearman
-from txgearman import GearmanAdmin, GearmanClient, GearmanWorker, JobHandle, Priority, TLSOptions
+from txgearman import (
+    BackgroundOptions,
+    GearmanAdmin,
+    GearmanClient,
+    GearmanWorker,
+    JobHandle,
+    Priority,
+    TaskOptions,
+    TLSOptions,
+)
 from txgearman.testing import MemoryJobServer
 
 from .certificates import Authority
@@ -172,7 +181,7 @@ def parameters(*callables: Any) -> set[str]:
 def test_each_option_is_one(option: str, server: MemoryJobServer, names: dict[str, Any]) -> None:
     """Of a task, or else of a client or worker. One with a value is given."""
     name, _, value = option.partition("=")
-    of_tasks = parameters(GearmanClient.add_task, GearmanClient.add_task_bg)
+    of_tasks = {*TaskOptions.__annotations__, *BackgroundOptions.__annotations__}
     assert name in of_tasks | parameters(GearmanClient, GearmanWorker)
     if value and name in of_tasks:
         options = eval(f"dict({option})", {**names, "Priority": Priority})
