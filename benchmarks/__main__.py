@@ -1,7 +1,8 @@
 """All benchmarks, against the floor of the same run: ``python -m benchmarks``.
 
-Each case is run several times, in turn with its floor, each time in a process and with a gearmand of its own; the
-table has medians, and the median of the ratios of each turn. Absolute figures are the machine's; the ratios are ours.
+Each case is run several times, in turn with its floor or with the case that it is compared with, each time in a process
+and with a gearmand of its own; the table has medians, and the median of the ratios of each turn. Absolute figures are
+the machine's; the ratios are ours.
 """
 
 from __future__ import annotations
@@ -9,28 +10,25 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import platform
-import shutil
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import twisted
+from . import records
+from .servers import job_server, tls_before
 
-import txgearman
+MIB = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Case:
     """One row of the table.
 
-    :ivar floor: whether there is one to compare with.
+    :ivar beside: the case that it is compared with; empty for the floor.
+    :ivar module: what is run; the worker and the server in memory are compared with nothing.
     """
 
     name: str
@@ -38,8 +36,12 @@ class Case:
     jobs: int
     payload: int = 16
     style: str = "callbacks"
+    beside: str = ""
     module: str = "client"
-    floor: bool = True
+
+    @property
+    def compared(self) -> bool:
+        return self.module == "client" and self.style != "memory"
 
 
 CASES = [
@@ -48,78 +50,75 @@ CASES = [
     Case("window of 100", "window", 20_000),
     Case("one at a time", "latency", 2_000),
     Case("4 KiB, window", "window", 10_000, 4096),
-    Case("1 MiB, all in flight", "flight", 200, 1024 * 1024),
+    Case("1 MiB, results kept", "flight", 200, MIB, style="keep"),
     Case("1,000 in flight", "flight", 1_000),
     Case("10,000 in flight", "flight", 10_000),
-    Case("100,000 in flight", "flight", 100_000),
-    Case("with timeout=", "flight", 20_000, style="timeout"),
-    Case("async def", "flight", 20_000, style="async"),
-    Case("inlineCallbacks", "flight", 20_000, style="inline"),
-    Case("map()", "window", 20_000, style="map"),
-    Case("worker", "window", 20_000, module="worker", floor=False),
-    Case("server in memory", "window", 5_000, style="memory", floor=False),
+    Case("100,000 in flight", "flight", 100_000, beside="10,000 in flight"),
+    Case("with timeout=", "flight", 20_000, style="timeout", beside="all in flight"),
+    Case("async def", "flight", 20_000, style="async", beside="all in flight"),
+    Case("inlineCallbacks", "flight", 20_000, style="inline", beside="all in flight"),
+    Case("map()", "window", 20_000, style="map", beside="window of 100"),
+    Case("TLS, window of 100", "window", 20_000, style="tls", beside="window of 100"),
+    Case("worker", "window", 20_000, module="worker"),
+    Case("server in memory", "window", 5_000, style="memory"),
 ]
 
-
-@contextlib.contextmanager
-def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextlib.contextmanager
-def job_server() -> Iterator[int]:
-    """A gearmand with a worker; its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    program = shutil.which("gearmand") or "/usr/sbin/gearmand"
-    options = ["--listen=127.0.0.1", f"--port={port}", "--log-file=none", "--threads=1", "--hashtable-buckets=200003"]
-    with running(program, *options):
-        end = time.monotonic() + 10
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            assert time.monotonic() < end, "gearmand does not listen"
-            time.sleep(0.01)
-        with running(sys.executable, "-m", "benchmarks.echo_worker", str(port)):
-            yield port
+BY_NAME = {case.name: case for case in CASES}
 
 
 def measure(case: Case, module: str) -> dict[str, float]:
     """Run it once."""
-    with job_server() as port:
-        command = [sys.executable, "-m", f"benchmarks.{module}", f"--port={port}", f"--workload={case.workload}"]
-        command += [f"--jobs={case.jobs}", f"--payload={case.payload}"]
-        if module == "client":
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(job_server(worker=module != "worker"))
+        of_jobs = [f"--jobs={case.jobs}", f"--payload={case.payload}"]
+        command = [sys.executable, "-m", f"benchmarks.{module}", *of_jobs, f"--workload={case.workload}"]
+        if module == "worker":
+            subprocess.run(
+                [sys.executable, "-m", "benchmarks.floor", f"--port={port}", "--workload=background", *of_jobs],
+                check=True,
+                capture_output=True,
+            )
+        elif module == "client":
             command.append(f"--style={case.style}")
-        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            if case.style == "tls":
+                port, roots = stack.enter_context(tls_before(port))
+                command.append(f"--roots={roots}")
+        printed = subprocess.run([*command, f"--port={port}"], check=True, capture_output=True, text=True).stdout
     result: dict[str, float] = json.loads(printed)
     return result
 
 
 def run(case: Case, turns: int) -> dict[str, Any]:
-    """Run it and its floor in turn; medians, and ratios to the floor."""
-    pairs = [(measure(case, case.module), measure(case, "floor") if case.floor else {}) for _ in range(turns)]
+    """Run it in turn with what it is compared with; medians, and ratios of each turn.
+
+    CPU time is compared job by job: with the 10,000 jobs beside it, 100,000 may take ten times theirs.
+    """
+    pairs = [(measure(case, case.module), _beside(case)) for _ in range(turns)]
     row: dict[str, Any] = {"case": case.name, "jobs": case.jobs, "payload": case.payload}
     for key in pairs[0][0]:
         row[key] = median(own[key] for own, _ in pairs)
-    if case.floor:
-        row["of_floor"] = median(own["jobs_per_second"] / floor["jobs_per_second"] for own, floor in pairs)
-        row["cpu_of_floor"] = median(own["cpu_us"] / floor["cpu_us"] for own, floor in pairs if floor["cpu_us"])
+    if case.style == "keep":
+        row["memory_of_results"] = row["bytes_per_job"] / case.payload
+    if case.compared:
+        row["beside"] = case.beside or "floor"
+        row["speed_ratio"] = median(own["jobs_per_second"] / other["jobs_per_second"] for own, other in pairs)
+        row["cpu_ratio"] = median(own["cpu_us"] / other["cpu_us"] for own, other in pairs if other["cpu_us"])
     return row
 
 
+def _beside(case: Case) -> dict[str, float]:
+    if not case.compared:
+        return {}
+    return measure(BY_NAME[case.beside], "client") if case.beside else measure(case, "floor")
+
+
 def show(row: dict[str, Any]) -> None:
-    ratio = f"{row['of_floor']:8.2f} {row['cpu_of_floor']:8.1f}" if "of_floor" in row else " " * 17
-    latency = f"{row['median_us']:9.0f} µs" if "median_us" in row else ""
-    figures = f"{row['jobs_per_second']:11,.0f} {row['cpu_us']:9.2f} {ratio} {row['bytes_per_job']:9,.0f}{latency}"
-    print(f"{row['case']:22} {figures}", flush=True)
+    """Print it."""
+    ratios = f"{row['speed_ratio']:6.2f} {row['cpu_ratio']:6.2f}  {row['beside']:17}" if "beside" in row else " " * 32
+    more = f"{row['median_us']:.0f} µs each" if "median_us" in row else ""
+    more += f"{row['memory_of_results']:.2f} of the results' size" if "memory_of_results" in row else ""
+    figures = f"{row['jobs_per_second']:11,.0f} {row['cpu_us']:9.2f} {row['bytes_per_job']:10,.0f} {ratios}"
+    print(f"{row['case']:20} {figures} {more}".rstrip(), flush=True)
 
 
 def main() -> None:
@@ -128,21 +127,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="the cases whose names have this in them")
     parser.add_argument("--record", type=Path, help="a file to write the figures to, as JSON")
     options = parser.parse_args()
-    print(f"{'case':22} {'jobs/s':>11} {'µs of CPU':>9} {'of floor':>8} {'CPU':>8} {'B per job':>9}")
+    print(f"{'case':20} {'jobs/s':>11} {'µs of CPU':>9} {'B per job':>10}  speed    CPU  beside")
     rows = []
     for case in CASES:
         if options.only in case.name:
             rows.append(run(case, options.turns))
             show(rows[-1])
     if options.record:
-        versions = {
-            "txgearman": txgearman.__version__,
-            "twisted": twisted.__version__,
-            "python": platform.python_version(),
-        }
-        machine = {"machine": platform.machine(), "system": platform.platform()}
-        record = {"versions": versions, **machine, "turns": options.turns, "rows": rows}
-        options.record.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        records.write(options.record, {"turns": options.turns, "cases": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """The library's client on the benchmarks' workloads, with a Deferred for each job and every result checked.
 
 python -m benchmarks.client --port PORT --workload window --style callbacks
+
+The styles are ``callbacks``, ``keep`` (the results), ``timeout``, ``async``, ``inline`` (for `inlineCallbacks`),
+``map``, ``tls`` and ``memory`` (a server in memory).
 """
 
 from __future__ import annotations
@@ -12,12 +15,10 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
 from twisted.internet.task import react
 
-from txgearman import GearmanClient
+from txgearman import GearmanClient, TLSOptions
 from txgearman.testing import MemoryJobServer
 
 from .common import Stopwatch, arguments, payloads
-
-STYLES = ("callbacks", "timeout", "async", "inline", "map", "memory")
 
 
 class Run:
@@ -29,6 +30,7 @@ class Run:
         self._watch = watch
         self._payloads = payloads(options.jobs, options.payload)
         self._left = options.jobs
+        self._kept: list[bytes] = []
         self._finished: Deferred[None] = Deferred()
 
     async def measure(self) -> None:
@@ -97,6 +99,8 @@ class Run:
             self._done(result, next(expected))
 
     def _done(self, result: Any, payload: bytes) -> None:
+        if self._options.style == "keep":
+            self._kept.append(result)
         if self._options.workload != "background":
             assert result == payload
         self._left -= 1
@@ -109,13 +113,15 @@ class Run:
 
 
 async def main(reactor: Any) -> None:
-    options = arguments(style="callbacks")
+    options = arguments(style="callbacks", roots="")
     watch = Stopwatch()
     if options.style == "memory":
         server = MemoryJobServer(reactor)
         worker = server.worker(max_jobs=options.window)
         worker.register_function("echo", lambda job: job.workload)
         client = server.client()
+    elif options.style == "tls":
+        client = GearmanClient([f"tls:127.0.0.1:{options.port}"], tls=TLSOptions(trust_roots=options.roots))
     else:
         client = GearmanClient([f"127.0.0.1:{options.port}"])
     await Run(client, options, watch).measure()

@@ -503,7 +503,7 @@ def test_p8_the_prefix_counts_for_the_length_of_the_name() -> None:
 
 def test_p8_names_are_taken_up_to_their_limits() -> None:
     task = Task(b"f" * MAX_FUNCTION, unique=b"u" * MAX_UNIQUE)
-    assert (task.wire_function, task.options.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
+    assert (task.wire_function, task.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
     assert name_bytes("handle", b"h" * MAX_HANDLE, MAX_HANDLE) == b"h" * MAX_HANDLE
     with pytest.raises(ValueError, match="handle must have 63 bytes at most, not 64"):
         name_bytes("handle", b"h" * 64, MAX_HANDLE)
@@ -514,7 +514,7 @@ def test_p8_names_are_taken_up_to_their_limits() -> None:
 
 def test_a_task_is_plain_unless_asked_otherwise() -> None:
     task = Task("resize")
-    assert (task.workload, task.options.unique, task.options.priority, task.options.at) == (
+    assert (task.workload, task.unique, task.options.priority, task.options.at) == (
         b"",
         b"",
         Priority.NORMAL,
@@ -527,7 +527,7 @@ def test_a_task_is_plain_unless_asked_otherwise() -> None:
 def test_p15_a_name_goes_over_the_wire_as_its_bytes(name: str | bytes) -> None:
     wire = name.encode() if isinstance(name, str) else name
     task = Task(name, unique=name)
-    assert (task.function, task.wire_function, task.options.unique) == (name, wire, wire)
+    assert (task.function, task.wire_function, task.unique) == (name, wire, wire)
 
 
 WORKLOADS = [
@@ -882,11 +882,12 @@ def test_options_that_say_what_is_so_without_them() -> None:
     """Who wraps a client passes them on as they are."""
     callbacks: dict[str, Any] = dict.fromkeys([*FOREGROUND_CALLBACKS, "on_created", "on_fail", "on_retry"])
     task = Task("resize", unique="", at=None, timeout=None, retries=0, drop_on_cancel=False, **callbacks)
-    assert task.options == Task("resize").options
+    plain = Task("resize")
+    assert (task.unique, task.timeout, task.options) == (plain.unique, plain.timeout, plain.options)
 
 
 def test_a_background_task_may_have_a_timeout() -> None:
-    assert Task("resize", background=True, timeout=5).options.timeout == 5
+    assert Task("resize", background=True, timeout=5).timeout == 5
 
 
 # Queues of tasks.

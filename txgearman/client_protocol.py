@@ -85,7 +85,7 @@ class Forgotten:
 
 
 def _key(task: Task | Forgotten) -> tuple[bytes, bytes]:
-    return (task.wire_function, task.options.unique) if isinstance(task, Task) else task.key
+    return (task.wire_function, task.unique) if isinstance(task, Task) else task.key
 
 
 def _can_share(one: Task | Forgotten, other: Task | Forgotten) -> bool:
@@ -188,7 +188,7 @@ class GearmanClientProtocol(GearmanProtocol):
             `TaskError`. Cancelled, the task is forgotten here; the job may still run.
         :raises ValueError: the task was submitted before, or has ``timeout`` or ``retries``, which take a client.
         """
-        if task.options.timeout is not None or task.options.retries:
+        if task.timeout is not None or task.options.retries:
             raise ValueError("timeout and retries are for tasks of a GearmanClient, not of one link")
         deferred = task.begin()
         if self.error is None:
@@ -214,12 +214,12 @@ class GearmanClientProtocol(GearmanProtocol):
         if options.at is None:
             packet_type = (_SUBMIT_BACKGROUND if task.background else _SUBMIT)[options.priority]
             # Put together here, since the task has checked its parts.
-            function, unique, workload = task.wire_function, options.unique, task.workload
+            function, unique, workload = task.wire_function, task.unique, task.workload
             header = packet_type.request_header(len(function) + len(unique) + len(workload) + 2)
             task.place = self.send(task, b"\0".join((header + function, unique, workload)))
         else:
             epoch = b"%d" % options.at
-            packet = SUBMIT_JOB_EPOCH.request(task.wire_function, options.unique, epoch, task.workload)
+            packet = SUBMIT_JOB_EPOCH.request(task.wire_function, task.unique, epoch, task.workload)
             task.place = self.send(task, packet)
             self.send_fence()
 

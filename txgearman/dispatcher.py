@@ -79,7 +79,7 @@ class Dispatcher:
         """
         deferred = task.begin(prefix, self)
         self._unfinished += 1
-        timeout = task.options.timeout
+        timeout = task.timeout
         if timeout is not None:
             self._timeouts.add(task, timeout)
         if self._max_in_flight is not None and (self._gate or self._inside > self._max_in_flight):
@@ -156,7 +156,7 @@ class Dispatcher:
 
     def _choose(self, task: Task) -> Any:
         # gearmand takes the unique "-" to mean that the workload is the unique (GEARMAN.md section 1).
-        unique = task.options.unique
+        unique = task.unique
         return self._servers.choose(task.workload if unique == b"-" else unique, task.attempt, task.server)
 
     # What ends a wait.
@@ -185,7 +185,7 @@ class Dispatcher:
     def task_ended(self, task: Task) -> None:
         """For the task."""
         self._unfinished -= 1
-        if task.options.timeout is not None:
+        if task.timeout is not None:
             self._timeouts.let_go(task)
         if not self._unfinished:
             self._drained.fire(None)

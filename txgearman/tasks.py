@@ -57,6 +57,8 @@ MAX_UNIQUE: Final = 63
 MAX_HANDLE: Final = 63
 """Bytes of a job handle. gearmand makes none longer, and leaves a question about a longer one unanswered (H6)."""
 
+_NO_UNIQUE: Final = b""
+
 _MAX_EPOCH: Final = 2**63 - 1  # a larger number is left unanswered (H6)
 
 
@@ -191,49 +193,49 @@ class TaskQueue:
         del self._tasks[task.place]
 
 
-class TaskOptions(TypedDict, total=False):
-    """What may be said of a foreground task, by keyword: as with `Task`."""
-
-    unique: str | bytes
+class _OfAll(TypedDict, total=False):
     priority: Priority
-    timeout: float | None
-    retries: int
     drop_on_cancel: bool
     on_created: Callable[[Task], object] | None
+    on_fail: Callable[[Task, Exception], object] | None
+
+
+class _OfForeground(_OfAll, total=False):
+    retries: int
     on_data: Callable[[Task, bytes], object] | None
     on_warning: Callable[[Task, bytes], object] | None
     on_status: Callable[[Task, int, int], object] | None
     on_complete: Callable[[Task, bytes], object] | None
     on_exception: Callable[[Task, bytes], object] | None
-    on_fail: Callable[[Task, Exception], object] | None
     on_retry: Callable[[Task, int], object] | None
 
 
-class BackgroundOptions(TypedDict, total=False):
+class AnyOptions(_OfForeground, total=False):
+    """What `Task` takes by keyword beside what it names itself."""
+
+    at: datetime.datetime | float | None
+
+
+class TaskOptions(_OfForeground, total=False):
+    """What may be said of a foreground task, by keyword: as with `Task`."""
+
+    unique: str | bytes
+    timeout: float | None
+
+
+class BackgroundOptions(_OfAll, total=False):
     """What may be said of a background task, by keyword: as with `Task`."""
 
     unique: str | bytes
-    priority: Priority
-    at: datetime.datetime | float | None
     timeout: float | None
-    drop_on_cancel: bool
-    on_created: Callable[[Task], object] | None
-    on_fail: Callable[[Task, Exception], object] | None
-
-
-class AnyOptions(TaskOptions, total=False):
-    """What may be said of either, by keyword: as with `Task`."""
-
     at: datetime.datetime | float | None
 
 
 class Options(NamedTuple):
-    """What was said of a task by keyword, checked; or else what is so if nothing is said."""
+    """What was said of a task that is seldom said, checked; or else what is so if nothing is said."""
 
-    unique: bytes = b""
     priority: Priority = Priority.NORMAL
     at: int | None = None
-    timeout: float | None = None
     retries: int = 0
     drop_on_cancel: bool = False
     on_created: Callable[[Task], object] | None = None
@@ -350,6 +352,8 @@ class Task:
         "options",
         "place",
         "server",
+        "timeout",
+        "unique",
         "wire_function",
         "workload",
     )
@@ -362,6 +366,8 @@ class Task:
         function: str | bytes,
         workload: bytes = b"",
         background: bool = False,
+        unique: str | bytes = _NO_UNIQUE,
+        timeout: float | None = None,
         **options: Unpack[AnyOptions],
     ) -> None:
         self.function = function
@@ -369,8 +375,10 @@ class Task:
         """The function's name as it goes over the wire: with the prefix, once the task is submitted."""
         self.workload = workload if type(workload) is bytes else payload_bytes("workload", workload)
         self.background = background
+        self.unique = unique if unique is _NO_UNIQUE else name_bytes("unique", unique, MAX_UNIQUE)
+        self.timeout = None if timeout is None else positive_seconds("timeout", timeout)
         self.options = Options.read(options, background) if options else _PLAIN
-        """What was said by keyword."""
+        """What else was said."""
         self.drop: Callable[[JobHandle], object] | None = None
         """Drops the job of the task once it is let go, if somebody can and wants to."""
         self.holder: TaskHolder | None = None
@@ -537,18 +545,10 @@ def payload_bytes(what: str, value: object) -> bytes:
     raise TypeError(f"{what} must be bytes, not {type(value).__name__}")
 
 
-def _unique(name: str, value: str | bytes) -> bytes:
-    return name_bytes(name, value, MAX_UNIQUE)
-
-
 def _priority(name: str, value: Priority) -> Priority:
     if not isinstance(value, Priority):
         raise TypeError(f"{name} must be a Priority, not {value!r}")
     return value
-
-
-def _seconds(name: str, value: float | None) -> float | None:
-    return None if value is None else positive_seconds(name, value)
 
 
 def _retries(name: str, value: int) -> int:
@@ -570,10 +570,8 @@ def _epoch(name: str, at: datetime.datetime | float | None) -> int | None:
 
 
 _CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
-    "unique": _unique,
     "priority": _priority,
     "at": _epoch,
-    "timeout": _seconds,
     "retries": _retries,
     "drop_on_cancel": check_flag,
     "on_created": check_callback,
