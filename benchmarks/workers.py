@@ -1,7 +1,7 @@
 """This library's worker beside others on the same load: ``python -m benchmarks.workers``.
 
 Background jobs are queued first; then one worker after the other does as many, in turn, each with a gearmand of its
-own. The function is empty, so that what a worker costs is what is seen. libgearman's takes a C compiler and its headers;
+own. The function is empty, so that what a worker costs is what is seen. libgearman's takes a C compiler and headers;
 those of other Python packages are found where they are installed, or by ``--python gear=/path/to/python``.
 """
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Final
 
+import figures
 import pictures
 import tables
 from docutils import nodes
@@ -130,6 +131,29 @@ class Steps(Text):
         return pictures.table_of(pictures.STEPS[arguments[0]])
 
 
+class Figures(Text):
+    """What was measured of a release: one of the tables, or the plot; with its surroundings."""
+
+    def run(self) -> list[nodes.Node]:
+        for path in figures.RECORDS.glob("*.json"):
+            self.env.note_dependency(str(path))
+        return super().run()
+
+    def markdown(self, *arguments: str) -> str:
+        return "\n\n".join(
+            f"{figures.surroundings(arguments[0], release)}\n\n{figures.FIGURES[arguments[0]](release)}"
+            for release in figures.releases()
+        )
+
+
+class Plot(SphinxDirective):
+    """The plot of each release."""
+
+    def run(self) -> list[nodes.Node]:
+        plots = "".join(f'<div class="picture">{figures.plot(release)}</div>' for release in figures.releases())
+        return [nodes.raw("", plots, format="html")]
+
+
 class Picture(SphinxDirective):
     """One of the pictures."""
 
@@ -234,14 +258,14 @@ def on_docstring(app: Sphinx, what: str, name: str, obj: object, options: object
 def show_defaults(
     app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returned: str | None
 ) -> tuple[str | None, str | None]:
-    """Numbers that have a name: the reader wants the number."""
+    """Values that have a name: the reader wants the value."""
     named = getattr(import_module(obj.__module__), "__dict__", {}) if hasattr(obj, "__module__") else {}
 
-    def number(match: re.Match[str]) -> str:
-        value = named.get(match[1])
-        return f"={value}" if isinstance(value, (int, float)) else match[0]
+    def value(match: re.Match[str]) -> str:
+        found = named.get(match[1])
+        return f"={found!r}" if isinstance(found, (int, float, bytes)) else match[0]
 
-    return signature and re.sub(r"=([A-Z][A-Z_]+)\b", number, signature), returned
+    return signature and re.sub(r"=(_?[A-Z][A-Z_]+)\b", value, signature), returned
 
 
 def check_reference(app: Sphinx, env: BuildEnvironment) -> None:
@@ -259,6 +283,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("public", Public)
     app.add_directive("picture", Picture)
     app.add_directive("steps", Steps)
+    app.add_directive("figures", Figures)
+    app.add_directive("plot", Plot)
     app.add_transform(NamesToLinks)
     app.add_transform(LongNamesInTables)
     app.connect("env-check-consistency", check_reference)

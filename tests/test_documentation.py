@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import figures
 import pictures
 import pytest
 import tables
@@ -408,3 +409,36 @@ def steps_of(pair: tuple[str, str]) -> set[tuple[str, str]]:
     """The arrows from one place to another: mostly through the decision where to go."""
     straight = {(step.start, step.end) for step in pictures.TASK}
     return {pair} if pair in straight else {(pair[0], "placed"), ("placed", pair[1])}
+
+
+# What was measured.
+
+
+def test_each_release_has_its_tables_and_its_plot() -> None:
+    """Every client and case of the records is there, the fastest first, and the library's own bar stands out."""
+    for release in figures.releases():
+        peers = figures.record("peers", release)["peers"]
+        names = {client["name"] for group in peers for client in group["clients"]}
+        plot = figures.plot(release)
+        assert all(f">{name}</text>" in plot for name in names)
+        assert plot.count('<rect class="tip"') == len(peers)
+        for kind, make in figures.FIGURES.items():
+            table = make(release)
+            rows = [row["case"] for row in figures.record("cases", release)["cases"]] if kind == "cases" else []
+            assert all(f"| {name} |" in table for name in rows)
+            assert re.fullmatch(
+                r"Measured \d{4}-\d\d-\d\d with txgearman .*, Twisted .*, on .*\.", figures.surroundings(kind, release)
+            )
+
+
+def test_the_version_has_its_figures() -> None:
+    assert figures.releases()[0] == txgearman.__version__
+
+
+def test_sizes_are_told_in_words() -> None:
+    assert [figures.size(number) for number in (16, 4096, 1024 * 1024, 1500)] == [
+        "16 bytes",
+        "4 KiB",
+        "1 MiB",
+        "1500 bytes",
+    ]

@@ -930,7 +930,23 @@ def test_p12_a_queue_keeps_nothing_of_a_task_that_left_it() -> None:
     assert (queue.pop(), queue.pop(), len(queue)) == (second, None, 0)
 
 
-@given(st.lists(st.sampled_from(["append", "pop", "let go", "clear"]), max_size=40), st.randoms(use_true_random=False))
+def test_p12_a_queue_has_room_for_those_who_are_in_it_and_few_more() -> None:
+    """However many came and left while one of them waited."""
+    queue, patient = TaskQueue(), [Task("resize") for _ in range(3)]
+    places = set()
+    for round_ in range(1000):
+        task = Task("resize")
+        queue.append(task)
+        places.add(task.place)
+        if round_ % 100 == 0 and round_ < 300:
+            queue.append(patient[round_ // 100])
+        queue.let_go(task)
+    assert max(places) < 100
+    queue.let_go(patient[1])
+    assert queue.clear() == [patient[0], patient[2]]
+
+
+@given(st.lists(st.sampled_from(["append", "pop", "let go", "clear"]), max_size=300), st.randoms(use_true_random=False))
 def test_p9_a_queue_is_a_list_that_some_leave(steps: list[str], random: Random) -> None:
     queue, waiting = TaskQueue(), list[Task]()
     for step in steps:

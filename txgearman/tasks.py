@@ -59,6 +59,8 @@ MAX_HANDLE: Final = 63
 
 _NO_UNIQUE: Final = b""
 
+_SPARE: Final = 64  # places of a queue that may be empty, whatever there is besides
+
 _MAX_EPOCH: Final = 2**63 - 1  # a larger number is left unanswered (H6)
 
 
@@ -158,29 +160,30 @@ class TaskHolder(Protocol):
 class TaskQueue:
     """Tasks that wait, the first come first. A cancelled one leaves it."""
 
-    __slots__ = ("_end", "_first", "_tasks")
+    __slots__ = ("_count", "_first", "_tasks")
 
     def __init__(self) -> None:
-        self._tasks: dict[int, Task] = {}  # by place
-        self._first = self._end = 0
+        self._tasks: list[Task | None] = []  # by place; None where one has left
+        self._first = 0  # before it, all have left
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return self._count
 
     def append(self, task: Task) -> None:
         """Let the task wait here."""
-        place = self._end
-        self._end = place + 1
-        self._tasks[place] = task
-        task.place = place
+        task.place = len(self._tasks)
         task.holder = self
+        self._tasks.append(task)
+        self._count += 1
 
     def pop(self) -> Task | None:
         """Take the first one out; None if there is none."""
-        while self._first < self._end:
-            task = self._tasks.pop(self._first, None)
+        while self._first < len(self._tasks):
+            task = self._tasks[self._first]
             self._first += 1
-            if task is not None:  # else it has left
+            if task is not None:
+                self.let_go(task)
                 task.holder = None
                 return task
         return None
@@ -190,7 +193,14 @@ class TaskQueue:
         return list(iter(self.pop, None))
 
     def let_go(self, task: Task) -> None:
-        del self._tasks[task.place]
+        self._tasks[task.place] = None
+        self._count -= 1
+        if len(self._tasks) > 2 * self._count + _SPARE:
+            left = [task for task in self._tasks if task is not None]
+            for place, task in enumerate(left):
+                task.place = place
+            self._tasks = [*left]
+            self._first = 0
 
 
 class _OfAll(TypedDict, total=False):

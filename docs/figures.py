@@ -1,0 +1,138 @@
+"""What the page about speed shows: tables and plots of the records in ``docs/speed``, which the benchmarks wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pictures
+import tables
+
+RECORDS: Final = Path(__file__).parent / "speed"
+
+WORKLOADS: Final = {
+    "w1": "background jobs",
+    "w2": "all in flight at once",
+    "w3": "one at a time",
+    "w4": "100 in flight",
+}
+"""What peerbench calls them, and what they are."""
+
+OWN: Final = "txgearman"
+
+
+def releases() -> list[str]:
+    """Those that there are records of, the newest first."""
+    found = {path.name.rpartition("-")[0] for path in RECORDS.glob("*-*.json")}
+    return sorted(found, key=lambda release: [int(part) for part in release.split(".")], reverse=True)
+
+
+def record(kind: str, release: str) -> dict[str, Any]:
+    """The record of a kind: ``cases``, ``workers`` or ``peers``."""
+    found: dict[str, Any] = json.loads((RECORDS / f"{release}-{kind}.json").read_text("utf-8"))
+    return found
+
+
+def surroundings(kind: str, release: str) -> str:
+    """When, where, and with what it was measured."""
+    read = record(kind, release)
+    machine = read["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in read["versions"].items())
+    where = f"{machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}"
+    return f"Measured {read['date']} with {versions}, on {where}."
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}" if value < 10 else f"{value:,.0f}"
+
+
+def size(payload: int) -> str:
+    """A number of bytes, in words."""
+    for unit, name in ((1024 * 1024, "MiB"), (1024, "KiB")):
+        if payload >= unit and payload % unit == 0:
+            return f"{payload // unit} {name}"
+    return f"{payload} bytes"
+
+
+def _title(group: dict[str, Any]) -> str:
+    return f"{WORKLOADS[group['workload']]}, {size(group['payload'])}"
+
+
+# Tables.
+
+
+def peers(release: str) -> str:
+    """A table for each workload."""
+    parts = []
+    for group in record("peers", release)["peers"]:
+        latency = group["workload"] == "w3"
+        head = ["client", "jobs/s", "of libgearman", "of the floor", "µs of CPU a job", "CPU of the floor's"]
+        rows = [[*head, "median µs"] if latency else head]
+        for client in group["clients"]:
+            row = [client["name"], f"{client['jobs_per_second']:,.0f}", _ratio(client["speed_to_libgearman"])]
+            row += [_ratio(client["speed_to_floor"]), f"{client['cpu_us']:.2f}", _ratio(client["cpu_to_floor"])]
+            rows.append([*row, f"{client['median_us']:.0f}"] if latency else row)
+        parts.append(f"**{_title(group)}** ({group['jobs']:,} jobs)\n\n{tables.markdown(rows)}")
+    return "\n\n".join(parts)
+
+
+def cases(release: str) -> str:
+    """The table of the library's own benchmark."""
+    rows = [["case", "jobs/s", "µs of CPU a job", "bytes a job", "speed", "CPU", "beside"]]
+    for case in record("cases", release)["cases"]:
+        row = [
+            case["case"],
+            f"{case['jobs_per_second']:,.0f}",
+            f"{case['cpu_us']:.2f}",
+            f"{case['bytes_per_job']:,.0f}",
+        ]
+        row += [_ratio(case.get("speed_ratio")), _ratio(case.get("cpu_ratio")), case.get("beside", "")]
+        rows.append(row)
+    return tables.markdown(rows)
+
+
+def workers(release: str) -> str:
+    """The table of workers."""
+    rows = [["worker", "jobs/s", "µs of CPU a job", "this library's speed to its"]]
+    for worker in record("workers", release)["workers"]:
+        row = [worker["worker"], f"{worker['jobs_per_second']:,.0f}", f"{worker['cpu_us']:.2f}"]
+        rows.append([*row, _ratio(worker["own_to_this"])])
+    return tables.markdown(rows)
+
+
+# The plot.
+
+_WIDTH: Final = 720.0
+_LEFT: Final = 190.0
+_LONGEST: Final = 400.0
+_BAR: Final = 22.0
+
+
+def plot(release: str) -> str:
+    """Jobs per second of each client, as bars: a panel for each workload, each with a scale of its own."""
+    parts: list[str] = []
+    top = 10.0
+    for group in record("peers", release)["peers"]:
+        parts.append(pictures.text(10, top + 16, _title(group), "name", "start"))
+        top += 26
+        fastest = max(client["jobs_per_second"] for client in group["clients"])
+        for client in group["clients"]:
+            parts += _bar(top, client["name"], client["jobs_per_second"], fastest)
+            top += _BAR
+        top += 16
+    return pictures.picture(f"Jobs per second of clients, txgearman {release}", _WIDTH, top, parts)
+
+
+def _bar(top: float, name: str, value: float, longest: float) -> list[str]:
+    kind = "tip" if name == OWN else "frame"
+    width = max(1.0, _LONGEST * value / longest)
+    middle = top + _BAR / 2 + 4
+    return [
+        pictures.text(_LEFT - 10, middle, name, "note", "end"),
+        f'<rect class="{kind}" x="{_LEFT:g}" y="{top + 2:g}" width="{width:.1f}" height="{_BAR - 5:g}"/>',
+        pictures.text(_LEFT + width + 8, middle, f"{value:,.0f}", "note", "start"),
+    ]
+
+
+FIGURES: Final = {"peers": peers, "cases": cases, "workers": workers}
