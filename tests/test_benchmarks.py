@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import figures
 import pytest
 
 import txgearman
@@ -115,3 +117,29 @@ def test_a_record_of_peers_has_the_ratios_of_each_turn(tmp_path: Path) -> None:
     assert (own["jobs_per_second"], own["speed_to_libgearman"]) == (pytest.approx(1250), None)
     assert (gear["runs"], gear["speed_to_floor"]) == (1, pytest.approx(0.025))
     assert latency["clients"][0]["median_us"] == 120
+
+
+# The commands.
+
+COMMANDS = {
+    "cases": ["benchmarks", "--turns=1", "--only=1,000 in flight"],
+    "workers": ["benchmarks.workers", "--turns=1", "--jobs=100"],
+    "peers": ["benchmarks.peers", "runs.jsonl"],
+}
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_a_command_writes_a_record_that_the_page_about_speed_can_be_made_from(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs.jsonl").write_text(line("floor-py", 0, 0.1, 0.01) + "\n" + line("txgearman", 0, 0.4, 0.1))
+    record = tmp_path / f"1.0.0-{kind}.json"
+    command = [sys.executable, "-m", *COMMANDS[kind], f"--record={record}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, capture_output=True, timeout=60, cwd=tmp_path, env=environment)
+    monkeypatch.setattr(figures, "RECORDS", tmp_path)
+    assert figures.releases() == ["1.0.0"]
+    table = figures.FIGURES[kind]("1.0.0")
+    assert {"cases": "| 1,000 in flight |", "workers": "| libgearman |", "peers": "| txgearman | 2,500 | "}[
+        kind
+    ] in table

@@ -72,10 +72,13 @@ COMMANDS = {
     "python -m pytest tests/test_client.py",
     "ruff check . && ruff format --check . && mypy",
     "python -m sphinx -W -n --keep-going docs build/docs",
+    "python -m benchmarks",
+    "python -m benchmarks.workers",
     "python -m pip install build twine",
     "python -m build && python -m twine check --strict dist/* && python -m twine upload dist/*",
 }
-"""What the pages say to type. The first five are run below, the others by .ci/run in this or another form."""
+"""What the pages say to type. The first five are run below, the benchmarks by tests/test_benchmarks.py, and
+the others by .ci/run in this or another form."""
 
 
 @pytest.mark.parametrize("block", SCRIPTS)
