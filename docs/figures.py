@@ -125,7 +125,7 @@ def plot(release: str) -> str:
 
 
 def _bar(top: float, name: str, value: float, longest: float) -> list[str]:
-    kind = "tip" if name == OWN else "frame"
+    kind = "tip" if name == OWN else "bar"
     width = max(1.0, _LONGEST * value / longest)
     middle = top + _BAR / 2 + 4
     return [

@@ -231,11 +231,15 @@ class Decoder:
             offset = stop
             yield packet_type, arguments
         if offset < end:
-            self._pieces.append(data[offset:] if offset else data)
-            self._held = end - offset
-            self._wanted = wanted
-            if not offset:
-                self.unfinished += 1
+            self._keep(data, offset, wanted)
+
+    def _keep(self, data: bytes, offset: int, wanted: int) -> None:
+        """Wait for the rest of a packet."""
+        self._pieces.append(data[offset:] if offset else data)
+        self._held = len(data) - offset
+        self._wanted = wanted
+        if not offset:
+            self.unfinished += 1
 
 
 def _wrong_header(packet_type: PacketType | None, size: int, header: bytes, max_size: int) -> ProtocolError:
