@@ -1,7 +1,7 @@
 """With ``-p tests.contexts``, coverage notes the module whose test it is that runs a line.
 
-One run then tells for each module what its own tests cover: ``coverage report --contexts='^$,^tests/test_tasks\\.py$'``.
-What runs as modules are imported belongs to no test.
+One run then tells for each module what its own tests cover: ``coverage report --contexts='^$,^tests/test_tasks'``. What
+runs as modules are imported belongs to no test.
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ COMMANDS = {
     "python client.py",
     "python -m pip install pytest && python -m pytest test_client.py",
     ".ci/run",
+    ".ci/run --all",
     "python -m pip install -e '.[test,lint,docs]'",
     "python -m pytest tests/test_client.py",
     "ruff check . && ruff format --check . && mypy",
