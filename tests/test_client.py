@@ -810,6 +810,30 @@ def test_echo_where_no_server_is() -> None:
     house.stop()
 
 
+@pytest.mark.parametrize("question", ["get_status", "get_status_unique"])
+def test_a_question_may_be_cancelled(question: str) -> None:
+    """The next one gets its own answer."""
+    house = House().start()
+    submitted = house.client.add_task_bg("work", unique=b"u")
+    house.advance()
+    subject = outcome(submitted) if question == "get_status" else b"u"
+    asked = getattr(house.client, question)(subject)
+    again = getattr(house.client, question)(subject)
+    asked.cancel()
+    house.advance()
+    assert type(outcome(asked)) is CancelledError
+    assert outcome(again) == JobStatus(True, False, 0, 0, 0 if question == "get_status_unique" else None)
+    house.stop()
+
+
+def test_p11_a_stop_whose_deferred_is_cancelled_stops_all_the_same() -> None:
+    house = House().start()
+    stopped = house.client.stopService()
+    stopped.cancel()
+    assert type(outcome(stopped)) is CancelledError
+    house.stop()
+
+
 def test_echo_may_be_cancelled() -> None:
     house = House(2).start()
     echoed = house.client.echo()

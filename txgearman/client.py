@@ -289,7 +289,8 @@ class GearmanClient(GearmanService):
         """Ask the server that has a job how far it is.
 
         :return: fires with what the server knows. Fails with `NoServersAvailable` if that server can't be reached, or
-            goes away before it answers; with `ServerError` if it refuses; with `ClientStopped`.
+            goes away before it answers; with `ServerError` if it refuses; with `ClientStopped`. Cancelled, the answer
+            is forgotten.
         :raises ValueError: the handle names a server that is none of this client's, or is longer than any server's.
         """
         _check_handle(handle)
@@ -335,7 +336,7 @@ class GearmanClient(GearmanService):
         geard does not answer an ECHO_REQ, but the question sent behind it (GEARMAN.md H6); that counts.
 
         :return: fires with the seconds that each server took, by its address. Servers that could not be reached
-            are not in it; fails with `NoServersAvailable` if none could.
+            are not in it; fails with `NoServersAvailable` if none could. Cancelled, the answers are forgotten.
         """
         if not isinstance(data, bytes):
             raise TypeError(f"data must be bytes, not {type(data).__name__}")
@@ -394,7 +395,7 @@ class GearmanClient(GearmanService):
         What was written, background jobs above all, still goes out. May be called at any time, and again.
 
         :return: fires when no socket, timer or reader of the client is left; within three seconds even where a server
-            does not read.
+            does not read. Cancelled, it only stops waiting.
         """
         super().stopService()
         self._stopped = True
