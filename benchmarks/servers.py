@@ -56,7 +56,7 @@ def tls_before(server: int) -> Iterator[tuple[int, Path]]:
         roots, certificate, settings = (directory / file for file in ("ca.pem", "own.pem", "stunnel.conf"))
         authority.cert_pem.write_to_path(roots)
         authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
-        lines = ["foreground = yes", "debug = err", "pid =", "[gearman]", f"accept = 127.0.0.1:{port}"]
+        lines = ["foreground = yes", "debug = emerg", "pid =", "[gearman]", f"accept = 127.0.0.1:{port}"]
         lines += [f"connect = 127.0.0.1:{server}", f"cert = {certificate}"]
         settings.write_text("\n".join(lines) + "\n", "utf-8")
         with running(program, str(settings)):
