@@ -11,9 +11,11 @@ from twisted.internet.task import Clock
 from txgearman import Task
 from txgearman.deadlines import Deadlines
 from txgearman.packets import JOB_CREATED, RES, SUBMIT_JOB, WORK_COMPLETE, Decoder
+from txgearman.tasks import TaskOwner
 
 JOBS = 1000
 PAYLOAD = b"0123456789012345"
+OWNER = TaskOwner()
 ANSWERS = b"".join(
     [JOB_CREATED.response(b"H:host:%d" % number) for number in range(JOBS)]
     + [WORK_COMPLETE.response(b"H:host:%d" % number, PAYLOAD) for number in range(JOBS)]
@@ -29,7 +31,7 @@ def deferreds() -> None:
 
 def tasks() -> None:
     for _ in range(JOBS):
-        Task("echo", PAYLOAD).begin()
+        Task("echo", PAYLOAD).begin(OWNER)
 
 
 def encode() -> None:

@@ -8,28 +8,23 @@ in the file that ``PEERBENCH_CLIENTS`` names. ``PYTHONPATH`` has peerbench's fol
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import drv  # type: ignore[import-not-found]  # peerbench's own
 import twdrv  # type: ignore[import-not-found]  # as well
 from twisted.internet.defer import Deferred
 
-from txgearman import GearmanClient
+from txgearman import GearmanClient, TaskOptions
 
 
 class Submits:
     """What peerbench submits by."""
 
-    def __init__(self, client: GearmanClient, function: str, timeout: float | None) -> None:
-        self._client = client
-        self._function = function
-        self._timeout = timeout
-
-    def submit(self, data: bytes) -> Deferred[bytes]:
-        return self._client.add_task(self._function, data, timeout=self._timeout)
-
-    def submit_bg(self, data: bytes) -> Deferred[Any]:
-        return self._client.add_task_bg(self._function, data)
+    def __init__(self, client: GearmanClient, function: str, options: TaskOptions) -> None:
+        self.submit: Callable[[bytes], Deferred[bytes]] = partial(client.add_task, function, **options)
+        self.submit_bg: Callable[[bytes], Deferred[Any]] = partial(client.add_task_bg, function)
 
 
 def main() -> None:
@@ -38,7 +33,7 @@ def main() -> None:
 
     def connect() -> Deferred[Submits]:
         client = GearmanClient([f"127.0.0.1:{options.port}"])
-        submits = Submits(client, options.func, 30.0 if "timeout" in variants else None)
+        submits = Submits(client, options.func, {"timeout": 30.0} if "timeout" in variants else {})
         return client.echo().addCallback(lambda _: submits)
 
     style = next((style for style in ("async", "inline", "gather") if style in variants), "callback")

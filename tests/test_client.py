@@ -358,7 +358,7 @@ def test_p3_a_refused_unique_fails_its_own_task() -> None:
     """The client sends none that long; here it is made to."""
     house = House()
     refused = Task("work", b"2")
-    refused.unique = b"u" * 65
+    refused.head = b"work\0" + b"u" * 65 + b"\0"
     tasks = [house.client.add_task("work", b"1"), house.client.submit(refused), house.client.add_task("work", b"3")]
     for _ in range(2):
         job = house.server.take("work")

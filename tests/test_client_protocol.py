@@ -61,7 +61,7 @@ from txgearman.packets import (
     Packet,
     PacketType,
 )
-from txgearman.tasks import MAX_HANDLE, JobHandle, Priority, Task
+from txgearman.tasks import MAX_HANDLE, JobHandle, Priority, Task, TaskOwner
 
 from .wire import MemoryEndpoint, answer, with_limits
 
@@ -1133,7 +1133,7 @@ def test_p12_many_tasks_leave_the_tables_empty() -> None:
         net.submit(unique=handle).deferred.cancel()
         net.server.send(*[created(handle)] * 3, *[complete(b"r", handle)] * 2)
         net.server.received()
-    assert (net.link._outstanding, net.link._jobs, net.link._ended, net.link.in_flight) == ({}, {}, {}, 0)
+    assert (len(net.link._outstanding), net.link._jobs, net.link._ended, net.link.in_flight) == (0, {}, {}, 0)
 
 
 # All of it at random, against a model.
@@ -1380,7 +1380,7 @@ class LinkMachine(RuleBasedStateMachine):
         while self.jobs:
             self.end_a_job(0, "complete", stays=False)
         assert not self.out()
-        assert (self.net.link._outstanding, self.net.link._jobs) == ({}, {})
+        assert (len(self.net.link._outstanding), self.net.link._jobs) == (0, {})
 
     @invariant()
     def check(self) -> None:
@@ -1404,18 +1404,19 @@ def test_p4_whatever_comes_each_task_is_told_its_own(machine: type[LinkMachine])
 # Where the server takes nothing for now.
 
 
-class Owner:
-    """Notes the tasks that are handed back, and those that ended."""
+class Owner(TaskOwner):
+    """Notes the tasks that are handed back, and those that ended; and the jobs that it is to drop."""
 
     def __init__(self) -> None:
         self.placed: list[Task] = []
         self.ended: list[Task] = []
+        self.dropped: list[JobHandle] = []
+
+    def drop(self, handle: JobHandle) -> None:
+        self.dropped.append(handle)
 
     def place_again(self, task: Task) -> None:
         self.placed.append(task)
-
-    def retry(self, task: Task, reason: Exception) -> bool:
-        return False
 
     def task_ended(self, task: Task) -> None:
         self.ended.append(task)
@@ -1425,7 +1426,7 @@ def owned(net: Net, workload: bytes = b"", **options: Any) -> tuple[Task, Owner,
     """A task that somebody answers for, on the link; and what becomes of it."""
     task, owner = Task(b"f", workload, **options), Owner()
     told: list[Any] = []
-    task.begin(owner=owner).addCallbacks(told.append, lambda failure: told.append(failure.type))
+    task.begin(owner).addCallbacks(told.append, lambda failure: told.append(failure.type))
     net.link.send_task(task)
     return task, owner, told
 
@@ -1886,23 +1887,22 @@ def test_a_held_task_is_not_asked_after() -> None:
 def test_p9_whoever_drops_the_job_of_a_cancelled_task_is_told_its_handle(background: bool, late: bool) -> None:
     """Once it is there: at the cancel, or at the JOB_CREATED after it. Not after the end, and not twice."""
     net = Net()
-    dropped: list[JobHandle] = []
-    told = [net.submit(background=background) for _ in range(2)]
-    for each in told:
-        each.task.drop = dropped.append
+    told = [owned(net, background=background, drop_on_cancel=True) for _ in range(2)]
     if not late:
         net.server.send(created(H1))
-    told[0].deferred.cancel()
-    told[1].deferred.cancel()
-    assert dropped == ([] if late or background else [JobHandle("server", H1)])
+    for task, _, _ in told:
+        task.give_up(CancelledError())
+    dropped = [owner.dropped for _, owner, _ in told]
+    first, second = [JobHandle("server", H1)], [JobHandle("server", H2)]
+    assert dropped == [[] if late or background else first, []]
     net.server.send(*[created(H1)] * late, created(H2))
-    assert dropped == [JobHandle("server", handle) for handle in (H1, H2)[background and not late :]]
+    assert dropped == [[] if background and not late else first, second]
 
 
 def test_p9_the_job_of_a_task_that_shares_it_is_dropped() -> None:
     net = Net()
-    dropped: list[JobHandle] = []
-    told = net.share(2)
-    told[1].task.drop = dropped.append
-    told[1].deferred.cancel()
-    assert dropped == [JobHandle("server", H1)]
+    net.share(1)
+    task, owner, _ = owned(net, unique=b"u", drop_on_cancel=True)
+    net.server.send(created(H1))
+    task.give_up(CancelledError())
+    assert owner.dropped == [JobHandle("server", H1)]

@@ -67,15 +67,15 @@ def stop(house: House) -> None:
 def writes() -> Iterator[list[Task]]:
     """Each task at each time that it is written to a server."""
     written: list[Task] = []
-    send = GearmanClientProtocol.send
+    send_task = GearmanClientProtocol.send_task
 
-    def send_and_note(link: GearmanClientProtocol, request: Any, packet: bytes) -> int:
-        if isinstance(request, Task):
-            written.append(request)
-        return send(link, request, packet)
+    def send_and_note(link: GearmanClientProtocol, task: Task) -> None:
+        if not link.paused:
+            written.append(task)
+        send_task(link, task)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GearmanClientProtocol, "send", send_and_note)
+        patch.setattr(GearmanClientProtocol, "send_task", send_and_note)
         yield written
 
 

@@ -24,7 +24,7 @@ from txgearman.connection import CLOSE_TIMEOUT, LinkObserver
 from txgearman.errors import ClientStopped, NoServersAvailable, ProtocolError, ServerError
 from txgearman.packets import ERROR, GET_STATUS, NOOP, OPTION_REQ, STATUS_RES
 from txgearman.servers import JobServers, ServerInfo, ServerState, parse_address
-from txgearman.tasks import Task
+from txgearman.tasks import Task, TaskOwner
 from txgearman.testing import MemoryJobServer
 from txgearman.tls import TLSOptions
 
@@ -605,7 +605,7 @@ def test_a_server_that_takes_nothing_is_the_last_choice() -> None:
 def busy(pool: Pool, place: int) -> tuple[Task, list[Any]]:
     """A task that is out at a server of the pool, and what becomes of it."""
     task = Task("work")
-    told = outcome_of(task.begin())
+    told = outcome_of(task.begin(TaskOwner()))
     list(pool.servers)[place].link.send_task(task)
     pool.advance()
     return task, told

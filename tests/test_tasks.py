@@ -27,9 +27,9 @@ from txgearman.tasks import (
     MAX_UNIQUE,
     JobHandle,
     JobStatus,
-    Options,
     Priority,
     Task,
+    TaskOwner,
     TaskQueue,
     name_bytes,
 )
@@ -53,7 +53,7 @@ ALL_CALLBACKS = (
 FOREGROUND_CALLBACKS = ("on_data", "on_warning", "on_status", "on_complete", "on_exception")
 
 
-class Story:
+class Story(TaskOwner):
     """A task, and all that is told about it, in order: to its callbacks, its holder, its Deferred and its owner.
 
     It is the task's holder and its owner at once.
@@ -70,7 +70,7 @@ class Story:
         if not background:
             callbacks["on_retry"] = self._recorder("on_retry")
         self.task = Task("resize", b"picture", background=background, **callbacks)
-        self.deferred: Deferred[Any] = self.task.begin(owner=self)
+        self.deferred: Deferred[Any] = self.task.begin(self)
         self.task.holder = self
         self.task.server = SERVER
         self.deferred.addCallbacks(
@@ -242,7 +242,7 @@ def test_p2_the_handle_is_there_when_on_created_is_called() -> None:
 
 def test_a_task_without_callbacks_is_told_all_the_same() -> None:
     task = Task("resize")
-    told = outcome(task.begin())
+    told = outcome(task.begin(TaskOwner()))
     task.server = SERVER
     task.tell_created(HANDLE)
     task.tell_data(b"d")
@@ -482,7 +482,7 @@ def test_p8_a_task_is_submitted_once(end: Callable[[Story], None] | None) -> Non
         end(story)
     before = [*story.events]
     with pytest.raises(ValueError, match=r"<Task resize> was submitted before; make a new Task"):
-        story.task.begin()
+        story.task.begin(TaskOwner())
     assert story.events == before
     complete(story)
     assert len(story.fired) == 1
@@ -493,9 +493,9 @@ def test_p8_the_prefix_counts_for_the_length_of_the_name() -> None:
     task = Task(b"f" * (MAX_FUNCTION - 3))
     told = f"prefix and function {TOO_LONG}{MAX_FUNCTION + 1}"
     with pytest.raises(ValueError, match=told):
-        task.begin(b"box\t")
+        task.begin(TaskOwner(), b"box\t")
     assert task.wire_function == b"f" * (MAX_FUNCTION - 3)
-    told_outcome = outcome(task.begin(b"bo\t"))
+    told_outcome = outcome(task.begin(TaskOwner(), b"bo\t"))
     assert task.wire_function == b"bo\t" + b"f" * (MAX_FUNCTION - 3)
     task.end_complete(b"done")
     assert told_outcome == [b"done"]
@@ -586,7 +586,7 @@ def test_a_time_is_whole_seconds_rounded_up(at: datetime.datetime | float, secon
 def test_a_task_prints_as_its_function_and_its_job(function: str | bytes, text: str) -> None:
     task = Task(function)
     assert (str(task), repr(task)) == (text, f"<Task {text}>")
-    told = outcome(task.begin(b"box\t"))
+    told = outcome(task.begin(TaskOwner(), b"box\t"))
     task.server = SERVER
     task.tell_created(HANDLE)
     assert str(task) == f"{text} 10.0.0.1:4730//H:host:12"
@@ -615,7 +615,7 @@ def watched(background: bool = False) -> tuple[Task, Deferred[Any], weakref.ref[
         pass
 
     task = Task("resize", background=background, on_created=nothing, on_fail=nothing)
-    deferred = task.begin()
+    deferred = task.begin(TaskOwner())
     deferred.addErrback(lambda failure: None)
     return task, deferred, weakref.ref(task)
 
@@ -658,7 +658,7 @@ def test_p12_a_task_lets_go_of_those_who_carried_it_out() -> None:
     story = Story()
     task, reference = story.task, weakref.ref(story)
     complete(story)
-    task.options = Options()  # the callbacks are the caller's, and here they refer to the story
+    task.options = Task("resize").options  # the callbacks are the caller's, and here they refer to the story
     with no_collector():
         del story
         assert reference() is None
@@ -802,9 +802,9 @@ def test_p7_the_owner_decides() -> None:
     assert (len(story.fired), story.names.count("on_retry")) == (1, 0)
 
 
-def test_p7_without_an_owner_nothing_is_tried_again() -> None:
+def test_p7_an_owner_has_to_say_that_it_is_tried_again() -> None:
     task = Task("resize", retries=3)
-    told = outcome(task.begin())
+    told = outcome(task.begin(TaskOwner()))
     task.end_failed(TaskFailed(task))
     assert [type(error) for error in told] == [TaskFailed]
 
@@ -849,15 +849,42 @@ def test_p13_on_retry_may_raise_and_may_cancel(logged_failures: Failures) -> Non
 
 def test_a_task_that_was_not_written_goes_back_to_its_owner() -> None:
     story = Story()
-    assert story.task.hand_back()
+    story.task.hand_back()
     assert story.names == ["placed again"]
+    complete(story)
+    before = [*story.events]
+    story.task.hand_back()
+    assert story.events == before
+
+
+def test_a_task_whose_owner_has_no_other_place_for_it_fails() -> None:
     alone = Task("resize")
     assert not alone.ended
-    told = outcome(alone.begin())
-    assert not alone.hand_back()
-    assert not alone.ended
-    alone.end_failed(ClientStopped())
-    assert len(told) == 1
+    told = outcome(alone.begin(TaskOwner()))
+    alone.hand_back()
+    assert alone.ended
+    assert [type(error) for error in told] == [ClientStopped]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_p9_the_owner_drops_the_job_where_that_is_wanted(wanted: bool) -> None:
+    """For the one who carries it out: while the task is under way."""
+
+    class Owner(TaskOwner):
+        def __init__(self) -> None:
+            self.dropped: list[JobHandle] = []
+
+        def drop(self, handle: JobHandle) -> None:
+            self.dropped.append(handle)
+
+    owner, task = Owner(), Task("resize", drop_on_cancel=wanted)
+    assert task.drop is None
+    told = outcome(task.begin(owner))
+    if task.drop is not None:
+        task.drop(JOB)
+    assert owner.dropped == [JOB] * wanted
+    task.end_complete(b"thumbnail")
+    assert (task.drop, told) == (None, [b"thumbnail"])
 
 
 @pytest.mark.parametrize(
@@ -912,7 +939,7 @@ def test_tasks_leave_a_queue_in_the_order_in_which_they_came() -> None:
 def test_p9_a_cancelled_task_leaves_its_queue_at_once() -> None:
     tasks = [Task("resize") for _ in range(3)]
     for task in tasks:
-        task.begin().addErrback(lambda _: None)
+        task.begin(TaskOwner()).addErrback(lambda _: None)
     queue = queue_of(*tasks)
     assert tasks[1].holder is queue
     queue.let_go(tasks[1])

@@ -82,7 +82,7 @@ class AdminProtocol(GearmanProtocol):
             return
         self._text.append(text)
         self._size += len(text)
-        if not isinstance(self._outstanding.get(self._answered), TextRequest):
+        if not (self._outstanding and isinstance(self._outstanding[0], TextRequest)):
             self.abort(ProtocolError(f"text that answers nothing: {text[:200]!r}"))
         elif self._size > self.limits.max_packet_size:
             limit = self.limits.max_packet_size

@@ -125,7 +125,7 @@ class GearmanClient(GearmanService):
         self._servers = JobServers(
             job_servers, self._reactor, make_factory, self._servers_changed, connect_timeout, tls
         )
-        self._dispatcher = Dispatcher(self._reactor, self._servers, server_wait, max_in_flight)
+        self._dispatcher = Dispatcher(self._reactor, self._servers, self._drop, server_wait, max_in_flight)
         self._canceller = Canceller(self._reactor, limits)
         self._stopped = False
 
@@ -195,8 +195,6 @@ class GearmanClient(GearmanService):
             raise self._too_large(task)
         if not self._servers.started:
             self._use()
-        if task.options.drop_on_cancel:
-            task.drop = self._drop
         return self._dispatcher.submit(task, self._prefix)
 
     def _too_large(self, task: Task) -> ValueError:
@@ -252,7 +250,7 @@ class GearmanClient(GearmanService):
         :raises TypeError, ValueError: for what can't be meant; nothing is sent. For a workload, when it is its turn.
         """
         check_count("concurrency", concurrency)
-        Task(function, b"", False, **options).name_with(self._prefix)  # what is wrong is told now
+        Task(function, b"", False, **options).head_with(self._prefix)  # what is wrong is told now
         return map_workloads(
             lambda workload: self.submit(Task(function, workload, False, **options)), workloads, concurrency
         )
@@ -280,7 +278,7 @@ class GearmanClient(GearmanService):
         task = Task(function, workload, False, **options)
         if len(task.workload) > self._limits.max_packet_size:  # what is wrong is told now
             raise self._too_large(task)
-        task.name_with(self._prefix)
+        task.head_with(self._prefix)
         return Stream(task).chunks(self.submit)
 
     # Questions.

@@ -28,13 +28,6 @@ from .packets import (
     GET_STATUS,
     JOB_CREATED,
     STATUS_RES,
-    SUBMIT_JOB,
-    SUBMIT_JOB_BG,
-    SUBMIT_JOB_EPOCH,
-    SUBMIT_JOB_HIGH,
-    SUBMIT_JOB_HIGH_BG,
-    SUBMIT_JOB_LOW,
-    SUBMIT_JOB_LOW_BG,
     WORK_COMPLETE,
     WORK_DATA,
     WORK_EXCEPTION,
@@ -43,13 +36,9 @@ from .packets import (
     WORK_WARNING,
     PacketType,
 )
-from .tasks import MAX_HANDLE, JobHandle, Task, TaskQueue
+from .tasks import MAX_HANDLE, JobHandle, Task, TaskOwner, TaskQueue
 
 __all__ = ["GearmanClientFactory", "GearmanClientProtocol", "whole_number"]
-
-# By Priority: HIGH, NORMAL, LOW.
-_SUBMIT: Final = (SUBMIT_JOB_HIGH, SUBMIT_JOB, SUBMIT_JOB_LOW)
-_SUBMIT_BACKGROUND: Final = (SUBMIT_JOB_HIGH_BG, SUBMIT_JOB_BG, SUBMIT_JOB_LOW_BG)
 
 _LEADING_DIGITS: Final = re.compile(rb"\s*([+-]?\d{1,20})")  # more than any server keeps, and still good for a fraction
 
@@ -66,31 +55,28 @@ _MOST_ENDED: Final = 1000  # failed jobs of a connection to remember, for those 
 class Forgotten:
     """Stands in the place of a task that was let go, and keeps of it only what tells its job from others."""
 
-    __slots__ = ("background", "drop", "key")
+    __slots__ = ("background", "drop", "head")
     answer: ClassVar[PacketType] = JOB_CREATED
 
     def __init__(
         self,
-        key: tuple[bytes, bytes],
+        head: bytes,
         background: bool = False,
         drop: Callable[[JobHandle], object] | None = None,
     ) -> None:
         """
-        :param key: function and unique.
+        :param head: what its packets began with: function and unique, each with a NUL behind it.
         :param drop: is to be told the job's handle.
         """
-        self.key = key
+        self.head = head
         self.background = background
         self.drop = drop
 
 
-def _key(task: Task | Forgotten) -> tuple[bytes, bytes]:
-    return (task.wire_function, task.unique) if isinstance(task, Task) else task.key
-
-
 def _can_share(one: Task | Forgotten, other: Task | Forgotten) -> bool:
     """Whether one job may be that of both."""
-    (function, unique), (other_function, other_unique) = _key(one), _key(other)
+    function, unique, _ = one.head.split(b"\0")
+    other_function, other_unique, _ = other.head.split(b"\0")
     # With "-" the workload is the unique, which the other may have said itself.
     alike = unique == other_unique or b"-" in (unique, other_unique)
     return function == other_function and alike and bool(unique and other_unique)
@@ -137,7 +123,7 @@ class SharedJob:
 
     def let_go(self, task: Task) -> None:
         """Forget the task, but not that copies for it will come."""
-        self._tasks[task.place] = Forgotten(_key(task))
+        self._tasks[task.place] = Forgotten(task.head)
 
     def next_copy(self) -> Task | Forgotten:
         """Whose is this copy of a packet that is not the last?"""
@@ -150,7 +136,7 @@ class SharedJob:
     def next_end(self) -> tuple[Task | Forgotten, bool]:
         """Whose is this copy of a final packet, and was it the last copy?"""
         task = self._tasks[self._ended]
-        self._tasks[self._ended] = Forgotten(_key(task))
+        self._tasks[self._ended] = Forgotten(task.head)
         self._ended += 1
         self._turn = max(self._turn, self._ended)
         return task, self._ended == len(self._tasks)
@@ -160,7 +146,7 @@ class SharedJob:
         return [task for task in self._tasks if isinstance(task, Task)]
 
 
-class GearmanClientProtocol(GearmanProtocol):
+class GearmanClientProtocol(GearmanProtocol, TaskOwner):
     """A client's connection to one job server. `GearmanClientFactory` makes them.
 
     :ivar in_flight: tasks that were written to it and have no outcome yet.
@@ -177,8 +163,8 @@ class GearmanClientProtocol(GearmanProtocol):
         self._heard_of: set[bytes] = set()
         self._held: set[Task] = set()
         self._jobs: dict[bytes, Task | Forgotten | SharedJob] = {}
-        # How many tasks of a handle, function and unique got a WORK_FAIL or WORK_EXCEPTION; oldest first.
-        self._ended: dict[tuple[bytes, tuple[bytes, bytes]], int] = {}
+        # How many tasks of a handle and head got a WORK_FAIL or WORK_EXCEPTION; oldest first.
+        self._ended: dict[tuple[bytes, bytes], int] = {}
         self.in_flight = 0
 
     def submit(self, task: Task) -> Deferred[Any]:
@@ -190,12 +176,16 @@ class GearmanClientProtocol(GearmanProtocol):
         """
         if task.timeout is not None or task.options.retries:
             raise ValueError("timeout and retries are for tasks of a GearmanClient, not of one link")
-        deferred = task.begin()
+        deferred = task.begin(self)
         if self.error is None:
             self.send_task(task)
         else:
             task.end_failed(_lost(task, self.error))
         return deferred
+
+    def place_again(self, task: Task) -> None:
+        """For a task that was submitted here: it goes nowhere else."""
+        task.end_failed(_lost(task, self.error or ClientStopped()))
 
     @property
     def load(self) -> int:
@@ -210,17 +200,21 @@ class GearmanClientProtocol(GearmanProtocol):
         task.holder = self
         task.server = self.factory.name
         self.in_flight += 1
+        head, workload = task.head, task.workload
         options = task.options
-        if options.at is None:
-            packet_type = (_SUBMIT_BACKGROUND if task.background else _SUBMIT)[options.priority]
-            # Put together here, since the task has checked its parts.
-            function, unique, workload = task.wire_function, task.unique, task.workload
-            header = packet_type.request_header(len(function) + len(unique) + len(workload) + 2)
-            task.place = self.send(task, b"\0".join((header + function, unique, workload)))
-        else:
-            epoch = b"%d" % options.at
-            packet = SUBMIT_JOB_EPOCH.request(task.wire_function, task.unique, epoch, task.workload)
-            task.place = self.send(task, packet)
+        if options.at is not None:
+            head = b"%b%d\0" % (head, options.at)
+        # Put together here, since the task has checked its parts.
+        packet = options.packet_type.request_header(len(head) + len(workload)) + head + workload
+        outstanding = self._outstanding
+        task.place = self._answered + len(outstanding)
+        outstanding.append(task)
+        self.write(packet)
+        if not self.answer_watch.on:
+            self.expect_answer()
+        if self.deaf:
+            self.listen(True)
+        if options.at is not None:
             self.send_fence()
 
     def resumeProducing(self) -> None:
@@ -239,13 +233,13 @@ class GearmanClientProtocol(GearmanProtocol):
         self.in_flight -= 1
         self._held.discard(task)
         if not task.job_handle:
-            self._outstanding[task.place] = Forgotten(_key(task), task.background, task.drop)
+            self._outstanding[task.place - self._answered] = Forgotten(task.head, task.background, task.drop)
         else:
             job = self._jobs[task.job_handle]
             if isinstance(job, SharedJob):
                 job.let_go(task)
             else:
-                self._jobs[task.job_handle] = Forgotten(_key(task))
+                self._jobs[task.job_handle] = Forgotten(task.head)
             if task.drop is not None:
                 task.drop(JobHandle(self.factory.name, task.job_handle))
         self.check_idle()
@@ -271,14 +265,9 @@ class GearmanClientProtocol(GearmanProtocol):
         return self.owed or self.in_flight > 0 or len(self._backlog) > 0
 
     def retire(self, on_idle: Callable[[], object]) -> None:
-        self._hand_back(self._backlog.clear(), ClientStopped())
+        for task in self._backlog.clear():
+            task.hand_back()
         super().retire(on_idle)
-
-    def _hand_back(self, tasks: list[Task], error: Exception) -> None:
-        """These were not written."""
-        for task in tasks:
-            if not task.ended and not task.hand_back():
-                task.end_failed(_lost(task, error))
 
     # Answers to submits.
 
@@ -288,14 +277,14 @@ class GearmanClientProtocol(GearmanProtocol):
         return super().fits(request, arguments)
 
     def _job_created(self, arguments: list[bytes]) -> None:
-        place = self._answered
-        task = self._outstanding.get(place)
+        outstanding = self._outstanding
+        task = outstanding[0] if outstanding else None
         handle = arguments[0]
         if not (isinstance(task, Task) and handle):  # an empty handle names no job
             self.request_succeeded(self._take_answered(JOB_CREATED, arguments), arguments)
             return
-        del self._outstanding[place]
-        self._answered = place + 1
+        outstanding.popleft()
+        self._answered += 1
         if task.background:
             self._released(task)
         elif handle in self._jobs or self._ended or not self._job_watch.on:
@@ -337,7 +326,8 @@ class GearmanClientProtocol(GearmanProtocol):
             for task in job.remaining() if isinstance(job, SharedJob) else [job]:
                 if isinstance(task, Task):
                     task.end_failed(_lost(task, error))
-        self._hand_back(unwritten, error)
+        for task in unwritten:
+            task.hand_back()
 
     def _join(self, handle: bytes, task: Task | Forgotten) -> None:
         if handle in self._jobs:
@@ -348,10 +338,9 @@ class GearmanClientProtocol(GearmanProtocol):
             self._silent_looks_at = {handle: 0}
             self._job_watch.start()
         if self._ended:
-            key = _key(task)
             # Behind the task, not before it: should these copies never come, it gets its outcome all the same.
-            for _ in range(self._ended.pop((handle, key), 0)):
-                self._shared(handle).join(Forgotten(key))
+            for _ in range(self._ended.pop((handle, task.head), 0)):
+                self._shared(handle).join(Forgotten(task.head))
 
     def _share(self, handle: bytes, task: Task | Forgotten) -> None:
         job = self._shared(handle)
@@ -370,9 +359,8 @@ class GearmanClientProtocol(GearmanProtocol):
 
     def _remember_end(self, handle: bytes, task: Task | Forgotten) -> None:
         """The task's job may still be there, with its place in it. (Only jobs with a unique can be joined.)"""
-        key = _key(task)
-        if key[1]:
-            self._ended[handle, key] = self._ended.pop((handle, key), 0) + 1
+        if not task.head.endswith(b"\0\0"):
+            self._ended[handle, task.head] = self._ended.pop((handle, task.head), 0) + 1
             if len(self._ended) > _MOST_ENDED:
                 del self._ended[next(iter(self._ended))]
 
@@ -428,11 +416,12 @@ class GearmanClientProtocol(GearmanProtocol):
     def _work_complete(self, arguments: list[bytes]) -> None:
         handle, result = arguments
         task = self._jobs.pop(handle, None)
-        if isinstance(task, SharedJob):
+        if not isinstance(task, Task):
             task = self._next_end(handle, task)
-        if isinstance(task, Task):
-            self._released(task)
-            task.end_complete(result)
+            if not isinstance(task, Task):
+                return
+        self._released(task)
+        task.end_complete(result)
 
     def _work_exception(self, arguments: list[bytes]) -> None:
         task = self._next_failed(arguments[0])
@@ -463,8 +452,10 @@ class GearmanClientProtocol(GearmanProtocol):
             job = job.next_copy()
         return job if isinstance(job, Task) else None
 
-    def _next_end(self, handle: bytes, job: SharedJob) -> Task | Forgotten:
+    def _next_end(self, handle: bytes, job: Task | Forgotten | SharedJob | None) -> Task | Forgotten | None:
         """Whose is this final packet? The job, which was taken off the table, goes back there until the last one."""
+        if not isinstance(job, SharedJob):
+            return job
         task, last = job.next_end()
         if not last:
             self._jobs[handle] = job
@@ -472,9 +463,7 @@ class GearmanClientProtocol(GearmanProtocol):
 
     def _next_failed(self, handle: bytes) -> Task | None:
         """Whose is this final packet, after which the job may be there all the same? None: late is quiet."""
-        task = self._jobs.pop(handle, None)
-        if isinstance(task, SharedJob):
-            task = self._next_end(handle, task)
+        task = self._next_end(handle, self._jobs.pop(handle, None))
         if task is not None:
             self._remember_end(handle, task)
         if not isinstance(task, Task):

@@ -13,6 +13,7 @@ its answer is the first sign that there is a job server at the other end.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -140,9 +141,7 @@ class GearmanProtocol(Protocol):
         self.limits = limits
         # Both magics: GEARMAN.md M2.
         self._decoder = Decoder(RES, REQ, max_packet_size=limits.max_packet_size)
-        # By number, so that a cancelled one is replaced in one step however many there are.
-        self._outstanding: dict[int, Any] = {}
-        self._sent = 0
+        self._outstanding: deque[Any] = deque()  # what waits for an answer, the oldest first
         self._answered = 0
         self.corks = False
         """Whether what is written while data is received is kept to its end. A wire in memory may turn meanwhile."""
@@ -272,8 +271,8 @@ class GearmanProtocol(Protocol):
 
     def all_lost(self, error: Exception) -> None:
         """Fail everything that waits for this connection. The table is empty before the first one is told."""
-        outstanding, self._outstanding = self._outstanding, {}
-        for request in outstanding.values():
+        outstanding, self._outstanding = self._outstanding, deque()
+        for request in outstanding:
             self.request_lost(request, error)
         self._drained.fire(None)
 
@@ -372,17 +371,14 @@ class GearmanProtocol(Protocol):
         """Find out whether the request sent just before is one that this server leaves unanswered."""
         self.send(Fence(), GET_STATUS.request(_FENCE_HANDLE))
 
-    def send(self, request: Outstanding, packet: bytes) -> int:
-        """Write `packet` and await its answer; return the number of its place among those outstanding."""
-        place = self._sent
-        self._sent = place + 1
-        self._outstanding[place] = request
+    def send(self, request: Outstanding, packet: bytes) -> None:
+        """Write `packet` and await its answer."""
+        self._outstanding.append(request)
         self.write(packet)
         if not self.answer_watch.on:
             self.expect_answer()
         if self.deaf:
             self.listen(True)
-        return place
 
     def write(self, packet: bytes) -> None:
         """Send a packet, now or when the link is uncorked."""
@@ -451,46 +447,53 @@ class GearmanProtocol(Protocol):
         handlers = self.handlers
         decoder = self._decoder
         for packet_type, arguments in decoder.packets(data):
-            handler = handlers.get(packet_type)
-            if handler is not None:
-                handler(self, arguments)
-            elif packet_type is ERROR:
-                self.error_received(*_code_and_text(arguments))
+            try:
+                handler = handlers[packet_type]
+            except KeyError:
+                self._answer_received(packet_type, arguments)
             else:
-                self.request_succeeded(self._take_answered(packet_type, arguments), arguments)
+                handler(self, arguments)
             if self.error is not None:  # somebody's callback closed it
                 return
         if decoder.error is not None:
             raise decoder.error
 
+    def _answer_received(self, packet_type: PacketType, arguments: list[bytes]) -> None:
+        if packet_type is ERROR:
+            self.error_received(*_code_and_text(arguments))
+        else:
+            self.request_succeeded(self._take_answered(packet_type, arguments), arguments)
+
     def _take_answered(self, packet_type: PacketType, arguments: list[bytes]) -> Any:
         """Take the oldest request off the table, for the answer to it that has come."""
-        outstanding, place = self._outstanding, self._answered
-        oldest: Any = outstanding.get(place)
-        next_oldest = outstanding.get(place + 1)
+        outstanding = self._outstanding
+        oldest: Any = outstanding[0] if outstanding else None
+        next_oldest = outstanding[1] if len(outstanding) > 1 else None
         if self._answers(oldest, packet_type, arguments):
-            self._answered = place + 1
-            del outstanding[place]
+            self._take_oldest()
             return oldest
         if isinstance(next_oldest, Fence) and self._answers(next_oldest, packet_type, arguments):
-            self._answered = place + 2
-            del outstanding[place], outstanding[place + 1]
+            self._take_oldest()
+            self._take_oldest()
             # Told only now that the table is right: it may run anybody's code.
             self.request_refused(oldest, UNANSWERED, f"this server leaves a request for {oldest.answer} unanswered")
             return next_oldest
         due = "nothing" if oldest is None else oldest.answer
         raise ProtocolError(f"{packet_type} came where {due} was due: {arguments!r:.200}")
 
+    def _take_oldest(self) -> None:
+        self._outstanding.popleft()
+        self._answered += 1
+
     def _answers(self, request: Any, packet_type: PacketType, arguments: list[bytes]) -> bool:
         return request is not None and request.answer is packet_type and self.fits(request, arguments)
 
     def error_received(self, code: str, text: str) -> None:
         """An ERROR came: it stands in the place of the oldest request's answer."""
-        request = self._outstanding.get(self._answered)
+        request = self._outstanding[0] if self._outstanding else None
         if request is None or isinstance(request, Fence):
             raise ProtocolError(f"ERROR that answers nothing: {code}: {text}")
-        del self._outstanding[self._answered]
-        self._answered += 1
+        self._take_oldest()
         self.request_refused(request, code, text)
 
 

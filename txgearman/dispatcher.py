@@ -13,6 +13,7 @@ on a link      written to a server, or about to be as soon as that takes what wa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, succeed
@@ -22,7 +23,7 @@ from .connection import Waiters
 from .deadlines import Deadlines
 from .errors import ClientStopped, NoServersAvailable, TaskFailed, TaskLost, TaskRejected, TaskTimedOut
 from .servers import JobServers
-from .tasks import Task, TaskQueue
+from .tasks import JobHandle, Task, TaskOwner, TaskQueue
 
 __all__ = ["Dispatcher", "is_retried", "rest_before"]
 
@@ -55,10 +56,21 @@ def is_retried(reason: Exception) -> bool:
     return isinstance(reason, (TaskLost, TaskFailed, NoServersAvailable))
 
 
-class Dispatcher:
+class Dispatcher(TaskOwner):
     """Sends tasks to job servers, and answers for each until it has its outcome."""
 
-    def __init__(self, reactor: Any, servers: JobServers, server_wait: float, max_in_flight: int | None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        servers: JobServers,
+        drop: Callable[[JobHandle], None],
+        server_wait: float,
+        max_in_flight: int | None,
+    ) -> None:
+        """
+        :param drop: asks a job's server to drop it.
+        """
+        self._drop = drop
         self._servers = servers
         self._server_wait = server_wait
         self._max_in_flight = max_in_flight
@@ -77,7 +89,7 @@ class Dispatcher:
         :return: the task's Deferred.
         :raises ValueError: it can't begin.
         """
-        deferred = task.begin(prefix, self)
+        deferred = task.begin(self, prefix)
         self._unfinished += 1
         timeout = task.timeout
         if timeout is not None:
@@ -169,6 +181,10 @@ class Dispatcher:
         task.give_up(TaskTimedOut(task))
 
     # For the task.
+
+    def drop(self, handle: JobHandle) -> None:
+        """For the task."""
+        self._drop(handle)
 
     def retry(self, task: Task, reason: Exception) -> bool:
         """For the task."""

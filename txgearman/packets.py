@@ -54,17 +54,19 @@ class PacketType:
     :ivar name: its name in the protocol.
     :ivar arguments: the names of its arguments, in order.
     :ivar count: how many they are.
+    :ivar cuts: how many NULs divide them.
     :ivar request_header: encodes the header of a packet for the server, by the number of bytes of its body, for those
         who put the body together themselves.
     """
 
-    __slots__ = ("_request_word", "_response_word", "arguments", "count", "name", "number", "request_header")
+    __slots__ = ("_request_word", "_response_word", "arguments", "count", "cuts", "name", "number", "request_header")
 
     def __init__(self, number: int, name: str, arguments: tuple[str, ...]) -> None:
         self.number = number
         self.name = name
         self.arguments = arguments
         self.count = len(arguments)
+        self.cuts = max(0, self.count - 1)
         self._request_word = _word(REQ, number)
         self._response_word = _word(RES, number)
         self.request_header: Callable[[int], bytes] = partial(_HEADER.pack, self._request_word)
@@ -173,7 +175,7 @@ class Decoder:
     :ivar unfinished: how many times bytes came that completed no packet.
     """
 
-    __slots__ = ("_by_word", "_held", "_max_size", "_pieces", "_wanted", "error", "unfinished")
+    __slots__ = ("_by_word", "_held", "_max_size", "_pieces", "_plain_size", "_wanted", "error", "unfinished")
 
     def __init__(self, *magics: bytes, max_packet_size: int = MAX_PACKET_SIZE) -> None:
         """
@@ -183,6 +185,7 @@ class Decoder:
         """
         self._by_word = {_word(magic, row.number): row for magic in magics for row in PACKET_TYPES.values()}
         self._max_size = max_packet_size
+        self._plain_size = min(max_packet_size, _SPLIT_IN_PLACE)
         self._pieces: list[bytes] = []  # of a packet that has not come whole
         self._held = 0  # bytes in them
         self._wanted = 0  # bytes needed before looking again is of use
@@ -205,29 +208,34 @@ class Decoder:
                 return
             data = b"".join(self._pieces)
             self._pieces.clear()
-        by_word, max_size, unpack = self._by_word, self._max_size, _HEADER.unpack_from
+        by_word, plain_size, unpack = self._by_word, self._plain_size, _HEADER.unpack_from
         offset, end = 0, len(data)
         last = end - HEADER_SIZE  # where a header may still begin
         wanted = HEADER_SIZE
         while offset <= last:
             word, size = unpack(data, offset)
-            packet_type = by_word.get(word)
-            if packet_type is None or size > max_size:
-                self.error = _wrong_header(packet_type, size, data[offset : offset + HEADER_SIZE], max_size)
-                return
             start = offset + HEADER_SIZE
             stop = start + size
-            if stop > end:
+            try:
+                packet_type = by_word[word]
+            except KeyError:
+                self.error = ProtocolError(f"not the header of a Gearman packet: {data[offset:start]!r}")
+                return
+            if size <= plain_size and stop <= end:
+                arguments = data[start:stop].split(b"\0", packet_type.cuts)
+            elif size > self._max_size:
+                self.error = ProtocolError(f"{packet_type} of {size} bytes; max_packet_size is {self._max_size}")
+                return
+            elif stop > end:
                 wanted += size
                 break
-            count = packet_type.count
-            if size < _SPLIT_IN_PLACE and count:
-                arguments = data[start:stop].split(b"\0", count - 1)
             else:
-                arguments = _split_in_place(data, start, stop, count)
-            if len(arguments) != count:
-                self.error = _wrong_count(packet_type, arguments)
-                return
+                arguments = _split_in_place(data, start, stop, packet_type.cuts)
+            if len(arguments) != packet_type.count:
+                if size or packet_type.count:
+                    self.error = _wrong_count(packet_type, arguments)
+                    return
+                arguments = []
             offset = stop
             yield packet_type, arguments
         if offset < end:
@@ -242,25 +250,15 @@ class Decoder:
             self.unfinished += 1
 
 
-def _wrong_header(packet_type: PacketType | None, size: int, header: bytes, max_size: int) -> ProtocolError:
-    if packet_type is None:
-        return ProtocolError(f"not the header of a Gearman packet: {header!r}")
-    return ProtocolError(f"{packet_type} of {size} bytes; max_packet_size is {max_size}")
-
-
 def _wrong_count(packet_type: PacketType, arguments: list[bytes]) -> ProtocolError:
     body = b"\0".join(arguments)[:80]
     return ProtocolError(f"{packet_type} takes {packet_type.count} arguments, but came with {len(arguments)}: {body!r}")
 
 
-def _split_in_place(data: bytes, start: int, stop: int, count: int) -> list[bytes]:
+def _split_in_place(data: bytes, start: int, stop: int, cuts: int) -> list[bytes]:
+    """What ``data[start:stop].split(b"\\0", cuts)`` is."""
     arguments: list[bytes] = []
-    if start == stop and not count:
-        return arguments
-    while len(arguments) < count - 1:
-        cut = data.find(0, start, stop)
-        if cut < 0:
-            break
+    while len(arguments) < cuts and (cut := data.find(0, start, stop)) >= 0:
         arguments.append(data[start:cut])
         start = cut + 1
     arguments.append(data[start:stop])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import enum
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,8 +23,18 @@ from twisted.python.failure import Failure
 from typing_extensions import Unpack
 
 from .checks import check_callback, check_count, check_flag, positive_seconds
-from .errors import TaskException
-from .packets import JOB_CREATED, PacketType
+from .errors import ClientStopped, TaskException
+from .packets import (
+    JOB_CREATED,
+    SUBMIT_JOB,
+    SUBMIT_JOB_BG,
+    SUBMIT_JOB_EPOCH,
+    SUBMIT_JOB_HIGH,
+    SUBMIT_JOB_HIGH_BG,
+    SUBMIT_JOB_LOW,
+    SUBMIT_JOB_LOW_BG,
+    PacketType,
+)
 
 __all__ = [
     "MAX_FUNCTION",
@@ -37,6 +48,7 @@ __all__ = [
     "Priority",
     "Task",
     "TaskOptions",
+    "TaskOwner",
     "TaskQueue",
     "function_bytes",
     "name_bytes",
@@ -58,6 +70,10 @@ MAX_HANDLE: Final = 63
 """Bytes of a job handle. gearmand makes none longer, and leaves a question about a longer one unanswered (H6)."""
 
 _NO_UNIQUE: Final = b""
+
+# By Priority: HIGH, NORMAL, LOW.
+_SUBMIT: Final = (SUBMIT_JOB_HIGH, SUBMIT_JOB, SUBMIT_JOB_LOW)
+_SUBMIT_BACKGROUND: Final = (SUBMIT_JOB_HIGH_BG, SUBMIT_JOB_BG, SUBMIT_JOB_LOW_BG)
 
 _SPARE: Final = 64  # places of a queue that may be empty, whatever there is besides
 
@@ -160,32 +176,31 @@ class TaskHolder(Protocol):
 class TaskQueue:
     """Tasks that wait, the first come first. A cancelled one leaves it."""
 
-    __slots__ = ("_count", "_first", "_tasks")
+    __slots__ = ("_empty", "_popped", "_tasks")
 
     def __init__(self) -> None:
-        self._tasks: list[Task | None] = []  # by place; None where one has left
-        self._first = 0  # before it, all have left
-        self._count = 0
+        self._tasks: deque[Task | None] = deque()  # None where one has left
+        self._popped = 0  # places that were before the first
+        self._empty = 0
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._tasks) - self._empty
 
     def append(self, task: Task) -> None:
         """Let the task wait here."""
-        task.place = len(self._tasks)
+        task.place = self._popped + len(self._tasks)
         task.holder = self
         self._tasks.append(task)
-        self._count += 1
 
     def pop(self) -> Task | None:
         """Take the first one out; None if there is none."""
-        while self._first < len(self._tasks):
-            task = self._tasks[self._first]
-            self._first += 1
+        while self._tasks:
+            task = self._tasks.popleft()
+            self._popped += 1
             if task is not None:
-                self.let_go(task)
                 task.holder = None
                 return task
+            self._empty -= 1
         return None
 
     def clear(self) -> list[Task]:
@@ -193,14 +208,13 @@ class TaskQueue:
         return list(iter(self.pop, None))
 
     def let_go(self, task: Task) -> None:
-        self._tasks[task.place] = None
-        self._count -= 1
-        if len(self._tasks) > 2 * self._count + _SPARE:
-            left = [task for task in self._tasks if task is not None]
-            for place, task in enumerate(left):
-                task.place = place
-            self._tasks = [*left]
-            self._first = 0
+        self._tasks[task.place - self._popped] = None
+        self._empty += 1
+        if self._empty > len(self) + _SPARE:
+            left = self.clear()
+            self._popped = 0
+            for task in left:
+                self.append(task)
 
 
 class _OfAll(TypedDict, total=False):
@@ -244,6 +258,8 @@ class BackgroundOptions(_OfAll, total=False):
 class Options(NamedTuple):
     """What was said of a task that is seldom said, checked; or else what is so if nothing is said."""
 
+    packet_type: PacketType
+    """What the task is submitted by."""
     priority: Priority = Priority.NORMAL
     at: int | None = None
     retries: int = 0
@@ -269,12 +285,14 @@ class Options(NamedTuple):
             if check is None:
                 raise TypeError(f"a task has no option {name!r}")
             checked[name] = check(name, value)
-        options = cls(**checked)
+        options = cls(SUBMIT_JOB, **checked)
         if background:
             options._check_background()
         elif options.at is not None:
             raise ValueError("at is for background tasks: the protocol has no other that waits for a time")
-        return options
+        if options.at is not None:
+            return options._replace(packet_type=SUBMIT_JOB_EPOCH)
+        return options._replace(packet_type=(_SUBMIT_BACKGROUND if background else _SUBMIT)[options.priority])
 
     def _check_background(self) -> None:
         for name in ("on_data", "on_warning", "on_status", "on_complete", "on_exception"):
@@ -286,17 +304,23 @@ class Options(NamedTuple):
             raise ValueError("at goes with Priority.NORMAL only: the protocol has no other that waits for a time")
 
 
-_PLAIN: Final = Options()
+_PLAIN: Final = Options(SUBMIT_JOB)
+_PLAIN_BACKGROUND: Final = Options(SUBMIT_JOB_BG)
 
 
-class TaskOwner(Protocol):
-    """Who answers for a task from its submit to its end."""
+class TaskOwner:
+    """Who answers for a task from its submit to its end. This one just lets it end."""
+
+    def drop(self, handle: JobHandle) -> None:
+        """The task was let go, and its caller wants the job to be dropped."""
 
     def place_again(self, task: Task) -> None:
         """The task was not written where it was to be; it is to go elsewhere."""
+        task.end_failed(ClientStopped())
 
     def retry(self, task: Task, reason: Exception) -> bool:
         """An attempt has failed; whether the task is to be submitted again, which is the owner's to do then."""
+        return False
 
     def task_ended(self, task: Task) -> None:
         """The task has its outcome, and its Deferred has fired."""
@@ -350,21 +374,19 @@ class Task:
     # Few, since the collector goes through all of them time and again: so most tasks share their options.
     __slots__ = (
         "__weakref__",
-        "_begun",
         "_deferred",
         "_owner",
         "attempt",
         "background",
-        "drop",
+        "ended",
         "function",
+        "head",
         "holder",
         "job_handle",
         "options",
         "place",
         "server",
         "timeout",
-        "unique",
-        "wire_function",
         "workload",
     )
 
@@ -381,19 +403,22 @@ class Task:
         **options: Unpack[AnyOptions],
     ) -> None:
         self.function = function
-        self.wire_function = _known_function(function) if type(function) is str else function_bytes(function)
-        """The function's name as it goes over the wire: with the prefix, once the task is submitted."""
+        self.head = _known_head(function) if type(function) is str else _head(function)
+        """What its packets begin with: function and unique, each with a NUL behind it. With the client's prefix, once
+        the task is submitted."""
         self.workload = workload if type(workload) is bytes else payload_bytes("workload", workload)
         self.background = background
-        self.unique = unique if unique is _NO_UNIQUE else name_bytes("unique", unique, MAX_UNIQUE)
+        if unique is not _NO_UNIQUE:
+            self.head = b"%b%b\0" % (self.head[:-1], name_bytes("unique", unique, MAX_UNIQUE))
         self.timeout = None if timeout is None else positive_seconds("timeout", timeout)
-        self.options = Options.read(options, background) if options else _PLAIN
-        """What else was said."""
-        self.drop: Callable[[JobHandle], object] | None = None
-        """Drops the job of the task once it is let go, if somebody can and wants to."""
+        if options:
+            self.options = Options.read(options, background)
+            """What else was said."""
+        else:
+            self.options = _PLAIN_BACKGROUND if background else _PLAIN
         self.holder: TaskHolder | None = None
         """Where the task is now; None before it is submitted, and after its end."""
-        self.place = 0
+        self.place: int
         """Which of its holder's places it has, for the holder."""
         self.job_handle = b""
         """The bytes of the job's handle; empty before JOB_CREATED."""
@@ -401,9 +426,10 @@ class Task:
         """The address of the server that it was sent to last; empty before."""
         self.attempt = 0
         """How often it was submitted again."""
-        self._begun = False
-        self._deferred: _TaskDeferred | None = None
+        self.ended = False
+        """Whether it has its outcome, or is about to."""
         self._owner: TaskOwner | None = None
+        self._deferred: _TaskDeferred | None = None
 
     def __repr__(self) -> str:
         return f"<Task {self}>"
@@ -417,39 +443,48 @@ class Task:
         """The job's handle, once the server has told it."""
         return JobHandle(self.server, self.job_handle) if self.job_handle else None
 
-    @property
-    def ended(self) -> bool:
-        """Whether it has its outcome, or is about to."""
-        return self._begun and self._deferred is None
-
     # For those who carry the task out.
 
-    def name_with(self, prefix: bytes) -> bytes:
-        """The function's name behind a prefix.
+    @property
+    def wire_function(self) -> bytes:
+        """The function's name as it goes over the wire."""
+        return self.head.partition(b"\0")[0]
 
-        :raises ValueError: it becomes too long.
+    @property
+    def unique(self) -> bytes:
+        """The unique as it goes over the wire."""
+        return self.head.split(b"\0")[1]
+
+    def head_with(self, prefix: bytes) -> bytes:
+        """What its packets begin with, with a prefix before the function's name.
+
+        :raises ValueError: the name becomes too long.
         """
-        name = prefix + self.wire_function
-        if len(name) > MAX_FUNCTION:
-            raise ValueError(f"prefix and function must have {MAX_FUNCTION} bytes at most, not {len(name)}")
-        return name
+        length = len(prefix) + len(self.wire_function)
+        if length > MAX_FUNCTION:
+            raise ValueError(f"prefix and function must have {MAX_FUNCTION} bytes at most, not {length}")
+        return prefix + self.head
 
-    def begin(self, prefix: bytes = b"", owner: TaskOwner | None = None) -> Deferred[Any]:
+    def begin(self, owner: TaskOwner, prefix: bytes = b"") -> Deferred[Any]:
         """Make the task's Deferred.
 
+        :param owner: answers for the task.
         :param prefix: what the name of the function gets before it on the wire.
-        :param owner: is told of the task's end.
         :raises ValueError: the task was submitted before, or its function's name becomes too long.
         """
-        if self._begun:
+        if self.ended or self._owner is not None:
             raise ValueError(f"{self!r} was submitted before; make a new Task for each submit")
         if prefix:
-            self.wire_function = self.name_with(prefix)
-        self._begun = True
+            self.head = self.head_with(prefix)
         self._owner = owner
         deferred = self._deferred = _TaskDeferred(_cancel)
         deferred.task = self
         return deferred
+
+    @property
+    def drop(self) -> Callable[[JobHandle], None] | None:
+        """Drops the job of the task once it is let go, if that is wanted."""
+        return self._owner.drop if self._owner is not None and self.options.drop_on_cancel else None
 
     def tell_created(self, handle: bytes) -> None:
         """JOB_CREATED has come. For a background task it is the outcome."""
@@ -494,14 +529,12 @@ class Task:
         self.end_failed(reason)
 
     def _retry(self, reason: Exception) -> bool:
-        return self._deferred is not None and self._owner is not None and self._owner.retry(self, reason)
+        return self._owner is not None and self._owner.retry(self, reason)
 
-    def hand_back(self) -> bool:
-        """It was not written after all. False: it has no owner who would send it elsewhere."""
-        if self._owner is None:
-            return False
-        self._owner.place_again(self)
-        return True
+    def hand_back(self) -> None:
+        """It was not written after all. Nothing happens if it has ended."""
+        if self._owner is not None:
+            self._owner.place_again(self)
 
     def tell_retry(self) -> None:
         """It will be submitted again, as if it had never been."""
@@ -510,18 +543,17 @@ class Task:
         self._call(self.options.on_retry, self.attempt)
 
     def _end(self, outcome: Any, callback: Callable[[Task, Any], object] | None = None, told: Any = None) -> None:
-        deferred, self._deferred = self._deferred, None
-        if deferred is None:
+        deferred, owner = self._deferred, self._owner
+        if deferred is None or owner is None:
             return  # it ended before; one outcome is enough
-        deferred.task = None  # no cycle of references survives the end
-        self.holder = None
+        self.ended = True
+        # Who keeps the task, keeps nothing else with it.
+        deferred.task = self._deferred = self._owner = self.holder = None
         if callback is not None:
             self._call(callback, told)
         if not deferred.called:  # the callback may have cancelled it
             deferred.callback(outcome)
-        owner, self._owner = self._owner, None
-        if owner is not None:
-            owner.task_ended(self)
+        owner.task_ended(self)
 
     def _call(self, callback: Callable[..., object] | None, *arguments: Any) -> None:
         if callback is None:
@@ -540,8 +572,12 @@ def function_bytes(function: str | bytes) -> bytes:
     return name
 
 
+def _head(function: str | bytes) -> bytes:
+    return function_bytes(function) + b"\0\0"
+
+
 # A program has few functions, and asks for each very often.
-_known_function = lru_cache(1024)(function_bytes)
+_known_head = lru_cache(1024)(_head)
 
 
 def payload_bytes(what: str, value: object) -> bytes:
