@@ -446,15 +446,16 @@ class GearmanProtocol(Protocol):
     def _receive(self, data: bytes) -> None:
         handlers = self.handlers
         decoder = self._decoder
-        for packet_type, arguments in decoder.packets(data):
-            try:
-                handler = handlers[packet_type]
-            except KeyError:
-                self._answer_received(packet_type, arguments)
-            else:
-                handler(self, arguments)
-            if self.error is not None:  # somebody's callback closed it
-                return
+        for packets in decoder.packets(data):
+            for packet_type, arguments in packets:
+                try:
+                    handler = handlers[packet_type]
+                except KeyError:
+                    self._answer_received(packet_type, arguments)
+                else:
+                    handler(self, arguments)
+                if self.error is not None:  # somebody's callback closed it
+                    return
         if decoder.error is not None:
             raise decoder.error
 

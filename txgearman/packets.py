@@ -19,6 +19,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Final, TypeAlias
 
 from .errors import ProtocolError
@@ -38,6 +39,9 @@ servers (GEARMAN.md section 10). A header that announces more is nonsense, or an
 _WIRE_LIMIT: Final = 0xFFFFFFFF  # the size is a 32-bit number
 
 _SPLIT_IN_PLACE: Final = 64 * 1024  # a larger body is not copied before it is split
+
+# Bytes of small packets to decode at once: less often to and fro, and never all objects of a large read alive together.
+_BATCH: Final = 4096
 
 # Magic and type are read as one number, so that one look-up of it checks both.
 _HEADER: Final = struct.Struct(">QI")
@@ -194,10 +198,10 @@ class Decoder:
 
     def feed(self, data: bytes) -> list[Packet]:
         """Take the next bytes of the stream; return the packets that they complete, in order."""
-        return list(self.packets(data))
+        return list(chain.from_iterable(self.packets(data)))
 
-    def packets(self, data: bytes) -> Iterator[Packet]:
-        """As `feed`, one packet at a time, each made only when it is asked for. Go through all of them."""
+    def packets(self, data: bytes) -> Iterator[list[Packet]]:
+        """As `feed`, some packets at a time, which are made only when they are asked for. Go through all of them."""
         if self.error is not None:
             return
         if self._pieces:
@@ -208,10 +212,20 @@ class Decoder:
                 return
             data = b"".join(self._pieces)
             self._pieces.clear()
-        by_word, plain_size, unpack = self._by_word, self._plain_size, _HEADER.unpack_from
+        self._wanted = 0
         offset, end = 0, len(data)
-        last = end - HEADER_SIZE  # where a header may still begin
-        wanted = HEADER_SIZE
+        while offset + HEADER_SIZE <= end and not (self._wanted or self.error):
+            packets, offset = self._next_packets(data, offset)
+            yield packets
+        if offset < end and not self.error:
+            self._keep(data, offset)
+
+    def _next_packets(self, data: bytes, offset: int) -> tuple[list[Packet], int]:
+        """Decode those that begin soon at or after `offset`; return them, and where the next one begins."""
+        packets: list[Packet] = []
+        by_word, plain_size, unpack = self._by_word, self._plain_size, _HEADER.unpack_from
+        end = len(data)
+        last = min(end - HEADER_SIZE, offset + _BATCH)  # where the header of one may still begin
         while offset <= last:
             word, size = unpack(data, offset)
             start = offset + HEADER_SIZE
@@ -220,32 +234,30 @@ class Decoder:
                 packet_type = by_word[word]
             except KeyError:
                 self.error = ProtocolError(f"not the header of a Gearman packet: {data[offset:start]!r}")
-                return
+                break
             if size <= plain_size and stop <= end:
                 arguments = data[start:stop].split(b"\0", packet_type.cuts)
             elif size > self._max_size:
                 self.error = ProtocolError(f"{packet_type} of {size} bytes; max_packet_size is {self._max_size}")
-                return
+                break
             elif stop > end:
-                wanted += size
+                self._wanted = HEADER_SIZE + size
                 break
             else:
                 arguments = _split_in_place(data, start, stop, packet_type.cuts)
             if len(arguments) != packet_type.count:
                 if size or packet_type.count:
                     self.error = _wrong_count(packet_type, arguments)
-                    return
+                    break
                 arguments = []
             offset = stop
-            yield packet_type, arguments
-        if offset < end:
-            self._keep(data, offset, wanted)
+            packets.append((packet_type, arguments))
+        return packets, offset
 
-    def _keep(self, data: bytes, offset: int, wanted: int) -> None:
+    def _keep(self, data: bytes, offset: int) -> None:
         """Wait for the rest of a packet."""
         self._pieces.append(data[offset:] if offset else data)
         self._held = len(data) - offset
-        self._wanted = wanted
         if not offset:
             self.unfinished += 1
 
