@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from itertools import chain
 
 import pytest
 from hypothesis import given
