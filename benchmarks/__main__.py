@@ -48,6 +48,9 @@ CASES = [
     Case("background", "background", 20_000),
     Case("all in flight", "flight", 20_000),
     Case("window of 100", "window", 20_000),
+    Case("Twisted alone: background", "background", 20_000, style="bare"),
+    Case("Twisted alone: all in flight", "flight", 20_000, style="bare"),
+    Case("Twisted alone: window of 100", "window", 20_000, style="bare"),
     Case("one at a time", "latency", 2_000),
     Case("4 KiB, window", "window", 10_000, 4096),
     Case("1 MiB, results kept", "flight", 200, MIB, style="keep"),
@@ -118,7 +121,7 @@ def show(row: dict[str, Any]) -> None:
     more = f"{row['median_us']:.0f} µs each" if "median_us" in row else ""
     more += f"{row['memory_of_results']:.2f} of the results' size" if "memory_of_results" in row else ""
     figures = f"{row['jobs_per_second']:11,.0f} {row['cpu_us']:9.2f} {row['bytes_per_job']:10,.0f} {ratios}"
-    print(f"{row['case']:20} {figures} {more}".rstrip(), flush=True)
+    print(f"{row['case']:28} {figures} {more}".rstrip(), flush=True)
 
 
 def main() -> None:
@@ -127,7 +130,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="the cases whose names have this in them")
     parser.add_argument("--record", type=Path, help="a file to write the figures to, as JSON")
     options = parser.parse_args()
-    print(f"{'case':20} {'jobs/s':>11} {'µs of CPU':>9} {'B per job':>10}  speed    CPU  beside")
+    print(f"{'case':28} {'jobs/s':>11} {'µs of CPU':>9} {'B per job':>10}  speed    CPU  beside")
     rows = []
     for case in CASES:
         if options.only in case.name:

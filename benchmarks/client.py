@@ -3,28 +3,30 @@
 python -m benchmarks.client --port PORT --workload window --style callbacks
 
 The styles are ``callbacks``, ``keep`` (the results), ``timeout``, ``async``, ``inline`` (for `inlineCallbacks`),
-``map``, ``tls`` and ``memory`` (a server in memory).
+``map``, ``tls`` and ``memory`` (a server in memory); and ``bare``, which is Twisted without this library.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from time import perf_counter
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks
+from twisted.internet.defer import Deferred, gatherResults, inlineCallbacks, maybeDeferred
 from twisted.internet.task import react
 
 from txgearman import GearmanClient, TLSOptions
 from txgearman.testing import MemoryJobServer
 
+from . import bare
 from .common import Stopwatch, arguments, payloads
 
 
 class Run:
     """One measurement."""
 
-    def __init__(self, client: GearmanClient, options: Any, watch: Stopwatch) -> None:
+    def __init__(self, client: Any, options: Any, watch: Stopwatch) -> None:
         self._client = client
         self._options = options
         self._watch = watch
@@ -50,9 +52,8 @@ class Run:
         return self._windowed(1 if options.workload == "latency" else options.window)
 
     def _submit(self) -> Callable[..., Deferred[Any]]:
-        if self._options.style != "timeout":
-            return self._client.add_task
-        return lambda function, payload: self._client.add_task(function, payload, timeout=30.0)
+        submit: Callable[..., Deferred[Any]] = self._client.add_task
+        return partial(submit, timeout=30.0) if self._options.style == "timeout" else submit
 
     def _all(self, submit: Callable[..., Deferred[Any]]) -> Deferred[None]:
         for payload in self._payloads:
@@ -115,11 +116,14 @@ class Run:
 async def main(reactor: Any) -> None:
     options = arguments(style="callbacks", roots="")
     watch = Stopwatch()
+    client: Any
     if options.style == "memory":
         server = MemoryJobServer(reactor)
         worker = server.worker(max_jobs=options.window)
         worker.register_function("echo", lambda job: job.workload)
         client = server.client()
+    elif options.style == "bare":
+        client = await bare.connect(reactor, options.port)
     elif options.style == "tls":
         client = GearmanClient([f"tls:127.0.0.1:{options.port}"], tls=TLSOptions(trust_roots=options.roots))
     else:
@@ -128,7 +132,7 @@ async def main(reactor: Any) -> None:
     watch.report(options.jobs)
     if options.style == "memory":
         await server.close()
-    await client.stopService()
+    await maybeDeferred(client.stopService)
 
 
 if __name__ == "__main__":

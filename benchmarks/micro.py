@@ -29,6 +29,17 @@ def deferreds() -> None:
         deferred.callback(b"")
 
 
+def cancellable() -> None:
+    for _ in range(JOBS):
+        deferred: Deferred[bytes] = Deferred(nothing)
+        deferred.addCallbacks(len, str)
+        deferred.callback(b"")
+
+
+def nothing(deferred: Deferred[bytes]) -> None:
+    """A canceller that is one function for all, as the library's."""
+
+
 def tasks() -> None:
     for _ in range(JOBS):
         Task("echo", PAYLOAD).begin(OWNER)
@@ -53,6 +64,7 @@ def deadlines() -> None:
 
 PARTS: dict[str, Callable[[], None]] = {
     "a Deferred with a callback, fired": deferreds,
+    "one that can be cancelled": cancellable,
     "a Task and its Deferred": tasks,
     "a submit, encoded": encode,
     "two answers, decoded": decode,
