@@ -1845,6 +1845,18 @@ def test_while_the_server_owes_an_answer_it_is_read() -> None:
     assert net.link.deaf
 
 
+def test_where_all_that_is_out_is_held_one_more_task_is_heard() -> None:
+    net = Net()
+    held = net.submit()
+    net.server.send(created(H1))
+    net.link.hold(held.task)
+    assert net.link.deaf
+    other = net.submit()
+    assert not net.link.deaf
+    net.server.send(created(H2), complete(b"r", H2))
+    assert other.events[-1] == ("result", b"r")
+
+
 def test_p6_a_held_task_that_is_let_go_holds_nobody_up() -> None:
     net = Net()
     first, second, third = net.submit(), net.submit(), net.submit()

@@ -870,6 +870,19 @@ def test_p9_a_task_at_the_gate_that_is_cancelled_is_never_sent() -> None:
     house.stop()
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_p9_the_job_of_a_cancelled_task_is_dropped_where_that_is_wanted(wanted: bool) -> None:
+    server = MemoryJobServer()
+    client = server.client()
+    task = client.add_task("work", drop_on_cancel=wanted)
+    server.advance()
+    quietly(task)
+    task.cancel()
+    server.advance()
+    assert len(server.queued("work")) == (0 if wanted else 1)
+    server.close()
+
+
 def test_a_background_task_is_in_flight_until_the_server_has_it() -> None:
     house = House(max_in_flight=3)
     tasks = [house.client.add_task_bg("work", b"%d" % number) for number in range(10)]
