@@ -1,7 +1,7 @@
 """Twisted alone: a Deferred for each job, and nothing else that a client is for.
 
-Nothing is checked, cancelled, retried or refused, and no server ever goes away. What a client for Twisted does beyond
-that, it does in the time that it takes longer.
+As one would first write it: nothing is checked, cancelled, retried or refused, and no server ever goes away. What a
+client for Twisted does beyond that, it does in the time that it takes longer.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ STYLE: Final = """
 .line { stroke: var(--color-brand-primary, #2a5adf); stroke-width: 1.6; fill: none; }
 .number { font: 600 11px var(--font-stack, sans-serif); fill: var(--color-background-primary, #fff); }
 .tip { fill: var(--color-brand-primary, #2a5adf); }
-.bar { fill: var(--color-background-border, #c8c8d0); }
+.bar { fill: var(--color-foreground-border, #888); fill-opacity: 0.5; }
 """
 
 LINE: Final = 17

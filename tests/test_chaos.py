@@ -16,7 +16,7 @@ from txgearman.connection import GearmanFactory
 from .chaos import Chaos
 
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
-SEEDS = [SEED] if SEED else range(1, 1 + int(os.environ.get("CHAOS_SEEDS", "3")))
+SEEDS = [SEED] if SEED else range(1, 1 + int(os.environ.get("CHAOS_SEEDS", "2")))
 JOBS = int(os.environ.get("CHAOS_JOBS", "20000"))
 
 

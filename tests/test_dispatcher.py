@@ -261,6 +261,7 @@ def test_p10_a_task_that_ends_in_time_leaves_no_timer(background: bool) -> None:
     house.stop()
 
 
+@pytest.mark.slow
 def test_p10_a_hundred_thousand_time_outs_are_one_timer() -> None:
     """And to add one, or to take one away, asks for no other, but for those that are due before all others."""
     clock = CountingClock()
