@@ -414,6 +414,7 @@ async def test_stopping_waits_for_jobs_and_takes_no_more(address: str) -> None:
         worker.startService()
         first = client.add_task("slow", b"1")
         await until(lambda: started)
+        await until(lambda: all(link.asleep for link in worker._main.turns))  # else it has asked for one more
         stopped = worker.stopService()
         second = client.add_task("slow", b"2")
         await client.get_status(await client.add_task_bg("nobody"))

@@ -448,12 +448,11 @@ class GearmanProtocol(Protocol):
         decoder = self._decoder
         for packets in decoder.packets(data):
             for packet_type, arguments in packets:
-                try:
-                    handler = handlers[packet_type]
-                except KeyError:
-                    self._answer_received(packet_type, arguments)
-                else:
+                handler = handlers.get(packet_type)
+                if handler is not None:
                     handler(self, arguments)
+                else:
+                    self._answer_received(packet_type, arguments)
                 if self.error is not None:  # somebody's callback closed it
                     return
         if decoder.error is not None:
