@@ -206,14 +206,8 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
             head = b"%b%d\0" % (head, options.at)
         # Put together here, since the task has checked its parts.
         packet = options.packet_type.request_header(len(head) + len(workload)) + head + workload
-        outstanding = self._outstanding
-        task.place = self._answered + len(outstanding)
-        outstanding.append(task)
-        self.write(packet)
-        if not self.answer_watch.on:
-            self.expect_answer()
-        if self.deaf:
-            self.listen(True)
+        task.place = self._answered + len(self._outstanding)
+        self.send(task, packet)
         if options.at is not None:
             self.send_fence()
 

@@ -285,14 +285,12 @@ class Options(NamedTuple):
             if check is None:
                 raise TypeError(f"a task has no option {name!r}")
             checked[name] = check(name, value)
-        options = cls(SUBMIT_JOB, **checked)
+        options = cls(_packet_type(background, **checked), **checked)
         if background:
             options._check_background()
         elif options.at is not None:
             raise ValueError("at is for background tasks: the protocol has no other that waits for a time")
-        if options.at is not None:
-            return options._replace(packet_type=SUBMIT_JOB_EPOCH)
-        return options._replace(packet_type=(_SUBMIT_BACKGROUND if background else _SUBMIT)[options.priority])
+        return options
 
     def _check_background(self) -> None:
         for name in ("on_data", "on_warning", "on_status", "on_complete", "on_exception"):
@@ -302,6 +300,14 @@ class Options(NamedTuple):
             raise ValueError("retries are for foreground tasks: a background one is never submitted twice")
         if self.at is not None and self.priority is not Priority.NORMAL:
             raise ValueError("at goes with Priority.NORMAL only: the protocol has no other that waits for a time")
+
+
+def _packet_type(
+    background: bool, priority: Priority = Priority.NORMAL, at: int | None = None, **_: object
+) -> PacketType:
+    if at is not None:
+        return SUBMIT_JOB_EPOCH
+    return (_SUBMIT_BACKGROUND if background else _SUBMIT)[priority]
 
 
 _PLAIN: Final = Options(SUBMIT_JOB)
@@ -411,11 +417,9 @@ class Task:
         if unique is not _NO_UNIQUE:
             self.head = b"%b%b\0" % (self.head[:-1], name_bytes("unique", unique, MAX_UNIQUE))
         self.timeout = None if timeout is None else positive_seconds("timeout", timeout)
-        if options:
-            self.options = Options.read(options, background)
-            """What else was said."""
-        else:
-            self.options = _PLAIN_BACKGROUND if background else _PLAIN
+        plain = _PLAIN_BACKGROUND if background else _PLAIN
+        self.options = Options.read(options, background) if options else plain
+        """What else was said, and what follows from it."""
         self.holder: TaskHolder | None = None
         """Where the task is now; None before it is submitted, and after its end."""
         self.place: int
