@@ -63,7 +63,7 @@ from txgearman.packets import (
 )
 from txgearman.tasks import MAX_HANDLE, JobHandle, Priority, Task, TaskOwner
 
-from .wire import MemoryEndpoint, answer, with_limits
+from .wire import MemoryEndpoint, answer, outcome, with_limits
 
 FENCE: Packet = (GET_STATUS, [b"txgearman:fence"])
 
@@ -180,6 +180,15 @@ def test_a_submit_is_one_packet(priority: Priority, background: bool, packet_typ
     net = Net()
     net.submit(b"a\0b", unique=b"u", priority=priority, background=background)
     assert net.server.received() == [(packet_type, [b"f", b"u", b"a\0b"])]
+
+
+@pytest.mark.parametrize(("background", "packet_type"), [(False, SUBMIT_JOB), (True, SUBMIT_JOB_BG)])
+def test_a_submit_of_a_task_of_which_nothing_more_was_said(background: bool, packet_type: PacketType) -> None:
+    net = Net()
+    told = outcome(net.link.submit(Task("f", b"x", background)))
+    assert net.server.received() == [(packet_type, [b"f", b"", b"x"])]
+    net.server.send(created(), complete(b"r"))
+    assert told == [JobHandle("server", H1) if background else b"r"]
 
 
 def test_p17_a_submit_for_a_time_has_a_fence_behind_it() -> None:
@@ -550,6 +559,17 @@ def test_p17_two_jobs_with_one_handle_end_the_connection(uniques: tuple[bytes, b
     net.server.send(created() + complete(b"whose?"))
     assert outcomes([first, second]) == [[CancelledError if first_cancelled else TaskLost], [TaskLost]]
     assert (second.error.acknowledged, type(second.error.__cause__)) == (True, ProtocolError)
+    assert net.server.transport.aborted
+
+
+def test_p17_one_handle_for_two_functions_ends_the_connection() -> None:
+    """Though the unique is the same: it is one job only where the function is, too."""
+    net = Net()
+    first = net.submit(unique=b"u")
+    second = outcome(net.link.submit(Task("g", unique=b"u")))
+    net.server.send(created() * 2)
+    assert first.outcomes == [TaskLost]
+    assert [type(error) for error in second] == [TaskLost]
     assert net.server.transport.aborted
 
 
