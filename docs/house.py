@@ -245,8 +245,7 @@ def is_no_class(node: addnodes.pending_xref) -> bool:
 
 def linked(lines: list[str]) -> list[str]:
     """A docstring, in which numbers such as H1 lead to what explains them."""
-    lines = [re.sub(r"GEARMAN\.md(?= sections? )", ":doc:`GEARMAN.md </gearman>`", line) for line in lines]
-    lines = [re.sub(r"(?<!`)GEARMAN\.md", ":doc:`GEARMAN.md </what-servers-do>`", line) for line in lines]
+    lines = [re.sub(r"docs/(gearman|what-servers-do)\.md", r":doc:`\g<0> </\1>`", line) for line in lines]
     # Sphinx would take the first of several names for a type.
     return [re.sub(r"^:(ivar|param) ([\w, ]+):", lambda match: match[0].replace(", ", ","), line) for line in lines]
 

@@ -117,5 +117,5 @@ def _package_of(room: str, packages: set[str]) -> str:
 def _first_sentence(room: str) -> str:
     first, *_ = docstring_of(f"txgearman.{room}").split("\n\n")
     sentence, *_ = re.split(r"(?<=\.) (?=[A-Z`])", " ".join(first.split()))
-    sentence = re.sub(r"GEARMAN\.md section \w+", r"[\g<0>](gearman.md)", sentence)
+    sentence = re.sub(r"docs/gearman\.md §\w+", r"[\g<0>](gearman.md)", sentence)
     return sentence.replace("``", "`").removesuffix("::")

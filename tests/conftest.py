@@ -21,6 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
+from . import guarantees
 from .daemons import Geard, Gearmand
 
 DEADLINE = float(os.environ.get("TEST_DEADLINE", "60"))
@@ -44,6 +45,17 @@ def _with_deadline(test: Callable[..., Any]) -> Callable[..., Any]:
         return outcome
 
     return run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--guarantees", action="store_true", help="print which tests hold which guarantee, and run none")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Print the table that ``--guarantees`` asks for."""
+    if session.config.getoption("guarantees"):
+        print("\n" + guarantees.table(guarantees.holders(session.items)))
+        session.items.clear()  # none is run
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -99,7 +99,7 @@ class Told:
         deferred.addCallbacks(self.outcomes.append, lambda failure: self.outcomes.append(failure.value))
 
     def check_order(self) -> None:
-        """Promise 2, for as much as was told so far."""
+        """Check the order of what was reported so far (guarantee 2)."""
         names = [event[0] for event in self.events]
         created = False
         for place, name in enumerate(names):
@@ -119,7 +119,7 @@ class Told:
         assert len(retries) <= self.retries
 
     def check_outcome(self) -> None:
-        """Promise 1, once all is over."""
+        """Check the outcome, once all is over (guarantee 1)."""
         self.check_order()
         assert len(self.outcomes) == 1
         last = self.events[-1] if self.events else ("nothing",)

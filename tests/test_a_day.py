@@ -1,4 +1,4 @@
-"""A client's day, in seconds: nothing piles up, whatever goes wrong all day long (promises 1, 11, 12)."""
+"""A client's day, in seconds: nothing piles up, whatever goes wrong all day long (guarantees 1, 11, 12)."""
 
 from __future__ import annotations
 
@@ -141,8 +141,9 @@ class Day:
         return sum(map(len, tables))
 
 
+@pytest.mark.guarantee(number=12)
 @pytest.mark.slow
-def test_p12_a_day_leaves_no_more_than_its_first_hours() -> None:
+def test_a_day_leaves_no_more_than_its_first_hours() -> None:
     day = Day()
     day.two_hours(0)
     first = day.census()

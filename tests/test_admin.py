@@ -98,6 +98,7 @@ async def test_jobs(admin: GearmanAdmin, client: GearmanClient) -> None:
     assert sorted(job.stored for job in told) == [False, True]
 
 
+@pytest.mark.guarantee(number=5)
 async def test_m7_unique_jobs(admin: GearmanAdmin, client: GearmanClient) -> None:
     """A unique that looks like the end of the list is not."""
     assert (await admin.unique_jobs()).one() == ()
@@ -252,7 +253,8 @@ def memory() -> tuple[Clock, MemoryEndpoint, GearmanAdmin]:
     return clock, endpoint, GearmanAdmin([endpoint], reactor=clock, timeout=5.0)
 
 
-def test_p10_a_dead_server_is_told_and_dropped() -> None:
+@pytest.mark.guarantee(number=10)
+def test_a_dead_server_is_told_and_dropped() -> None:
     clock, endpoint, admin = memory()
     told = outcome(admin.version())
     clock.pump([2.5] * 3)
@@ -272,7 +274,8 @@ def test_an_answer_that_can_not_be_read_is_an_error_of_its_server() -> None:
     assert isinstance(told[0].errors["endpoint:0"], ProtocolError)
 
 
-def test_p1_a_stop_fails_what_waits() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_stop_fails_what_waits() -> None:
     clock, _, admin = memory()
     told = [outcome(call) for call in (admin.status(), admin.cancel_job(JobHandle("endpoint:0", b"H:x:1")))]
     stopped = outcome(admin.stopService())
@@ -315,7 +318,8 @@ def test_job_servers_may_change() -> None:
     admin.stopService()
 
 
-def test_p9_a_cancelled_call_is_forgotten() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_cancelled_call_is_forgotten() -> None:
     _, endpoint, admin = memory()
     call = admin.version()
     told = outcome(call)
@@ -337,6 +341,7 @@ def test_the_answer_to_a_shutdown_is_one_though_the_server_is_gone() -> None:
     admin.stopService()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     "call",
     [
@@ -351,13 +356,14 @@ def test_the_answer_to_a_shutdown_is_one_though_the_server_is_gone() -> None:
         lambda admin: GearmanAdmin(["127.0.0.1"], timeout=0),
     ],
 )
-def test_p8_what_can_not_be_sent_is_told_at_the_call(call: Any) -> None:
+def test_what_can_not_be_sent_is_told_at_the_call(call: Any) -> None:
     _, endpoint, admin = memory()
     with pytest.raises(ValueError):  # each has a text of its own
         call(admin)
     assert endpoint.attempts == 0
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     "call",
     [
@@ -367,7 +373,7 @@ def test_p8_what_can_not_be_sent_is_told_at_the_call(call: Any) -> None:
         lambda admin: admin.cancel_job("H:x:1"),
     ],
 )
-def test_p8_what_is_of_a_wrong_type_is_told_at_the_call(call: Any) -> None:
+def test_what_is_of_a_wrong_type_is_told_at_the_call(call: Any) -> None:
     _, endpoint, admin = memory()
     with pytest.raises(TypeError):
         call(admin)

@@ -75,7 +75,8 @@ def test_lines_are_pipelined_and_answered_in_order() -> None:
     assert told == [[b".\n"], [b"OK 1\n"], [b"OK 2\n"]]
 
 
-def test_p15_any_fragmentation_is_the_same() -> None:
+@pytest.mark.guarantee(number=15)
+def test_any_fragmentation_is_the_same() -> None:
     link = Link()
     told = [link.ask(b"status"), link.ask(b"version"), link.ask(b"getpid")]
     for byte in b".\n" + ANSWERED + ANSWERED + b"OK 2\n" + ANSWERED:
@@ -84,7 +85,8 @@ def test_p15_any_fragmentation_is_the_same() -> None:
     assert told[1][0].code == UNANSWERED
 
 
-def test_p17_silence_is_told_at_once_and_shifts_no_answer() -> None:
+@pytest.mark.guarantee(number=17)
+def test_silence_is_told_at_once_and_shifts_no_answer() -> None:
     """geard answers hardly any command."""
     link = Link()
     told = [link.ask(b"version"), link.ask(b"status")]
@@ -102,7 +104,8 @@ def test_an_error_packet_is_a_server_error() -> None:
     assert told[0].code == "INVALID_COMMAND"
 
 
-def test_p9_a_cancelled_command_shifts_no_answer() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_cancelled_command_shifts_no_answer() -> None:
     link = Link()
     first = link.protocol.ask(b"version")
     told = outcome(first)
@@ -113,6 +116,7 @@ def test_p9_a_cancelled_command_shifts_no_answer() -> None:
     assert second == [b"OK 2\n"]
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -122,13 +126,14 @@ def test_p9_a_cancelled_command_shifts_no_answer() -> None:
         STATUS_RES.response(b"another", b"0", b"0", b"0", b"0"),
     ],
 )
-def test_p14_nonsense_ends_the_connection(nonsense: bytes) -> None:
+def test_nonsense_ends_the_connection(nonsense: bytes) -> None:
     link = Link()
     link.server.send(nonsense)
     assert link.server.transport.aborted
 
 
-def test_p14_a_packet_that_is_none_fails_who_waits() -> None:
+@pytest.mark.guarantee(number=14)
+def test_a_packet_that_is_none_fails_who_waits() -> None:
     link = Link()
     told = link.ask(b"status")
     link.server.send(b"f\t1", b"\0RES\0\0\0\x14\xff\xff\xff\xff")
@@ -147,7 +152,8 @@ def test_an_answer_of_too_many_bytes_ends_the_connection() -> None:
     assert link.server.transport.aborted
 
 
-def test_p10_a_server_that_says_no_more_is_dropped() -> None:
+@pytest.mark.guarantee(number=10)
+def test_a_server_that_says_no_more_is_dropped() -> None:
     link = Link(ack_timeout=5.0)
     told = [link.ask(b"status"), link.ask(b"version")]
     link.clock.pump([2.4, 2.4])
@@ -159,7 +165,8 @@ def test_p10_a_server_that_says_no_more_is_dropped() -> None:
     assert link.server.transport.aborted
 
 
-def test_p10_what_comes_slowly_is_not_late() -> None:
+@pytest.mark.guarantee(number=10)
+def test_what_comes_slowly_is_not_late() -> None:
     link = Link(ack_timeout=5.0)
     told = link.ask(b"status")
     for _ in range(3):
@@ -169,7 +176,8 @@ def test_p10_what_comes_slowly_is_not_late() -> None:
     assert told == [b"f\t0\t0\t0\n" * 3 + b".\n"]
 
 
-def test_p10_no_timer_runs_while_nothing_is_due() -> None:
+@pytest.mark.guarantee(number=10)
+def test_no_timer_runs_while_nothing_is_due() -> None:
     link = Link(ack_timeout=5.0)
     link.ask(b"status")
     link.server.send(b".\n", ANSWERED)

@@ -135,8 +135,9 @@ def test_a_row_that_can_not_be_read_is_a_protocol_error(command: text.Command[An
         command.parse(answer)
 
 
+@pytest.mark.guarantee(number=14)
 @given(st.binary())
-def test_p14_any_bytes_are_an_answer_or_a_typed_error(answer: bytes) -> None:
+def test_any_bytes_are_an_answer_or_a_typed_error(answer: bytes) -> None:
     for command in EVERYTHING:
         with suppress(ProtocolError, ServerError):
             command.parse(answer)
@@ -151,8 +152,9 @@ def reads_back(rows: list[tuple[Any, ...]]) -> bool:
     return all(b"\n" not in row[0] for row in rows)
 
 
+@pytest.mark.guarantee(number=15)
 @given(st.lists(st.tuples(names, numbers, numbers, numbers)).filter(reads_back))
-def test_p15_rows_come_out_as_they_went_in(rows: list[tuple[bytes, int, int, int]]) -> None:
+def test_rows_come_out_as_they_went_in(rows: list[tuple[bytes, int, int, int]]) -> None:
     """Whatever TABs, spaces and carriage returns the names have."""
     answer = b"".join(b"%b\t%d\t%d\t%d\n" % row for row in rows) + b".\n"
     assert text.STATUS.parse(answer) == tuple(FunctionStatus(*row) for row in rows)
@@ -161,8 +163,9 @@ def test_p15_rows_come_out_as_they_went_in(rows: list[tuple[bytes, int, int, int
 lines = st.text("ab \t\n.").map(str.encode)
 
 
+@pytest.mark.guarantee(number=15)
 @given(st.lists(st.tuples(lines, numbers, numbers, numbers), max_size=5))
-def test_p15_names_of_several_lines_come_out_as_they_went_in(rows: list[tuple[bytes, int, int, int]]) -> None:
+def test_names_of_several_lines_come_out_as_they_went_in(rows: list[tuple[bytes, int, int, int]]) -> None:
     """No line of these names looks like the end of a row, as they have no digits."""
     answer = b"".join(b"%b\t%d\t%d\t%d\n" % row for row in rows) + b".\n"
     assert text.STATUS.parse(answer) == tuple(FunctionStatus(*row) for row in rows)
@@ -173,8 +176,9 @@ ids = st.lists(words | st.just(b":"), max_size=4).map(b" ".join)
 workers = st.tuples(numbers, st.ip_addresses(v=4).map(str), ids, st.lists(words))
 
 
+@pytest.mark.guarantee(number=15)
 @given(st.lists(workers))
-def test_p15_workers_come_out_as_they_went_in(rows: list[tuple[int, str, bytes, list[bytes]]]) -> None:
+def test_workers_come_out_as_they_went_in(rows: list[tuple[int, str, bytes, list[bytes]]]) -> None:
     """Ids with spaces and colons, functions with TABs."""
     answer = b"".join(
         b"%d %b %b :%b\n" % (number, address.encode(), client_id, b"".join(b" " + name for name in functions))
@@ -225,8 +229,9 @@ def test_a_name_may_have_a_prefix_and_any_letters() -> None:
     assert text.create_function(name).line == b"create function " + name
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("name", [b"", b"a b", b"a\nb", b"a\rb", b"a\0b", b" ", b"x" * (MAX_FUNCTION + 1)])
-def test_p8_what_is_not_one_word_is_refused(name: bytes) -> None:
+def test_what_is_not_one_word_is_refused(name: bytes) -> None:
     """It would be another command, or close the connection."""
     for make in (text.create_function, text.drop_function, lambda name: text.max_queue(name, [1, 1, 1])):
         with pytest.raises(ValueError, match=r"^function "):
@@ -235,7 +240,8 @@ def test_p8_what_is_not_one_word_is_refused(name: bytes) -> None:
         text.cancel_job(name)
 
 
-def test_p8_no_line_is_too_long_for_a_server() -> None:
+@pytest.mark.guarantee(number=8)
+def test_no_line_is_too_long_for_a_server() -> None:
     """They close the connection at 8192 bytes, and at six words."""
     longest = text.max_queue(b"x" * MAX_FUNCTION, [text.MAX_QUEUE] * 3).line
     assert len(longest) < 8192

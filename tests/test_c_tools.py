@@ -300,8 +300,9 @@ def test_gearman_with_several_functions(on_each: OnEach) -> None:
     assert on_each(scenario) == ([b"f: one", b"f: two", b"g: one", b"g: two"], (0, b"", b""))
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("size", [1, 60_000])
-def test_p15_gearman_gets_back_all_bytes(on_each: OnEach, size: int) -> None:
+def test_gearman_gets_back_all_bytes(on_each: OnEach, size: int) -> None:
     """Whatever they are. (gearman's worker hangs when its command is given more than a pipe holds.)"""
     data = bytes(range(256)) * (size // 256) + b"\0\xff\n"
 
@@ -312,7 +313,8 @@ def test_p15_gearman_gets_back_all_bytes(on_each: OnEach, size: int) -> None:
     assert on_each(scenario) == (0, data, b"")
 
 
-def test_p15_many_bytes_each_way(on_each: OnEach) -> None:
+@pytest.mark.guarantee(number=15)
+def test_many_bytes_each_way(on_each: OnEach) -> None:
     def scenario(place: Place) -> tuple[Ran, Ran]:
         place.start("gearman", "-w", "-f", "up", "-c", "1", "--", "wc", "-c")
         place.start("gearman", "-w", "-f", "down", "-c", "1", "--", "head", "-c", str(MANY), "/dev/zero")
@@ -375,7 +377,8 @@ def until_shared(place: Place, unique: bytes) -> None:
         assert time.monotonic() < end, "the second has not come"
 
 
-def test_p4_gearman_clients_share_a_job(on_each: OnEach) -> None:
+@pytest.mark.guarantee(number=4)
+def test_gearman_clients_share_a_job(on_each: OnEach) -> None:
     """Two with the same -u get the result of the first's job."""
 
     def scenario(place: Place) -> tuple[list[Ran], list[bytes]]:
@@ -701,7 +704,8 @@ def test_libgearman_gets_what_its_worker_sends(
     assert (found, code, err) == (expected, 0, b"")
 
 
-def test_p5_libgearman_does_not_know_a_failure_with_a_nul(on_each: OnEach, client: Path, worker: Path) -> None:
+@pytest.mark.guarantee(number=5)
+def test_libgearman_does_not_know_a_failure_with_a_nul(on_each: OnEach, client: Path, worker: Path) -> None:
     """Which is what comes of an exception that it did not ask for; it waits on (M1)."""
 
     def scenario(place: Place) -> list[str]:

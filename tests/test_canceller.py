@@ -89,7 +89,8 @@ async def test_geard_drops_queued_jobs(geard: Geard) -> None:
         assert not (await client.get_status(handle)).known
 
 
-async def test_p9_a_cancel_drops_the_job(gearmand: Gearmand, client: GearmanClient) -> None:
+@pytest.mark.guarantee(number=9)
+async def test_a_cancel_drops_the_job(gearmand: Gearmand, client: GearmanClient) -> None:
     task, _ = await created(client, drop_on_cancel=True)
     task.cancel()
     with pytest.raises(CancelledError):
@@ -99,7 +100,8 @@ async def test_p9_a_cancel_drops_the_job(gearmand: Gearmand, client: GearmanClie
     await client.drain()
 
 
-async def test_p9_without_the_option_a_cancel_lets_go_only(gearmand: Gearmand, client: GearmanClient) -> None:
+@pytest.mark.guarantee(number=9)
+async def test_without_the_option_a_cancel_lets_go_only(gearmand: Gearmand, client: GearmanClient) -> None:
     task, _ = await created(client)
     task.addErrback(lambda _: None)
     task.cancel()
@@ -142,7 +144,8 @@ def server() -> MemoryJobServer:
     return MemoryJobServer()
 
 
-def test_p9_a_cancel_before_job_created_drops_the_job_that_comes_late() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_cancel_before_job_created_drops_the_job_that_comes_late() -> None:
     """Neither handle nor job are there when it is cancelled."""
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
@@ -186,7 +189,8 @@ def test_a_server_that_is_down_is_told(server: MemoryJobServer) -> None:
     server.close()
 
 
-def test_p1_a_stop_fails_what_waits() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_stop_fails_what_waits() -> None:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
     canceller = Canceller(clock, DEFAULT_LIMITS)

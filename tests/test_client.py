@@ -108,7 +108,8 @@ def test_exceptions_are_asked_for_or_not(exceptions: bool, kind: type[Exception]
     house.stop()
 
 
-def test_p10_the_time_to_connect_is_limited() -> None:
+@pytest.mark.guarantee(number=10)
+def test_the_time_to_connect_is_limited() -> None:
     house = House(connect_timeout=5.0)
     house.server.black_hole_connections()
     task = house.client.add_task("work")
@@ -121,10 +122,11 @@ def test_p10_the_time_to_connect_is_limited() -> None:
     house.stop()
 
 
-# Promise 7: what was not written moves, what was is lost.
+# Guarantee 7: what was not written moves, what was is lost.
 
 
-def test_p7_tasks_wait_for_the_first_attempt_and_go_out_in_order() -> None:
+@pytest.mark.guarantee(number=7)
+def test_tasks_wait_for_the_first_attempt_and_go_out_in_order() -> None:
     house = House()
     silence = house.server.fall_silent()
     tasks = [house.client.add_task("work", b"%d" % number) for number in range(3)]
@@ -138,7 +140,8 @@ def test_p7_tasks_wait_for_the_first_attempt_and_go_out_in_order() -> None:
     assert [type(error) for error in outcomes(tasks)] == [ClientStopped] * 3
 
 
-def test_p7_unwritten_tasks_move_on_until_every_server_has_refused() -> None:
+@pytest.mark.guarantee(number=7)
+def test_unwritten_tasks_move_on_until_every_server_has_refused() -> None:
     house = House(3)
     for server in house.servers:
         server.fall_silent()
@@ -153,7 +156,8 @@ def test_p7_unwritten_tasks_move_on_until_every_server_has_refused() -> None:
     house.stop()
 
 
-def test_p7_unwritten_tasks_go_to_the_server_that_is_there() -> None:
+@pytest.mark.guarantee(number=7)
+def test_unwritten_tasks_go_to_the_server_that_is_there() -> None:
     house = House(2)
     silences = [server.fall_silent() for server in house.servers]
     tasks = [house.client.add_task("work", b"%d" % number, unique=b"%d" % number) for number in range(10)]
@@ -166,7 +170,8 @@ def test_p7_unwritten_tasks_go_to_the_server_that_is_there() -> None:
     outcomes(tasks)
 
 
-def test_p7_a_server_that_accepts_and_never_answers_gets_no_task() -> None:
+@pytest.mark.guarantee(number=7)
+def test_a_server_that_accepts_and_never_answers_gets_no_task() -> None:
     """gearmand at its limit of file descriptors does (H12)."""
     house = House(2)
     with house.server.hold_answers():
@@ -179,7 +184,8 @@ def test_p7_a_server_that_accepts_and_never_answers_gets_no_task() -> None:
     house.stop()
 
 
-def test_p7_written_tasks_are_lost_and_not_sent_again() -> None:
+@pytest.mark.guarantee(number=7)
+def test_written_tasks_are_lost_and_not_sent_again() -> None:
     house = House()
     house.server.drop_after(SUBMIT_JOB)
     tasks: list[Deferred[Any]] = [house.client.add_task("work"), house.client.add_task_bg("work")]
@@ -190,8 +196,9 @@ def test_p7_written_tasks_are_lost_and_not_sent_again() -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("half", [[], [("data", b"half")]], ids=["after JOB_CREATED", "under way"])
-def test_p7_a_task_that_the_server_has_is_lost_with_the_connection(half: list[tuple[str, bytes]]) -> None:
+def test_a_task_that_the_server_has_is_lost_with_the_connection(half: list[tuple[str, bytes]]) -> None:
     house = House()
     seen: list[tuple[Any, ...]] = []
     task = house.client.add_task("work", **noting(seen))
@@ -205,7 +212,8 @@ def test_p7_a_task_that_the_server_has_is_lost_with_the_connection(half: list[tu
     house.stop()
 
 
-def test_p7_what_is_submitted_on_a_loss_goes_to_another_server() -> None:
+@pytest.mark.guarantee(number=7)
+def test_what_is_submitted_on_a_loss_goes_to_another_server() -> None:
     """The one that just went is no longer chosen when the tasks that it had are told."""
     house = House(2).start()
     again: list[Deferred[Any]] = []
@@ -220,7 +228,8 @@ def test_p7_what_is_submitted_on_a_loss_goes_to_another_server() -> None:
     assert {type(error) for error in outcomes(again)} == {ClientStopped}
 
 
-def test_p7_the_unique_dash_goes_where_its_workload_goes() -> None:
+@pytest.mark.guarantee(number=7)
+def test_the_unique_dash_goes_where_its_workload_goes() -> None:
     """Since the workload is then what coalesces."""
     for load in (b"a", b"b", b"c", b"d"):
         places = []
@@ -241,8 +250,9 @@ NONSENSE = {
 }
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("nonsense", NONSENSE)
-def test_p14_the_client_is_alive_when_the_server_is_sane_again(nonsense: str) -> None:
+def test_the_client_is_alive_when_the_server_is_sane_again(nonsense: str) -> None:
     """What it says is met with back-off."""
     house = House().start()
     task = house.client.add_task("work")
@@ -257,12 +267,13 @@ def test_p14_the_client_is_alive_when_the_server_is_sane_again(nonsense: str) ->
     house.stop()
 
 
-# Promise 8: the caller's mistakes.
+# Guarantee 8: the caller's mistakes.
 
 
 NAIVE = datetime.datetime(2030, 1, 1)
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("options", "kind", "complaint"),
     [
@@ -283,7 +294,7 @@ NAIVE = datetime.datetime(2030, 1, 1)
     ],
 )
 @pytest.mark.parametrize("call", ["add_task", "add_task_bg", "stream"])
-def test_p8_what_cannot_be_sent(call: str, options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_what_cannot_be_sent(call: str, options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
     house = House(prefix="pp", max_packet_size=1000)
     good = house.client.add_task("work", b"good")
     with pytest.raises(kind, match=complaint):
@@ -296,14 +307,16 @@ def test_p8_what_cannot_be_sent(call: str, options: dict[str, Any], kind: type[E
     house.stop()
 
 
-def test_p8_a_naive_datetime() -> None:
+@pytest.mark.guarantee(number=8)
+def test_a_naive_datetime() -> None:
     house = House()
     with pytest.raises(ValueError, match="at must be an aware datetime"):
         house.client.add_task_bg("work", at=NAIVE)
     house.check_that_nothing_was_done()
 
 
-def test_p8_a_task_is_submitted_once() -> None:
+@pytest.mark.guarantee(number=8)
+def test_a_task_is_submitted_once() -> None:
     house = House()
     task = Task("work", b"x")
     house.client.submit(task).addErrback(lambda _: None)
@@ -313,6 +326,7 @@ def test_p8_a_task_is_submitted_once() -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("options", "kind", "complaint"),
     [
@@ -328,7 +342,7 @@ def test_p8_a_task_is_submitted_once() -> None:
         ({"job_servers": ["a:b:c"]}, ValueError, "job_servers: can't make an endpoint"),
     ],
 )
-def test_p8_a_client_that_cannot_be_meant(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_a_client_that_cannot_be_meant(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
     with pytest.raises(kind, match=complaint):
         GearmanClient(**{"job_servers": ["127.0.0.1"], **options})
 
@@ -351,10 +365,11 @@ def test_priorities_run_high_before_normal_before_low() -> None:
     house.stop()
 
 
-# Promises 3 and 4: what the server says is told to those whom it is for.
+# Guarantees 3 and 4: what the server says is told to those whom it is for.
 
 
-def test_p3_a_refused_unique_fails_its_own_task() -> None:
+@pytest.mark.guarantee(number=3)
+def test_a_refused_unique_fails_its_own_task() -> None:
     """The client sends none that long; here it is made to."""
     house = House()
     refused = Task("work", b"2")
@@ -369,10 +384,11 @@ def test_p3_a_refused_unique_fails_its_own_task() -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=4)
 @pytest.mark.parametrize(
     ("end", "kind"), [(TakenJob.fail, TaskFailed), (lambda job: job.send_exception(b"x"), TaskException)]
 )
-def test_p4_a_failure_and_an_exception_reach_each_task_once(
+def test_a_failure_and_an_exception_reach_each_task_once(
     end: Callable[[TakenJob], None], kind: type[Exception]
 ) -> None:
     house = House()
@@ -385,7 +401,8 @@ def test_p4_a_failure_and_an_exception_reach_each_task_once(
     house.stop()
 
 
-def test_p4_a_cancelled_task_of_a_shared_job_takes_nothing_from_the_others() -> None:
+@pytest.mark.guarantee(number=4)
+def test_a_cancelled_task_of_a_shared_job_takes_nothing_from_the_others() -> None:
     house = House()
     seen: list[list[tuple[Any, ...]]] = [[], [], []]
     tasks = [house.client.add_task("work", unique="u", **noting(events)) for events in seen]
@@ -399,7 +416,8 @@ def test_p4_a_cancelled_task_of_a_shared_job_takes_nothing_from_the_others() -> 
     house.stop()
 
 
-def test_p4_the_unique_dash_coalesces_by_workload() -> None:
+@pytest.mark.guarantee(number=4)
+def test_the_unique_dash_coalesces_by_workload() -> None:
     house = House().start()
     handles = [house.client.add_task_bg("work", load, unique="-") for load in (b"a", b"a", b"b", b"", b"")]
     house.advance()
@@ -409,11 +427,12 @@ def test_p4_the_unique_dash_coalesces_by_workload() -> None:
     house.stop()
 
 
-# Promises 6 and 9: cancel.
+# Guarantees 6 and 9: cancel.
 
 
+@pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("early", [True, False], ids=["before JOB_CREATED", "after JOB_CREATED"])
-def test_p6_packets_for_a_task_that_was_cancelled(early: bool) -> None:
+def test_packets_for_a_task_that_was_cancelled(early: bool) -> None:
     house = House().start()
     seen: list[tuple[Any, ...]] = []
     task = house.client.add_task("work", **noting(seen))
@@ -428,7 +447,8 @@ def test_p6_packets_for_a_task_that_was_cancelled(early: bool) -> None:
     house.stop()
 
 
-def test_p9_a_task_cancelled_while_it_waits_is_never_sent() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_task_cancelled_while_it_waits_is_never_sent() -> None:
     house = House()
     silence = house.server.fall_silent()
     tasks = [house.client.add_task("work", b"%d" % number) for number in range(3)]
@@ -441,7 +461,8 @@ def test_p9_a_task_cancelled_while_it_waits_is_never_sent() -> None:
     assert [type(error) for error in outcomes(tasks[::2])] == [ClientStopped] * 2
 
 
-def test_p9_a_waiting_task_cancelled_by_the_failure_of_another() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_waiting_task_cancelled_by_the_failure_of_another() -> None:
     house = House()
     house.server.refuse_connections()
     first, second = house.client.add_task("work"), house.client.add_task("work")
@@ -451,7 +472,7 @@ def test_p9_a_waiting_task_cancelled_by_the_failure_of_another() -> None:
     house.stop()
 
 
-# Promises 1 and 11: stopping.
+# Guarantees 1 and 11: stopping.
 
 
 def never_started(house: House) -> None:
@@ -499,10 +520,12 @@ def stopped(house: House) -> None:
     house.client.stopService()
 
 
+@pytest.mark.guarantee(number=1)
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize(
     "state", [never_started, connecting, not_answered, ready, refused, lost, being_lost, aborting, stopped]
 )
-def test_p1_p11_stopping_in_every_state_leaves_nothing(state: Callable[[House], None]) -> None:
+def test_stopping_in_every_state_leaves_nothing(state: Callable[[House], None]) -> None:
     house = House()
     state(house)
     tasks: list[Deferred[Any]] = [house.client.add_task("work"), house.client.add_task_bg("work")]
@@ -519,7 +542,8 @@ def test_p1_p11_stopping_in_every_state_leaves_nothing(state: Callable[[House], 
     assert type(outcome(house.client.get_status_unique("u"))) is ClientStopped
 
 
-def test_p11_a_peer_that_reads_nothing_holds_it_up_for_three_seconds_only() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_peer_that_reads_nothing_holds_it_up_for_three_seconds_only() -> None:
     house = House().start()
     house.server.fall_silent()
     stopped = house.client.stopService()
@@ -555,11 +579,12 @@ def test_drain_awaits_those_submitted_meanwhile() -> None:
     house.stop()
 
 
-# Promise 12.
+# Guarantee 12.
 
 
+@pytest.mark.guarantee(number=12)
 @pytest.mark.parametrize("end", ["cancelled unsent", "cancelled unacknowledged", "cancelled", "done"])
-def test_p12_nothing_of_a_task_is_kept_wherever_it_ended(end: str) -> None:
+def test_nothing_of_a_task_is_kept_wherever_it_ended(end: str) -> None:
     house = House() if end == "cancelled unsent" else House().start()
     gc.disable()
     try:
@@ -577,7 +602,7 @@ def test_p12_nothing_of_a_task_is_kept_wherever_it_ended(end: str) -> None:
     house.stop()
 
 
-# Promise 13: callbacks that do what they like.
+# Guarantee 13: callbacks that do what they like.
 
 EVENTS = ["on_created", "on_data", "on_warning", "on_status", "on_complete", "on_exception", "on_fail"]
 
@@ -621,8 +646,9 @@ class Meddler:
         assert all(outcome(deferred) is not NOTHING for deferred in self.more)
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
-def test_p13_a_callback_raises(event: str, logged_failures: Failures) -> None:
+def test_a_callback_raises(event: str, logged_failures: Failures) -> None:
     def what(meddler: Meddler) -> None:
         raise ZeroDivisionError("of the caller's own")
 
@@ -632,23 +658,26 @@ def test_p13_a_callback_raises(event: str, logged_failures: Failures) -> None:
     meddler.finish()
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
-def test_p13_a_callback_cancels_its_own_task(event: str) -> None:
+def test_a_callback_cancels_its_own_task(event: str) -> None:
     meddler = Meddler(event, lambda meddler: meddler.first.cancel())
     assert type(outcome(meddler.first)) is CancelledError
     assert outcome(meddler.second) == b"done too"
     meddler.finish()
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
-def test_p13_a_callback_cancels_another_task(event: str) -> None:
+def test_a_callback_cancels_another_task(event: str) -> None:
     meddler = Meddler(event, lambda meddler: meddler.second.cancel())
     assert type(outcome(meddler.second)) is CancelledError
     meddler.finish()
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
-def test_p13_a_callback_adds_a_task(event: str) -> None:
+def test_a_callback_adds_a_task(event: str) -> None:
     meddler = Meddler(event, lambda meddler: meddler.more.append(meddler.house.client.add_task("work", b"3")))
     assert outcome(meddler.second) == b"done too"
     meddler.house.server.take("work").complete(b"third")
@@ -656,15 +685,17 @@ def test_p13_a_callback_adds_a_task(event: str) -> None:
     meddler.finish()
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
-def test_p13_a_callback_stops_the_service(event: str) -> None:
+def test_a_callback_stops_the_service(event: str) -> None:
     meddler = Meddler(event, lambda meddler: meddler.more.append(meddler.house.client.stopService()))
     assert type(outcome(meddler.second)) is ClientStopped
     meddler.finish()
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
-def test_p13_a_callback_stops_the_service_and_starts_it(event: str) -> None:
+def test_a_callback_stops_the_service_and_starts_it(event: str) -> None:
     def what(meddler: Meddler) -> None:
         meddler.more.append(meddler.house.client.stopService())
         meddler.house.client.startService()
@@ -675,7 +706,8 @@ def test_p13_a_callback_stops_the_service_and_starts_it(event: str) -> None:
     meddler.finish()
 
 
-def test_p13_a_task_that_waits_is_told_of_the_stop_and_submits_again() -> None:
+@pytest.mark.guarantee(number=13)
+def test_a_task_that_waits_is_told_of_the_stop_and_submits_again() -> None:
     house = House()
     house.server.black_hole_connections()
     again: list[Any] = []
@@ -738,6 +770,7 @@ def test_status_where_no_server_is() -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("handle", "kind", "complaint"),
     [
@@ -748,15 +781,16 @@ def test_status_where_no_server_is() -> None:
         (JobHandle("endpoint:0", b"H\0"), ValueError, "handle must not have a NUL"),
     ],
 )
-def test_p8_a_handle_that_cannot_be_asked_about(handle: Any, kind: type[Exception], complaint: str) -> None:
+def test_a_handle_that_cannot_be_asked_about(handle: Any, kind: type[Exception], complaint: str) -> None:
     house = House()
     with pytest.raises(kind, match=complaint):
         house.client.get_status(handle)
     house.check_that_nothing_was_done()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("unique", ["", b"", "-", b"-"])
-def test_p8_a_unique_that_names_no_job(unique: str | bytes) -> None:
+def test_a_unique_that_names_no_job(unique: str | bytes) -> None:
     with pytest.raises(ValueError, match="unique must name a job"):
         House().client.get_status_unique(unique)
 
@@ -826,7 +860,8 @@ def test_a_question_may_be_cancelled(question: str) -> None:
     house.stop()
 
 
-def test_p11_a_stop_whose_deferred_is_cancelled_stops_all_the_same() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_stop_whose_deferred_is_cancelled_stops_all_the_same() -> None:
     house = House().start()
     stopped = house.client.stopService()
     stopped.cancel()
@@ -844,6 +879,7 @@ def test_echo_may_be_cancelled() -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("data", "kind", "complaint"),
     [
@@ -851,7 +887,7 @@ def test_echo_may_be_cancelled() -> None:
         (b"x" * 11, ValueError, "data must have max_packet_size=10 bytes at most, not 11"),
     ],
 )
-def test_p8_echo_of_what_cannot_be_sent(data: Any, kind: type[Exception], complaint: str) -> None:
+def test_echo_of_what_cannot_be_sent(data: Any, kind: type[Exception], complaint: str) -> None:
     house = House(max_packet_size=10)
     with pytest.raises(kind, match=complaint):
         house.client.echo(data)
@@ -861,7 +897,8 @@ def test_p8_echo_of_what_cannot_be_sent(data: Any, kind: type[Exception], compla
 # What stops and starts get into each other's way.
 
 
-def test_p11_a_callback_starts_the_client_while_its_servers_are_being_stopped() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_callback_starts_the_client_while_its_servers_are_being_stopped() -> None:
     """It is then connected to all of them anew, and nothing of the old connections is left."""
     house = House(3).start()
 
@@ -878,7 +915,8 @@ def test_p11_a_callback_starts_the_client_while_its_servers_are_being_stopped() 
     house.stop()
 
 
-def test_p11_every_stop_waits_until_nothing_is_left() -> None:
+@pytest.mark.guarantee(number=11)
+def test_every_stop_waits_until_nothing_is_left() -> None:
     """The second one too, and one after a start, for a peer that does not read."""
     house = House().start()
     house.server.fall_silent()
@@ -900,7 +938,8 @@ def test_a_stop_that_nobody_waits_for_any_more_goes_on() -> None:
     house.stop()
 
 
-def test_p1_a_question_goes_on_to_no_server_of_a_stopped_client() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_question_goes_on_to_no_server_of_a_stopped_client() -> None:
     house = House(2).start()
     house.client.add_task("work", b"x", unique="u").addErrback(lambda _: house.client.stopService())
     house.servers[house.place_of_work()].drop_before(GET_STATUS_UNIQUE)
@@ -910,8 +949,9 @@ def test_p1_a_question_goes_on_to_no_server_of_a_stopped_client() -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("task", ["work", None, b"work"])
-def test_p8_what_is_no_task_is_not_submitted(task: Any) -> None:
+def test_what_is_no_task_is_not_submitted(task: Any) -> None:
     house = House()
     with pytest.raises(TypeError, match="task must be a Task, not "):
         house.client.submit(task)
@@ -964,8 +1004,9 @@ def test_a_server_that_leaves_with_nothing_out_is_disconnected_at_once() -> None
     house.stop()
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("state", ["connecting", "in back-off"])
-def test_p11_a_server_that_leaves_while_it_is_not_there_leaves_nothing(state: str) -> None:
+def test_a_server_that_leaves_while_it_is_not_there_leaves_nothing(state: str) -> None:
     house = House(2)
     both = house.client.job_servers
     house.client.job_servers = both[1:]
@@ -985,7 +1026,8 @@ def test_p11_a_server_that_leaves_while_it_is_not_there_leaves_nothing(state: st
     house.stop()
 
 
-def test_p7_a_leaving_server_that_is_lost_loses_its_tasks_and_is_not_tried_again() -> None:
+@pytest.mark.guarantee(number=7)
+def test_a_leaving_server_that_is_lost_loses_its_tasks_and_is_not_tried_again() -> None:
     house = House(2).start()
     task = house.client.add_task("work", unique="u")
     place = 0 if house.advance() or house.server.queued("work") else 1
@@ -997,7 +1039,8 @@ def test_p7_a_leaving_server_that_is_lost_loses_its_tasks_and_is_not_tried_again
     house.stop()
 
 
-def test_p7_what_a_leaving_server_was_not_written_goes_to_another() -> None:
+@pytest.mark.guarantee(number=7)
+def test_what_a_leaving_server_was_not_written_goes_to_another() -> None:
     house = House(2)
     both = house.client.job_servers
     house.client.job_servers = both[:1]
@@ -1016,7 +1059,8 @@ def test_p7_what_a_leaving_server_was_not_written_goes_to_another() -> None:
     house.stop()
 
 
-def test_p11_a_stop_while_servers_leave() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_stop_while_servers_leave() -> None:
     house = House(2).start()
     tasks = [house.client.add_task("work") for _ in range(2)]
     house.advance()
@@ -1026,7 +1070,8 @@ def test_p11_a_stop_while_servers_leave() -> None:
     assert [type(error) for error in outcomes(tasks)] == [ClientStopped] * 2
 
 
-def test_p1_drain_awaits_those_of_a_leaving_server() -> None:
+@pytest.mark.guarantee(number=1)
+def test_drain_awaits_those_of_a_leaving_server() -> None:
     house = House(2).start()
     tasks = [house.client.add_task("work") for _ in range(2)]
     house.advance()
@@ -1069,7 +1114,8 @@ def test_handles_are_asked_about_where_their_server_is_one_of_ours() -> None:
     house.stop()
 
 
-def test_p1_questions_to_a_server_that_leaves_before_it_is_there() -> None:
+@pytest.mark.guarantee(number=1)
+def test_questions_to_a_server_that_leaves_before_it_is_there() -> None:
     house = House(2)
     house.server.black_hole_connections()
     both = house.client.job_servers
@@ -1096,7 +1142,8 @@ def test_patient_tasks_go_to_a_server_that_joins() -> None:
     assert [type(error) for error in outcomes(tasks)] == [ClientStopped] * 3
 
 
-def test_p10_patience_ends_though_a_server_that_joined_does_not_answer() -> None:
+@pytest.mark.guarantee(number=10)
+def test_patience_ends_though_a_server_that_joined_does_not_answer() -> None:
     house = House(2, server_wait=5.0, connect_timeout=8.0)
     both = house.client.job_servers
     house.client.job_servers = both[:1]
@@ -1111,10 +1158,11 @@ def test_p10_patience_ends_though_a_server_that_joined_does_not_answer() -> None
     house.stop()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("job_servers", "kind"), [([], ValueError), ("127.0.0.1", TypeError), (["a:b:c"], ValueError), ([5], TypeError)]
 )
-def test_p8_job_servers_that_cannot_be_meant_change_nothing(job_servers: Any, kind: type[Exception]) -> None:
+def test_job_servers_that_cannot_be_meant_change_nothing(job_servers: Any, kind: type[Exception]) -> None:
     house = House(2).start()
     before = house.client.job_servers
     with pytest.raises(kind):
@@ -1127,8 +1175,9 @@ def test_p8_job_servers_that_cannot_be_meant_change_nothing(job_servers: Any, ki
     house.stop()
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("then", ["change", "stop", "stop and start"])
-def test_p13_those_who_are_told_while_servers_change_may_change_them_again(then: str) -> None:
+def test_those_who_are_told_while_servers_change_may_change_them_again(then: str) -> None:
     house = House(4)
     addresses = house.client.job_servers
     house.client.job_servers = addresses[:2]
@@ -1182,8 +1231,10 @@ def servers_leave(house: House) -> None:
     house.client.job_servers = [MemoryJobServer(house.clock).endpoint()]
 
 
+@pytest.mark.guarantee(number=1)
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("state", [gated, in_the_backlog, half_open, servers_leave])
-def test_p1_p11_stopping_with_tasks_out_leaves_nothing_within_three_seconds(state: Callable[[House], None]) -> None:
+def test_stopping_with_tasks_out_leaves_nothing_within_three_seconds(state: Callable[[House], None]) -> None:
     house = House(max_in_flight=2, heartbeat=60.0)
     state(house)
     tasks: list[Deferred[Any]] = [house.client.add_task("work", timeout=99, retries=2) for _ in range(5)]
@@ -1197,6 +1248,7 @@ def test_p1_p11_stopping_with_tasks_out_leaves_nothing_within_three_seconds(stat
     house.stop()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("options", "kind", "complaint"),
     [
@@ -1209,7 +1261,7 @@ def test_p1_p11_stopping_with_tasks_out_leaves_nothing_within_three_seconds(stat
         ({"check_interval": None}, TypeError, "check_interval must be a number of seconds, not NoneType"),
     ],
 )
-def test_p8_a_policy_that_cannot_be_meant(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_a_policy_that_cannot_be_meant(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
     with pytest.raises(kind, match=complaint):
         GearmanClient(["127.0.0.1"], **options)
 
@@ -1233,7 +1285,8 @@ def test_results_are_gone_through_as_they_come() -> None:
     house.stop()
 
 
-def test_p9_a_cancel_may_have_the_server_drop_the_job() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_cancel_may_have_the_server_drop_the_job() -> None:
     server = MemoryJobServer()
     client = server.client()
     task = client.add_task("work", b"abc", drop_on_cancel=True)
@@ -1248,7 +1301,8 @@ def test_p9_a_cancel_may_have_the_server_drop_the_job() -> None:
     server.close()
 
 
-def test_p9_a_job_that_can_not_be_dropped_is_let_go() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_job_that_can_not_be_dropped_is_let_go() -> None:
     """Its server is none of the client's any more; or there is no such server at all."""
     server, other = MemoryJobServer(), MemoryJobServer()
     client = server.client()

@@ -191,7 +191,8 @@ def test_a_submit_of_a_task_of_which_nothing_more_was_said(background: bool, pac
     assert told == [JobHandle("server", H1) if background else b"r"]
 
 
-def test_p17_a_submit_for_a_time_has_a_fence_behind_it() -> None:
+@pytest.mark.guarantee(number=17)
+def test_a_submit_for_a_time_has_a_fence_behind_it() -> None:
     net = Net()
     net.submit(b"x", background=True, unique=b"u", at=1234.5)
     assert net.server.received() == [(SUBMIT_JOB_EPOCH, [b"f", b"u", b"1235", b"x"]), FENCE]
@@ -206,7 +207,8 @@ def test_the_link_asks_for_exceptions_unless_it_is_not_to(exceptions: bool, opti
     assert [packet[1][0] for packet in endpoint.server.received() if packet[0] is OPTION_REQ] == options
 
 
-def test_p10_the_connect_timeout_is_the_callers_to_choose() -> None:
+@pytest.mark.guarantee(number=10)
+def test_the_connect_timeout_is_the_callers_to_choose() -> None:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
     endpoint.polite = False
@@ -217,7 +219,8 @@ def test_p10_the_connect_timeout_is_the_callers_to_choose() -> None:
     assert endpoint.server.transport.aborted
 
 
-def test_p14_the_largest_packet_is_the_callers_to_choose() -> None:
+@pytest.mark.guarantee(number=14)
+def test_the_largest_packet_is_the_callers_to_choose() -> None:
     net = Net(max_packet_size=64)
     told = net.submit()
     room = 64 - len(H1) - 1
@@ -232,7 +235,8 @@ def test_the_global_reactor_is_the_default() -> None:
     assert GearmanClientFactory().reactor is reactor
 
 
-def test_p8_a_task_is_submitted_once() -> None:
+@pytest.mark.guarantee(number=8)
+def test_a_task_is_submitted_once() -> None:
     net = Net()
     told = net.submit()
     net.server.received()
@@ -242,9 +246,10 @@ def test_p8_a_task_is_submitted_once() -> None:
     assert net.link.in_flight == 1
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("size", [1, 7, 10**6])
 @pytest.mark.parametrize("payload", [b"", b"\0", b"\0RES\0\0\0\x0d" * 3, bytes(range(256)) * 300])
-def test_p15_payloads_come_out_as_they_went_in(payload: bytes, size: int) -> None:
+def test_payloads_come_out_as_they_went_in(payload: bytes, size: int) -> None:
     net = Net()
     told = net.submit(payload)
     assert net.server.received()[0][1][2] == payload
@@ -272,6 +277,7 @@ NEWS = [
 TOLD_NEWS = [("on_created",), ("on_data", b"1"), ("on_warning", b"2"), ("on_status", 3, 4), ("on_data", b"5")]
 
 
+@pytest.mark.guarantee(number=2)
 @pytest.mark.parametrize(
     ("end", "expected"),
     [
@@ -281,7 +287,7 @@ TOLD_NEWS = [("on_created",), ("on_data", b"1"), ("on_warning", b"2"), ("on_stat
     ],
     ids=["complete", "fail", "exception"],
 )
-def test_p2_a_task_is_told_in_order(end: bytes, expected: list[Any]) -> None:
+def test_a_task_is_told_in_order(end: bytes, expected: list[Any]) -> None:
     net = Net()
     told = net.submit()
     assert told.events == []
@@ -289,7 +295,8 @@ def test_p2_a_task_is_told_in_order(end: bytes, expected: list[Any]) -> None:
     assert told.events == TOLD_NEWS + expected
 
 
-def test_p2_a_background_task_ends_with_its_handle() -> None:
+@pytest.mark.guarantee(number=2)
+def test_a_background_task_ends_with_its_handle() -> None:
     net = Net()
     told = net.submit(background=True)
     net.server.send(created())
@@ -304,7 +311,8 @@ def test_the_handle_names_the_server(background: bool) -> None:
     assert told.task.handle == JobHandle("server", b"\xc3\xbc: 1")
 
 
-def test_p5_an_exception_may_hold_anything() -> None:
+@pytest.mark.guarantee(number=5)
+def test_an_exception_may_hold_anything() -> None:
     net = Net()
     first, second = net.submit(), net.submit()
     net.server.send(created(), created(H2), exception(b"bo\0om"), exception(b"", H2))
@@ -324,7 +332,8 @@ def test_answers_go_to_the_submits_in_their_order() -> None:
     assert (first.outcomes, echoed, second.outcomes) == ([b"one"], [[b"1"]], [b"two"])
 
 
-def test_p17_other_requests_fail_as_on_any_link() -> None:
+@pytest.mark.guarantee(number=17)
+def test_other_requests_fail_as_on_any_link() -> None:
     """Refused, left unanswered, lost: among submits, too."""
     net = Net()
     told: list[Any] = []
@@ -341,8 +350,9 @@ def test_p17_other_requests_fail_as_on_any_link() -> None:
 # A refusal.
 
 
+@pytest.mark.guarantee(number=3)
 @pytest.mark.parametrize("options", [{}, {"background": True}], ids=["foreground", "background"])
-def test_p3_an_error_is_of_the_submit_that_it_answers(options: dict[str, Any]) -> None:
+def test_an_error_is_of_the_submit_that_it_answers(options: dict[str, Any]) -> None:
     net = Net()
     tasks = [net.submit(**options) for _ in range(3)]
     net.server.send(created(H1), ERROR.response(b"QUEUE_ERROR", b"Job queue is full"), created(H2))
@@ -356,7 +366,8 @@ def epoch(net: Net) -> Told:
     return net.submit(background=True, at=1234)
 
 
-def test_p3_a_submit_for_a_time_may_be_taken_or_refused() -> None:
+@pytest.mark.guarantee(number=3)
+def test_a_submit_for_a_time_may_be_taken_or_refused() -> None:
     net = Net()
     taken, refused, last = epoch(net), epoch(net), net.submit()
     error = ERROR.response(b"server_error", b"")
@@ -364,8 +375,9 @@ def test_p3_a_submit_for_a_time_may_be_taken_or_refused() -> None:
     assert outcomes([taken, refused, last]) == [[JobHandle("server", H1)], [TaskRejected], [b"r"]]
 
 
-def test_p17_a_submit_for_a_time_that_is_left_unanswered_is_rejected() -> None:
-    """geard does so (GEARMAN.md H6). The tasks around it are not touched."""
+@pytest.mark.guarantee(number=17)
+def test_a_submit_for_a_time_that_is_left_unanswered_is_rejected() -> None:
+    """geard does so (H6). The tasks around it are not touched."""
     net = Net()
     first, unanswered, last = net.submit(), epoch(net), net.submit()
     net.server.send(created(H1), answer(FENCE), created(H2), complete(b"1", H1), complete(b"2", H2))
@@ -374,16 +386,17 @@ def test_p17_a_submit_for_a_time_that_is_left_unanswered_is_rejected() -> None:
     assert net.link.in_flight == 0
 
 
-# Several tasks of one job: GEARMAN.md section 1, D1.
+# Several tasks of one job: docs/gearman.md §1, D1.
 
 
+@pytest.mark.guarantee(number=4)
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize(
     ("end", "expected"),
     [(complete(b"r"), b"r"), (work_fail(), TaskFailed), (exception(b"e"), TaskException)],
     ids=["complete", "fail", "exception"],
 )
-def test_p4_each_task_of_a_job_gets_each_packet_once(count: int, end: bytes, expected: object) -> None:
+def test_each_task_of_a_job_gets_each_packet_once(count: int, end: bytes, expected: object) -> None:
     """The server sends a copy for each, one right behind the other."""
     net = Net()
     tasks = net.share(count)
@@ -394,7 +407,8 @@ def test_p4_each_task_of_a_job_gets_each_packet_once(count: int, end: bytes, exp
     assert net.link._jobs == {}
 
 
-def test_p4_one_that_joins_gets_what_comes_from_then_on() -> None:
+@pytest.mark.guarantee(number=4)
+def test_one_that_joins_gets_what_comes_from_then_on() -> None:
     net = Net()
     first = net.share(2)
     net.server.send(*[data(b"1")] * 2)
@@ -404,8 +418,9 @@ def test_p4_one_that_joins_gets_what_comes_from_then_on() -> None:
     assert outcomes(first + late) == [[b"r"]] * 3
 
 
+@pytest.mark.guarantee(number=4)
 @pytest.mark.parametrize("order", [(True, False, False), (False, True, False), (False, False, True)])
-def test_p4_a_background_task_of_a_shared_job_gets_no_copies(order: tuple[bool, ...]) -> None:
+def test_a_background_task_of_a_shared_job_gets_no_copies(order: tuple[bool, ...]) -> None:
     net = Net()
     tasks = [net.submit(unique=b"u", background=background) for background in order]
     net.server.send(*[created()] * 3, *[data(b"1")] * 2, *[complete(b"r")] * 2)
@@ -414,9 +429,10 @@ def test_p4_a_background_task_of_a_shared_job_gets_no_copies(order: tuple[bool, 
         assert told.data == ([] if background else [b"1"])
 
 
+@pytest.mark.guarantee(number=4)
 @pytest.mark.parametrize("cancelled", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
 @pytest.mark.parametrize("early", [True, False], ids=["before JOB_CREATED", "after JOB_CREATED"])
-def test_p4_a_cancelled_task_keeps_its_place(cancelled: tuple[int, ...], early: bool) -> None:
+def test_a_cancelled_task_keeps_its_place(cancelled: tuple[int, ...], early: bool) -> None:
     """The server knows nothing of it, and goes on sending its copies: they are nobody else's."""
     net = Net()
     tasks = [net.submit(unique=b"u") for _ in range(3)]
@@ -435,7 +451,8 @@ def test_p4_a_cancelled_task_keeps_its_place(cancelled: tuple[int, ...], early: 
     assert net.link._jobs == {}
 
 
-def test_p4_one_may_join_after_the_only_other_one_was_cancelled() -> None:
+@pytest.mark.guarantee(number=4)
+def test_one_may_join_after_the_only_other_one_was_cancelled() -> None:
     """And be cancelled between two copies of one packet, by the task that got the other."""
     net = Net()
     first = net.share(1)[0]
@@ -446,7 +463,8 @@ def test_p4_one_may_join_after_the_only_other_one_was_cancelled() -> None:
     assert (first.data, second.data, second.outcomes) == ([], [b"2"], [b"r"])
 
 
-def test_p9_a_task_may_cancel_one_that_shares_its_job() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_task_may_cancel_one_that_shares_its_job() -> None:
     """Between two copies of one packet."""
     net = Net()
     first, second, third = net.share(3)
@@ -456,7 +474,8 @@ def test_p9_a_task_may_cancel_one_that_shares_its_job() -> None:
     assert outcomes([first, second, third]) == [[b"r"], [CancelledError], [b"r"]]
 
 
-def test_p4_a_task_may_be_submitted_again_between_two_copies_of_the_end() -> None:
+@pytest.mark.guarantee(number=4)
+def test_a_task_may_be_submitted_again_between_two_copies_of_the_end() -> None:
     """It is a new job then, since the server was done with the other before it sent the first copy."""
     net = Net()
     first, second = net.share(2)
@@ -467,7 +486,8 @@ def test_p4_a_task_may_be_submitted_again_between_two_copies_of_the_end() -> Non
     assert (second.data, again[0].data) == ([], [b"new"])
 
 
-def test_p4_what_comes_between_two_copies_of_the_end_is_for_those_who_wait() -> None:
+@pytest.mark.guarantee(number=4)
+def test_what_comes_between_two_copies_of_the_end_is_for_those_who_wait() -> None:
     """No server was seen to do it; but one that cancels one client of a job would."""
     net = Net()
     first, second = net.share(2)
@@ -476,7 +496,8 @@ def test_p4_what_comes_between_two_copies_of_the_end_is_for_those_who_wait() -> 
     assert (first.data, second.data) == ([], [b"1", b"2"])
 
 
-def test_p4_jobs_of_several_handles_are_kept_apart() -> None:
+@pytest.mark.guarantee(number=4)
+def test_jobs_of_several_handles_are_kept_apart() -> None:
     net = Net()
     ones, twos = net.share(2, H1), net.share(2, H2)
     net.server.send(data(b"1", H1), data(b"1", H1), *[complete(b"two", H2)] * 2, *[complete(b"one", H1)] * 2)
@@ -487,8 +508,9 @@ def test_p4_jobs_of_several_handles_are_kept_apart() -> None:
 # A running job that an administrator cancelled: its tasks are told, and it goes on, copies and all (D2).
 
 
+@pytest.mark.guarantee(number=4)
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_p4_who_joins_a_job_whose_tasks_were_told_of_its_end_gets_one_copy(count: int) -> None:
+def test_who_joins_a_job_whose_tasks_were_told_of_its_end_gets_one_copy(count: int) -> None:
     net = Net()
     ended = net.share(count)
     net.server.send(*[work_fail()] * count, *[data(b"late")] * count)
@@ -500,7 +522,8 @@ def test_p4_who_joins_a_job_whose_tasks_were_told_of_its_end_gets_one_copy(count
     assert outcomes(joined) == [[b"r"]] * 2
 
 
-def test_p4_a_job_may_be_cancelled_time_and_again() -> None:
+@pytest.mark.guarantee(number=4)
+def test_a_job_may_be_cancelled_time_and_again() -> None:
     net = Net()
     for places in range(1, 5):
         told = net.share(1)[0]
@@ -509,7 +532,8 @@ def test_p4_a_job_may_be_cancelled_time_and_again() -> None:
         assert told.outcomes == [TaskFailed]
 
 
-def test_p4_who_joins_a_cancelled_job_of_which_a_task_was_let_go_gets_one_copy() -> None:
+@pytest.mark.guarantee(number=4)
+def test_who_joins_a_cancelled_job_of_which_a_task_was_let_go_gets_one_copy() -> None:
     """The place of that one is still there, too."""
     net = Net()
     let_go, told = net.share(2)
@@ -522,7 +546,8 @@ def test_p4_who_joins_a_cancelled_job_of_which_a_task_was_let_go_gets_one_copy()
     assert joined.outcomes == [b"r"]
 
 
-def test_p4_who_joins_a_cancelled_job_behind_a_task_that_was_let_go_gets_one_copy() -> None:
+@pytest.mark.guarantee(number=4)
+def test_who_joins_a_cancelled_job_behind_a_task_that_was_let_go_gets_one_copy() -> None:
     """One that joined, and was let go before its JOB_CREATED."""
     net = Net()
     told = net.share(1)[0]
@@ -536,8 +561,9 @@ def test_p4_who_joins_a_cancelled_job_behind_a_task_that_was_let_go_gets_one_cop
     assert joined.outcomes == [b"r"]
 
 
-def test_p4_a_job_of_another_name_with_the_same_handle_is_another_job() -> None:
-    """Servers with long names give handles twice (GEARMAN.md 10b)."""
+@pytest.mark.guarantee(number=4)
+def test_a_job_of_another_name_with_the_same_handle_is_another_job() -> None:
+    """Servers with long names give handles twice (docs/gearman.md §10b)."""
     net = Net()
     net.share(1)
     net.server.send(work_fail())
@@ -547,9 +573,10 @@ def test_p4_a_job_of_another_name_with_the_same_handle_is_another_job() -> None:
     assert other.outcomes == [b"r"]
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("uniques", [(b"", b""), (b"u", b"v"), (b"u", b""), (b"", b"u"), (b"-", b"")])
 @pytest.mark.parametrize("first_cancelled", [False, True])
-def test_p17_two_jobs_with_one_handle_end_the_connection(uniques: tuple[bytes, bytes], first_cancelled: bool) -> None:
+def test_two_jobs_with_one_handle_end_the_connection(uniques: tuple[bytes, bytes], first_cancelled: bool) -> None:
     """Their results could not be told apart (H10, M5)."""
     net = Net()
     first, second = (net.submit(unique=unique) for unique in uniques)
@@ -562,7 +589,8 @@ def test_p17_two_jobs_with_one_handle_end_the_connection(uniques: tuple[bytes, b
     assert net.server.transport.aborted
 
 
-def test_p17_one_handle_for_two_functions_ends_the_connection() -> None:
+@pytest.mark.guarantee(number=17)
+def test_one_handle_for_two_functions_ends_the_connection() -> None:
     """Though the unique is the same: it is one job only where the function is, too."""
     net = Net()
     first = net.submit(unique=b"u")
@@ -573,7 +601,8 @@ def test_p17_one_handle_for_two_functions_ends_the_connection() -> None:
     assert net.server.transport.aborted
 
 
-def test_p17_the_second_job_of_a_handle_may_be_that_of_a_cancelled_task() -> None:
+@pytest.mark.guarantee(number=17)
+def test_the_second_job_of_a_handle_may_be_that_of_a_cancelled_task() -> None:
     net = Net()
     first, second = net.submit(), net.submit()
     second.deferred.cancel()
@@ -582,17 +611,19 @@ def test_p17_the_second_job_of_a_handle_may_be_that_of_a_cancelled_task() -> Non
     assert type(first.error.__cause__) is ProtocolError
 
 
+@pytest.mark.guarantee(number=4)
 @pytest.mark.parametrize("uniques", [(b"-", b"abc"), (b"abc", b"-"), (b"-", b"-")])
-def test_p4_a_workload_may_be_the_unique(uniques: tuple[bytes, bytes]) -> None:
-    """perl's server takes "-" and the workload as unique for the same (section 1)."""
+def test_a_workload_may_be_the_unique(uniques: tuple[bytes, bytes]) -> None:
+    """perl's server takes "-" and the workload as unique for the same (docs/gearman.md §1)."""
     net = Net()
     tasks = [net.submit(b"abc", unique=unique) for unique in uniques]
     net.server.send(created() * 2 + complete(b"r") * 2)
     assert outcomes(tasks) == [[b"r"]] * 2
 
 
+@pytest.mark.guarantee(number=12)
 @pytest.mark.parametrize(("unique", "kept"), [(b"", 0), (b"u%d", 1000)])
-def test_p12_little_is_kept_of_jobs_that_failed(unique: bytes, kept: int) -> None:
+def test_little_is_kept_of_jobs_that_failed(unique: bytes, kept: int) -> None:
     """Only jobs with a unique can be joined, and only so many are remembered."""
     net = Net()
     for number in range(1010):
@@ -606,6 +637,7 @@ def test_p12_little_is_kept_of_jobs_that_failed(unique: bytes, kept: int) -> Non
 # The server's quirks, and late packets.
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize(
     "packet",
     [
@@ -616,7 +648,7 @@ def test_p12_little_is_kept_of_jobs_that_failed(unique: bytes, kept: int) -> Non
     ],
     ids=["M1: trailing NUL", "M1: more behind it", "M2: wrong magic", "both"],
 )
-def test_p5_a_work_fail_is_understood(packet: bytes) -> None:
+def test_a_work_fail_is_understood(packet: bytes) -> None:
     net = Net()
     told = net.submit()
     net.server.send(created(), packet)
@@ -636,11 +668,12 @@ def late(handle: bytes = H1) -> list[bytes]:
     ]
 
 
+@pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(
     "end", [work_fail(), exception(b"e"), complete(b"r")], ids=["D2: fail", "D3: exception", "complete"]
 )
-def test_p6_packets_for_tasks_that_have_ended_are_dropped(end: bytes, count: int) -> None:
+def test_packets_for_tasks_that_have_ended_are_dropped(end: bytes, count: int) -> None:
     net = Net()
     tasks = net.share(count)
     net.server.send(*[end] * count)
@@ -651,8 +684,9 @@ def test_p6_packets_for_tasks_that_have_ended_are_dropped(end: bytes, count: int
     check_still_good(net)
 
 
+@pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("early", [True, False], ids=["before JOB_CREATED", "after JOB_CREATED"])
-def test_p6_packets_for_a_task_that_was_cancelled_are_dropped(early: bool) -> None:
+def test_packets_for_a_task_that_was_cancelled_are_dropped(early: bool) -> None:
     net = Net()
     told = net.submit()
     if early:
@@ -665,7 +699,8 @@ def test_p6_packets_for_a_task_that_was_cancelled_are_dropped(early: bool) -> No
     check_still_good(net)
 
 
-def test_p6_packets_for_jobs_that_nobody_waits_for_are_dropped() -> None:
+@pytest.mark.guarantee(number=6)
+def test_packets_for_jobs_that_nobody_waits_for_are_dropped() -> None:
     net = Net()
     told = net.submit(background=True)
     net.server.send(created(), *late())
@@ -683,6 +718,7 @@ def check_still_good(net: Net) -> None:
     assert net.link.error is None
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize(
     ("text", "number"),
     [
@@ -708,8 +744,8 @@ def check_still_good(net: Net) -> None:
         (b"1" * 5000, int("1" * 20)),
     ],
 )
-def test_p5_numbers_are_read_as_far_as_they_go(text: bytes, number: int) -> None:
-    """Servers relay what the worker wrote (GEARMAN.md C2)."""
+def test_numbers_are_read_as_far_as_they_go(text: bytes, number: int) -> None:
+    """Servers relay what the worker wrote (C2)."""
     assert whole_number(text) == number
     net = Net()
     told = net.submit()
@@ -722,12 +758,13 @@ def test_p5_numbers_are_read_as_far_as_they_go(text: bytes, number: int) -> None
 # The connection goes.
 
 
+@pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize(
     ("answers", "acknowledged"),
     [([], False), ([created()], True), ([created(), data(b"1")], True)],
     ids=["before JOB_CREATED", "after JOB_CREATED", "under way"],
 )
-def test_p7_a_task_is_lost_with_its_connection(answers: list[bytes], acknowledged: bool) -> None:
+def test_a_task_is_lost_with_its_connection(answers: list[bytes], acknowledged: bool) -> None:
     net = Net()
     told = net.submit()
     net.server.send(*answers)
@@ -740,8 +777,9 @@ def test_p7_a_task_is_lost_with_its_connection(answers: list[bytes], acknowledge
     assert net.server.received()[1:] == []  # it is not written again
 
 
+@pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("options", [{}, {"at": 1234}])
-def test_p7_a_background_task_is_lost_unless_the_server_has_it(options: dict[str, Any]) -> None:
+def test_a_background_task_is_lost_unless_the_server_has_it(options: dict[str, Any]) -> None:
     net = Net()
     taken = net.submit(background=True)
     lost = net.submit(background=True, **options)
@@ -761,7 +799,8 @@ def busy() -> tuple[Net, list[Told]]:
     return net, tasks
 
 
-def test_p1_every_task_is_lost_once() -> None:
+@pytest.mark.guarantee(number=1)
+def test_every_task_is_lost_once() -> None:
     net, tasks = busy()
     net.server.send(created(b"H:5"))
     shared = net.share(1, b"H:3") + net.share(2, b"H:4")
@@ -775,7 +814,8 @@ def test_p1_every_task_is_lost_once() -> None:
     assert net.link.in_flight == 0
 
 
-def test_p1_a_stop_fails_every_task_with_client_stopped() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_stop_fails_every_task_with_client_stopped() -> None:
     """At once, whether or not the server reads: no turn of the reactor passes."""
     net, tasks = busy()
     net.factory.stop(ClientStopped())
@@ -783,14 +823,16 @@ def test_p1_a_stop_fails_every_task_with_client_stopped() -> None:
     assert net.link.in_flight == 0
 
 
-def test_p1_each_task_has_an_error_of_its_own() -> None:
+@pytest.mark.guarantee(number=1)
+def test_each_task_has_an_error_of_its_own() -> None:
     """A traceback that one of their callers adds must not show up with the others."""
     net, tasks = busy()
     net.factory.stop(ClientStopped())
     assert len({id(told.error) for told in tasks}) == len(tasks)
 
 
-def test_p1_a_task_submitted_on_a_dead_link_fails_at_once() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_task_submitted_on_a_dead_link_fails_at_once() -> None:
     net = Net()
     net.server.lose(ConnectionLost("cable"))
     told = net.submit()
@@ -801,7 +843,8 @@ def test_p1_a_task_submitted_on_a_dead_link_fails_at_once() -> None:
     assert net.link.in_flight == 0
 
 
-def test_p1_a_task_submitted_by_one_that_was_lost_fails_at_once() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_task_submitted_by_one_that_was_lost_fails_at_once() -> None:
     net, tasks = busy()
     again: list[Told] = []
     for told in tasks:
@@ -813,8 +856,9 @@ def test_p1_a_task_submitted_by_one_that_was_lost_fails_at_once() -> None:
     assert net.link.in_flight == 0
 
 
+@pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
-def test_p9_a_task_may_be_cancelled_by_one_that_was_lost(place: int) -> None:
+def test_a_task_may_be_cancelled_by_one_that_was_lost(place: int) -> None:
     net, tasks = busy()
     others = [told for number, told in enumerate(tasks) if number != place]
 
@@ -842,7 +886,8 @@ class Canceller:
             told.deferred.cancel()
 
 
-def test_p9_a_task_may_be_cancelled_just_before_it_is_lost() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_task_may_be_cancelled_just_before_it_is_lost() -> None:
     observer = Canceller()
     net = Net(observer=observer)
     observer.tasks = [*net.share(2), net.submit()]
@@ -851,8 +896,9 @@ def test_p9_a_task_may_be_cancelled_just_before_it_is_lost() -> None:
     assert net.link.in_flight == 0
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("event", ["on_created", "on_data", "on_complete"])
-def test_p1_a_callback_may_stop_the_factory(event: str) -> None:
+def test_a_callback_may_stop_the_factory(event: str) -> None:
     """What comes behind it in the same read is dropped, and every task has one outcome."""
     net = Net()
     tasks = [net.submit(unique=b"u") for _ in range(3)]
@@ -865,6 +911,7 @@ def test_p1_a_callback_may_stop_the_factory(event: str) -> None:
     assert net.clock.getDelayedCalls() == []
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize(
     "said",
     [
@@ -876,7 +923,7 @@ def test_p1_a_callback_may_stop_the_factory(event: str) -> None:
     ],
     ids=["empty handle", "4 GiB", "truncated arguments", "wrong answer", "garbage"],
 )
-def test_p14_a_bad_server_is_dropped_and_its_tasks_are_lost(said: bytes) -> None:
+def test_a_bad_server_is_dropped_and_its_tasks_are_lost(said: bytes) -> None:
     net = Net()
     acknowledged = net.share(1)[0]
     waiting = [net.submit(), net.submit()]
@@ -889,14 +936,16 @@ def test_p14_a_bad_server_is_dropped_and_its_tasks_are_lost(said: bytes) -> None
     assert net.factory.next_attempt is not None
 
 
-def test_p14_an_empty_handle_for_a_task_that_was_cancelled_is_as_bad() -> None:
+@pytest.mark.guarantee(number=14)
+def test_an_empty_handle_for_a_task_that_was_cancelled_is_as_bad() -> None:
     net = Net()
     net.submit().deferred.cancel()
     net.server.send(created(b""))
     assert isinstance(net.link.error, ProtocolError)
 
 
-def test_p14_a_job_that_nobody_submitted_ends_the_connection() -> None:
+@pytest.mark.guarantee(number=14)
+def test_a_job_that_nobody_submitted_ends_the_connection() -> None:
     net = Net()
     told = net.share(1)[0]
     net.server.send(created(H2))
@@ -907,8 +956,9 @@ def test_p14_a_job_that_nobody_submitted_ends_the_connection() -> None:
 # Cancelling.
 
 
+@pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("background", [False, True])
-def test_p9_a_task_cancelled_before_its_answer_takes_nobody_elses(background: bool) -> None:
+def test_a_task_cancelled_before_its_answer_takes_nobody_elses(background: bool) -> None:
     net = Net()
     first = net.submit(background=background)
     second, third = net.submit(), net.submit()
@@ -919,7 +969,8 @@ def test_p9_a_task_cancelled_before_its_answer_takes_nobody_elses(background: bo
     assert outcomes([second, third]) == [[TaskRejected], [b"r"]]
 
 
-def test_p4_a_background_task_that_was_cancelled_gets_no_copies() -> None:
+@pytest.mark.guarantee(number=4)
+def test_a_background_task_that_was_cancelled_gets_no_copies() -> None:
     net = Net()
     net.submit(unique=b"u", background=True).deferred.cancel()
     told = net.submit(unique=b"u")
@@ -928,8 +979,9 @@ def test_p4_a_background_task_that_was_cancelled_gets_no_copies() -> None:
     check_still_good(net)
 
 
+@pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("background", [False, True])
-def test_p6_the_refusal_of_a_cancelled_task_is_quiet(background: bool) -> None:
+def test_the_refusal_of_a_cancelled_task_is_quiet(background: bool) -> None:
     net = Net()
     told = net.submit(background=background)
     told.deferred.cancel()
@@ -938,7 +990,8 @@ def test_p6_the_refusal_of_a_cancelled_task_is_quiet(background: bool) -> None:
     check_still_good(net)
 
 
-def test_p6_no_answer_to_a_cancelled_task_is_quiet_too() -> None:
+@pytest.mark.guarantee(number=6)
+def test_no_answer_to_a_cancelled_task_is_quiet_too() -> None:
     net = Net()
     told = epoch(net)
     told.deferred.cancel()
@@ -947,8 +1000,9 @@ def test_p6_no_answer_to_a_cancelled_task_is_quiet_too() -> None:
     check_still_good(net)
 
 
+@pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("count", [1, 2])
-def test_p9_a_task_may_be_cancelled_when_it_is_told_of_its_job(count: int) -> None:
+def test_a_task_may_be_cancelled_when_it_is_told_of_its_job(count: int) -> None:
     net = Net()
     tasks = [net.submit(unique=b"u") for _ in range(count)]
     tasks[0].task.options = tasks[0].task.options._replace(on_created=lambda task: tasks[0].deferred.cancel())
@@ -957,7 +1011,8 @@ def test_p9_a_task_may_be_cancelled_when_it_is_told_of_its_job(count: int) -> No
     check_still_good(net)
 
 
-def test_p9_a_background_task_may_be_cancelled_when_it_is_told_of_its_job() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_background_task_may_be_cancelled_when_it_is_told_of_its_job() -> None:
     net = Net()
     told = net.submit(background=True)
     told.task.options = told.task.options._replace(on_created=lambda task: told.deferred.cancel())
@@ -1107,6 +1162,7 @@ def what_is_left(end: Callable[[Net, Deferred[Any]], None], **options: Any) -> T
     return kept()
 
 
+@pytest.mark.guarantee(number=12)
 @pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize(
     "end",
@@ -1130,7 +1186,7 @@ def what_is_left(end: Callable[[Net, Deferred[Any]], None], **options: Any) -> T
         is_stopped,
     ],
 )
-def test_p12_nothing_keeps_a_task_that_has_ended(end: Callable[[Net, Deferred[Any]], None]) -> None:
+def test_nothing_keeps_a_task_that_has_ended(end: Callable[[Net, Deferred[Any]], None]) -> None:
     assert what_is_left(end) is None
 
 
@@ -1138,13 +1194,15 @@ def is_created(net: Net, deferred: Deferred[Any]) -> None:
     net.server.send(created())
 
 
+@pytest.mark.guarantee(number=12)
 @pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("end", [is_created, is_rejected, is_cancelled_early, is_lost_early, is_stopped])
-def test_p12_nothing_keeps_a_background_task_that_has_ended(end: Callable[[Net, Deferred[Any]], None]) -> None:
+def test_nothing_keeps_a_background_task_that_has_ended(end: Callable[[Net, Deferred[Any]], None]) -> None:
     assert what_is_left(end, background=True) is None
 
 
-def test_p12_many_tasks_leave_the_tables_empty() -> None:
+@pytest.mark.guarantee(number=12)
+def test_many_tasks_leave_the_tables_empty() -> None:
     net = Net()
     for number in range(500):
         handle = b"H:%d" % number
@@ -1210,7 +1268,7 @@ class LinkMachine(RuleBasedStateMachine):
     """A link to a server that is a small model of gearmand; each task must be told what the model says.
 
     The server answers requests in their order. A submit joins the job of its unique, if there is one; a packet about
-    a job is sent once for each foreground submit that ever came to it on this connection (GEARMAN.md D1, D2).
+    a job is sent once for each foreground submit that ever came to it on this connection (D1, D2).
     """
 
     coalesces = True
@@ -1415,9 +1473,10 @@ class GeardMachine(LinkMachine):
     coalesces = False
 
 
+@pytest.mark.guarantee(number=4)
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", [LinkMachine, GeardMachine])
-def test_p4_whatever_comes_each_task_is_told_its_own(machine: type[LinkMachine]) -> None:
+def test_whatever_comes_each_task_is_told_its_own(machine: type[LinkMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
 
 
@@ -1512,7 +1571,9 @@ def test_small_tasks_that_have_waited_go_out_in_one_piece(monkeypatch: pytest.Mo
     assert (len(sizes), len(workloads(net)), net.link.paused) == (1, 100, True)
 
 
-def test_p10_p17_a_server_that_acknowledges_nothing_is_dropped() -> None:
+@pytest.mark.guarantee(number=10)
+@pytest.mark.guarantee(number=17)
+def test_a_server_that_acknowledges_nothing_is_dropped() -> None:
     """A job whose end it has not told yet is no answer that it owes."""
     net = Net(ack_timeout=8.0, check_interval=1e6)
     first = net.submit()
@@ -1532,8 +1593,9 @@ def test_p10_p17_a_server_that_acknowledges_nothing_is_dropped() -> None:
     assert net.server.transport.aborted
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("late", [1, 7, 100])
-def test_p17_a_reactor_that_was_blocked_loses_no_task(late: float) -> None:
+def test_a_reactor_that_was_blocked_loses_no_task(late: float) -> None:
     """The time of the server's answer counts, and not that at which somebody else's code lets it be read."""
     net = Net(ack_timeout=8.0, check_interval=8.0)
     for number in range(5):
@@ -1550,8 +1612,9 @@ def outcomes_of_drain(net: Net) -> list[Any]:
     return told
 
 
+@pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("background", [False, True])
-def test_p9_a_task_cancelled_before_it_was_written_is_never_sent(background: bool) -> None:
+def test_a_task_cancelled_before_it_was_written_is_never_sent(background: bool) -> None:
     net = Net()
     net.link.pauseProducing()
     tasks = [net.submit(b"%d" % number, background=background) for number in range(3)]
@@ -1561,8 +1624,9 @@ def test_p9_a_task_cancelled_before_it_was_written_is_never_sent(background: boo
     assert workloads(net) == [b"0", b"2"]
 
 
+@pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("background", [False, True])
-def test_p7_what_was_not_written_goes_back_when_the_link_goes(background: bool) -> None:
+def test_what_was_not_written_goes_back_when_the_link_goes(background: bool) -> None:
     net = Net()
     written, _, lost = owned(net, b"written", background=background)
     net.link.pauseProducing()
@@ -1576,7 +1640,8 @@ def test_p7_what_was_not_written_goes_back_when_the_link_goes(background: bool) 
     assert written.ended
 
 
-def test_p7_what_the_loss_of_another_cancels_does_not_go_back() -> None:
+@pytest.mark.guarantee(number=7)
+def test_what_the_loss_of_another_cancels_does_not_go_back() -> None:
     net = Net()
     first = net.submit(b"written")
     net.link.pauseProducing()
@@ -1588,9 +1653,10 @@ def test_p7_what_the_loss_of_another_cancels_does_not_go_back() -> None:
     assert (owner.placed, told) == ([], [CancelledError])
 
 
+@pytest.mark.guarantee(number=12)
 @pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("end", ["cancelled", "lost"])
-def test_p12_nothing_keeps_a_task_that_was_not_written(end: str) -> None:
+def test_nothing_keeps_a_task_that_was_not_written(end: str) -> None:
     net = Net()
     net.link.pauseProducing()
     task = Task(b"f")
@@ -1605,7 +1671,8 @@ def test_p12_nothing_keeps_a_task_that_was_not_written(end: str) -> None:
     assert kept() is None
 
 
-def test_p7_what_was_not_written_goes_back_when_the_link_is_left() -> None:
+@pytest.mark.guarantee(number=7)
+def test_what_was_not_written_goes_back_when_the_link_is_left() -> None:
     net = Net()
     first, _, told = owned(net, b"written")
     net.link.pauseProducing()
@@ -1635,15 +1702,16 @@ def test_a_link_is_left_when_its_last_task_is_cancelled(acknowledged: bool) -> N
     assert not net.link.busy
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("options", [{"timeout": 5.0}, {"retries": 1}])
-def test_p8_a_link_alone_has_no_time_outs_and_no_retries(options: dict[str, Any]) -> None:
+def test_a_link_alone_has_no_time_outs_and_no_retries(options: dict[str, Any]) -> None:
     net = Net()
     with pytest.raises(ValueError, match="timeout and retries are for tasks of a GearmanClient"):
         net.link.submit(Task("f", **options))
     assert net.server.received() == []
 
 
-# Promise 16: a job that the server forgot is found out.
+# Forgotten jobs (guarantee 16).
 
 
 class Sweep(Net):
@@ -1673,7 +1741,8 @@ class Sweep(Net):
         self.server.send(STATUS_RES.response(handle, b"%d" % known, *rest))
 
 
-def test_p16_a_job_that_the_server_forgot_is_lost() -> None:
+@pytest.mark.guarantee(number=16)
+def test_a_job_that_the_server_forgot_is_lost() -> None:
     net = Sweep()
     told = net.begun(H1)
     net.wait(7.75)
@@ -1687,7 +1756,8 @@ def test_p16_a_job_that_the_server_forgot_is_lost() -> None:
     assert (net.link.in_flight, net.link.error) == (0, None)
 
 
-def test_p16_the_default_is_a_minute() -> None:
+@pytest.mark.guarantee(number=16)
+def test_the_default_is_a_minute() -> None:
     net = Sweep(check_interval=60.0)
     net.begun(H1)
     net.wait(59.75)
@@ -1696,8 +1766,9 @@ def test_p16_the_default_is_a_minute() -> None:
     assert net.asked() == [H1]
 
 
+@pytest.mark.guarantee(number=16)
 @pytest.mark.parametrize("empty", [(b"0", b"", b""), (b"1", b"3", b"8")], ids=["geard", "running"])
-def test_p16_a_job_that_is_known_is_asked_after_again(empty: tuple[bytes, ...]) -> None:
+def test_a_job_that_is_known_is_asked_after_again(empty: tuple[bytes, ...]) -> None:
     net = Sweep()
     told = net.begun(H1)
     for _ in range(5):
@@ -1708,7 +1779,8 @@ def test_p16_a_job_that_is_known_is_asked_after_again(empty: tuple[bytes, ...]) 
     assert told.outcomes == [b"r"]
 
 
-def test_p16_only_silent_jobs_are_asked_after_in_one_sweep() -> None:
+@pytest.mark.guarantee(number=16)
+def test_only_silent_jobs_are_asked_after_in_one_sweep() -> None:
     net = Sweep()
     for number in range(4):
         net.begun(b"H:%d" % number)
@@ -1722,7 +1794,8 @@ def test_p16_only_silent_jobs_are_asked_after_in_one_sweep() -> None:
     assert sorted(net.asked()) == [b"H:0", b"H:1", b"H:2"]
 
 
-def test_p16_a_job_that_is_silent_after_all_is_found_in_half_as_long_again() -> None:
+@pytest.mark.guarantee(number=16)
+def test_a_job_that_is_silent_after_all_is_found_in_half_as_long_again() -> None:
     net = Sweep()
     net.begun(H1)
     net.wait(3)
@@ -1733,7 +1806,8 @@ def test_p16_a_job_that_is_silent_after_all_is_found_in_half_as_long_again() -> 
     assert net.asked() == [H2]
 
 
-def test_p16_each_task_of_a_shared_job_is_lost_once() -> None:
+@pytest.mark.guarantee(number=16)
+def test_each_task_of_a_shared_job_is_lost_once() -> None:
     net = Sweep()
     tasks = net.share(3)
     tasks[1].deferred.cancel()
@@ -1745,7 +1819,9 @@ def test_p16_each_task_of_a_shared_job_is_lost_once() -> None:
     assert net.link.error is None
 
 
-def test_p12_p16_what_is_left_of_a_cancelled_task_goes_with_its_forgotten_job() -> None:
+@pytest.mark.guarantee(number=12)
+@pytest.mark.guarantee(number=16)
+def test_what_is_left_of_a_cancelled_task_goes_with_its_forgotten_job() -> None:
     net = Sweep()
     told = net.begun(H1)
     told.deferred.cancel()
@@ -1757,7 +1833,8 @@ def test_p12_p16_what_is_left_of_a_cancelled_task_goes_with_its_forgotten_job() 
     assert (net.asked(), net.link._job_watch.on) == ([], False)
 
 
-def test_p6_an_answer_that_comes_after_the_outcome_is_quiet() -> None:
+@pytest.mark.guarantee(number=6)
+def test_an_answer_that_comes_after_the_outcome_is_quiet() -> None:
     net = Sweep()
     told = net.begun(H1)
     net.wait(8)
@@ -1767,23 +1844,26 @@ def test_p6_an_answer_that_comes_after_the_outcome_is_quiet() -> None:
     assert net.link.error is None
 
 
-def test_p16_the_longest_handle_is_asked_after() -> None:
+@pytest.mark.guarantee(number=16)
+def test_the_longest_handle_is_asked_after() -> None:
     net = Sweep()
     net.begun(b"H" * MAX_HANDLE)
     net.wait(8)
     assert net.asked() == [b"H" * MAX_HANDLE]
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("handle", [b"H" * (MAX_HANDLE + 1), b"H:\0:1"], ids=["long", "with a NUL"])
-def test_p17_a_handle_that_some_server_says_nothing_of_is_not_asked_after(handle: bytes) -> None:
-    """GEARMAN.md H6."""
+def test_a_handle_that_some_server_says_nothing_of_is_not_asked_after(handle: bytes) -> None:
+    """H6."""
     net = Sweep()
     net.begun(handle)
     net.wait(30)
     assert net.asked() == []
 
 
-def test_p17_a_question_after_a_job_has_its_place_among_the_answers() -> None:
+@pytest.mark.guarantee(number=17)
+def test_a_question_after_a_job_has_its_place_among_the_answers() -> None:
     net = Sweep()
     net.begun(H1)
     net.wait(8)
@@ -1793,7 +1873,8 @@ def test_p17_a_question_after_a_job_has_its_place_among_the_answers() -> None:
     assert later.outcomes == [b"2"]
 
 
-def test_p16_a_link_that_goes_while_it_asks_loses_each_task_once() -> None:
+@pytest.mark.guarantee(number=16)
+def test_a_link_that_goes_while_it_asks_loses_each_task_once() -> None:
     net = Sweep()
     told = net.begun(H1)
     net.wait(8)
@@ -1802,7 +1883,8 @@ def test_p16_a_link_that_goes_while_it_asks_loses_each_task_once() -> None:
     assert not told.error.forgotten
 
 
-def test_p12_of_what_comes_late_nothing_is_noted() -> None:
+@pytest.mark.guarantee(number=12)
+def test_of_what_comes_late_nothing_is_noted() -> None:
     """Nor of jobs that were heard of and have ended, once it was looked after them."""
     net = Sweep()
     for number in range(100):
@@ -1816,7 +1898,8 @@ def test_p12_of_what_comes_late_nothing_is_noted() -> None:
     assert (net.link._heard_of, net.link._silent_looks_at) == (set(), {})
 
 
-def test_p10_without_jobs_there_is_no_timer() -> None:
+@pytest.mark.guarantee(number=10)
+def test_without_jobs_there_is_no_timer() -> None:
     net = Sweep()
     net.begun(H1)
     net.server.send(complete(b""))
@@ -1825,7 +1908,8 @@ def test_p10_without_jobs_there_is_no_timer() -> None:
     assert net.clock.getDelayedCalls() == []
 
 
-def test_p16_background_tasks_are_not_asked_after() -> None:
+@pytest.mark.guarantee(number=16)
+def test_background_tasks_are_not_asked_after() -> None:
     net = Sweep()
     told = net.begun(H1, background=True)
     assert len(told.outcomes) == 1
@@ -1877,7 +1961,8 @@ def test_where_all_that_is_out_is_held_one_more_task_is_heard() -> None:
     assert other.events[-1] == ("result", b"r")
 
 
-def test_p6_a_held_task_that_is_let_go_holds_nobody_up() -> None:
+@pytest.mark.guarantee(number=6)
+def test_a_held_task_that_is_let_go_holds_nobody_up() -> None:
     net = Net()
     first, second, third = net.submit(), net.submit(), net.submit()
     net.server.send(created(b"H:1"), created(b"H:2"), created(b"H:3"))
@@ -1914,9 +1999,10 @@ def test_a_held_task_is_not_asked_after() -> None:
     assert net.asked() == [H1]
 
 
+@pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("late", [False, True])
-def test_p9_whoever_drops_the_job_of_a_cancelled_task_is_told_its_handle(background: bool, late: bool) -> None:
+def test_whoever_drops_the_job_of_a_cancelled_task_is_told_its_handle(background: bool, late: bool) -> None:
     """Once it is there: at the cancel, or at the JOB_CREATED after it. Not after the end, and not twice."""
     net = Net()
     told = [owned(net, background=background, drop_on_cancel=True) for _ in range(2)]
@@ -1931,7 +2017,8 @@ def test_p9_whoever_drops_the_job_of_a_cancelled_task_is_told_its_handle(backgro
     assert dropped == [[] if background and not late else first, second]
 
 
-def test_p9_the_job_of_a_task_that_shares_it_is_dropped() -> None:
+@pytest.mark.guarantee(number=9)
+def test_the_job_of_a_task_that_shares_it_is_dropped() -> None:
     net = Net()
     net.share(1)
     task, owner, _ = owned(net, unique=b"u", drop_on_cancel=True)

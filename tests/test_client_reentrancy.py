@@ -1,4 +1,4 @@
-"""Whoever is told of something may do anything from within (promise 13): each callback, each action, each event."""
+"""Whoever is told of something may do anything from within (guarantee 13): each callback, each action, each event."""
 
 from __future__ import annotations
 
@@ -228,9 +228,10 @@ ACTIONS = [
 ]
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("callback", CALLBACKS)
-def test_p13_a_callback_does_what_it_likes(
+def test_a_callback_does_what_it_likes(
     callback: str, action: Callable[[Scene], object], logged_failures: Failures
 ) -> None:
     calls = 0

@@ -189,12 +189,13 @@ def test_the_options_are_sent_again_at_each_connect() -> None:
     assert [(each.number, each.requests) for each in net.server.connections] == [(2, [OPTION_REQ, GET_STATUS])]
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize(
     "said",
     [OPTION_RES.response(b"exceptions"), ERROR.response(b"UNKNOWN_OPTION", b"no such option"), b""],
     ids=["option taken", "option refused", "option left unanswered"],
 )
-def test_p17_a_link_is_ready_at_the_answer_of_the_first_fence(said: bytes) -> None:
+def test_a_link_is_ready_at_the_answer_of_the_first_fence(said: bytes) -> None:
     """Whatever the server makes of an option, it is a job server once it answers a GET_STATUS, and not before."""
     net = unready(options=(b"exceptions",))
     net.server.send(said)
@@ -254,8 +255,9 @@ def test_what_ends_a_connection_over_tls_is_told_in_words() -> None:
     assert told.__cause__ is error
 
 
+@pytest.mark.guarantee(number=10)
 @pytest.mark.parametrize("shaken", [False, True])
-def test_p10_the_time_out_of_an_attempt_over_tls_tells_of_the_handshake(shaken: bool) -> None:
+def test_the_time_out_of_an_attempt_over_tls_tells_of_the_handshake(shaken: bool) -> None:
     net = unready()
     directlyProvides(net.server.transport, ISSLTransport)
     if shaken:
@@ -266,8 +268,9 @@ def test_p10_the_time_out_of_an_attempt_over_tls_tells_of_the_handshake(shaken: 
     assert f"no good answer within {CONNECT_TIMEOUT} seconds" in str(told)
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("shaken", [False, True])
-def test_p11_a_handshake_is_not_waited_for_at_a_stop(shaken: bool) -> None:
+def test_a_handshake_is_not_waited_for_at_a_stop(shaken: bool) -> None:
     """Nothing can go out before it is done."""
     net = unready()
     directlyProvides(net.server.transport, ISSLTransport)
@@ -289,8 +292,9 @@ def test_the_global_reactor_is_the_default() -> None:
 # Requests and their answers.
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_p17_a_request_has_a_fence_behind_it(question: PacketType) -> None:
+def test_a_request_has_a_fence_behind_it(question: PacketType) -> None:
     net = connected()
     _, told = net.ask(question, b"x")
     packets = net.server.received()
@@ -299,9 +303,10 @@ def test_p17_a_request_has_a_fence_behind_it(question: PacketType) -> None:
     assert told[0][0] == b"x"
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_p17_an_unanswered_request_fails_and_later_answers_go_to_their_own(question: PacketType) -> None:
-    """geard and gearmand say nothing to some requests (GEARMAN.md H6)."""
+def test_an_unanswered_request_fails_and_later_answers_go_to_their_own(question: PacketType) -> None:
+    """geard and gearmand say nothing to some requests (H6)."""
     net = connected()
     silent = [net.ask(question, b"silent")[1] for _ in range(2)]
     answered = [net.ask(asked, b"%d" % place)[1] for place, asked in enumerate(QUESTIONS)]
@@ -311,6 +316,7 @@ def test_p17_an_unanswered_request_fails_and_later_answers_go_to_their_own(quest
     assert net.link.error is None
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -321,7 +327,7 @@ def test_p17_an_unanswered_request_fails_and_later_answers_go_to_their_own(quest
     ],
     ids=["gearmand", "geard's NUL", "perl's empty text", "no UTF-8"],
 )
-def test_p17_an_error_is_the_oldest_requests(arguments: tuple[bytes, bytes], text: str) -> None:
+def test_an_error_is_the_oldest_requests(arguments: tuple[bytes, bytes], text: str) -> None:
     net = connected()
     refused, answered = net.echo(b"1"), net.echo(b"2")
     _, fence, second, _ = net.server.received()
@@ -360,8 +366,9 @@ TREATMENTS = st.sampled_from(["answered", "refused", "silent"])
 FRAGMENTS = st.integers(1, 40)
 
 
+@pytest.mark.guarantee(number=17)
 @given(st.lists(st.tuples(st.sampled_from(list(QUESTIONS)), TREATMENTS, st.booleans()), max_size=12), FRAGMENTS)
-def test_p17_each_request_has_its_own_outcome(plan: list[tuple[PacketType, str, bool]], size: int) -> None:
+def test_each_request_has_its_own_outcome(plan: list[tuple[PacketType, str, bool]], size: int) -> None:
     """Any mix of answers, errors, silence and cancelled requests, in pieces of any size: never off by one."""
     net = connected()
     asked = [Asked(net, number, *row) for number, row in enumerate(plan)]
@@ -398,6 +405,7 @@ def nothing_in_place_of_a_fence(net: Net) -> bytes:
     return ECHO_RES.response(b"1")
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize(
     "fault",
     [
@@ -408,7 +416,7 @@ def nothing_in_place_of_a_fence(net: Net) -> bytes:
         nothing_in_place_of_a_fence,
     ],
 )
-def test_p17_a_wrong_answer_to_the_oldest_request_ends_the_connection(fault: Callable[[Net], bytes]) -> None:
+def test_a_wrong_answer_to_the_oldest_request_ends_the_connection(fault: Callable[[Net], bytes]) -> None:
     """It is never taken for somebody else's."""
     net = connected()
     said = fault(net)
@@ -419,6 +427,7 @@ def test_p17_a_wrong_answer_to_the_oldest_request_ends_the_connection(fault: Cal
     assert closed_by(net, ProtocolError)
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize(
     "said",
     [
@@ -431,7 +440,7 @@ def test_p17_a_wrong_answer_to_the_oldest_request_ends_the_connection(fault: Cal
     ],
     ids=["an answer", "a fence's answer", "JOB_CREATED", "ERROR", "a worker's packet", "no arguments"],
 )
-def test_p17_what_nobody_asked_for_ends_the_connection(said: bytes) -> None:
+def test_what_nobody_asked_for_ends_the_connection(said: bytes) -> None:
     net = connected()
     told = net.echo(b"1")
     net.server.shake_hands()
@@ -440,7 +449,8 @@ def test_p17_what_nobody_asked_for_ends_the_connection(said: bytes) -> None:
     assert closed_by(net, ProtocolError)
 
 
-def test_p17_a_handle_that_reads_like_the_fences_does_no_harm() -> None:
+@pytest.mark.guarantee(number=17)
+def test_a_handle_that_reads_like_the_fences_does_no_harm() -> None:
     """A handle may come from anywhere, through `JobHandle.from_string`."""
     net = connected()
     _, told = net.ask(GET_STATUS, FENCE[1][0])
@@ -451,8 +461,9 @@ def test_p17_a_handle_that_reads_like_the_fences_does_no_harm() -> None:
     assert len(told) == 1
 
 
+@pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("late", [ECHO_RES.response(b"1"), ERROR.response(b"code", b"text"), b""])
-def test_p6_a_late_answer_to_a_cancelled_request_is_quiet(late: bytes) -> None:
+def test_a_late_answer_to_a_cancelled_request_is_quiet(late: bytes) -> None:
     net = connected()
     deferred, told = net.ask(ECHO_REQ, b"1")
     deferred.cancel()
@@ -464,7 +475,8 @@ def test_p6_a_late_answer_to_a_cancelled_request_is_quiet(late: bytes) -> None:
     assert net.link.error is None
 
 
-def test_p1_every_request_fails_once_when_the_connection_goes() -> None:
+@pytest.mark.guarantee(number=1)
+def test_every_request_fails_once_when_the_connection_goes() -> None:
     """A cancelled one too, and one that is cancelled by the failure of another."""
     net = connected()
     first = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
@@ -478,7 +490,8 @@ def test_p1_every_request_fails_once_when_the_connection_goes() -> None:
     assert [len(told) for told in (before, after, last)] == [1, 1, 1]
 
 
-def test_p1_a_request_on_a_dead_link_fails_at_once() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_request_on_a_dead_link_fails_at_once() -> None:
     net = connected()
     link = net.link
     net.server.lose(ConnectionLost("cable"))
@@ -488,7 +501,8 @@ def test_p1_a_request_on_a_dead_link_fails_at_once() -> None:
     assert net.server.received() == []
 
 
-def test_p1_a_request_made_by_a_failing_one_fails_at_once() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_request_made_by_a_failing_one_fails_at_once() -> None:
     """The link is known to be down before anybody is told."""
     net = connected()
     link = net.link
@@ -510,8 +524,9 @@ def abort(link: GearmanProtocol) -> None:
     link.abort(ClientStopped())
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("end", [close, abort])
-def test_p1_a_callback_may_end_the_link(end: Callable[[GearmanProtocol], None]) -> None:
+def test_a_callback_may_end_the_link(end: Callable[[GearmanProtocol], None]) -> None:
     """What comes behind it in the same read is dropped, garbage too, and what waits fails once, for that reason."""
     net = connected()
     net.link.request(ECHO_REQ, b"1", answer=ECHO_RES).addCallback(lambda _: end(net.link))
@@ -524,7 +539,8 @@ def test_p1_a_callback_may_end_the_link(end: Callable[[GearmanProtocol], None]) 
     assert net.server.transport.aborted == (end is abort)
 
 
-def test_p1_a_link_ended_before_the_answer_of_its_first_fence_is_told_never_becomes_ready() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_link_ended_before_the_answer_of_its_first_fence_is_told_never_becomes_ready() -> None:
     """The failure of the option is told first, and may run anybody's code."""
 
     class Hasty(GearmanProtocol):
@@ -541,7 +557,8 @@ def test_p1_a_link_ended_before_the_answer_of_its_first_fence_is_told_never_beco
     assert [type(error) for error in waiting] == [ClientStopped]
 
 
-def test_p7_the_observer_is_told_before_those_who_wait() -> None:
+@pytest.mark.guarantee(number=7)
+def test_the_observer_is_told_before_those_who_wait() -> None:
     """So that what they ask in answer to the failure goes to another server."""
     net = connected()
     told_before: list[bool] = []
@@ -574,9 +591,10 @@ def no_garbage_collection() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.guarantee(number=12)
 @pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("end", [is_answered, is_lost, is_answered_wrongly])
-def test_p12_a_request_that_has_ended_leaves_nothing(end: Callable[[Net], None]) -> None:
+def test_a_request_that_has_ended_leaves_nothing(end: Callable[[Net], None]) -> None:
     net = connected()
     link = net.link
     deferred, told = net.ask(ECHO_REQ, b"1")
@@ -610,8 +628,9 @@ def test_a_subclass_handles_packets_that_answer_nothing() -> None:
     assert told == [[b"1"]]
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("size", [1, 2, 11, 12, 13, 10**6])
-def test_p15_answers_come_out_as_they_went_in_however_they_are_cut(size: int) -> None:
+def test_answers_come_out_as_they_went_in_however_they_are_cut(size: int) -> None:
     net = connected()
     payloads = [b"", b"\0", bytes(range(256)) * 3, b"\0RES" * 5]
     told = [net.echo(payload) for payload in payloads]
@@ -635,8 +654,9 @@ BAD_STREAMS = {
 bad_streams = pytest.mark.parametrize("said", BAD_STREAMS.values(), ids=BAD_STREAMS.keys())
 
 
+@pytest.mark.guarantee(number=14)
 @bad_streams
-def test_p14_a_bad_stream_ends_the_connection(said: bytes) -> None:
+def test_a_bad_stream_ends_the_connection(said: bytes) -> None:
     """What came whole before it still counts; what waits fails with `ProtocolError`; back-off applies."""
     net = connected()
     first, second, third = net.echo(b"1"), net.echo(b"2"), net.echo(b"3")
@@ -647,15 +667,17 @@ def test_p14_a_bad_stream_ends_the_connection(said: bytes) -> None:
     assert closed_by(net, ProtocolError)
 
 
+@pytest.mark.guarantee(number=14)
 @bad_streams
-def test_p14_a_bad_stream_in_place_of_the_handshake_ends_the_connection(said: bytes) -> None:
+def test_a_bad_stream_in_place_of_the_handshake_ends_the_connection(said: bytes) -> None:
     net = unready(options=(b"exceptions",))
     net.server.send(said)
     assert net.observer.ready == []
     assert closed_by(net, ProtocolError)
 
 
-def test_p14_a_packet_over_the_limit_ends_the_connection_at_its_header() -> None:
+@pytest.mark.guarantee(number=14)
+def test_a_packet_over_the_limit_ends_the_connection_at_its_header() -> None:
     net = connected(max_packet_size=64)
     told = net.echo(b"1")
     net.server.send(ECHO_RES.response(b"x" * 64))
@@ -682,8 +704,9 @@ def tried_ever_less_often(net: Net | Served, attempts: Callable[[], int]) -> boo
     return 12 <= len(times) <= 40 and gaps[0] < CONNECT_TIMEOUT + 2 and max(gaps) < CONNECT_TIMEOUT + 30 * 1.8
 
 
+@pytest.mark.guarantee(number=14)
 @bad_streams
-def test_p14_a_bad_server_is_tried_ever_less_often(said: bytes) -> None:
+def test_a_bad_server_is_tried_ever_less_often(said: bytes) -> None:
     """The connect alone does not reset the back-off: no hot loop, and no hour without an attempt either."""
     endpoint = OddServer(Clock(), says(said))
     net = Net(endpoint=endpoint, options=(b"exceptions",))
@@ -702,8 +725,9 @@ FAULTS = [
 ]
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("break_it", FAULTS)
-def test_p14_a_server_that_fails_is_tried_ever_less_often(break_it: Callable[[MemoryJobServer], Fault]) -> None:
+def test_a_server_that_fails_is_tried_ever_less_often(break_it: Callable[[MemoryJobServer], Fault]) -> None:
     net = Served(options=(b"exceptions",))
     net.factory.jitter = GearmanFactory.jitter
     fault = break_it(net.server)
@@ -721,7 +745,8 @@ def delays(net: Served, count: int) -> list[float]:
     return seen
 
 
-def test_p14_the_delays_grow_from_a_second_at_most_to_half_a_minute() -> None:
+@pytest.mark.guarantee(number=14)
+def test_the_delays_grow_from_a_second_at_most_to_half_a_minute() -> None:
     seen = delays(Served().connect(), 10)
     assert 0 < seen[0] <= 1
     assert seen == sorted(seen)
@@ -729,14 +754,16 @@ def test_p14_the_delays_grow_from_a_second_at_most_to_half_a_minute() -> None:
     assert seen[-2:] == [30, 30]
 
 
-def test_p14_the_first_delay_is_the_same_before_the_first_connection() -> None:
+@pytest.mark.guarantee(number=14)
+def test_the_first_delay_is_the_same_before_the_first_connection() -> None:
     never, lost = Served(), Served().connect()
     never.server.refuse_connections()
     lost.server.drop_connections()
     assert never.connect().delay == lost.delay
 
 
-def test_p14_the_delays_are_jittered() -> None:
+@pytest.mark.guarantee(number=14)
+def test_the_delays_are_jittered() -> None:
     """The clients of a server that restarts must not all come back at once."""
     nets = [connected() for _ in range(5)]
     for net in nets:
@@ -744,7 +771,8 @@ def test_p14_the_delays_are_jittered() -> None:
     assert len({net.delay for net in nets}) == 5
 
 
-def test_p14_only_a_good_answer_resets_the_delay() -> None:
+@pytest.mark.guarantee(number=14)
+def test_only_a_good_answer_resets_the_delay() -> None:
     net = Served().connect()
     first, *_, last = delays(net, 4)  # before the cap
     net.server.drop_before(GET_STATUS)
@@ -755,7 +783,8 @@ def test_p14_only_a_good_answer_resets_the_delay() -> None:
     assert net.delay == first
 
 
-def test_p14_the_time_of_the_next_attempt_is_known_while_there_is_one() -> None:
+@pytest.mark.guarantee(number=14)
+def test_the_time_of_the_next_attempt_is_known_while_there_is_one() -> None:
     net = Served().connect()
     assert net.factory.next_attempt is None
     net.server.drop_connections()
@@ -776,7 +805,8 @@ def test_a_factory_is_connecting_from_the_attempt_to_the_end_of_the_link() -> No
 # The connect time-out.
 
 
-def test_p10_an_attempt_that_leads_nowhere_times_out() -> None:
+@pytest.mark.guarantee(number=10)
+def test_an_attempt_that_leads_nowhere_times_out() -> None:
     net = Served()
     net.server.black_hole_connections()
     waiting = outcome(net.factory.when_ready())
@@ -786,8 +816,9 @@ def test_p10_an_attempt_that_leads_nowhere_times_out() -> None:
     check_timed_out(net, waiting)
 
 
+@pytest.mark.guarantee(number=10)
 @pytest.mark.parametrize("said", [b"", OPTION_RES.response(b"exceptions"), b"\0RES\0"])
-def test_p10_a_connection_without_a_good_answer_times_out(said: bytes) -> None:
+def test_a_connection_without_a_good_answer_times_out(said: bytes) -> None:
     net = unready(options=(b"exceptions",))
     waiting = outcome(net.factory.when_ready())
     net.clock.advance(CONNECT_TIMEOUT - 0.1)
@@ -805,7 +836,8 @@ def check_timed_out(net: Net | Served, waiting: list[Any]) -> None:
     assert 0 < net.delay < 2
 
 
-def test_p10_the_time_out_is_the_callers_to_choose_and_ends_with_the_first_good_answer() -> None:
+@pytest.mark.guarantee(number=10)
+def test_the_time_out_is_the_callers_to_choose_and_ends_with_the_first_good_answer() -> None:
     net = Served(connect_timeout=2)
     silence = net.server.fall_silent()
     net.connect().server.advance(1.9)
@@ -815,7 +847,8 @@ def test_p10_the_time_out_is_the_callers_to_choose_and_ends_with_the_first_good_
     assert net.clock.getDelayedCalls() == []
 
 
-def test_p10_each_attempt_has_its_own_time_out() -> None:
+@pytest.mark.guarantee(number=10)
+def test_each_attempt_has_its_own_time_out() -> None:
     net = Served(connect_timeout=2)
     net.server.black_hole_connections()
     net.connect()
@@ -825,7 +858,8 @@ def test_p10_each_attempt_has_its_own_time_out() -> None:
         net.server.advance(net.delay)
 
 
-def test_p10_a_refusal_after_a_time_out_is_told_as_such() -> None:
+@pytest.mark.guarantee(number=10)
+def test_a_refusal_after_a_time_out_is_told_as_such() -> None:
     net = Served()
     net.server.black_hole_connections()
     net.connect().server.advance(CONNECT_TIMEOUT)
@@ -834,7 +868,8 @@ def test_p10_a_refusal_after_a_time_out_is_told_as_such() -> None:
     assert net.errors() == [TimeoutError, ConnectionRefusedError]
 
 
-def test_p10_a_connection_that_comes_too_late_is_refused() -> None:
+@pytest.mark.guarantee(number=10)
+def test_a_connection_that_comes_too_late_is_refused() -> None:
     """Before the next attempt, and while it is under way."""
     net = Net()
     net.endpoint.black_hole = True
@@ -880,14 +915,16 @@ def looking_up_first() -> tuple[Net, EndpointConnector]:
     return net, connector
 
 
-def test_p10_an_attempt_that_waits_for_another_deferred_times_out() -> None:
+@pytest.mark.guarantee(number=10)
+def test_an_attempt_that_waits_for_another_deferred_times_out() -> None:
     net, _ = looking_up_first()
     net.clock.advance(CONNECT_TIMEOUT)
     assert [type(error) for error in net.observer.errors] == [TimeoutError]
     assert net.delay < 2
 
 
-def test_p11_an_attempt_that_waits_for_another_deferred_is_stopped() -> None:
+@pytest.mark.guarantee(number=11)
+def test_an_attempt_that_waits_for_another_deferred_is_stopped() -> None:
     net, _ = looking_up_first()
     assert outcome(net.factory.stop(ClientStopped())) == [None]
     assert net.clock.getDelayedCalls() == []
@@ -940,6 +977,7 @@ def being_stopped() -> Net:
     return net
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize(
     "state",
     [
@@ -954,7 +992,7 @@ def being_stopped() -> Net:
         being_stopped,
     ],
 )
-def test_p11_a_stop_leaves_nothing(state: Callable[[], Net]) -> None:
+def test_a_stop_leaves_nothing(state: Callable[[], Net]) -> None:
     """In whatever state: its Deferred fires, no timer is left, and no attempt is made again."""
     net = state()
     attempts = net.endpoint.attempts
@@ -969,8 +1007,9 @@ def test_p11_a_stop_leaves_nothing(state: Callable[[], Net]) -> None:
     assert net.endpoint.attempts == attempts
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("state", [never_connected, connecting, unready, connected, backing_off])
-def test_p11_a_second_stop_waits_for_the_first(state: Callable[[], Net]) -> None:
+def test_a_second_stop_waits_for_the_first(state: Callable[[], Net]) -> None:
     net = state()
     told = [outcome(net.factory.stop(ClientStopped())) for _ in range(2)]
     net.clock.advance(0)
@@ -978,7 +1017,8 @@ def test_p11_a_second_stop_waits_for_the_first(state: Callable[[], Net]) -> None
     assert outcome(net.factory.stop(ClientStopped())) == [None]
 
 
-def test_p11_a_peer_that_reads_nothing_holds_up_a_stop_for_a_time_only() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_peer_that_reads_nothing_holds_up_a_stop_for_a_time_only() -> None:
     net = Served().connect()
     net.server.fall_silent()
     told = net.echo(b"1")
@@ -993,7 +1033,8 @@ def test_p11_a_peer_that_reads_nothing_holds_up_a_stop_for_a_time_only() -> None
     assert net.clock.getDelayedCalls() == []
 
 
-def test_p11_what_was_written_goes_out_before_the_close() -> None:
+@pytest.mark.guarantee(number=11)
+def test_what_was_written_goes_out_before_the_close() -> None:
     net = connected()
     net.ask(ECHO_REQ, b"1")
     net.factory.stop(ClientStopped())
@@ -1037,8 +1078,9 @@ def lost_at_once(net: Net) -> None:
     net.endpoint = OddServer(net.clock, ServerSide.lose)
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("prepare", [no_failure, refused, answered_badly, lost_at_once])
-def test_p11_the_observer_may_stop_the_factory(prepare: Callable[[Net], None]) -> None:
+def test_the_observer_may_stop_the_factory(prepare: Callable[[Net], None]) -> None:
     net = Net()
     prepare(net)
     observer = Stopper(net)
@@ -1052,7 +1094,8 @@ def test_p11_the_observer_may_stop_the_factory(prepare: Callable[[Net], None]) -
     assert net.clock.getDelayedCalls() == []
 
 
-def test_p11_a_request_may_stop_the_factory() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_request_may_stop_the_factory() -> None:
     net = connected()
     stopped: list[Any] = []
     deferred = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
@@ -1063,7 +1106,8 @@ def test_p11_a_request_may_stop_the_factory() -> None:
     assert net.clock.getDelayedCalls() == []
 
 
-def test_p11_a_retry_after_the_stop_is_refused() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_retry_after_the_stop_is_refused() -> None:
     """It is public, since `ReconnectingClientFactory` has it."""
     net = backing_off()
     net.factory.stop(ClientStopped())
@@ -1072,7 +1116,8 @@ def test_p11_a_retry_after_the_stop_is_refused() -> None:
     assert net.clock.getDelayedCalls() == []
 
 
-def test_p11_a_link_closed_twice_leaves_no_timer() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_link_closed_twice_leaves_no_timer() -> None:
     net = connected()
     close(net.link)
     close(net.link)
@@ -1081,7 +1126,8 @@ def test_p11_a_link_closed_twice_leaves_no_timer() -> None:
     assert net.clock.getDelayedCalls() == []
 
 
-def test_p11_a_link_closed_after_its_loss_leaves_no_timer() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_link_closed_after_its_loss_leaves_no_timer() -> None:
     net = connected()
     link = net.link
     net.server.lose()
@@ -1153,9 +1199,10 @@ def test_when_ready_can_be_cancelled() -> None:
     assert other == [net.link]
 
 
+@pytest.mark.guarantee(number=12)
 @pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("cancelled", [True, False])
-def test_p12_nothing_is_kept_of_one_that_waited(cancelled: bool) -> None:
+def test_nothing_is_kept_of_one_that_waited(cancelled: bool) -> None:
     net = unready()
     deferred = net.factory.when_ready()
     told = outcome(deferred)
@@ -1178,8 +1225,9 @@ def test_one_that_waits_may_cancel_another() -> None:
     assert [type(error) for error in told] == [CancelledError]
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("state", [never_connected, connecting, unready, backing_off, just_aborted])
-def test_p1_when_ready_fails_with_what_the_stop_was_for(state: Callable[[], Net]) -> None:
+def test_when_ready_fails_with_what_the_stop_was_for(state: Callable[[], Net]) -> None:
     net = state()
     waiting = outcome(net.factory.when_ready())
     error = ClientStopped()
@@ -1188,8 +1236,9 @@ def test_p1_when_ready_fails_with_what_the_stop_was_for(state: Callable[[], Net]
     assert waiting == [error]
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("state", [never_connected, connecting, connected, backing_off, just_aborted])
-def test_p1_when_ready_after_the_stop_fails(state: Callable[[], Net]) -> None:
+def test_when_ready_after_the_stop_fails(state: Callable[[], Net]) -> None:
     """There will be no next attempt to wait for."""
     net = state()
     net.factory.stop(ClientStopped())
@@ -1198,8 +1247,9 @@ def test_p1_when_ready_after_the_stop_fails(state: Callable[[], Net]) -> None:
     assert [type(error) for error in waiting] == [ClientStopped]
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("state", [connecting, unready])
-def test_p1_when_ready_fails_after_twisteds_own_stop(state: Callable[[], Net]) -> None:
+def test_when_ready_fails_after_twisteds_own_stop(state: Callable[[], Net]) -> None:
     """Whoever knows `ReconnectingClientFactory` calls `stopTrying()`, and then closes the connection."""
     net = state()
     waiting = outcome(net.factory.when_ready())
@@ -1325,7 +1375,8 @@ def test_a_plain_connector_connects_and_connects_again() -> None:
     assert net.connector.calls == ["connect"]
 
 
-def test_p10_a_plain_connector_is_told_to_give_up() -> None:
+@pytest.mark.guarantee(number=10)
+def test_a_plain_connector_is_told_to_give_up() -> None:
     net = PlainNet()
     waiting = outcome(net.factory.when_ready())
     net.clock.advance(CONNECT_TIMEOUT)
@@ -1334,7 +1385,8 @@ def test_p10_a_plain_connector_is_told_to_give_up() -> None:
     assert [type(error) for error in waiting] == [TimeoutError]
 
 
-def test_p11_a_plain_connector_is_told_to_stop() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_plain_connector_is_told_to_stop() -> None:
     net = PlainNet()
     server = net.accept()
     server.shake_hands()
@@ -1369,10 +1421,11 @@ def failed() -> Deferred[Any]:
     return fail(ConnectionLost("the handshake that comes after"))
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize(
     ("outcome_of", "connects"), [(failed, True), (lambda: succeed(None), False)], ids=["fails after all", "no protocol"]
 )
-def test_p11_an_endpoint_that_says_one_thing_and_does_another(
+def test_an_endpoint_that_says_one_thing_and_does_another(
     outcome_of: Callable[[], Deferred[Any]], connects: bool
 ) -> None:
     """It is a failed attempt: one retry at a time, and nothing left in the end."""
@@ -1418,8 +1471,9 @@ class Pipe:
         self._protocol.connectionLost(Failure(ConnectionDone()))
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("end", ["abort", "close"])
-def test_p11_a_transport_that_knows_no_abort_and_disconnects_at_once(end: str) -> None:
+def test_a_transport_that_knows_no_abort_and_disconnects_at_once(end: str) -> None:
     clock = Clock()
     factory = GearmanFactory(clock)
     link = factory.buildProtocol(None)
@@ -1430,7 +1484,8 @@ def test_p11_a_transport_that_knows_no_abort_and_disconnects_at_once(end: str) -
     assert clock.getDelayedCalls() == []
 
 
-def test_p11_an_endpoint_in_whose_connect_the_factory_is_stopped() -> None:
+@pytest.mark.guarantee(number=11)
+def test_an_endpoint_in_whose_connect_the_factory_is_stopped() -> None:
     """Looking something up may run anybody's code."""
     clock = Clock()
     factory = GearmanFactory(clock)
@@ -1456,7 +1511,9 @@ def let_pass(net: Net, seconds: float) -> None:
         net.clock.advance(0.25)
 
 
-def test_p10_p17_a_server_that_owes_answers_and_gives_none_is_dropped() -> None:
+@pytest.mark.guarantee(number=10)
+@pytest.mark.guarantee(number=17)
+def test_a_server_that_owes_answers_and_gives_none_is_dropped() -> None:
     net = connected(ack_timeout=8.0)
     let_pass(net, 60)
     told = net.echo(b"1")
@@ -1468,7 +1525,8 @@ def test_p10_p17_a_server_that_owes_answers_and_gives_none_is_dropped() -> None:
     assert [type(error) for error in net.observer.errors] == [TimeoutError]
 
 
-def test_p10_the_default_is_half_a_minute() -> None:
+@pytest.mark.guarantee(number=10)
+def test_the_default_is_half_a_minute() -> None:
     net = connected()
     net.clock.advance(60)
     told = net.echo(b"1")
@@ -1478,7 +1536,8 @@ def test_p10_the_default_is_half_a_minute() -> None:
     assert len(told) == 1
 
 
-def test_p17_a_server_that_is_slow_and_goes_on_is_waited_for() -> None:
+@pytest.mark.guarantee(number=17)
+def test_a_server_that_is_slow_and_goes_on_is_waited_for() -> None:
     """One answer in each while, however much is owed."""
     net = connected(ack_timeout=8.0)
     told = [net.echo(b"%d" % number) for number in range(10)]
@@ -1489,7 +1548,8 @@ def test_p17_a_server_that_is_slow_and_goes_on_is_waited_for() -> None:
     assert net.link.error is None
 
 
-def test_p17_a_server_that_stops_answering_is_found_in_half_as_long_again() -> None:
+@pytest.mark.guarantee(number=17)
+def test_a_server_that_stops_answering_is_found_in_half_as_long_again() -> None:
     net = connected(ack_timeout=8.0)
     net.echo(b"1")
     question, fence = net.server.received()
@@ -1502,7 +1562,8 @@ def test_p17_a_server_that_stops_answering_is_found_in_half_as_long_again() -> N
     assert closed_by(net, TimeoutError)
 
 
-def test_p17_a_server_that_is_slow_with_something_large_is_waited_for() -> None:
+@pytest.mark.guarantee(number=17)
+def test_a_server_that_is_slow_with_something_large_is_waited_for() -> None:
     """What it owes is behind that."""
     net = connected(ack_timeout=8.0)
     link, large, told = net.link, net.echo(b"x" * 40), net.echo(b"1")
@@ -1519,8 +1580,9 @@ def test_p17_a_server_that_is_slow_with_something_large_is_waited_for() -> None:
     assert isinstance(link.error, TimeoutError)  # it said no more
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("late", [3.75, 4.25, 7.75])
-def test_p17_a_server_has_its_whole_time_for_each_answer(late: float) -> None:
+def test_a_server_has_its_whole_time_for_each_answer(late: float) -> None:
     """However late the one before was."""
     net = connected(ack_timeout=8.0)
     link = net.link
@@ -1536,7 +1598,9 @@ def test_p17_a_server_has_its_whole_time_for_each_answer(late: float) -> None:
     assert isinstance(link.error, TimeoutError)
 
 
-def test_p10_p17_a_reactor_that_was_blocked_is_no_silence_of_the_server() -> None:
+@pytest.mark.guarantee(number=10)
+@pytest.mark.guarantee(number=17)
+def test_a_reactor_that_was_blocked_is_no_silence_of_the_server() -> None:
     """The timer comes before what has been there to be read for long."""
     net = connected(ack_timeout=8.0)
     for number in range(5):
@@ -1548,7 +1612,8 @@ def test_p10_p17_a_reactor_that_was_blocked_is_no_silence_of_the_server() -> Non
     assert net.link.error is None
 
 
-def test_p10_an_idle_link_has_no_timer() -> None:
+@pytest.mark.guarantee(number=10)
+def test_an_idle_link_has_no_timer() -> None:
     net = connected(ack_timeout=8.0)
     net.echo(b"1")
     net.server.shake_hands()
@@ -1556,8 +1621,9 @@ def test_p10_an_idle_link_has_no_timer() -> None:
     assert net.clock.getDelayedCalls() == []
 
 
+@pytest.mark.guarantee(number=10)
 @pytest.mark.parametrize("end", ["stop", "lose"])
-def test_p10_the_looks_end_with_the_link(end: str) -> None:
+def test_the_looks_end_with_the_link(end: str) -> None:
     net = connected(heartbeat=5.0)
     net.echo(b"1")
     if end == "stop":
@@ -1581,7 +1647,8 @@ def test_without_a_heartbeat_nobody_is_asked() -> None:
     assert net.link.error is None
 
 
-def test_p10_a_heartbeat_asks_in_silence_and_drops_who_is_gone() -> None:
+@pytest.mark.guarantee(number=10)
+def test_a_heartbeat_asks_in_silence_and_drops_who_is_gone() -> None:
     net = connected(heartbeat=8.0)
     let_pass(net, 11.75)
     assert net.server.received() == []
@@ -1608,7 +1675,8 @@ def test_who_answers_the_heartbeat_is_asked_again_after_the_next_silence() -> No
     assert net.link.error is None
 
 
-def test_p17_who_answers_the_fence_only_is_there_as_well() -> None:
+@pytest.mark.guarantee(number=17)
+def test_who_answers_the_fence_only_is_there_as_well() -> None:
     """geard does so with an ECHO_REQ (H6)."""
     net = connected(heartbeat=8.0)
     for _ in range(100 * 4):
@@ -1629,7 +1697,8 @@ def test_any_byte_is_a_sign_of_life() -> None:
     assert (server.received(), link.error, link.owed) == ([], None, False)
 
 
-def test_p10_a_reactor_that_was_blocked_is_no_silence_for_the_heartbeat() -> None:
+@pytest.mark.guarantee(number=10)
+def test_a_reactor_that_was_blocked_is_no_silence_for_the_heartbeat() -> None:
     net = connected(heartbeat=8.0)
     for _ in range(5):
         net.clock.advance(100)
@@ -1670,7 +1739,8 @@ def test_a_link_tells_when_what_was_written_is_out() -> None:
     assert (net.link.paused, waiting) == (False, [[None], [None]])
 
 
-def test_p1_who_waits_for_a_slow_server_is_told_when_it_is_gone() -> None:
+@pytest.mark.guarantee(number=1)
+def test_who_waits_for_a_slow_server_is_told_when_it_is_gone() -> None:
     net = connected()
     link = net.link
     link.pauseProducing()
@@ -1719,8 +1789,9 @@ def test_what_answers_bring_about_goes_out_in_few_pieces(
     assert b"alone" in pieces[-2]
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize(("end", "written"), [(close, [b"last"]), (abort, [])])
-def test_p11_what_is_kept_goes_out_before_a_close(
+def test_what_is_kept_goes_out_before_a_close(
     end: Callable[[GearmanProtocol], None], written: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After it, TLS would drop it; and an abort drops all that is not out."""
@@ -1759,7 +1830,8 @@ def test_a_deaf_link_reads_nothing_until_it_asks_something() -> None:
     assert transport.producerState == "producing"
 
 
-def test_p11_a_deaf_link_hears_how_it_is_closed() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_deaf_link_hears_how_it_is_closed() -> None:
     net = connected()
     net.link.listen(False)
     net.factory.stop(ClientStopped())
@@ -1789,7 +1861,8 @@ def test_an_idle_link_is_left_at_once() -> None:
     assert (len(left), net.clock.getDelayedCalls()) == (1, [])
 
 
-def test_p7_a_link_that_is_lost_while_it_is_left_is_not_made_again() -> None:
+@pytest.mark.guarantee(number=7)
+def test_a_link_that_is_lost_while_it_is_left_is_not_made_again() -> None:
     net = connected()
     net.echo(b"1")
     left = outcome(net.factory.retire(net.link))
@@ -1805,7 +1878,8 @@ def test_a_server_that_is_not_ready_is_left_without_more_ado() -> None:
     assert (len(left), net.clock.getDelayedCalls()) == (1, [])
 
 
-def test_p11_a_stop_hurries_a_link_that_is_being_left() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_stop_hurries_a_link_that_is_being_left() -> None:
     net = connected()
     told = net.echo(b"1")
     left = outcome(net.factory.retire(net.link))
@@ -1854,7 +1928,8 @@ def test_a_link_that_is_of_no_use_is_not_told_as_idle(said: bytes) -> None:
     assert leaving.idle == []
 
 
-def test_p11_a_link_that_is_left_has_the_time_that_it_is_given_to_go() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_link_that_is_left_has_the_time_that_it_is_given_to_go() -> None:
     net = Served().connect()
     net.server.fall_silent()
     left = outcome(net.factory.retire(net.link, 20.0))

@@ -1,4 +1,4 @@
-"""Many deadlines on one timer (promise 10: none leaves a timer behind; promise 12: no memory of the past)."""
+"""Many deadlines on one timer (guarantee 10: none leaves a timer behind; guarantee 12: no memory of the past)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class Kept:
         return [call.getTime() for call in self.clock.getDelayedCalls()]
 
 
-def test_p10_items_are_handed_over_at_their_time_the_first_first() -> None:
+@pytest.mark.guarantee(number=10)
+def test_items_are_handed_over_at_their_time_the_first_first() -> None:
     kept = Kept()
     for item, seconds in (("c", 3.0), ("a", 1.0), ("b", 2.0), ("also b", 2.0)):
         kept.deadlines.add(item, seconds)
@@ -74,7 +75,8 @@ def test_p10_items_are_handed_over_at_their_time_the_first_first() -> None:
     assert (len(kept.deadlines), kept.timers) == (0, [])
 
 
-def test_p10_there_is_one_timer_for_the_earliest_and_none_for_nothing() -> None:
+@pytest.mark.guarantee(number=10)
+def test_there_is_one_timer_for_the_earliest_and_none_for_nothing() -> None:
     kept = Kept()
     assert kept.timers == []
     for seconds in (5.0, 4.0, 6.0):
@@ -87,7 +89,8 @@ def test_p10_there_is_one_timer_for_the_earliest_and_none_for_nothing() -> None:
     assert kept.timers == []
 
 
-def test_p10_what_comes_late_comes_all_the_same() -> None:
+@pytest.mark.guarantee(number=10)
+def test_what_comes_late_comes_all_the_same() -> None:
     """A reactor that was blocked turns once for many."""
     kept = Kept()
     for number in range(5):
@@ -97,7 +100,8 @@ def test_p10_what_comes_late_comes_all_the_same() -> None:
     assert (kept.timers, kept.clock.made) == ([], 1)
 
 
-def test_p10_time_may_go_on_while_items_are_handed_over() -> None:
+@pytest.mark.guarantee(number=10)
+def test_time_may_go_on_while_items_are_handed_over() -> None:
     """What has become due by the end comes right after it."""
     kept = Kept()
     for number in range(3):
@@ -234,7 +238,8 @@ def test_what_is_left_of_many_comes_in_order(monkeypatch: pytest.MonkeyPatch) ->
     assert kept.passed == [(float(number), number) for number in range(50, 5001, 50)]
 
 
-def test_p12_nothing_of_an_item_is_kept() -> None:
+@pytest.mark.guarantee(number=12)
+def test_nothing_of_an_item_is_kept() -> None:
     """One that waits long must not keep those that came after it, nor the numbers of millions."""
     kept = Kept()
     kept.deadlines.add("long", 1e6)
@@ -251,7 +256,8 @@ def test_p12_nothing_of_an_item_is_kept() -> None:
     assert len(kept.timers) == 1
 
 
-def test_p12_what_was_forgotten_with_all_is_not_kept() -> None:
+@pytest.mark.guarantee(number=12)
+def test_what_was_forgotten_with_all_is_not_kept() -> None:
     kept = Kept()
     item: Item | None = Item()
     gone = weakref.ref(item)
@@ -261,7 +267,8 @@ def test_p12_what_was_forgotten_with_all_is_not_kept() -> None:
     assert gone() is None
 
 
-def test_p12_what_was_handed_over_is_not_kept() -> None:
+@pytest.mark.guarantee(number=12)
+def test_what_was_handed_over_is_not_kept() -> None:
     kept = Kept()
     item: Item | None = Item()
     gone = weakref.ref(item)

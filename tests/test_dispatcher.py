@@ -83,7 +83,7 @@ def names(seen: Seen) -> list[str]:
     return [event[0] for event in seen]
 
 
-# Promise 10: the time of a task passes wherever it is.
+# Guarantee 10: the time of a task passes wherever it is.
 
 TIMEOUT = 0.4
 
@@ -170,8 +170,9 @@ PLACES: list[Callable[[Seen], tuple[House, Deferred[bytes]]]] = [
 ]
 
 
+@pytest.mark.guarantee(number=10)
 @pytest.mark.parametrize("place", PLACES)
-def test_p10_the_time_of_a_task_passes_wherever_it_is(place: Callable[[Seen], tuple[House, Deferred[bytes]]]) -> None:
+def test_the_time_of_a_task_passes_wherever_it_is(place: Callable[[Seen], tuple[House, Deferred[bytes]]]) -> None:
     seen: Seen = []
     house, task = place(seen)
     house.advance(TIMEOUT - 0.01)
@@ -186,8 +187,9 @@ def test_p10_the_time_of_a_task_passes_wherever_it_is(place: Callable[[Seen], tu
     stop(house)
 
 
+@pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("place", [at_the_gate, waiting_for_a_connecting_server, patient, in_the_backlog])
-def test_p9_what_timed_out_unwritten_is_never_sent(place: Callable[[Seen], tuple[House, Deferred[bytes]]]) -> None:
+def test_what_timed_out_unwritten_is_never_sent(place: Callable[[Seen], tuple[House, Deferred[bytes]]]) -> None:
     house, task = place([])
     house.advance(TIMEOUT + 0.01)
     assert type(outcome(task)) is TaskTimedOut
@@ -204,13 +206,14 @@ def test_p9_what_timed_out_unwritten_is_never_sent(place: Callable[[Seen], tuple
     stop(house)
 
 
+@pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("unique", ["", "u"], ids=["alone", "shared"])
 @pytest.mark.parametrize(
     "end",
     [TakenJob.complete, TakenJob.fail, lambda job: job.send_exception(b"x")],
     ids=["complete", "fail", "exception"],
 )
-def test_p6_what_comes_after_the_time_hits_nobody(end: Callable[[TakenJob], None], unique: str) -> None:
+def test_what_comes_after_the_time_hits_nobody(end: Callable[[TakenJob], None], unique: str) -> None:
     house = House()
     seen: Seen = []
     late = submit(house, seen, unique=unique)
@@ -232,7 +235,8 @@ def test_p6_what_comes_after_the_time_hits_nobody(end: Callable[[TakenJob], None
     house.stop()
 
 
-def test_p10_a_background_task_has_a_time_to_be_taken_by_a_server() -> None:
+@pytest.mark.guarantee(number=10)
+def test_a_background_task_has_a_time_to_be_taken_by_a_server() -> None:
     house = House().start()
     silence = house.server.fall_silent()
     told: Seen = []
@@ -247,8 +251,9 @@ def test_p10_a_background_task_has_a_time_to_be_taken_by_a_server() -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=10)
 @pytest.mark.parametrize("background", [False, True])
-def test_p10_a_task_that_ends_in_time_leaves_no_timer(background: bool) -> None:
+def test_a_task_that_ends_in_time_leaves_no_timer(background: bool) -> None:
     house = House()
     if background:
         done: Deferred[Any] = house.client.add_task_bg("work", timeout=10_000)
@@ -261,8 +266,9 @@ def test_p10_a_task_that_ends_in_time_leaves_no_timer(background: bool) -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=10)
 @pytest.mark.slow
-def test_p10_a_hundred_thousand_time_outs_are_one_timer() -> None:
+def test_a_hundred_thousand_time_outs_are_one_timer() -> None:
     """And to add one, or to take one away, asks for no other, but for those that are due before all others."""
     clock = CountingClock()
     house = House(clock=clock)
@@ -286,7 +292,8 @@ def test_p10_a_hundred_thousand_time_outs_are_one_timer() -> None:
     house.stop()
 
 
-def test_p10_the_time_is_for_all_attempts_together() -> None:
+@pytest.mark.guarantee(number=10)
+def test_the_time_is_for_all_attempts_together() -> None:
     house = House()
     seen: Seen = []
     task = house.client.add_task("work", timeout=2.5, retries=100, **noting(seen))
@@ -299,9 +306,10 @@ def test_p10_the_time_is_for_all_attempts_together() -> None:
     house.stop()
 
 
-# Promise 7: retries.
+# Guarantee 7: retries.
 
 
+@pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize(
     ("reason", "retried"),
     [
@@ -321,11 +329,12 @@ def test_p10_the_time_is_for_all_attempts_together() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_p7_what_is_retried(reason: Exception, retried: bool) -> None:
+def test_what_is_retried(reason: Exception, retried: bool) -> None:
     assert is_retried(reason) is retried
 
 
-def test_p7_rests_grow_to_half_a_minute() -> None:
+@pytest.mark.guarantee(number=7)
+def test_rests_grow_to_half_a_minute() -> None:
     assert [rest_before(attempt) for attempt in range(1, 10)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
     assert rest_before(1000) == 30
 
@@ -343,6 +352,7 @@ def raise_exception(house: House) -> None:
     house.server.take("work").send_exception(b"x")
 
 
+@pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("retries", [1, 3])
 @pytest.mark.parametrize(
     ("go_wrong", "kind"),
@@ -352,7 +362,7 @@ def raise_exception(house: House) -> None:
         (raise_exception, TaskException),
     ],
 )
-def test_p7_it_is_submitted_as_often_as_was_asked_for(
+def test_it_is_submitted_as_often_as_was_asked_for(
     go_wrong: Callable[[House], None], kind: type[Exception], retries: int
 ) -> None:
     house = House(server_wait=100.0).start()
@@ -382,9 +392,10 @@ def with_a_full_queue(house: House, times: int) -> None:
     house.server.reject("QUEUE_ERROR", "Job queue is full", times=times)
 
 
+@pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize(("server", "kind"), [(losing, TaskLost), (with_a_full_queue, TaskRejected)])
 @pytest.mark.parametrize("retries", [0, 2])
-def test_p7_where_no_attempt_is_answered_it_is_submitted_as_often(
+def test_where_no_attempt_is_answered_it_is_submitted_as_often(
     server: Callable[[House, int], None], kind: type[Exception], retries: int
 ) -> None:
     house = House(server_wait=100.0).start()
@@ -400,7 +411,8 @@ def test_p7_where_no_attempt_is_answered_it_is_submitted_as_often(
     house.stop()
 
 
-def test_p7_what_is_refused_for_itself_is_not_submitted_again() -> None:
+@pytest.mark.guarantee(number=7)
+def test_what_is_refused_for_itself_is_not_submitted_again() -> None:
     house = House().start()
     house.server.reject("ARGUMENT_TOO_LARGE")
     task = house.client.add_task("work", retries=5)
@@ -409,7 +421,8 @@ def test_p7_what_is_refused_for_itself_is_not_submitted_again() -> None:
     house.stop()
 
 
-def test_p7_a_client_without_a_server_tries_as_often() -> None:
+@pytest.mark.guarantee(number=7)
+def test_a_client_without_a_server_tries_as_often() -> None:
     house = House(2)
     for server in house.servers:
         server.refuse_connections()
@@ -429,7 +442,8 @@ def test_p7_a_client_without_a_server_tries_as_often() -> None:
     house.stop()
 
 
-def test_p7_a_job_that_the_server_forgot_is_submitted_again() -> None:
+@pytest.mark.guarantee(number=7)
+def test_a_job_that_the_server_forgot_is_submitted_again() -> None:
     house = House(check_interval=10.0)
     seen: Seen = []
     task = house.client.add_task("work", retries=1, **noting(seen))
@@ -442,7 +456,8 @@ def test_p7_a_job_that_the_server_forgot_is_submitted_again() -> None:
     house.stop()
 
 
-def test_p2_events_of_a_task_that_fails_and_then_completes_come_in_order() -> None:
+@pytest.mark.guarantee(number=2)
+def test_events_of_a_task_that_fails_and_then_completes_come_in_order() -> None:
     house = House()
     seen: Seen = []
     handles: list[Any] = []
@@ -472,7 +487,8 @@ def test_p2_events_of_a_task_that_fails_and_then_completes_come_in_order() -> No
     house.stop()
 
 
-def test_p7_it_rests_before_each_attempt() -> None:
+@pytest.mark.guarantee(number=7)
+def test_it_rests_before_each_attempt() -> None:
     house = House()
     quietly(house.client.add_task("work", retries=8))
     for rest in (0.5, 1, 2, 4, 8, 16, 30, 30):
@@ -484,7 +500,8 @@ def test_p7_it_rests_before_each_attempt() -> None:
     house.stop()
 
 
-def test_p7_with_a_unique_the_next_attempt_is_at_the_next_in_rank() -> None:
+@pytest.mark.guarantee(number=7)
+def test_with_a_unique_the_next_attempt_is_at_the_next_in_rank() -> None:
     house = House(3).start()
     task = house.client.add_task("work", unique="u", retries=5)
     places = []
@@ -501,7 +518,8 @@ def test_p7_with_a_unique_the_next_attempt_is_at_the_next_in_rank() -> None:
     outcome(task)
 
 
-def test_p7_without_a_unique_the_next_attempt_is_at_another_server() -> None:
+@pytest.mark.guarantee(number=7)
+def test_without_a_unique_the_next_attempt_is_at_another_server() -> None:
     """Even if that is the busier one."""
     house = House(2).start()
     task = house.client.add_task("work", b"again", retries=4)
@@ -524,7 +542,8 @@ def test_p7_without_a_unique_the_next_attempt_is_at_another_server() -> None:
     assert type(outcome(task)) is ClientStopped
 
 
-def test_p7_a_retry_stays_where_there_is_no_other_server() -> None:
+@pytest.mark.guarantee(number=7)
+def test_a_retry_stays_where_there_is_no_other_server() -> None:
     house = House(2)
     house.servers[1].refuse_connections()
     task = house.client.add_task("work", retries=1)
@@ -535,8 +554,9 @@ def test_p7_a_retry_stays_where_there_is_no_other_server() -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("drop", [MemoryJobServer.drop_before, MemoryJobServer.drop_after])
-def test_p7_a_background_task_that_was_written_is_never_submitted_again(drop: Callable[..., Fault]) -> None:
+def test_a_background_task_that_was_written_is_never_submitted_again(drop: Callable[..., Fault]) -> None:
     house = House(2, server_wait=100.0).start()
     for server in house.servers:
         drop(server, SUBMIT_JOB_BG)
@@ -548,12 +568,13 @@ def test_p7_a_background_task_that_was_written_is_never_submitted_again(drop: Ca
     house.stop()
 
 
+@pytest.mark.guarantee(number=7)
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.sampled_from(["drop", "hold", "silence", "down", "well again", "wait"]), max_size=12),
     st.integers(0, 12),
 )
-def test_p7_a_background_task_is_written_once_whatever_is_lost(steps: list[str], when: int) -> None:
+def test_a_background_task_is_written_once_whatever_is_lost(steps: list[str], when: int) -> None:
     house = House(2, server_wait=20.0, ack_timeout=5.0).start()
     tasks: list[Deferred[Any]] = []
     with writes() as written:
@@ -614,6 +635,7 @@ def add_another(house: House, tasks: list[Deferred[Any]]) -> None:
     tasks.append(house.client.add_task("work", b"more"))
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize(
     ("action", "kind"),
     [
@@ -625,7 +647,7 @@ def add_another(house: House, tasks: list[Deferred[Any]]) -> None:
     ],
 )
 @pytest.mark.parametrize("go_wrong", [fail, lose])
-def test_p13_on_retry_does_what_it_likes(
+def test_on_retry_does_what_it_likes(
     action: Callable[[House, list[Deferred[Any]]], None],
     kind: type,
     go_wrong: Callable[[House], None],
@@ -661,7 +683,8 @@ def loads_of_done(house: House) -> list[bytes]:
     return done
 
 
-def test_p1_the_time_may_be_over_when_the_rest_is() -> None:
+@pytest.mark.guarantee(number=1)
+def test_the_time_may_be_over_when_the_rest_is() -> None:
     for timeout in (0.49, 0.5, 0.51):
         house = House()
         seen: Seen = []
@@ -673,7 +696,8 @@ def test_p1_the_time_may_be_over_when_the_rest_is() -> None:
         house.stop()
 
 
-def test_p9_a_resting_task_that_is_cancelled_is_not_submitted_again() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_resting_task_that_is_cancelled_is_not_submitted_again() -> None:
     house = House()
     task = house.client.add_task("work", retries=1)
     house.server.take("work").fail()
@@ -747,7 +771,8 @@ def test_patience_and_then_a_retry() -> None:
     house.stop()
 
 
-def test_p9_a_patient_task_that_is_cancelled_is_never_sent() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_patient_task_that_is_cancelled_is_never_sent() -> None:
     house = House(server_wait=100.0).start()
     down = house.server.go_down()
     tasks = [house.client.add_task("work", b"%d" % number) for number in range(3)]
@@ -760,7 +785,8 @@ def test_p9_a_patient_task_that_is_cancelled_is_never_sent() -> None:
     assert [type(error) for error in outcomes(tasks[::2])] == [ClientStopped] * 2
 
 
-def test_p9_a_patient_task_that_another_ones_end_cancels() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_patient_task_that_another_ones_end_cancels() -> None:
     house = House(server_wait=5.0)
     house.server.refuse_connections()
     house.start()
@@ -794,7 +820,8 @@ def test_a_failed_attempt_to_connect_costs_nothing_for_each_patient_task(monkeyp
     outcomes(tasks)
 
 
-def test_p11_a_stop_ends_those_who_wait_wherever_they_do() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_stop_ends_those_who_wait_wherever_they_do() -> None:
     seen: Seen = []
     for place in PLACES:
         house, task = place(seen)
@@ -808,7 +835,8 @@ def test_p11_a_stop_ends_those_who_wait_wherever_they_do() -> None:
     assert names(seen).count("fail") == len(PLACES)
 
 
-def test_p1_drain_awaits_those_who_wait_wherever_they_do() -> None:
+@pytest.mark.guarantee(number=1)
+def test_drain_awaits_those_who_wait_wherever_they_do() -> None:
     for place in PLACES:
         house, task = place([])
         drained = house.client.drain()
@@ -819,7 +847,8 @@ def test_p1_drain_awaits_those_who_wait_wherever_they_do() -> None:
         assert outcome(drained) is None
 
 
-def test_p9_a_task_that_waits_for_a_connecting_server_and_that_another_ones_end_cancels() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_task_that_waits_for_a_connecting_server_and_that_another_ones_end_cancels() -> None:
     house = House()
     house.server.refuse_connections()
     first, second, third = (house.client.add_task("work") for _ in range(3))
@@ -859,7 +888,8 @@ def test_a_resting_task_keeps_its_place_behind_the_gate() -> None:
     house.stop()
 
 
-def test_p9_a_task_at_the_gate_that_is_cancelled_is_never_sent() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_task_at_the_gate_that_is_cancelled_is_never_sent() -> None:
     house = House(max_in_flight=1)
     tasks = [house.client.add_task("work", b"%d" % number) for number in range(4)]
     tasks[1].cancel()
@@ -871,8 +901,9 @@ def test_p9_a_task_at_the_gate_that_is_cancelled_is_never_sent() -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("wanted", [False, True])
-def test_p9_the_job_of_a_cancelled_task_is_dropped_where_that_is_wanted(wanted: bool) -> None:
+def test_the_job_of_a_cancelled_task_is_dropped_where_that_is_wanted(wanted: bool) -> None:
     server = MemoryJobServer()
     client = server.client()
     task = client.add_task("work", drop_on_cancel=wanted)
@@ -925,7 +956,8 @@ def test_what_is_submitted_while_others_are_let_in_waits_behind_those_at_the_gat
     house.stop()
 
 
-def test_p1_a_stop_ends_those_at_the_gate_though_the_client_is_started_in_it() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_stop_ends_those_at_the_gate_though_the_client_is_started_in_it() -> None:
     house = House(max_in_flight=1).start()
     tasks = [house.client.add_task("work", b"%d" % number) for number in range(3)]
     tasks[0].addErrback(lambda _: house.client.startService())
@@ -950,7 +982,8 @@ def test_ten_thousand_at_the_gate_fail_at_once() -> None:
     house.stop()
 
 
-def test_p1_what_is_submitted_in_a_stop_is_stopped_though_the_gate_was_full() -> None:
+@pytest.mark.guarantee(number=1)
+def test_what_is_submitted_in_a_stop_is_stopped_though_the_gate_was_full() -> None:
     house = House(max_in_flight=1)
     more: list[Deferred[Any]] = []
     tasks = [house.client.add_task("work") for _ in range(3)]

@@ -115,7 +115,7 @@ def test_what_an_exception_prints(error: GearmanError, text: str) -> None:
 
 
 def test_a_rejection_without_a_text_prints_no_loose_end() -> None:
-    """perl's ERROR has an empty text (GEARMAN.md C3)."""
+    """perl's ERROR has an empty text (C3)."""
     assert str(TaskRejected(TASK, "not_worker", "")) == "resize H:vm:1: rejected: not_worker"
 
 

@@ -165,7 +165,8 @@ def test_thumbnails_with_pytest() -> None:
     assert "4 passed" in result.stdout, result.stdout + result.stderr
 
 
-def test_p11_with_trial(served: str, tmp_path: Path) -> None:
+@pytest.mark.guarantee(number=11)
+def test_with_trial(served: str, tmp_path: Path) -> None:
     """In a process of its own; trial fails the tests if the client leaves anything in the reactor."""
     script = EXAMPLES / "test_with_trial.py"
     result = run("-c", TRIAL, f"--temp-directory={tmp_path / 'trial'}", script, GEARMAN_SERVER=served)

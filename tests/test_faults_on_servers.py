@@ -54,10 +54,11 @@ def stalled(server: Gearmand) -> Iterator[None]:
     server.signal(signal.SIGCONT)
 
 
-# A server that stalls: promise 10.
+# A server that stalls: guarantee 10.
 
 
-async def test_p10_a_stalled_server_is_dropped_after_its_ack_timeout(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=10)
+async def test_a_stalled_server_is_dropped_after_its_ack_timeout(gearmand: Gearmand) -> None:
     worker = await connect_worker(gearmand.port, b"work")
     async with GearmanClient([gearmand.address], ack_timeout=1.0, connect_timeout=0.5) as client:
         created: Deferred[Task] = Deferred()
@@ -81,7 +82,8 @@ async def test_p10_a_stalled_server_is_dropped_after_its_ack_timeout(gearmand: G
     await worker.close()
 
 
-async def test_p7_tasks_of_a_stalled_server_are_lost_and_the_next_go_to_the_other(
+@pytest.mark.guarantee(number=7)
+async def test_tasks_of_a_stalled_server_are_lost_and_the_next_go_to_the_other(
     gearmand: Gearmand, second_gearmand: Gearmand
 ) -> None:
     servers = [gearmand, second_gearmand]
@@ -103,8 +105,9 @@ async def test_p7_tasks_of_a_stalled_server_are_lost_and_the_next_go_to_the_othe
 HEARTBEAT: Final = 0.4
 
 
+@pytest.mark.guarantee(number=10)
 @pytest.mark.parametrize("who", ["client", "worker"])
-async def test_p10_a_heartbeat_finds_a_stalled_server_while_nothing_is_out(gearmand: Gearmand, who: str) -> None:
+async def test_a_heartbeat_finds_a_stalled_server_while_nothing_is_out(gearmand: Gearmand, who: str) -> None:
     """It is asked after one to one and a half heartbeats of silence, and dropped after one more."""
     service: GearmanClient | GearmanWorker
     if who == "client":
@@ -126,7 +129,8 @@ async def test_p10_a_heartbeat_finds_a_stalled_server_while_nothing_is_out(gearm
         await until(lambda: service.servers[0].state is ServerState.READY)
 
 
-async def test_p10_without_a_heartbeat_an_idle_client_leaves_a_stalled_server_alone(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=10)
+async def test_without_a_heartbeat_an_idle_client_leaves_a_stalled_server_alone(gearmand: Gearmand) -> None:
     async with GearmanClient([gearmand.address], ack_timeout=0.2) as client:
         await client.add_task_bg("work")  # nothing is owed after its answer
         with stalled(gearmand):
@@ -135,7 +139,8 @@ async def test_p10_without_a_heartbeat_an_idle_client_leaves_a_stalled_server_al
         assert await client.echo()
 
 
-async def test_p16_a_stalled_server_that_owes_nothing_is_found_by_asking_after_its_jobs(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=16)
+async def test_a_stalled_server_that_owes_nothing_is_found_by_asking_after_its_jobs(gearmand: Gearmand) -> None:
     """Where there is no heartbeat, what is out ends after a ``check_interval`` and an ``ack_timeout``."""
     worker = await connect_worker(gearmand.port, b"work")
     async with GearmanClient([gearmand.address], check_interval=0.4, ack_timeout=0.4) as client:
@@ -153,7 +158,8 @@ async def test_p16_a_stalled_server_that_owes_nothing_is_found_by_asking_after_i
 # server_wait.
 
 
-async def test_p7_tasks_wait_through_a_restart_of_the_only_server(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=7)
+async def test_tasks_wait_through_a_restart_of_the_only_server(gearmand: Gearmand) -> None:
     async with GearmanClient([gearmand.address], server_wait=30.0) as client:
         await client.echo()
         gearmand.stop()
@@ -171,7 +177,8 @@ async def test_p7_tasks_wait_through_a_restart_of_the_only_server(gearmand: Gear
     await worker.close()
 
 
-async def test_p7_the_patience_for_the_only_server_has_an_end(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=7)
+async def test_the_patience_for_the_only_server_has_an_end(gearmand: Gearmand) -> None:
     async with GearmanClient([gearmand.address], server_wait=1.0) as client:
         await client.echo()
         gearmand.stop()
@@ -185,7 +192,8 @@ async def test_p7_the_patience_for_the_only_server_has_an_end(gearmand: Gearmand
 # Retries.
 
 
-async def test_p7_a_retry_is_done_when_the_worker_was_killed() -> None:
+@pytest.mark.guarantee(number=7)
+async def test_a_retry_is_done_when_the_worker_was_killed() -> None:
     """With one try for each job, gearmand fails it when its worker goes."""
     with Gearmand("--job-retries=1") as server:
         dying = await connect_worker(server.port, b"work")
@@ -203,7 +211,8 @@ async def test_p7_a_retry_is_done_when_the_worker_was_killed() -> None:
         await worker.close()
 
 
-async def test_p7_a_retry_is_done_when_the_server_was_killed(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=7)
+async def test_a_retry_is_done_when_the_server_was_killed(gearmand: Gearmand) -> None:
     worker = await connect_worker(gearmand.port, b"work")
     async with GearmanClient([gearmand.address], server_wait=30.0) as client:
         task = client.add_task("work", b"abc", retries=1)
@@ -215,7 +224,8 @@ async def test_p7_a_retry_is_done_when_the_server_was_killed(gearmand: Gearmand)
     await worker.close()
 
 
-async def test_p7_a_retry_is_done_when_the_full_queue_was_emptied(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=7)
+async def test_a_retry_is_done_when_the_full_queue_was_emptied(gearmand: Gearmand) -> None:
     async with GearmanClient([gearmand.address]) as client:
         await client.add_task_bg("work", b"first")
         assert gearmand.admin("maxqueue work 1") == ["OK"]
@@ -233,7 +243,8 @@ async def test_p7_a_retry_is_done_when_the_full_queue_was_emptied(gearmand: Gear
 # timeout.
 
 
-async def test_p6_a_result_after_the_timeout_hits_nobody(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=6)
+async def test_a_result_after_the_timeout_hits_nobody(gearmand: Gearmand) -> None:
     worker = await connect_worker(gearmand.port, b"work")
     async with GearmanClient([gearmand.address]) as client:
         late, waiting = client.add_task("work", b"late", timeout=0.3), client.add_task("work", b"waiting")

@@ -1,10 +1,11 @@
-"""The client against geard, a job server that leaves much of the protocol out (GEARMAN.md H6)."""
+"""The client against geard, a job server that leaves much of the protocol out (H6)."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet.defer import gatherResults
 
@@ -30,7 +31,8 @@ async def worker(geard: Geard) -> AsyncIterator[Worker]:
     await worker.close()
 
 
-async def test_p5_it_never_answers_what_the_client_asks_first(geard: Geard, worker: Worker) -> None:
+@pytest.mark.guarantee(number=5)
+async def test_it_never_answers_what_the_client_asks_first(geard: Geard, worker: Worker) -> None:
     """The client asks for exceptions, and works all the same."""
     async with GearmanClient([geard.address], exceptions=True) as client:
         task = client.add_task("work", b"abc")
@@ -56,7 +58,8 @@ async def test_status_by_handle(geard: Geard, worker: Worker) -> None:
             pass
 
 
-async def test_p3_a_job_that_fails_and_one_with_an_exception(geard: Geard, worker: Worker) -> None:
+@pytest.mark.guarantee(number=3)
+async def test_a_job_that_fails_and_one_with_an_exception(geard: Geard, worker: Worker) -> None:
     async with GearmanClient([geard.address]) as client:
         failed, raised, good = (client.add_task("work", load) for load in (b"1", b"2", b"3"))
         (await worker.job()).fail()
@@ -68,7 +71,8 @@ async def test_p3_a_job_that_fails_and_one_with_an_exception(geard: Geard, worke
         assert await good == b"fine"
 
 
-async def test_p5_the_failure_after_a_workers_death_has_the_wrong_magic(geard: Geard) -> None:
+@pytest.mark.guarantee(number=5)
+async def test_the_failure_after_a_workers_death_has_the_wrong_magic(geard: Geard) -> None:
     """M2."""
     dying = await settled_worker(geard, b"mortal")
     async with GearmanClient([geard.address]) as client:
@@ -79,7 +83,8 @@ async def test_p5_the_failure_after_a_workers_death_has_the_wrong_magic(geard: G
         assert client.servers[0].state is ServerState.READY
 
 
-async def test_p17_what_it_leaves_unanswered_is_told_and_shifts_nothing(geard: Geard, worker: Worker) -> None:
+@pytest.mark.guarantee(number=17)
+async def test_what_it_leaves_unanswered_is_told_and_shifts_nothing(geard: Geard, worker: Worker) -> None:
     async with GearmanClient([geard.address]) as client:
         known = await client.add_task_bg("queued")
         asked: list[Any] = []
@@ -103,7 +108,7 @@ async def test_p17_what_it_leaves_unanswered_is_told_and_shifts_nothing(geard: G
 
 
 async def test_many_jobs(geard: Geard) -> None:
-    """The same unique is many jobs here, since geard does not coalesce (section 1)."""
+    """The same unique is many jobs here, since geard does not coalesce (docs/gearman.md §1)."""
     worker = await settled_worker(geard, b"echo", do=lambda job: job.complete(job.workload), grabs=50)
     loads = [b"%d" % number for number in range(1000)]
     async with GearmanClient([geard.address]) as client:

@@ -138,10 +138,11 @@ async def test_a_job_at_a_time_waits_for_it(gearmand: Gearmand) -> None:
     await worker.close()
 
 
-# Promise 2.
+# Guarantee 2.
 
 
-async def test_p2_events_come_in_order(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=2)
+async def test_events_come_in_order(gearmand: Gearmand) -> None:
     def work(job: Job) -> None:
         job.status(1, 2)
         job.data(b"a")
@@ -169,10 +170,11 @@ async def test_p2_events_come_in_order(gearmand: Gearmand) -> None:
     ]
 
 
-# Promise 3.
+# Guarantee 3.
 
 
-async def test_p3_a_full_queue_refuses_its_own_task(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=3)
+async def test_a_full_queue_refuses_its_own_task(gearmand: Gearmand) -> None:
     async with GearmanClient([gearmand.address]) as client:
         first = await client.add_task_bg("full", b"")
         assert gearmand.admin("maxqueue full 1") == ["OK"]
@@ -191,10 +193,11 @@ async def test_p3_a_full_queue_refuses_its_own_task(gearmand: Gearmand) -> None:
     await worker.close()
 
 
-# Promise 4.
+# Guarantee 4.
 
 
-async def test_p4_three_tasks_of_one_job_get_each_event_once(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=4)
+async def test_three_tasks_of_one_job_get_each_event_once(gearmand: Gearmand) -> None:
     """One joins between two DATA; a background one is among them; another connection has one too."""
     worker = await connect_worker(gearmand.port, b"work")
     address = gearmand.address
@@ -222,8 +225,9 @@ async def test_p4_three_tasks_of_one_job_get_each_event_once(gearmand: Gearmand)
     assert [events.seen for events in seen] == [early, early, [("created",), *late], [("created",), *late]]
 
 
+@pytest.mark.guarantee(number=4)
 @pytest.mark.parametrize("joining", [1, 2])
-async def test_p4_who_joins_a_running_job_that_an_administrator_cancelled(gearmand: Gearmand, joining: int) -> None:
+async def test_who_joins_a_running_job_that_an_administrator_cancelled(gearmand: Gearmand, joining: int) -> None:
     """gearmand sends copies for the task that it told of the failure, too (D2): nobody gets those."""
     worker = await connect_worker(gearmand.port, b"work")
     async with GearmanClient([gearmand.address]) as client:
@@ -244,10 +248,11 @@ async def test_p4_who_joins_a_running_job_that_an_administrator_cancelled(gearma
     await worker.close()
 
 
-# Promises 5 and 6: quirks, and what comes late.
+# Guarantees 5 and 6: quirks, and what comes late.
 
 
-async def test_p5_an_exception_with_the_option_and_without(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=5)
+async def test_an_exception_with_the_option_and_without(gearmand: Gearmand) -> None:
     """Without it, gearmand makes a WORK_FAIL of it, with a NUL behind the handle (M1)."""
     worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.exception(b"bo\0om"))
     async with GearmanClient([gearmand.address]) as client:
@@ -263,7 +268,8 @@ async def test_p5_an_exception_with_the_option_and_without(gearmand: Gearmand) -
     await worker.close()
 
 
-async def test_p6_packets_after_an_administrator_cancelled_the_running_job(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=6)
+async def test_packets_after_an_administrator_cancelled_the_running_job(gearmand: Gearmand) -> None:
     worker = await connect_worker(gearmand.port, b"work")
     async with GearmanClient([gearmand.address]) as client:
         events = Events()
@@ -284,10 +290,11 @@ async def test_p6_packets_after_an_administrator_cancelled_the_running_job(gearm
     await worker.close()
 
 
-# Promise 17.
+# Guarantee 17.
 
 
-async def test_p17_a_thousand_mixed_requests_in_one_turn_each_get_their_own_answer(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=17)
+async def test_a_thousand_mixed_requests_in_one_turn_each_get_their_own_answer(gearmand: Gearmand) -> None:
     worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.complete(job.workload))
     async with GearmanClient([gearmand.address]) as client:
         await client.add_task_bg("full", b"")
@@ -318,10 +325,11 @@ async def test_p17_a_thousand_mixed_requests_in_one_turn_each_get_their_own_answ
     assert all(set(seconds) == {gearmand.address} for seconds in answers[6::8])
 
 
-# Promise 7: servers that go.
+# Guarantee 7: servers that go.
 
 
-async def test_p7_killed_between_data_and_complete(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=7)
+async def test_killed_between_data_and_complete(gearmand: Gearmand) -> None:
     worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.data(b"half"))
     async with GearmanClient([gearmand.address]) as client:
         events = Events()
@@ -335,7 +343,8 @@ async def test_p7_killed_between_data_and_complete(gearmand: Gearmand) -> None:
     await worker.close()
 
 
-async def test_p7_a_client_outlives_its_server(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=7)
+async def test_a_client_outlives_its_server(gearmand: Gearmand) -> None:
     """It was restarted: new tasks succeed with the same client, and exceptions are asked for anew."""
     async with GearmanClient([gearmand.address]) as client:
         await client.echo()
@@ -350,7 +359,8 @@ async def test_p7_a_client_outlives_its_server(gearmand: Gearmand) -> None:
         await worker.close()
 
 
-async def test_p7_two_servers_of_which_one_is_down(gearmand: Gearmand, second_gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=7)
+async def test_two_servers_of_which_one_is_down(gearmand: Gearmand, second_gearmand: Gearmand) -> None:
     """Down, then back, then the other one down: what is submitted meanwhile is done."""
     servers = [gearmand, second_gearmand]
     loads = [b"%d" % number for number in range(20)]
@@ -390,15 +400,16 @@ async def test_uniques_of_two_clients_meet_on_one_server(gearmand: Gearmand, sec
         assert all([(await client.get_status_unique(unique)).known for unique in uniques])
 
 
-# Promise 15.
+# Guarantee 15.
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize(
     "load",
     [b"", b"0", b"\0", b"\0" * 1000, bytes(range(256)), b"\0REQ" * 9, bytes(range(256)) * (64 * 4096)],
     ids=["empty", "0", "NUL", "NULs", "every byte", "magic", "64 MiB"],
 )
-async def test_p15_payloads_come_out_as_they_went_in(gearmand: Gearmand, load: bytes) -> None:
+async def test_payloads_come_out_as_they_went_in(gearmand: Gearmand, load: bytes) -> None:
     def work(job: Job) -> None:
         job.data(job.workload)
         job.warning(job.workload)
@@ -418,10 +429,11 @@ async def test_p15_payloads_come_out_as_they_went_in(gearmand: Gearmand, load: b
     await worker.close()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("function", "unique"), [(b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE), (b"a b\tc\n\xff", b"\xfe \t")]
 )
-async def test_p8_names_up_to_the_limits_are_taken(gearmand: Gearmand, function: bytes, unique: bytes) -> None:
+async def test_names_up_to_the_limits_are_taken(gearmand: Gearmand, function: bytes, unique: bytes) -> None:
     worker = await connect_worker(gearmand.port, function)
     async with GearmanClient([gearmand.address]) as client:
         task = client.add_task(function, b"x", unique=unique)
@@ -477,7 +489,7 @@ def two_addresses() -> Iterator[None]:
 @pytest.mark.parametrize("listen", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("form", ["localhost:{port}", "tcp:localhost:{port}", "LocalHost:{port}"])
 async def test_names_are_resolved_over_both_families(listen: str, form: str) -> None:
-    """Debian's gearmand listens on one of the two addresses of localhost only (section 15)."""
+    """Debian's gearmand listens on one of the two addresses of localhost only (docs/gearman.md §15)."""
     with Gearmand(listen=listen) as gearmand:
         async with GearmanClient([form.format(port=gearmand.port)]) as client:
             assert len(await client.echo()) == 1
@@ -519,7 +531,7 @@ async def test_one_link_without_a_client(gearmand: Gearmand) -> None:
     await worker.close()
 
 
-# Promise 14, on a real socket: what a server may send instead of an answer, and how often it is then connected to.
+# Guarantee 14, on a real socket: what a server may send instead of an answer, and how often it is then connected to.
 
 
 class Nonsense(Protocol):
@@ -547,7 +559,8 @@ class NonsenseFactory(ServerFactory):
         return Nonsense(self.says)
 
 
-async def test_p14_nonsense_is_met_with_back_off(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=14)
+async def test_nonsense_is_met_with_back_off(gearmand: Gearmand) -> None:
     factory = NonsenseFactory(ERROR.response(b"NO", b"never") * 10_000)
     listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
     port = listening.getHost().port
@@ -566,10 +579,11 @@ async def test_p14_nonsense_is_met_with_back_off(gearmand: Gearmand) -> None:
     await sane.stopListening()
 
 
-# Promises 1, 11, 12.
+# Guarantees 1, 11, 12.
 
 
-async def test_p1_stopping_fails_what_is_out(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=1)
+async def test_stopping_fails_what_is_out(gearmand: Gearmand) -> None:
     worker = await connect_worker(gearmand.port, b"work", do=lambda job: None)
     client = GearmanClient([gearmand.address])
     tasks = [client.add_task("work") for _ in range(10)]
@@ -581,7 +595,8 @@ async def test_p1_stopping_fails_what_is_out(gearmand: Gearmand) -> None:
     await worker.close()
 
 
-async def test_p11_background_jobs_that_were_written_go_out_before_the_socket_closes(gearmand: Gearmand) -> None:
+@pytest.mark.guarantee(number=11)
+async def test_background_jobs_that_were_written_go_out_before_the_socket_closes(gearmand: Gearmand) -> None:
     async with GearmanClient([gearmand.address]) as client:
         await client.echo()
         lost = DeferredList([client.add_task_bg("work") for _ in range(1000)], consumeErrors=True)
@@ -600,9 +615,10 @@ def living_tasks() -> int:
     return sum(1 for thing in gc.get_objects() if isinstance(thing, Task))
 
 
+@pytest.mark.guarantee(number=12)
 @pytest.mark.slow
 @pytest.mark.parametrize("background", [True, False], ids=["background", "foreground"])
-async def test_p12_two_hundred_thousand_jobs_leave_nothing(gearmand: Gearmand, background: bool) -> None:
+async def test_two_hundred_thousand_jobs_leave_nothing(gearmand: Gearmand, background: bool) -> None:
     """In two halves: what the first one leaves in the allocator's pools, the second one must find enough."""
     worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.complete(job.workload), grabs=100)
     done = 0

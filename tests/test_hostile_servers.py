@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
@@ -311,10 +312,12 @@ CLIENT_OPTIONS: Final = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.guarantee(number=1)
+@pytest.mark.guarantee(number=14)
 @given(CLIENT_STEPS, CLIENT_OPTIONS, st.sampled_from([False, False, False, True]))
 @example([("question", "echo"), ("send", b"", 1), ("wait", 40.0)], {}, True)
 @settings(max_examples=EXAMPLES, deadline=None)
-def test_p1_p14_whatever_a_server_sends_a_client_gets_one_outcome_for_each(
+def test_whatever_a_server_sends_a_client_gets_one_outcome_for_each(
     steps: list[Step], options: dict[str, Any], rude: bool
 ) -> None:
     with nothing_logged():
@@ -409,9 +412,11 @@ WORKER_STEPS: Final = weighted(
 )
 
 
+@pytest.mark.guarantee(number=1)
+@pytest.mark.guarantee(number=14)
 @given(WORKER_STEPS)
 @settings(max_examples=EXAMPLES, deadline=None)
-def test_p1_p14_whatever_a_server_sends_a_worker_goes_on_and_stops(steps: list[Step]) -> None:
+def test_whatever_a_server_sends_a_worker_goes_on_and_stops(steps: list[Step]) -> None:
     with nothing_logged():
         house = WorkerHouse(polite=False)
         house.take_part(steps)

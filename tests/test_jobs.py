@@ -90,7 +90,8 @@ def test_a_job_is_printable_whatever_its_function_is_called(function: str | byte
     assert job.function == function
 
 
-def test_p12_a_job_is_in_no_cycle() -> None:
+@pytest.mark.guarantee(number=12)
+def test_a_job_is_in_no_cycle() -> None:
     """It goes when the last one who has it lets go."""
     gc.disable()
     try:
@@ -115,17 +116,19 @@ NAMES = {"data": "data", "warning": "data", "complete": "result", "exception": "
 each_saying = pytest.mark.parametrize("saying", SAYINGS)
 
 
+@pytest.mark.guarantee(number=15)
 @each_saying
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 @pytest.mark.parametrize("payload", [b"", b"a\0b"])
-def test_p15_a_payload_may_be_any_kind_of_bytes(saying: str, kind: Callable[[bytes], Any], payload: bytes) -> None:
+def test_a_payload_may_be_any_kind_of_bytes(saying: str, kind: Callable[[bytes], Any], payload: bytes) -> None:
     link = Link()
     SAYINGS[saying](make_job(link), kind(payload))
     assert link.sent == [(saying, payload)]
     assert type(link.sent[0][1]) is bytes
 
 
-def test_p15_what_becomes_of_a_bytearray_later_changes_nothing() -> None:
+@pytest.mark.guarantee(number=15)
+def test_what_becomes_of_a_bytearray_later_changes_nothing() -> None:
     link = Link()
     buffer: Any = bytearray(b"abc")
     make_job(link).send_data(buffer)
@@ -133,9 +136,10 @@ def test_p15_what_becomes_of_a_bytearray_later_changes_nothing() -> None:
     assert link.data == [b"abc"]
 
 
+@pytest.mark.guarantee(number=8)
 @each_saying
 @pytest.mark.parametrize("wrong", ["text", None, 1, [b"x"]])
-def test_p8_a_payload_that_is_not_bytes_is_refused_and_ends_nothing(saying: str, wrong: Any) -> None:
+def test_a_payload_that_is_not_bytes_is_refused_and_ends_nothing(saying: str, wrong: Any) -> None:
     link = Link()
     job = make_job(link)
     with pytest.raises(TypeError, match=f"^{NAMES[saying]} must be bytes, not {type(wrong).__name__}$"):
@@ -143,8 +147,9 @@ def test_p8_a_payload_that_is_not_bytes_is_refused_and_ends_nothing(saying: str,
     assert (link.sent, job.ended) == ([], "")
 
 
+@pytest.mark.guarantee(number=8)
 @each_saying
-def test_p8_a_payload_that_no_header_can_tell_is_refused_and_ends_nothing(
+def test_a_payload_that_no_header_can_tell_is_refused_and_ends_nothing(
     saying: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "MOST_BYTES", 3)
@@ -157,7 +162,8 @@ def test_p8_a_payload_that_no_header_can_tell_is_refused_and_ends_nothing(
     assert link.sent == [(saying, b"abc")]
 
 
-def test_p8_the_limit_leaves_room_for_the_handle() -> None:
+@pytest.mark.guarantee(number=8)
+def test_the_limit_leaves_room_for_the_handle() -> None:
     assert MOST_BYTES + len(H1) + 1 < 2**32
 
 
@@ -184,6 +190,7 @@ def test_a_status_is_two_numbers(numbers: tuple[int, int]) -> None:
     assert link.sent == [("status", *numbers)]
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("numbers", "error", "text"),
     [
@@ -196,7 +203,7 @@ def test_a_status_is_two_numbers(numbers: tuple[int, int]) -> None:
         ((None, 1), TypeError, "numerator must be int, not NoneType"),
     ],
 )
-def test_p8_a_status_that_the_server_would_change_is_refused(
+def test_a_status_that_the_server_would_change_is_refused(
     numbers: tuple[Any, Any], error: type[Exception], text: str
 ) -> None:
     link = Link()
@@ -223,9 +230,10 @@ CALLS: dict[str, Callable[[Job], None]] = {
 }
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("reason", ALL_ENDS)
-def test_p1_after_its_end_nothing_is_said_of_a_job(reason: str, call: str) -> None:
+def test_after_its_end_nothing_is_said_of_a_job(reason: str, call: str) -> None:
     """Whoever tries is told which job it was, and how it ended; that stays as it is."""
     link = Link()
     job = make_job(link)
@@ -259,8 +267,9 @@ async def test_a_thread_may_say_anything_and_the_reactor_sends_it() -> None:
     assert (sent_by_then, link.threads) == ([], {threading.get_ident()})
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("reason", ["it was completed", "it has failed", "its exception was sent"])
-async def test_p1_a_thread_learns_at_once_that_the_job_has_ended(reason: str) -> None:
+async def test_a_thread_learns_at_once_that_the_job_has_ended(reason: str) -> None:
     """Not only when the reactor gets to send it."""
     link = Link()
     job = make_job(link)
@@ -275,7 +284,8 @@ async def test_p1_a_thread_learns_at_once_that_the_job_has_ended(reason: str) ->
     assert link.sent == sent
 
 
-async def test_p8_a_thread_learns_at_once_of_its_mistakes() -> None:
+@pytest.mark.guarantee(number=8)
+async def test_a_thread_learns_at_once_of_its_mistakes() -> None:
     link = Link()
     job = make_job(link)
     wrong: Any = "text"
@@ -295,7 +305,8 @@ class Interrupted(Job):
             self.meeting.wait(0.2)
 
 
-def test_p1_a_thread_that_is_interrupted_at_its_end_does_not_end_the_job_twice() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_thread_that_is_interrupted_at_its_end_does_not_end_the_job_twice() -> None:
     """The other gets `JobEnded`, and nothing is sent twice."""
     link = Link(SimpleNamespace(callFromThread=lambda call, *arguments: call(*arguments)))
     job = Interrupted(link, "f", Assignment(H1, b"f", b"", b"", b""))
@@ -321,7 +332,8 @@ def say_in_a_thread(say: Callable[[Job], None], job: Job) -> None:
     assert not thread.is_alive()
 
 
-async def test_p6_what_a_thread_said_before_the_end_does_not_come_after_it() -> None:
+@pytest.mark.guarantee(number=6)
+async def test_what_a_thread_said_before_the_end_does_not_come_after_it() -> None:
     """The reactor may end the job (by a time-out, say) before it gets to send what the thread said."""
     link = Link()
     job = make_job(link)
@@ -331,8 +343,9 @@ async def test_p6_what_a_thread_said_before_the_end_does_not_come_after_it() -> 
     assert link.sent in ([("fail",)], [("data", b"x"), ("fail",)])
 
 
+@pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("call", CALLS)
-async def test_p6_what_a_thread_said_of_a_job_that_was_lost_meanwhile_is_not_sent(call: str) -> None:
+async def test_what_a_thread_said_of_a_job_that_was_lost_meanwhile_is_not_sent(call: str) -> None:
     link = Link()
     job = make_job(link)
     say_in_a_thread(CALLS[call], job)
@@ -458,7 +471,8 @@ def test_what_a_coroutine_raises_comes_out() -> None:
     assert ([type(error) for error in told], pending.closed) == ([JobFailed], [JobFailed])
 
 
-def test_p9_a_cancelled_coroutine_cleans_up() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_cancelled_coroutine_cleans_up() -> None:
     pending = Pending()
     deferred = start(awaiting(pending), make_job())
     told = outcome(deferred)
@@ -545,8 +559,9 @@ class Run:
         return [type(told) if isinstance(told, BaseException) else told for told in self.told]
 
 
+@pytest.mark.guarantee(number=2)
 @each_kind
-def test_p2_chunks_are_sent_in_order_one_in_a_turn(kind: str) -> None:
+def test_chunks_are_sent_in_order_one_in_a_turn(kind: str) -> None:
     """So that others have theirs."""
     chunks = Chunks(b"1", b"", b"3")
     run = Run(kind, chunks)
@@ -595,9 +610,10 @@ def test_what_a_generator_raises_comes_out(kind: str, chunks: tuple[bytes, ...])
     assert (run.link.data, run.ended_with) == ([*chunks], [JobFailed])
 
 
+@pytest.mark.guarantee(number=8)
 @each_kind
 @pytest.mark.parametrize("wrong", ["text", None, 1])
-def test_p8_a_chunk_that_is_not_bytes_is_a_failure(kind: str, wrong: Any) -> None:
+def test_a_chunk_that_is_not_bytes_is_a_failure(kind: str, wrong: Any) -> None:
     chunks = Chunks(b"1", wrong, b"3")
     run = Run(kind, chunks)
     run.turns(3)
@@ -606,8 +622,9 @@ def test_p8_a_chunk_that_is_not_bytes_is_a_failure(kind: str, wrong: Any) -> Non
     assert chunks.closed == [GeneratorExit]
 
 
+@pytest.mark.guarantee(number=9)
 @each_kind
-def test_p9_a_cancelled_generator_cleans_up(kind: str) -> None:
+def test_a_cancelled_generator_cleans_up(kind: str) -> None:
     chunks = Chunks(b"1", b"2", b"3")
     run = Run(kind, chunks)
     run.turns()
@@ -617,8 +634,9 @@ def test_p9_a_cancelled_generator_cleans_up(kind: str) -> None:
     assert run.clock.getDelayedCalls() == []
 
 
+@pytest.mark.guarantee(number=9)
 @each_kind
-def test_p9_a_generator_cleans_up_when_its_job_has_ended(kind: str) -> None:
+def test_a_generator_cleans_up_when_its_job_has_ended(kind: str) -> None:
     """By what others say of the job, while it waits for its turn."""
     chunks = Chunks(b"1", b"2", b"3")
     run = Run(kind, chunks)
@@ -628,8 +646,9 @@ def test_p9_a_generator_cleans_up_when_its_job_has_ended(kind: str) -> None:
     assert (chunks.closed, run.clock.getDelayedCalls()) == ([GeneratorExit], [])
 
 
+@pytest.mark.guarantee(number=9)
 @each_kind
-def test_p9_a_generator_that_has_no_end_can_be_cancelled(kind: str) -> None:
+def test_a_generator_that_has_no_end_can_be_cancelled(kind: str) -> None:
     """Though it awaits nothing."""
     chunks = Chunks()
     chunks.chunks = cast(Any, itertools.repeat(b"x"))
@@ -661,7 +680,8 @@ def test_an_async_generator_may_take_its_time() -> None:
     assert (link.data, told, pending.closed) == ([b"1", b"2"], [None], [None])
 
 
-def test_p9_an_async_generator_that_awaits_something_is_cancelled_there() -> None:
+@pytest.mark.guarantee(number=9)
+def test_an_async_generator_that_awaits_something_is_cancelled_there() -> None:
     pending, clock = Pending(), Clock()
     link = Link(clock)
     deferred = start(awaiting_between(pending), make_job(link), clock)
@@ -715,8 +735,9 @@ async def test_what_a_generator_raises_in_a_thread_comes_out() -> None:
     assert link.data == [b"1"]
 
 
+@pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("chunk", [b"2", "text"], ids=["its job has ended", "a chunk is not bytes"])
-async def test_p9_a_generator_in_a_thread_cleans_up_there(chunk: Any) -> None:
+async def test_a_generator_in_a_thread_cleans_up_there(chunk: Any) -> None:
     """Before its job has an outcome, and not in the reactor's thread: its clean-up may block, too."""
     chunks = Chunks(chunk)
     job = make_job()
@@ -741,7 +762,8 @@ def by_inline_callbacks(job: Job) -> Generator[Deferred[bytes], bytes, bytes]:
     return result
 
 
-async def test_p1_a_deferred_from_a_thread_is_a_failure_and_no_hang(logged_failures: Failures) -> None:
+@pytest.mark.guarantee(number=1)
+async def test_a_deferred_from_a_thread_is_a_failure_and_no_hang(logged_failures: Failures) -> None:
     """It can't be awaited there; ``threaded=True`` is the author's mistake, and must be told as one. (Older
     Twisted lets no thread return one: what should have fired then never does.)"""
     job = make_job()
@@ -754,7 +776,8 @@ async def test_p1_a_deferred_from_a_thread_is_a_failure_and_no_hang(logged_failu
         logged_failures.flush(AssertionError)
 
 
-async def test_p8_a_coroutine_from_a_thread_is_closed() -> None:
+@pytest.mark.guarantee(number=8)
+async def test_a_coroutine_from_a_thread_is_closed() -> None:
     """Else Python warns, some time, that it was never awaited."""
 
     async def call(job: Job) -> bytes:

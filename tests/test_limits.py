@@ -13,28 +13,31 @@ from txgearman.packets import MAX_PACKET_SIZE
 
 
 def test_the_defaults() -> None:
-    """DESIGN has them."""
+    """The defaults that the guide names."""
     assert Limits(10.0, 30.0, None, 60.0, MAX_PACKET_SIZE) == DEFAULT_LIMITS == Limits()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("name", ["connect_timeout", "ack_timeout", "heartbeat", "check_interval"])
 @pytest.mark.parametrize(
     ("value", "kind"), [(0, ValueError), (-1.0, ValueError), (math.nan, ValueError), ("5", TypeError)]
 )
-def test_p8_seconds_that_cannot_be_meant(name: str, value: Any, kind: type[Exception]) -> None:
+def test_seconds_that_cannot_be_meant(name: str, value: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match=name):
         Limits(**{name: value})
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("name", ["connect_timeout", "ack_timeout", "check_interval"])
-def test_p8_only_the_heartbeat_may_be_left_out(name: str) -> None:
+def test_only_the_heartbeat_may_be_left_out(name: str) -> None:
     with pytest.raises(TypeError, match=name):
         Limits(**{name: None})  # type: ignore[arg-type]  # that is what is wrong
     assert Limits(heartbeat=None).heartbeat is None
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("size", [0, MOST_BYTES + 1, 1.0, True, None])
-def test_p8_sizes_that_cannot_be_meant(size: Any) -> None:
+def test_sizes_that_cannot_be_meant(size: Any) -> None:
     with pytest.raises(ValueError, match=f"max_packet_size must be from 1 to {MOST_BYTES} bytes, not {size!r}"):
         Limits(max_packet_size=size)
 
@@ -70,7 +73,8 @@ def test_it_looks_several_times_in_a_period_until_there_is_nothing_to_look_at() 
     assert (watched.watch.on, watched.clock.getDelayedCalls()) == (False, [])
 
 
-def test_p10_a_watch_that_is_stopped_leaves_no_timer() -> None:
+@pytest.mark.guarantee(number=10)
+def test_a_watch_that_is_stopped_leaves_no_timer() -> None:
     watched = Watched(3)
     watched.watch.stop()
     watched.watch.start()
@@ -94,7 +98,8 @@ def test_a_look_may_stop_the_watch() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_p17_after_a_late_look_the_next_one_leaves_time_to_read() -> None:
+@pytest.mark.guarantee(number=17)
+def test_after_a_late_look_the_next_one_leaves_time_to_read() -> None:
     """Where somebody's code has blocked the reactor, what was answered long ago is read only after the timers."""
     watched = Watched(5)
     watched.watch.start()

@@ -40,7 +40,7 @@ from txgearman.packets import (
 )
 
 PROTOCOL = [
-    # Number, name, and how many arguments; the reduce jobs as in GEARMAN.md section 9.
+    # Number, name, and how many arguments; the reduce jobs as in docs/gearman.md §9.
     (1, "CAN_DO", 1),
     (2, "CANT_DO", 1),
     (3, "RESET_ABILITIES", 0),
@@ -169,7 +169,7 @@ def test_each_type_is_found_by_its_name_in_the_module() -> None:
 # Encoding.
 
 LITERAL = [
-    # From GEARMAN.md: section 9 twice, section 7, 1, 5 (both), 3, and 4.
+    # From docs/gearman.md: §9 twice, §7, §1, §5 (both), §3 and §4.
     (SUBMIT_REDUCE_JOB.request(b"f", b"u", b"red", b" 0", b"data"), b"\0REQ\0\0\0%\0\0\0\x0ff\0u\0red\0 0\0data"),
     (JOB_ASSIGN_ALL.response(b"H:vm:1", b"f", b"u", b"red", b"data"), b"\0RES\0\0\0(\0\0\0\x13H:vm:1\0f\0u\0red\0data"),
     (WORK_FAIL.response(b"H:vm:3"), b"\x00RES\x00\x00\x00\x0e\x00\x00\x00\x06H:vm:3"),
@@ -196,14 +196,16 @@ MISCOUNTED = [(row, len(row.arguments) + 1) for row in ALL_TYPES] + [
 ]
 
 
-def test_p8_a_wrong_number_of_arguments_is_not_encoded() -> None:
+@pytest.mark.guarantee(number=8)
+def test_a_wrong_number_of_arguments_is_not_encoded() -> None:
     for row, count in MISCOUNTED:
         for encode in (row.request, row.response):
             with pytest.raises(ValueError, match=f"{row} takes {len(row.arguments)} arguments, not {count}"):
                 encode(*[b"x"] * count)
 
 
-def test_p8_a_nul_before_the_last_argument_is_not_encoded() -> None:
+@pytest.mark.guarantee(number=8)
+def test_a_nul_before_the_last_argument_is_not_encoded() -> None:
     """It would shift every argument after it (M6)."""
     for row in NEEDING_NULS:
         for place, name in enumerate(row.arguments[:-1]):
@@ -213,7 +215,8 @@ def test_p8_a_nul_before_the_last_argument_is_not_encoded() -> None:
                 row.request(*arguments)
 
 
-def test_p8_a_packet_longer_than_its_header_can_tell_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.guarantee(number=8)
+def test_a_packet_longer_than_its_header_can_tell_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert packets._WIRE_LIMIT == 2**32 - 1
     monkeypatch.setattr(packets, "_WIRE_LIMIT", 10)
     assert WORK_DATA.request(b"H:1", b"123456")[HEADER_SIZE:] == b"H:1\x00123456"
@@ -224,13 +227,15 @@ def test_p8_a_packet_longer_than_its_header_can_tell_is_not_encoded(monkeypatch:
 # Decoding: round trips.
 
 
+@pytest.mark.guarantee(number=15)
 @given(STREAMS)
-def test_p15_packets_come_out_as_they_went_in(stream: list[tuple[bytes, Packet]]) -> None:
+def test_packets_come_out_as_they_went_in(stream: list[tuple[bytes, Packet]]) -> None:
     assert whole_stream(b"".join(wire for wire, _ in stream)) == [packet for _, packet in stream]
 
 
+@pytest.mark.guarantee(number=15)
 @given(STREAMS)
-def test_p15_packets_come_out_byte_by_byte(stream: list[tuple[bytes, Packet]]) -> None:
+def test_packets_come_out_byte_by_byte(stream: list[tuple[bytes, Packet]]) -> None:
     """Each comes with its last byte, and not later."""
     decoder = Decoder(REQ, RES)
     for wire, packet in stream:
@@ -239,8 +244,9 @@ def test_p15_packets_come_out_byte_by_byte(stream: list[tuple[bytes, Packet]]) -
     assert decoder.error is None
 
 
+@pytest.mark.guarantee(number=15)
 @given(STREAMS, st.data())
-def test_p15_packets_come_out_of_any_fragmentation(stream: list[tuple[bytes, Packet]], data: st.DataObject) -> None:
+def test_packets_come_out_of_any_fragmentation(stream: list[tuple[bytes, Packet]], data: st.DataObject) -> None:
     """Empty pieces too."""
     wire = b"".join(wire for wire, _ in stream)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=20)))
@@ -252,8 +258,9 @@ def test_p15_packets_come_out_of_any_fragmentation(stream: list[tuple[bytes, Pac
     assert decoder.error is None
 
 
+@pytest.mark.guarantee(number=15)
 @given(STREAMS, packets_to_send(), st.data())
-def test_p15_trailing_bytes_wait_for_the_rest(
+def test_trailing_bytes_wait_for_the_rest(
     stream: list[tuple[bytes, Packet]], last: tuple[bytes, Packet], data: st.DataObject
 ) -> None:
     wire, packet = last
@@ -264,7 +271,8 @@ def test_p15_trailing_bytes_wait_for_the_rest(
     assert decoder.error is None
 
 
-def test_p15_the_last_argument_takes_every_byte() -> None:
+@pytest.mark.guarantee(number=15)
+def test_the_last_argument_takes_every_byte() -> None:
     """NULs at its ends and in its middle are its own."""
     last = b"\0" + EVERY_BYTE + b"\0" + EVERY_BYTE[::-1] + b"\0"
     for row in WITH_ARGUMENTS:
@@ -272,8 +280,9 @@ def test_p15_the_last_argument_takes_every_byte() -> None:
         assert whole_stream(row.request(*arguments)) == [(row, arguments)]
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("size", SIZES)
-def test_p15_bodies_of_any_size_come_out_as_they_went_in(size: int) -> None:
+def test_bodies_of_any_size_come_out_as_they_went_in(size: int) -> None:
     """Each between two small packets, so that neither of its ends is the end of the data."""
     small = NOOP.response()
     for row in WITH_ARGUMENTS:
@@ -285,8 +294,9 @@ def test_p15_bodies_of_any_size_come_out_as_they_went_in(size: int) -> None:
         assert fed(stream, step=4093)[0] == expected
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("size", SIZES)
-def test_p15_a_body_of_nuls_is_split_at_the_first_ones_only(size: int) -> None:
+def test_a_body_of_nuls_is_split_at_the_first_ones_only(size: int) -> None:
     """The rest is payload, in both ways of splitting."""
     wire = raw(RES, STATUS_RES.number, bytes(size + 4))
     assert whole_stream(wire) == [(STATUS_RES, [b"", b"", b"", b"", bytes(size)])]
@@ -297,7 +307,8 @@ def references(pieces: list[bytes]) -> list[int]:
     return [sys.getrefcount(piece) for piece in pieces]
 
 
-def test_p15_a_large_packet_is_kept_in_the_pieces_it_came_in() -> None:
+@pytest.mark.guarantee(number=15)
+def test_a_large_packet_is_kept_in_the_pieces_it_came_in() -> None:
     """They are joined once, when all have come. Joining them as they come would be quadratic."""
     data = bytes(32 * MIB)
     wire = WORK_COMPLETE.response(b"H:vm:1", data)
@@ -347,7 +358,8 @@ def test_only_the_given_magic_is_taken(taken: bytes, refused: bytes) -> None:
         assert isinstance(decoder.error, ProtocolError)
 
 
-def test_p5_a_client_reads_the_work_fail_that_geard_sends_with_the_wrong_magic() -> None:
+@pytest.mark.guarantee(number=5)
+def test_a_client_reads_the_work_fail_that_geard_sends_with_the_wrong_magic() -> None:
     """M2, byte for byte."""
     wire = b"\x00REQ\x00\x00\x00\x0e\x00\x00\x00\rH:127.0.0.1:3"
     assert whole_stream(wire) == [(WORK_FAIL, [b"H:127.0.0.1:3"])]
@@ -370,23 +382,26 @@ NOT_HEADERS = {
 }
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("data", NOT_HEADERS.values(), ids=NOT_HEADERS.keys())
-def test_p14_what_is_not_a_header_is_told_with_its_bytes(data: bytes) -> None:
+def test_what_is_not_a_header_is_told_with_its_bytes(data: bytes) -> None:
     assert fault(data) == f"not the header of a Gearman packet: {data[:12]!r}"
 
 
 LYING_SIZES = [MAX_PACKET_SIZE + 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("size", LYING_SIZES)
-def test_p14_a_size_over_the_limit_is_told_from_the_header_alone(size: int) -> None:
+def test_a_size_over_the_limit_is_told_from_the_header_alone(size: int) -> None:
     header = raw(RES, WORK_COMPLETE.number, size=size)
     told = f"WORK_COMPLETE of {size} bytes; max_packet_size is {MAX_PACKET_SIZE}"
     assert fault(header) == told
     assert str(fed(header, step=1)[1].error) == told
 
 
-def test_p14_the_limit_is_the_largest_body_that_is_taken() -> None:
+@pytest.mark.guarantee(number=14)
+def test_the_limit_is_the_largest_body_that_is_taken() -> None:
     assert fed(ECHO_RES.response(b"12345"), Decoder(RES, max_packet_size=5))[0] == [(ECHO_RES, [b"12345"])]
     assert "ECHO_RES of 6 bytes; max_packet_size is 5" in fault(ECHO_RES.response(b"123456"), max_packet_size=5)
     found, decoder = fed(raw(RES, ECHO_RES.number, size=MAX_PACKET_SIZE))
@@ -394,8 +409,9 @@ def test_p14_the_limit_is_the_largest_body_that_is_taken() -> None:
     assert decoder.error is None
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("size", [10, 64 * KIB])
-def test_p14_too_few_arguments_are_told(size: int) -> None:
+def test_too_few_arguments_are_told(size: int) -> None:
     for row in NEEDING_NULS:
         count = len(row.arguments)
         for came in range(1, count):
@@ -404,15 +420,17 @@ def test_p14_too_few_arguments_are_told(size: int) -> None:
             assert fault(raw(RES, row.number, body)) == told
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("body", [b"x", b"\0", b"y" * 64 * KIB], ids=["x", "NUL", "64 KiB"])
-def test_p14_arguments_for_a_packet_without_are_told(body: bytes) -> None:
+def test_arguments_for_a_packet_without_are_told(body: bytes) -> None:
     for row in WITHOUT_ARGUMENTS:
         told = fault(raw(RES, row.number, body))
         assert told.startswith(f"{row} takes 0 arguments, but came with ")
         assert told.endswith(f": {body[:80]!r}")
 
 
-def test_p14_no_body_is_one_empty_argument() -> None:
+@pytest.mark.guarantee(number=14)
+def test_no_body_is_one_empty_argument() -> None:
     """As for an ECHO_REQ of nothing: it is no fault, and not no argument."""
     assert whole_stream(raw(REQ, ECHO_REQ.number)) == [(ECHO_REQ, [b""])]
 
@@ -427,9 +445,10 @@ FAULTS = {
 }
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("step", [None, 1, 7])
 @pytest.mark.parametrize("bad", FAULTS.values(), ids=FAULTS.keys())
-def test_p14_what_came_before_a_fault_is_returned_and_nothing_after_it(bad: bytes, step: int | None) -> None:
+def test_what_came_before_a_fault_is_returned_and_nothing_after_it(bad: bytes, step: int | None) -> None:
     good = JOB_CREATED.response(b"H:vm:1") + NOOP.response()
     found, decoder = fed(good + bad + good, step=step)
     error = decoder.error
@@ -449,8 +468,9 @@ HEADERS = st.builds(
 )
 
 
+@pytest.mark.guarantee(number=14)
 @given(st.lists(st.binary(max_size=40) | HEADERS | packets_to_send().map(lambda pair: pair[0])))
-def test_p14_no_bytes_make_the_decoder_raise(pieces: list[bytes]) -> None:
+def test_no_bytes_make_the_decoder_raise(pieces: list[bytes]) -> None:
     """And what it returns always has as many arguments as its type, so that nobody after it has to look."""
     decoder = Decoder(REQ, RES)
     for piece in pieces:
@@ -459,8 +479,9 @@ def test_p14_no_bytes_make_the_decoder_raise(pieces: list[bytes]) -> None:
     assert decoder.error is None or type(decoder.error) is ProtocolError
 
 
+@pytest.mark.guarantee(number=14)
 @given(st.lists(HEADERS), st.data())
-def test_p14_a_fault_is_the_same_in_any_fragmentation(pieces: list[bytes], data: st.DataObject) -> None:
+def test_a_fault_is_the_same_in_any_fragmentation(pieces: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(pieces)
     found, decoder = fed(stream)
     again, other = fed(stream, step=data.draw(st.integers(1, 50)))
@@ -469,8 +490,9 @@ def test_p14_a_fault_is_the_same_in_any_fragmentation(pieces: list[bytes], data:
     assert str(other.error) == str(decoder.error)
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("bad", FAULTS.values(), ids=FAULTS.keys())
-def test_p14_a_fault_is_told_with_no_bytes_but_its_own(bad: bytes) -> None:
+def test_a_fault_is_told_with_no_bytes_but_its_own(bad: bytes) -> None:
     """What comes behind the bad packet would mislead whoever reads the message."""
     assert fault(bad + b"behind it") == fault(bad)
 

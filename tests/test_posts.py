@@ -122,6 +122,7 @@ def test_a_grab_keeps_every_function_from_being_taken_back(server: MemoryJobServ
 # How much is asked for.
 
 
+@pytest.mark.guarantee(number=18)
 def test_no_more_is_asked_for_than_may_run(server: MemoryJobServer) -> None:
     worker = server.worker(max_jobs=4)
     worker.register_function("f", never)
@@ -130,6 +131,7 @@ def test_no_more_is_asked_for_than_may_run(server: MemoryJobServer) -> None:
     assert server.command("status") == "f\t10\t4\t1\n.\n"
 
 
+@pytest.mark.guarantee(number=18)
 def test_a_limit_is_the_posts_own(server: MemoryJobServer) -> None:
     worker = server.worker(max_jobs=4)
     worker.register_function("f", never, max_jobs=2)
@@ -244,6 +246,7 @@ def test_a_connection_that_was_never_ready_is_lost_in_silence(server: MemoryJobS
     assert (worker.busy, main_post(worker).turns) == (0, {})
 
 
+@pytest.mark.guarantee(number=18)
 def test_what_was_asked_for_is_given_back_with_the_connection(server: MemoryJobServer) -> None:
     worker = server.worker(max_jobs=3)
     worker.register_function("f", nothing)
@@ -267,8 +270,9 @@ def test_no_answer_in_time_ends_the_connection(server: MemoryJobServer) -> None:
     assert len(main_post(worker).turns) == 1
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("packet", [NO_JOB.response(), JOB_ASSIGN.response(b"H:x:1", b"f", b"")])
-def test_p17_an_answer_to_nothing_ends_the_connection(server: MemoryJobServer, packet: bytes) -> None:
+def test_an_answer_to_nothing_ends_the_connection(server: MemoryJobServer, packet: bytes) -> None:
     worker = server.worker()
     worker.register_function("f", nothing)
     server.advance()
@@ -339,8 +343,9 @@ def test_a_job_ends_the_suspicion(server: MemoryJobServer) -> None:
     assert len(done) == WAKE_UPS - 1
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("how", ["drop", "stop"])
-def test_p11_a_rest_leaves_no_timer(server: MemoryJobServer, how: str) -> None:
+def test_a_rest_leaves_no_timer(server: MemoryJobServer, how: str) -> None:
     worker = server.worker()
     worker.register_function("f", nothing)
     server.advance()
@@ -434,7 +439,8 @@ def test_stopping_twice_is_stopping(server: MemoryJobServer) -> None:
     assert (stopped, worker.busy, post.turns) == ([None], 0, {})
 
 
-def test_p11_one_that_never_began_ends_at_once() -> None:
+@pytest.mark.guarantee(number=11)
+def test_one_that_never_began_ends_at_once() -> None:
     worker = GearmanWorker([MemoryJobServer().endpoint()], reactor=Clock())
     assert outcome(main_post(worker).retire()) == [None]
 
@@ -446,7 +452,8 @@ def test_cancel_timer(make: Callable[[Clock], Any]) -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_p11_a_peer_that_is_gone_holds_up_an_idle_worker_for_three_seconds_only(
+@pytest.mark.guarantee(number=11)
+def test_a_peer_that_is_gone_holds_up_an_idle_worker_for_three_seconds_only(
     server: MemoryJobServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time to drain is for large results, which must not be cut off."""
@@ -462,6 +469,7 @@ def test_p11_a_peer_that_is_gone_holds_up_an_idle_worker_for_three_seconds_only(
     assert len(stopped) == 1
 
 
+@pytest.mark.guarantee(number=18)
 def test_a_server_that_takes_nothing_is_not_asked(server: MemoryJobServer) -> None:
     """The request would wait behind a large result, and the server seem to owe an answer."""
     worker = server.worker()

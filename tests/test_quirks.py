@@ -1,4 +1,4 @@
-"""What job servers do that nobody expects (GEARMAN.md section 0), and what becomes of a client there.
+"""What job servers do that nobody expects (docs/what-servers-do.md), and what becomes of a client there.
 
 On real ones: a gearmand, and a geard where it has quirks of its own. `MemoryJobServer` imitates gearmand's, so that
 the tests of our users meet them, too. The numbers are those of ``docs/what-servers-do.md``, which names further tests.
@@ -92,9 +92,10 @@ def is_forgotten(error: Any) -> bool:
     return (type(error), error.forgotten, error.acknowledged) == (TaskLost, True, True)
 
 
-# Jobs that the server forgets: promise 16.
+# Jobs that the server forgets: guarantee 16.
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h1_who_joins_an_abandoned_job_learns_that_it_is_lost(server: Gearmand | OnPort) -> None:
     await abandon(server)
     async with GearmanClient([server.address], check_interval=QUICK) as client:
@@ -110,6 +111,7 @@ async def test_h1_who_joins_an_abandoned_job_learns_that_it_is_lost(server: Gear
     await worker.close()
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h1_a_retry_comes_through(server: Gearmand | OnPort) -> None:
     await abandon(server)
     async with GearmanClient([server.address], check_interval=QUICK) as client:
@@ -122,6 +124,7 @@ async def test_h1_a_retry_comes_through(server: Gearmand | OnPort) -> None:
     await worker.close()
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h1_every_task_that_joined_is_lost_and_no_other(server: Gearmand | OnPort) -> None:
     await abandon(server)
     async with GearmanClient([server.address], check_interval=QUICK) as client:
@@ -138,6 +141,7 @@ async def test_h1_every_task_that_joined_is_lost_and_no_other(server: Gearmand |
     await worker.close()
 
 
+@pytest.mark.guarantee(number=5)
 async def test_l2_a_background_task_that_joins_an_abandoned_job_can_not_know(server: Gearmand | OnPort) -> None:
     await abandon(server)
     async with GearmanClient([server.address]) as client:
@@ -149,6 +153,7 @@ async def test_l2_a_background_task_that_joins_an_abandoned_job_can_not_know(ser
     await worker.close()
 
 
+@pytest.mark.guarantee(number=5)
 async def test_l1_a_background_job_is_lost_with_a_client_that_joined_it(server: Gearmand | OnPort) -> None:
     async with GearmanClient([server.address]) as client:
         handle = await client.add_task_bg("work", unique="u")
@@ -159,6 +164,7 @@ async def test_l1_a_background_job_is_lost_with_a_client_that_joined_it(server: 
     await worker.close()
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h2_a_job_that_an_administrator_cancelled_is_lost_once_more_and_then_done(
     server: Gearmand | OnPort,
 ) -> None:
@@ -178,6 +184,7 @@ async def test_h2_a_job_that_an_administrator_cancelled_is_lost_once_more_and_th
     await worker.close()
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h2_without_retries_each_failure_is_told(server: Gearmand | OnPort) -> None:
     async with GearmanClient([server.address], check_interval=QUICK) as client:
         task = Task("work", unique="u")
@@ -192,6 +199,7 @@ async def test_h2_without_retries_each_failure_is_told(server: Gearmand | OnPort
     await worker.close()
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h3_who_joined_a_running_job_whose_client_left_and_whose_worker_died(server: Gearmand | OnPort) -> None:
     dying = await connect_worker(server.port, b"work")
     async with GearmanClient([server.address]) as first:
@@ -214,6 +222,7 @@ def await_clients(server: Gearmand | OnPort) -> bool:
     return "0" in [line.split("\t")[2] for line in server.admin("show jobs") if line != "."]
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h4_a_job_whose_function_was_dropped_needs_a_timeout(server: Gearmand | OnPort) -> None:
     """The server says for ever that it has it. Only the caller can know when that is long enough."""
     async with GearmanClient([server.address], check_interval=QUICK) as client:
@@ -229,6 +238,7 @@ async def test_h4_a_job_whose_function_was_dropped_needs_a_timeout(server: Gearm
     await worker.close()
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h5_a_queued_job_that_an_administrator_cancelled_at_geard(geard: Geard) -> None:
     async with GearmanClient([geard.address], check_interval=QUICK) as client:
         task, other = Task("work"), Task("work", b"abc")
@@ -241,6 +251,7 @@ async def test_h5_a_queued_job_that_an_administrator_cancelled_at_geard(geard: G
     await worker.close()
 
 
+@pytest.mark.guarantee(number=5)
 def test_h9_a_job_that_was_freed_in_silence_is_lost() -> None:
     """gearmand 2.0 alone does that, so a server that the test plays has to."""
     clock = Clock()
@@ -263,6 +274,7 @@ def test_h9_a_job_that_was_freed_in_silence_is_lost() -> None:
 # What a server leaves unanswered.
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h6_the_longest_handle_is_asked_about_and_found() -> None:
     prefix = "P" * (MAX_HANDLE - 2)
     with Gearmand(f"--job-handle-prefix={prefix}") as server:
@@ -278,6 +290,7 @@ async def test_h6_the_longest_handle_is_asked_about_and_found() -> None:
         await worker.close()
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h8_a_low_job_behind_one_for_a_time_is_done_in_the_end(server: Gearmand | OnPort) -> None:
     begun: list[bytes] = []
 
@@ -296,6 +309,7 @@ async def test_h8_a_low_job_behind_one_for_a_time_is_done_in_the_end(server: Gea
             assert begun == [b"timed", b"low"]
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h12_a_server_that_is_out_of_descriptors_is_given_up_and_tried_again() -> None:
     """The kernel makes the connection, and nobody takes it."""
     with ExitStack() as stack:
@@ -314,6 +328,7 @@ async def test_h12_a_server_that_is_out_of_descriptors_is_given_up_and_tried_aga
 # What comes twice.
 
 
+@pytest.mark.guarantee(number=5)
 async def test_d4_a_job_whose_worker_dies_tells_its_parts_again_and_ends_once(server: Gearmand | OnPort) -> None:
     def half(job: TakenJob) -> None:
         job.status(1, 2)
@@ -339,6 +354,7 @@ async def test_d4_a_job_whose_worker_dies_tells_its_parts_again_and_ends_once(se
 # Jobs that are lost on the way.
 
 
+@pytest.mark.guarantee(number=5)
 async def test_l5_background_jobs_at_geard_are_there_once_the_client_was_drained(geard: Geard) -> None:
     """What was written just before the connection is closed, geard does not read."""
     async with GearmanClient([geard.address]) as client:
@@ -351,6 +367,7 @@ async def test_l5_background_jobs_at_geard_are_there_once_the_client_was_drained
 # Whose is it?
 
 
+@pytest.mark.guarantee(number=5)
 async def test_m4_an_old_handle_may_name_another_job_after_a_restart(gearmand: Gearmand) -> None:
     """Nothing tells them apart. The tasks of before are lost, and nothing that comes later is for them."""
     async with GearmanClient([gearmand.address]) as client:
@@ -372,6 +389,7 @@ async def test_m4_an_old_handle_may_name_another_job_after_a_restart(gearmand: G
     await worker.close()
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h10_two_jobs_with_one_handle_end_the_connection() -> None:
     """gearmand would send the result of one to the task of the other (M5)."""
     with Gearmand("--job-handle-prefix=" + "P" * 62) as server:
@@ -384,6 +402,7 @@ async def test_h10_two_jobs_with_one_handle_end_the_connection() -> None:
         await worker.close()
 
 
+@pytest.mark.guarantee(number=5)
 async def test_h10_one_job_at_a_time_is_done_right() -> None:
     with Gearmand("--job-handle-prefix=" + "P" * 62) as server:
         worker = await connect_worker(server.port, b"work", do=repeat)

@@ -92,6 +92,7 @@ def test_tls_without_its_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatc
         parse_address("tls:jobs:4730:timeout=3", reactor)
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("address", "complaint"),
     [
@@ -109,21 +110,23 @@ def test_tls_without_its_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatc
         ("host:65536", "must be from 1 to 65535"),
     ],
 )
-def test_p8_an_address_that_cannot_be_read(address: str, complaint: str) -> None:
+def test_an_address_that_cannot_be_read(address: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=f"^job_servers: .*{complaint}"):
         parse_address(address, reactor)
 
 
+@pytest.mark.guarantee(number=8)
 @given(st.text())
-def test_p8_any_text_is_an_address_or_a_value_error(text: str) -> None:
+def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
     with suppress(ValueError):
         name, endpoint = parse_address(text, reactor)
         assert name
         assert IStreamClientEndpoint.providedBy(endpoint)
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("address", [None, 4730, b"host", ("host", 4730)])
-def test_p8_an_address_of_a_wrong_type(address: Any) -> None:
+def test_an_address_of_a_wrong_type(address: Any) -> None:
     with pytest.raises(TypeError, match="job_servers: an address must be str or an IStreamClientEndpoint"):
         parse_address(address, reactor)
 
@@ -182,6 +185,7 @@ class Pool:
 ALL = ["endpoint:0", "endpoint:1", "endpoint:2"]
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("job_servers", "kind", "complaint"),
     [
@@ -191,16 +195,17 @@ ALL = ["endpoint:0", "endpoint:1", "endpoint:2"]
         (["host", "tcp:HOST:4730"], ValueError, "job_servers: host:4730 is there twice"),
     ],
 )
-def test_p8_job_servers_that_cannot_be_meant(job_servers: Any, kind: type[Exception], complaint: str) -> None:
+def test_job_servers_that_cannot_be_meant(job_servers: Any, kind: type[Exception], complaint: str) -> None:
     pool = Pool()
     with pytest.raises(kind, match=complaint):
         JobServers(job_servers, reactor, pool.make_factory, pool.changed)
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     "job_servers", [["jobs"], ["tls:jobs:4730:timeout=3"], [TCP4ClientEndpoint(reactor, "jobs", 1)]]
 )
-def test_p8_tls_options_that_would_be_of_no_effect(job_servers: Any) -> None:
+def test_tls_options_that_would_be_of_no_effect(job_servers: Any) -> None:
     """Who forgets the ``tls:`` does not mean plain text."""
     pool = Pool()
     with pytest.raises(ValueError, match="tls is for addresses such as 'tls:host:port', and job_servers has none"):
@@ -208,7 +213,8 @@ def test_p8_tls_options_that_would_be_of_no_effect(job_servers: Any) -> None:
     assert len(JobServers([*job_servers, "tls:j"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())) == 2
 
 
-def test_p8_servers_without_tls_do_not_take_the_place_of_those_with_it() -> None:
+@pytest.mark.guarantee(number=8)
+def test_servers_without_tls_do_not_take_the_place_of_those_with_it() -> None:
     pool = Pool()
     servers = JobServers(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())
     with pytest.raises(ValueError, match="job_servers has none"):
@@ -218,14 +224,16 @@ def test_p8_servers_without_tls_do_not_take_the_place_of_those_with_it() -> None
     assert [server.address for server in servers] == ["tls:other:4730"]
 
 
-def test_p8_tls_options_of_a_wrong_type() -> None:
+@pytest.mark.guarantee(number=8)
+def test_tls_options_of_a_wrong_type() -> None:
     pool = Pool()
     options: Any = {"trust_roots": None}
     with pytest.raises(TypeError, match="tls must be TLSOptions, not dict"):
         JobServers(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=options)
 
 
-def test_p10_an_attempt_over_tcp_has_the_time_of_a_connect() -> None:
+@pytest.mark.guarantee(number=10)
+def test_an_attempt_over_tcp_has_the_time_of_a_connect() -> None:
     """Those of servers that join, too."""
     memory_reactor = MemoryReactorClock()
 
@@ -298,7 +306,8 @@ def test_states_from_start_to_stop() -> None:
     assert pool.changes == 2
 
 
-def test_p14_a_server_that_speaks_nonsense_is_down_until_it_answers_well() -> None:
+@pytest.mark.guarantee(number=14)
+def test_a_server_that_speaks_nonsense_is_down_until_it_answers_well() -> None:
     pool = Pool(1).start()
     pool.there[0].send_raw(NOOP.response())
     (info,) = pool.infos()
@@ -468,8 +477,9 @@ def test_a_question_to_a_server_that_refused_fails_with_its_reason() -> None:
     pool.stop()
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("ready", [True, False], ids=["ready", "connecting"])
-def test_p1_a_question_fails_when_the_server_goes(ready: bool) -> None:
+def test_a_question_fails_when_the_server_goes(ready: bool) -> None:
     pool = Pool(1)
     silence = pool.there[0].fall_silent()
     pool.start()
@@ -483,7 +493,8 @@ def test_p1_a_question_fails_when_the_server_goes(ready: bool) -> None:
     pool.stop()
 
 
-def test_p1_a_question_fails_when_the_client_stops() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_question_fails_when_the_client_stops() -> None:
     pool = Pool(1)
     pool.there[0].leave_unanswered(OPTION_REQ, GET_STATUS, times=None)
     asked = ask(pool.start())
@@ -491,7 +502,8 @@ def test_p1_a_question_fails_when_the_client_stops() -> None:
     assert type(outcome(asked)) is ClientStopped
 
 
-def test_p1_a_question_to_a_server_that_is_stopped_fails() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_question_to_a_server_that_is_stopped_fails() -> None:
     assert type(outcome(ask(Pool(1)))) is ClientStopped
 
 
@@ -537,7 +549,8 @@ def test_an_endpoint_that_raises_is_a_server_that_is_down() -> None:
 # Another attempt goes elsewhere.
 
 
-def test_p7_each_attempt_of_a_unique_goes_to_the_next_in_rank() -> None:
+@pytest.mark.guarantee(number=7)
+def test_each_attempt_of_a_unique_goes_to_the_next_in_rank() -> None:
     pool = Pool().start()
     for unique in (b"a", b"b", b"c"):
         ranked = [server.address for server in pool.servers.ranked(unique)]
@@ -546,7 +559,8 @@ def test_p7_each_attempt_of_a_unique_goes_to_the_next_in_rank() -> None:
     pool.stop()
 
 
-def test_p7_another_attempt_without_a_unique_goes_to_another_server() -> None:
+@pytest.mark.guarantee(number=7)
+def test_another_attempt_without_a_unique_goes_to_another_server() -> None:
     pool = Pool().start()
     for last in ALL:
         others = {pool.servers.choose(b"", 1, last).factory.name for _ in range(6)}
@@ -557,7 +571,8 @@ def test_p7_another_attempt_without_a_unique_goes_to_another_server() -> None:
     pool.stop()
 
 
-def test_p7_another_attempt_goes_past_a_server_that_is_down() -> None:
+@pytest.mark.guarantee(number=7)
+def test_another_attempt_goes_past_a_server_that_is_down() -> None:
     """And on from the last in rank to the first."""
     pool = Pool().start()
     names = ranked(pool.servers, b"u")
@@ -568,7 +583,8 @@ def test_p7_another_attempt_goes_past_a_server_that_is_down() -> None:
     pool.stop()
 
 
-def test_p7_another_attempt_goes_elsewhere_though_it_waits_there() -> None:
+@pytest.mark.guarantee(number=7)
+def test_another_attempt_goes_elsewhere_though_it_waits_there() -> None:
     pool = Pool().start()
     for server in list(pool.servers)[1:]:
         server.link.pauseProducing()
@@ -646,7 +662,8 @@ def test_an_idle_server_that_leaves_is_left_at_once() -> None:
     pool.stop()
 
 
-def test_p7_a_server_that_leaves_finishes_what_it_has() -> None:
+@pytest.mark.guarantee(number=7)
+def test_a_server_that_leaves_finishes_what_it_has() -> None:
     pool = Pool().start()
     _, told = busy(pool, 2)
     pool.servers.change(pool.servers.addresses[:2])
@@ -656,12 +673,13 @@ def test_p7_a_server_that_leaves_finishes_what_it_has() -> None:
     assert told == [b"done"]
     pool.advance()
     assert pool.there[2].connections == []
-    assert pool.servers._leaving == {}  # promise 12
+    assert pool.servers._leaving == {}  # guarantee 12
     pool.stop()
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("leaves", [True, False])
-def test_p11_a_peer_that_reads_nothing_has_the_time_that_it_is_given(leaves: bool) -> None:
+def test_a_peer_that_reads_nothing_has_the_time_that_it_is_given(leaves: bool) -> None:
     """To leave it, and to stop."""
     pool = Pool().start()
     with pool.there[2].fall_silent():
@@ -675,8 +693,9 @@ def test_p11_a_peer_that_reads_nothing_has_the_time_that_it_is_given(leaves: boo
     pool.stop()
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("state", ["connecting", "waiting"])
-def test_p11_a_server_that_leaves_while_it_is_not_ready(state: str) -> None:
+def test_a_server_that_leaves_while_it_is_not_ready(state: str) -> None:
     pool = Pool()
     third = pool.there[2]
     with third.fall_silent() if state == "connecting" else third.refuse_connections():
@@ -688,7 +707,8 @@ def test_p11_a_server_that_leaves_while_it_is_not_ready(state: str) -> None:
     pool.stop()
 
 
-def test_p11_a_stop_does_not_wait_for_what_a_leaving_server_has() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_stop_does_not_wait_for_what_a_leaving_server_has() -> None:
     pool = Pool().start()
     _, told = busy(pool, 2)
     pool.servers.change(pool.servers.addresses[:2])
@@ -733,8 +753,9 @@ def test_a_server_that_stays_is_the_same_however_it_is_written() -> None:
         servers.by_address("10.0.0.1:4730")
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("wrong", [[], ["a b"], "host", [None], ["10.0.0.1", "10.0.0.1:4730"]])
-def test_p8_servers_that_cannot_be_meant_change_nothing(wrong: Any) -> None:
+def test_servers_that_cannot_be_meant_change_nothing(wrong: Any) -> None:
     pool = Pool().start()
     before, addresses = list(pool.servers), pool.servers.addresses
     with pytest.raises((TypeError, ValueError), match="job_servers"):
@@ -774,7 +795,8 @@ def test_there_is_hope_while_a_server_is_there_or_is_just_connecting() -> None:
     pool.stop()
 
 
-def test_p13_who_is_told_that_a_server_leaves_may_change_them_again() -> None:
+@pytest.mark.guarantee(number=13)
+def test_who_is_told_that_a_server_leaves_may_change_them_again() -> None:
     """Those of the first change that were to join are then never connected."""
     pool = Pool()
     addresses = list(pool.servers.addresses)
@@ -790,8 +812,9 @@ def test_p13_who_is_told_that_a_server_leaves_may_change_them_again() -> None:
     pool.stop()
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("stops", [False, True])
-def test_p13_who_is_told_while_servers_join_may_change_them_again_or_stop(stops: bool) -> None:
+def test_who_is_told_while_servers_join_may_change_them_again_or_stop(stops: bool) -> None:
     """Those that were to join after it are then never connected."""
     pool = Pool(2)
     first, second = pool.servers.addresses
@@ -805,7 +828,8 @@ def test_p13_who_is_told_while_servers_join_may_change_them_again_or_stop(stops:
     pool.stop()
 
 
-def test_p11_a_stop_waits_for_the_last_of_its_connections() -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_stop_waits_for_the_last_of_its_connections() -> None:
     pool = Pool().start()
     with pool.there[1].fall_silent():
         stopped = outcome_of(pool.servers.stop(ClientStopped()))

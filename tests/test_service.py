@@ -46,7 +46,8 @@ async def test_it_runs_as_long_as_its_block() -> None:
     assert not service.running
 
 
-def test_p11_the_block_ends_when_the_stop_does() -> None:
+@pytest.mark.guarantee(number=11)
+def test_the_block_ends_when_the_stop_does() -> None:
     service = Service()
     stopping = service.stopping = Deferred()
 
@@ -101,6 +102,7 @@ def test_a_prefix_is_joined_by_a_tab(prefix: str | bytes, expected: bytes) -> No
     assert Service(prefix=prefix)._prefix == expected
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
@@ -110,7 +112,7 @@ def test_a_prefix_is_joined_by_a_tab(prefix: str | bytes, expected: bytes) -> No
         ({"prefix": b"x" * (MAX_FUNCTION + 1)}, ValueError, f"prefix must have {MAX_FUNCTION} bytes at most, not 8051"),
     ],
 )
-def test_p8_an_argument_that_cannot_be_meant_is_refused(
+def test_an_argument_that_cannot_be_meant_is_refused(
     changes: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     """Its name and its limit are told."""

@@ -312,9 +312,10 @@ def test_async_inputs_that_raise_do_so_after_the_results_of_those_before() -> No
     house.stop()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("wrong", ["text", None, b"x" * 101])
 @pytest.mark.parametrize("slow", [False, True])
-def test_p8_a_workload_that_cannot_be_sent_raises_when_it_is_its_turn(slow: bool, wrong: Any) -> None:
+def test_a_workload_that_cannot_be_sent_raises_when_it_is_its_turn(slow: bool, wrong: Any) -> None:
     house = House(max_packet_size=100).start()
 
     async def later() -> AsyncIterator[Any]:
@@ -329,6 +330,7 @@ def test_p8_a_workload_that_cannot_be_sent_raises_when_it_is_its_turn(slow: bool
     house.stop()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("arguments", "kind", "complaint"),
     [
@@ -347,7 +349,7 @@ def test_p8_a_workload_that_cannot_be_sent_raises_when_it_is_its_turn(slow: bool
         ({"workloads": 5}, TypeError, "workloads must be an iterable of bytes, not int"),
     ],
 )
-def test_p8_a_map_that_cannot_be_meant(arguments: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_a_map_that_cannot_be_meant(arguments: dict[str, Any], kind: type[Exception], complaint: str) -> None:
     house = House(prefix="pp")
     with pytest.raises(kind, match=complaint):
         house.client.map(**{"function": "work", "workloads": [b"x"], **arguments})
@@ -357,8 +359,9 @@ def test_p8_a_map_that_cannot_be_meant(arguments: dict[str, Any], kind: type[Exc
 # map: loops that are left.
 
 
+@pytest.mark.guarantee(number=9)
 @BOTH
-def test_p9_a_loop_that_is_left_lets_go_of_what_is_out(inputs: type[Inputs]) -> None:
+def test_a_loop_that_is_left_lets_go_of_what_is_out(inputs: type[Inputs]) -> None:
     """What was not written is never sent."""
     house = House(max_in_flight=2).start()
     loop = Loop(house, house.client.map("work", inputs(), concurrency=4), most=1)
@@ -386,8 +389,9 @@ async def test_a_plain_break_is_enough(inputs: type[Inputs]) -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=9)
 @BOTH
-def test_p9_cancelling_those_who_loop_lets_go_of_what_is_out(inputs: type[Inputs]) -> None:
+def test_cancelling_those_who_loop_lets_go_of_what_is_out(inputs: type[Inputs]) -> None:
     house = House(max_in_flight=2).start()
     loop = Loop(house, house.client.map("work", inputs(), concurrency=4))
     do(house, b"1")
@@ -398,8 +402,9 @@ def test_p9_cancelling_those_who_loop_lets_go_of_what_is_out(inputs: type[Inputs
     house.stop()
 
 
+@pytest.mark.guarantee(number=9)
 @BOTH
-def test_p9_closing_one_that_was_never_gone_through_does_nothing(inputs: type[Inputs]) -> None:
+def test_closing_one_that_was_never_gone_through_does_nothing(inputs: type[Inputs]) -> None:
     house = House()
     source = inputs()
     closed = ensureDeferred(house.client.map("work", source).aclose())
@@ -408,8 +413,9 @@ def test_p9_closing_one_that_was_never_gone_through_does_nothing(inputs: type[In
     house.check_that_nothing_was_done()
 
 
+@pytest.mark.guarantee(number=1)
 @BOTH
-def test_p1_a_stop_of_the_client_ends_the_loop(inputs: type[Inputs]) -> None:
+def test_a_stop_of_the_client_ends_the_loop(inputs: type[Inputs]) -> None:
     house = House().start()
     loop = Loop(house, house.client.map("work", inputs()))
     house.stop()
@@ -417,8 +423,9 @@ def test_p1_a_stop_of_the_client_ends_the_loop(inputs: type[Inputs]) -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=12)
 @BOTH
-async def test_p12_a_loop_that_was_left_keeps_nothing(inputs: type[Inputs]) -> None:
+async def test_a_loop_that_was_left_keeps_nothing(inputs: type[Inputs]) -> None:
     house = House().start()
     tasks: list[weakref.ref[Task]] = []
     source: Any = inputs(9)
@@ -490,7 +497,8 @@ def test_inputs_are_asked_for_one_at_a_time_and_only_where_there_is_room() -> No
     house.stop()
 
 
-def test_p9_an_input_that_is_asked_for_is_cancelled_with_the_loop() -> None:
+@pytest.mark.guarantee(number=9)
+def test_an_input_that_is_asked_for_is_cancelled_with_the_loop() -> None:
     house = House().start()
     source = Slow()
     loop = Loop(house, house.client.map("work", source))
@@ -500,7 +508,8 @@ def test_p9_an_input_that_is_asked_for_is_cancelled_with_the_loop() -> None:
     house.stop()
 
 
-def test_p9_an_input_that_comes_in_answer_to_the_cancel_is_not_sent() -> None:
+@pytest.mark.guarantee(number=9)
+def test_an_input_that_comes_in_answer_to_the_cancel_is_not_sent() -> None:
     house = House().start()
 
     async def stubborn() -> AsyncIterator[bytes]:
@@ -620,8 +629,9 @@ def test_it_raises_what_a_task_fails_with(go_wrong: Callable[[House], Any], kind
     house.stop()
 
 
+@pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("leave", ["break", "cancel"])
-def test_p9_a_stream_that_is_left_lets_go_of_its_task(leave: str) -> None:
+def test_a_stream_that_is_left_lets_go_of_its_task(leave: str) -> None:
     house = House().start()
     loop = Loop(house, house.client.stream("work"), most=1 if leave == "break" else None)
     job = house.server.take("work")
@@ -637,6 +647,7 @@ def test_p9_a_stream_that_is_left_lets_go_of_its_task(leave: str) -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("arguments", "kind", "complaint"),
     [
@@ -649,7 +660,7 @@ def test_p9_a_stream_that_is_left_lets_go_of_its_task(leave: str) -> None:
         ({"on_data": print}, TypeError, "on_data"),
     ],
 )
-def test_p8_a_stream_that_cannot_be_meant(arguments: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_a_stream_that_cannot_be_meant(arguments: dict[str, Any], kind: type[Exception], complaint: str) -> None:
     house = House(prefix="pp", max_packet_size=1000)
     with pytest.raises(kind, match=complaint):
         house.client.stream(**{"function": "work", **arguments})
@@ -777,8 +788,9 @@ def test_two_slow_loops_are_held_together() -> None:
     house.stop()
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("end", ["cancel", "stop", "time out"])
-def test_p11_a_stream_that_ends_while_nothing_is_read_leaves_nothing(end: str) -> None:
+def test_a_stream_that_ends_while_nothing_is_read_leaves_nothing(end: str) -> None:
     house = House().start()
     slowly = Slowly(house, timeout=100.0)
     job = house.server.take("work")

@@ -167,19 +167,21 @@ REACHES = {
 """By each callback, an end of a task that has it called."""
 
 
-# Promise 2: order.
+# Guarantee 2: order.
 
 PROGRESS = [("on_created",), ("on_data", b"d1"), ("on_status", 1, 2), ("on_warning", b"w1"), ("on_data", b"d2")]
 
 
-def test_p2_events_of_a_task_that_completes_come_in_order() -> None:
+@pytest.mark.guarantee(number=2)
+def test_events_of_a_task_that_completes_come_in_order() -> None:
     story = Story()
     story.run(complete)
     assert story.events == [*PROGRESS, ("on_complete", b"thumbnail"), ("fired", b"thumbnail"), ("ended",)]
 
 
+@pytest.mark.guarantee(number=2)
 @pytest.mark.parametrize("end", [fail, stop])
-def test_p2_events_of_a_task_that_fails_come_in_order(end: Callable[[Story], None]) -> None:
+def test_events_of_a_task_that_fails_come_in_order(end: Callable[[Story], None]) -> None:
     story = Story()
     story.run(end)
     (reason,) = story.fired
@@ -187,7 +189,8 @@ def test_p2_events_of_a_task_that_fails_come_in_order(end: Callable[[Story], Non
     assert isinstance(reason, (TaskFailed, ClientStopped))
 
 
-def test_p2_events_of_a_task_with_an_exception_come_in_order() -> None:
+@pytest.mark.guarantee(number=2)
+def test_events_of_a_task_with_an_exception_come_in_order() -> None:
     story = Story()
     story.run(raise_exception)
     (reason,) = story.fired
@@ -202,21 +205,24 @@ def test_p2_events_of_a_task_with_an_exception_come_in_order() -> None:
     assert (reason.task, reason.data) == (story.task, b"boom")
 
 
-def test_p2_events_of_a_background_task_come_in_order() -> None:
+@pytest.mark.guarantee(number=2)
+def test_events_of_a_background_task_come_in_order() -> None:
     story = Story(background=True)
     story.create()
     assert story.events == [("on_created",), ("fired", JOB), ("ended",)]
     assert story.task.handle == JOB
 
 
-def test_p2_a_background_task_that_fails_has_no_handle() -> None:
+@pytest.mark.guarantee(number=2)
+def test_a_background_task_that_fails_has_no_handle() -> None:
     story = Story(background=True)
     fail(story)
     assert story.names == ["on_fail", "fired", "ended"]
     assert story.task.handle is None
 
 
-def test_p9_a_cancelled_task_is_let_go_before_anybody_is_told() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_cancelled_task_is_let_go_before_anybody_is_told() -> None:
     """So that nothing of it is left in a table when the caller's code runs."""
     story = Story()
     cancel(story)
@@ -225,14 +231,16 @@ def test_p9_a_cancelled_task_is_let_go_before_anybody_is_told() -> None:
     assert isinstance(reason, CancelledError)
 
 
-def test_p9_a_task_that_nobody_holds_can_be_cancelled() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_task_that_nobody_holds_can_be_cancelled() -> None:
     story = Story()
     story.task.holder = None
     cancel(story)
     assert story.names == ["on_fail", "fired", "ended"]
 
 
-def test_p2_the_handle_is_there_when_on_created_is_called() -> None:
+@pytest.mark.guarantee(number=2)
+def test_the_handle_is_there_when_on_created_is_called() -> None:
     handles: list[JobHandle | None] = []
     story = Story({"on_created": lambda story: handles.append(story.task.handle)})
     assert story.task.handle is None
@@ -253,11 +261,12 @@ def test_a_task_without_callbacks_is_told_all_the_same() -> None:
     assert [type(error) for error in told] == [TaskException]
 
 
-# Promise 1: one outcome.
+# Guarantee 1: one outcome.
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("first", ENDS)
-def test_p1_only_the_first_end_counts(first: Callable[[Story], None]) -> None:
+def test_only_the_first_end_counts(first: Callable[[Story], None]) -> None:
     """Nobody is told of another one."""
     story = Story()
     story.run(first)
@@ -269,8 +278,9 @@ def test_p1_only_the_first_end_counts(first: Callable[[Story], None]) -> None:
     assert story.task.holder is None
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("end", ENDS)
-def test_p1_a_background_task_has_its_outcome_with_its_handle(end: Callable[[Story], None]) -> None:
+def test_a_background_task_has_its_outcome_with_its_handle(end: Callable[[Story], None]) -> None:
     story = Story(background=True)
     story.create()
     before = [*story.events]
@@ -278,8 +288,9 @@ def test_p1_a_background_task_has_its_outcome_with_its_handle(end: Callable[[Sto
     assert story.events == before
 
 
+@pytest.mark.guarantee(number=1)
 @given(st.lists(st.sampled_from(ENDS), min_size=1))
-def test_p1_any_ends_make_one_outcome(ends: list[Callable[[Story], None]]) -> None:
+def test_any_ends_make_one_outcome(ends: list[Callable[[Story], None]]) -> None:
     story = Story()
     for end in ends:
         end(story)
@@ -287,7 +298,7 @@ def test_p1_any_ends_make_one_outcome(ends: list[Callable[[Story], None]]) -> No
     assert story.names.count("on_complete") + story.names.count("on_fail") == 1
 
 
-# Promise 13: the caller's callback can do no harm.
+# Guarantee 13: the caller's callback can do no harm.
 
 
 class Mishap(BaseException):
@@ -308,8 +319,9 @@ def logged(failures: Failures) -> Iterator[list[LogEvent]]:
     assert len(failures.flush(Mishap)) == len(mishaps)
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ALL_CALLBACKS)
-def test_p13_a_callback_that_raises_is_logged_with_its_task(name: str, logged_failures: Failures) -> None:
+def test_a_callback_that_raises_is_logged_with_its_task(name: str, logged_failures: Failures) -> None:
     """And all goes on as if it had not raised."""
     good, bad = Story(), Story({name: misbehave})
     good.run(REACHES[name])
@@ -322,8 +334,9 @@ def test_p13_a_callback_that_raises_is_logged_with_its_task(name: str, logged_fa
         assert "resize 10.0.0.1:4730//H:host:12" in formatEvent(event)
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ["on_created", "on_fail"])
-def test_p13_a_callback_of_a_background_task_may_raise_too(name: str, logged_failures: Failures) -> None:
+def test_a_callback_of_a_background_task_may_raise_too(name: str, logged_failures: Failures) -> None:
     story = Story({name: misbehave}, background=True)
     with logged(logged_failures) as mishaps:
         (story.create if name == "on_created" else story.deferred.cancel)()
@@ -331,8 +344,9 @@ def test_p13_a_callback_of_a_background_task_may_raise_too(name: str, logged_fai
     assert story.names[-2:] == ["fired", "ended"]
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ["on_created", "on_data", "on_warning", "on_status", "on_exception"])
-def test_p13_a_callback_may_cancel_before_the_end(name: str) -> None:
+def test_a_callback_may_cancel_before_the_end(name: str) -> None:
     """Then what would have come after it does not."""
     story = Story({name: cancel})
     story.run(REACHES[name])
@@ -342,8 +356,9 @@ def test_p13_a_callback_may_cancel_before_the_end(name: str) -> None:
     assert after == [("let_go",), ("on_fail", reason), ("fired", reason), ("ended",)]
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ["on_complete", "on_fail"])
-def test_p13_a_callback_may_cancel_at_the_end(name: str) -> None:
+def test_a_callback_may_cancel_at_the_end(name: str) -> None:
     """Nobody is told of two ends, but the Deferred does as it was asked."""
     story = Story({name: cancel})
     story.run(REACHES[name])
@@ -351,15 +366,17 @@ def test_p13_a_callback_may_cancel_at_the_end(name: str) -> None:
     assert isinstance(story.fired[0], CancelledError)
 
 
-def test_p13_on_created_may_cancel_a_background_task() -> None:
+@pytest.mark.guarantee(number=13)
+def test_on_created_may_cancel_a_background_task() -> None:
     story = Story({"on_created": cancel}, background=True)
     story.create()
     assert story.names == ["on_created", "let_go", "on_fail", "fired", "ended"]
     assert isinstance(story.fired[0], CancelledError)
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ALL_CALLBACKS)
-def test_p13_a_callback_may_stop_the_client(name: str) -> None:
+def test_a_callback_may_stop_the_client(name: str) -> None:
     """Which ends the task under its feet, unless it has ended."""
     story = Story({name: stop})
     story.run(REACHES[name])
@@ -369,7 +386,8 @@ def test_p13_a_callback_may_stop_the_client(name: str) -> None:
     assert story.names.count("fired") == story.names.count("ended") == 1
 
 
-def test_p13_a_callback_of_the_deferred_may_end_the_task_again() -> None:
+@pytest.mark.guarantee(number=13)
+def test_a_callback_of_the_deferred_may_end_the_task_again() -> None:
     """By cancelling, or by stopping the client; the owner is told after it, once."""
     story = Story()
 
@@ -383,7 +401,7 @@ def test_p13_a_callback_of_the_deferred_may_end_the_task_again() -> None:
     assert story.fired == [b"thumbnail"]
 
 
-# Promise 8: the caller's mistakes are told at the call.
+# Guarantee 8: the caller's mistakes are told at the call.
 
 TOO_LONG = f"must have {MAX_FUNCTION} bytes at most, not "
 
@@ -440,42 +458,48 @@ AT_MISTAKES: list[tuple[type[Exception], str, object]] = [
 ]
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(("error", "told", "arguments"), MISTAKES, ids=[repr(each)[:50] for _, _, each in MISTAKES])
-def test_p8_what_cannot_be_sent_is_told(error: type[Exception], told: str, arguments: dict[str, Any]) -> None:
+def test_what_cannot_be_sent_is_told(error: type[Exception], told: str, arguments: dict[str, Any]) -> None:
     for background in (False, True):
         with pytest.raises(error, match=told):
             Task(**{"function": "resize", "background": background, **arguments})
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(("error", "told", "at"), AT_MISTAKES, ids=[repr(at) for _, _, at in AT_MISTAKES])
-def test_p8_a_time_that_cannot_be_sent_is_told(error: type[Exception], told: str, at: Any) -> None:
+def test_a_time_that_cannot_be_sent_is_told(error: type[Exception], told: str, at: Any) -> None:
     """In a foreground task too, which takes no time at all."""
     for background in (False, True):
         with pytest.raises(error, match=told):
             Task("resize", background=background, at=at)
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("at", [0, 1900000000, datetime.datetime(2030, 1, 2, tzinfo=datetime.timezone.utc)])
-def test_p8_a_time_is_for_background_tasks(at: datetime.datetime | int) -> None:
+def test_a_time_is_for_background_tasks(at: datetime.datetime | int) -> None:
     with pytest.raises(ValueError, match="at is for background tasks"):
         Task("resize", at=at)
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("priority", [Priority.HIGH, Priority.LOW])
-def test_p8_a_time_is_for_normal_priority(priority: Priority) -> None:
+def test_a_time_is_for_normal_priority(priority: Priority) -> None:
     with pytest.raises(ValueError, match=r"at goes with Priority\.NORMAL only"):
         Task("resize", background=True, at=0, priority=priority)
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("name", FOREGROUND_CALLBACKS)
-def test_p8_a_background_task_takes_no_callback_that_is_never_called(name: str) -> None:
+def test_a_background_task_takes_no_callback_that_is_never_called(name: str) -> None:
     callback: dict[str, Any] = {name: print}
     with pytest.raises(ValueError, match=f"{name} is for foreground tasks"):
         Task("resize", background=True, **callback)
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("end", [None, *ENDS])
-def test_p8_a_task_is_submitted_once(end: Callable[[Story], None] | None) -> None:
+def test_a_task_is_submitted_once(end: Callable[[Story], None] | None) -> None:
     """Whether it is under way or over; and the first submit takes no notice."""
     story = Story()
     if end is not None:
@@ -488,7 +512,8 @@ def test_p8_a_task_is_submitted_once(end: Callable[[Story], None] | None) -> Non
     assert len(story.fired) == 1
 
 
-def test_p8_the_prefix_counts_for_the_length_of_the_name() -> None:
+@pytest.mark.guarantee(number=8)
+def test_the_prefix_counts_for_the_length_of_the_name() -> None:
     """A task that is refused for it is as it was."""
     task = Task(b"f" * (MAX_FUNCTION - 3))
     told = f"prefix and function {TOO_LONG}{MAX_FUNCTION + 1}"
@@ -501,7 +526,8 @@ def test_p8_the_prefix_counts_for_the_length_of_the_name() -> None:
     assert told_outcome == [b"done"]
 
 
-def test_p8_names_are_taken_up_to_their_limits() -> None:
+@pytest.mark.guarantee(number=8)
+def test_names_are_taken_up_to_their_limits() -> None:
     task = Task(b"f" * MAX_FUNCTION, unique=b"u" * MAX_UNIQUE)
     assert (task.wire_function, task.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
     assert name_bytes("handle", b"h" * MAX_HANDLE, MAX_HANDLE) == b"h" * MAX_HANDLE
@@ -523,8 +549,9 @@ def test_a_task_is_plain_unless_asked_otherwise() -> None:
     assert (task.background, task.answer) == (False, JOB_CREATED)
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("name", ["größe", "größe".encode(), b"\xff\xfe", b"a b\tc\n%s"])
-def test_p15_a_name_goes_over_the_wire_as_its_bytes(name: str | bytes) -> None:
+def test_a_name_goes_over_the_wire_as_its_bytes(name: str | bytes) -> None:
     wire = name.encode() if isinstance(name, str) else name
     task = Task(name, unique=name)
     assert (task.function, task.wire_function, task.unique) == (name, wire, wire)
@@ -540,14 +567,16 @@ WORKLOADS = [
 ]
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("workload", WORKLOADS, ids=[f"{type(data).__name__}-{len(data)}" for data in WORKLOADS])
-def test_p15_a_workload_may_be_any_bytes(workload: Any) -> None:
+def test_a_workload_may_be_any_bytes(workload: Any) -> None:
     task = Task("resize", workload)
     assert type(task.workload) is bytes
     assert task.workload == bytes(workload)
 
 
-def test_p15_a_workload_that_changes_afterwards_is_sent_as_it_was() -> None:
+@pytest.mark.guarantee(number=15)
+def test_a_workload_that_changes_afterwards_is_sent_as_it_was() -> None:
     workload = bytearray(b"picture")
     view, copy = Task("resize", memoryview(workload)), Task("resize", workload)  # type: ignore[arg-type]  # a view will do, too
     workload[:] = b"changed"
@@ -594,7 +623,7 @@ def test_a_task_prints_as_its_function_and_its_job(function: str | bytes, text: 
     assert told == [b""]
 
 
-# Promise 12: nothing is kept after the end.
+# Guarantee 12: nothing is kept after the end.
 
 
 @contextmanager
@@ -628,8 +657,9 @@ LIVES: dict[str, Callable[[Task, Deferred[Any]], object]] = {
 }
 
 
+@pytest.mark.guarantee(number=12)
 @pytest.mark.parametrize("live", LIVES.values(), ids=LIVES.keys())
-def test_p12_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, Deferred[Any]], object]) -> None:
+def test_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, Deferred[Any]], object]) -> None:
     """At once, without the garbage collector; the Deferred may be kept for its result."""
     task, deferred, reference = watched()
     task.server = SERVER
@@ -642,7 +672,8 @@ def test_p12_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, De
     assert deferred.called
 
 
-def test_p12_a_background_task_goes_once_the_server_has_its_job() -> None:
+@pytest.mark.guarantee(number=12)
+def test_a_background_task_goes_once_the_server_has_its_job() -> None:
     task, deferred, reference = watched(background=True)
     with no_collector():
         task.server = SERVER
@@ -653,7 +684,8 @@ def test_p12_a_background_task_goes_once_the_server_has_its_job() -> None:
     assert outcome(deferred) == [JOB]
 
 
-def test_p12_a_task_lets_go_of_those_who_carried_it_out() -> None:
+@pytest.mark.guarantee(number=12)
+def test_a_task_lets_go_of_those_who_carried_it_out() -> None:
     """A caller that keeps the task keeps no connection and no client with it."""
     story = Story()
     task, reference = story.task, weakref.ref(story)
@@ -671,8 +703,9 @@ SERVERS = st.text(min_size=1)
 HANDLES = st.binary(min_size=1)
 
 
+@pytest.mark.guarantee(number=15)
 @given(SERVERS, HANDLES)
-def test_p15_a_handle_is_read_back_from_its_string(server: str, handle: bytes) -> None:
+def test_a_handle_is_read_back_from_its_string(server: str, handle: bytes) -> None:
     job = JobHandle(server, handle)
     assert JobHandle.from_string(str(job)) == job
 
@@ -736,7 +769,7 @@ def test_what_no_handle_prints_is_told(text: str) -> None:
     [(0, 0, None), (4294967293, 0, None), (0, 8, 0.0), (3, 8, 0.375), (8, 8, 1.0), (9, 8, 1.125)],
 )
 def test_the_progress_of_a_job(numerator: int, denominator: int, progress: float | None) -> None:
-    """gearmand makes what a worker sends a number, or 0 (GEARMAN.md section 5)."""
+    """gearmand makes what a worker sends a number, or 0 (docs/gearman.md §5)."""
     status = JobStatus(True, True, numerator, denominator)
     assert status.progress == progress
     assert status.waiting_clients is None
@@ -746,7 +779,7 @@ def test_priorities_are_in_the_order_in_which_jobs_are_done() -> None:
     assert sorted(Priority) == [Priority.HIGH, Priority.NORMAL, Priority.LOW]
 
 
-# Promise 7: retries.
+# Guarantee 7: retries.
 
 
 def with_retries(count: int, **react: Callable[[Story], None]) -> Story:
@@ -757,8 +790,9 @@ def with_retries(count: int, **react: Callable[[Story], None]) -> Story:
     return story
 
 
+@pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("end", [fail, raise_exception])
-def test_p7_a_failure_is_told_only_when_no_retry_is_left(end: Callable[[Story], None]) -> None:
+def test_a_failure_is_told_only_when_no_retry_is_left(end: Callable[[Story], None]) -> None:
     story = with_retries(2)
     for attempt in (1, 2):
         story.create()
@@ -774,7 +808,8 @@ def test_p7_a_failure_is_told_only_when_no_retry_is_left(end: Callable[[Story], 
     assert story.task.ended
 
 
-def test_p7_a_result_after_a_retry_is_the_result() -> None:
+@pytest.mark.guarantee(number=7)
+def test_a_result_after_a_retry_is_the_result() -> None:
     story = with_retries(1)
     fail(story)
     story.run(complete)
@@ -788,36 +823,41 @@ def test_p7_a_result_after_a_retry_is_the_result() -> None:
     ]
 
 
-def test_p7_nobody_needs_to_be_told_of_a_retry() -> None:
+@pytest.mark.guarantee(number=7)
+def test_nobody_needs_to_be_told_of_a_retry() -> None:
     story = with_retries(1)
     story.task.options = story.task.options._replace(on_retry=None)
     fail(story)
     assert (story.fired, story.task.attempt) == ([], 1)
 
 
-def test_p7_the_owner_decides() -> None:
+@pytest.mark.guarantee(number=7)
+def test_the_owner_decides() -> None:
     story = with_retries(5)
     story.retries = False
     fail(story)
     assert (len(story.fired), story.names.count("on_retry")) == (1, 0)
 
 
-def test_p7_an_owner_has_to_say_that_it_is_tried_again() -> None:
+@pytest.mark.guarantee(number=7)
+def test_an_owner_has_to_say_that_it_is_tried_again() -> None:
     task = Task("resize", retries=3)
     told = outcome(task.begin(TaskOwner()))
     task.end_failed(TaskFailed(task))
     assert [type(error) for error in told] == [TaskFailed]
 
 
-def test_p1_a_task_that_ended_is_not_tried_again() -> None:
+@pytest.mark.guarantee(number=1)
+def test_a_task_that_ended_is_not_tried_again() -> None:
     story = with_retries(5)
     complete(story)
     fail(story)
     assert (story.fired, story.names.count("on_retry")) == ([b"thumbnail"], 0)
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("name", ["on_complete", "on_fail"])
-def test_p1_a_task_that_is_being_told_its_end_is_not_tried_again(name: str) -> None:
+def test_a_task_that_is_being_told_its_end_is_not_tried_again(name: str) -> None:
     """Whatever its callback does: its owner would submit it a second time."""
     story = with_retries(5, **{name: fail})
     story.task.options = story.task.options._replace(retries=5 if name == "on_complete" else 0)
@@ -825,14 +865,16 @@ def test_p1_a_task_that_is_being_told_its_end_is_not_tried_again(name: str) -> N
     assert (len(story.fired), story.names.count("on_retry"), story.task.attempt) == (1, 0, 0)
 
 
-def test_p9_a_cancelled_task_is_not_tried_again() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_cancelled_task_is_not_tried_again() -> None:
     story = with_retries(5)
     story.retries = False  # as an owner says of a CancelledError
     cancel(story)
     assert (len(story.fired), story.names.count("on_retry")) == (1, 0)
 
 
-def test_p13_on_retry_may_raise_and_may_cancel(logged_failures: Failures) -> None:
+@pytest.mark.guarantee(number=13)
+def test_on_retry_may_raise_and_may_cancel(logged_failures: Failures) -> None:
     story = with_retries(2, on_retry=misbehave)
     with logged(logged_failures) as mishaps:
         fail(story)
@@ -866,8 +908,9 @@ def test_a_task_whose_owner_has_no_other_place_for_it_fails() -> None:
     assert [type(error) for error in told] == [ClientStopped]
 
 
+@pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("wanted", [False, True])
-def test_p9_the_owner_drops_the_job_where_that_is_wanted(wanted: bool) -> None:
+def test_the_owner_drops_the_job_where_that_is_wanted(wanted: bool) -> None:
     """For the one who carries it out: while the task is under way."""
 
     class Owner(TaskOwner):
@@ -887,6 +930,7 @@ def test_p9_the_owner_drops_the_job_where_that_is_wanted(wanted: bool) -> None:
     assert (task.drop, told) == (None, [b"thumbnail"])
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("options", "kind", "complaint"),
     [
@@ -898,7 +942,7 @@ def test_p9_the_owner_drops_the_job_where_that_is_wanted(wanted: bool) -> None:
         ({"on_retry": print, "background": True}, ValueError, "retries are for foreground tasks"),
     ],
 )
-def test_p8_time_outs_and_retries_that_cannot_be_meant(
+def test_time_outs_and_retries_that_cannot_be_meant(
     options: dict[str, Any], kind: type[Exception], complaint: str
 ) -> None:
     with pytest.raises(kind, match=complaint):
@@ -936,7 +980,8 @@ def test_tasks_leave_a_queue_in_the_order_in_which_they_came() -> None:
     assert ([task.holder for task in tasks], len(queue)) == ([None] * 3, 0)
 
 
-def test_p9_a_cancelled_task_leaves_its_queue_at_once() -> None:
+@pytest.mark.guarantee(number=9)
+def test_a_cancelled_task_leaves_its_queue_at_once() -> None:
     tasks = [Task("resize") for _ in range(3)]
     for task in tasks:
         task.begin(TaskOwner()).addErrback(lambda _: None)
@@ -947,7 +992,8 @@ def test_p9_a_cancelled_task_leaves_its_queue_at_once() -> None:
     assert queue.clear() == [tasks[0], tasks[2]]
 
 
-def test_p12_a_queue_keeps_nothing_of_a_task_that_left_it() -> None:
+@pytest.mark.guarantee(number=12)
+def test_a_queue_keeps_nothing_of_a_task_that_left_it() -> None:
     first, second = queued = [Task("resize"), Task("resize")]
     queue = queue_of(*queued)
     reference = weakref.ref(first)
@@ -957,7 +1003,8 @@ def test_p12_a_queue_keeps_nothing_of_a_task_that_left_it() -> None:
     assert (queue.pop(), queue.pop(), len(queue)) == (second, None, 0)
 
 
-def test_p12_a_queue_has_room_for_those_who_are_in_it_and_few_more() -> None:
+@pytest.mark.guarantee(number=12)
+def test_a_queue_has_room_for_those_who_are_in_it_and_few_more() -> None:
     """However many came and left while one of them waited."""
     queue, patient = TaskQueue(), [Task("resize") for _ in range(3)]
     places = set()
@@ -973,8 +1020,9 @@ def test_p12_a_queue_has_room_for_those_who_are_in_it_and_few_more() -> None:
     assert queue.clear() == [patient[0], patient[2]]
 
 
+@pytest.mark.guarantee(number=9)
 @given(st.lists(st.sampled_from(["append", "pop", "let go", "clear"]), max_size=300), st.randoms(use_true_random=False))
-def test_p9_a_queue_is_a_list_that_some_leave(steps: list[str], random: Random) -> None:
+def test_a_queue_is_a_list_that_some_leave(steps: list[str], random: Random) -> None:
     queue, waiting = TaskQueue(), list[Task]()
     for step in steps:
         if step == "append":

@@ -1,6 +1,6 @@
 """TLS: the options, client and worker over it on real servers, and what is told where it fails.
 
-stunnel speaks it in front of gearmand, since Debian's has none (GEARMAN.md section 12); geard has its own.
+stunnel speaks it in front of gearmand, since Debian's has none (docs/gearman.md §12); geard has its own.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ async def test_administration_through_stunnel(stunnel: Stunnel, certificates: Ce
     assert "certificate verify failed" in str(answers.errors[address])
 
 
-async def test_p15_client_and_worker_through_stunnel(stunnel: Stunnel, certificates: Certificates) -> None:
+@pytest.mark.guarantee(number=15)
+async def test_client_and_worker_through_stunnel(stunnel: Stunnel, certificates: Certificates) -> None:
     """One job, many at once, and one of many records of TLS."""
     address = f"tls:{stunnel.address}"
     large = bytes(range(256)) * 12_000
@@ -309,8 +310,9 @@ FAULTS: Final = {
 }
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-async def test_p14_a_fault_is_told_in_words_and_backed_off(
+async def test_a_fault_is_told_in_words_and_backed_off(
     fault: Fault, gearmand: Gearmand, certificates: Certificates
 ) -> None:
     with Stunnel(gearmand.address, fault.server(certificates), *fault.settings(certificates)) as stunnel:
@@ -336,7 +338,8 @@ def listening(protocol: type[Protocol]) -> Iterator[str]:
     port.stopListening()
 
 
-async def test_p14_a_server_that_speaks_plain_text(gearmand: Gearmand, certificates: Certificates) -> None:
+@pytest.mark.guarantee(number=14)
+async def test_a_server_that_speaks_plain_text(gearmand: Gearmand, certificates: Certificates) -> None:
     """gearmand closes the connection; others answer."""
     told = await a_minute_of_failures(f"tls:{gearmand.address}", certificates.options)
     assert {type(error) for error in told} == {TLSError}
@@ -347,13 +350,15 @@ async def test_p14_a_server_that_speaks_plain_text(gearmand: Gearmand, certifica
     assert all(str(error).endswith("(the server may speak plain text)") for error in told)
 
 
-async def test_p14_a_server_that_speaks_tls_where_plain_text_is_expected(stunnel: Stunnel) -> None:
+@pytest.mark.guarantee(number=14)
+async def test_a_server_that_speaks_tls_where_plain_text_is_expected(stunnel: Stunnel) -> None:
     """It says nothing, so nobody can tell; but that it may be so is told."""
     told = await a_minute_of_failures(stunnel.address, None)
     assert all("the server may want TLS, and an address with tls:" in str(error) for error in told)
 
 
-async def test_p14_a_tunnel_that_leads_nowhere(certificates: Certificates) -> None:
+@pytest.mark.guarantee(number=14)
+async def test_a_tunnel_that_leads_nowhere(certificates: Certificates) -> None:
     with Stunnel("127.0.0.1:1", certificates.server) as stunnel:
         told = await a_minute_of_failures(f"tls:{stunnel.address}", certificates.options)
     assert {type(error) for error in told} == {TLSError}
@@ -361,7 +366,7 @@ async def test_p14_a_tunnel_that_leads_nowhere(certificates: Certificates) -> No
 
 
 class Listener(Protocol):
-    """A server that hears, and says nothing (GEARMAN.md H11, H12)."""
+    """A server that hears, and says nothing (H11, H12)."""
 
     heard: ClassVar[list[bytes]] = []
 
@@ -369,7 +374,8 @@ class Listener(Protocol):
         self.heard.append(data[:2])
 
 
-async def test_p10_a_server_that_never_shakes_hands(certificates: Certificates) -> None:
+@pytest.mark.guarantee(number=10)
+async def test_a_server_that_never_shakes_hands(certificates: Certificates) -> None:
     clock = Warp()
     Listener.heard.clear()
     with listening(Listener) as address:
@@ -389,7 +395,8 @@ async def test_p10_a_server_that_never_shakes_hands(certificates: Certificates) 
     assert 4 <= clock.connects <= 9
 
 
-async def test_p10_a_tunnel_to_a_silent_server(certificates: Certificates) -> None:
+@pytest.mark.guarantee(number=10)
+async def test_a_tunnel_to_a_silent_server(certificates: Certificates) -> None:
     """The handshake is done: it is not about TLS."""
     with listening(Listener) as address, Stunnel(address, certificates.server) as stunnel:
         client = GearmanClient([f"tls:{stunnel.address}"], tls=certificates.options, connect_timeout=0.5)
@@ -426,7 +433,8 @@ class Forger(ProxyFactory):
         return connection
 
 
-async def test_p14_what_was_forged_on_the_way_is_told(stunnel: Stunnel, certificates: Certificates) -> None:
+@pytest.mark.guarantee(number=14)
+async def test_what_was_forged_on_the_way_is_told(stunnel: Stunnel, certificates: Certificates) -> None:
     forger = Forger(stunnel.port)
     port = reactor.listenTCP(0, forger, interface="127.0.0.1")
     async with GearmanClient([f"tls:127.0.0.1:{port.getHost().port}"], tls=certificates.options) as client:
@@ -477,7 +485,8 @@ async def test_a_worker_is_told_as_well(stunnel: Stunnel, certificates: Certific
 # Stopping.
 
 
-async def test_p11_stopped_in_the_middle_of_a_handshake(certificates: Certificates) -> None:
+@pytest.mark.guarantee(number=11)
+async def test_stopped_in_the_middle_of_a_handshake(certificates: Certificates) -> None:
     Listener.heard.clear()
     with listening(Listener) as address:
         client = GearmanClient([f"tls:{address}"], tls=certificates.options)
@@ -493,7 +502,8 @@ async def test_p11_stopped_in_the_middle_of_a_handshake(certificates: Certificat
         assert time.monotonic() - start < CLOSE_TIMEOUT + PATIENCE
 
 
-async def test_p11_stopped_while_the_peer_reads_nothing(stunnel: Stunnel, certificates: Certificates) -> None:
+@pytest.mark.guarantee(number=11)
+async def test_stopped_while_the_peer_reads_nothing(stunnel: Stunnel, certificates: Certificates) -> None:
     client = GearmanClient([f"tls:{stunnel.address}"], tls=certificates.options)
     await client.echo()
     stunnel.signal(signal.SIGSTOP)
@@ -553,6 +563,7 @@ def encrypted(key: str) -> str:
     return pem.decode()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -576,12 +587,13 @@ def encrypted(key: str) -> str:
         ({"private_key": "key"}, "private_key is of no use without certificate"),
     ],
 )
-def test_p8_files_that_cannot_be_meant(arguments: dict[str, str], complaint: str, files: dict[str, Path]) -> None:
+def test_files_that_cannot_be_meant(arguments: dict[str, str], complaint: str, files: dict[str, Path]) -> None:
     paths: dict[str, Any] = {name: files[file] for name, file in arguments.items()}
     with pytest.raises(ValueError, match=f"^{complaint}"):
         TLSOptions(**paths)
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("arguments", "kind", "complaint"),
     [
@@ -610,19 +622,21 @@ def test_p8_files_that_cannot_be_meant(arguments: dict[str, str], complaint: str
         ),
     ],
 )
-def test_p8_options_that_cannot_be_meant(arguments: Any, kind: type[Exception], complaint: str) -> None:
+def test_options_that_cannot_be_meant(arguments: Any, kind: type[Exception], complaint: str) -> None:
     with pytest.raises(kind, match=f"^{complaint}"):
         TLSOptions(**arguments)
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("kind", [GearmanAdmin, GearmanClient, GearmanWorker])
-def test_p8_options_without_an_address_for_them(kind: Any, certificates: Certificates) -> None:
+def test_options_without_an_address_for_them(kind: Any, certificates: Certificates) -> None:
     with pytest.raises(ValueError, match="tls is for addresses such as 'tls:host:port', and job_servers has none"):
         kind(["jobs"], tls=certificates.options)
     assert len(kind(["jobs", "tls:jobs"], tls=certificates.options).job_servers) == 2
 
 
-def test_p8_a_host_that_no_certificate_can_be_for() -> None:
+@pytest.mark.guarantee(number=8)
+def test_a_host_that_no_certificate_can_be_for() -> None:
     with pytest.raises(ValueError, match=r"job_servers: no certificate can be for 'a\.\.b'"):
         GearmanClient(["tls:a..b:4730"])
 
@@ -663,8 +677,9 @@ def test_old_versions_are_not_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [options.get("raiseMinimumTo") for options in made] == [TLSVersion.TLSv1_2, None]
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("missing", ["OpenSSL", "service_identity"])
-def test_p8_without_its_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     for call in (TLSOptions, lambda: GearmanClient(["tls:jobs"])):
         with pytest.raises(ValueError, match=rf"^TLS needs txgearman\[tls\], which is not installed: .*{missing}"):

@@ -448,7 +448,8 @@ def test_a_deferred_that_fails_is_the_failure_of_each_of_its_jobs(
     assert len(logged_failures.flush(ZeroDivisionError)) == 3
 
 
-def test_p10_the_time_out_of_one_job_does_not_cancel_what_another_waits_for(
+@pytest.mark.guarantee(number=10)
+def test_the_time_out_of_one_job_does_not_cancel_what_another_waits_for(
     server: MemoryJobServer, logged_failures: Failures
 ) -> None:
     shared: Deferred[bytes] = Deferred()
@@ -497,7 +498,8 @@ def mishap(*args: object) -> Any:
     raise Mishap
 
 
-def test_p13_whatever_a_formatter_raises_its_job_has_an_end(server: MemoryJobServer, logged_failures: Failures) -> None:
+@pytest.mark.guarantee(number=13)
+def test_whatever_a_formatter_raises_its_job_has_an_end(server: MemoryJobServer, logged_failures: Failures) -> None:
     worker, client = server.worker(max_jobs=1, format_exception=mishap), server.client()
     worker.register_function("work", lambda job: 1 / 0)
     for _ in range(2):
@@ -508,7 +510,9 @@ def test_p13_whatever_a_formatter_raises_its_job_has_an_end(server: MemoryJobSer
     assert len(logged_failures.flush(Mishap, ZeroDivisionError)) == 4
 
 
-def test_p13_a_canceller_that_raises_keeps_no_slot(server: MemoryJobServer, logged_failures: Failures) -> None:
+@pytest.mark.guarantee(number=18)
+@pytest.mark.guarantee(number=13)
+def test_a_canceller_that_raises_keeps_no_slot(server: MemoryJobServer, logged_failures: Failures) -> None:
     worker, client = server.worker(max_jobs=1), server.client()
     worker.register_function("stuck", lambda job: Deferred(mishap))
     worker.register_function("work", lambda job: b"done")
@@ -522,7 +526,8 @@ def test_p13_a_canceller_that_raises_keeps_no_slot(server: MemoryJobServer, logg
     assert len(logged_failures.flush(Mishap)) == 1
 
 
-def test_p13_a_canceller_may_fire_and_raise(server: MemoryJobServer, logged_failures: Failures) -> None:
+@pytest.mark.guarantee(number=13)
+def test_a_canceller_may_fire_and_raise(server: MemoryJobServer, logged_failures: Failures) -> None:
     def cancel(deferred: Deferred[Any]) -> None:
         deferred.callback(b"late")
         mishap()
@@ -653,6 +658,7 @@ def test_what_a_function_raises_after_the_end_is_logged_only(
     assert len(logged_failures.flush(ZeroDivisionError)) == 1
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("call", "kind"),
     [
@@ -662,7 +668,7 @@ def test_what_a_function_raises_after_the_end_is_logged_only(
         (lambda job: job.send_status(2**32, 1), ValueError),
     ],
 )
-def test_p8_what_cant_be_sent_is_told_at_the_call(
+def test_what_cant_be_sent_is_told_at_the_call(
     server: MemoryJobServer, call: Callable[[Any], None], kind: type[Exception]
 ) -> None:
     def function(job: Job) -> bytes:
@@ -676,7 +682,8 @@ def test_p8_what_cant_be_sent_is_told_at_the_call(
 # Time-outs.
 
 
-def test_p10_a_job_that_takes_too_long_is_cancelled_and_told(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=10)
+def test_a_job_that_takes_too_long_is_cancelled_and_told(server: MemoryJobServer) -> None:
     slow = Slow()
     server.worker().register_function("slow", slow, timeout=30.0)
     done = outcome(server.client().add_task("slow", b"x"))
@@ -687,7 +694,8 @@ def test_p10_a_job_that_takes_too_long_is_cancelled_and_told(server: MemoryJobSe
     assert (slow.cancelled, running(server)) == ([b"x"], 0)
 
 
-def test_p10_the_timer_goes_with_the_job(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=10)
+def test_the_timer_goes_with_the_job(server: MemoryJobServer) -> None:
     slow = Slow()
     server.worker().register_function("slow", slow, timeout=1000.0)
     outcome(server.client().add_task("slow", b"x"))
@@ -729,6 +737,7 @@ def test_a_job_that_ended_in_time_may_be_cancelled_still(server: MemoryJobServer
     assert slow.cancelled == [b"abc"]
 
 
+@pytest.mark.guarantee(number=18)
 def test_a_slot_is_kept_by_what_does_not_heed_its_cancellation(server: MemoryJobServer) -> None:
     gate: Deferred[None] = Deferred()
 
@@ -814,6 +823,7 @@ async def test_a_thread_ends_its_job(logged_failures: Failures, how: str) -> Non
     await server.close()
 
 
+@pytest.mark.guarantee(number=18)
 async def test_a_thread_that_takes_too_long_keeps_its_slot() -> None:
     server, worker, client = await threaded_server()
     gate = threading.Event()
@@ -827,7 +837,8 @@ async def test_a_thread_that_takes_too_long_keeps_its_slot() -> None:
     await server.close()
 
 
-async def test_p11_a_thread_that_outlives_the_stop_leaves_no_timer() -> None:
+@pytest.mark.guarantee(number=11)
+async def test_a_thread_that_outlives_the_stop_leaves_no_timer() -> None:
     """A thread can't be cancelled; the timer of its time-out can."""
     server, worker, client = await threaded_server()
     worker.drain_timeout = 0.01
@@ -876,6 +887,7 @@ def test_threads_need_a_reactor_that_has_some(server: MemoryJobServer) -> None:
 # What can't be meant.
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("options", "kind"),
     [
@@ -888,19 +900,21 @@ def test_threads_need_a_reactor_that_has_some(server: MemoryJobServer) -> None:
         ({"prefix": 5}, TypeError),
     ],
 )
-def test_p8_arguments_that_cant_be_meant(options: dict[str, Any], kind: type[Exception]) -> None:
+def test_arguments_that_cant_be_meant(options: dict[str, Any], kind: type[Exception]) -> None:
     with pytest.raises(kind):
         GearmanWorker(["localhost"], **options)
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("job_servers", "kind"), [("localhost", TypeError), ([], ValueError), (["a", "a"], ValueError)]
 )
-def test_p8_job_servers_that_cant_be_meant(job_servers: Any, kind: type[Exception]) -> None:
+def test_job_servers_that_cant_be_meant(job_servers: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         GearmanWorker(job_servers)
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("name", "function", "options", "kind"),
     [
@@ -914,7 +928,7 @@ def test_p8_job_servers_that_cant_be_meant(job_servers: Any, kind: type[Exceptio
         ("taken", len, {}, ValueError),
     ],
 )
-def test_p8_functions_that_cant_be_meant(
+def test_functions_that_cant_be_meant(
     server: MemoryJobServer, name: Any, function: Any, options: dict[str, Any], kind: type[Exception]
 ) -> None:
     worker = server.worker(prefix="box")
@@ -925,7 +939,8 @@ def test_p8_functions_that_cant_be_meant(
     assert set(status(server)) == {"box\ttaken"}
 
 
-def test_p8_a_function_that_is_not_registered_cant_be_taken_back(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=8)
+def test_a_function_that_is_not_registered_cant_be_taken_back(server: MemoryJobServer) -> None:
     with pytest.raises(ValueError, match="not registered"):
         server.worker().unregister_function("f")
 
@@ -939,6 +954,7 @@ def check_load(slow: Slow, worker: GearmanWorker, servers: list[MemoryJobServer]
     assert sum(info.in_flight for info in worker.servers) == len(slow.running)
 
 
+@pytest.mark.guarantee(number=18)
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("max_jobs", [1, 2, 5])
 def test_no_server_has_given_a_job_that_does_not_run(count: int, max_jobs: int, server: MemoryJobServer) -> None:
@@ -1034,6 +1050,7 @@ def test_a_limit_holds_for_a_function_that_is_registered_again(server: MemoryJob
     assert (slow.most, results(outcomes)) == (1, [b"0", b"1", b"2"])
 
 
+@pytest.mark.guarantee(number=18)
 def test_a_lost_connection_gives_its_slots_back(server: MemoryJobServer) -> None:
     slow = Slow()
     worker = server.worker(max_jobs=2)
@@ -1237,6 +1254,7 @@ def test_one_server_that_is_down_does_not_stop_the_other(server: MemoryJobServer
     assert server.result_of(server.client().add_task("f", b"y")) == b"y"
 
 
+@pytest.mark.guarantee(number=18)
 @pytest.mark.parametrize("max_jobs", [1, 3])
 def test_a_silent_server_keeps_no_slot_for_long(
     server: MemoryJobServer, second: MemoryJobServer, max_jobs: int
@@ -1313,7 +1331,8 @@ def test_a_server_that_is_left_by_an_idle_worker_is_left_at_once(
     assert [info.state for info in worker.servers] == [ServerState.READY]
 
 
-def test_p8_servers_that_cant_be_meant_change_nothing(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=8)
+def test_servers_that_cant_be_meant_change_nothing(server: MemoryJobServer) -> None:
     worker = server.worker()
     worker.register_function("slow", Slow(), max_jobs=1)
     before = worker.job_servers
@@ -1325,7 +1344,8 @@ def test_p8_servers_that_cant_be_meant_change_nothing(server: MemoryJobServer) -
     assert len(workers(server)) == 1
 
 
-def test_p11_a_stop_waits_for_a_server_that_is_being_left(server: MemoryJobServer, second: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_stop_waits_for_a_server_that_is_being_left(server: MemoryJobServer, second: MemoryJobServer) -> None:
     slow = Slow()
     worker = server.worker(second)
     worker.register_function("slow", slow)
@@ -1446,7 +1466,8 @@ def test_jobs_one_after_the_other_cost_few_packets(server: MemoryJobServer) -> N
 # Stopping.
 
 
-def test_p11_a_worker_that_was_never_started_stops_at_once(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_worker_that_was_never_started_stops_at_once(server: MemoryJobServer) -> None:
     worker = GearmanWorker([server.endpoint()], reactor=server.clock)
     worker.register_function("f", lambda job: None, max_jobs=1)
     assert outcome(worker.stopService()) == [None]
@@ -1515,8 +1536,9 @@ PREPARE: Final = [
 ]
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("prepare", PREPARE)
-def test_p11_a_stop_leaves_nothing(server: MemoryJobServer, prepare: Callable[[MemoryJobServer], Any]) -> None:
+def test_a_stop_leaves_nothing(server: MemoryJobServer, prepare: Callable[[MemoryJobServer], Any]) -> None:
     worker = prepare(server)
     timers = [outcome(worker.stopService()), outcome(worker.stopService())]
     server.advance(5)
@@ -1581,8 +1603,9 @@ def test_a_job_that_does_not_end_in_time_goes_back_to_its_server(server: MemoryJ
     assert sorted(server.queued("slow")) == [b"0", b"1"]
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_p11_a_function_that_goes_on_after_its_end_leaves_no_timer(server: MemoryJobServer, stubborn: bool) -> None:
+def test_a_function_that_goes_on_after_its_end_leaves_no_timer(server: MemoryJobServer, stubborn: bool) -> None:
     """Its job is done, and its connection has forgotten it; but it runs, and its time-out is still to come."""
     cancelled: list[bool] = []
 
@@ -1631,9 +1654,10 @@ def test_a_generator_that_runs_is_closed_at_the_end_of_the_drain(server: MemoryJ
     assert len(told) >= 4
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("kind", ["stop", "restart", "unregister", "register", "all"])
 @pytest.mark.parametrize("later", [False, True])
-def test_p13_a_function_may_do_anything_to_its_worker(server: MemoryJobServer, kind: str, later: bool) -> None:
+def test_a_function_may_do_anything_to_its_worker(server: MemoryJobServer, kind: str, later: bool) -> None:
     stopped: list[Any] = []
 
     def meddle() -> None:
@@ -1682,7 +1706,8 @@ def test_a_function_that_awaits_the_stop_of_its_worker_is_cancelled(server: Memo
     assert status(server)["f"] == (1, 0, 0)
 
 
-def test_p13_the_deferred_of_a_stop_may_start_and_stop_the_worker(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=13)
+def test_the_deferred_of_a_stop_may_start_and_stop_the_worker(server: MemoryJobServer) -> None:
     worker = server.worker()
     worker.register_function("f", lambda job: b"done")
     server.advance()
@@ -1700,7 +1725,8 @@ def test_p13_the_deferred_of_a_stop_may_start_and_stop_the_worker(server: Memory
     assert server.result_of(server.client().add_task("f")) == b"done"
 
 
-def test_p13_a_canceller_may_stop_and_start_the_worker(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=13)
+def test_a_canceller_may_stop_and_start_the_worker(server: MemoryJobServer) -> None:
     """It runs while a lost connection is being cleared up."""
     cancelled: list[bytes] = []
 
@@ -1723,7 +1749,8 @@ def test_p13_a_canceller_may_stop_and_start_the_worker(server: MemoryJobServer) 
     assert [functions for _, functions in workers(server)] == [{"slow"}]
 
 
-def test_p13_a_function_may_await_another_job_of_its_server(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=13)
+def test_a_function_may_await_another_job_of_its_server(server: MemoryJobServer) -> None:
     client = server.client()
 
     async def outer(job: Job) -> bytes:

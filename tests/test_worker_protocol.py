@@ -155,7 +155,8 @@ def in_pieces(net: Net, stream: bytes, size: int) -> None:
 # The handshake.
 
 
-def test_p17_a_job_is_asked_for_before_any_function_is_registered() -> None:
+@pytest.mark.guarantee(number=17)
+def test_a_job_is_asked_for_before_any_function_is_registered() -> None:
     """So that the answer, which tells the server's kind, can be no job."""
     net = Net(None)
     net.taker.functions = [(b"f", None)]
@@ -184,6 +185,7 @@ def test_nothing_is_registered_before_the_fence_is_answered(first: bytes) -> Non
     assert net.server.received() == [(CAN_DO, [b"f"])]
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize(
     "stream",
     [
@@ -203,7 +205,7 @@ def test_nothing_is_registered_before_the_fence_is_answered(first: bytes) -> Non
         "JOB_ASSIGN_UNIQ", "JOB_ASSIGN_ALL", "JOB_CREATED", "HTTP",
     ],
 )  # fmt: skip
-def test_p14_a_server_that_answers_wrongly_is_dropped(stream: bytes) -> None:
+def test_a_server_that_answers_wrongly_is_dropped(stream: bytes) -> None:
     net = Net(None)
     net.server.send(stream, FENCED)
     assert net.server.transport.aborted
@@ -216,7 +218,8 @@ def test_a_noop_in_the_handshake_is_nothing() -> None:
     assert (net.link.error, net.taker.told()) == (None, [("ready", True)])
 
 
-def test_p10_a_handshake_has_the_time_of_a_connect() -> None:
+@pytest.mark.guarantee(number=10)
+def test_a_handshake_has_the_time_of_a_connect() -> None:
     net = Net(None)
     net.wait(SECONDS - 1)
     assert not net.server.transport.aborted
@@ -224,7 +227,8 @@ def test_p10_a_handshake_has_the_time_of_a_connect() -> None:
     assert net.taker.told() == [("lost", 0, [], 0, TimeoutError)]
 
 
-def test_p17_each_connection_finds_out_anew_which_server_it_is() -> None:
+@pytest.mark.guarantee(number=17)
+def test_each_connection_finds_out_anew_which_server_it_is() -> None:
     net = Net("gearmand")
     found = []
     for dialect in ("geard", "perl", "gearmand"):
@@ -259,6 +263,7 @@ def test_a_worker_without_an_id_sends_none() -> None:
     assert net.server.received() == [(CAN_DO, [b"f"])]
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize(
     ("dialect", "seconds", "expected"),
     [
@@ -275,8 +280,8 @@ def test_a_worker_without_an_id_sends_none() -> None:
         ("geard", 30, (CAN_DO, [b"f"])),
     ],
 )
-def test_p5_a_time_limit_is_in_the_servers_unit(dialect: str, seconds: float | None, expected: Packet) -> None:
-    """Milliseconds, seconds; and none where the function would not be registered at all (GEARMAN.md section 8)."""
+def test_a_time_limit_is_in_the_servers_unit(dialect: str, seconds: float | None, expected: Packet) -> None:
+    """Milliseconds, seconds; and none where the function would not be registered at all (docs/gearman.md §8)."""
     net = Net(None)
     net.taker.functions = [(b"f", seconds)]
     net.server.received()
@@ -303,19 +308,21 @@ ASSIGNMENTS = {
 each_assignment = pytest.mark.parametrize("packet_type", ASSIGNMENTS, ids=str)
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize(
     ("dialect", "packet_type"), [("gearmand", GRAB_JOB_ALL), ("geard", GRAB_JOB_UNIQ), ("perl", GRAB_JOB)]
 )
-def test_p5_a_job_is_asked_for_in_the_servers_words(dialect: str, packet_type: PacketType) -> None:
+def test_a_job_is_asked_for_in_the_servers_words(dialect: str, packet_type: PacketType) -> None:
     """The request that tells most, of those that it answers (H6)."""
     net = Net(dialect)
     net.link.grab()
     assert (net.server.received(), net.link.grabs) == ([(packet_type, [])], 1)
 
 
+@pytest.mark.guarantee(number=15)
 @each_assignment
 @pytest.mark.parametrize("size", [1, 5, 1000])
-def test_p15_a_job_comes_in_each_form_and_any_pieces(packet_type: PacketType, size: int) -> None:
+def test_a_job_comes_in_each_form_and_any_pieces(packet_type: PacketType, size: int) -> None:
     packet, expected = ASSIGNMENTS[packet_type]
     net = Net()
     net.link.grab()
@@ -323,8 +330,9 @@ def test_p15_a_job_comes_in_each_form_and_any_pieces(packet_type: PacketType, si
     assert net.taker.told() == [("assigned", 0, *expected)]
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("workload", [b"", b"\0", b"\0RES\0\0\0\x0b" * 3, bytes(range(256)) * 1000])
-def test_p15_a_workload_comes_out_as_it_went_in(workload: bytes) -> None:
+def test_a_workload_comes_out_as_it_went_in(workload: bytes) -> None:
     net = Net()
     for _ in ASSIGNMENTS:
         net.link.grab()
@@ -350,13 +358,14 @@ def test_each_answer_is_of_one_request() -> None:
     assert (net.link.grabs, net.link.error) == (0, None)
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("grabs", [0, 1])
 @pytest.mark.parametrize(
     "packet",
     [NO_JOB.response(), *(packet for packet, _ in ASSIGNMENTS.values())],
     ids=["NO_JOB", *map(str, ASSIGNMENTS)],
 )
-def test_p17_an_answer_that_nobody_asked_for_ends_the_connection(packet: bytes, grabs: int) -> None:
+def test_an_answer_that_nobody_asked_for_ends_the_connection(packet: bytes, grabs: int) -> None:
     """The taker hears of the one that was asked for, and then of the end."""
     net = Net()
     for _ in range(grabs):
@@ -368,17 +377,19 @@ def test_p17_an_answer_that_nobody_asked_for_ends_the_connection(packet: bytes, 
     assert net.server.transport.aborted
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize(
     "packet", [JOB_CREATED.response(H1), FENCED, WORK_COMPLETE.response(H1, b"")], ids=["JOB_CREATED", "STATUS", "WORK"]
 )
-def test_p14_a_packet_for_clients_ends_the_connection(packet: bytes) -> None:
+def test_a_packet_for_clients_ends_the_connection(packet: bytes) -> None:
     net = Net()
     net.link.grab()
     net.server.send(packet)
     assert net.taker.told() == [("lost", 1, [], 0, ProtocolError)]
 
 
-def test_p14_the_largest_packet_is_the_callers_to_choose() -> None:
+@pytest.mark.guarantee(number=14)
+def test_the_largest_packet_is_the_callers_to_choose() -> None:
     net = Net(max_packet_size=64)
     net.link.grab()
     net.server.send(JOB_ASSIGN.response(H1, b"f", b"x" * 64))
@@ -423,8 +434,9 @@ def test_a_sleeper_can_sleep_again() -> None:
 # A server that does not answer.
 
 
+@pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("grabs", [1, 3])
-def test_p17_a_server_that_answers_no_request_for_a_job_is_dropped(grabs: int) -> None:
+def test_a_server_that_answers_no_request_for_a_job_is_dropped(grabs: int) -> None:
     net = Net()
     link, server = net.link, net.server
     for _ in range(grabs):
@@ -451,7 +463,8 @@ def test_a_server_is_patiently_waited_for_while_it_answers() -> None:
     assert isinstance(link.error, TimeoutError)
 
 
-def test_p17_a_server_that_is_slow_with_a_large_job_is_waited_for() -> None:
+@pytest.mark.guarantee(number=17)
+def test_a_server_that_is_slow_with_a_large_job_is_waited_for() -> None:
     """Else the next one would get it, and drop its server for it in turn."""
     net = Net()
     link = net.link
@@ -463,7 +476,8 @@ def test_p17_a_server_that_is_slow_with_a_large_job_is_waited_for() -> None:
     assert (net.taker.told(), link.error) == ([("assigned", 0, *expected)], None)
 
 
-def test_p17_a_question_has_its_time_on_a_workers_link_too() -> None:
+@pytest.mark.guarantee(number=17)
+def test_a_question_has_its_time_on_a_workers_link_too() -> None:
     """Asked while no job is; and the link is busy with it."""
     net = Net()
     link = net.link
@@ -476,8 +490,9 @@ def test_p17_a_question_has_its_time_on_a_workers_link_too() -> None:
     assert isinstance(link.error, TimeoutError)
 
 
+@pytest.mark.guarantee(number=10)
 @each_dialect
-def test_p10_a_heartbeat_asks_in_silence_and_drops_who_is_gone(dialect: str) -> None:
+def test_a_heartbeat_asks_in_silence_and_drops_who_is_gone(dialect: str) -> None:
     """A worker that sleeps may be silent for long; its jobs would be nobody's until the server comes to know."""
     net = Net(dialect, heartbeat=8.0)
     link, server = net.link, net.server
@@ -503,7 +518,8 @@ def test_without_a_heartbeat_nobody_is_asked() -> None:
     assert (net.server.received(), net.link.error) == ([], None)
 
 
-def test_p10_a_sleeping_worker_waits_without_a_timer() -> None:
+@pytest.mark.guarantee(number=10)
+def test_a_sleeping_worker_waits_without_a_timer() -> None:
     net = Net()
     link = net.link
     link.grab()
@@ -541,30 +557,33 @@ ENDS: list[tuple[Callable[[GearmanWorkerProtocol], None], Packet]] = [
 ]
 
 
+@pytest.mark.guarantee(number=15)
 @each_dialect
 @pytest.mark.parametrize(("say", "packet"), NEWS, ids=["data", "warning", "status"])
-def test_p15_news_of_a_job(dialect: str, say: Callable[[GearmanWorkerProtocol], None], packet: Packet) -> None:
+def test_news_of_a_job(dialect: str, say: Callable[[GearmanWorkerProtocol], None], packet: Packet) -> None:
     net = Net(dialect)
     net.link.jobs.update({H1: "one", H2: "two"})
     say(net.link)
     assert (net.server.received(), net.link.in_flight) == ([packet], 2)
 
 
+@pytest.mark.guarantee(number=12)
 @each_dialect
 @pytest.mark.parametrize(("say", "packet"), ENDS, ids=["complete", "fail"])
-def test_p12_the_end_of_a_job(dialect: str, say: Callable[[GearmanWorkerProtocol], None], packet: Packet) -> None:
+def test_the_end_of_a_job(dialect: str, say: Callable[[GearmanWorkerProtocol], None], packet: Packet) -> None:
     net = Net(dialect)
     net.link.jobs.update({H1: "one", H2: "two"})
     say(net.link)
     assert (net.server.received(), net.link.jobs) == ([packet], {H2: "two"})
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize(
     ("dialect", "packets"),
     [("gearmand", [EXCEPTION]), ("geard", [EXCEPTION]), ("perl", [EXCEPTION, (WORK_FAIL, [H1])])],
 )
-def test_p5_an_exception_is_the_end_of_a_job_on_each_server(dialect: str, packets: list[Packet]) -> None:
-    """On perl's a WORK_FAIL must follow, and nowhere else (GEARMAN.md section 4, H13)."""
+def test_an_exception_is_the_end_of_a_job_on_each_server(dialect: str, packets: list[Packet]) -> None:
+    """On perl's a WORK_FAIL must follow, and nowhere else (docs/gearman.md §4, H13)."""
     net = Net(dialect)
     net.link.jobs.update({H1: "one", H2: "two"})
     net.link.work_exception(H1, b"bo\0om")
@@ -578,10 +597,11 @@ def test_the_end_of_a_job_that_the_link_does_not_keep_is_sent() -> None:
     assert net.server.received() == [(WORK_FAIL, [H1])]
 
 
+@pytest.mark.guarantee(number=3)
 @each_dialect
 @pytest.mark.parametrize("text", [b"Job given in work result not found", b"", b"{0} {nothing} \xff\0"])
-def test_p3_an_error_after_the_handshake_is_logged_and_hits_nothing(dialect: str, text: bytes) -> None:
-    """It is about a packet that has no answer: the server has given the job to another worker (section 8)."""
+def test_an_error_after_the_handshake_is_logged_and_hits_nothing(dialect: str, text: bytes) -> None:
+    """It is about a packet that has no answer: the server has given the job to another worker (docs/gearman.md §8)."""
     net = Net(dialect)
     net.link.grab()
     net.link.jobs[H1] = "one"
@@ -600,6 +620,7 @@ BOOM = ConnectionLost("cable")
 STOP = ClientStopped()
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize(
     ("end", "error"),
     [
@@ -612,7 +633,7 @@ STOP = ClientStopped()
     ],
     ids=["lost", "closed by the server", "closed", "aborted", "stopped", "garbage"],
 )
-def test_p1_the_taker_learns_once_what_is_lost(end: Callable[[Net], object], error: type[Exception]) -> None:
+def test_the_taker_learns_once_what_is_lost(end: Callable[[Net], object], error: type[Exception]) -> None:
     """The jobs, and the number of requests; the link has no jobs any more by then."""
     net = Net()
     net.link.grab()
@@ -627,8 +648,9 @@ def test_p1_the_taker_learns_once_what_is_lost(end: Callable[[Net], object], err
     assert net.taker.told() == []
 
 
+@pytest.mark.guarantee(number=11)
 @each_dialect
-def test_p11_nothing_is_left_after_a_stop(dialect: str) -> None:
+def test_nothing_is_left_after_a_stop(dialect: str) -> None:
     """Of a link that awaits an answer, and of one that awaits its handshake."""
     for net in (Net(dialect), Net(None)):
         if net.link.ready:
@@ -639,10 +661,11 @@ def test_p11_nothing_is_left_after_a_stop(dialect: str) -> None:
         assert (stopped, net.clock.getDelayedCalls()) == ([None], [])
 
 
+@pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize(
     "packet", [NOOP.response(), NO_JOB.response(), *(packet for packet, _ in ASSIGNMENTS.values())]
 )
-def test_p6_what_comes_while_it_closes_is_nothing(packet: bytes) -> None:
+def test_what_comes_while_it_closes_is_nothing(packet: bytes) -> None:
     """A job among it is given to another worker, once the server sees the end of the connection."""
     net = Net()
     net.link.grab()

@@ -192,7 +192,7 @@ class GearmanAdmin(GearmanService):
     def drop_function(self, function: str | bytes) -> Deferred[Answers[None]]:
         """Make a server forget a function that has no workers. Only gearmand can do this.
 
-        Whoever waits for jobs in its queue is not told, and waits for ever (GEARMAN.md H4).
+        Whoever waits for jobs in its queue is not told, and waits for ever (H4).
         """
         return self._ask_all(text.drop_function(self._wire_name(function)))
 
@@ -201,7 +201,7 @@ class GearmanAdmin(GearmanService):
 
         gearmand fails its tasks and drops it if it is queued; one that runs goes on all the same, but nobody is told of
         its result. Until it would have run, a new job of the same function and unique is lost with it
-        (GEARMAN.md H2). geard only drops jobs that are queued, and does not tell those who wait (H5). perl's server
+        (H2). geard only drops jobs that are queued, and does not tell those who wait (H5). perl's server
         can't.
 
         :return: fires when the server has done so. Fails with `ServerError`, whose code is ``"UNKNOWN_JOB"`` if it has

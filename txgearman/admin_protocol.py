@@ -1,7 +1,7 @@
 """An administrator's link to one job server: lines out, their answers back.
 
 The text protocol does not say where an answer ends: that depends on the command, a job's unique may look like the end
-of a list (GEARMAN.md M7), and geard answers most commands with silence. But a server takes binary packets on the same
+of a list (M7), and geard answers most commands with silence. But a server takes binary packets on the same
 connection, and answers all in order. So each line is followed by a *fence* as in `connection`, and the text that comes
 before the fence's answer is the answer to the line; where there is none, the server does not know the command.
 """

@@ -7,9 +7,9 @@ A `Command` is one line to a server and the parser of its answer::
     >>> STATUS.parse(b"sandbox\\tresize\\t3\\t1\\t2\\n.\\n")
     (FunctionStatus(function=b'sandbox\\tresize', total=3, running=1, workers=2),)
 
-Names are bytes and are printed raw, so that a row may hold any TABs, spaces and newlines besides its own (GEARMAN.md
-section 11). So the numbers of a row are read from its end, and a line that has none is the start of the next one.
-What is left to doubt is told at `WorkerInfo` and `UNIQUE_JOBS`.
+Names are bytes and are printed raw, so that a row may hold any TABs, spaces and newlines besides its own
+(docs/gearman.md §11). So the numbers of a row are read from its end, and a line that has none is the start of the next
+one. What is left to doubt is told at `WorkerInfo` and `UNIQUE_JOBS`.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class WorkerInfo:
     is told as two. A client id with " : " in it is read right, a function called ":" is not.
 
     :ivar number: the server's number of the connection.
-    :ivar address: where it comes from, in the server's words. gearmand prints nonsense for IPv6 (GEARMAN.md C4).
+    :ivar address: where it comes from, in the server's words. gearmand prints nonsense for IPv6 (C4).
     :ivar client_id: what it calls itself; ``b"-"`` if it has not said.
     :ivar functions: what it offers; nothing unless it is a worker.
     """
@@ -316,7 +316,7 @@ def shutdown(graceful: bool) -> Command[None]:
 
 def _word(what: str, value: bytes) -> bytes:
     """Refuse what would not reach the server as one word. With one word each, no line here is too long for a server,
-    nor has it too many words: for both it closes the connection (GEARMAN.md section 11)."""
+    nor has it too many words: for both it closes the connection (docs/gearman.md §11)."""
     if any(character in value for character in b" \r\n"):
         raise ValueError(f"{what} must not have a space or an end of line here: a command is words: {value[:80]!r}")
     return value

@@ -1,4 +1,4 @@
-"""What arguments may be. What can't be meant is told at the call (promise 8), in the same words everywhere."""
+"""What arguments may be. What can't be meant is told at the call (guarantee 8), in the same words everywhere."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ class GearmanClient(GearmanService):
 
         The server keeps the job until a worker has done it; whether it survives the server is the server's setting.
         gearmand answers as ever, but throws the job away, if it has the unique of a foreground job whose client left
-        (GEARMAN.md L1, L2): give background jobs uniques of their own.
+        (L1, L2): give background jobs uniques of their own.
 
         :param options: `BackgroundOptions`, by keyword, as with `Task`: ``unique``, ``priority``, ``at``, ``timeout``,
             ``drop_on_cancel``, ``on_created`` and ``on_fail``.
@@ -213,7 +213,7 @@ class GearmanClient(GearmanService):
         """Ask the server that has a job to drop it. A connection of its own is made for that.
 
         gearmand fails the job's tasks, here and anywhere, and drops it if it is queued. If it runs, the worker is not
-        told. Until a worker has asked for it, gearmand loses a new job of the same function and unique (GEARMAN.md H2).
+        told. Until a worker has asked for it, gearmand loses a new job of the same function and unique (H2).
         geard only drops queued jobs, and does not tell those who wait (H5); perl's server can't.
 
         :return: fires when the server has done so. Fails with `ServerError`, whose code is ``"UNKNOWN_JOB"`` if the
@@ -331,7 +331,7 @@ class GearmanClient(GearmanService):
     def echo(self, data: bytes = b"") -> Deferred[dict[str, float]]:
         """Make a round trip to every server that is connected, or whose first attempt is under way.
 
-        geard does not answer an ECHO_REQ, but the question sent behind it (GEARMAN.md H6); that counts.
+        geard does not answer an ECHO_REQ, but the question sent behind it (H6); that counts.
 
         :return: fires with the seconds that each server took, by its address. Servers that could not be reached
             are not in it; fails with `NoServersAvailable` if none could. Cancelled, the answers are forgotten.

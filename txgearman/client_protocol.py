@@ -1,16 +1,16 @@
 """The client's half of the protocol on one link: tasks go out as submits, and what comes back goes to its task.
 
 A job has one handle, but may have several tasks of ours: those submitted with the same function and unique while it was
-there. The server then sends each packet once for each foreground one, one copy right behind the other (GEARMAN.md
-D1), and `SharedJob` deals the copies out. A cancelled task leaves its place empty, since the server goes on sending
-its copies. So does one that got WORK_FAIL because an administrator cancelled its running job (D2), if another task
-joins that job later: gearmand then sends a copy for each that ever waited on this connection.
+there. The server then sends each packet once for each foreground one, one copy right behind the other (D1), and
+`SharedJob` deals the copies out. A cancelled task leaves its place empty, since the server goes on sending its copies.
+So does one that got WORK_FAIL because an administrator cancelled its running job (D2), if another task joins that job
+later: gearmand then sends a copy for each that ever waited on this connection.
 
 A gearmand whose host name is so long that the number of a job does not fit behind it gives distinct jobs one handle,
 and sends the result of one to the client of another (H10). So two jobs of ours with one handle end the connection.
 
-A job server may forget a job and say nothing (GEARMAN.md H1 to H3, H5, H9). So each link asks from time to time, in one
-sweep, after the jobs of which it has long heard nothing (promise 16).
+A job server may forget a job and say nothing (H1 to H3, H5, H9). So each link asks from time to time, in one
+sweep, after the jobs of which it has long heard nothing (guarantee 16).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LEADING_DIGITS: Final = re.compile(rb"\s*([+-]?\d{1,20})")  # more than any ser
 
 
 def whole_number(text: bytes) -> int:
-    """Read a number as far as it goes, as C's ``atoi`` does, since workers send all sorts (GEARMAN.md C2)."""
+    """Read a number as far as it goes, as C's ``atoi`` does, since workers send all sorts (C2)."""
     match = _LEADING_DIGITS.match(text)
     return int(match[1]) if match else 0
 
@@ -390,7 +390,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
                 self._released(task)
                 task.end_failed(TaskLost(task, acknowledged=True, forgotten=True))
 
-    # What becomes of jobs. A handle may be followed by a NUL and more in a WORK_FAIL (GEARMAN.md M1).
+    # What becomes of jobs. A handle may be followed by a NUL and more in a WORK_FAIL (M1).
 
     def _work_data(self, arguments: list[bytes]) -> None:
         task = self._next_copy(arguments[0])

@@ -1,13 +1,13 @@
 """The link to one job server, for clients and workers alike.
 
 `GearmanProtocol` frames packets and matches answers to requests: a job server answers strictly in order, and an ERROR
-stands where the answer it replaces would (GEARMAN.md sections 2 and 3). `GearmanFactory` reconnects, and
+stands where the answer it replaces would (docs/gearman.md §2 and §3). `GearmanFactory` reconnects, and
 `EndpointConnector` lets it do so over any Twisted endpoint.
 
-**Fences.** Some servers leave some requests unanswered (GEARMAN.md H6; geard every OPTION_REQ and ECHO_REQ), and the
+**Fences.** Some servers leave some requests unanswered (H6; geard every OPTION_REQ and ECHO_REQ), and the
 next answer would then be taken for theirs. So each such request is followed at once by a *fence*, a GET_STATUS about a
 job that nobody has, which every server answers: when the fence's answer comes first, the request before it is known to
-be unanswered, and nothing is ever off by one (promise 17). The same fence ends the handshake of each new connection;
+be unanswered, and nothing is ever off by one (guarantee 17). The same fence ends the handshake of each new connection;
 its answer is the first sign that there is a job server at the other end.
 """
 
@@ -139,7 +139,7 @@ class GearmanProtocol(Protocol):
 
     def __init__(self, reactor: Any, limits: Limits = DEFAULT_LIMITS) -> None:
         self.limits = limits
-        # Both magics: GEARMAN.md M2.
+        # Both magics: M2.
         self._decoder = Decoder(RES, REQ, max_packet_size=limits.max_packet_size)
         self._outstanding: deque[Any] = deque()  # what waits for an answer, the oldest first
         self._answered = 0
@@ -498,7 +498,7 @@ class GearmanProtocol(Protocol):
 
 
 def _code_and_text(arguments: list[bytes]) -> list[str]:
-    # geard ends the text with a NUL, gearmand does not (GEARMAN.md C3).
+    # geard ends the text with a NUL, gearmand does not (C3).
     return [argument.rstrip(b"\0").decode("utf-8", "backslashreplace") for argument in arguments]
 
 

@@ -167,7 +167,7 @@ class Dispatcher(TaskOwner):
             link.send_task(task)
 
     def _choose(self, task: Task) -> Any:
-        # gearmand takes the unique "-" to mean that the workload is the unique (GEARMAN.md section 1).
+        # gearmand takes the unique "-" to mean that the workload is the unique (docs/gearman.md §1).
         unique = task.unique
         return self._servers.choose(task.workload if unique == b"-" else unique, task.attempt, task.server)
 

@@ -46,7 +46,7 @@ __all__ = [
 
 UNANSWERED = "UNANSWERED"
 """The ``code`` of a request that the server left without an answer: our word, no server sends it.
-geard does so with SUBMIT_JOB_EPOCH and GET_STATUS_UNIQUE (GEARMAN.md H6)."""
+geard does so with SUBMIT_JOB_EPOCH and GET_STATUS_UNIQUE (H6)."""
 
 
 class GearmanError(Exception):
@@ -63,7 +63,7 @@ class ProtocolError(GearmanError):
 class ServerError(GearmanError):
     """The server answered a request with an ERROR packet, or a command of the text protocol with ERR.
 
-    :ivar code: the server's word for it, such as ``"UNKNOWN_OPTION"``; geard sends numbers (GEARMAN.md C3).
+    :ivar code: the server's word for it, such as ``"UNKNOWN_OPTION"``; geard sends numbers (C3).
         ``"ERR"`` where the text protocol has none.
     :ivar text: its explanation; may be empty.
     """
@@ -175,7 +175,7 @@ class TaskLost(TaskError):
 
     :ivar acknowledged: whether JOB_CREATED had come. If not, the server may never have seen the task.
     :ivar forgotten: whether the connection is there, but the server says that it has no such job, and never told its
-        end (GEARMAN.md H1 to H3, H5, H9).
+        end (H1 to H3, H5, H9).
     """
 
     def __init__(self, task: Any, acknowledged: bool, forgotten: bool = False) -> None:

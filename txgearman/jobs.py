@@ -23,7 +23,7 @@ __all__ = ["Function", "Job"]
 _ENDING: Final = RLock()  # a thread may come to end one job while it ends another: in a finalizer
 
 MOST_STEPS: Final = 2**32 - 1
-"""Of a status: gearmand keeps 32 bits of it (GEARMAN.md section 5)."""
+"""Of a status: gearmand keeps 32 bits of it (docs/gearman.md §5)."""
 
 
 class Job:

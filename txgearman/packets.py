@@ -10,8 +10,8 @@ One row per packet type in the table below drives encoding, decoding and the tes
     >>> Decoder(RES).feed(JOB_CREATED.response(b"H:host:1"))
     [(JOB_CREATED, [b'H:host:1'])]
 
-The same codec serves clients, workers and servers. Numbers such as H6 or M2 are those of GEARMAN.md, which tells what
-servers were measured to do.
+The same codec serves clients, workers and servers. Numbers such as H6 or M2 are those of
+docs/what-servers-do.md, which lists what servers were measured to do.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HEADER_SIZE: Final = 12
 
 MAX_PACKET_SIZE: Final = 512 * 1024 * 1024
 """The default limit of a body, in bytes: twice the largest payload that was seen to go there and back through job
-servers (GEARMAN.md section 10). A header that announces more is nonsense, or an attack on our memory."""
+servers (docs/gearman.md §10). A header that announces more is nonsense, or an attack on our memory."""
 
 _WIRE_LIMIT: Final = 0xFFFFFFFF  # the size is a 32-bit number
 
@@ -118,7 +118,7 @@ def _row(number: int, name: str, *arguments: str) -> PacketType:
 _STATUS: Final = ("known", "running", "numerator", "denominator")
 _SUBMIT: Final = ("function", "unique", "workload")
 # Five arguments, though the published text lists four: with four, gearmand takes the next request for the rest of this
-# one. It ignores the fourth; libgearman leaves it empty (GEARMAN.md section 9).
+# one. It ignores the fourth; libgearman leaves it empty (docs/gearman.md §9).
 _REDUCE: Final = ("function", "unique", "reducer", "ignored", "workload")
 
 # fmt: off
@@ -184,7 +184,7 @@ class Decoder:
     def __init__(self, *magics: bytes, max_packet_size: int = MAX_PACKET_SIZE) -> None:
         """
         :param magics: those that may begin a packet: `RES` for what a server sends, `REQ` for what is sent to one.
-            Clients accept both, since geard sends a WORK_FAIL with the wrong one (GEARMAN.md M2).
+            Clients accept both, since geard sends a WORK_FAIL with the wrong one (M2).
         :param max_packet_size: the largest body accepted, in bytes; checked as soon as the header has come.
         """
         self._by_word = {_word(magic, row.number): row for magic in magics for row in PACKET_TYPES.values()}

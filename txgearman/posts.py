@@ -2,7 +2,7 @@
 
 A worker has one connection to each server, and for each function with a limit of its own (``max_jobs=``) one more: a
 server gives a connection whatever job it has for it, and gearmand takes running jobs away from a connection that
-unregisters their function (GEARMAN.md section 7).
+unregisters their function (docs/gearman.md §7).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TIMEOUT_MARGIN: Final = 5.0
 """Seconds that a server waits longer than the worker does for a job that takes too long. The worker ends such a job
 itself, and tells why. A server's own time-out is for a worker that hangs; gearmand's is better left alone otherwise,
 since it keeps one timer for a connection, may take the wrong job away, and stops it when the worker waits for another
-job (GEARMAN.md section 8)."""
+job (docs/gearman.md §8)."""
 
 _WIDEST: Final = 1024  # requests for jobs that may be out at a connection
 
@@ -129,7 +129,7 @@ class Post:
         self.functions[function.wire_name] = function
         for link, turn in self.turns.items():
             link.can_do(function.wire_name, _server_timeout(function))
-            turn.hungry = True  # nobody is woken for what was queued before (section 7)
+            turn.hungry = True  # nobody is woken for what was queued before (docs/gearman.md §7)
 
     def remove(self, function: Function) -> bool:
         """Offer a function no more.

@@ -1,8 +1,8 @@
 """What a caller asks for, and what the caller is told: `Task`, `Priority`, `JobHandle`, `JobStatus`.
 
 A task is asked for by its arguments, `begin()` hands out its Deferred, and whoever holds the task then tells it what
-happens: ``tell_...`` for what may come several times, ``end_...`` for the outcome. All of promise 2 (order) and
-promise 13 (a callback can do no harm) is kept here; where the events come from is no concern of this module.
+happens: ``tell_...`` for what may come several times, ``end_...`` for the outcome. All of guarantee 2 (order) and
+guarantee 13 (a callback can do no harm) is kept here; where the events come from is no concern of this module.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ worker that asks for the job. This is what the longest handle and unique leave."
 
 MAX_UNIQUE: Final = 63
 """Bytes of a unique. gearmand takes 64, but then the worker's workload begins with a NUL that nobody sent
-(GEARMAN.md M6); from 65 on it refuses."""
+(M6); from 65 on it refuses."""
 
 MAX_HANDLE: Final = 63
 """Bytes of a job handle. gearmand makes none longer, and leaves a question about a longer one unanswered (H6)."""
@@ -86,7 +86,7 @@ def name_bytes(what: str, value: str | bytes, limit: int) -> bytes:
     :param what: the argument's name, for the error.
     :param value: a `str` is encoded as UTF-8.
     :raises TypeError: it is neither `str` nor `bytes`.
-    :raises ValueError: it has a NUL, which would shift every argument after it (GEARMAN.md M6), or more than `limit`
+    :raises ValueError: it has a NUL, which would shift every argument after it (M6), or more than `limit`
         bytes.
     """
     if type(value) is bytes and len(value) <= limit and b"\0" not in value:
@@ -118,7 +118,7 @@ class JobHandle(NamedTuple):
 
     Its string, ``10.0.0.1:4730//H:host:12``, is printable whatever the bytes of the handle are; keep it in a database
     and read it back by `from_string`. A server that restarts counts from 1 again, so that an old handle may come to
-    name another job (GEARMAN.md M4).
+    name another job (M4).
     """
 
     server: str
@@ -358,7 +358,7 @@ class Task:
     :param priority: see `Priority`.
     :param at: when the server may start the job, as an aware `datetime` or POSIX seconds; whole seconds count, rounded
         up. For background tasks of normal priority. gearmand 1.1 starts it only when a worker asks for its next
-        job after that time (GEARMAN.md H7).
+        job after that time (H7).
     :param timeout: seconds from the submit to the outcome, all attempts together; then the task fails with
         `TaskTimedOut`. As with a cancel, its job may still run.
     :param retries: how often a foreground task that failed is submitted again: see `GearmanClient`. Its job may then be
@@ -516,7 +516,7 @@ class Task:
         self._end(result, self.options.on_complete, result)
 
     def end_exception(self, data: bytes) -> None:
-        """WORK_EXCEPTION has come. It is the end of the job, whatever else a server sends (GEARMAN.md D3, H13)."""
+        """WORK_EXCEPTION has come. It is the end of the job, whatever else a server sends (D3, H13)."""
         if self._deferred is not None:
             self._call(self.options.on_exception, data)
         self.end_failed(TaskException(self, data))

@@ -96,7 +96,7 @@ class GearmanWorker(GearmanService):
         :param reactor: None for the global one.
         :param format_exception: makes what is sent of an exception. By default, its type and text, and no traceback.
             None makes it a failure without one: for clients that have not asked for exceptions, and that don't
-            recognize the WORK_FAIL by which gearmand tells them of one (GEARMAN.md M1). Those on libgearman wait for
+            recognize the WORK_FAIL by which gearmand tells them of one (M1). Those on libgearman wait for
             ever, those on python-gearman end by a ``KeyError``.
         :param poll_interval: seconds after which a sleeping worker looks by itself whether there is a job. gearmand
             1.1 does not wake it for a job whose time (``at=``) has come, so such a job starts so much later at most.

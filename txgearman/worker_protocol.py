@@ -48,7 +48,7 @@ __all__ = ["Assignment", "Dialect", "GearmanWorkerFactory", "GearmanWorkerProtoc
 
 _log = Logger()
 
-_MOST_MILLISECONDS: Final = 2**31 - 1  # more overflows; far more can end a gearmand (GEARMAN.md C1)
+_MOST_MILLISECONDS: Final = 2**31 - 1  # more overflows; far more can end a gearmand (C1)
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Dialect:
 
     :ivar grab: how to ask for a job: the request that tells most and that the server answers.
     :ivar can_do_timeout: makes a CAN_DO_TIMEOUT's argument of seconds; None where the server would not register the
-        function at all (section 8).
-    :ivar exception_ends: whether WORK_EXCEPTION is the end of a job (section 4, H13).
+        function at all (docs/gearman.md §8).
+    :ivar exception_ends: whether WORK_EXCEPTION is the end of a job (docs/gearman.md §4, H13).
     :ivar timer_goes_on: whether the timer of CAN_DO_TIMEOUT goes on after the end of its job, until the worker says
         that it waits for another. (gearmand then ends some other job of the connection, or none and counts it for one.)
     """
@@ -189,7 +189,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
             self.write(CAN_DO_TIMEOUT.request(function, self.dialect.can_do_timeout(timeout)))
 
     def cant_do(self, function: bytes) -> None:
-        """Take a function back. gearmand takes the running jobs of it away, too (section 7)."""
+        """Take a function back. gearmand takes the running jobs of it away, too (docs/gearman.md §7)."""
         self.write(CANT_DO.request(function))
 
     # Jobs.
@@ -248,7 +248,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
             super().error_received(code, text)
             return
         # Once hands are shaken, no request of ours is answered so: it is about a packet that has no answer, such as
-        # the result of a job that the server has given to another worker meanwhile (section 8).
+        # the result of a job that the server has given to another worker meanwhile (docs/gearman.md §8).
         _log.info("{address}: {code}: {text}", address=self.factory.name, code=code, text=text)
 
     def _no_job(self, arguments: list[bytes]) -> None:

@@ -107,8 +107,9 @@ async def test_the_result_is_written_and_nothing_else(there: list[str], gearmand
     assert ran == (0, b"desserts", "")
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("workload", [b"", b"\0", b"\xff\n\0", EVERY_BYTE])
-async def test_p15_binary_workloads_come_and_go_as_they_are(there: list[str], workload: bytes) -> None:
+async def test_binary_workloads_come_and_go_as_they_are(there: list[str], workload: bytes) -> None:
     assert (await command("submit", "reverse", "-", *there, stdin=workload)).out == workload[::-1]
 
 

@@ -50,8 +50,9 @@ async def test_a_program_does_jobs(gearmand: Gearmand, client: GearmanClient) ->
     await worker.stop()
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("workload", [b"", bytes(range(256)) * 4000, b"\0"])
-async def test_p15_a_program_has_any_bytes(gearmand: Gearmand, client: GearmanClient, workload: bytes) -> None:
+async def test_a_program_has_any_bytes(gearmand: Gearmand, client: GearmanClient, workload: bytes) -> None:
     worker = Work(gearmand, "f", "cat")
     assert await client.add_task("f", workload) == workload
     await worker.stop()

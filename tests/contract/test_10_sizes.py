@@ -1,4 +1,4 @@
-"""GEARMAN.md sections 10 and 10b: large payloads, odd names, and handles."""
+"""docs/gearman.md §10 and §10b: large payloads, odd names, and handles."""
 
 from __future__ import annotations
 
@@ -134,6 +134,7 @@ def test_a_huge_announced_size_is_waited_for(server: Server, packet_type: Packet
 # Names.
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize(
     ("body", "arguments"), [(b"f\0x\0uu\0da", [b"f", b"x", b"uu\0da"]), (b"f\0u\0v\0da", [b"f", b"u", b"v\0da"])]
 )

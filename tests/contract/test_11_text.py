@@ -1,4 +1,4 @@
-"""GEARMAN.md section 11: the text protocol."""
+"""docs/gearman.md §11: the text protocol."""
 
 from __future__ import annotations
 
@@ -461,6 +461,7 @@ def test_show_unique_jobs(server: Server) -> None:
     assert admin.table(b"show unique jobs") == expected
 
 
+@pytest.mark.guarantee(number=5)
 def test_m7_a_dot_as_unique_looks_like_the_end_of_the_list(server: Server) -> None:
     client, admin = server.peer(), server.peer()
     submit(client, b".")
@@ -469,6 +470,7 @@ def test_m7_a_dot_as_unique_looks_like_the_end_of_the_list(server: Server) -> No
     assert admin.so_far() == []
 
 
+@pytest.mark.guarantee(number=5)
 def test_m7_what_comes_after_the_dot(server: Server) -> None:
     client, admin = server.peer(), server.peer()
     uniques = {b"aaa\n", b"u\n", b".\n"}
@@ -653,6 +655,7 @@ def test_drop_function_with_a_running_job_is_refused(server: Server) -> None:
     assert admin.table(b"status") == [b"f\t1\t1\t1"]
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize(
     "packet_type", [SUBMIT_JOB, SUBMIT_JOB_HIGH, SUBMIT_JOB_LOW, SUBMIT_JOB_BG, SUBMIT_JOB_HIGH_BG]
 )
@@ -673,6 +676,7 @@ def test_h4_drop_function_with_queued_jobs(server: Server, packet_type: PacketTy
     assert admin.table(b"status") == [b"f\t0\t0\t1"]
 
 
+@pytest.mark.guarantee(number=5)
 def test_h4_cancel_of_a_job_whose_function_was_dropped(server: Server) -> None:
     client, admin = server.peer(), server.peer()
     handle = submit(client, b"u")
@@ -695,6 +699,7 @@ def test_new_jobs_of_a_function_that_was_dropped(server: Server) -> None:
 # cancel job.
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("end", LINE_ENDS)
 def test_d2_cancel_of_a_queued_job_tells_each_listener_each_time(server: Server, end: bytes) -> None:
     client, other, admin = server.peer(), server.peer(), server.peer()
@@ -722,6 +727,7 @@ def test_a_cancelled_job_stays_known_until_a_worker_comes(server: Server) -> Non
     assert admin.command(b"cancel job " + handle) == NO_JOB_OF_THAT_HANDLE
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("packet_type", [SUBMIT_JOB, SUBMIT_JOB_BG])
 def test_h2_a_submit_that_joins_a_cancelled_job_is_lost(server: Server, packet_type: PacketType) -> None:
     client, admin, worker = server.peer(), server.peer(), server.peer()
@@ -758,6 +764,7 @@ def test_cancel_needs_the_very_handle(server: Server, change: Callable[[bytes], 
     assert client.so_far() == [(WORK_FAIL, [handle])]
 
 
+@pytest.mark.guarantee(number=5)
 def test_d2_cancel_of_a_running_job_does_not_stop_it(server: Server) -> None:
     client, admin, worker = server.peer(), server.peer(), worker_of(server)
     handle = submit(client)

@@ -1,4 +1,4 @@
-"""GEARMAN.md section 1: coalescing. Submits of one function and unique are one job."""
+"""docs/gearman.md §1: coalescing. Submits of one function and unique are one job."""
 
 from __future__ import annotations
 
@@ -219,6 +219,7 @@ def test_the_reducer_of_later_submits_is_ignored(server: Server) -> None:
 # Who is told what.
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_d1_each_submit_gets_its_own_copy(server: Server, count: int) -> None:
     """The copies of one packet come side by side."""
@@ -238,6 +239,7 @@ def test_d1_each_submit_gets_its_own_copy(server: Server, count: int) -> None:
     assert other.so_far() == packets
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("end", [WORK_COMPLETE, WORK_FAIL, WORK_EXCEPTION])
 def test_d1_the_end_comes_in_copies(server: Server, end: PacketType) -> None:
     client = server.peer()
@@ -248,6 +250,7 @@ def test_d1_the_end_comes_in_copies(server: Server, end: PacketType) -> None:
     assert client.so_far() == [(end, arguments)] * 100
 
 
+@pytest.mark.guarantee(number=5)
 def test_d1_a_worker_that_waits_for_its_job(server: Server) -> None:
     """Its own copies come to it, as to any client."""
     worker = can_do(server, b"f")
@@ -339,6 +342,7 @@ def test_64_bytes_are_not_found(server: Server) -> None:
     assert status_unique(client, LONGEST) == [*UNKNOWN, b"0"]
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("grab", [GRAB_JOB_UNIQ, GRAB_JOB_ALL])
 @pytest.mark.parametrize("workload", [b"", b"x1", b"\0"])
 def test_m6_with_64_bytes_the_workload_gets_a_nul(server: Server, grab: PacketType, workload: bytes) -> None:
@@ -368,6 +372,7 @@ def test_more_than_64_bytes_are_refused(server: Server) -> None:
 # Jobs that are forgotten. More of it is in section 6.
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("kind", [*FOREGROUND, *BACKGROUND])
 def test_h1_l2_a_submit_that_joins_an_abandoned_job_is_forgotten(server: Server, kind: PacketType) -> None:
     """Of every kind; and until a worker comes, nothing shows it."""
@@ -383,6 +388,7 @@ def test_h1_l2_a_submit_that_joins_an_abandoned_job_is_forgotten(server: Server,
     assert other.table(b"show jobs") == []
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("kind", FOREGROUND)
 def test_h1_an_abandoned_job_of_any_priority_is_joined(server: Server, kind: PacketType) -> None:
     client, other = server.peer(), server.peer()
@@ -395,6 +401,7 @@ def test_h1_an_abandoned_job_of_any_priority_is_joined(server: Server, kind: Pac
     assert status(other, handle) == UNKNOWN
 
 
+@pytest.mark.guarantee(number=5)
 def test_h1_without_a_unique_nobody_joins_an_abandoned_job(server: Server) -> None:
     abandoned = abandon(server, job(b""))
     handle = server.peer().submit(job(b""))
@@ -403,6 +410,7 @@ def test_h1_without_a_unique_nobody_joins_an_abandoned_job(server: Server) -> No
     assert status(worker, abandoned) == UNKNOWN
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("first", [SUBMIT_JOB, SUBMIT_JOB_BG])
 @pytest.mark.parametrize("again", [SUBMIT_JOB, SUBMIT_JOB_BG])
 def test_h2_a_submit_that_joins_a_cancelled_job_is_forgotten(
@@ -421,6 +429,7 @@ def test_h2_a_submit_that_joins_a_cancelled_job_is_forgotten(
     assert numbered([handle, client.submit(job(kind=again))]) == [1, 2]
 
 
+@pytest.mark.guarantee(number=5)
 def test_h2_who_joins_a_job_cancelled_while_it_ran_is_told_its_end(server: Server) -> None:
     """Twice, where it was told of the cancel: that did not end the first submit."""
     client, other = server.peer(), server.peer()
@@ -434,6 +443,7 @@ def test_h2_who_joins_a_job_cancelled_while_it_ran_is_told_its_end(server: Serve
     assert other.so_far() == [(WORK_COMPLETE, [handle, b"done"])]
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("cancelled", [True, False])
 @pytest.mark.parametrize("kind", [SUBMIT_JOB, SUBMIT_JOB_BG])
 def test_h2_h3_who_joins_a_running_job_that_was_given_up_loses_it_with_the_worker(
@@ -456,6 +466,7 @@ def test_h2_h3_who_joins_a_running_job_that_was_given_up_loses_it_with_the_worke
     assert other.so_far() == []
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("kind", BACKGROUND)
 def test_l1_a_background_job_is_lost_with_a_client_that_joined_it(server: Server, kind: PacketType) -> None:
     background, client = server.peer(), server.peer()
@@ -466,6 +477,7 @@ def test_l1_a_background_job_is_lost_with_a_client_that_joined_it(server: Server
     assert status(background, handle) == UNKNOWN
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("kind", BACKGROUND)
 def test_l1_joined_by_two_it_is_kept_while_one_of_them_is_there(server: Server, kind: PacketType) -> None:
     background, client, other = server.peer(), server.peer(), server.peer()
@@ -478,6 +490,7 @@ def test_l1_joined_by_two_it_is_kept_while_one_of_them_is_there(server: Server, 
     assert background.so_far() == []
 
 
+@pytest.mark.guarantee(number=5)
 def test_l1_a_background_submit_does_not_keep_a_job_whose_client_leaves(server: Server) -> None:
     """Nor does its connection that stays."""
     client, background = server.peer(), server.peer()

@@ -1,4 +1,4 @@
-"""GEARMAN.md section 2: ordering. Answers come in the order of requests; JOB_CREATED comes before the job's packets."""
+"""docs/gearman.md §2: ordering. Answers come in the order of requests; JOB_CREATED comes before the job's packets."""
 
 from __future__ import annotations
 

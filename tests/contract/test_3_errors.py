@@ -1,4 +1,4 @@
-"""GEARMAN.md section 3: ERROR packets, what closes the connection, and packets that come too late.
+"""docs/gearman.md §3: ERROR packets, what closes the connection, and packets that come too late.
 
 An ERROR stands where the answer would, and the connection stays usable: every `so_far` asks for that.
 """
@@ -350,6 +350,7 @@ def test_an_argument_of_more_than_8191_bytes_closes_the_connection(
     assert server.peer().table(b"status") == []
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize(
     "short", [raw(7), raw(7, b"f"), raw(7, b"f\0u"), raw(18, b"f\0u"), raw(36, b"f\0u\0w"), raw(37, b"f\0u\0r\0w")]
 )
@@ -440,6 +441,7 @@ def cancel(server: Server, handle: bytes) -> bytes:
     return server.peer().command(b"cancel job " + handle)
 
 
+@pytest.mark.guarantee(number=5)
 def test_d2_cancel_of_a_queued_job(server: Server) -> None:
     """Each submit is told, each time; the job stays listed until a worker grabs."""
     client, other = server.peer(), server.peer()
@@ -456,6 +458,7 @@ def test_d2_cancel_of_a_queued_job(server: Server) -> None:
     assert client.so_far() == []
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize(
     ("packet_type", "arguments"), [(WORK_COMPLETE, [b"done"]), (WORK_FAIL, []), (WORK_EXCEPTION, [b"boom"])]
 )
@@ -480,6 +483,7 @@ def test_d2_cancel_of_a_running_job(server: Server, packet_type: PacketType, arg
     is_refused_all(worker, handle)
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("kind", [SUBMIT_JOB, SUBMIT_JOB_BG], ids=str)
 def test_d2_a_cancelled_job_is_not_tried_again(server: Server, kind: PacketType) -> None:
     """When its worker dies, it stays in the queue until the next grab; the client is told no more."""
@@ -503,6 +507,7 @@ def test_cancel_of_a_background_job_is_told_to_nobody(server: Server) -> None:
     assert can_do(server, b"f").ask(GRAB_JOB.request()) == NOTHING
 
 
+@pytest.mark.guarantee(number=5)
 def test_d2_a_worker_that_was_woken_for_a_cancelled_job_gets_none(server: Server) -> None:
     client, worker = server.peer(), can_do(server, b"f")
     tell(worker, PRE_SLEEP.request())

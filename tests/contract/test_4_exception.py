@@ -1,4 +1,4 @@
-"""GEARMAN.md section 4: WORK_EXCEPTION. It is the end of the job; who did not ask for exceptions gets a WORK_FAIL."""
+"""docs/gearman.md §4: WORK_EXCEPTION. It is the end of the job; who did not ask for exceptions gets a WORK_FAIL."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ def throw(server: Server, handle: bytes, data: bytes = b"boom") -> Peer:
     return worker
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("data", DATA)
 def test_m1_who_did_not_ask_gets_a_failure_with_a_nul(server: Server, data: bytes) -> None:
     client = server.peer()
@@ -68,6 +69,7 @@ def test_m1_who_did_not_ask_gets_a_failure_with_a_nul(server: Server, data: byte
     assert status(worker, handle) == UNKNOWN
 
 
+@pytest.mark.guarantee(number=5)
 def test_m1_the_nul_is_in_the_packet(server: Server) -> None:
     client = server.peer()
     handle = client.submit(job())
@@ -76,6 +78,7 @@ def test_m1_the_nul_is_in_the_packet(server: Server) -> None:
     assert client._await(12 + len(body)) == RES + b"\0\0\0\x0e" + len(body).to_bytes(4, "big") + body
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("nuls", [b"", b"\0", b"\0extra", b"\0\0"])
 def test_m1_a_failure_is_relayed_as_the_worker_wrote_it(server: Server, nuls: bytes) -> None:
     client = server.peer()

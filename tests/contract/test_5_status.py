@@ -1,4 +1,4 @@
-"""GEARMAN.md section 5: GET_STATUS and GET_STATUS_UNIQUE."""
+"""docs/gearman.md §5: GET_STATUS and GET_STATUS_UNIQUE."""
 
 from __future__ import annotations
 
@@ -106,6 +106,7 @@ def test_a_background_job_that_a_client_joined(server: Server) -> None:
     assert status_unique(client, b"uu") == [*QUEUED, b"1"]
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize(
     ("numerator", "denominator", "stored"),
     [
@@ -115,7 +116,7 @@ def test_a_background_job_that_a_client_joined(server: Server) -> None:
         (b"-3", b"xyz", [b"4294967293", b"0"]),
         (b"4294967295", b"4294967296", [b"4294967295", b"0"]),
         (b"4294967297", b"99999999999", [b"1", b"1410065407"]),
-        # Of the denominator ten characters are read; of more than eleven GEARMAN.md tells.
+        # Of the denominator ten characters are read; for more than eleven see docs/gearman.md §5.
         (b"00000000012", b"00000000012", [b"12", b"1"]),
         (b"          7", b"          7", [b"7", b"0"]),
         (b"12345678901", b"-9999999999", [b"3755744309", b"3294967297"]),
@@ -166,6 +167,7 @@ def test_a_job_that_has_ended_is_not_known(server: Server, end: PacketType, clie
     assert status_unique(other, b"uu") == [*UNKNOWN, b"0"]
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("submit", [SUBMIT_JOB, SUBMIT_JOB_BG])
 def test_d4_progress_is_forgotten_when_the_worker_goes(server: Server, submit: PacketType) -> None:
     client, other = server.peer(), server.peer()
@@ -218,6 +220,7 @@ def test_the_longest_unique_is_found(server: Server) -> None:
     assert status_unique(client, LONGEST[1:]) == [*UNKNOWN, b"0"]
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("rest", [b"\0", b"\0rest", b"\0\0"])
 def test_h6_what_is_asked_for_ends_at_a_nul(server: Server, rest: bytes) -> None:
     """The answer says it without the NUL."""
@@ -238,6 +241,7 @@ def test_answers_come_in_the_order_of_the_requests(server: Server) -> None:
     ]
 
 
+@pytest.mark.guarantee(number=5)
 def test_h1_the_end_of_a_job_comes_before_word_that_it_is_not_known(server: Server) -> None:
     """So a client may take a job for lost that is not known and of whose end it has not heard."""
     client = server.peer()

@@ -1,4 +1,4 @@
-"""GEARMAN.md section 6: a client disconnects."""
+"""docs/gearman.md §6: a client disconnects."""
 
 from __future__ import annotations
 
@@ -242,6 +242,7 @@ def test_a_job_without_client_whose_tries_are_used_up_goes_at_once(start: Start)
     assert sleeper.table(b"show jobs") == []
 
 
+@pytest.mark.guarantee(number=5)
 def test_h3_who_joined_it_hears_nothing_when_the_worker_dies(server: Server) -> None:
     handle, worker = abandon_running(server)
     client = server.peer()
@@ -255,6 +256,7 @@ def test_h3_who_joined_it_hears_nothing_when_the_worker_dies(server: Server) -> 
     assert client.so_far() == []
 
 
+@pytest.mark.guarantee(number=5)
 def test_h3_does_not_happen_when_the_tries_are_used_up(start: Start) -> None:
     server = start(job_retries=1)
     handle, worker = abandon_running(server)
@@ -268,6 +270,7 @@ def test_h3_does_not_happen_when_the_tries_are_used_up(start: Start) -> None:
 # H1: a queued job is joined after its client left.
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("unique", [b"uu", b"-"])
 @pytest.mark.parametrize(
     "submit",
@@ -285,6 +288,7 @@ def test_h1_who_joins_an_abandoned_job_hears_nothing(server: Server, submit: Pac
     assert client.so_far() == []
 
 
+@pytest.mark.guarantee(number=5)
 def test_h1_a_sleeping_worker_is_not_woken_by_who_joins(server: Server) -> None:
     handle = abandon(server, SUBMIT_JOB.request(b"f", b"uu", b"work"))
     worker = can_do(server, b"g")
@@ -294,6 +298,7 @@ def test_h1_a_sleeping_worker_is_not_woken_by_who_joins(server: Server) -> None:
     assert worker.so_far() == []
 
 
+@pytest.mark.guarantee(number=5)
 def test_h1_clients_of_an_abandoned_job_are_counted(server: Server) -> None:
     handle = abandon(server, SUBMIT_JOB.request(b"f", b"uu", b"work"))
     client = server.peer()
@@ -302,6 +307,7 @@ def test_h1_clients_of_an_abandoned_job_are_counted(server: Server) -> None:
         assert status_unique(client, b"uu") == [*QUEUED, b"%d" % number]
 
 
+@pytest.mark.guarantee(number=5)
 def test_h1_once_it_is_dropped_the_unique_is_free(server: Server) -> None:
     submit = SUBMIT_JOB.request(b"f", b"uu", b"work")
     handle = abandon(server, submit)
@@ -316,6 +322,7 @@ def test_h1_once_it_is_dropped_the_unique_is_free(server: Server) -> None:
     assert client.so_far() == [(WORK_COMPLETE, [again, b"done"])]
 
 
+@pytest.mark.guarantee(number=5)
 def test_h1_another_function_or_unique_does_not_join(server: Server) -> None:
     handle = abandon(server, SUBMIT_JOB.request(b"f", b"uu", b"work"))
     client = server.peer()
@@ -342,6 +349,7 @@ def test_background_jobs_run_without_their_client(server: Server) -> None:
     assert worker.so_far() == []
 
 
+@pytest.mark.guarantee(number=5)
 def test_l5_jobs_of_a_client_that_closes_at_once_are_kept(server: Server) -> None:
     client, admin = server.peer(), server.peer()
     client.send(*(SUBMIT_JOB_BG.request(b"f", b"", b"%d" % n) for n in range(100)))
@@ -351,6 +359,7 @@ def test_l5_jobs_of_a_client_that_closes_at_once_are_kept(server: Server) -> Non
     assert [worker.ask(GRAB_JOB.request())[1][2] for _ in range(100)] == [b"%d" % n for n in range(100)]
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("background_first", [True, False])
 def test_l1_a_background_job_is_lost_with_a_client_that_joined_it(server: Server, background_first: bool) -> None:
     stays, leaves = server.peer(), server.peer()
@@ -373,6 +382,7 @@ def join_and_leave(server: Server) -> tuple[bytes, Peer]:
     return handle, worker
 
 
+@pytest.mark.guarantee(number=5)
 def test_l1_a_running_background_job_can_end_after_a_client_that_joined_it_left(server: Server) -> None:
     handle, worker = join_and_leave(server)
     assert status(worker, handle) == RUNNING
@@ -381,6 +391,7 @@ def test_l1_a_running_background_job_can_end_after_a_client_that_joined_it_left(
     assert status(worker, handle) == UNKNOWN
 
 
+@pytest.mark.guarantee(number=5)
 def test_l1_a_running_background_job_is_lost_if_the_worker_dies_too(server: Server) -> None:
     handle, worker = join_and_leave(server)
     worker.close()

@@ -1,4 +1,4 @@
-"""GEARMAN.md section 7: a worker disconnects. And how jobs are grabbed, and who is woken for them."""
+"""docs/gearman.md §7: a worker disconnects. And how jobs are grabbed, and who is woken for them."""
 
 from __future__ import annotations
 
@@ -85,6 +85,7 @@ def die(server: Server, worker: Peer, *handles: bytes, then: Sequence[bytes] = Q
 # Retries.
 
 
+@pytest.mark.guarantee(number=5)
 def test_d4_a_job_is_tried_until_a_worker_ends_it(server: Server) -> None:
     """The client gets what each of them sent, and no notice of a restart."""
     client = server.peer()

@@ -1,4 +1,4 @@
-"""GEARMAN.md section 8: CAN_DO_TIMEOUT.
+"""docs/gearman.md §8: CAN_DO_TIMEOUT.
 
 The times are real ones for two of the three servers, so few tests wait, each for many cases.
 
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TypeAlias
+
+import pytest
 
 from txgearman.packets import (
     CAN_DO,
@@ -170,6 +172,7 @@ def test_a_job_that_takes_too_long_for_the_last_time_fails(start: Start) -> None
     assert second.so_far() == client.so_far() == []
 
 
+@pytest.mark.guarantee(number=5)
 def test_d5_a_job_that_takes_too_long_is_given_to_another_worker_as_well(server: Server) -> None:
     """Neither the first worker nor the client is told; only the second worker's result is delivered."""
     client, other, first, second = server.peer(), server.peer(), server.peer(), can_do(server, b"f")

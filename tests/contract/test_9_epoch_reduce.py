@@ -1,4 +1,4 @@
-"""GEARMAN.md section 9: jobs that wait for their time, and jobs with a reducer."""
+"""docs/gearman.md §9: jobs that wait for their time, and jobs with a reducer."""
 
 from __future__ import annotations
 
@@ -178,6 +178,7 @@ def test_an_epoch_job_keeps_no_other_function_back(server: Server, functions: tu
     assert handles_of_all(worker) == [plain]
 
 
+@pytest.mark.guarantee(number=5)
 def test_h7_sleeping_worker_is_woken_by_the_submit_but_finds_nothing(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     worker.send(PRE_SLEEP.request())
@@ -187,6 +188,7 @@ def test_h7_sleeping_worker_is_woken_by_the_submit_but_finds_nothing(server: Ser
     assert grab(worker) == NOTHING
 
 
+@pytest.mark.guarantee(number=5)
 def test_h7_pre_sleep_before_the_time_is_not_answered(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     submit_epoch(client, later(server))
@@ -194,6 +196,7 @@ def test_h7_pre_sleep_before_the_time_is_not_answered(server: Server) -> None:
     assert worker.so_far() == []
 
 
+@pytest.mark.guarantee(number=5)
 def test_h8_epoch_job_keeps_low_jobs_back(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     submit_epoch(client, later(server))
@@ -201,6 +204,7 @@ def test_h8_epoch_job_keeps_low_jobs_back(server: Server) -> None:
     assert grab(worker) == NOTHING
 
 
+@pytest.mark.guarantee(number=5)
 def test_h8_normal_and_high_jobs_are_not_kept_back(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     submit_epoch(client, later(server))
@@ -210,6 +214,7 @@ def test_h8_normal_and_high_jobs_are_not_kept_back(server: Server) -> None:
     assert handles_of_all(worker) == [high, normal]
 
 
+@pytest.mark.guarantee(number=5)
 def test_h8_a_worker_is_woken_again_and_again_for_a_low_job_that_it_does_not_get(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     submit_epoch(client, later(server))
@@ -269,6 +274,7 @@ def test_epoch_jobs_count_for_the_limit_of_the_queue(server: Server) -> None:
     submit_epoch(client, epoch, b"u")
 
 
+@pytest.mark.guarantee(number=5)
 def test_l1_foreground_client_that_joins_and_leaves_kills_an_epoch_job(server: Server) -> None:
     client, joiner, admin, worker = server.peer(), server.peer(), server.peer(), worker_of(server)
     handle = submit_epoch(client, later(server), b"u")
@@ -282,6 +288,7 @@ def test_l1_foreground_client_that_joins_and_leaves_kills_an_epoch_job(server: S
     assert admin.table(b"show jobs") == [handle + b"\t0\t1\t0"]
 
 
+@pytest.mark.guarantee(number=5)
 def test_h2_cancelled_epoch_job_stays_known_till_its_time(server: Server) -> None:
     client, admin, worker = server.peer(), server.peer(), worker_of(server)
     handle = submit_epoch(client, later(server), b"u")
@@ -305,6 +312,7 @@ def test_a_cancelled_epoch_job_that_is_due_is_skipped(server: Server) -> None:
 # EPOCH: at its time. These two tests take real seconds.
 
 
+@pytest.mark.guarantee(number=5)
 def test_h7_sleeping_worker_is_not_woken_at_the_time(server: Server) -> None:
     client, worker, epoch = server.peer(), worker_of(server), soon(server)
     worker.send(PRE_SLEEP.request())
@@ -320,6 +328,7 @@ def test_h7_sleeping_worker_is_not_woken_at_the_time(server: Server) -> None:
     assert handles_of_all(worker) == [handle]
 
 
+@pytest.mark.guarantee(number=5)
 def test_h8_at_its_time_an_epoch_job_is_given_to_who_asks(server: Server) -> None:
     client, joiner, admin = server.peer(), server.peer(), server.peer()
     worker, epoch = worker_of(server), soon(server)
@@ -479,6 +488,7 @@ def test_the_limit_of_the_queue_holds_for_reduce_jobs(server: Server, submit_typ
     assert client.ask(submit_type.request(b"f", b"v", b"red", b"", b"")) == FULL
 
 
+@pytest.mark.guarantee(number=5)
 @REDUCE_TYPES
 def test_h6_a_reduce_job_with_the_four_arguments_of_the_published_text(server: Server, submit_type: PacketType) -> None:
     """The next request is taken for the rest of it; then the connection ends."""

@@ -162,13 +162,15 @@ def test_answers_that_were_held_for_somebody_who_left_are_no_longer_held(server:
 BAD: Any = object()
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("size", [0, -1])
-def test_p8_pieces_of_nothing(server: MemoryJobServer, size: int) -> None:
+def test_pieces_of_nothing(server: MemoryJobServer, size: int) -> None:
     with pytest.raises(ValueError, match=f"size must be at least 1, not {size}"):
         server.split_answers(size)
     assert complaint(server) == ""
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("times", [0, -1, 1.5, "2"])
 @pytest.mark.parametrize(
     "make",
@@ -180,7 +182,7 @@ def test_p8_pieces_of_nothing(server: MemoryJobServer, size: int) -> None:
     ],
     ids=["drop_before", "drop_after", "leave_unanswered", "reject"],
 )
-def test_p8_times_that_can_not_be_meant(
+def test_times_that_can_not_be_meant(
     server: MemoryJobServer, make: Callable[[MemoryJobServer, Any], Fault], times: Any
 ) -> None:
     """They would last for ever."""
@@ -189,6 +191,7 @@ def test_p8_times_that_can_not_be_meant(
     assert complaint(server) == ""
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     "make",
     [
@@ -201,7 +204,7 @@ def test_p8_times_that_can_not_be_meant(
     ],
     ids=["NUL", "no function", "name of a type", "list of types", "half a byte", "digits"],
 )
-def test_p8_wrong_arguments_make_no_fault(server: MemoryJobServer, make: Callable[[Any], Fault]) -> None:
+def test_wrong_arguments_make_no_fault(server: MemoryJobServer, make: Callable[[Any], Fault]) -> None:
     """They are told at the call, and the server goes on as if it had not been made."""
     with pytest.raises((TypeError, ValueError)):
         make(server)
@@ -362,14 +365,16 @@ def test_a_drop_gives_a_workers_job_back(server: MemoryJobServer) -> None:
 # Answers that are missing or others.
 
 
-def test_p17_leave_unanswered(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=17)
+def test_leave_unanswered(server: MemoryJobServer) -> None:
     fault = server.leave_unanswered(ECHO_REQ)
     peer = connect(server)
     assert ask(server, peer, ECHO, SUBMIT, ECHO) == CREATED + ECHOED
     assert fault.happened == 1
 
 
-def test_p17_leave_unanswered_for_good(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=17)
+def test_leave_unanswered_for_good(server: MemoryJobServer) -> None:
     fault = server.leave_unanswered(ECHO_REQ, GET_STATUS, times=None)
     peer = connect(server)
     assert ask(server, peer, ECHO, SUBMIT, GET_STATUS.request(b"H:memory:1"), ECHO) == CREATED
@@ -378,8 +383,9 @@ def test_p17_leave_unanswered_for_good(server: MemoryJobServer) -> None:
     assert fault.happened == 3
 
 
+@pytest.mark.guarantee(number=3)
 @pytest.mark.parametrize("packet_type", SUBMITS, ids=repr)
-def test_p3_reject(server: MemoryJobServer, packet_type: PacketType) -> None:
+def test_reject(server: MemoryJobServer, packet_type: PacketType) -> None:
     """Any kind of submit; there is no job."""
     arguments = [b"1" if name == "epoch" else b"f" for name in packet_type.arguments]
     submit = packet_type.request(*arguments)
@@ -389,8 +395,9 @@ def test_p3_reject(server: MemoryJobServer, packet_type: PacketType) -> None:
     assert complaint(server) == ""
 
 
+@pytest.mark.guarantee(number=3)
 @pytest.mark.parametrize("function", ["sandbox\tf", b"sandbox\tf"])
-def test_p3_reject_a_function(server: MemoryJobServer, function: str | bytes) -> None:
+def test_reject_a_function(server: MemoryJobServer, function: str | bytes) -> None:
     fault = server.reject("QUEUE_ERROR", "Job queue is full", function=function, times=2)
     peer = connect(server)
     theirs = SUBMIT_JOB_BG.request(b"sandbox\tf", b"", b"")
@@ -399,7 +406,8 @@ def test_p3_reject_a_function(server: MemoryJobServer, function: str | bytes) ->
     assert fault.happened == 2
 
 
-def test_p3_a_client_meets_a_rejection(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=3)
+def test_a_client_meets_a_rejection(server: MemoryJobServer) -> None:
     client = server.client()
     with server.reject("NO", "thanks", times=None):
         told = outcome(client.add_task("reverse", b"abc"))
@@ -411,7 +419,8 @@ def test_p3_a_client_meets_a_rejection(server: MemoryJobServer) -> None:
 # Holding.
 
 
-def test_p15_held_answers_come_in_order(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=15)
+def test_held_answers_come_in_order(server: MemoryJobServer) -> None:
     """On all connections, those that are new among them; the requests are done meanwhile."""
     first = connect(server)
     held = server.hold_answers()
@@ -534,8 +543,9 @@ def test_somebody_leaves_a_silent_server(server: MemoryJobServer) -> None:
 # Splitting.
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("size", [1, 2, 5, 22, 23, 1000])
-def test_p15_split_answers(server: MemoryJobServer, size: int) -> None:
+def test_split_answers(server: MemoryJobServer, size: int) -> None:
     """What is sent is the same; no piece is longer, and only the last of an answer may be shorter."""
     peer = connect(server)
     splitting = server.split_answers(size)
@@ -546,8 +556,9 @@ def test_p15_split_answers(server: MemoryJobServer, size: int) -> None:
     assert peer.received() == ECHOED
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("size", [1, 7, 20, 30, 60])
-def test_p15_several_answers_of_one_turn_are_split_too(server: MemoryJobServer, size: int) -> None:
+def test_several_answers_of_one_turn_are_split_too(server: MemoryJobServer, size: int) -> None:
     """No piece is longer than asked for, also where answers fit into one."""
     peer = connect(server)
     server.split_answers(size)
@@ -557,8 +568,9 @@ def test_p15_several_answers_of_one_turn_are_split_too(server: MemoryJobServer, 
     assert peer.received() == ECHOED + CREATED + ECHOED + ECHOED
 
 
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("name", ["hold_answers", "fall_silent"])
-def test_p15_pieces_stay_pieces_when_another_fault_is_short(server: MemoryJobServer, name: str) -> None:
+def test_pieces_stay_pieces_when_another_fault_is_short(server: MemoryJobServer, name: str) -> None:
     """It comes and goes while an answer is under way."""
     peer = connect(server)
     server.split_answers(1)
@@ -569,7 +581,8 @@ def test_p15_pieces_stay_pieces_when_another_fault_is_short(server: MemoryJobSer
     assert peer.received() == ECHOED
 
 
-def test_p15_the_end_of_splitting_sends_the_rest_at_once(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=15)
+def test_the_end_of_splitting_sends_the_rest_at_once(server: MemoryJobServer) -> None:
     peer = connect(server)
     splitting = server.split_answers(3)
     peer.transport.write(ECHO)
@@ -596,7 +609,8 @@ def test_a_connection_that_is_dropped_while_it_gets_pieces(server: MemoryJobServ
     assert not server.clock.getDelayedCalls()
 
 
-def test_p15_pieces_come_whole_before_the_server_closes(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=15)
+def test_pieces_come_whole_before_the_server_closes(server: MemoryJobServer) -> None:
     """It closes for what is not Gearman, once it has sent what it had to send."""
     peer = connect(server)
     server.split_answers(4)
@@ -604,7 +618,8 @@ def test_p15_pieces_come_whole_before_the_server_closes(server: MemoryJobServer)
     assert peer.lost_with() == [ConnectionDone]
 
 
-def test_p15_hold_and_split(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=15)
+def test_hold_and_split(server: MemoryJobServer) -> None:
     peer = connect(server)
     server.split_answers(10)
     with server.hold_answers():
@@ -614,7 +629,8 @@ def test_p15_hold_and_split(server: MemoryJobServer) -> None:
     assert peer.received() == ECHOED + CREATED
 
 
-def test_p15_a_client_reads_pieces(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=15)
+def test_a_client_reads_pieces(server: MemoryJobServer) -> None:
     """The real client, through a whole job, byte by byte."""
     server.split_answers(1)
     client = server.client()
@@ -642,7 +658,8 @@ def test_raw_bytes_are_held_and_split_as_all_others(server: MemoryJobServer) -> 
     assert peer.pieces == [b"ab", b"cd", b"e"]
 
 
-def test_p14_a_client_meets_raw_bytes(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=14)
+def test_a_client_meets_raw_bytes(server: MemoryJobServer) -> None:
     client = server.client()
     told = outcome(client.add_task("reverse", b"abc"))
     server.take("reverse")
@@ -654,7 +671,8 @@ def test_p14_a_client_meets_raw_bytes(server: MemoryJobServer) -> None:
 # From within callbacks.
 
 
-def test_p13_a_callback_makes_and_ends_faults(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=13)
+def test_a_callback_makes_and_ends_faults(server: MemoryJobServer) -> None:
     """What comes behind it in the same piece is not lost."""
     client = server.client()
     made: list[HeldAnswers] = []
@@ -669,8 +687,9 @@ def test_p13_a_callback_makes_and_ends_faults(server: MemoryJobServer) -> None:
     assert (first, second) == ([b"1"], [b"2"])
 
 
+@pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ["hold_answers", "fall_silent"])
-def test_p13_a_callback_ends_a_fault(server: MemoryJobServer, name: str) -> None:
+def test_a_callback_ends_a_fault(server: MemoryJobServer, name: str) -> None:
     """That of the time-out, as it were."""
     client = server.client()
     told = outcome(client.add_task("reverse", b"abc"))
@@ -684,7 +703,8 @@ def test_p13_a_callback_ends_a_fault(server: MemoryJobServer, name: str) -> None
     assert told == [b"cba"]
 
 
-def test_p13_a_callback_drops_the_connection(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=13)
+def test_a_callback_drops_the_connection(server: MemoryJobServer) -> None:
     client = server.client()
     first = outcome(client.add_task("first", on_created=lambda _: server.drop_connections()))
     second = outcome(client.add_task("second"))
@@ -692,7 +712,8 @@ def test_p13_a_callback_drops_the_connection(server: MemoryJobServer) -> None:
     assert [type(told[0]) for told in (first, second)] == [TaskLost, TaskLost]
 
 
-def test_p13_an_errback_makes_it_well_again(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=13)
+def test_an_errback_makes_it_well_again(server: MemoryJobServer) -> None:
     client = server.client()
     rejecting = server.reject("QUEUE_ERROR", times=None)
     again: list[Any] = []

@@ -34,6 +34,7 @@ def server() -> Iterator[MemoryJobServer]:
     server.result_of(server.close())
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("number", [0x80000000, 0xFFFFFFFF])
 def test_c1_a_type_that_kills_gearmand_closes_the_connection(server: MemoryJobServer, number: int) -> None:
     peer = connect(server)
@@ -42,17 +43,20 @@ def test_c1_a_type_that_kills_gearmand_closes_the_connection(server: MemoryJobSe
     assert ask(server, connect(server), ECHO) == ECHOED
 
 
+@pytest.mark.guarantee(number=5)
 def test_c1_a_time_out_of_twenty_digits_is_a_long_one(server: MemoryJobServer) -> None:
     worker = connect(server)
     assert ask(server, worker, CAN_DO_TIMEOUT.request(b"reverse", b"9" * 20), ECHO) == ECHOED
 
 
+@pytest.mark.guarantee(number=5)
 def test_h6_too_few_arguments_close_the_connection(server: MemoryJobServer) -> None:
     peer = connect(server)
     assert ask(server, peer, struct.pack(">4sII", REQ, 7, 3) + b"f\0u", ECHO) == b""
     assert len(peer.lost) == 1
 
 
+@pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize(
     "request_packet",
     [
@@ -77,6 +81,7 @@ def test_a_long_denominator_is_dropped_with_its_status(server: MemoryJobServer) 
     assert ask(server, client) == b""
 
 
+@pytest.mark.guarantee(number=5)
 def test_m6_a_reduce_job_with_a_long_unique_keeps_what_fits(server: MemoryJobServer) -> None:
     worker = connect(server)
     ask(server, connect(server), SUBMIT_REDUCE_JOB.request(b"f", b"u" * 100, b"red", b"", b"data"))
@@ -84,6 +89,7 @@ def test_m6_a_reduce_job_with_a_long_unique_keeps_what_fits(server: MemoryJobSer
     assert assigned == JOB_ASSIGN_ALL.response(b"H:memory:1", b"f", b"u" * 63, b"red", b"\0data")
 
 
+@pytest.mark.guarantee(number=5)
 def test_h4_a_job_of_a_dropped_function_is_not_joined(server: MemoryJobServer) -> None:
     client = connect(server)
     ask(server, client, SUBMIT)
@@ -91,6 +97,7 @@ def test_h4_a_job_of_a_dropped_function_is_not_joined(server: MemoryJobServer) -
     assert ask(server, client, SUBMIT) == CREATED.replace(b":1", b":2")
 
 
+@pytest.mark.guarantee(number=5)
 def test_h10_a_handle_prefix_is_never_cut() -> None:
     assert MemoryJobServer(job_handle_prefix="x" * 40).command("status") == ".\n"
     with pytest.raises(ValueError, match="job_handle_prefix must have 40 bytes at most, not 41"):
@@ -98,7 +105,7 @@ def test_h10_a_handle_prefix_is_never_cut() -> None:
 
 
 def test_a_time_out_of_a_job_that_has_ended_harms_nobody(server: MemoryJobServer) -> None:
-    """The timer of a worker that does not sleep goes on (section 8), and finds nothing to do."""
+    """The timer of a worker that does not sleep goes on (docs/gearman.md §8), and finds nothing to do."""
     client, worker = connect(server), connect(server)
     ask(server, client, SUBMIT)
     ask(server, worker, CAN_DO_TIMEOUT.request(b"reverse", b"5000"), GRAB_JOB.request())

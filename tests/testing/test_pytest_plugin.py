@@ -58,7 +58,8 @@ def test_the_fixture_gives_a_server_on_a_clock(job_server: MemoryJobServer) -> N
     assert job_server.result_of(deferred) == b"cba"
 
 
-def test_p1_what_fails_in_the_end_is_the_tests_own_affair(job_server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=1)
+def test_what_fails_in_the_end_is_the_tests_own_affair(job_server: MemoryJobServer) -> None:
     deferred = job_server.client().add_task("reverse", b"abc")
     job_server.take("reverse").fail()
     with pytest.raises(TaskFailed):

@@ -59,6 +59,7 @@ def taken(server: MemoryJobServer, **callbacks: Any) -> tuple[TakenJob, list[Any
 # What it is made with.
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -73,7 +74,7 @@ def taken(server: MemoryJobServer, **callbacks: Any) -> tuple[TakenJob, list[Any
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
-def test_p8_options_that_can_not_be_meant(options: dict[str, Any], complaint: str) -> None:
+def test_options_that_can_not_be_meant(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises((TypeError, ValueError), match=complaint):
         MemoryJobServer(**options)
 
@@ -119,7 +120,8 @@ def test_client_is_a_started_client(server: MemoryJobServer) -> None:
     assert server.result_of(server.close()) is None
 
 
-def test_p8_clients_options_are_checked(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=8)
+def test_clients_options_are_checked(server: MemoryJobServer) -> None:
     with pytest.raises(ValueError, match="connect_timeout"):
         server.client(connect_timeout=0)
     with pytest.raises(TypeError):
@@ -218,7 +220,8 @@ def test_a_taken_job_has_a_worker_until_it_ends(server: MemoryJobServer) -> None
 # What comes of a taken job.
 
 
-def test_p2_everything_that_a_job_can_say(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=2)
+def test_everything_that_a_job_can_say(server: MemoryJobServer) -> None:
     """It has arrived when the call returns."""
     events: list[Any] = []
     job, told = taken(
@@ -243,8 +246,9 @@ ENDS: dict[str, tuple[Callable[[TakenJob], object], type[Exception] | None]] = {
 }
 
 
+@pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("end", ENDS)
-def test_p1_every_end(server: MemoryJobServer, end: str) -> None:
+def test_every_end(server: MemoryJobServer, end: str) -> None:
     act, error = ENDS[end]
     job, told = taken(server)
     act(job)
@@ -261,9 +265,10 @@ SAYINGS: dict[str, Callable[[TakenJob], object]] = {
 }
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("first", [*ENDS, "abandon"])
 @pytest.mark.parametrize("second", SAYINGS)
-def test_p8_a_job_that_has_ended_says_nothing_more(server: MemoryJobServer, first: str, second: str) -> None:
+def test_a_job_that_has_ended_says_nothing_more(server: MemoryJobServer, first: str, second: str) -> None:
     job, told = taken(server)
     SAYINGS[first](job)
     before = list(told)
@@ -275,6 +280,7 @@ def test_p8_a_job_that_has_ended_says_nothing_more(server: MemoryJobServer, firs
 TEXT: Any = "text"
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     "say",
     [
@@ -286,7 +292,7 @@ TEXT: Any = "text"
     ],
     ids=["send_data", "send_warning", "send_status", "complete", "send_exception"],
 )
-def test_p8_text_is_refused_and_the_job_goes_on(server: MemoryJobServer, say: Callable[[TakenJob], object]) -> None:
+def test_text_is_refused_and_the_job_goes_on(server: MemoryJobServer, say: Callable[[TakenJob], object]) -> None:
     job, told = taken(server)
     with pytest.raises(TypeError):
         say(job)
@@ -341,7 +347,8 @@ def test_a_job_whose_client_left_ends_as_any(server: MemoryJobServer) -> None:
 # From within callbacks.
 
 
-def test_p13_a_callback_plays_the_worker(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=13)
+def test_a_callback_plays_the_worker(server: MemoryJobServer) -> None:
     """The result is there before add_task's caller has another turn."""
     client = server.client()
     told = outcome(client.add_task("reverse", on_created=lambda _: server.take("reverse").complete(b"cba")))
@@ -349,7 +356,8 @@ def test_p13_a_callback_plays_the_worker(server: MemoryJobServer) -> None:
     assert told == [b"cba"]
 
 
-def test_p2_a_callback_that_ends_another_job_does_not_overtake_its_creation(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=2)
+def test_a_callback_that_ends_another_job_does_not_overtake_its_creation(server: MemoryJobServer) -> None:
     """Both JOB_CREATED have come in one piece, and the second one's task has not been told yet."""
     events: list[str] = []
 
@@ -367,7 +375,8 @@ def test_p2_a_callback_that_ends_another_job_does_not_overtake_its_creation(serv
     assert events == ["created", "complete"]
 
 
-def test_p13_a_callback_takes_the_next_job(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=13)
+def test_a_callback_takes_the_next_job(server: MemoryJobServer) -> None:
     """A chain of jobs, each submitted by the one before."""
     client = server.client()
     results: list[bytes] = []
@@ -386,7 +395,8 @@ def test_p13_a_callback_takes_the_next_job(server: MemoryJobServer) -> None:
     assert last == [b"xxxx"]
 
 
-def test_p13_a_timer_plays_the_worker(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=13)
+def test_a_timer_plays_the_worker(server: MemoryJobServer) -> None:
     """Inside of advance()."""
     told = outcome(server.client().add_task("reverse"))
     server.clock.callLater(3, lambda: server.take("reverse").complete(b"cba"))
@@ -399,7 +409,8 @@ def test_p13_a_timer_plays_the_worker(server: MemoryJobServer) -> None:
 # Time.
 
 
-def test_p10_advance_goes_from_one_event_to_the_next(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=10)
+def test_advance_goes_from_one_event_to_the_next(server: MemoryJobServer) -> None:
     """Each happens at its time, those among it that another one plans."""
     times: list[float] = []
 
@@ -416,7 +427,8 @@ def test_p10_advance_goes_from_one_event_to_the_next(server: MemoryJobServer) ->
     assert len(times) == 3
 
 
-def test_p10_advance_within_advance(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=10)
+def test_advance_within_advance(server: MemoryJobServer) -> None:
     times: list[float] = []
     server.clock.callLater(1, server.advance, 5)
     server.clock.callLater(3, lambda: times.append(server.clock.seconds()))
@@ -425,7 +437,8 @@ def test_p10_advance_within_advance(server: MemoryJobServer) -> None:
     assert server.clock.seconds() == 6
 
 
-def test_p10_odd_numbers_come_to_an_end(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=10)
+def test_odd_numbers_come_to_an_end(server: MemoryJobServer) -> None:
     """Sums of floating point numbers that are not what they should be."""
     happened: list[float] = []
     for n in range(1, 200):
@@ -449,7 +462,8 @@ def test_a_jobs_time_runs_on_the_clock(server: MemoryJobServer) -> None:
     assert server.clock.getDelayedCalls() == []
 
 
-def test_p11_a_worker_with_a_time_leaves_no_timer(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=11)
+def test_a_worker_with_a_time_leaves_no_timer(server: MemoryJobServer) -> None:
     client, worker = connect(server), connect(server)
     ask(server, client, SUBMIT)
     ask(server, worker, CAN_DO_TIMEOUT.request(b"reverse", b"5000"), GRAB_JOB.request())
@@ -490,14 +504,16 @@ def assert_closed(server: MemoryJobServer) -> None:
     assert server.clock.getDelayedCalls() == []
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("clients", [0, 1, 3])
-def test_p11_close(server: MemoryJobServer, clients: int) -> None:
+def test_close(server: MemoryJobServer, clients: int) -> None:
     made = [server.client() for _ in range(clients)]
     assert_closed(server)
     assert not any(client.running for client in made)
 
 
-def test_p1_close_ends_what_is_under_way(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=1)
+def test_close_ends_what_is_under_way(server: MemoryJobServer) -> None:
     """Queued, running, and not even settled."""
     client = server.client()
     told = [outcome(client.add_task(name)) for name in ("queued", "running")]
@@ -613,7 +629,8 @@ def test_close_while_jobs_are_in_hand(server: MemoryJobServer) -> None:
     assert server.clock.getDelayedCalls() == []
 
 
-def test_p13_close_although_an_errback_makes_trouble(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=13)
+def test_close_although_an_errback_makes_trouble(server: MemoryJobServer) -> None:
     """The last task's errback has the server fall silent; its client can't say good-bye, and is made to go."""
     client = server.client()
     client.add_task("reverse").addErrback(lambda _: [server.fall_silent()])
@@ -635,8 +652,9 @@ def test_listen_needs_a_reactor(server: MemoryJobServer) -> None:
         server.listen()
 
 
+@pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize(("interface", "start"), [("127.0.0.1", "127.0.0.1:"), ("::1", "[::1]:")])
-async def test_p11_listen(interface: str, start: str) -> None:
+async def test_listen(interface: str, start: str) -> None:
     """A client that is given the address as it is."""
     server = MemoryJobServer(reactor)
     address = server.listen(interface=interface)
@@ -653,7 +671,8 @@ async def test_p11_listen(interface: str, start: str) -> None:
     await server.close()
 
 
-async def test_p11_a_server_on_the_reactor_has_clients_in_memory() -> None:
+@pytest.mark.guarantee(number=11)
+async def test_a_server_on_the_reactor_has_clients_in_memory() -> None:
     server = MemoryJobServer(reactor)
     client = server.client()
     assert (await client.add_task_bg("reverse")).handle == b"H:memory:1"
@@ -697,7 +716,8 @@ class Awaiting(Recorder):
         self.gone.callback(None)
 
 
-async def test_p11_close_closes_the_port() -> None:
+@pytest.mark.guarantee(number=11)
+async def test_close_closes_the_port() -> None:
     server = MemoryJobServer(reactor)
     peer = await on_port(server)
     peer.transport.write(ECHO)
@@ -709,7 +729,8 @@ async def test_p11_close_closes_the_port() -> None:
     await server.close()
 
 
-async def test_p11_close_has_closed_when_it_fires() -> None:
+@pytest.mark.guarantee(number=11)
+async def test_close_has_closed_when_it_fires() -> None:
     """No connection is left, and no timer that is to close it: trial agrees."""
     server = MemoryJobServer(reactor)
     peer = await on_port(server)
@@ -748,8 +769,9 @@ async def asking(server: MemoryJobServer) -> Any:
     return peer
 
 
+@pytest.mark.guarantee(number=10)
 @pytest.mark.parametrize("meanwhile", ["nothing", "another silence"])
-async def test_p10_black_hole_connections_on_a_port(meanwhile: str) -> None:
+async def test_black_hole_connections_on_a_port(meanwhile: str) -> None:
     """Made, and never read from; also when new ones are, and when another silence ends."""
     server = MemoryJobServer(reactor)
     with server.black_hole_connections() as hole:
@@ -837,6 +859,7 @@ def test_queued_tells_the_workloads_in_the_order_of_their_turns(server: MemoryJo
     assert server.queued("sandbox\treverse") == [b"2", b"1"]
 
 
+@pytest.mark.guarantee(number=5)
 def test_d2_command_plays_the_administrator(server: MemoryJobServer) -> None:
     client = server.client()
     told = outcome(client.add_task("reverse", b"abc"))
@@ -848,7 +871,8 @@ def test_d2_command_plays_the_administrator(server: MemoryJobServer) -> None:
         server.command("a b c d e f")
 
 
-def test_p7_a_client_of_two_servers(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=7)
+def test_a_client_of_two_servers(server: MemoryJobServer) -> None:
     """What can't be written to the one goes to the other."""
     other = MemoryJobServer(server.clock)
     client = server.client(other)
@@ -861,7 +885,8 @@ def test_p7_a_client_of_two_servers(server: MemoryJobServer) -> None:
     server.result_of(other.close())
 
 
-def test_p8_the_servers_of_a_client_have_one_clock(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=8)
+def test_the_servers_of_a_client_have_one_clock(server: MemoryJobServer) -> None:
     with pytest.raises(ValueError, match="must have one clock"):
         server.client(MemoryJobServer())
 
@@ -883,18 +908,21 @@ def test_result_of_what_is_pending_takes_nothing_away(server: MemoryJobServer) -
         server.result_of(twice())
 
 
+@pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("port", [-1, 65536])
-def test_p8_a_port_that_can_not_be(port: int) -> None:
+def test_a_port_that_can_not_be(port: int) -> None:
     with pytest.raises(ValueError, match=f"port must be from 0 to 65535, not {port}"):
         MemoryJobServer(reactor).listen(port)
 
 
-def test_p10_advance_is_for_clocks() -> None:
+@pytest.mark.guarantee(number=10)
+def test_advance_is_for_clocks() -> None:
     with pytest.raises(TypeError, match="only on a Clock"):
         MemoryJobServer(reactor).advance(1)
 
 
-def test_p7_a_server_that_goes_down_and_comes_back(server: MemoryJobServer) -> None:
+@pytest.mark.guarantee(number=7)
+def test_a_server_that_goes_down_and_comes_back(server: MemoryJobServer) -> None:
     client = server.client()
     told = outcome(client.add_task("reverse", b"1"))
     with server.go_down() as fault:
@@ -909,6 +937,7 @@ def test_p7_a_server_that_goes_down_and_comes_back(server: MemoryJobServer) -> N
     assert told == [b"!"]
 
 
+@pytest.mark.guarantee(number=5)
 def test_m4_a_server_that_is_started_anew_has_no_jobs(server: MemoryJobServer) -> None:
     client = server.client()
     before = server.result_of(client.add_task_bg("reverse", b"1"))

@@ -68,15 +68,17 @@ def lines(draw: st.DrawFn) -> tuple[bytes, Outcome]:
 streams = st.lists(st.one_of(packets(REQ), packets(RES), lines()), max_size=12)
 
 
+@pytest.mark.guarantee(number=15)
 @given(streams, st.lists(st.integers(0, 1000), max_size=30))
-def test_p15_any_mix_in_any_fragmentation(stream: list[tuple[bytes, Outcome]], places: list[int]) -> None:
+def test_any_mix_in_any_fragmentation(stream: list[tuple[bytes, Outcome]], places: list[int]) -> None:
     """Packets, packets with the wrong magic, and lines."""
     data = b"".join(piece for piece, _ in stream)
     assert split(*cut(data, places)) == [outcome for _, outcome in stream]
 
 
+@pytest.mark.guarantee(number=15)
 @given(streams)
-def test_p15_any_mix_byte_by_byte(stream: list[tuple[bytes, Outcome]]) -> None:
+def test_any_mix_byte_by_byte(stream: list[tuple[bytes, Outcome]]) -> None:
     data = b"".join(piece for piece, _ in stream)
     assert split(*(data[n : n + 1] for n in range(len(data)))) == [outcome for _, outcome in stream]
 
@@ -117,6 +119,7 @@ def test_the_longest_of_all() -> None:
     assert split(ECHO_REQ.request(big)) == [(ECHO_REQ, [big])]
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize(
     "data",
     [
@@ -144,7 +147,7 @@ def test_the_longest_of_all() -> None:
         "NULs",
     ],
 )
-def test_p14_what_is_not_gearman(data: bytes) -> None:
+def test_what_is_not_gearman(data: bytes) -> None:
     """Good requests before it come out; it ends the stream."""
     before = ECHO_REQ.request(b"before")
     expected = [(ECHO_REQ, [b"before"]), b"version\n", NotGearman]
@@ -152,12 +155,13 @@ def test_p14_what_is_not_gearman(data: bytes) -> None:
     assert split(before, b"version\n", *cut(data, [len(data) // 2])) == expected
 
 
+@pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize(
     "data",
     [REQ + b"\0\0\0\x2b\0\0\0\0", SUBMIT_JOB.request(b"f" * (MAX_ARGUMENT + 1), b"", b""), b"a" * MAX_LINE],
     ids=["type 43", "long function", "endless line"],
 )
-def test_p14_what_is_not_gearman_is_so_for_good(data: bytes) -> None:
+def test_what_is_not_gearman_is_so_for_good(data: bytes) -> None:
     """As `take` says: asking again does not help, whatever comes behind it."""
     splitter = Splitter()
     splitter.feed(data + ECHO_REQ.request(b"behind") + b"\nversion\n")

@@ -141,7 +141,8 @@ class Tests(JobServerMixin, TestCase):
 """
 
 
-def test_p11_under_trial_itself(tmp_path: Path) -> None:
+@pytest.mark.guarantee(number=11)
+def test_under_trial_itself(tmp_path: Path) -> None:
     """In a TestCase that may wait on the reactor; each bad test fails once."""
     assert issubclass(TestCase, SynchronousTestCase)
     script = tmp_path / "test_reverser.py"

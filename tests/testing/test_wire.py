@@ -109,7 +109,8 @@ class Producer:
 # What is written arrives.
 
 
-def test_p15_one_turns_writes_arrive_in_order_in_one_piece(wire: Wire, ends: tuple[Recorder, Recorder]) -> None:
+@pytest.mark.guarantee(number=15)
+def test_one_turns_writes_arrive_in_order_in_one_piece(wire: Wire, ends: tuple[Recorder, Recorder]) -> None:
     here, there = ends
     here.transport.write(b"a")
     here.transport.writeSequence([b"b", b"", b"c"])
@@ -411,7 +412,8 @@ def test_a_pull_producer_is_asked_for_one_piece_a_turn(wire: Wire, ends: tuple[R
     assert wire.is_still()
 
 
-def test_p15_loseConnection_waits_for_a_pull_producer(  # noqa: N802
+@pytest.mark.guarantee(number=15)
+def test_loseConnection_waits_for_a_pull_producer(  # noqa: N802
     wire: Wire, ends: tuple[Recorder, Recorder]
 ) -> None:
     """ITransport: it is not closed until the producer has been unregistered; what that one still writes arrives."""
@@ -423,7 +425,8 @@ def test_p15_loseConnection_waits_for_a_pull_producer(  # noqa: N802
     assert here.lost_with() == there.lost_with() == [ConnectionDone]
 
 
-def test_p15_loseConnection_waits_for_a_push_producer(  # noqa: N802
+@pytest.mark.guarantee(number=15)
+def test_loseConnection_waits_for_a_push_producer(  # noqa: N802
     wire: Wire, ends: tuple[Recorder, Recorder]
 ) -> None:
     here, there = ends
@@ -509,7 +512,8 @@ def test_what_a_server_says_first_arrives(wire: Wire) -> None:
     assert client.pieces == [b"welcome"]
 
 
-def test_p9_an_attempt_cancelled_before_its_turn_is_never_made(wire: Wire) -> None:
+@pytest.mark.guarantee(number=9)
+def test_an_attempt_cancelled_before_its_turn_is_never_made(wire: Wire) -> None:
     attempt = wire.attempt()
     told = outcome(attempt)
     attempt.cancel()
@@ -528,8 +532,9 @@ def test_cancelling_after_the_connect_does_nothing(wire: Wire) -> None:
     assert not told[0].lost
 
 
+@pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("hook", ["buildProtocol", "connectionMade"])
-def test_p9_an_attempt_can_be_cancelled_while_it_succeeds(wire: Wire, hook: str) -> None:
+def test_an_attempt_can_be_cancelled_while_it_succeeds(wire: Wire, hook: str) -> None:
     """It fails with CancelledError, once; and what was half made is taken down."""
 
     def client() -> Recorder:

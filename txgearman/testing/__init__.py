@@ -18,7 +18,7 @@ both. It differs from gearmand on purpose in this, and in nothing else that is k
   the connection, not of a file descriptor.
 - There is no queue on disk, no TLS, and no thread: ``getpid`` is the process that uses it.
 
-Numbers such as H10 are those of GEARMAN.md, which tells what servers were measured to do.
+Numbers such as H10 are those of docs/what-servers-do.md, which lists what servers were measured to do.
 """
 
 from __future__ import annotations

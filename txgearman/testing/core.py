@@ -67,7 +67,7 @@ class Core:
     # Workers.
 
     def remove_abilities(self, abilities: Iterable[Ability]) -> None:
-        """The workers have lost these; the jobs that they had by them go to others (section 7)."""
+        """The workers have lost these; the jobs that they had by them go to others (docs/gearman.md §7)."""
         for ability in list(abilities):
             ability.worker.abilities.remove(ability)
             ability.function.abilities.remove(ability)

@@ -1,7 +1,7 @@
 """The jobs of a job server: queues, coalescing, who works on what and who waits for it. No wire, no Twisted.
 
-It does what gearmand 1.1.20 does (GEARMAN.md, and the contract suite in the tests), where a client or a worker could
-notice; what looks like a mistake here is one there, too.
+It does what gearmand 1.1.20 does (docs/gearman.md, and the contract suite in the tests), where a client or a worker
+could notice; what looks like a mistake here is one there, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ BY_WORKLOAD: Final = b"-"
 """The unique that stands for the workload."""
 
 MAX_UNIQUE: Final = 63
-"""Bytes of a unique that coalesces. A longer one is kept, but no other submit is found to have the same (section 1)."""
+"""Bytes of a unique that coalesces. A longer one is kept, but no other submit is found to have the same
+(docs/gearman.md §1)."""
 
 
 class QueueFull(Exception):

@@ -62,7 +62,7 @@ from .splitter import NotGearman, Splitter, WrongMagic
 from .text import c_number
 
 LONGEST_UNIQUE: Final = 64
-"""Bytes. A longer one is refused; one of just this length is accepted, and mistreated (section 1)."""
+"""Bytes. A longer one is refused; one of just this length is accepted, and mistreated (docs/gearman.md §1)."""
 
 MAX_HANDLE: Final = 63
 """Bytes. A longer one is not answered (H6)."""
@@ -75,7 +75,7 @@ MAX_ASSIGN: Final = 8192
 
 MAX_NUMBER: Final = 11
 """Characters of WORK_STATUS's denominator, of which the last is not read; a longer one is dropped without a word
-(section 5)."""
+(docs/gearman.md §5)."""
 
 _UINT32: Final = (1 << 32) - 1
 _LONG_MIN: Final = -(1 << 63)
@@ -211,7 +211,7 @@ class JobServerProtocol(Protocol):
     def _submit_reduce(
         self, packet_type: PacketType, function: bytes, unique: bytes, reducer: bytes, _: bytes, workload: bytes
     ) -> None:
-        if len(reducer) > LONGEST_UNIQUE:  # it looks at the wrong argument (section 9)
+        if len(reducer) > LONGEST_UNIQUE:  # it looks at the wrong argument (docs/gearman.md §9)
             self._refuse("ARGUMENT_TOO_LARGE", "Unique value too large")
         else:
             self._queue(packet_type, function, unique, workload, reducer=reducer)
@@ -300,7 +300,7 @@ class JobServerProtocol(Protocol):
 
     def _set_timer(self, job: Job) -> None:
         """A connection has one timer. Each job that it gets sets it anew, or stops it; but the job that goes back is
-        the one for which it was set first, and the end of that one stops nothing (section 8)."""
+        the one for which it was set first, and the end of that one stops nothing (docs/gearman.md §8)."""
         assert job.ability is not None
         timeout = job.ability.timeout
         if timeout is None:

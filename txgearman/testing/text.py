@@ -1,4 +1,4 @@
-"""The text protocol: a line in, its answer out (GEARMAN.md section 11)."""
+"""The text protocol: a line in, its answer out (docs/gearman.md §11)."""
 
 from __future__ import annotations
 
