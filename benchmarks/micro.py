@@ -9,9 +9,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from txgearman import Task
-from txgearman.deadlines import Deadlines
+from txgearman.client.task import TaskOwner
+from txgearman.connection.timers import Deadlines
 from txgearman.packets import JOB_CREATED, RES, SUBMIT_JOB, WORK_COMPLETE, Decoder
-from txgearman.tasks import TaskOwner
 
 JOBS = 1000
 PAYLOAD = b"0123456789012345"

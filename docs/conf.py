@@ -14,9 +14,9 @@ project = "txgearman"
 project_copyright = "the authors of txgearman"
 release = version = txgearman.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "house"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "extension"]
 nitpicky = True
-# Names in docstrings stand in single backticks. house.py makes links of those that are ours.
+# Names in docstrings stand in single backticks. extension.py makes links of those that are ours.
 default_role = "py:obj"
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
@@ -33,7 +33,7 @@ autodoc_inherit_docstrings = False
 html_theme = "furo"
 html_title = f"txgearman {release}"
 html_static_path = ["_static"]
-html_css_files = ["house.css"]
+html_css_files = ["txgearman.css"]
 html_copy_source = False
 html_show_sourcelink = False
 pygments_style = "friendly"

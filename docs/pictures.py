@@ -77,51 +77,52 @@ def picture(title: str, width: float, height: float, parts: list[str]) -> str:
 
 WAY: Final = [
     ("", ["add_task(...)"], ["on_data(task, data), ...", "the Deferred fires"]),
-    ("client", ["add_task() makes a Task", "submit() checks its size"], []),
-    ("dispatcher", ["submit() starts its time-out", "_place() sends it, or lets it wait"],
+    ("client.client", ["add_task() makes a Task", "submit() checks its size"], []),
+    ("client.dispatcher", ["submit() starts its time-out", "_place() sends it, or lets it wait"],
      ["retry(), or task_ended()"]),
-    ("servers", ["choose(): by the unique's rank,", "or the least busy one"], []),
-    ("tasks", ["begin() makes the Deferred"], ["tell_data(), tell_status(), ...", "end_complete(), end_failed()"]),
-    ("client_protocol", ["send_task() writes SUBMIT_JOB,", "if the server takes more"],
+    ("connection.pool", ["choose(): by the unique's rank,", "or the least busy one"], []),
+    ("client.task", ["begin() makes the Deferred"],
+     ["tell_data(), tell_status(), ...", "end_complete(), end_failed()"]),
+    ("client.protocol", ["send_task() writes SUBMIT_JOB,", "if the server takes more"],
      ["JOB_CREATED: the handle gets a task", "WORK_...: _next_copy(), _next_end()"]),
-    ("connection", ["send() notes what answer is due", "send_fence() follows some"],
+    ("connection.protocol", ["send() notes what answer is due", "send_fence() follows some"],
      ["dataReceived() gives each answer", "to the oldest request"]),
     ("packets", ["request() makes bytes"], ["packets() makes one after the other"]),
     ("", ["the job server, and a worker"], []),
 ]  # fmt: skip
-"""Each room on the way, from the top down: what happens there on the way out, and on the way back."""
+"""Each module on the way, from the top down: what happens there on the way out, and on the way back."""
 
 _ROW: Final = 70.0
 _BAND: Final = 56.0
 _OUT, _BACK, _WIDTH = 265.0, 555.0, 720.0
 
 
-def defined_in(room: str) -> set[str]:
+def defined_in(module: str) -> set[str]:
     """The names of all functions in a module."""
-    tree = ast.parse((PACKAGE / f"{room}.py").read_text("utf-8"))
+    tree = ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
-def check_names(room: str, notes: list[str]) -> None:
+def check_names(module: str, notes: list[str]) -> None:
     """
-    :raises ValueError: a function in these notes is not in this room.
+    :raises ValueError: a function in these notes is not in this module.
     """
     words = [word.rstrip(",:") for note in notes for word in note.split()]
     named = {word.removesuffix("()") for word in words if word.endswith("()")}
-    missing = named - defined_in(room)
+    missing = named - defined_in(module)
     if missing:
-        raise ValueError(f"the picture has functions that {room} has not: {', '.join(sorted(missing))}")
+        raise ValueError(f"the picture has functions that {module} has not: {', '.join(sorted(missing))}")
 
 
 def way() -> str:
     """The picture of it."""
     parts = []
-    for place, (room, out, back) in enumerate(WAY):
+    for place, (module, out, back) in enumerate(WAY):
         top = 10 + _ROW * place
-        if room:
-            check_names(room, out + back)
+        if module:
+            check_names(module, out + back)
             parts.append(f'<rect class="frame" x="10" y="{top:g}" width="{_WIDTH - 20:g}" height="{_BAND:g}" rx="8"/>')
-            parts.append(text(24, top + _BAND / 2 + 5, room, "name", "start"))
+            parts.append(text(24, top + _BAND / 2 + 5, module, "name", "start"))
         parts += _notes(_OUT, top, out) + _notes(_BACK, top, back)
     last = len(WAY) - 1
     for place in range(last):
@@ -131,7 +132,7 @@ def way() -> str:
             parts.append(arrow((_BACK, top + 19), (_BACK, top)))
     bottom = 10 + _ROW * last + _BAND / 2
     parts.append(arrow((_OUT + 105, bottom), (_BACK, bottom), (_BACK, bottom - 45)))
-    return picture("The way from add_task to its Deferred, through the rooms", _WIDTH, 20 + _ROW * len(WAY), parts)
+    return picture("The way from add_task to its Deferred, through the modules", _WIDTH, 20 + _ROW * len(WAY), parts)
 
 
 def _notes(x: float, top: float, notes: list[str]) -> list[str]:
@@ -209,7 +210,7 @@ def connection() -> str:
 
 # Of a task.
 
-_GATE, _QUEUE, _PATIENT, _RESTING, _LINK = (row[0] for row in tables.rows_in_docstring("txgearman.dispatcher"))
+_GATE, _QUEUE, _PATIENT, _RESTING, _LINK = (row[0] for row in tables.rows_in_docstring("txgearman.client.dispatcher"))
 _SUBMITTED, _PLACED, _OUTCOME = "submitted", "placed", "its outcome"
 
 TASK: Final = [

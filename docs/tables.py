@@ -83,39 +83,43 @@ def documented(module: str, of: str = "") -> dict[str, str]:
 
 def server_states() -> str:
     """Each `ServerState`, and what its docstring says."""
-    states = documented("txgearman.servers", "ServerState")
+    states = documented("txgearman.connection.pool", "ServerState")
     rows = [[f"`{name}`", " ".join(text.split())] for name, text in states.items()]
     return markdown([["state", ""], *rows])
 
 
-def room_names() -> list[str]:
+def module_names() -> list[str]:
     """The list that the tests hold the modules to."""
     for node in ast.parse(LAYERS.read_text("utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROOMS":
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODULES":
             names: list[str] = ast.literal_eval(node.value)
             return names
-    raise ValueError("tests/test_layers.py has no ROOMS")
+    raise ValueError("tests/test_layers.py has no MODULES")
 
 
-def importable_rooms() -> list[str]:
+def importable_modules() -> list[str]:
     """Those that need nothing but the library's own requirements."""
-    return [room for room in room_names() if room not in ("testing.pytest_plugin", "__main__") and room[:3] != "cli"]
+    return [
+        module
+        for module in module_names()
+        if module not in ("testing.pytest_plugin", "__main__") and module.split(".")[0] != "cli"
+    ]
 
 
-def rooms(package: str = "") -> str:
+def modules(package: str = "") -> str:
     """The modules of the library, or of one of its packages, and the first sentence of each."""
-    packages = {name.partition(".")[0] for name in room_names() if "." in name}
-    chosen = [name for name in room_names() if _package_of(name, packages) == package]
-    return markdown([["room", "what lives there"], *([f"`{name}`", _first_sentence(name)] for name in chosen)])
+    packages = {name.partition(".")[0] for name in module_names() if "." in name}
+    chosen = [name for name in module_names() if _package_of(name, packages) == package]
+    return markdown([["module", "what it has"], *([f"`{name}`", _first_sentence(name)] for name in chosen)])
 
 
-def _package_of(room: str, packages: set[str]) -> str:
-    first = room.partition(".")[0]
+def _package_of(module: str, packages: set[str]) -> str:
+    first = module.partition(".")[0]
     return first if first in packages else ""
 
 
-def _first_sentence(room: str) -> str:
-    first, *_ = docstring_of(f"txgearman.{room}").split("\n\n")
+def _first_sentence(module: str) -> str:
+    first, *_ = docstring_of(f"txgearman.{module}").split("\n\n")
     sentence, *_ = re.split(r"(?<=\.) (?=[A-Z`])", " ".join(first.split()))
     sentence = re.sub(r"docs/gearman\.md §\w+", r"[\g<0>](gearman.md)", sentence)
     return sentence.replace("``", "`").removesuffix("::")

@@ -616,17 +616,17 @@ class Chaos:
     # Tasks.
 
     def _keep_going(self) -> None:
-        """Every few milliseconds: submit what there is room for, and have go wrong what is due."""
+        """Every few milliseconds: submit as much as the limit allows, and have go wrong what is due."""
         self._tick = reactor.callLater(0.002, self._keep_going)
         self.trouble.go_on(self._finished)
         self._look_for_forgotten()
-        while self._room():
+        while self._below_limit():
             self._submit_one()
         if self._finished == self._jobs or self.complaints:
             self._tick.cancel()
             self._done.callback(None)
 
-    def _room(self) -> bool:
+    def _below_limit(self) -> bool:
         there_is = len(self._out) < WINDOW and self._submitted < self._jobs
         return there_is and reactor.seconds() >= self._resting_until
 

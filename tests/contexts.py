@@ -1,6 +1,6 @@
 """With ``-p tests.contexts``, coverage notes the module whose test it is that runs a line.
 
-One run then tells for each module what its own tests cover: ``coverage report --contexts='^$,^tests/test_tasks'``. What
+One run then tells for each package what its own tests cover: ``coverage report --contexts='^$,^tests/client/'``. What
 runs as modules are imported belongs to no test.
 """
 

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from txgearman import TaskException, TaskFailed, TaskLost, TaskTimedOut
 
-from .house import House, outcome
+from .client_harness import ClientHarness, outcome
 
 MINUTE = 60
 TASKS_PER_MINUTE = 8
@@ -27,8 +27,8 @@ class Day:
 
     def __init__(self) -> None:
         limits: dict[str, Any] = {"heartbeat": 20.0, "ack_timeout": 15.0, "check_interval": 30.0}
-        self.house = House(2, server_wait=90.0, max_in_flight=100, **limits)
-        self.house.start()
+        self.harness = ClientHarness(2, server_wait=90.0, max_in_flight=100, **limits)
+        self.harness.start()
         self.chance = random.Random(24)
         self.submitted = 0
         self.outcomes: Counter[str] = Counter()
@@ -39,12 +39,12 @@ class Day:
         chance = self.chance
         unique = b"%d" % chance.randrange(40) if chance.random() < 0.3 else b""
         if chance.random() < 0.2:
-            task: Deferred[Any] = self.house.client.add_task_bg(
+            task: Deferred[Any] = self.harness.client.add_task_bg(
                 "work", b"%d" % number, unique=unique and b"bg" + unique
             )
         else:
             timeout, retries = chance.choice([20.0, 1800.0]), chance.choice([0, 2])
-            task = self.house.client.add_task("work", b"%d" % number, unique=unique, timeout=timeout, retries=retries)
+            task = self.harness.client.add_task("work", b"%d" % number, unique=unique, timeout=timeout, retries=retries)
         task.addCallbacks(self.succeeded, self.failed)
         if chance.random() < 0.02:
             task.cancel()
@@ -57,7 +57,7 @@ class Day:
 
     def work(self, thoroughly: bool = False) -> None:
         """Some jobs are done, some fail, and some workers are gone for good."""
-        for server in self.house.servers:
+        for server in self.harness.servers:
             for _ in server.queued("work"):
                 if not server.queued("work"):
                     break
@@ -76,24 +76,24 @@ class Day:
                     job.complete(b"done")
 
     def minute(self, number: int) -> None:
-        house = self.house
-        first, second = house.servers
+        harness = self.harness
+        first, second = harness.servers
         faults: list[Any] = []
         if number % 7 == 0 and first.connections:
             first.drop_connections()
         if number % 13 == 0:
             faults.append(second.fall_silent())
         if number % 17 == 0:
-            faults += [server.go_down() for server in house.servers]
+            faults += [server.go_down() for server in harness.servers]
         if number % 19 == 0:  # as gearmand does (H1 to H3)
-            second._core.jobs = type(second._core.jobs)(house.clock.seconds, 0, b"H:%d" % number)
+            second._core.jobs = type(second._core.jobs)(harness.clock.seconds, 0, b"H:%d" % number)
         if number % 31 == 0:
             faults.append(first.go_down(lose_jobs=True))
         for _ in range(TASKS_PER_MINUTE):
             self.submit()
-        house.advance(MINUTE / 2)
+        harness.advance(MINUTE / 2)
         self.work()
-        house.advance(MINUTE / 2)
+        harness.advance(MINUTE / 2)
         for fault in faults:
             fault.end()
 
@@ -102,39 +102,39 @@ class Day:
         for minute in range(60):
             self.minute(60 * number + minute + 1)
         for _ in range(60):
-            self.house.advance(MINUTE)
+            self.harness.advance(MINUTE)
             self.work(thoroughly=True)
         # Both servers begin anew.
-        downs = [server.go_down(lose_jobs=True) for server in self.house.servers]
+        downs = [server.go_down(lose_jobs=True) for server in self.harness.servers]
         for down in downs:
             down.end()
-        self.house.advance(10 * MINUTE)
-        for server in self.house.servers:  # a server remembers the faults of a test
+        self.harness.advance(10 * MINUTE)
+        for server in self.harness.servers:  # a server remembers the faults of a test
             server._made.clear()
 
     def census(self) -> dict[str, Any]:
         """What there is."""
-        assert outcome(self.house.client.drain()) is None
+        assert outcome(self.harness.client.drain()) is None
         log = Logger()
         for _ in range(1000):
             log.info("nothing")  # Twisted keeps the last events, errors and all, until somebody wants to see a log
         gc.collect()
         kinds = Counter(type(each).__module__ for each in gc.get_objects())
         return {
-            "timers": len(self.house.clock.getDelayedCalls()),
+            "timers": len(self.harness.clock.getDelayedCalls()),
             "entries": self.entries(),
             "objects of ours": sum(count for module, count in kinds.items() if module.startswith("txgearman")),
             "objects of Twisted": sum(count for module, count in kinds.items() if module.startswith("twisted")),
-            "connections": self.house.connected(),
+            "connections": self.harness.connected(),
         }
 
     def entries(self) -> int:
         """In the tables of the policy and of the links."""
-        policy = self.house.client._dispatcher
+        policy = self.harness.client._dispatcher
         tables: list[Any] = [policy._gate, policy._queue]
         for deadlines in (policy._patient, policy._resting, policy._timeouts):
             tables += [deadlines._heap, deadlines._items, deadlines._numbers]
-        for server in self.house.client._servers:
+        for server in self.harness.client._servers:
             link = server.link
             tables += [link._outstanding, link._jobs, link._ended, link._held, link._backlog, link._heard_of]
             tables += [link._silent_looks_at]
@@ -157,4 +157,4 @@ def test_a_day_leaves_no_more_than_its_first_hours() -> None:
     for kind in (bytes, TaskLost, TaskTimedOut, TaskFailed, TaskException):
         assert day.outcomes[kind.__name__] > 20, day.outcomes
     assert (day.outcomes["JobHandle"], day.outcomes["CancelledError"]) > (20, 20)
-    day.house.stop()
+    day.harness.stop()

@@ -30,7 +30,7 @@ from txgearman import (
     TaskRejected,
     TaskTimedOut,
 )
-from txgearman.dispatcher import is_retried
+from txgearman.client.dispatcher import is_retried
 from txgearman.testing import MemoryJobServer
 
 from .blocks import Pool, check, pool, promises
@@ -70,7 +70,7 @@ COMMANDS = {
     ".ci/run",
     ".ci/run --all",
     "python -m pip install -e '.[test,lint,docs]'",
-    "python -m pytest tests/test_client.py",
+    "python -m pytest tests/client",
     "ruff check . && ruff format --check . && mypy",
     "python -m sphinx -W -n --keep-going docs build/docs",
     "python -m benchmarks",
@@ -218,25 +218,25 @@ def test_what_is_said_of_retries_is_what_the_code_does(row: list[str]) -> None:
         assert again.startswith("yes" if is_retried(EXCEPTIONS[name]) else "no")
 
 
-def test_the_rooms_are_told_of_without_what_only_some_of_them_take() -> None:
+def test_modules_are_listed_without_optional_requirements() -> None:
     """Whoever makes the pages need not have click or pytest."""
     script = """
 import sys
 sys.path.insert(0, "docs")
 sys.modules["click"] = sys.modules["pytest"] = None
 import tables
-print(all(tables.rooms(package).count("|") > 9 for package in ("", "testing", "cli")))
+print(all(tables.modules(package).count("|") > 9 for package in ("", "testing", "cli")))
 """
     assert output(run("-c", script)) == "True\n"
 
 
-def test_the_way_names_rooms_and_functions_that_there_are() -> None:
-    rooms = [(room, out + back) for room, out, back in pictures.WAY if room]
-    assert {room for room, _ in rooms} <= set(tables.room_names())
-    for room, notes in rooms:
-        pictures.check_names(room, notes)
+def test_way_names_modules_and_functions_that_exist() -> None:
+    modules = [(module, out + back) for module, out, back in pictures.WAY if module]
+    assert {module for module, _ in modules} <= set(tables.module_names())
+    for module, notes in modules:
+        pictures.check_names(module, notes)
     with pytest.raises(ValueError, match="no_such_function"):
-        pictures.check_names("client", ["no_such_function() does it"])
+        pictures.check_names("client.client", ["no_such_function() does it"])
 
 
 class Link:
@@ -325,7 +325,7 @@ class Walk:
         return self.places
 
 
-PLACES = [row[0] for row in tables.rows_in_docstring("txgearman.dispatcher")]
+PLACES = [row[0] for row in tables.rows_in_docstring("txgearman.client.dispatcher")]
 GATE, QUEUE, PATIENT, RESTING, LINK = PLACES
 
 

@@ -29,8 +29,8 @@ from txgearman import (
 )
 
 from .daemons import Gearmand
+from .raw_worker import Job, connect_worker
 from .test_gearmand import outcome, state, until
-from .worker import Job, connect_worker
 
 reactor: Any = global_reactor
 
@@ -278,7 +278,7 @@ async def test_max_in_flight_is_what_the_server_counts(gearmand: Gearmand) -> No
 
 @pytest.mark.slow
 async def test_map_over_ten_thousand_jobs(gearmand: Gearmand) -> None:
-    """Lazily: no input is taken before there is room for it."""
+    """Lazily: no input is taken before it can be submitted."""
     worker = await connect_worker(gearmand.port, b"work", do=repeat, grabs=50)
     taken, came = 0, 0
 

@@ -12,8 +12,8 @@ from twisted.internet.defer import gatherResults
 from txgearman import UNANSWERED, GearmanClient, ServerError, ServerState, TaskException, TaskFailed, TaskRejected
 
 from .daemons import Geard
+from .raw_worker import Worker, connect_worker
 from .test_gearmand import outcome
-from .worker import Worker, connect_worker
 
 
 async def settled_worker(geard: Geard, *functions: bytes, **options: Any) -> Worker:

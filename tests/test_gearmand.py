@@ -37,11 +37,11 @@ from txgearman import (
     TaskLost,
     TaskRejected,
 )
+from txgearman.client.task import MAX_FUNCTION, MAX_UNIQUE
 from txgearman.packets import ERROR
-from txgearman.tasks import MAX_FUNCTION, MAX_UNIQUE
 
 from .daemons import Gearmand
-from .worker import Job, Worker, connect_worker
+from .raw_worker import Job, Worker, connect_worker
 
 reactor: Any = global_reactor
 

@@ -54,7 +54,7 @@ EXAMPLES: Final = int(os.environ.get("HOSTILE_EXAMPLES", "150"))
 
 HANDLES: Final = [b"H:%d" % number for number in range(1, 5)]
 
-# What a server does next: the name of a method of `House`, and its arguments.
+# What a server does next: the name of a method of `Scenario`, and its arguments.
 Step = tuple[Any, ...]
 
 
@@ -118,7 +118,7 @@ def weighted(*choices: tuple[int, st.SearchStrategy[Step]]) -> st.SearchStrategy
     return st.lists(st.integers(0, len(each) - 1).flatmap(each.__getitem__), min_size=15, max_size=60)
 
 
-class House:
+class Scenario:
     """What a service of ours and a server that the test plays have in common.
 
     :ivar answers: what the server would say to each packet that it got, if it were honest; it is said later, or never.
@@ -203,7 +203,7 @@ RESULTS: Final = (bytes, JobHandle, JobStatus, dict, GearmanError, CancelledErro
 SUBMITS: Final = (SUBMIT_JOB, SUBMIT_JOB_BG, SUBMIT_JOB_EPOCH)
 
 
-class ClientHouse(House):
+class ClientScenario(Scenario):
     def __init__(self, polite: bool, **options: Any) -> None:
         super().__init__(polite)
         self.client = GearmanClient(
@@ -321,16 +321,16 @@ def test_whatever_a_server_sends_a_client_gets_one_outcome_for_each(
     steps: list[Step], options: dict[str, Any], rude: bool
 ) -> None:
     with nothing_logged():
-        house = ClientHouse(polite=not rude, **options)
-        house.take_part(steps)
-        house.end(house.client)
-        house.check()
+        scenario = ClientScenario(polite=not rude, **options)
+        scenario.take_part(steps)
+        scenario.end(scenario.client)
+        scenario.check()
 
 
 # The worker.
 
 
-class WorkerHouse(House):
+class WorkerScenario(Scenario):
     def __init__(self, polite: bool) -> None:
         super().__init__(polite)
         self.worker = GearmanWorker(
@@ -418,7 +418,7 @@ WORKER_STEPS: Final = weighted(
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_whatever_a_server_sends_a_worker_goes_on_and_stops(steps: list[Step]) -> None:
     with nothing_logged():
-        house = WorkerHouse(polite=False)
-        house.take_part(steps)
-        house.end(house.worker)
-        assert house.running == 0
+        scenario = WorkerScenario(polite=False)
+        scenario.take_part(steps)
+        scenario.end(scenario.worker)
+        assert scenario.running == 0

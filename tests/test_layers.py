@@ -1,4 +1,4 @@
-"""Each room imports only rooms above it in this list; none imports the reactor at its top."""
+"""Each module imports only modules above it in this list; packages reach only downwards; no reactor at the top."""
 
 from __future__ import annotations
 
@@ -12,37 +12,41 @@ import pytest
 
 import txgearman
 
-ROOMS = [
+MODULES = [
     "errors",
     "packets",
-    "checks",
-    "tasks",
-    "tls",
-    "limits",
-    "deadlines",
+    "validation",
+    "client.task",
     "connection",
-    "client_protocol",
-    "servers",
+    "connection.tls",
+    "connection.options",
+    "connection.timers",
+    "connection.protocol",
+    "connection.pool",
     "service",
-    "admin_text",
-    "admin_protocol",
     "admin",
-    "canceller",
-    "dispatcher",
-    "streams",
+    "admin.commands",
+    "admin.protocol",
+    "admin.admin",
     "client",
-    "worker_protocol",
-    "jobs",
-    "posts",
+    "client.protocol",
+    "client.canceller",
+    "client.dispatcher",
+    "client.iteration",
+    "client.client",
     "worker",
+    "worker.protocol",
+    "worker.job",
+    "worker.groups",
+    "worker.worker",
     "testing.jobs",
     "testing.core",
-    "testing.text",
-    "testing.splitter",
+    "testing.commands",
+    "testing.request_parser",
     "testing.faults",
     "testing.protocol",
-    "testing.taken",
-    "testing.wire",
+    "testing.taken_job",
+    "testing.memory_transport",
     "testing.server",
     "testing.relay",
     "testing.proxy",
@@ -51,30 +55,30 @@ ROOMS = [
     "testing.pytest_plugin",
     "testing.__main__",
     "cli",
-    "cli.exits",
+    "cli.exit_codes",
     "cli.options",
     "cli.terminal",
-    "cli.running",
+    "cli.reactor_loop",
     "cli.tables",
     "cli.progress",
-    "cli.asking",
-    "cli.submitting",
-    "cli.working",
-    "cli.topping",
-    "cli.serving",
-    "cli.measuring",
-    "cli.commands",
+    "cli.admin",
+    "cli.submit",
+    "cli.work",
+    "cli.top",
+    "cli.server",
+    "cli.metrics",
+    "cli.main",
     "__main__",
 ]
-"""From the top of the house down. A package's name stands for what it re-exports."""
+"""In the order of the layers, the lowest first. A package's name stands for its ``__init__``."""
 
-NO_TWISTED = {"errors", "packets", "checks", "admin_text", "testing.jobs", "testing.splitter"}
+NO_TWISTED = {"errors", "packets", "validation", "admin.commands", "testing.jobs", "testing.request_parser"}
 
 PACKAGE = Path(txgearman.__file__).parent
 
 
-def path_of(room: str) -> Path:
-    path = PACKAGE.joinpath(*room.split("."))
+def path_of(name: str) -> Path:
+    path = PACKAGE.joinpath(*name.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
@@ -82,13 +86,13 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-def tree_of(room: str) -> ast.Module:
-    return ast.parse(path_of(room).read_text("utf-8"))
+def tree_of(name: str) -> ast.Module:
+    return ast.parse(path_of(name).read_text("utf-8"))
 
 
-def imports(room: str, nodes: list[ast.stmt]) -> set[str]:
-    """What these statements of a room import, by full names: modules, and what is taken from them."""
-    within = f"txgearman.{room}" + ("" if path_of(room).name != "__init__.py" else ".__init__")
+def imports(name: str, nodes: list[ast.stmt]) -> set[str]:
+    """What these statements of a module import, by full names: modules, and what is taken from them."""
+    within = f"txgearman.{name}" + ("" if path_of(name).name != "__init__.py" else ".__init__")
     found = set()
     for node in nodes:
         for inner in ast.walk(node):
@@ -101,39 +105,42 @@ def imports(room: str, nodes: list[ast.stmt]) -> set[str]:
     return found
 
 
-def rooms_in(names: set[str]) -> set[str]:
-    return {room for room in ROOMS if f"txgearman.{room}" in names}
+def modules_in(names: set[str]) -> set[str]:
+    """Those modules of ours that are among these full names."""
+    return {module for module in MODULES if f"txgearman.{module}" in names}
 
 
-def test_every_room_is_in_the_list() -> None:
+def test_list_has_every_module() -> None:
     modules = {name_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
-    assert modules == set(ROOMS)
+    assert modules == set(MODULES)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_rooms_above_it(room: str) -> None:
-    names = imports(room, tree_of(room).body)
-    # A package that is imported from is no room; only its own modules may do that.
-    own = rooms_in(names) - ({"testing"} if room.startswith("testing") and room != "testing.__main__" else set())
-    assert own <= set(ROOMS[: ROOMS.index(room)])
+@pytest.mark.parametrize("name", MODULES)
+def test_module_imports_only_modules_above_it(name: str) -> None:
+    names = imports(name, tree_of(name).body)
+    # The package of the test kit re-exports its modules, which is what its `__main__` imports.
+    own = modules_in(names) - ({"testing"} if name.startswith("testing") and name != "testing.__main__" else set())
+    assert own <= set(MODULES[: MODULES.index(name)])
 
 
 def test_the_rules_see_what_is_imported() -> None:
     """So that the rules above can fail."""
-    assert {"client", "tasks", "testing.faults"} <= rooms_in(imports("testing.server", tree_of("testing.server").body))
-    assert "twisted.internet.defer" in imports("client", tree_of("client").body)
+    assert {"client.client", "client.task", "testing.faults"} <= modules_in(
+        imports("testing.server", tree_of("testing.server").body)
+    )
+    assert "twisted.internet.defer" in imports("client.client", tree_of("client.client").body)
 
 
-@pytest.mark.parametrize("room", sorted(NO_TWISTED))
-def test_the_codec_and_the_models_know_no_twisted(room: str) -> None:
-    assert not {name for name in imports(room, tree_of(room).body) if name.split(".")[0] in ("twisted", "zope")}
+@pytest.mark.parametrize("name", sorted(NO_TWISTED))
+def test_the_codec_and_the_models_know_no_twisted(name: str) -> None:
+    assert not {name for name in imports(name, tree_of(name).body) if name.split(".")[0] in ("twisted", "zope")}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_no_module_imports_the_reactor_at_its_top(room: str) -> None:
+@pytest.mark.parametrize("name", MODULES)
+def test_no_module_imports_the_reactor_at_its_top(name: str) -> None:
     """Whoever imports txgearman may still choose a reactor."""
-    top = [node for node in tree_of(room).body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    assert "twisted.internet.reactor" not in imports(room, top)
+    top = [node for node in tree_of(name).body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    assert "twisted.internet.reactor" not in imports(name, top)
 
 
 def leaves_alone(modules: str, *unwanted: str) -> bool:

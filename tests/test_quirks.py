@@ -33,17 +33,17 @@ from txgearman import (
     TaskLost,
     TaskTimedOut,
 )
+from txgearman.client.task import MAX_HANDLE
 from txgearman.packets import GET_STATUS, JOB_CREATED, STATUS_RES
-from txgearman.tasks import MAX_HANDLE
 from txgearman.testing import MemoryJobServer
 
 from .daemons import Geard, Gearmand
+from .raw_worker import Job as TakenJob
+from .raw_worker import connect_worker
 from .test_geard import settled_worker
 from .test_gearmand import Events, outcome, state, until
 from .wire import MemoryEndpoint
 from .wire import outcome as told
-from .worker import Job as TakenJob
-from .worker import connect_worker
 
 reactor: Any = global_reactor
 

@@ -68,7 +68,7 @@ def test_links_hold_wherever_it_is_shown() -> None:
 
 
 def test_it_is_short() -> None:
-    """What takes more room has its page in docs."""
+    """What takes more space has its page in docs."""
     assert len(README.splitlines()) < 200
 
 

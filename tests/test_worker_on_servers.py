@@ -34,11 +34,11 @@ from txgearman import (
     Task,
     TaskException,
     TaskFailed,
-    posts,
 )
 from txgearman.packets import ERROR, GRAB_JOB_ALL, GRAB_JOB_UNIQ, WORK_EXCEPTION, PacketType
 from txgearman.testing import MemoryJobServer
 from txgearman.testing.protocol import JobServerProtocol
+from txgearman.worker import groups as posts
 
 from .conftest import Failures
 from .daemons import Geard, Gearmand

@@ -17,7 +17,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txgearman.limits import Limits
+from txgearman.connection.options import Limits
 from txgearman.packets import (
     ECHO_REQ,
     ECHO_RES,

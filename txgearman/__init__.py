@@ -1,9 +1,13 @@
 """A Gearman client and worker for Twisted. See `GearmanClient`, `GearmanWorker` and `GearmanAdmin`."""
 
-from .admin import UNKNOWN_FUNCTION, Answers, GearmanAdmin
-from .admin_text import FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
-from .client import GearmanClient
-from .client_protocol import GearmanClientFactory, GearmanClientProtocol
+from .admin.admin import UNKNOWN_FUNCTION, Answers, GearmanAdmin
+from .admin.commands import FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
+from .client.client import GearmanClient
+from .client.protocol import GearmanClientFactory, GearmanClientProtocol
+from .client.task import BackgroundOptions, JobHandle, JobStatus, Priority, Task, TaskOptions
+from .connection.options import Limits
+from .connection.pool import ServerInfo, ServerState
+from .connection.tls import TLSOptions
 from .errors import (
     UNANSWERED,
     ClientStopped,
@@ -21,12 +25,8 @@ from .errors import (
     TaskTimedOut,
     TLSError,
 )
-from .jobs import Job
-from .limits import Limits
-from .servers import ServerInfo, ServerState
-from .tasks import BackgroundOptions, JobHandle, JobStatus, Priority, Task, TaskOptions
-from .tls import TLSOptions
-from .worker import GearmanWorker
+from .worker.job import Job
+from .worker.worker import GearmanWorker
 
 __version__ = "1.0.0"
 

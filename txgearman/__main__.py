@@ -10,7 +10,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command."""
     try:
-        from .cli.commands import cli
+        from .cli.main import cli
     except ImportError as error:
         if error.name != "click":
             raise

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 
-from .limits import Limits
-from .tasks import MAX_FUNCTION, name_bytes
+from .client.task import MAX_FUNCTION, name_bytes
+from .connection.options import Limits
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -21,8 +21,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 
-from txgearman.cli.commands import cli
-from txgearman.cli.running import LogLines, Main, Run
+from txgearman.cli.main import cli
+from txgearman.cli.reactor_loop import LogLines, Main, Run
 from txgearman.cli.terminal import Terminal
 
 reactor: Any = global_reactor

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import click
 import pytest
 
-from txgearman.cli.commands import cli
-from txgearman.cli.exits import BROKEN_PIPE, BUG, Exit
+from txgearman.cli.exit_codes import BROKEN_PIPE, BUG, Exit
+from txgearman.cli.main import cli
 
 from .harness import ROOT, parsed
 

@@ -245,7 +245,7 @@ def test_when_the_queue_is_full(server: Server, running: bool) -> None:
     assert client.submit(job(function=b"g")).endswith(b":2")
 
 
-def test_the_queue_has_room_again_when_a_job_ends(server: Server) -> None:
+def test_queue_accepts_again_when_a_job_ends(server: Server) -> None:
     client, other = server.peer(), server.peer()
     handle = client.submit(job())
     other.command(b"maxqueue f 1")

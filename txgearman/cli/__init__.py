@@ -1,5 +1,5 @@
 """The ``txgearman`` command.
 
-`commands` declares what there is to say on the command line, and imports no more than that needs; what a command does
-is in the other rooms, as coroutines that take a `Terminal`. Nothing else in txgearman imports this.
+`main` declares what there is to say on the command line, and imports no more than that needs; what a command does
+is in the other modules, as coroutines that take a `Terminal`. Nothing else in txgearman imports this.
 """

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..tasks import Task
+from ..client.task import Task
 from .terminal import Terminal, printable
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Progress(Protocol):
         """So many lines of the input are done."""
 
     def clear(self) -> None:
-        """Make room for output."""
+        """Make space for output."""
 
 
 class Lines(AbstractContextManager["Lines"]):

@@ -24,13 +24,13 @@ Numbers such as H10 are those of docs/what-servers-do.md, which lists what serve
 from __future__ import annotations
 
 from .faults import SUBMITS, Fault, HeldAnswers
+from .memory_transport import MemoryAddress, MemoryEndpoint
 from .protocol import JobServerProtocol
 from .proxy import FaultProxy
 from .relay import Direction
 from .server import MemoryJobServer
-from .taken import TakenJob
+from .taken_job import TakenJob
 from .trial import JobServerMixin
-from .wire import MemoryAddress, MemoryEndpoint
 
 __all__ = [
     "SUBMITS",

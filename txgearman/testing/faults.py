@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Clock
 
-from ..checks import check_count
+from ..client.task import MAX_FUNCTION, name_bytes
 from ..packets import (
     ERROR,
     SUBMIT_JOB,
@@ -26,7 +26,7 @@ from ..packets import (
     SUBMIT_REDUCE_JOB_BACKGROUND,
     PacketType,
 )
-from ..tasks import MAX_FUNCTION, name_bytes
+from ..validation import check_count
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from ..tasks import Priority
+from ..client.task import Priority
 
 BY_WORKLOAD: Final = b"-"
 """The unique that stands for the workload."""

@@ -10,7 +10,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from ..connection import is_tcp
+from ..client.task import Priority
+from ..connection.protocol import is_tcp
 from ..packets import (
     CAN_DO,
     CAN_DO_TIMEOUT,
@@ -53,13 +54,12 @@ from ..packets import (
     WORK_WARNING,
     PacketType,
 )
-from ..tasks import Priority
-from . import text
+from . import commands as text
+from .commands import c_number
 from .core import Core
 from .faults import Faults
 from .jobs import MAX_UNIQUE, Ability, Job, QueueFull
-from .splitter import NotGearman, Splitter, WrongMagic
-from .text import c_number
+from .request_parser import NotGearman, Splitter, WrongMagic
 
 LONGEST_UNIQUE: Final = 64
 """Bytes. A longer one is refused; one of just this length is accepted, and mistreated (docs/gearman.md §1)."""

@@ -16,9 +16,9 @@ from twisted.internet.interfaces import IAddress, IReactorTCP
 from twisted.internet.protocol import ServerFactory
 from twisted.python.failure import Failure
 
-from ..checks import check_count, positive_seconds
-from ..connection import Waiters
-from ..servers import parse_address
+from ..connection.pool import parse_address
+from ..connection.protocol import Waiters
+from ..validation import check_count, positive_seconds
 from .faults import Fault, FaultMaker
 from .relay import Direction, Pipe, Relay, RelayEnd
 from .server import MAX_PORT

@@ -13,16 +13,16 @@ from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from ..client import GearmanClient
-from ..tasks import name_bytes
-from ..worker import DRAIN_TIMEOUT, GearmanWorker
-from . import text
+from ..client.client import GearmanClient
+from ..client.task import name_bytes
+from ..worker.worker import DRAIN_TIMEOUT, GearmanWorker
+from . import commands as text
 from .core import Core
 from .faults import Fault, Faults
 from .jobs import Function
+from .memory_transport import MemoryEndpoint
 from .protocol import JobServerProtocol
-from .taken import Hand, TakenJob
-from .wire import MemoryEndpoint
+from .taken_job import Hand, TakenJob
 
 MAX_HANDLE_PREFIX: Final = 40
 """Bytes. gearmand takes more, and then gives distinct jobs the same handle (H10)."""

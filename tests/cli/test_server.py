@@ -1,0 +1,182 @@
+"""``txgearman server`` and ``txgearman metrics``."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import closing
+from http.client import HTTPConnection
+from typing import Any
+
+import pytest
+import pytest_twisted
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.task import deferLater
+
+from txgearman import GearmanClient, Priority
+from txgearman.admin.admin import GearmanAdmin
+from txgearman.cli.exit_codes import Exit
+from txgearman.cli.server import _Page
+from txgearman.cli.terminal import in_thread
+
+from ..daemons import Geard, Gearmand, free_port
+from .harness import Started, command, command_of_geard, misused, reactor, tool
+
+
+async def address(started: Started) -> str:
+    """Where it listens, as it says itself."""
+    await started.until("\n")
+    return started.written().decode().split()[-1]
+
+
+async def get(url: str) -> tuple[int, str, str]:
+    """A page: its status, its type, its content."""
+    return await in_thread(reactor, _get, url)
+
+
+def _get(url: str) -> tuple[int, str, str]:
+    """In a thread."""
+    _, _, host, path = url.split("/", 3)
+    connection = HTTPConnection(host, timeout=10)
+    connection.request("GET", f"/{path}")
+    with closing(connection), connection.getresponse() as response:
+        return response.status, response.headers.get_content_type(), response.read().decode()
+
+
+# A job server.
+
+
+async def test_it_is_a_job_server() -> None:
+    started = Started("server", "-p", "0", "--job-handle-prefix", "H:mine", "-j", "3", "--exceptions")
+    where = await address(started)
+    port = int(where.rpartition(":")[2])
+    async with GearmanClient([where]) as client:
+        handle = await client.add_task_bg("f")
+        assert handle.handle.startswith(b"H:mine")
+        theirs = await in_thread(reactor, lambda: tool("gearadmin", port, "--status"))
+        assert theirs.out == b"f\t1\t0\t0\n.\n"
+    assert (await started.end(signal.SIGTERM)).code == 128 + signal.SIGTERM
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Twisted 22.4 leaves the socket open
+async def test_a_port_that_is_taken_is_told(gearmand: Gearmand) -> None:
+    for arguments in (["server", "-p", str(gearmand.port)], ["metrics", "--listen", str(gearmand.port)]):
+        ran = await command(*arguments)
+        assert (ran.code, ran.out) == (Exit.USAGE, b"")
+        assert "in use" in ran.err
+    assert "not in the range" in misused("server", "-p", "70000")
+
+
+# Metrics.
+
+
+@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]  # it says nothing of its types
+async def busy(gearmand: Gearmand) -> AsyncIterator[Gearmand]:
+    async with GearmanClient([gearmand.address]) as client:
+        for priority in (Priority.HIGH, Priority.LOW, Priority.LOW):
+            await client.add_task_bg("pre\tf", priority=priority)
+    yield gearmand
+
+
+LABELS = ("server", "function", "priority")
+
+
+def samples(text: str) -> dict[tuple[str, ...], float]:
+    """The values, by name and labels."""
+    return {
+        (sample.name, *(sample.labels[label] for label in LABELS if label in sample.labels)): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def expected(server: str) -> dict[tuple[str, ...], float]:
+    name = "pre\\tf"
+    return {
+        ("gearman_up", server): 1,
+        ("gearman_queued_jobs", server, name): 3,
+        ("gearman_running_jobs", server, name): 0,
+        ("gearman_workers", server, name): 0,
+        ("gearman_queued_jobs_by_priority", server, name, "high"): 1,
+        ("gearman_queued_jobs_by_priority", server, name, "normal"): 0,
+        ("gearman_queued_jobs_by_priority", server, name, "low"): 2,
+    }
+
+
+async def test_metrics_once(busy: Gearmand) -> None:
+    ran = await command("metrics", "-s", busy.address)
+    assert (ran.code, ran.err) == (0, "")
+    assert samples(ran.out.decode()) == expected(busy.address)
+
+
+async def test_metrics_of_several_servers(busy: Gearmand, geard: Geard) -> None:
+    """geard does not tell queues by priority; a server that is down is told as such."""
+    nobody = f"127.0.0.1:{free_port()}"
+    ran = await command_of_geard("metrics", "-s", busy.address, "-s", geard.address, "-s", nobody)
+    assert ran.code == Exit.NO_SERVER
+    assert ran.err.startswith(f"txgearman: {nobody}: ")
+    told = samples(ran.out.decode())
+    assert told == expected(busy.address) | {("gearman_up", geard.address): 1, ("gearman_up", nobody): 0}
+
+
+async def test_metrics_over_http_are_those_of_the_moment(busy: Gearmand) -> None:
+    started = Started("metrics", "--listen", "0", "-s", busy.address)
+    url = await address(started)
+    code, content_type, text = await get(url)
+    assert (code, content_type) == (200, "text/plain")
+    assert samples(text) == expected(busy.address)
+    async with GearmanAdmin([busy.address]) as admin:
+        (await admin.create_function("g")).all()
+    assert ("gearman_workers", busy.address, "g") in samples((await get(url))[2])
+    assert (await get(re.sub("metrics$", "", url)))[0] == 404
+    assert (await started.end(signal.SIGINT)).code == 130
+
+
+async def test_an_error_while_metrics_are_made_is_a_500(busy: Gearmand, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = Started("metrics", "--listen", "127.0.0.1:0", "-s", busy.address)
+    url = await address(started)
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(GearmanAdmin, "status", broken)
+    assert (await get(url))[::2] == (500, "by zero\n")
+    await started.end(signal.SIGINT)
+
+
+CANCELLED: list[object] = []
+
+
+async def test_who_asks_for_metrics_may_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked for is cancelled; others are served."""
+    failed = _Page._failed
+
+    def noted(*arguments: Any) -> None:
+        CANCELLED.append(arguments)
+        failed(*arguments)
+
+    monkeypatch.setattr(_Page, "_failed", noted)
+    with Gearmand() as gearmand:
+        started = Started("metrics", "--listen", "[::1]:0", "-s", gearmand.address)
+        url = await address(started)
+        await get(url)
+        gearmand.stall()
+        cancelled = len(CANCELLED)
+        with socket.create_connection(("::1", int(re.findall(r"\d+", url)[1]))) as leaving:
+            leaving.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            await deferLater(reactor, 0.05)
+        while len(CANCELLED) == cancelled:
+            await deferLater(reactor, 0.01)
+        gearmand.signal(signal.SIGCONT)
+        assert (await get(url))[0] == 200
+        await started.end(signal.SIGINT)
+
+
+async def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith(("prometheus_client", "txgearman.cli.metrics"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert "needs the extra 'metrics'" in misused("metrics")

@@ -1,0 +1,246 @@
+"""`GearmanClient.cancel_job` and tasks whose cancel drops their job."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
+from twisted.internet.task import Clock
+
+from txgearman import (
+    ClientStopped,
+    GearmanAdmin,
+    GearmanClient,
+    JobHandle,
+    NoServersAvailable,
+    Priority,
+    ServerError,
+    Task,
+    TaskFailed,
+    TaskTimedOut,
+)
+from txgearman.client.canceller import Canceller
+from txgearman.connection.options import DEFAULT_LIMITS
+from txgearman.connection.pool import JobServer
+from txgearman.packets import JOB_CREATED, WORK_FAIL
+from txgearman.testing import MemoryJobServer
+
+from ..admin.test_protocol import ANSWERED
+from ..daemons import Geard, Gearmand
+from ..raw_worker import connect_worker
+from ..wire import MemoryEndpoint, outcome
+
+
+@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]  # it says nothing of its types
+async def client(gearmand: Gearmand) -> AsyncIterator[GearmanClient]:
+    async with GearmanClient([gearmand.address]) as client:
+        yield client
+
+
+async def total(gearmand: Gearmand) -> int:
+    """How many jobs would still be run."""
+    async with GearmanAdmin([gearmand.address]) as admin:
+        return sum(not job.ignored for job in (await admin.jobs()).one())
+
+
+async def created(client: GearmanClient, **options: Any) -> tuple[Deferred[bytes], JobHandle]:
+    """A task whose job the server has."""
+    handle: Deferred[Any] = Deferred()
+    task = client.add_task("f", on_created=lambda task: handle.callback(task.handle), **options)
+    return task, await handle
+
+
+# On real servers.
+
+
+async def test_a_job_is_dropped_and_its_task_fails(gearmand: Gearmand, client: GearmanClient) -> None:
+    task, handle = await created(client)
+    await client.cancel_job(handle)
+    with pytest.raises(TaskFailed):
+        await task
+    assert await total(gearmand) == 0
+    worker = await connect_worker(gearmand.port, b"f")
+    background = await client.add_task_bg("f", b"the next", priority=Priority.HIGH)
+    job = await worker.job()
+    assert (job.handle, job.workload) == (background.handle, b"the next")
+    await worker.close()
+
+
+async def test_hundreds_are_dropped_at_once(gearmand: Gearmand, client: GearmanClient) -> None:
+    handles = await gatherResults([client.add_task_bg("f") for _ in range(500)])
+    assert await total(gearmand) == 500
+    await gatherResults([client.cancel_job(handle) for handle in handles])
+    assert await total(gearmand) == 0
+
+
+async def test_a_job_that_is_not_there_is_told(gearmand: Gearmand, client: GearmanClient) -> None:
+    with pytest.raises(ServerError) as error:
+        await client.cancel_job(JobHandle(gearmand.address, b"H:nobody:1"))
+    assert error.value.code == "UNKNOWN_JOB"
+
+
+async def test_geard_drops_queued_jobs(geard: Geard) -> None:
+    async with GearmanClient([geard.address]) as client:
+        handle = await client.add_task_bg("f")
+        await client.cancel_job(handle)
+        assert not (await client.get_status(handle)).known
+
+
+@pytest.mark.guarantee(number=9)
+async def test_a_cancel_drops_the_job(gearmand: Gearmand, client: GearmanClient) -> None:
+    task, _ = await created(client, drop_on_cancel=True)
+    task.cancel()
+    with pytest.raises(CancelledError):
+        await task
+    while await total(gearmand):
+        pass
+    await client.drain()
+
+
+@pytest.mark.guarantee(number=9)
+async def test_without_the_option_a_cancel_lets_go_only(gearmand: Gearmand, client: GearmanClient) -> None:
+    task, _ = await created(client)
+    task.addErrback(lambda _: None)
+    task.cancel()
+    await client.echo()
+    assert await total(gearmand) == 1
+
+
+async def test_a_time_out_drops_the_job(gearmand: Gearmand, client: GearmanClient) -> None:
+    task, _ = await created(client, drop_on_cancel=True, timeout=0.1)
+    with pytest.raises(TaskTimedOut):
+        await task
+    while await total(gearmand):
+        pass
+
+
+async def test_a_loop_that_is_left_drops_its_jobs(gearmand: Gearmand, client: GearmanClient) -> None:
+    results = client.map("f", [b"a", b"b", b"c"], concurrency=3, drop_on_cancel=True)
+    waiting = ensureDeferred(first(results))
+    while await total(gearmand) < 3:
+        pass
+    waiting.addErrback(lambda _: None)
+    waiting.cancel()
+    while await total(gearmand):
+        pass
+
+
+async def first(results: AsyncGenerator[bytes, None]) -> bytes:
+    return await anext(results)
+
+
+# In memory.
+
+
+def make_none(**_: object) -> Any:
+    raise AssertionError("this server is not connected by itself")
+
+
+@pytest.fixture
+def server() -> MemoryJobServer:
+    return MemoryJobServer()
+
+
+@pytest.mark.guarantee(number=9)
+def test_a_cancel_before_job_created_drops_the_job_that_comes_late() -> None:
+    """Neither handle nor job are there when it is cancelled."""
+    clock = Clock()
+    endpoint = MemoryEndpoint(clock)
+    client = GearmanClient([endpoint], reactor=clock)
+    client.startService()
+    link = endpoint.server
+    for background in (False, True):
+        task = client.submit(Task("f", background=background, drop_on_cancel=True))
+        told = outcome(task)
+        task.cancel()
+        assert isinstance(told[0], CancelledError)
+    assert len(endpoint.connections) == 1
+    link.send(JOB_CREATED.response(b"H:late:1"), JOB_CREATED.response(b"H:late:2"))
+    assert len(endpoint.connections) == 2
+    written = endpoint.server.transport.value()
+    assert b"cancel job H:late:1\r\n" in written
+    assert b"cancel job H:late:2\r\n" in written
+    endpoint.server.send(b"OK\r\n", ANSWERED, b"OK\r\n", ANSWERED)
+    link.send(WORK_FAIL.response(b"H:late:1"))
+    client.stopService()
+    clock.advance(0)
+    assert clock.getDelayedCalls() == []
+
+
+def test_the_connection_goes_when_nothing_is_to_be_dropped(server: MemoryJobServer) -> None:
+    client = server.client()
+    handles = [server.result_of(client.add_task_bg("f")) for _ in range(3)]
+    before = len(server.connections)
+    dropped = [client.cancel_job(handle) for handle in handles]
+    for each in dropped:
+        assert server.result_of(each) is None
+    assert len(server.connections) == before
+    server.close()
+
+
+def test_a_server_that_is_down_is_told(server: MemoryJobServer) -> None:
+    client = server.client()
+    handle = server.result_of(client.add_task_bg("f"))
+    with server.go_down(), pytest.raises(NoServersAvailable):
+        server.result_of(client.cancel_job(handle))
+    server.close()
+
+
+@pytest.mark.guarantee(number=1)
+def test_a_stop_fails_what_waits() -> None:
+    clock = Clock()
+    endpoint = MemoryEndpoint(clock)
+    canceller = Canceller(clock, DEFAULT_LIMITS)
+    job_server = JobServer("there", endpoint, make_none, lambda: None)
+    told = [outcome(canceller.cancel(job_server, b"H:x:%d" % number)) for number in (1, 2)]
+    stopped = outcome(canceller.stop())
+    assert [type(each[0]) for each in told] == [ClientStopped, ClientStopped]
+    assert stopped == []
+    clock.advance(0)
+    assert stopped == [None]
+    assert clock.getDelayedCalls() == []
+    assert outcome(canceller.stop()) == [None]
+
+
+def test_two_connections_may_be_closing_at_a_time() -> None:
+    clock = Clock()
+    canceller = Canceller(clock, DEFAULT_LIMITS)
+    endpoints = [MemoryEndpoint(clock) for _ in range(2)]
+    for endpoint in endpoints:
+        canceller.cancel(JobServer("there", endpoint, make_none, lambda: None), b"H:x:1")
+        endpoint.server.send(b"OK\r\n", ANSWERED)
+    stopped = outcome(canceller.stop())
+    assert stopped == []
+    clock.advance(0)
+    assert stopped == [None]
+
+
+def test_what_can_not_be_dropped_is_told_at_the_call(server: MemoryJobServer) -> None:
+    client = server.client()
+    with pytest.raises(TypeError):
+        client.cancel_job("H:x:1")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="none of the job servers"):
+        client.cancel_job(JobHandle("elsewhere:4730", b"H:x:1"))
+    with pytest.raises(ValueError, match="space"):
+        client.cancel_job(JobHandle(client.servers[0].address, b"H:x 1"))
+    server.result_of(client.stopService())
+    with pytest.raises(ClientStopped):
+        server.result_of(client.cancel_job(JobHandle(client.servers[0].address, b"H:x:1")))
+    server.close()
+
+
+def test_a_job_of_a_server_that_has_left_is_let_go_only(server: MemoryJobServer) -> None:
+    other = MemoryJobServer(server.clock)
+    client = server.client()
+    task = client.add_task("f", drop_on_cancel=True)
+    server.advance()
+    client.job_servers = [other.endpoint()]
+    server.advance()
+    told = outcome(task)
+    task.cancel()
+    assert isinstance(told[0], CancelledError)
+    server.close()
+    other.close()

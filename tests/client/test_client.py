@@ -1,0 +1,1323 @@
+"""`GearmanClient` and a job server in memory: policy, starting and stopping, failures, and what callers do wrong."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.application.service import IService, MultiService
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.error import ConnectionLost, TimeoutError
+
+from txgearman import (
+    ClientStopped,
+    GearmanClient,
+    JobHandle,
+    JobStatus,
+    NoServersAvailable,
+    Priority,
+    ProtocolError,
+    ServerError,
+    ServerState,
+    Task,
+    TaskException,
+    TaskFailed,
+    TaskLost,
+)
+from txgearman.packets import (
+    ECHO_REQ,
+    ERROR,
+    GET_STATUS,
+    GET_STATUS_UNIQUE,
+    JOB_CREATED,
+    OPTION_REQ,
+    SUBMIT_JOB,
+)
+from txgearman.testing import MemoryJobServer, TakenJob
+
+from ..client_harness import NOTHING, ClientHarness, loads, noting, outcome, outcomes
+from ..conftest import Failures
+
+# Connecting.
+
+
+def test_it_is_a_service() -> None:
+    harness = ClientHarness()
+    assert IService.providedBy(harness.client)
+    parent = MultiService()
+    harness.client.setServiceParent(parent)
+    harness.advance()
+    assert harness.connected() == [0]
+    parent.startService()
+    harness.advance()
+    assert harness.client.running
+    assert harness.client.servers[0].state is ServerState.READY
+    stopped = parent.stopService()
+    harness.advance()
+    assert outcome(stopped) is not NOTHING
+    assert not harness.client.running
+
+
+@pytest.mark.parametrize("use", ["add_task", "add_task_bg", "get_status_unique"])
+def test_it_connects_to_every_server_at_the_first_use(use: str) -> None:
+    harness = ClientHarness(3)
+    harness.advance()
+    assert harness.connected() == [0, 0, 0]
+    getattr(harness.client, use)("name").addErrback(lambda _: None)
+    getattr(harness.client, use)("name").addErrback(lambda _: None)
+    harness.start()
+    assert harness.connected() == [1, 1, 1]
+    harness.stop()
+
+
+def test_without_a_reactor_it_takes_the_global_one() -> None:
+    client = GearmanClient(["127.0.0.1:1"])
+    assert client._reactor is global_reactor
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_async_with_starts_and_stops(stopped: bool) -> None:
+    harness = ClientHarness()
+
+    async def use() -> bytes:
+        async with harness.client as client:
+            task = client.add_task("work")
+            harness.server.take("work").complete(b"done")
+            if stopped:
+                await client.stopService()
+            return await task
+
+    used = ensureDeferred(use())
+    harness.advance()
+    assert outcome(used) == b"done"
+    assert harness.client.servers[0].state is ServerState.STOPPED
+
+
+@pytest.mark.parametrize(("exceptions", "kind"), [(True, TaskException), (False, TaskFailed)])
+def test_exceptions_are_asked_for_or_not(exceptions: bool, kind: type[Exception]) -> None:
+    harness = ClientHarness(exceptions=exceptions)
+    task = harness.client.add_task("work")
+    harness.server.take("work").send_exception(b"bo\0om")
+    assert type(outcome(task)) is kind
+    assert harness.server.connections[0].requests.count(OPTION_REQ) == exceptions
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=10)
+def test_the_time_to_connect_is_limited() -> None:
+    harness = ClientHarness(connect_timeout=5.0)
+    harness.server.black_hole_connections()
+    task = harness.client.add_task("work")
+    harness.advance(4.9)
+    assert outcome(task) is NOTHING
+    harness.advance(0.2)
+    error = outcome(task)
+    assert type(error) is NoServersAvailable
+    assert [type(reason) for reason in error.reasons.values()] == [TimeoutError]
+    harness.stop()
+
+
+# Guarantee 7: what was not written moves, what was is lost.
+
+
+@pytest.mark.guarantee(number=7)
+def test_tasks_wait_for_the_first_attempt_and_go_out_in_order() -> None:
+    harness = ClientHarness()
+    silence = harness.server.fall_silent()
+    tasks = [harness.client.add_task("work", b"%d" % number) for number in range(3)]
+    harness.advance()
+    assert harness.client.servers[0].in_flight == 0
+    silence.end()
+    assert loads(harness.server) == [b"0", b"1", b"2"]
+    assert outcomes(tasks) == [NOTHING] * 3
+    assert harness.client.servers[0].in_flight == 3
+    harness.stop()
+    assert [type(error) for error in outcomes(tasks)] == [ClientStopped] * 3
+
+
+@pytest.mark.guarantee(number=7)
+def test_unwritten_tasks_move_on_until_every_server_has_refused() -> None:
+    harness = ClientHarness(3)
+    for server in harness.servers:
+        server.fall_silent()
+    tasks: list[Deferred[Any]] = [harness.client.add_task("work"), harness.client.add_task_bg("work", unique="u")]
+    for server in harness.servers:
+        assert outcomes(tasks) == [NOTHING] * 2
+        server.drop_connections()
+    for error in outcomes(tasks):
+        assert type(error) is NoServersAvailable
+        assert set(error.reasons) == {"endpoint:0", "endpoint:1", "endpoint:2"}
+    assert type(outcome(harness.client.add_task("work"))) is NoServersAvailable
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_unwritten_tasks_go_to_the_server_that_is_there() -> None:
+    harness = ClientHarness(2)
+    silences = [server.fall_silent() for server in harness.servers]
+    tasks = [harness.client.add_task("work", b"%d" % number, unique=b"%d" % number) for number in range(10)]
+    harness.advance()
+    harness.server.drop_connections()
+    silences[1].end()
+    assert sorted(loads(harness.servers[1])) == sorted(b"%d" % number for number in range(10))
+    assert outcomes(tasks) == [NOTHING] * 10
+    harness.stop()
+    outcomes(tasks)
+
+
+@pytest.mark.guarantee(number=7)
+def test_a_server_that_accepts_and_never_answers_gets_no_task() -> None:
+    """gearmand at its limit of file descriptors does (H12)."""
+    harness = ClientHarness(2)
+    with harness.server.hold_answers():
+        for number in range(10):
+            harness.client.add_task("work", b"%d" % number, unique=b"%d" % number).addErrback(lambda _: None)
+        early = len(loads(harness.servers[1]))
+        assert harness.server.connections[0].requests == [OPTION_REQ, GET_STATUS]
+        harness.advance(10.1)
+        assert early + len(loads(harness.servers[1])) == 10
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_written_tasks_are_lost_and_not_sent_again() -> None:
+    harness = ClientHarness()
+    harness.server.drop_after(SUBMIT_JOB)
+    tasks: list[Deferred[Any]] = [harness.client.add_task("work"), harness.client.add_task_bg("work")]
+    harness.advance()
+    assert [(type(error), error.acknowledged) for error in outcomes(tasks)] == [(TaskLost, False)] * 2
+    harness.advance(2)
+    assert harness.server.connections[0].requests == [OPTION_REQ, GET_STATUS]
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=7)
+@pytest.mark.parametrize("half", [[], [("data", b"half")]], ids=["after JOB_CREATED", "under way"])
+def test_a_task_that_the_server_has_is_lost_with_the_connection(half: list[tuple[str, bytes]]) -> None:
+    harness = ClientHarness()
+    seen: list[tuple[Any, ...]] = []
+    task = harness.client.add_task("work", **noting(seen))
+    job = harness.server.take("work")
+    for _, data in half:
+        job.send_data(data)
+    harness.server.drop_connections()
+    error = outcome(task)
+    assert (type(error), error.acknowledged, type(error.__cause__)) == (TaskLost, True, ConnectionLost)
+    assert seen == [("created",), *half, ("fail", error)]
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_what_is_submitted_on_a_loss_goes_to_another_server() -> None:
+    """The one that just went is no longer chosen when the tasks that it had are told."""
+    harness = ClientHarness(2).start()
+    again: list[Deferred[Any]] = []
+    for _ in range(2):
+        task = harness.client.add_task("work", b"first")
+        task.addErrback(lambda _: again.append(harness.client.add_task("work", b"second")))
+    harness.advance()
+    harness.server.drop_connections()
+    assert loads(harness.servers[1]) == [b"first", b"second"]
+    assert outcomes(again) == [NOTHING]
+    harness.stop()
+    assert {type(error) for error in outcomes(again)} == {ClientStopped}
+
+
+@pytest.mark.guarantee(number=7)
+def test_the_unique_dash_goes_where_its_workload_goes() -> None:
+    """Since the workload is then what coalesces."""
+    for load in (b"a", b"b", b"c", b"d"):
+        places = []
+        for unique in (b"-", load):
+            harness = ClientHarness(3)
+            harness.client.add_task("work", load, unique=unique).addErrback(lambda _: None)
+            places.append(harness.place_of_work())
+            harness.stop()
+        assert places[0] == places[1]
+
+
+NONSENSE = {
+    "wrong magic": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "truncated packet": b"\0RES\0\0\0\x11\0\0\0\0\0RES\0\0\0\x14\0\0\0\x01x",
+    "4 GiB header": b"\0RES\0\0\0\x08\xff\xff\xff\xff",
+    "unasked answer": JOB_CREATED.response(b"H:1"),
+    "flood of ERROR": ERROR.response(b"NO", b"never") * 10_000,
+}
+
+
+@pytest.mark.guarantee(number=14)
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_the_client_is_alive_when_the_server_is_sane_again(nonsense: str) -> None:
+    """What it says is met with back-off."""
+    harness = ClientHarness().start()
+    task = harness.client.add_task("work")
+    harness.server.send_raw(NONSENSE[nonsense])
+    assert type(outcome(task)) is TaskLost
+    others = outcomes([harness.client.add_task("work") for _ in range(50)])
+    assert {type(error) for error in others} == {NoServersAvailable}
+    assert type(harness.client.servers[0].last_error) is ProtocolError
+    assert (harness.connected(), (harness.client.servers[0].next_attempt or 0) > 0.2) == ([0], True)
+    harness.advance(2)
+    harness.check_that_it_works()
+    harness.stop()
+
+
+# Guarantee 8: the caller's mistakes.
+
+
+NAIVE = datetime.datetime(2030, 1, 1)
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(
+    ("options", "kind", "complaint"),
+    [
+        ({"function": ""}, ValueError, "function must not be empty"),
+        ({"function": b"a\0b"}, ValueError, "function must not have a NUL"),
+        ({"function": 5}, TypeError, "function must be str or bytes, not int"),
+        ({"function": "f" * 8051}, ValueError, "function must have 8050 bytes at most, not 8051"),
+        ({"function": "f" * 8050}, ValueError, "prefix and function must have 8050 bytes at most, not 8053"),
+        ({"workload": "text"}, TypeError, "workload must be bytes, not str"),
+        ({"workload": b"x" * 1001}, ValueError, "workload must have max_packet_size=1000 bytes at most, not 1001"),
+        ({"unique": "a\0b"}, ValueError, "unique must not have a NUL"),
+        ({"unique": b"u" * 64}, ValueError, "unique must have 63 bytes at most, not 64"),
+        ({"unique": None}, TypeError, "unique must be str or bytes, not NoneType"),
+        ({"priority": 1}, TypeError, "priority must be a Priority"),
+        ({"on_created": "print"}, TypeError, "on_created must be callable, not str"),
+        ({"on_complet": print}, TypeError, "a task has no option 'on_complet'"),
+        ({"background": True}, TypeError, "multiple values for argument 'background'"),
+    ],
+)
+@pytest.mark.parametrize("call", ["add_task", "add_task_bg", "stream"])
+def test_what_cannot_be_sent(call: str, options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+    harness = ClientHarness(prefix="pp", max_packet_size=1000)
+    good = harness.client.add_task("work", b"good")
+    with pytest.raises(kind, match=complaint):
+        getattr(harness.client, call)(**{"function": "work", **options})
+    job = harness.server.take("pp\twork")
+    assert (job.workload, harness.client.servers[0].in_flight) == (b"good", 1)
+    job.complete(b"done")
+    assert outcome(good) == b"done"
+    assert outcome(harness.client.drain()) is None
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=8)
+def test_a_naive_datetime() -> None:
+    harness = ClientHarness()
+    with pytest.raises(ValueError, match="at must be an aware datetime"):
+        harness.client.add_task_bg("work", at=NAIVE)
+    harness.check_that_nothing_was_done()
+
+
+@pytest.mark.guarantee(number=8)
+def test_a_task_is_submitted_once() -> None:
+    harness = ClientHarness()
+    task = Task("work", b"x")
+    harness.client.submit(task).addErrback(lambda _: None)
+    with pytest.raises(ValueError, match="was submitted before"):
+        harness.client.submit(task)
+    assert loads(harness.server) == [b"x"]
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(
+    ("options", "kind", "complaint"),
+    [
+        ({"prefix": "a\0b"}, ValueError, "prefix must not have a NUL"),
+        ({"prefix": 7}, TypeError, "prefix must be str or bytes"),
+        ({"max_packet_size": 0}, ValueError, "max_packet_size must be from 1 to 4294901760 bytes"),
+        ({"max_packet_size": 1.5}, ValueError, "max_packet_size must be from 1 to 4294901760 bytes"),
+        ({"max_packet_size": 2**32}, ValueError, "max_packet_size must be from 1 to 4294901760 bytes"),
+        ({"max_packet_size": True}, ValueError, "max_packet_size must be from 1 to 4294901760 bytes"),
+        ({"connect_timeout": 0}, ValueError, "connect_timeout must be a positive number of seconds"),
+        ({"connect_timeout": float("nan")}, ValueError, "connect_timeout must be a positive number of seconds"),
+        ({"job_servers": []}, ValueError, "job_servers must have at least one address"),
+        ({"job_servers": ["a:b:c"]}, ValueError, "job_servers: can't make an endpoint"),
+    ],
+)
+def test_a_client_that_cannot_be_meant(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+    with pytest.raises(kind, match=complaint):
+        GearmanClient(**{"job_servers": ["127.0.0.1"], **options})
+
+
+@pytest.mark.parametrize("prefix", ["pre", b"pre"])
+def test_the_prefix_is_joined_by_a_tab(prefix: str | bytes) -> None:
+    harness = ClientHarness(prefix=prefix)
+    task = harness.client.add_task("work", b"x")
+    harness.server.take("pre\twork").complete(b"y")
+    assert outcome(task) == b"y"
+    harness.stop()
+
+
+def test_priorities_run_high_before_normal_before_low() -> None:
+    harness = ClientHarness()
+    for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
+        harness.client.add_task("work", priority.name.encode(), priority=priority).addErrback(lambda _: None)
+        harness.client.add_task_bg("work", b"BG " + priority.name.encode(), priority=priority)
+    assert loads(harness.server) == [b"HIGH", b"BG HIGH", b"NORMAL", b"BG NORMAL", b"LOW", b"BG LOW"]
+    harness.stop()
+
+
+# Guarantees 3 and 4: what the server says is told to those whom it is for.
+
+
+@pytest.mark.guarantee(number=3)
+def test_a_refused_unique_fails_its_own_task() -> None:
+    """The client sends none that long; here it is made to."""
+    harness = ClientHarness()
+    refused = Task("work", b"2")
+    refused.head = b"work\0" + b"u" * 65 + b"\0"
+    tasks = [
+        harness.client.add_task("work", b"1"),
+        harness.client.submit(refused),
+        harness.client.add_task("work", b"3"),
+    ]
+    for _ in range(2):
+        job = harness.server.take("work")
+        job.complete(job.workload)
+    one, error, three = outcomes(tasks)
+    assert (one, three) == (b"1", b"3")
+    assert (error.code, error.text) == ("ARGUMENT_TOO_LARGE", "Unique value too large")
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=4)
+@pytest.mark.parametrize(
+    ("end", "kind"), [(TakenJob.fail, TaskFailed), (lambda job: job.send_exception(b"x"), TaskException)]
+)
+def test_a_failure_and_an_exception_reach_each_task_once(
+    end: Callable[[TakenJob], None], kind: type[Exception]
+) -> None:
+    harness = ClientHarness()
+    tasks = [harness.client.add_task("work", unique="u") for _ in range(3)]
+    end(harness.server.take("work"))
+    errors = outcomes(tasks)
+    assert [type(error) for error in errors] == [kind] * 3
+    assert len({id(error) for error in errors}) == 3
+    assert harness.client.servers[0].in_flight == 0
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=4)
+def test_a_cancelled_task_of_a_shared_job_takes_nothing_from_the_others() -> None:
+    harness = ClientHarness()
+    seen: list[list[tuple[Any, ...]]] = [[], [], []]
+    tasks = [harness.client.add_task("work", unique="u", **noting(events)) for events in seen]
+    job = harness.server.take("work")
+    tasks[1].cancel()
+    job.send_data(b"d")
+    job.complete(b"done")
+    assert outcomes(tasks[::2]) == [b"done"] * 2
+    assert seen[0] == seen[2] == [("created",), ("data", b"d"), ("complete", b"done")]
+    assert seen[1] == [("created",), ("fail", outcome(tasks[1]))]
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=4)
+def test_the_unique_dash_coalesces_by_workload() -> None:
+    harness = ClientHarness().start()
+    handles = [harness.client.add_task_bg("work", load, unique="-") for load in (b"a", b"a", b"b", b"", b"")]
+    harness.advance()
+    first, second, *others = outcomes(handles)
+    assert first == second
+    assert len({first, *others}) == 4
+    harness.stop()
+
+
+# Guarantees 6 and 9: cancel.
+
+
+@pytest.mark.guarantee(number=6)
+@pytest.mark.parametrize("early", [True, False], ids=["before JOB_CREATED", "after JOB_CREATED"])
+def test_packets_for_a_task_that_was_cancelled(early: bool) -> None:
+    harness = ClientHarness().start()
+    seen: list[tuple[Any, ...]] = []
+    task = harness.client.add_task("work", **noting(seen))
+    if early:
+        task.cancel()
+    job = harness.server.take("work")
+    task.cancel()
+    job.send_data(b"late")
+    job.complete(b"late")
+    harness.check_that_it_works()
+    assert seen == [*[("created",)] * (not early), ("fail", outcome(task))]
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=9)
+def test_a_task_cancelled_while_it_waits_is_never_sent() -> None:
+    harness = ClientHarness()
+    silence = harness.server.fall_silent()
+    tasks = [harness.client.add_task("work", b"%d" % number) for number in range(3)]
+    harness.advance()
+    tasks[1].cancel()
+    assert type(outcome(tasks[1])) is CancelledError
+    silence.end()
+    assert loads(harness.server) == [b"0", b"2"]
+    harness.stop()
+    assert [type(error) for error in outcomes(tasks[::2])] == [ClientStopped] * 2
+
+
+@pytest.mark.guarantee(number=9)
+def test_a_waiting_task_cancelled_by_the_failure_of_another() -> None:
+    harness = ClientHarness()
+    harness.server.refuse_connections()
+    first, second = harness.client.add_task("work"), harness.client.add_task("work")
+    first.addErrback(lambda _: second.cancel())
+    harness.advance()
+    assert type(outcome(second)) is CancelledError
+    harness.stop()
+
+
+# Guarantees 1 and 11: stopping.
+
+
+def never_started(harness: ClientHarness) -> None:
+    """The tasks start it."""
+
+
+def connecting(harness: ClientHarness) -> None:
+    harness.server.black_hole_connections()
+    harness.start()
+
+
+def not_answered(harness: ClientHarness) -> None:
+    harness.server.leave_unanswered(OPTION_REQ, GET_STATUS, times=None)
+    harness.start()
+
+
+def ready(harness: ClientHarness) -> None:
+    harness.start()
+
+
+def refused(harness: ClientHarness) -> None:
+    harness.server.refuse_connections()
+    harness.start()
+
+
+def lost(harness: ClientHarness) -> None:
+    harness.start()
+    harness.server.drop_connections()
+
+
+def being_lost(harness: ClientHarness) -> None:
+    """The client has not been told yet."""
+    harness.start()
+    harness.server.connections[0].drop()
+
+
+def aborting(harness: ClientHarness) -> None:
+    """The client has aborted it, and the socket is not gone yet."""
+    harness.start()
+    next(iter(harness.client._servers)).link.abort(ProtocolError("nonsense"))
+
+
+def stopped(harness: ClientHarness) -> None:
+    harness.start()
+    harness.client.stopService()
+
+
+@pytest.mark.guarantee(number=1)
+@pytest.mark.guarantee(number=11)
+@pytest.mark.parametrize(
+    "state", [never_started, connecting, not_answered, ready, refused, lost, being_lost, aborting, stopped]
+)
+def test_stopping_in_every_state_leaves_nothing(state: Callable[[ClientHarness], None]) -> None:
+    harness = ClientHarness()
+    state(harness)
+    tasks: list[Deferred[Any]] = [harness.client.add_task("work"), harness.client.add_task_bg("work")]
+    asked: list[Deferred[Any]] = [harness.client.echo(), harness.client.get_status_unique("u")]
+    drained = harness.client.drain()
+    harness.stop()
+    assert outcome(drained) is None
+    told = {ClientStopped, NoServersAvailable, TaskLost} if state is being_lost else {ClientStopped, NoServersAvailable}
+    assert {type(outcome(task)) for task in tasks} <= told
+    assert {type(outcome(question)) for question in asked} <= {ClientStopped, NoServersAvailable}
+    harness.stop()
+    assert type(outcome(harness.client.add_task("work"))) is ClientStopped
+    assert type(outcome(harness.client.echo())) is ClientStopped
+    assert type(outcome(harness.client.get_status_unique("u"))) is ClientStopped
+
+
+@pytest.mark.guarantee(number=11)
+def test_a_peer_that_reads_nothing_holds_it_up_for_three_seconds_only() -> None:
+    harness = ClientHarness().start()
+    harness.server.fall_silent()
+    stopped = harness.client.stopService()
+    harness.advance(2.9)
+    assert outcome(stopped) is NOTHING
+    harness.advance(0.2)
+    assert outcome(stopped) is not NOTHING
+    harness.stop()
+
+
+def test_it_can_be_started_again() -> None:
+    harness = ClientHarness().start()
+    harness.stop()
+    harness.start()
+    harness.check_that_it_works()
+    harness.stop()
+
+
+def test_drain_awaits_those_submitted_meanwhile() -> None:
+    harness = ClientHarness()
+    assert outcome(harness.client.drain()) is None
+    first = harness.client.add_task("work")
+    drained, given_up = harness.client.drain(), harness.client.drain()
+    second: list[Deferred[bytes]] = []
+    first.addCallback(lambda _: second.append(harness.client.add_task("work")))
+    given_up.cancel()
+    assert type(outcome(given_up)) is CancelledError
+    harness.server.take("work").complete(b"")
+    assert outcome(drained) is NOTHING
+    harness.server.take("work").complete(b"done")
+    assert outcome(drained) is None
+    assert outcome(second[0]) == b"done"
+    harness.stop()
+
+
+# Guarantee 12.
+
+
+@pytest.mark.guarantee(number=12)
+@pytest.mark.parametrize("end", ["cancelled unsent", "cancelled unacknowledged", "cancelled", "done"])
+def test_nothing_of_a_task_is_kept_wherever_it_ended(end: str) -> None:
+    harness = ClientHarness() if end == "cancelled unsent" else ClientHarness().start()
+    gc.disable()
+    try:
+        task = Task("work")
+        watched = weakref.ref(task)
+        deferred = harness.client.submit(task)
+        del task
+        deferred.addErrback(lambda _: None)
+        if end in ("cancelled", "done"):
+            job = harness.server.take("work")
+        job.complete(b"") if end == "done" else deferred.cancel()
+        assert watched() is None
+    finally:
+        gc.enable()
+    harness.stop()
+
+
+# Guarantee 13: callbacks that do what they like.
+
+EVENTS = ["on_created", "on_data", "on_warning", "on_status", "on_complete", "on_exception", "on_fail"]
+
+
+def work(job: TakenJob, event: str) -> None:
+    """Do a job so that its task is told of this event."""
+    job.send_data(b"d")
+    job.send_warning(b"w")
+    job.send_status(1, 2)
+    if event == "on_exception":
+        job.send_exception(b"x")
+    elif event == "on_fail":
+        job.fail()
+    else:
+        job.complete(b"done")
+
+
+class Meddler:
+    """A client with two tasks; the callback of the first one does something when its event comes."""
+
+    def __init__(self, event: str, what: Callable[[Meddler], object]) -> None:
+        self.harness = ClientHarness().start()
+        self.calls = 0
+        self.more: list[Deferred[Any]] = []
+
+        def meddle(*_: object) -> None:
+            self.calls += 1
+            what(self)
+
+        options: dict[str, Any] = {event: meddle}
+        with self.harness.server.hold_answers():  # so that all comes in one read
+            self.first = self.harness.client.add_task("work", b"1", **options)
+            self.second = self.harness.client.add_task("work", b"2")
+            work(self.harness.server.take("work"), event)
+            self.harness.server.take("work").complete(b"done too")
+
+    def finish(self) -> None:
+        assert self.calls == 1
+        assert outcome(self.first) is not NOTHING
+        self.harness.stop()
+        assert all(outcome(deferred) is not NOTHING for deferred in self.more)
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_callback_raises(event: str, logged_failures: Failures) -> None:
+    def what(meddler: Meddler) -> None:
+        raise ZeroDivisionError("of the caller's own")
+
+    meddler = Meddler(event, what)
+    assert len(logged_failures.flush(ZeroDivisionError)) == 1
+    assert outcome(meddler.second) == b"done too"
+    meddler.finish()
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_callback_cancels_its_own_task(event: str) -> None:
+    meddler = Meddler(event, lambda meddler: meddler.first.cancel())
+    assert type(outcome(meddler.first)) is CancelledError
+    assert outcome(meddler.second) == b"done too"
+    meddler.finish()
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_callback_cancels_another_task(event: str) -> None:
+    meddler = Meddler(event, lambda meddler: meddler.second.cancel())
+    assert type(outcome(meddler.second)) is CancelledError
+    meddler.finish()
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_callback_adds_a_task(event: str) -> None:
+    meddler = Meddler(event, lambda meddler: meddler.more.append(meddler.harness.client.add_task("work", b"3")))
+    assert outcome(meddler.second) == b"done too"
+    meddler.harness.server.take("work").complete(b"third")
+    assert outcome(meddler.more[0]) == b"third"
+    meddler.finish()
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_callback_stops_the_service(event: str) -> None:
+    meddler = Meddler(event, lambda meddler: meddler.more.append(meddler.harness.client.stopService()))
+    assert type(outcome(meddler.second)) is ClientStopped
+    meddler.finish()
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_callback_stops_the_service_and_starts_it(event: str) -> None:
+    def what(meddler: Meddler) -> None:
+        meddler.more.append(meddler.harness.client.stopService())
+        meddler.harness.client.startService()
+
+    meddler = Meddler(event, what)
+    assert type(outcome(meddler.second)) is ClientStopped
+    assert meddler.harness.client.servers[0].state is ServerState.READY
+    meddler.finish()
+
+
+@pytest.mark.guarantee(number=13)
+def test_a_task_that_waits_is_told_of_the_stop_and_submits_again() -> None:
+    harness = ClientHarness()
+    harness.server.black_hole_connections()
+    again: list[Any] = []
+    harness.client.add_task("work").addErrback(lambda _: again.append(outcome(harness.client.add_task("work"))))
+    harness.advance()
+    harness.stop()
+    assert [type(error) for error in again] == [ClientStopped]
+
+
+# Questions.
+
+
+def test_status_of_a_handle_is_asked_of_its_server() -> None:
+    harness = ClientHarness(2).start()
+    submitted = harness.client.add_task_bg("work")
+    harness.advance()
+    handle: JobHandle = outcome(submitted)
+    other = "endpoint:1" if handle.server == "endpoint:0" else "endpoint:0"
+    asked = [harness.client.get_status(JobHandle(server, handle.handle)) for server in (handle.server, other)]
+    harness.advance()
+    assert outcomes(asked) == [JobStatus(True, False, 0, 0, None), JobStatus(False, False, 0, 0, None)]
+    harness.stop()
+
+
+def test_status_of_a_unique() -> None:
+    harness = ClientHarness()
+    harness.client.add_task("work", unique="u").addErrback(lambda _: None)
+    harness.server.take("work").send_status(3, 8)
+    asked = harness.client.get_status_unique("u")
+    harness.advance()
+    assert outcome(asked) == JobStatus(True, True, 3, 8, 1)
+    harness.stop()
+
+
+def test_status_of_a_unique_is_asked_where_its_tasks_go() -> None:
+    """While the first in rank is down, the next; and if it goes before it answers, the one after that."""
+    harness = ClientHarness(3)
+    harness.client.add_task("work", unique="u").addErrback(lambda _: None)
+    first = harness.place_of_work()
+    harness.servers[first].drop_connections()
+    harness.client.add_task("work", unique="u").addErrback(lambda _: None)
+    second = harness.place_of_work()
+    harness.servers[second].drop_before(GET_STATUS_UNIQUE)
+    asked = harness.client.get_status_unique("u")
+    harness.advance()
+    third = harness.servers[3 - first - second].connections[0]
+    assert (third.requests.count(GET_STATUS_UNIQUE), outcome(asked).known) == (1, False)
+    harness.stop()
+
+
+def test_status_where_no_server_is() -> None:
+    harness = ClientHarness(2)
+    for server in harness.servers:
+        server.refuse_connections()
+    asked = [harness.client.get_status_unique("u"), harness.client.get_status(JobHandle("endpoint:1", b"H:1"))]
+    harness.advance()
+    errors = outcomes(asked)
+    assert [type(error) for error in errors] == [NoServersAvailable] * 2
+    assert [list(error.reasons) for error in errors] == [["endpoint:0", "endpoint:1"], ["endpoint:1"]]
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(
+    ("handle", "kind", "complaint"),
+    [
+        ("endpoint:0//H:1", TypeError, "handle must be a JobHandle, not str; see JobHandle.from_string"),
+        (JobHandle("elsewhere:4730", b"H:1"), ValueError, "'elsewhere:4730' is none of the job servers here"),
+        (JobHandle("endpoint:0", b""), ValueError, "handle must not be empty"),
+        (JobHandle("endpoint:0", b"H" * 64), ValueError, "handle must have 63 bytes at most, not 64"),
+        (JobHandle("endpoint:0", b"H\0"), ValueError, "handle must not have a NUL"),
+    ],
+)
+def test_a_handle_that_cannot_be_asked_about(handle: Any, kind: type[Exception], complaint: str) -> None:
+    harness = ClientHarness()
+    with pytest.raises(kind, match=complaint):
+        harness.client.get_status(handle)
+    harness.check_that_nothing_was_done()
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize("unique", ["", b"", "-", b"-"])
+def test_a_unique_that_names_no_job(unique: str | bytes) -> None:
+    with pytest.raises(ValueError, match="unique must name a job"):
+        ClientHarness().client.get_status_unique(unique)
+
+
+def test_echo_makes_a_round_trip_to_each_server_that_is_there() -> None:
+    """Its time runs from when it is sent, and not while a server connects."""
+    harness = ClientHarness(3)
+    harness.server.refuse_connections()
+    silence = harness.servers[1].fall_silent()
+    harness.start()
+    held = harness.servers[2].hold_answers()
+    echoed = harness.client.echo(b"abc")
+    harness.advance(1)
+    held.release()
+    harness.advance(0.25)
+    assert outcome(echoed) is NOTHING
+    silence.end()
+    assert outcome(echoed) == {"endpoint:1": 0.0, "endpoint:2": 1.0}
+    harness.stop()
+
+
+def test_echo_where_the_answer_is_left_out() -> None:
+    """geard does (H6): the fence behind it makes the round trip."""
+    harness = ClientHarness().start()
+    harness.server.leave_unanswered(ECHO_REQ)
+    with harness.server.hold_answers():
+        echoed = harness.client.echo()
+        harness.advance(0.5)
+    assert outcome(echoed) == {"endpoint:0": 0.5}
+    harness.stop()
+
+
+def test_echo_that_is_refused() -> None:
+    harness = ClientHarness().start()
+    harness.server.leave_unanswered(ECHO_REQ, GET_STATUS, times=2)
+    echoed = harness.client.echo()
+    harness.server.send_raw(ERROR.response(b"NO", b"never"))
+    error = outcome(echoed)
+    assert (type(error), str(error)) == (ServerError, "NO: never")
+    harness.stop()
+
+
+def test_echo_where_no_server_is() -> None:
+    harness = ClientHarness(2)
+    for server in harness.servers:
+        server.refuse_connections()
+    echoed = harness.client.echo()
+    harness.advance()
+    error = outcome(echoed)
+    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"endpoint:0", "endpoint:1"})
+    harness.stop()
+
+
+@pytest.mark.parametrize("question", ["get_status", "get_status_unique"])
+def test_a_question_may_be_cancelled(question: str) -> None:
+    """The next one gets its own answer."""
+    harness = ClientHarness().start()
+    submitted = harness.client.add_task_bg("work", unique=b"u")
+    harness.advance()
+    subject = outcome(submitted) if question == "get_status" else b"u"
+    asked = getattr(harness.client, question)(subject)
+    again = getattr(harness.client, question)(subject)
+    asked.cancel()
+    harness.advance()
+    assert type(outcome(asked)) is CancelledError
+    assert outcome(again) == JobStatus(True, False, 0, 0, 0 if question == "get_status_unique" else None)
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=11)
+def test_a_stop_whose_deferred_is_cancelled_stops_all_the_same() -> None:
+    harness = ClientHarness().start()
+    stopped = harness.client.stopService()
+    stopped.cancel()
+    assert type(outcome(stopped)) is CancelledError
+    harness.stop()
+
+
+def test_echo_may_be_cancelled() -> None:
+    harness = ClientHarness(2).start()
+    echoed = harness.client.echo()
+    echoed.cancel()
+    harness.advance()
+    assert type(outcome(echoed)) is CancelledError
+    assert harness.client.servers[0].state is ServerState.READY
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(
+    ("data", "kind", "complaint"),
+    [
+        ("text", TypeError, "data must be bytes, not str"),
+        (b"x" * 11, ValueError, "data must have max_packet_size=10 bytes at most, not 11"),
+    ],
+)
+def test_echo_of_what_cannot_be_sent(data: Any, kind: type[Exception], complaint: str) -> None:
+    harness = ClientHarness(max_packet_size=10)
+    with pytest.raises(kind, match=complaint):
+        harness.client.echo(data)
+    harness.check_that_nothing_was_done()
+
+
+# What stops and starts get into each other's way.
+
+
+@pytest.mark.guarantee(number=11)
+def test_a_callback_starts_the_client_while_its_servers_are_being_stopped() -> None:
+    """It is then connected to all of them anew, and nothing of the old connections is left."""
+    harness = ClientHarness(3).start()
+
+    def start(_: object) -> None:
+        if not harness.client.running:
+            harness.client.startService()
+
+    for _ in range(3):
+        harness.client.add_task("work").addErrback(start)
+    harness.client.stopService()
+    harness.advance()
+    assert [info.state for info in harness.client.servers] == [ServerState.READY] * 3
+    assert [[each.number for each in server.connections] for server in harness.servers] == [[2]] * 3
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=11)
+def test_every_stop_waits_until_nothing_is_left() -> None:
+    """The second one too, and one after a start, for a peer that does not read."""
+    harness = ClientHarness().start()
+    harness.server.fall_silent()
+    stops = [harness.client.stopService(), harness.client.stopService()]
+    harness.client.startService()
+    stops.append(harness.client.stopService())
+    harness.advance(2.9)
+    assert outcomes(stops) == [NOTHING] * 3
+    harness.advance(0.2)
+    assert NOTHING not in outcomes(stops)
+    harness.stop()
+
+
+def test_a_stop_that_nobody_waits_for_any_more_goes_on() -> None:
+    harness = ClientHarness(3).start()
+    stopped = harness.client.stopService()
+    stopped.cancel()
+    assert type(outcome(stopped)) is CancelledError
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=1)
+def test_a_question_goes_on_to_no_server_of_a_stopped_client() -> None:
+    harness = ClientHarness(2).start()
+    harness.client.add_task("work", b"x", unique="u").addErrback(lambda _: harness.client.stopService())
+    harness.servers[harness.place_of_work()].drop_before(GET_STATUS_UNIQUE)
+    asked = harness.client.get_status_unique("u")
+    harness.advance()
+    assert type(outcome(asked)) is ClientStopped
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize("task", ["work", None, b"work"])
+def test_what_is_no_task_is_not_submitted(task: Any) -> None:
+    harness = ClientHarness()
+    with pytest.raises(TypeError, match="task must be a Task, not "):
+        harness.client.submit(task)
+    harness.check_that_nothing_was_done()
+
+
+# job_servers that change.
+
+
+def test_a_server_that_joins_is_connected_and_gets_its_share() -> None:
+    harness = ClientHarness(2)
+    both = harness.client.job_servers
+    harness.client.job_servers = both[:1]
+    harness.start()
+    assert harness.connected() == [1, 0]
+    harness.client.job_servers = both
+    harness.advance()
+    assert harness.connected() == [1, 1]
+    for number in range(4):
+        harness.client.add_task("work", b"%d" % number).addErrback(lambda _: None)
+    assert [len(loads(server)) for server in harness.servers] == [2, 2]
+    harness.stop()
+
+
+def test_a_server_that_leaves_finishes_what_it_has() -> None:
+    """It gets nothing more, and is disconnected after the last outcome."""
+    harness = ClientHarness(2).start()
+    tasks = [harness.client.add_task("work", b"%d" % number) for number in range(4)]
+    harness.advance()
+    harness.client.job_servers = harness.client.job_servers[1:]
+    assert [server.address for server in harness.client.servers] == ["endpoint:1"]
+    later = [harness.client.add_task("work", b"later") for _ in range(3)]
+    harness.advance(100)
+    assert harness.connected() == [1, 1]
+    assert len(harness.server.queued("work")) == 2
+    for left in (1, 0):
+        harness.server.take("work").complete(b"done")
+        assert harness.connected() == [left, 1]
+    while harness.servers[1].queued("work"):
+        harness.servers[1].take("work").complete(b"done")
+    assert outcomes([*tasks, *later]) == [b"done"] * 7
+    harness.stop()
+
+
+def test_a_server_that_leaves_with_nothing_out_is_disconnected_at_once() -> None:
+    harness = ClientHarness(2).start()
+    harness.client.job_servers = harness.client.job_servers[1:]
+    harness.advance()
+    assert harness.connected() == [0, 1]
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=11)
+@pytest.mark.parametrize("state", ["connecting", "in back-off"])
+def test_a_server_that_leaves_while_it_is_not_there_leaves_nothing(state: str) -> None:
+    harness = ClientHarness(2)
+    both = harness.client.job_servers
+    harness.client.job_servers = both[1:]
+    harness.start().advance(20)
+    assert harness.clock.getDelayedCalls() == []
+    if state == "connecting":
+        harness.server.black_hole_connections()
+    else:
+        harness.server.refuse_connections()
+    harness.client.job_servers = both
+    harness.advance()
+    assert len(harness.clock.getDelayedCalls()) == 1
+    harness.client.job_servers = both[1:]
+    harness.advance()
+    assert harness.clock.getDelayedCalls() == []
+    harness.check_that_it_works(1)
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_a_leaving_server_that_is_lost_loses_its_tasks_and_is_not_tried_again() -> None:
+    harness = ClientHarness(2).start()
+    task = harness.client.add_task("work", unique="u")
+    place = 0 if harness.advance() or harness.server.queued("work") else 1
+    harness.client.job_servers = [harness.client.job_servers[1 - place]]
+    harness.servers[place].drop_connections()
+    assert type(outcome(task)) is TaskLost
+    harness.advance(100)
+    assert harness.connected()[place] == 0
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_what_a_leaving_server_was_not_written_goes_to_another() -> None:
+    harness = ClientHarness(2)
+    both = harness.client.job_servers
+    harness.client.job_servers = both[:1]
+    harness.start()
+    silence = harness.server.fall_silent()
+    big = harness.client.add_task("work", b"x" * 70_000)
+    waiting = harness.client.add_task("work", b"waiting")
+    harness.client.job_servers = both[1:]
+    harness.servers[1].take("work").complete(b"done")
+    assert outcome(waiting) == b"done"
+    assert outcome(big) is NOTHING
+    silence.end()
+    harness.server.take("work").complete(b"done")
+    assert outcome(big) == b"done"
+    assert harness.connected() == [0, 1]
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=11)
+def test_a_stop_while_servers_leave() -> None:
+    harness = ClientHarness(2).start()
+    tasks = [harness.client.add_task("work") for _ in range(2)]
+    harness.advance()
+    harness.client.job_servers = harness.client.job_servers[1:]
+    harness.advance()
+    harness.stop()
+    assert [type(error) for error in outcomes(tasks)] == [ClientStopped] * 2
+
+
+@pytest.mark.guarantee(number=1)
+def test_drain_awaits_those_of_a_leaving_server() -> None:
+    harness = ClientHarness(2).start()
+    tasks = [harness.client.add_task("work") for _ in range(2)]
+    harness.advance()
+    harness.client.job_servers = harness.client.job_servers[1:]
+    drained = harness.client.drain()
+    harness.servers[1].take("work").complete(b"done")
+    assert outcome(drained) is NOTHING
+    harness.server.take("work").complete(b"done")
+    assert (outcome(drained), outcomes(tasks)) == (None, [b"done"] * 2)
+    harness.stop()
+
+
+def test_a_server_may_come_back_while_it_still_leaves() -> None:
+    harness = ClientHarness(2).start()
+    both = harness.client.job_servers
+    tasks = [harness.client.add_task("work") for _ in range(2)]
+    harness.advance()
+    harness.client.job_servers = both[1:]
+    harness.client.job_servers = both
+    harness.advance()
+    assert harness.connected() == [2, 1]
+    for server in harness.servers:
+        server.take("work").complete(b"done")
+    assert outcomes(tasks) == [b"done"] * 2
+    assert harness.connected() == [1, 1]
+    harness.stop()
+
+
+def test_handles_are_asked_about_where_their_server_is_one_of_ours() -> None:
+    harness = ClientHarness(2).start()
+    submitted = [harness.client.add_task_bg("work") for _ in range(2)]
+    harness.advance()
+    handles = sorted(outcomes(submitted))
+    harness.client.job_servers = harness.client.job_servers[1:]
+    with pytest.raises(ValueError, match="'endpoint:0' is none of the job servers here: endpoint:1"):
+        harness.client.get_status(handles[0])
+    asked = harness.client.get_status(handles[1])
+    harness.advance()
+    assert outcome(asked).known
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=1)
+def test_questions_to_a_server_that_leaves_before_it_is_there() -> None:
+    harness = ClientHarness(2)
+    harness.server.black_hole_connections()
+    both = harness.client.job_servers
+    harness.client.job_servers = both[:1]
+    asked: list[Deferred[Any]] = [harness.client.get_status_unique("u"), harness.client.echo()]
+    harness.advance()
+    harness.client.job_servers = both[1:]
+    harness.advance()
+    for error in outcomes(asked):
+        assert (type(error), list(error.reasons)) == (NoServersAvailable, ["endpoint:0"])
+    harness.stop()
+
+
+def test_patient_tasks_go_to_a_server_that_joins() -> None:
+    harness = ClientHarness(2, server_wait=60.0)
+    both = harness.client.job_servers
+    harness.client.job_servers = both[:1]
+    harness.server.refuse_connections()
+    harness.start()
+    tasks = [harness.client.add_task("work", b"%d" % number) for number in range(3)]
+    harness.client.job_servers = both
+    assert loads(harness.servers[1]) == [b"0", b"1", b"2"]
+    harness.stop()
+    assert [type(error) for error in outcomes(tasks)] == [ClientStopped] * 3
+
+
+@pytest.mark.guarantee(number=10)
+def test_patience_ends_though_a_server_that_joined_does_not_answer() -> None:
+    harness = ClientHarness(2, server_wait=5.0, connect_timeout=8.0)
+    both = harness.client.job_servers
+    harness.client.job_servers = both[:1]
+    harness.server.refuse_connections()
+    harness.servers[1].black_hole_connections()
+    harness.start()
+    task = harness.client.add_task("work")
+    harness.client.job_servers = both
+    harness.advance(8 + 5)
+    error = outcome(task)
+    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"endpoint:0", "endpoint:1"})
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(
+    ("job_servers", "kind"), [([], ValueError), ("127.0.0.1", TypeError), (["a:b:c"], ValueError), ([5], TypeError)]
+)
+def test_job_servers_that_cannot_be_meant_change_nothing(job_servers: Any, kind: type[Exception]) -> None:
+    harness = ClientHarness(2).start()
+    before = harness.client.job_servers
+    with pytest.raises(kind):
+        harness.client.job_servers = job_servers
+    assert harness.client.job_servers == before
+    before.clear()  # it is a copy
+    harness.advance()
+    assert harness.connected() == [1, 1]
+    harness.check_that_it_works(1)
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("then", ["change", "stop", "stop and start"])
+def test_those_who_are_told_while_servers_change_may_change_them_again(then: str) -> None:
+    harness = ClientHarness(4)
+    addresses = harness.client.job_servers
+    harness.client.job_servers = addresses[:2]
+    harness.server.black_hole_connections()
+    harness.servers[1].black_hole_connections()
+    harness.start()
+
+    def again(_: object) -> None:
+        if then == "change":
+            harness.client.job_servers = addresses[3:]
+        else:
+            harness.client.stopService()
+        if then == "stop and start":
+            harness.client.startService()
+
+    harness.client.echo().addErrback(again)
+    harness.client.job_servers = addresses[2:]
+    harness.advance()
+    assert harness.connected() == {"change": [0, 0, 0, 1], "stop": [0] * 4, "stop and start": [0, 0, 1, 1]}[then]
+    if then == "stop":
+        assert harness.clock.getDelayedCalls() == []
+    else:
+        harness.advance(20)
+        assert harness.clock.getDelayedCalls() == []
+        harness.stop()
+
+
+# Stops in what states there are besides.
+
+
+def gated(harness: ClientHarness) -> None:
+    harness.start()
+
+
+def in_the_backlog(harness: ClientHarness) -> None:
+    harness.start()
+    harness.server.fall_silent()
+    harness.client.add_task_bg("work", b"x" * 70_000).addErrback(lambda _: None)
+
+
+def half_open(harness: ClientHarness) -> None:
+    """The other end reads nothing and says nothing."""
+    harness.start()
+    harness.server.fall_silent()
+
+
+def servers_leave(harness: ClientHarness) -> None:
+    harness.start()
+    harness.client.add_task("work").addErrback(lambda _: None)
+    harness.advance()
+    harness.client.job_servers = [MemoryJobServer(harness.clock).endpoint()]
+
+
+@pytest.mark.guarantee(number=1)
+@pytest.mark.guarantee(number=11)
+@pytest.mark.parametrize("state", [gated, in_the_backlog, half_open, servers_leave])
+def test_stopping_with_tasks_out_leaves_nothing_within_three_seconds(state: Callable[[ClientHarness], None]) -> None:
+    harness = ClientHarness(max_in_flight=2, heartbeat=60.0)
+    state(harness)
+    tasks: list[Deferred[Any]] = [harness.client.add_task("work", timeout=99, retries=2) for _ in range(5)]
+    tasks.append(harness.client.add_task_bg("work"))
+    drained = harness.client.drain()
+    stops = [harness.client.stopService(), harness.client.stopService()]
+    assert {type(error) for error in outcomes(tasks)} == {ClientStopped}
+    assert outcome(drained) is None
+    harness.advance(3)
+    assert NOTHING not in outcomes(stops)
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(
+    ("options", "kind", "complaint"),
+    [
+        ({"max_in_flight": 0}, ValueError, "max_in_flight must be at least 1, not 0"),
+        ({"max_in_flight": 1.5}, TypeError, "max_in_flight must be int, not float"),
+        ({"server_wait": -1}, ValueError, "server_wait must be a positive number of seconds, not -1"),
+        ({"server_wait": "1"}, TypeError, "server_wait must be a number of seconds, not str"),
+        ({"ack_timeout": 0}, ValueError, "ack_timeout must be a positive number of seconds"),
+        ({"heartbeat": 0}, ValueError, "heartbeat must be a positive number of seconds"),
+        ({"check_interval": None}, TypeError, "check_interval must be a number of seconds, not NoneType"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+    with pytest.raises(kind, match=complaint):
+        GearmanClient(["127.0.0.1"], **options)
+
+
+# What is behind map and stream has tests of its own.
+
+
+def test_results_are_gone_through_as_they_come() -> None:
+    harness = ClientHarness().start()
+
+    async def use() -> list[bytes]:
+        results = [result async for result in harness.client.map("work", [b"1", b"2"])]
+        return results + [chunk async for chunk in harness.client.stream("work", b"3")]
+
+    used = ensureDeferred(use())
+    for _ in range(3):
+        job = harness.server.take("work")
+        job.send_data(b"half of " + job.workload)
+        job.complete(job.workload)
+    assert outcome(used) == [b"1", b"2", b"half of 3", b"3"]
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=9)
+def test_a_cancel_may_have_the_server_drop_the_job() -> None:
+    server = MemoryJobServer()
+    client = server.client()
+    task = client.add_task("work", b"abc", drop_on_cancel=True)
+    server.advance()
+    assert loads(server) == [b"abc"]
+    handle = server.result_of(client.add_task_bg("work", b"def"))
+    assert server.result_of(client.cancel_job(handle)) is None
+    task.addErrback(lambda _: None)
+    task.cancel()
+    server.advance()
+    assert not server.queued("work")
+    server.close()
+
+
+@pytest.mark.guarantee(number=9)
+def test_a_job_that_can_not_be_dropped_is_let_go() -> None:
+    """Its server is none of the client's any more; or there is no such server at all."""
+    server, other = MemoryJobServer(), MemoryJobServer()
+    client = server.client()
+    task = client.add_task("work", drop_on_cancel=True)
+    server.advance()
+    client.job_servers = [other.endpoint()]
+    task.cancel()
+    assert isinstance(outcome(task), CancelledError)
+    handle = JobHandle(client.servers[0].address, b"H:memory:1")
+    server.result_of(client.stopService())
+    assert isinstance(outcome(client.cancel_job(handle)), ClientStopped)
+    with pytest.raises(ValueError, match="none of the job servers here"):
+        client.cancel_job(JobHandle("elsewhere:4730", b"H:memory:1"))
+    server.close()

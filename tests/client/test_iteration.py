@@ -1,0 +1,897 @@
+"""`map` and `stream`: order, laziness, bounds, failures, and what a loop that is left early leaves: nothing."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.task import deferLater
+
+from txgearman import (
+    ClientStopped,
+    Task,
+    TaskException,
+    TaskFailed,
+    TaskLost,
+    TaskTimedOut,
+)
+from txgearman.client.iteration import STREAM_BUFFER
+from txgearman.packets import WORK_DATA
+
+from ..client_harness import NOTHING, ClientHarness, loads, outcome
+
+CHUNK = b"x" * 65536
+
+
+class Inputs:
+    """Workloads that count how many of them were taken."""
+
+    def __init__(self, count: int = 10**9) -> None:
+        self._count = count
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self.taken < self._count:
+            self.taken += 1
+            yield b"%d" % (self.taken - 1)
+
+
+class AsyncInputs(Inputs):
+    """The same, each of which is there at once."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise AssertionError("this is no iterable")
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for workload in super().__iter__():
+            yield workload
+
+
+BOTH = pytest.mark.parametrize("inputs", [Inputs, AsyncInputs])
+
+
+class Slow:
+    """Workloads that come when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[Deferred[bytes]] = []
+        self.cancelled: list[Deferred[bytes]] = []
+
+    def __aiter__(self) -> Slow:
+        return self
+
+    def __anext__(self) -> Awaitable[bytes]:
+        self.asked.append(Deferred(self.cancelled.append))
+        return self.asked[-1]
+
+    def come(self, workload: bytes) -> None:
+        self.asked[-1].callback(workload)
+
+    def end(self, error: BaseException | None = None) -> None:
+        self.asked[-1].errback(error or StopAsyncIteration())
+
+
+class Loop:
+    """An ``async for`` over something, and what came of it.
+
+    :ivar most: stop after so many, by a ``break``.
+    """
+
+    def __init__(
+        self, harness: ClientHarness, source: Any, most: int | None = None, each: Callable[[bytes], Any] | None = None
+    ):
+        self.results: list[bytes] = []
+        self._most = most
+        self._each = each
+        self.over = ensureDeferred(self._go(source))
+        self._house = harness
+        harness.advance()
+
+    async def _go(self, source: Any) -> str:
+        async with aclosing(source) as results:
+            async for result in results:
+                self.results.append(result)
+                if self._each is not None:
+                    await self._each(result)
+                if len(self.results) == self._most:
+                    return "left"
+        return "at its end"
+
+    @property
+    def outcome(self) -> Any:
+        self._house.advance()
+        return outcome(self.over)
+
+
+def do(harness: ClientHarness, *wanted: bytes) -> None:
+    """Do these jobs, in this order; the result is the workload with an exclamation mark."""
+    harness.advance()
+    jobs = {job.workload: job for job in [harness.server.take("work") for _ in harness.server.queued("work")]}
+    for workload in wanted:
+        jobs.pop(workload).complete(workload + b"!")
+    for job in jobs.values():  # back to the queue, in order
+        job.abandon()
+
+
+def do_all(harness: ClientHarness) -> None:
+    """Do jobs until there are no more."""
+    while harness.server.queued("work"):
+        job = harness.server.take("work")
+        job.complete(job.workload + b"!")
+
+
+def bangs(count: int) -> list[bytes]:
+    return [b"%d!" % number for number in range(count)]
+
+
+async def some_turns() -> None:
+    """Of the real reactor: with that of asyncio, a generator which is dropped is closed in a turn of its own."""
+    reactor: Any = global_reactor
+    for _ in range(3):
+        await deferLater(reactor, 0)
+
+
+def check_that_nothing_is_out(harness: ClientHarness) -> None:
+    harness.advance()
+    assert harness.client.servers[0].in_flight == 0
+    assert outcome(harness.client.drain()) is None
+
+
+# map: order, laziness, bounds.
+
+
+@BOTH
+@pytest.mark.parametrize("concurrency", [1, 2, 3, 10, 11, 100])
+def test_results_come_in_the_order_of_the_inputs(inputs: type[Inputs], concurrency: int) -> None:
+    harness = ClientHarness().start()
+    loop = Loop(harness, harness.client.map("work", inputs(10), concurrency=concurrency))
+    while harness.server.queued("work"):
+        do(harness, *reversed(harness.server.queued("work")))
+    assert (loop.outcome, loop.results) == ("at its end", bangs(10))
+    check_that_nothing_is_out(harness)
+    harness.stop()
+
+
+@BOTH
+def test_inputs_are_taken_as_they_are_needed(inputs: type[Inputs]) -> None:
+    harness = ClientHarness().start()
+    source = inputs()
+    results = harness.client.map("work", source, concurrency=3)
+    harness.advance()
+    assert source.taken == 0
+    loop = Loop(harness, results, most=5)
+    assert (source.taken, harness.server.queued("work")) == (3, [b"0", b"1", b"2"])
+    do(harness, b"1", b"2")  # the first one is not there: nothing more is taken
+    assert (source.taken, loop.results) == (3, [])
+    do(harness, b"0")
+    assert loop.results == bangs(3)
+    assert (source.taken, harness.server.queued("work")) == (6, [b"3", b"4", b"5"])
+    do(harness, b"3", b"4")
+    assert loop.outcome == "left"
+    harness.stop()
+
+
+@BOTH
+def test_a_slow_loop_bounds_what_is_done_and_not_gone_through(inputs: type[Inputs]) -> None:
+    harness = ClientHarness().start()
+    source = inputs(7)
+    held: Deferred[None] = Deferred()
+    loop = Loop(harness, harness.client.map("work", source, concurrency=3), each=lambda _: held)
+    do_all(harness)
+    assert len(loop.results) == 1
+    assert source.taken <= 3
+    release, held = held, Deferred()
+    held.callback(None)
+    release.callback(None)
+    do_all(harness)
+    assert (loop.outcome, loop.results) == ("at its end", bangs(7))
+    harness.stop()
+
+
+@pytest.mark.parametrize("nothing", [[], AsyncInputs(0), iter(())], ids=["list", "async", "iterator"])
+def test_nothing_comes_of_nothing(nothing: Any) -> None:
+    harness = ClientHarness()
+    loop = Loop(harness, harness.client.map("work", nothing))
+    assert (loop.outcome, loop.results) == ("at its end", [])
+    harness.check_that_nothing_was_done()
+
+
+def test_options_are_those_of_each_task() -> None:
+    harness = ClientHarness(prefix="p").start()
+    created: list[bytes] = []
+    options: dict[str, Any] = {"unique": "u", "on_created": lambda task: created.append(task.workload)}
+    loop = Loop(harness, harness.client.map("work", Inputs(3), **options))
+    job = harness.server.take("p\twork")
+    assert (job.workload, job.unique) == (b"0", b"u")
+    job.complete(b"one for all")
+    assert (loop.outcome, loop.results, created) == ("at its end", [b"one for all"] * 3, [b"0", b"1", b"2"])
+    harness.stop()
+
+
+def test_results_that_are_empty_are_results() -> None:
+    harness = ClientHarness().start()
+    for source in (Inputs(2), AsyncInputs(2)):
+        loop = Loop(harness, harness.client.map("work", source))
+        for _ in range(2):
+            harness.server.take("work").complete(b"")
+        assert (loop.outcome, loop.results) == ("at its end", [b"", b""])
+    harness.stop()
+
+
+# map: failures.
+
+
+@BOTH
+def test_a_failure_raises_at_its_place_and_lets_go_of_the_rest(inputs: type[Inputs]) -> None:
+    harness = ClientHarness().start()
+    source = inputs()
+    loop = Loop(harness, harness.client.map("work", source, concurrency=3))
+    jobs = [harness.server.take("work") for _ in range(3)]
+    jobs[1].fail()
+    assert (loop.outcome, loop.results) == (NOTHING, [])
+    jobs[0].complete(b"0!")
+    error = loop.outcome
+    assert (type(error), error.task.workload, loop.results) == (TaskFailed, b"1", bangs(1))
+    check_that_nothing_is_out(harness)
+    assert source.taken <= 4
+    harness.stop()
+
+
+@BOTH
+def test_a_generator_that_raised_is_at_its_end(inputs: type[Inputs]) -> None:
+    harness = ClientHarness().start()
+    results = harness.client.map("work", inputs())
+    first = ensureDeferred(anext(results))
+    harness.server.take("work").fail()
+    assert type(outcome(first)) is TaskFailed
+    second = ensureDeferred(anext(results))
+    assert type(outcome(second)) is StopAsyncIteration
+    harness.stop()
+
+
+@BOTH
+def test_many_failures_are_one_and_the_others_are_no_noise(inputs: type[Inputs]) -> None:
+    harness = ClientHarness().start()
+    loop = Loop(harness, harness.client.map("work", inputs(5)))
+    for job in [harness.server.take("work") for _ in range(5)][::-1]:
+        job.send_exception(job.workload)
+    error = loop.outcome
+    assert (type(error), error.data) == (TaskException, b"0")
+    del loop, error
+    gc.collect()  # an error that nobody takes up is logged now, and fails the test
+    harness.stop()
+
+
+@BOTH
+def test_each_task_is_tried_as_often_as_was_asked_for(inputs: type[Inputs]) -> None:
+    harness = ClientHarness().start()
+    loop = Loop(harness, harness.client.map("work", inputs(2), retries=1))
+    harness.server.take("work").fail()
+    do_all(harness)
+    assert loop.results == []
+    harness.advance(0.5)
+    do_all(harness)
+    assert (loop.outcome, loop.results) == ("at its end", bangs(2))
+    harness.stop()
+
+
+class Sour(Exception):
+    """Of inputs that went bad."""
+
+
+def souring(kind: type[Inputs]) -> Any:
+    async def later() -> AsyncIterator[bytes]:
+        for workload in Inputs(2):
+            yield workload
+        raise Sour
+
+    def now() -> Iterator[bytes]:
+        yield from Inputs(2)
+        raise Sour
+
+    return later() if kind is AsyncInputs else now()
+
+
+def test_inputs_that_raise_do_so_for_the_loop_at_once() -> None:
+    harness = ClientHarness().start()
+    loop = Loop(harness, harness.client.map("work", souring(Inputs)))
+    assert (type(loop.outcome), loop.results) == (Sour, [])
+    check_that_nothing_is_out(harness)
+    harness.stop()
+
+
+def test_async_inputs_that_raise_do_so_after_the_results_of_those_before() -> None:
+    harness = ClientHarness().start()
+    loop = Loop(harness, harness.client.map("work", souring(AsyncInputs)))
+    do_all(harness)
+    assert (type(loop.outcome), loop.results) == (Sour, bangs(2))
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize("wrong", ["text", None, b"x" * 101])
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_workload_that_cannot_be_sent_raises_when_it_is_its_turn(slow: bool, wrong: Any) -> None:
+    harness = ClientHarness(max_packet_size=100).start()
+
+    async def later() -> AsyncIterator[Any]:
+        yield b"0"
+        yield wrong
+
+    loop = Loop(harness, harness.client.map("work", later() if slow else [b"0", wrong]))
+    do_all(harness)
+    assert isinstance(loop.outcome, (TypeError, ValueError))
+    assert loop.results == (bangs(1) if slow else [])
+    check_that_nothing_is_out(harness)
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(
+    ("arguments", "kind", "complaint"),
+    [
+        ({"concurrency": 0}, ValueError, "concurrency must be at least 1, not 0"),
+        ({"concurrency": 1.5}, TypeError, "concurrency must be int, not float"),
+        ({"function": ""}, ValueError, "function must not be empty"),
+        ({"function": "f" * 8050}, ValueError, "prefix and function must have 8050 bytes at most, not 8053"),
+        ({"retries": -1}, ValueError, "retries must be at least 0"),
+        ({"timeout": 0}, ValueError, "timeout must be a positive number"),
+        ({"at": 5}, ValueError, "at is for background tasks"),
+        ({"background": True}, TypeError, "background"),
+        ({"workload": b"x"}, TypeError, "workload"),
+        ({"on_nothing": print}, TypeError, "on_nothing"),
+        ({"workloads": b"abc"}, TypeError, "workloads must be an iterable of bytes, not bytes"),
+        ({"workloads": "abc"}, TypeError, "workloads must be an iterable of bytes, not str"),
+        ({"workloads": 5}, TypeError, "workloads must be an iterable of bytes, not int"),
+    ],
+)
+def test_a_map_that_cannot_be_meant(arguments: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+    harness = ClientHarness(prefix="pp")
+    with pytest.raises(kind, match=complaint):
+        harness.client.map(**{"function": "work", "workloads": [b"x"], **arguments})
+    harness.check_that_nothing_was_done()
+
+
+# map: loops that are left.
+
+
+@pytest.mark.guarantee(number=9)
+@BOTH
+def test_a_loop_that_is_left_lets_go_of_what_is_out(inputs: type[Inputs]) -> None:
+    """What was not written is never sent."""
+    harness = ClientHarness(max_in_flight=2).start()
+    loop = Loop(harness, harness.client.map("work", inputs(), concurrency=4), most=1)
+    do(harness, b"0")
+    assert (loop.outcome, loop.results) == ("left", bangs(1))
+    check_that_nothing_is_out(harness)
+    assert set(loads(harness.server)) <= {b"1", b"2"}
+    harness.stop()
+
+
+@BOTH
+async def test_a_plain_break_is_enough(inputs: type[Inputs]) -> None:
+    harness = ClientHarness().start()
+
+    async def first() -> bytes:
+        async for result in harness.client.map("work", inputs(), concurrency=4):
+            return result
+        raise AssertionError
+
+    got = ensureDeferred(first())
+    harness.server.take("work").complete(b"first")
+    assert outcome(got) == b"first"
+    await some_turns()
+    check_that_nothing_is_out(harness)
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=9)
+@BOTH
+def test_cancelling_those_who_loop_lets_go_of_what_is_out(inputs: type[Inputs]) -> None:
+    harness = ClientHarness(max_in_flight=2).start()
+    loop = Loop(harness, harness.client.map("work", inputs(), concurrency=4))
+    do(harness, b"1")
+    loop.over.cancel()
+    assert type(loop.outcome) is CancelledError
+    check_that_nothing_is_out(harness)
+    assert set(loads(harness.server)) <= {b"0", b"2"}
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=9)
+@BOTH
+def test_closing_one_that_was_never_gone_through_does_nothing(inputs: type[Inputs]) -> None:
+    harness = ClientHarness()
+    source = inputs()
+    closed = ensureDeferred(harness.client.map("work", source).aclose())
+    assert outcome(closed) is None
+    assert source.taken == 0
+    harness.check_that_nothing_was_done()
+
+
+@pytest.mark.guarantee(number=1)
+@BOTH
+def test_a_stop_of_the_client_ends_the_loop(inputs: type[Inputs]) -> None:
+    harness = ClientHarness().start()
+    loop = Loop(harness, harness.client.map("work", inputs()))
+    harness.stop()
+    assert type(loop.outcome) is ClientStopped
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=12)
+@BOTH
+async def test_a_loop_that_was_left_keeps_nothing(inputs: type[Inputs]) -> None:
+    harness = ClientHarness().start()
+    tasks: list[weakref.ref[Task]] = []
+    source: Any = inputs(9)
+    loop = Loop(
+        harness,
+        harness.client.map("work", source, concurrency=4, on_created=lambda task: tasks.append(weakref.ref(task))),
+        most=2,
+    )
+    do(harness, b"0", b"1", b"3")
+    assert loop.outcome == "left"
+    watched = weakref.ref(source)
+    del loop, source
+    await some_turns()
+    gc.collect()
+    assert (len(tasks) >= 4, [task() for task in tasks if task() is not None]) == (True, [])
+    assert watched() is None
+    harness.stop()
+
+
+# map: inputs that come when they come.
+
+
+def test_a_result_does_not_wait_for_the_next_input() -> None:
+    harness = ClientHarness().start()
+    source = Slow()
+    loop = Loop(harness, harness.client.map("work", source))
+    source.come(b"0")
+    do(harness, b"0")
+    assert (loop.results, len(source.asked)) == ([b"0!"], 2)
+    source.come(b"1")
+    source.come(b"2")
+    do(harness, b"2")
+    assert loop.results == [b"0!"]
+    do(harness, b"1")
+    assert loop.results == bangs(3)
+    source.end()
+    assert loop.outcome == "at its end"
+    harness.stop()
+
+
+@pytest.mark.parametrize("error", [None, Sour()])
+def test_inputs_may_end_while_results_are_out(error: Exception | None) -> None:
+    harness = ClientHarness().start()
+    source = Slow()
+    loop = Loop(harness, harness.client.map("work", source))
+    source.come(b"0")
+    source.come(b"1")
+    source.end(error)
+    assert (loop.outcome, loop.results) == (NOTHING, [])
+    do(harness, b"1", b"0")
+    assert loop.results == bangs(2)
+    assert loop.outcome == "at its end" if error is None else loop.outcome is error
+    assert len(source.asked) == 3
+    harness.stop()
+
+
+def test_inputs_are_asked_for_one_at_a_time_and_only_where_there_is_room() -> None:
+    harness = ClientHarness().start()
+    source = Slow()
+    loop = Loop(harness, harness.client.map("work", source, concurrency=2))
+    assert len(source.asked) == 1
+    source.come(b"0")
+    source.come(b"1")
+    assert len(source.asked) == 2
+    do(harness, b"0")
+    assert len(source.asked) == 3
+    loop.over.cancel()
+    assert type(loop.outcome) is CancelledError
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=9)
+def test_an_input_that_is_asked_for_is_cancelled_with_the_loop() -> None:
+    harness = ClientHarness().start()
+    source = Slow()
+    loop = Loop(harness, harness.client.map("work", source))
+    loop.over.cancel()
+    assert type(loop.outcome) is CancelledError
+    assert source.cancelled == source.asked
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=9)
+def test_an_input_that_comes_in_answer_to_the_cancel_is_not_sent() -> None:
+    harness = ClientHarness().start()
+
+    async def stubborn() -> AsyncIterator[bytes]:
+        try:
+            await Deferred()
+        except CancelledError:
+            yield b"all the same"
+
+    loop = Loop(harness, harness.client.map("work", stubborn()))
+    loop.over.cancel()
+    assert type(loop.outcome) is CancelledError
+    check_that_nothing_is_out(harness)
+    assert loads(harness.server) == []
+    harness.stop()
+
+
+def test_inputs_may_be_results() -> None:
+    """A map of a map."""
+    harness = ClientHarness().start()
+    loop = Loop(
+        harness, harness.client.map("work", harness.client.map("work", Inputs(5), concurrency=2), concurrency=2)
+    )
+    do_all(harness)
+    assert (loop.outcome, loop.results) == ("at its end", [b"%d!!" % number for number in range(5)])
+    harness.stop()
+
+
+@BOTH
+def test_two_thousand_that_are_done_at_once_are_no_deep_call(inputs: type[Inputs]) -> None:
+    harness = ClientHarness().start()
+    loop = Loop(harness, harness.client.map("work", inputs(2_000), concurrency=1_500))
+    while harness.server.queued("work"):
+        with harness.server.hold_answers():
+            do_all(harness)
+    assert (loop.outcome, loop.results) == ("at its end", bangs(2_000))
+    harness.stop()
+
+
+# stream.
+
+
+def test_chunks_come_and_then_the_result() -> None:
+    harness = ClientHarness().start()
+    loop = Loop(harness, harness.client.stream("work", b"today", unique="u"))
+    job = harness.server.take("work")
+    assert (job.workload, job.unique) == (b"today", b"u")
+    job.send_data(b"1")
+    assert loop.results == [b"1"]
+    job.send_data(b"")
+    job.send_data(b"2")
+    assert loop.results == [b"1", b"", b"2"]
+    job.complete(b"3")
+    assert (loop.outcome, loop.results) == ("at its end", [b"1", b"", b"2", b"3"])
+    harness.stop()
+
+
+def test_a_result_that_is_empty_is_no_chunk() -> None:
+    harness = ClientHarness().start()
+    loop = Loop(harness, harness.client.stream("work"))
+    job = harness.server.take("work")
+    job.send_data(b"1")
+    job.complete(b"")
+    assert (loop.outcome, loop.results) == ("at its end", [b"1"])
+    harness.stop()
+
+
+def test_chunks_that_came_before_an_exception_come_before_it() -> None:
+    harness = ClientHarness().start()
+    held: Deferred[None] = Deferred()
+    loop = Loop(harness, harness.client.stream("work"), each=lambda _: held)
+    job = harness.server.take("work")
+    job.send_data(b"1")
+    job.send_data(b"2")
+    job.send_exception(b"x")
+    assert (loop.outcome, loop.results) == (NOTHING, [b"1"])
+    held.callback(None)
+    assert (type(loop.outcome), loop.results) == (TaskException, [b"1", b"2"])
+    harness.stop()
+
+
+def test_the_task_is_submitted_when_the_first_chunk_is_asked_for() -> None:
+    harness = ClientHarness()
+    chunks = harness.client.stream("work")
+    harness.check_that_nothing_was_done()
+    closed = ensureDeferred(chunks.aclose())
+    assert outcome(closed) is None
+    harness.check_that_nothing_was_done()
+
+
+def test_with_retries_chunks_may_come_again() -> None:
+    harness = ClientHarness().start()
+    retried: list[int] = []
+    loop = Loop(
+        harness, harness.client.stream("work", retries=1, on_retry=lambda task, attempt: retried.append(attempt))
+    )
+    job = harness.server.take("work")
+    job.send_data(b"1")
+    job.fail()
+    harness.advance(0.5)
+    job = harness.server.take("work")
+    job.send_data(b"1")
+    job.complete(b"2")
+    assert (loop.outcome, loop.results, retried) == ("at its end", [b"1", b"1", b"2"], [1])
+    harness.stop()
+
+
+@pytest.mark.parametrize(
+    ("go_wrong", "kind"),
+    [
+        (lambda harness: harness.server.drop_connections(), TaskLost),
+        (lambda harness: harness.client.stopService(), ClientStopped),
+        (lambda harness: harness.advance(5), TaskTimedOut),
+    ],
+)
+def test_it_raises_what_a_task_fails_with(go_wrong: Callable[[ClientHarness], Any], kind: type[Exception]) -> None:
+    harness = ClientHarness().start()
+    loop = Loop(harness, harness.client.stream("work", timeout=5.0))
+    harness.server.take("work").send_data(b"1")
+    go_wrong(harness)
+    assert (type(loop.outcome), loop.results) == (kind, [b"1"])
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=9)
+@pytest.mark.parametrize("leave", ["break", "cancel"])
+def test_a_stream_that_is_left_lets_go_of_its_task(leave: str) -> None:
+    harness = ClientHarness().start()
+    loop = Loop(harness, harness.client.stream("work"), most=1 if leave == "break" else None)
+    job = harness.server.take("work")
+    job.send_data(b"1")
+    if leave == "cancel":
+        loop.over.cancel()
+    check_that_nothing_is_out(harness)
+    job.send_data(b"late")
+    job.complete(b"late")
+    assert loop.results == [b"1"]
+    assert loop.outcome == "left" if leave == "break" else type(loop.outcome) is CancelledError
+    harness.check_that_it_works()
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(
+    ("arguments", "kind", "complaint"),
+    [
+        ({"function": ""}, ValueError, "function must not be empty"),
+        ({"function": "f" * 8050}, ValueError, "prefix and function must have 8050 bytes at most, not 8053"),
+        ({"workload": "text"}, TypeError, "workload must be bytes, not str"),
+        ({"workload": b"x" * 1001}, ValueError, "workload must have max_packet_size=1000 bytes at most, not 1001"),
+        ({"retries": 1.0}, TypeError, "retries must be int, not float"),
+        ({"background": True}, TypeError, "background"),
+        ({"on_data": print}, TypeError, "on_data"),
+    ],
+)
+def test_a_stream_that_cannot_be_meant(arguments: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+    harness = ClientHarness(prefix="pp", max_packet_size=1000)
+    with pytest.raises(kind, match=complaint):
+        harness.client.stream(**{"function": "work", **arguments})
+    harness.check_that_nothing_was_done()
+
+
+# stream: a loop that is slower than its worker.
+
+
+class Slowly:
+    """A loop over a stream whose chunks are gone through when the test says so."""
+
+    def __init__(self, harness: ClientHarness, **options: Any) -> None:
+        self.harness = harness
+        self._gate: Deferred[None] = Deferred()
+        self.loop = Loop(harness, harness.client.stream("work", b"slow", **options), each=lambda _: self._gate)
+
+    def go_through(self, count: int = 1) -> None:
+        for _ in range(count):
+            gate, self._gate = self._gate, Deferred()
+            gate.callback(None)
+            self.harness.advance()
+
+    def go_through_all(self) -> None:
+        while not self.loop.over.called:
+            self.go_through()
+
+
+def deaf(harness: ClientHarness, place: int = 0) -> bool:
+    """Whether the client reads nothing from this server."""
+    link = list(harness.client._servers)[place].link
+    return bool(link.deaf)
+
+
+def unread(harness: ClientHarness) -> int:
+    """Bytes that a server has written and the client has not read."""
+    return int(harness.server.connections[0].transport._size)
+
+
+CHUNKS = 100
+
+
+def test_a_slow_loop_that_is_alone_bounds_what_is_read() -> None:
+    harness = ClientHarness().start()
+    slowly = Slowly(harness)
+    job = harness.server.take("work")
+    for _ in range(CHUNKS):
+        job.send_data(CHUNK)
+    job.complete(b"end")
+    assert deaf(harness)
+    read = CHUNKS * len(CHUNK) - unread(harness)
+    assert STREAM_BUFFER < read < STREAM_BUFFER + 4 * len(CHUNK)
+    slowly.go_through(2)
+    assert not deaf(harness) or unread(harness)
+    slowly.go_through_all()
+    assert slowly.loop.outcome == "at its end"
+    assert slowly.loop.results == [CHUNK] * CHUNKS + [b"end"]
+    assert not deaf(harness)
+    harness.check_that_it_works()
+    harness.stop()
+
+
+def test_it_reads_on_at_once_where_the_loop_has_caught_up() -> None:
+    harness = ClientHarness().start()
+    slowly = Slowly(harness)
+    job = harness.server.take("work")
+    for _ in range(18):
+        job.send_data(CHUNK)
+    assert deaf(harness)
+    slowly.go_through()
+    assert not deaf(harness)
+    slowly.loop.over.cancel()
+    harness.stop()
+    assert type(slowly.loop.outcome) is CancelledError
+
+
+def test_a_loop_that_awaits_another_task_for_each_chunk_goes_on() -> None:
+    """What it awaits comes on the same connection."""
+    harness = ClientHarness().start()
+    loop = Loop(harness, harness.client.stream("work"), each=lambda chunk: harness.client.add_task("check", chunk[:1]))
+    job = harness.server.take("work")
+    for _ in range(CHUNKS):
+        job.send_data(CHUNK)
+    job.complete(b"end")
+    for _ in range(CHUNKS + 1):
+        harness.server.take("check").complete(b"good")
+    assert (loop.outcome, len(loop.results)) == ("at its end", CHUNKS + 1)
+    harness.stop()
+
+
+def test_others_on_the_connection_are_not_held_up() -> None:
+    harness = ClientHarness().start()
+    other = harness.client.add_task("other")
+    slowly = Slowly(harness)
+    job = harness.server.take("work")
+    for _ in range(CHUNKS):
+        job.send_data(CHUNK)
+    assert not deaf(harness)
+    harness.server.take("other").complete(b"done")
+    assert outcome(other) == b"done"
+    job.send_data(CHUNK)
+    assert deaf(harness)
+    late = harness.client.add_task("other")
+    harness.server.take("other").complete(b"done")
+    assert outcome(late) == b"done"
+    job.complete(b"end")
+    slowly.go_through_all()
+    assert len(slowly.loop.results) == CHUNKS + 2
+    harness.stop()
+
+
+def test_two_slow_loops_are_held_together() -> None:
+    harness = ClientHarness().start()
+    loops = [Slowly(harness), Slowly(harness)]
+    jobs = [harness.server.take("work") for _ in loops]
+    for job in jobs:
+        for _ in range(CHUNKS):
+            job.send_data(CHUNK)
+    assert deaf(harness)
+    for job in jobs:
+        job.complete(b"end")
+    for slowly in loops:
+        slowly.go_through_all()
+    assert [len(slowly.loop.results) for slowly in loops] == [CHUNKS + 1] * 2
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=11)
+@pytest.mark.parametrize("end", ["cancel", "stop", "time out"])
+def test_a_stream_that_ends_while_nothing_is_read_leaves_nothing(end: str) -> None:
+    harness = ClientHarness().start()
+    slowly = Slowly(harness, timeout=100.0)
+    job = harness.server.take("work")
+    for _ in range(CHUNKS):
+        job.send_data(CHUNK)
+    assert deaf(harness)
+    if end == "cancel":
+        slowly.loop.over.cancel()
+        assert type(slowly.loop.outcome) is CancelledError
+    elif end == "time out":
+        harness.advance(100)
+        assert not deaf(harness)
+        slowly.go_through_all()
+        assert type(slowly.loop.outcome) is TaskTimedOut
+    if end != "stop":
+        assert not deaf(harness)
+        harness.check_that_it_works()
+    harness.stop()
+    if end == "stop":
+        slowly.go_through_all()
+        assert type(slowly.loop.outcome) is ClientStopped
+
+
+def test_a_retry_elsewhere_leaves_no_server_unread() -> None:
+    """The attempt before has filled the buffer, and so does the next one, at another server."""
+    harness = ClientHarness(2).start()
+    slowly = Slowly(harness, retries=1)
+    first = next(place for place, server in enumerate(harness.servers) if server.queued("work"))
+    job = harness.servers[first].take("work")
+    with harness.servers[first].hold_answers():
+        for _ in range(18):
+            job.send_data(CHUNK)
+        job.fail()
+    assert deaf(harness, first)
+    harness.advance(0.5)
+    job = harness.servers[1 - first].take("work")
+    job.send_data(CHUNK)
+    assert (deaf(harness, first), deaf(harness, 1 - first)) == (False, True)
+    job.complete(b"end")
+    slowly.go_through_all()
+    assert (slowly.loop.outcome, len(slowly.loop.results)) == ("at its end", 20)
+    assert not deaf(harness, 1 - first)
+    harness.stop()
+
+
+def test_heartbeats_do_not_take_what_we_do_not_read_for_silence() -> None:
+    harness = ClientHarness(heartbeat=5.0, check_interval=5.0).start()
+    slowly = Slowly(harness)
+    job = harness.server.take("work")
+    for _ in range(CHUNKS):
+        job.send_data(CHUNK)
+    assert deaf(harness)
+    harness.advance(100)
+    assert harness.connected() == [1]
+    job.complete(b"end")
+    slowly.go_through_all()
+    assert slowly.loop.outcome == "at its end"
+    harness.stop()
+
+
+def test_a_stream_that_rests_before_a_retry_is_none_of_those_that_are_out() -> None:
+    harness = ClientHarness().start()
+    first = Slowly(harness, retries=1)
+    job = harness.server.take("work")
+    with harness.server.hold_answers():
+        for _ in range(18):
+            job.send_data(CHUNK)
+        job.fail()
+    second = Slowly(harness)
+    job = harness.server.take("work")
+    for _ in range(CHUNKS):
+        job.send_data(CHUNK)
+    assert deaf(harness)
+    for slowly in (first, second):
+        slowly.loop.over.cancel()
+        assert type(slowly.loop.outcome) is CancelledError
+    harness.check_that_it_works()
+    harness.stop()
+
+
+def test_an_answer_that_is_still_to_come_is_read() -> None:
+    """Behind the chunk that fills the buffer."""
+    harness = ClientHarness().start()
+    slowly = Slowly(harness)
+    job = harness.server.take("work")
+    for _ in range(17):
+        job.send_data(CHUNK)
+    held = harness.server.hold_answers()
+    job.send_data(CHUNK)
+    echoed = harness.client.echo()
+    harness.advance()
+    splitting = harness.server.split_answers(len(WORK_DATA.response(job.handle, CHUNK)))
+    held.release()
+    assert outcome(echoed) == {"endpoint:0": 0.0}
+    splitting.end()
+    slowly.loop.over.cancel()
+    assert type(slowly.loop.outcome) is CancelledError
+    harness.stop()

@@ -1,0 +1,1039 @@
+"""Tasks, handles and states by themselves: what is refused, what a caller is told, in which order, and what is kept."""
+
+from __future__ import annotations
+
+import array
+import datetime
+import decimal
+import gc
+import math
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import LogEvent, capturedLogs, formatEvent
+
+from txgearman.client.task import (
+    MAX_FUNCTION,
+    MAX_HANDLE,
+    MAX_UNIQUE,
+    JobHandle,
+    JobStatus,
+    Priority,
+    Task,
+    TaskOwner,
+    TaskQueue,
+    name_bytes,
+)
+from txgearman.errors import ClientStopped, TaskException, TaskFailed
+from txgearman.packets import JOB_CREATED
+
+from ..conftest import Failures
+from ..wire import outcome
+
+SERVER = "10.0.0.1:4730"
+HANDLE = b"H:host:12"
+JOB = JobHandle(SERVER, HANDLE)
+
+ALL_CALLBACKS = (
+    "on_created",
+    "on_data",
+    "on_warning",
+    "on_status",
+    "on_complete",
+    "on_exception",
+    "on_fail",
+)
+FOREGROUND_CALLBACKS = ("on_data", "on_warning", "on_status", "on_complete", "on_exception")
+
+
+class Story(TaskOwner):
+    """A task, and all that is told about it, in order: to its callbacks, its holder, its Deferred and its owner.
+
+    It is the task's holder and its owner at once.
+
+    :ivar react: what the callback of a name does, once it has been recorded.
+    """
+
+    def __init__(self, react: Mapping[str, Callable[[Story], None]] | None = None, *, background: bool = False) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.react = react or {}
+        self.retries = False
+        names = [name for name in ALL_CALLBACKS if not (background and name in FOREGROUND_CALLBACKS)]
+        callbacks: dict[str, Any] = {name: self._recorder(name) for name in names}
+        if not background:
+            callbacks["on_retry"] = self._recorder("on_retry")
+        self.task = Task("resize", b"picture", background=background, **callbacks)
+        self.deferred: Deferred[Any] = self.task.begin(self)
+        self.task.holder = self
+        self.task.server = SERVER
+        self.deferred.addCallbacks(
+            lambda result: self.events.append(("fired", result)),
+            lambda failure: self.events.append(("fired", failure.value)),
+        )
+
+    def _recorder(self, name: str) -> Callable[..., None]:
+        def record(task: Task, *told: object) -> None:
+            assert task is self.task
+            self.events.append((name, *told))
+            if name in self.react:
+                self.react[name](self)
+
+        return record
+
+    def let_go(self, task: Task) -> None:
+        assert task is self.task
+        self.events.append(("let_go",))
+
+    def place_again(self, task: Task) -> None:
+        assert task is self.task
+        self.events.append(("placed again",))
+
+    def retry(self, task: Task, reason: Exception) -> bool:
+        assert task is self.task
+        if self.retries:
+            task.tell_retry()
+        return self.retries
+
+    def task_ended(self, task: Task) -> None:
+        assert task is self.task
+        self.events.append(("ended",))
+
+    @property
+    def names(self) -> list[str]:
+        return [event[0] for event in self.events]
+
+    @property
+    def fired(self) -> list[Any]:
+        """What the Deferred fired with; more than one would be a fault."""
+        return [event[1] for event in self.events if event[0] == "fired"]
+
+    def create(self) -> None:
+        self.task.tell_created(HANDLE)
+
+    def run(self, end: Callable[[Story], None]) -> None:
+        """The life of a job. For a task that has ended, those who carry it out drop what comes."""
+        task = self.task
+        for event in (
+            self.create,
+            lambda: task.tell_data(b"d1"),
+            lambda: task.tell_status(1, 2),
+            lambda: task.tell_warning(b"w1"),
+            lambda: task.tell_data(b"d2"),
+            lambda: end(self),
+        ):
+            if not self.fired:
+                event()
+
+
+def complete(story: Story) -> None:
+    story.task.end_complete(b"thumbnail")
+
+
+def raise_exception(story: Story) -> None:
+    story.task.end_exception(b"boom")
+
+
+def fail(story: Story) -> None:
+    story.task.end_failed(TaskFailed(story.task))
+
+
+def cancel(story: Story) -> None:
+    story.deferred.cancel()
+
+
+def stop(story: Story) -> None:
+    """As a client that is stopped: its connections let go of all they have, and its tasks fail."""
+    story.task.end_failed(ClientStopped())
+
+
+ENDS: list[Callable[[Story], None]] = [complete, raise_exception, fail, cancel, stop]
+
+REACHES = {
+    "on_created": complete,
+    "on_data": complete,
+    "on_warning": complete,
+    "on_status": complete,
+    "on_complete": complete,
+    "on_exception": raise_exception,
+    "on_fail": fail,
+}
+"""By each callback, an end of a task that has it called."""
+
+
+# Guarantee 2: order.
+
+PROGRESS = [("on_created",), ("on_data", b"d1"), ("on_status", 1, 2), ("on_warning", b"w1"), ("on_data", b"d2")]
+
+
+@pytest.mark.guarantee(number=2)
+def test_events_of_a_task_that_completes_come_in_order() -> None:
+    story = Story()
+    story.run(complete)
+    assert story.events == [*PROGRESS, ("on_complete", b"thumbnail"), ("fired", b"thumbnail"), ("ended",)]
+
+
+@pytest.mark.guarantee(number=2)
+@pytest.mark.parametrize("end", [fail, stop])
+def test_events_of_a_task_that_fails_come_in_order(end: Callable[[Story], None]) -> None:
+    story = Story()
+    story.run(end)
+    (reason,) = story.fired
+    assert story.events == [*PROGRESS, ("on_fail", reason), ("fired", reason), ("ended",)]
+    assert isinstance(reason, (TaskFailed, ClientStopped))
+
+
+@pytest.mark.guarantee(number=2)
+def test_events_of_a_task_with_an_exception_come_in_order() -> None:
+    story = Story()
+    story.run(raise_exception)
+    (reason,) = story.fired
+    assert story.events == [
+        *PROGRESS,
+        ("on_exception", b"boom"),
+        ("on_fail", reason),
+        ("fired", reason),
+        ("ended",),
+    ]
+    assert type(reason) is TaskException
+    assert (reason.task, reason.data) == (story.task, b"boom")
+
+
+@pytest.mark.guarantee(number=2)
+def test_events_of_a_background_task_come_in_order() -> None:
+    story = Story(background=True)
+    story.create()
+    assert story.events == [("on_created",), ("fired", JOB), ("ended",)]
+    assert story.task.handle == JOB
+
+
+@pytest.mark.guarantee(number=2)
+def test_a_background_task_that_fails_has_no_handle() -> None:
+    story = Story(background=True)
+    fail(story)
+    assert story.names == ["on_fail", "fired", "ended"]
+    assert story.task.handle is None
+
+
+@pytest.mark.guarantee(number=9)
+def test_a_cancelled_task_is_let_go_before_anybody_is_told() -> None:
+    """So that nothing of it is left in a table when the caller's code runs."""
+    story = Story()
+    cancel(story)
+    (reason,) = story.fired
+    assert story.events == [("let_go",), ("on_fail", reason), ("fired", reason), ("ended",)]
+    assert isinstance(reason, CancelledError)
+
+
+@pytest.mark.guarantee(number=9)
+def test_a_task_that_nobody_holds_can_be_cancelled() -> None:
+    story = Story()
+    story.task.holder = None
+    cancel(story)
+    assert story.names == ["on_fail", "fired", "ended"]
+
+
+@pytest.mark.guarantee(number=2)
+def test_the_handle_is_there_when_on_created_is_called() -> None:
+    handles: list[JobHandle | None] = []
+    story = Story({"on_created": lambda story: handles.append(story.task.handle)})
+    assert story.task.handle is None
+    story.create()
+    assert handles == [JOB]
+
+
+def test_a_task_without_callbacks_is_told_all_the_same() -> None:
+    task = Task("resize")
+    told = outcome(task.begin(TaskOwner()))
+    task.server = SERVER
+    task.tell_created(HANDLE)
+    task.tell_data(b"d")
+    task.tell_warning(b"w")
+    task.tell_status(1, 2)
+    assert told == []
+    task.end_exception(b"boom")
+    assert [type(error) for error in told] == [TaskException]
+
+
+# Guarantee 1: one outcome.
+
+
+@pytest.mark.guarantee(number=1)
+@pytest.mark.parametrize("first", ENDS)
+def test_only_the_first_end_counts(first: Callable[[Story], None]) -> None:
+    """Nobody is told of another one."""
+    story = Story()
+    story.run(first)
+    before = [*story.events]
+    for end in ENDS:
+        end(story)
+        assert story.events == before
+    assert len(story.fired) == 1
+    assert story.task.holder is None
+
+
+@pytest.mark.guarantee(number=1)
+@pytest.mark.parametrize("end", ENDS)
+def test_a_background_task_has_its_outcome_with_its_handle(end: Callable[[Story], None]) -> None:
+    story = Story(background=True)
+    story.create()
+    before = [*story.events]
+    end(story)
+    assert story.events == before
+
+
+@pytest.mark.guarantee(number=1)
+@given(st.lists(st.sampled_from(ENDS), min_size=1))
+def test_any_ends_make_one_outcome(ends: list[Callable[[Story], None]]) -> None:
+    story = Story()
+    for end in ends:
+        end(story)
+    assert story.names.count("fired") == story.names.count("ended") == 1
+    assert story.names.count("on_complete") + story.names.count("on_fail") == 1
+
+
+# Guarantee 13: the caller's callback can do no harm.
+
+
+class Mishap(BaseException):
+    """A mistake in the caller's code; `except Exception` would let it through."""
+
+
+def misbehave(story: Story) -> None:
+    raise Mishap("in a callback")
+
+
+@contextmanager
+def logged(failures: Failures) -> Iterator[list[LogEvent]]:
+    """The mishaps that are logged meanwhile; they are expected."""
+    with capturedLogs() as events:
+        mishaps: list[LogEvent] = []
+        yield mishaps
+    mishaps += [event for event in events if "log_failure" in event]
+    assert len(failures.flush(Mishap)) == len(mishaps)
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("name", ALL_CALLBACKS)
+def test_a_callback_that_raises_is_logged_with_its_task(name: str, logged_failures: Failures) -> None:
+    """And all goes on as if it had not raised."""
+    good, bad = Story(), Story({name: misbehave})
+    good.run(REACHES[name])
+    with logged(logged_failures) as mishaps:
+        bad.run(REACHES[name])
+    assert bad.names == good.names
+    assert len(mishaps) == good.names.count(name)
+    for event in mishaps:
+        assert event["task"] is bad.task
+        assert "resize 10.0.0.1:4730//H:host:12" in formatEvent(event)
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("name", ["on_created", "on_fail"])
+def test_a_callback_of_a_background_task_may_raise_too(name: str, logged_failures: Failures) -> None:
+    story = Story({name: misbehave}, background=True)
+    with logged(logged_failures) as mishaps:
+        (story.create if name == "on_created" else story.deferred.cancel)()
+    assert len(mishaps) == len(story.fired) == 1
+    assert story.names[-2:] == ["fired", "ended"]
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("name", ["on_created", "on_data", "on_warning", "on_status", "on_exception"])
+def test_a_callback_may_cancel_before_the_end(name: str) -> None:
+    """Then what would have come after it does not."""
+    story = Story({name: cancel})
+    story.run(REACHES[name])
+    (reason,) = story.fired
+    assert isinstance(reason, CancelledError)
+    after = story.events[story.names.index(name) + 1 :]
+    assert after == [("let_go",), ("on_fail", reason), ("fired", reason), ("ended",)]
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("name", ["on_complete", "on_fail"])
+def test_a_callback_may_cancel_at_the_end(name: str) -> None:
+    """Nobody is told of two ends, but the Deferred does as it was asked."""
+    story = Story({name: cancel})
+    story.run(REACHES[name])
+    assert story.names == [*(event[0] for event in PROGRESS), name, "fired", "ended"]
+    assert isinstance(story.fired[0], CancelledError)
+
+
+@pytest.mark.guarantee(number=13)
+def test_on_created_may_cancel_a_background_task() -> None:
+    story = Story({"on_created": cancel}, background=True)
+    story.create()
+    assert story.names == ["on_created", "let_go", "on_fail", "fired", "ended"]
+    assert isinstance(story.fired[0], CancelledError)
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("name", ALL_CALLBACKS)
+def test_a_callback_may_stop_the_client(name: str) -> None:
+    """Which ends the task under its feet, unless it has ended."""
+    story = Story({name: stop})
+    story.run(REACHES[name])
+    over = name in ("on_complete", "on_fail")
+    assert isinstance(story.fired[0], ClientStopped) is not over
+    assert story.names.count("on_complete") + story.names.count("on_fail") == 1
+    assert story.names.count("fired") == story.names.count("ended") == 1
+
+
+@pytest.mark.guarantee(number=13)
+def test_a_callback_of_the_deferred_may_end_the_task_again() -> None:
+    """By cancelling, or by stopping the client; the owner is told after it, once."""
+    story = Story()
+
+    def end_again(_: object) -> None:
+        for end in ENDS:
+            end(story)
+
+    story.deferred.addCallback(end_again)
+    story.run(complete)
+    assert story.names == [*(event[0] for event in PROGRESS), "on_complete", "fired", "ended"]
+    assert story.fired == [b"thumbnail"]
+
+
+# Guarantee 8: the caller's mistakes are told at the call.
+
+TOO_LONG = f"must have {MAX_FUNCTION} bytes at most, not "
+
+MISTAKES: list[tuple[type[Exception], str, dict[str, Any]]] = [
+    (ValueError, "function must not be empty", {"function": ""}),
+    (ValueError, "function must not be empty", {"function": b""}),
+    (ValueError, "function must not have a NUL: .*re.x00size", {"function": "re\0size"}),
+    (ValueError, "function must not have a NUL", {"function": b"resize\0"}),
+    (ValueError, f"function {TOO_LONG}{MAX_FUNCTION + 1}", {"function": b"f" * (MAX_FUNCTION + 1)}),
+    (ValueError, f"function {TOO_LONG}8192", {"function": "f" * 8192}),
+    (ValueError, f"function {TOO_LONG}{MAX_FUNCTION + 1}", {"function": "é" * (MAX_FUNCTION // 2) + "f"}),
+    (ValueError, "function can't be encoded as UTF-8", {"function": "re\udcffsize"}),
+    (TypeError, "function must be str or bytes, not int", {"function": 5}),
+    (TypeError, "function must be str or bytes, not NoneType", {"function": None}),
+    (TypeError, "function must be str or bytes, not bytearray", {"function": bytearray(b"resize")}),
+    (TypeError, "workload must be bytes, not str", {"workload": "picture"}),
+    (TypeError, "workload must be bytes, not int", {"workload": 5}),
+    (TypeError, "workload must be bytes, not NoneType", {"workload": None}),
+    (TypeError, "workload must be bytes, not list", {"workload": [1, 2]}),
+    (ValueError, "unique must not have a NUL", {"unique": "u\0v"}),
+    (ValueError, "unique must not have a NUL", {"unique": b"\0"}),
+    (ValueError, "unique must have 63 bytes at most, not 64", {"unique": b"u" * 64}),
+    (ValueError, "unique must have 63 bytes at most, not 64", {"unique": "é" * 32}),
+    (TypeError, "unique must be str or bytes, not int", {"unique": 5}),
+    (TypeError, "unique must be str or bytes, not NoneType", {"unique": None}),
+    (TypeError, "priority must be a Priority, not 1", {"priority": 1}),
+    (TypeError, "priority must be a Priority, not 'HIGH'", {"priority": "HIGH"}),
+    (TypeError, "priority must be a Priority, not None", {"priority": None}),
+    (TypeError, "drop_on_cancel must be bool, not int", {"drop_on_cancel": 1}),
+    (TypeError, "on_fail must be callable, not str", {"on_fail": "print"}),
+    (TypeError, "a task has no option 'at_once'", {"at_once": True}),
+    (TypeError, "a task has no option 'holder'", {"holder": None}),
+]
+
+NOW = datetime.datetime(2030, 1, 2, 3, 4, 5)  # naive, since that is the mistake
+LATEST = 2**63 - 1
+
+AT_MISTAKES: list[tuple[type[Exception], str, object]] = [
+    (ValueError, "at must be an aware datetime, with a time zone: .*2030, 1, 2", NOW),
+    (TypeError, "at must be an aware datetime or POSIX seconds, not date", NOW.date()),
+    (TypeError, "at must be an aware datetime or POSIX seconds, not timedelta", datetime.timedelta(seconds=5)),
+    (TypeError, "at must be an aware datetime or POSIX seconds, not bool", True),
+    (TypeError, "at must be an aware datetime or POSIX seconds, not bool", False),
+    (TypeError, "at must be an aware datetime or POSIX seconds, not str", "1900000000"),
+    (TypeError, "at must be an aware datetime or POSIX seconds, not Decimal", decimal.Decimal(5)),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not nan", math.nan),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not inf", math.inf),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not -inf", -math.inf),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not -1", -1),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not -0.5", -0.5),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not {2**63}", 2**63),
+    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not 9.22", 2.0**63),
+    (ValueError, "at must be from 0", datetime.datetime(1969, 12, 31, 23, tzinfo=datetime.timezone.utc)),
+]
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(("error", "told", "arguments"), MISTAKES, ids=[repr(each)[:50] for _, _, each in MISTAKES])
+def test_what_cannot_be_sent_is_told(error: type[Exception], told: str, arguments: dict[str, Any]) -> None:
+    for background in (False, True):
+        with pytest.raises(error, match=told):
+            Task(**{"function": "resize", "background": background, **arguments})
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(("error", "told", "at"), AT_MISTAKES, ids=[repr(at) for _, _, at in AT_MISTAKES])
+def test_a_time_that_cannot_be_sent_is_told(error: type[Exception], told: str, at: Any) -> None:
+    """In a foreground task too, which takes no time at all."""
+    for background in (False, True):
+        with pytest.raises(error, match=told):
+            Task("resize", background=background, at=at)
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize("at", [0, 1900000000, datetime.datetime(2030, 1, 2, tzinfo=datetime.timezone.utc)])
+def test_a_time_is_for_background_tasks(at: datetime.datetime | int) -> None:
+    with pytest.raises(ValueError, match="at is for background tasks"):
+        Task("resize", at=at)
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize("priority", [Priority.HIGH, Priority.LOW])
+def test_a_time_is_for_normal_priority(priority: Priority) -> None:
+    with pytest.raises(ValueError, match=r"at goes with Priority\.NORMAL only"):
+        Task("resize", background=True, at=0, priority=priority)
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize("name", FOREGROUND_CALLBACKS)
+def test_a_background_task_takes_no_callback_that_is_never_called(name: str) -> None:
+    callback: dict[str, Any] = {name: print}
+    with pytest.raises(ValueError, match=f"{name} is for foreground tasks"):
+        Task("resize", background=True, **callback)
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize("end", [None, *ENDS])
+def test_a_task_is_submitted_once(end: Callable[[Story], None] | None) -> None:
+    """Whether it is under way or over; and the first submit takes no notice."""
+    story = Story()
+    if end is not None:
+        end(story)
+    before = [*story.events]
+    with pytest.raises(ValueError, match=r"<Task resize> was submitted before; make a new Task"):
+        story.task.begin(TaskOwner())
+    assert story.events == before
+    complete(story)
+    assert len(story.fired) == 1
+
+
+@pytest.mark.guarantee(number=8)
+def test_the_prefix_counts_for_the_length_of_the_name() -> None:
+    """A task that is refused for it is as it was."""
+    task = Task(b"f" * (MAX_FUNCTION - 3))
+    told = f"prefix and function {TOO_LONG}{MAX_FUNCTION + 1}"
+    with pytest.raises(ValueError, match=told):
+        task.begin(TaskOwner(), b"box\t")
+    assert task.wire_function == b"f" * (MAX_FUNCTION - 3)
+    told_outcome = outcome(task.begin(TaskOwner(), b"bo\t"))
+    assert task.wire_function == b"bo\t" + b"f" * (MAX_FUNCTION - 3)
+    task.end_complete(b"done")
+    assert told_outcome == [b"done"]
+
+
+@pytest.mark.guarantee(number=8)
+def test_names_are_taken_up_to_their_limits() -> None:
+    task = Task(b"f" * MAX_FUNCTION, unique=b"u" * MAX_UNIQUE)
+    assert (task.wire_function, task.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
+    assert name_bytes("handle", b"h" * MAX_HANDLE, MAX_HANDLE) == b"h" * MAX_HANDLE
+    with pytest.raises(ValueError, match="handle must have 63 bytes at most, not 64"):
+        name_bytes("handle", b"h" * 64, MAX_HANDLE)
+
+
+# What a task is.
+
+
+def test_a_task_is_plain_unless_asked_otherwise() -> None:
+    task = Task("resize")
+    assert (task.workload, task.unique, task.options.priority, task.options.at) == (
+        b"",
+        b"",
+        Priority.NORMAL,
+        None,
+    )
+    assert (task.background, task.answer) == (False, JOB_CREATED)
+
+
+@pytest.mark.guarantee(number=15)
+@pytest.mark.parametrize("name", ["größe", "größe".encode(), b"\xff\xfe", b"a b\tc\n%s"])
+def test_a_name_goes_over_the_wire_as_its_bytes(name: str | bytes) -> None:
+    wire = name.encode() if isinstance(name, str) else name
+    task = Task(name, unique=name)
+    assert (task.function, task.wire_function, task.unique) == (name, wire, wire)
+
+
+WORKLOADS = [
+    bytes(range(256)),
+    bytearray(range(256)),
+    memoryview(bytes(range(256))),
+    memoryview(bytes(512))[::2],
+    memoryview(array.array("i", [1, 2, 3])),
+    b"",
+]
+
+
+@pytest.mark.guarantee(number=15)
+@pytest.mark.parametrize("workload", WORKLOADS, ids=[f"{type(data).__name__}-{len(data)}" for data in WORKLOADS])
+def test_a_workload_may_be_any_bytes(workload: Any) -> None:
+    task = Task("resize", workload)
+    assert type(task.workload) is bytes
+    assert task.workload == bytes(workload)
+
+
+@pytest.mark.guarantee(number=15)
+def test_a_workload_that_changes_afterwards_is_sent_as_it_was() -> None:
+    workload = bytearray(b"picture")
+    view, copy = Task("resize", memoryview(workload)), Task("resize", workload)  # type: ignore[arg-type]  # a view will do, too
+    workload[:] = b"changed"
+    assert (view.workload, copy.workload) == (b"picture", b"picture")
+
+
+EAST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
+
+
+@pytest.mark.parametrize(
+    ("at", "seconds"),
+    [
+        (0, 0),
+        (-0.0, 0),
+        (1900000000, 1900000000),
+        (1900000000.0, 1900000000),
+        (1900000000.000001, 1900000001),
+        (1900000000.999, 1900000001),
+        (LATEST, LATEST),
+        (datetime.datetime(2030, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc), 1893553445),
+        (datetime.datetime(2030, 1, 2, 3, 4, 5, 1, tzinfo=datetime.timezone.utc), 1893553446),
+        (datetime.datetime(2030, 1, 2, 8, 34, 5, tzinfo=EAST), 1893553445),
+    ],
+)
+def test_a_time_is_whole_seconds_rounded_up(at: datetime.datetime | float, seconds: int) -> None:
+    """Never down: the job must not start before its time."""
+    task = Task("resize", background=True, at=at)
+    assert task.options.at == seconds
+    assert type(task.options.at) is int
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [("größe", "größe"), ("größe".encode(), "größe"), (b"\xff", "\\xff")],
+)
+def test_a_task_prints_as_its_function_and_its_job(function: str | bytes, text: str) -> None:
+    task = Task(function)
+    assert (str(task), repr(task)) == (text, f"<Task {text}>")
+    told = outcome(task.begin(TaskOwner(), b"box\t"))
+    task.server = SERVER
+    task.tell_created(HANDLE)
+    assert str(task) == f"{text} 10.0.0.1:4730//H:host:12"
+    task.end_complete(b"")
+    assert told == [b""]
+
+
+# Guarantee 12: nothing is kept after the end.
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    """What lives in a cycle of references stays."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def watched(background: bool = False) -> tuple[Task, Deferred[Any], weakref.ref[Task]]:
+    """A task under way, whose callbacks keep nothing of it."""
+
+    def nothing(*told: object) -> None:
+        pass
+
+    task = Task("resize", background=background, on_created=nothing, on_fail=nothing)
+    deferred = task.begin(TaskOwner())
+    deferred.addErrback(lambda failure: None)
+    return task, deferred, weakref.ref(task)
+
+
+LIVES: dict[str, Callable[[Task, Deferred[Any]], object]] = {
+    "completed": lambda task, deferred: task.end_complete(b"thumbnail"),
+    "failed": lambda task, deferred: task.end_failed(TaskFailed(task)),
+    "exception": lambda task, deferred: task.end_exception(b"boom"),
+    "cancelled": lambda task, deferred: deferred.cancel(),
+}
+
+
+@pytest.mark.guarantee(number=12)
+@pytest.mark.parametrize("live", LIVES.values(), ids=LIVES.keys())
+def test_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, Deferred[Any]], object]) -> None:
+    """At once, without the garbage collector; the Deferred may be kept for its result."""
+    task, deferred, reference = watched()
+    task.server = SERVER
+    task.tell_created(HANDLE)
+    with no_collector():
+        live(task, deferred)
+        assert reference() is task
+        del task
+        assert reference() is None
+    assert deferred.called
+
+
+@pytest.mark.guarantee(number=12)
+def test_a_background_task_goes_once_the_server_has_its_job() -> None:
+    task, deferred, reference = watched(background=True)
+    with no_collector():
+        task.server = SERVER
+        task.tell_created(HANDLE)
+        assert reference() is task
+        del task
+        assert reference() is None
+    assert outcome(deferred) == [JOB]
+
+
+@pytest.mark.guarantee(number=12)
+def test_a_task_lets_go_of_those_who_carried_it_out() -> None:
+    """A caller that keeps the task keeps no connection and no client with it."""
+    story = Story()
+    task, reference = story.task, weakref.ref(story)
+    complete(story)
+    task.options = Task("resize").options  # the callbacks are the caller's, and here they refer to the story
+    with no_collector():
+        del story
+        assert reference() is None
+    assert task.holder is None
+
+
+# Handles.
+
+SERVERS = st.text(min_size=1)
+HANDLES = st.binary(min_size=1)
+
+
+@pytest.mark.guarantee(number=15)
+@given(SERVERS, HANDLES)
+def test_a_handle_is_read_back_from_its_string(server: str, handle: bytes) -> None:
+    job = JobHandle(server, handle)
+    assert JobHandle.from_string(str(job)) == job
+
+
+@given(HANDLES)
+def test_a_handle_prints_whatever_its_bytes_are(handle: bytes) -> None:
+    """So that any database, log or URL can have it."""
+    text = str(JobHandle(SERVER, handle))
+    assert text.isascii()
+    assert text.isprintable()
+    assert " " not in text
+
+
+@pytest.mark.parametrize(
+    ("handle", "text"),
+    [
+        (b"H:host:12", "H:host:12"),
+        (b"H:::ffff:127.0.0.1:1", "H:::ffff:127.0.0.1:1"),
+        (b"/a//b/", "%2Fa%2F%2Fb%2F"),
+        (b"50%2F", "50%252F"),
+        (b"a\nb\0 ", "a%0Ab%00%20"),
+        (b"\xc3\xbc\xff", "%C3%BC%FF"),
+    ],
+)
+def test_what_a_handle_prints(handle: bytes, text: str) -> None:
+    job = JobHandle(SERVER, handle)
+    assert str(job) == f"{SERVER}//{text}"
+    assert JobHandle.from_string(f"{SERVER}//{text}") == job
+
+
+@pytest.mark.parametrize("server", ["unix:/run/gearmand.sock", "unix:/run//gearmand/", "[::1]:4730", "tls:a:1"])
+def test_a_handle_may_be_of_any_server(server: str) -> None:
+    assert JobHandle.from_string(f"{server}//H:host:12") == JobHandle(server, HANDLE)
+
+
+NOT_HANDLES = ["", "//", "H:host:12", "10.0.0.1:4730", "10.0.0.1:4730/H:host:12", "//H:host:12", "10.0.0.1:4730//"]
+
+
+@pytest.mark.parametrize("text", NOT_HANDLES)
+def test_what_is_no_handle_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="not a job handle, which reads like") as caught:
+        JobHandle.from_string(text)
+    assert repr(text) in str(caught.value)
+
+
+ALMOST_HANDLES = ["10.0.0.1:4730//H:host:12\n", "10.0.0.1:4730//H:host:12 ", "10.0.0.1:4730//H%zz", "10.0.0.1:4730//ü"]
+
+
+@pytest.mark.parametrize("text", ALMOST_HANDLES)
+def test_what_no_handle_prints_is_told(text: str) -> None:
+    """A line read with its end, say, would name a job that no server knows: `known` is false, and nobody sees why."""
+    with pytest.raises(ValueError, match="not a job handle, which reads like"):
+        JobHandle.from_string(text)
+
+
+# States.
+
+
+@pytest.mark.parametrize(
+    ("numerator", "denominator", "progress"),
+    [(0, 0, None), (4294967293, 0, None), (0, 8, 0.0), (3, 8, 0.375), (8, 8, 1.0), (9, 8, 1.125)],
+)
+def test_the_progress_of_a_job(numerator: int, denominator: int, progress: float | None) -> None:
+    """gearmand makes what a worker sends a number, or 0 (docs/gearman.md §5)."""
+    status = JobStatus(True, True, numerator, denominator)
+    assert status.progress == progress
+    assert status.waiting_clients is None
+
+
+def test_priorities_are_in_the_order_in_which_jobs_are_done() -> None:
+    assert sorted(Priority) == [Priority.HIGH, Priority.NORMAL, Priority.LOW]
+
+
+# Guarantee 7: retries.
+
+
+def with_retries(count: int, **react: Callable[[Story], None]) -> Story:
+    """A task whose owner takes it back after each failure."""
+    story = Story({"on_retry": lambda story: story.events.append(("attempt", story.task.attempt)), **react})
+    story.task.options = story.task.options._replace(retries=count)
+    story.retries = True
+    return story
+
+
+@pytest.mark.guarantee(number=7)
+@pytest.mark.parametrize("end", [fail, raise_exception])
+def test_a_failure_is_told_only_when_no_retry_is_left(end: Callable[[Story], None]) -> None:
+    story = with_retries(2)
+    for attempt in (1, 2):
+        story.create()
+        end(story)
+        assert (story.fired, story.task.attempt, story.task.handle) == ([], attempt, None)
+        assert not story.task.ended
+    end(story)
+    assert len(story.fired) == 1
+    retries = [event for event in story.events if event[0] in ("on_retry", "attempt")]
+    assert retries == [("on_retry", 1), ("attempt", 1), ("on_retry", 2), ("attempt", 2)]
+    assert story.names.count("on_fail") == 1
+    assert story.names.count("on_created") == 2
+    assert story.task.ended
+
+
+@pytest.mark.guarantee(number=7)
+def test_a_result_after_a_retry_is_the_result() -> None:
+    story = with_retries(1)
+    fail(story)
+    story.run(complete)
+    assert story.fired == [b"thumbnail"]
+    assert [event for event in story.events if event[0] != "attempt"] == [
+        ("on_retry", 1),
+        *PROGRESS,
+        ("on_complete", b"thumbnail"),
+        ("fired", b"thumbnail"),
+        ("ended",),
+    ]
+
+
+@pytest.mark.guarantee(number=7)
+def test_nobody_needs_to_be_told_of_a_retry() -> None:
+    story = with_retries(1)
+    story.task.options = story.task.options._replace(on_retry=None)
+    fail(story)
+    assert (story.fired, story.task.attempt) == ([], 1)
+
+
+@pytest.mark.guarantee(number=7)
+def test_the_owner_decides() -> None:
+    story = with_retries(5)
+    story.retries = False
+    fail(story)
+    assert (len(story.fired), story.names.count("on_retry")) == (1, 0)
+
+
+@pytest.mark.guarantee(number=7)
+def test_an_owner_has_to_say_that_it_is_tried_again() -> None:
+    task = Task("resize", retries=3)
+    told = outcome(task.begin(TaskOwner()))
+    task.end_failed(TaskFailed(task))
+    assert [type(error) for error in told] == [TaskFailed]
+
+
+@pytest.mark.guarantee(number=1)
+def test_a_task_that_ended_is_not_tried_again() -> None:
+    story = with_retries(5)
+    complete(story)
+    fail(story)
+    assert (story.fired, story.names.count("on_retry")) == ([b"thumbnail"], 0)
+
+
+@pytest.mark.guarantee(number=1)
+@pytest.mark.parametrize("name", ["on_complete", "on_fail"])
+def test_a_task_that_is_being_told_its_end_is_not_tried_again(name: str) -> None:
+    """Whatever its callback does: its owner would submit it a second time."""
+    story = with_retries(5, **{name: fail})
+    story.task.options = story.task.options._replace(retries=5 if name == "on_complete" else 0)
+    REACHES[name](story)
+    assert (len(story.fired), story.names.count("on_retry"), story.task.attempt) == (1, 0, 0)
+
+
+@pytest.mark.guarantee(number=9)
+def test_a_cancelled_task_is_not_tried_again() -> None:
+    story = with_retries(5)
+    story.retries = False  # as an owner says of a CancelledError
+    cancel(story)
+    assert (len(story.fired), story.names.count("on_retry")) == (1, 0)
+
+
+@pytest.mark.guarantee(number=13)
+def test_on_retry_may_raise_and_may_cancel(logged_failures: Failures) -> None:
+    story = with_retries(2, on_retry=misbehave)
+    with logged(logged_failures) as mishaps:
+        fail(story)
+    assert (len(mishaps), story.fired) == (1, [])
+
+    def give_up(story: Story) -> None:
+        story.retries = False
+        cancel(story)
+
+    story = with_retries(2, on_retry=give_up)
+    fail(story)
+    assert [type(reason) for reason in story.fired] == [CancelledError]
+
+
+def test_a_task_that_was_not_written_goes_back_to_its_owner() -> None:
+    story = Story()
+    story.task.hand_back()
+    assert story.names == ["placed again"]
+    complete(story)
+    before = [*story.events]
+    story.task.hand_back()
+    assert story.events == before
+
+
+def test_a_task_whose_owner_has_no_other_place_for_it_fails() -> None:
+    alone = Task("resize")
+    assert not alone.ended
+    told = outcome(alone.begin(TaskOwner()))
+    alone.hand_back()
+    assert alone.ended
+    assert [type(error) for error in told] == [ClientStopped]
+
+
+@pytest.mark.guarantee(number=9)
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_owner_drops_the_job_where_that_is_wanted(wanted: bool) -> None:
+    """For the one who carries it out: while the task is under way."""
+
+    class Owner(TaskOwner):
+        def __init__(self) -> None:
+            self.dropped: list[JobHandle] = []
+
+        def drop(self, handle: JobHandle) -> None:
+            self.dropped.append(handle)
+
+    owner, task = Owner(), Task("resize", drop_on_cancel=wanted)
+    assert task.drop is None
+    told = outcome(task.begin(owner))
+    if task.drop is not None:
+        task.drop(JOB)
+    assert owner.dropped == [JOB] * wanted
+    task.end_complete(b"thumbnail")
+    assert (task.drop, told) == (None, [b"thumbnail"])
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(
+    ("options", "kind", "complaint"),
+    [
+        ({"timeout": 0}, ValueError, "timeout must be a positive number of seconds, not 0"),
+        ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, not str"),
+        ({"retries": -1}, ValueError, "retries must be at least 0, not -1"),
+        ({"retries": 1.0}, TypeError, "retries must be int, not float"),
+        ({"retries": 1, "background": True}, ValueError, "retries are for foreground tasks"),
+        ({"on_retry": print, "background": True}, ValueError, "retries are for foreground tasks"),
+    ],
+)
+def test_time_outs_and_retries_that_cannot_be_meant(
+    options: dict[str, Any], kind: type[Exception], complaint: str
+) -> None:
+    with pytest.raises(kind, match=complaint):
+        Task("resize", **options)
+
+
+def test_options_that_say_what_is_so_without_them() -> None:
+    """Who wraps a client passes them on as they are."""
+    callbacks: dict[str, Any] = dict.fromkeys([*FOREGROUND_CALLBACKS, "on_created", "on_fail", "on_retry"])
+    task = Task("resize", unique="", at=None, timeout=None, retries=0, drop_on_cancel=False, **callbacks)
+    plain = Task("resize")
+    assert (task.unique, task.timeout, task.options) == (plain.unique, plain.timeout, plain.options)
+
+
+def test_a_background_task_may_have_a_timeout() -> None:
+    assert Task("resize", background=True, timeout=5).timeout == 5
+
+
+# Queues of tasks.
+
+
+def queue_of(*tasks: Task) -> TaskQueue:
+    queue = TaskQueue()
+    for task in tasks:
+        queue.append(task)
+    return queue
+
+
+def test_tasks_leave_a_queue_in_the_order_in_which_they_came() -> None:
+    tasks = [Task("resize", b"%d" % number) for number in range(3)]
+    queue = queue_of(*tasks)
+    assert [task.holder for task in tasks] == [queue] * 3
+    assert (queue.pop(), len(queue)) == (tasks[0], 2)
+    assert queue.clear() == tasks[1:]
+    assert ([task.holder for task in tasks], len(queue)) == ([None] * 3, 0)
+
+
+@pytest.mark.guarantee(number=9)
+def test_a_cancelled_task_leaves_its_queue_at_once() -> None:
+    tasks = [Task("resize") for _ in range(3)]
+    for task in tasks:
+        task.begin(TaskOwner()).addErrback(lambda _: None)
+    queue = queue_of(*tasks)
+    assert tasks[1].holder is queue
+    queue.let_go(tasks[1])
+    assert len(queue) == 2
+    assert queue.clear() == [tasks[0], tasks[2]]
+
+
+@pytest.mark.guarantee(number=12)
+def test_a_queue_keeps_nothing_of_a_task_that_left_it() -> None:
+    first, second = queued = [Task("resize"), Task("resize")]
+    queue = queue_of(*queued)
+    reference = weakref.ref(first)
+    queue.let_go(first)
+    del first, queued
+    assert reference() is None
+    assert (queue.pop(), queue.pop(), len(queue)) == (second, None, 0)
+
+
+@pytest.mark.guarantee(number=12)
+def test_queue_keeps_places_for_its_tasks_and_few_more() -> None:
+    """However many came and left while one of them waited."""
+    queue, patient = TaskQueue(), [Task("resize") for _ in range(3)]
+    places = set()
+    for round_ in range(1000):
+        task = Task("resize")
+        queue.append(task)
+        places.add(task.place)
+        if round_ % 100 == 0 and round_ < 300:
+            queue.append(patient[round_ // 100])
+        queue.let_go(task)
+    assert max(places) < 100
+    queue.let_go(patient[1])
+    assert queue.clear() == [patient[0], patient[2]]
+
+
+@pytest.mark.guarantee(number=9)
+@given(st.lists(st.sampled_from(["append", "pop", "let go", "clear"]), max_size=300), st.randoms(use_true_random=False))
+def test_a_queue_is_a_list_that_some_leave(steps: list[str], random: Random) -> None:
+    queue, waiting = TaskQueue(), list[Task]()
+    for step in steps:
+        if step == "append":
+            waiting.append(Task("resize"))
+            queue.append(waiting[-1])
+        elif step == "pop":
+            assert queue.pop() is (waiting.pop(0) if waiting else None)
+        elif step == "clear":
+            assert queue.clear() == waiting
+            waiting = []
+        elif waiting:
+            queue.let_go(waiting.pop(random.randrange(len(waiting))))
+        assert len(queue) == len(waiting)
+    assert queue.clear() == waiting

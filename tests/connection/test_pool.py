@@ -1,0 +1,840 @@
+"""Addresses, liveness, and the choice of a server, with job servers in memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from zope.interface import implementer
+
+from txgearman.client.protocol import GearmanClientFactory
+from txgearman.client.task import Task, TaskOwner
+from txgearman.connection.pool import JobServers, ServerInfo, ServerState, parse_address
+from txgearman.connection.protocol import CLOSE_TIMEOUT, LinkObserver
+from txgearman.connection.tls import TLSOptions
+from txgearman.errors import ClientStopped, NoServersAvailable, ProtocolError, ServerError
+from txgearman.packets import ERROR, GET_STATUS, NOOP, OPTION_REQ, STATUS_RES
+from txgearman.testing import MemoryJobServer
+
+from ..wire import outcome as outcome_of
+
+reactor: Any = global_reactor
+
+# Addresses.
+
+
+@pytest.mark.parametrize(
+    ("address", "name", "kind"),
+    [
+        ("10.0.0.1", "10.0.0.1:4730", TCP4ClientEndpoint),
+        ("10.0.0.1:4731", "10.0.0.1:4731", TCP4ClientEndpoint),
+        ("tcp:10.0.0.1:4731", "10.0.0.1:4731", TCP4ClientEndpoint),
+        ("[::1]", "[::1]:4730", TCP6ClientEndpoint),
+        ("[::1]:4731", "[::1]:4731", TCP6ClientEndpoint),
+        ("tcp:[::1]:4731", "[::1]:4731", TCP6ClientEndpoint),
+        ("jobs", "jobs:4730", HostnameEndpoint),
+        ("Jobs.Example.com:4731", "jobs.example.com:4731", HostnameEndpoint),
+        ("tcp:jobs.example.com:4731", "jobs.example.com:4731", HostnameEndpoint),
+        ("tcp:4731", "tcp:4731", HostnameEndpoint),
+        ("tcp", "tcp:4730", HostnameEndpoint),
+        ("unix:/run/gearmand.sock", "unix:/run/gearmand.sock", UNIXClientEndpoint),
+        ("tcp:host=10.0.0.1:port=4731", "tcp:host=10.0.0.1:port=4731", TCP4ClientEndpoint),
+    ],
+)
+def test_an_address_has_a_name_and_an_endpoint(address: str, name: str, kind: type) -> None:
+    told, endpoint = parse_address(address, reactor)
+    assert (told, type(endpoint)) == (name, kind)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("tls:jobs", "tls:jobs:4730"),
+        ("tls:Jobs:4731", "tls:jobs:4731"),
+        ("tls:10.0.0.1", "tls:10.0.0.1:4730"),
+        ("tls:[::1]", "tls:[::1]:4730"),
+        ("tls:[::1]:4731", "tls:[::1]:4731"),
+        ("tls:4730:4730", "tls:4730:4730"),
+        ("tls:4730", "tls:4730"),  # a host of that name, as with tcp
+    ],
+)
+def test_tls_by_an_address_alone(address: str, name: str) -> None:
+    told, endpoint = parse_address(address, reactor)
+    assert told == name
+    assert IStreamClientEndpoint.providedBy(endpoint)
+
+
+def test_tls_by_description() -> None:
+    """That of an address without options is shown in `test_tls`."""
+    name, endpoint = parse_address("tls:jobs.example.com:4730:timeout=3", reactor)
+    assert name == "tls:jobs.example.com:4730:timeout=3"
+    assert IStreamClientEndpoint.providedBy(endpoint)
+
+
+def test_tls_without_its_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(reactor: object, description: str) -> None:
+        raise NameError("name 'optionsForClientTLS' is not defined")
+
+    monkeypatch.setattr("txgearman.connection.pool.clientFromString", missing)
+    with pytest.raises(ValueError, match=r"'tls:jobs:4730:timeout=3': TLS needs txgearman\[tls\], which is not"):
+        parse_address("tls:jobs:4730:timeout=3", reactor)
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("", "can't read the address ''"),
+        ("host:", "can't read"),
+        ("::1", "can't read"),
+        ("fe80::1:4730", "can't read"),
+        ("[::1", "can't read"),
+        ("a host", "can't read"),
+        ("host\n", "can't read"),
+        ("http://host:4730", "can't make an endpoint"),
+        ("nonsense:host:1", "can't make an endpoint"),
+        ("[jobs]:4730", "'jobs' in '\\[jobs\\]:4730' is not an IPv6 address"),
+        ("host:0", "must be from 1 to 65535"),
+        ("host:65536", "must be from 1 to 65535"),
+    ],
+)
+def test_an_address_that_cannot_be_read(address: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=f"^job_servers: .*{complaint}"):
+        parse_address(address, reactor)
+
+
+@pytest.mark.guarantee(number=8)
+@given(st.text())
+def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
+    with suppress(ValueError):
+        name, endpoint = parse_address(text, reactor)
+        assert name
+        assert IStreamClientEndpoint.providedBy(endpoint)
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize("address", [None, 4730, b"host", ("host", 4730)])
+def test_an_address_of_a_wrong_type(address: Any) -> None:
+    with pytest.raises(TypeError, match="job_servers: an address must be str or an IStreamClientEndpoint"):
+        parse_address(address, reactor)
+
+
+# Several servers.
+
+
+class Pool:
+    """Job servers in memory, and what the client's side is told of changes."""
+
+    def __init__(self, size: int = 3) -> None:
+        self.clock = Clock()
+        self.there = [MemoryJobServer(self.clock) for _ in range(size)]
+        self.changes = 0
+        self.react: list[Callable[[], object]] = []  # what is done at the next changes, the last first
+        endpoints = [server.endpoint() for server in self.there]
+        self.servers = JobServers(endpoints, self.clock, self.make_factory, self.changed)
+
+    def make_factory(self, *, name: str, observer: LinkObserver) -> GearmanClientFactory:
+        return GearmanClientFactory(self.clock, name=name, observer=observer)
+
+    def changed(self) -> None:
+        self.changes += 1
+        if self.react:
+            self.react.pop()()
+
+    def start(self) -> Pool:
+        self.servers.start()
+        self.advance()
+        return self
+
+    def advance(self, seconds: float = 0.0) -> None:
+        self.there[0].advance(seconds)
+
+    def infos(self) -> list[ServerInfo]:
+        return [server.info() for server in self.servers]
+
+    def states(self) -> list[ServerState]:
+        return [info.state for info in self.infos()]
+
+    def chosen(self, unique: bytes = b"") -> str | None:
+        """The address of the server that is chosen; None for waiting."""
+        link = self.servers.choose(unique)
+        return None if link is None else link.factory.name
+
+    def stop(self) -> None:
+        """Nothing may be left, and every fault must have happened."""
+        self.servers.stop(ClientStopped())
+        self.advance()
+        assert self.clock.getDelayedCalls() == []
+        for server in self.there:
+            assert server.connections == []
+            server.verify()
+
+
+ALL = ["endpoint:0", "endpoint:1", "endpoint:2"]
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(
+    ("job_servers", "kind", "complaint"),
+    [
+        ([], ValueError, "job_servers must have at least one address"),
+        ("host", TypeError, "job_servers must be a list of addresses"),
+        (b"host", TypeError, "job_servers must be a list of addresses"),
+        (["host", "tcp:HOST:4730"], ValueError, "job_servers: host:4730 is there twice"),
+    ],
+)
+def test_job_servers_that_cannot_be_meant(job_servers: Any, kind: type[Exception], complaint: str) -> None:
+    pool = Pool()
+    with pytest.raises(kind, match=complaint):
+        JobServers(job_servers, reactor, pool.make_factory, pool.changed)
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(
+    "job_servers", [["jobs"], ["tls:jobs:4730:timeout=3"], [TCP4ClientEndpoint(reactor, "jobs", 1)]]
+)
+def test_tls_options_that_would_be_of_no_effect(job_servers: Any) -> None:
+    """Who forgets the ``tls:`` does not mean plain text."""
+    pool = Pool()
+    with pytest.raises(ValueError, match="tls is for addresses such as 'tls:host:port', and job_servers has none"):
+        JobServers(job_servers, reactor, pool.make_factory, pool.changed, tls=TLSOptions())
+    assert len(JobServers([*job_servers, "tls:j"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())) == 2
+
+
+@pytest.mark.guarantee(number=8)
+def test_servers_without_tls_do_not_take_the_place_of_those_with_it() -> None:
+    pool = Pool()
+    servers = JobServers(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())
+    with pytest.raises(ValueError, match="job_servers has none"):
+        servers.change(["jobs"])
+    assert [server.address for server in servers] == ["tls:jobs:4730"]
+    servers.change(["tls:other"])
+    assert [server.address for server in servers] == ["tls:other:4730"]
+
+
+@pytest.mark.guarantee(number=8)
+def test_tls_options_of_a_wrong_type() -> None:
+    pool = Pool()
+    options: Any = {"trust_roots": None}
+    with pytest.raises(TypeError, match="tls must be TLSOptions, not dict"):
+        JobServers(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=options)
+
+
+@pytest.mark.guarantee(number=10)
+def test_an_attempt_over_tcp_has_the_time_of_a_connect() -> None:
+    """Those of servers that join, too."""
+    memory_reactor = MemoryReactorClock()
+
+    def make_factory(*, name: str, observer: LinkObserver) -> GearmanClientFactory:
+        return GearmanClientFactory(memory_reactor, name=name, observer=observer)
+
+    servers = JobServers(["10.0.0.1"], memory_reactor, make_factory, lambda: None, 3.0)
+    servers.start()
+    servers.change(["10.0.0.1", "[::1]:4731"])
+    assert [(host, port, timeout) for host, port, _, timeout, _ in memory_reactor.tcpClients] == [
+        ("10.0.0.1", 4730, 3.0),
+        ("::1", 4731, 3.0),
+    ]
+
+
+def test_it_is_known_whether_there_is_but_one_server() -> None:
+    pool = Pool(2)
+    first, second = pool.servers.addresses
+    assert pool.servers.sole is None
+    for addresses in ([first], [second]):
+        pool.servers.change(addresses)
+        assert [pool.servers.sole] == list(pool.servers)
+    pool.servers.change([first, second])
+    assert pool.servers.sole is None
+
+
+def test_a_server_is_found_by_its_address() -> None:
+    pool = Pool()
+    assert pool.servers.by_address("endpoint:1").address == "endpoint:1"
+    assert len(pool.servers) == 3
+    with pytest.raises(ValueError, match=r"'host:1' is none of the job servers here: endpoint:0, endpoint:1"):
+        pool.servers.by_address("host:1")
+
+
+def test_another_connection_to_a_server() -> None:
+    """It has the same name, and is nobody's choice."""
+    pool = Pool().start()
+    changes = pool.changes
+    another = pool.servers.by_address("endpoint:1").another(pool.make_factory)
+    another.start()
+    pool.advance()
+    assert (another.info().state, another.address) == (ServerState.READY, "endpoint:1")
+    assert len(pool.there[1].connections) == 2
+    answered = outcome_of(another.use(lambda link: link.request(GET_STATUS, b"H:x:1", answer=STATUS_RES)))
+    pool.advance()
+    assert answered[0][0] == b"H:x:1"
+    factory = another.detach()
+    assert factory is not None
+    factory.stop(ClientStopped())
+    pool.advance()
+    assert len(pool.there[1].connections) == 1
+    assert pool.changes == changes
+    pool.stop()
+
+
+def test_states_from_start_to_stop() -> None:
+    pool = Pool()
+    assert pool.states() == [ServerState.STOPPED] * 3
+    pool.there[1].refuse_connections()
+    pool.there[2].leave_unanswered(OPTION_REQ, GET_STATUS, times=None)
+    pool.start()
+    assert pool.states() == [ServerState.READY, ServerState.WAITING, ServerState.CONNECTING]
+    refused = pool.infos()[1]
+    assert isinstance(refused.last_error, ConnectionRefusedError)
+    assert refused.next_attempt is not None
+    assert 0.2 < refused.next_attempt < 2.0  # about 0.5, or about 1 with Twisted 22.4; there is jitter in it
+    assert pool.changes == 2
+    pool.stop()
+    assert pool.states() == [ServerState.STOPPED] * 3
+    assert pool.changes == 2
+
+
+@pytest.mark.guarantee(number=14)
+def test_a_server_that_speaks_nonsense_is_down_until_it_answers_well() -> None:
+    pool = Pool(1).start()
+    pool.there[0].send_raw(NOOP.response())
+    (info,) = pool.infos()
+    assert (info.state, type(info.last_error)) == (ServerState.WAITING, ProtocolError)
+    assert (info.next_attempt or 0) > 0
+    with pytest.raises(NoServersAvailable, match="endpoint:0: NOOP came where nothing was due"):
+        pool.chosen()
+    pool.advance(2)
+    assert pool.chosen() == pool.chosen(b"u") == "endpoint:0"
+    assert pool.infos()[0].last_error is None
+    pool.stop()
+
+
+def test_a_server_may_be_started_again_while_the_old_connection_closes() -> None:
+    """What the old connection still tells is not taken for news of the new one."""
+    pool = Pool(1).start()
+    pool.there[0].fall_silent()
+    pool.servers.stop(ClientStopped())
+    pool.there[0].refuse_connections()
+    pool.start()
+    changes = pool.changes
+    pool.there[0].drop_connections()
+    assert (pool.states(), pool.changes) == ([ServerState.WAITING], changes)
+    pool.stop()
+
+
+def test_an_attempt_of_a_stopped_start_tells_nothing() -> None:
+    pool = Pool(1)
+    silence = pool.there[0].fall_silent()
+    pool.start()
+    server = next(iter(pool.servers))
+    factory = server.detach()
+    assert factory is not None
+    old = factory.link
+    assert old is not None
+    factory.stop(ClientStopped())
+    server.start()
+    pool.advance()
+    server.link_ready(old)
+    assert pool.states() == [ServerState.CONNECTING]
+    silence.end()
+    assert pool.states() == [ServerState.READY]
+    pool.stop()
+
+
+# The choice.
+
+
+def test_without_a_unique_the_least_busy_server_is_chosen() -> None:
+    pool = Pool().start()
+    for _ in range(30):
+        task = Task("work")
+        pool.servers.choose(b"").submit(task).addErrback(lambda _: None)
+    assert [server.info().in_flight for server in pool.servers] == [10, 10, 10]
+    list(pool.servers)[1].link.close(ClientStopped())
+    assert {pool.chosen() for _ in range(10)} == {"endpoint:0", "endpoint:2"}
+    pool.stop()
+
+
+def test_equal_servers_take_turns() -> None:
+    pool = Pool().start()
+    assert Counter(pool.chosen() for _ in range(9)) == dict.fromkeys(ALL, 3)
+    pool.stop()
+
+
+def test_a_ready_server_is_not_waited_for_another() -> None:
+    pool = Pool()
+    pool.there[0].black_hole_connections()
+    pool.there[1].refuse_connections()
+    pool.start()
+    assert {pool.chosen() for _ in range(5)} == {"endpoint:2"}
+    pool.stop()
+
+
+def test_while_one_still_connects_it_is_waited_for_and_no_longer() -> None:
+    pool = Pool()
+    pool.there[0].fall_silent()
+    for server in pool.there[1:]:
+        server.refuse_connections()
+    pool.start()
+    assert pool.chosen() is None
+    pool.there[0].drop_connections()
+    with pytest.raises(NoServersAvailable) as caught:
+        pool.chosen()
+    assert list(caught.value.reasons) == ALL
+    assert [type(reason) for reason in caught.value.reasons.values()] == [ConnectionLost, *[ConnectionRefusedError] * 2]
+    pool.stop()
+
+
+def test_with_a_unique_the_first_in_rank_is_chosen_and_waited_for() -> None:
+    pool = Pool()
+    names = ranked(pool.servers, b"u")
+    first, second = (pool.there[ALL.index(name)] for name in names[:2])
+    silence = first.fall_silent()
+    pool.start()
+    assert pool.chosen(b"u") is None
+    first.drop_connections()
+    assert pool.chosen(b"u") == names[1]
+    second.drop_connections()
+    assert pool.chosen(b"u") == names[2]
+    silence.end()
+    pool.advance(2)
+    assert pool.chosen(b"u") == names[0]
+    pool.stop()
+
+
+@given(st.lists(st.binary(min_size=1, max_size=63), min_size=1, max_size=50, unique=True))
+def test_the_rank_does_not_depend_on_the_order_of_the_list(uniques: list[bytes]) -> None:
+    names = ["10.0.0.1", "10.0.0.2", "10.0.0.3:4731", "jobs.example.com"]
+
+    there, back = (JobServers(order, reactor, _unused, _unused) for order in (names, names[::-1]))
+    for unique in uniques:
+        assert ranked(there, unique) == ranked(back, unique)
+
+
+def test_uniques_spread_evenly_and_move_little_when_a_server_leaves() -> None:
+    """Each of five servers gets its fifth, and only the uniques of the one that leaves move."""
+    names = [f"10.0.0.{number}" for number in range(5)]
+
+    five, four = (JobServers(some, reactor, _unused, _unused) for some in (names, names[:-1]))
+    uniques = [b"%d" % number for number in range(5000)]
+    counts = Counter(ranked(five, unique)[0] for unique in uniques)
+    assert all(850 < count < 1150 for count in counts.values())
+    assert len(counts) == 5
+    for unique in uniques:
+        assert [name for name in ranked(five, unique) if name != "10.0.0.4:4730"] == ranked(four, unique)
+
+
+def ranked(servers: JobServers, unique: bytes) -> list[str]:
+    return [server.address for server in servers.ranked(unique)]
+
+
+def _unused(*_: object, **__: object) -> Any:
+    raise AssertionError("nothing is started")
+
+
+# Questions to one server.
+
+
+def ask(pool: Pool) -> Deferred[list[bytes]]:
+    server = next(iter(pool.servers))
+    return server.ask(GET_STATUS, b"H:1", answer=STATUS_RES, subject=b"H:1")
+
+
+def outcome(deferred: Deferred[Any]) -> Any:
+    results: list[Any] = []
+    deferred.addBoth(results.append)
+    (result,) = results or ["nothing yet"]
+    return getattr(result, "value", result)
+
+
+def test_a_question_waits_for_the_attempt_under_way() -> None:
+    pool = Pool(1)
+    silence = pool.there[0].fall_silent()
+    asked = ask(pool.start())
+    silence.end()
+    assert outcome(asked) == [b"H:1", b"0", b"0", b"0", b"0"]
+    pool.stop()
+
+
+def test_a_question_to_a_server_that_refused_fails_with_its_reason() -> None:
+    pool = Pool(1)
+    pool.there[0].refuse_connections()
+    error = outcome(ask(pool.start()))
+    assert type(error) is NoServersAvailable
+    assert [type(reason) for reason in error.reasons.values()] == [ConnectionRefusedError]
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=1)
+@pytest.mark.parametrize("ready", [True, False], ids=["ready", "connecting"])
+def test_a_question_fails_when_the_server_goes(ready: bool) -> None:
+    pool = Pool(1)
+    silence = pool.there[0].fall_silent()
+    pool.start()
+    if ready:
+        silence.end()
+        pool.there[0].fall_silent()
+    asked = ask(pool)
+    pool.there[0].drop_connections()
+    error = outcome(asked)
+    assert (type(error), list(error.reasons)) == (NoServersAvailable, ["endpoint:0"])
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=1)
+def test_a_question_fails_when_the_client_stops() -> None:
+    pool = Pool(1)
+    pool.there[0].leave_unanswered(OPTION_REQ, GET_STATUS, times=None)
+    asked = ask(pool.start())
+    pool.stop()
+    assert type(outcome(asked)) is ClientStopped
+
+
+@pytest.mark.guarantee(number=1)
+def test_a_question_to_a_server_that_is_stopped_fails() -> None:
+    assert type(outcome(ask(Pool(1)))) is ClientStopped
+
+
+def test_a_question_may_be_cancelled() -> None:
+    """It is then not sent."""
+    pool = Pool(1)
+    silence = pool.there[0].fall_silent()
+    asked = ask(pool.start())
+    asked.cancel()
+    assert type(outcome(asked)) is CancelledError
+    silence.end()
+    assert pool.there[0].connections[0].requests == [OPTION_REQ, GET_STATUS]
+    pool.stop()
+
+
+def test_a_refused_question_says_what_the_server_said() -> None:
+    pool = Pool(1).start()
+    pool.there[0].leave_unanswered(GET_STATUS, times=2)
+    asked = ask(pool)
+    pool.there[0].send_raw(ERROR.response(b"NO", b"never\0"))
+    error = outcome(asked)
+    assert (type(error), error.code, error.text) == (ServerError, "NO", "never")
+    pool.stop()
+
+
+@implementer(IStreamClientEndpoint)
+class Unusable:
+    """An endpoint that raises, as some do for a bad argument."""
+
+    def connect(self, protocolFactory: object) -> Deferred[Any]:
+        raise RuntimeError("no such luck")
+
+
+def test_an_endpoint_that_raises_is_a_server_that_is_down() -> None:
+    pool = Pool(1)
+    pool.servers = JobServers([Unusable()], pool.clock, pool.make_factory, pool.changed)
+    pool.start()
+    with pytest.raises(NoServersAvailable, match="endpoint:0: no such luck"):
+        pool.chosen()
+    pool.stop()
+
+
+# Another attempt goes elsewhere.
+
+
+@pytest.mark.guarantee(number=7)
+def test_each_attempt_of_a_unique_goes_to_the_next_in_rank() -> None:
+    pool = Pool().start()
+    for unique in (b"a", b"b", b"c"):
+        ranked = [server.address for server in pool.servers.ranked(unique)]
+        chosen = [pool.servers.choose(unique, attempt, "").factory.name for attempt in range(6)]
+        assert chosen == ranked * 2
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_another_attempt_without_a_unique_goes_to_another_server() -> None:
+    pool = Pool().start()
+    for last in ALL:
+        others = {pool.servers.choose(b"", 1, last).factory.name for _ in range(6)}
+        assert others == {*ALL} - {last}
+    with pool.there[1].go_down(), pool.there[2].go_down():
+        pool.advance()
+        assert pool.servers.choose(b"", 1, "endpoint:0").factory.name == "endpoint:0"  # there is no other
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_another_attempt_goes_past_a_server_that_is_down() -> None:
+    """And on from the last in rank to the first."""
+    pool = Pool().start()
+    names = ranked(pool.servers, b"u")
+    with pool.there[ALL.index(names[2])].go_down():
+        pool.advance()
+        chosen = [pool.servers.choose(b"u", attempt).factory.name for attempt in range(4)]
+    assert chosen == [names[0], names[1], names[0], names[0]]
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_another_attempt_goes_elsewhere_though_it_waits_there() -> None:
+    pool = Pool().start()
+    for server in list(pool.servers)[1:]:
+        server.link.pauseProducing()
+    assert {pool.servers.choose(b"", 1, "endpoint:0").factory.name for _ in range(6)} == {*ALL[1:]}
+    pool.stop()
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_server_that_has_more_to_do_is_not_chosen(paused: bool) -> None:
+    """Whether it was told so yet, or the tasks wait to be written."""
+    pool = Pool().start()
+    for server in pool.servers:
+        if paused:
+            server.link.pauseProducing()
+    for _ in range(3):
+        busy(pool, 1)
+    assert {pool.chosen() for _ in range(6)} == {"endpoint:0", "endpoint:2"}
+    pool.stop()
+
+
+def test_a_server_that_takes_nothing_is_the_last_choice() -> None:
+    pool = Pool().start()
+    for server in list(pool.servers)[:2]:
+        server.link.pauseProducing()
+    assert {pool.chosen() for _ in range(6)} == {"endpoint:2"}
+    list(pool.servers)[2].link.pauseProducing()
+    assert {pool.chosen() for _ in range(6)} == set(ALL)
+    pool.stop()
+
+
+# Other servers at run time.
+
+
+def busy(pool: Pool, place: int) -> tuple[Task, list[Any]]:
+    """A task that is out at a server of the pool, and what becomes of it."""
+    task = Task("work")
+    told = outcome_of(task.begin(TaskOwner()))
+    list(pool.servers)[place].link.send_task(task)
+    pool.advance()
+    return task, told
+
+
+def test_a_server_that_joins_is_connected() -> None:
+    pool = Pool()
+    joined = MemoryJobServer(pool.clock)
+    pool.start()
+    before, changes = list(pool.servers), pool.changes
+    pool.servers.change([*pool.servers.addresses, joined.endpoint()])
+    assert pool.changes == changes + 1  # a task may go there, or wait for it
+    changes = pool.changes
+    pool.advance()
+    assert list(pool.servers)[:3] == before
+    assert pool.states() == [ServerState.READY] * 4
+    assert (pool.infos()[3].address, pool.changes) == ("endpoint:3", changes + 1)
+    assert len(joined.connections) == 1
+    pool.stop()
+
+
+def test_before_the_start_servers_are_only_noted() -> None:
+    pool = Pool()
+    pool.servers.change(pool.servers.addresses[1:])
+    assert (len(pool.servers), pool.changes, pool.states()) == (2, 0, [ServerState.STOPPED] * 2)
+    pool.start()
+    assert [len(server.connections) for server in pool.there] == [0, 1, 1]
+    pool.stop()
+
+
+def test_an_idle_server_that_leaves_is_left_at_once() -> None:
+    pool = Pool().start()
+    pool.servers.change(pool.servers.addresses[:2])
+    pool.advance()
+    assert [len(server.connections) for server in pool.there] == [1, 1, 0]
+    assert [info.address for info in pool.infos()] == ALL[:2]
+    assert not any(pool.chosen(b"%d" % number) == ALL[2] for number in range(50))
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_a_server_that_leaves_finishes_what_it_has() -> None:
+    pool = Pool().start()
+    _, told = busy(pool, 2)
+    pool.servers.change(pool.servers.addresses[:2])
+    pool.advance(60)
+    assert (told, len(pool.there[2].connections)) == ([], 1)
+    pool.there[2].take("work").complete(b"done")
+    assert told == [b"done"]
+    pool.advance()
+    assert pool.there[2].connections == []
+    assert pool.servers._leaving == {}  # guarantee 12
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=11)
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_peer_that_reads_nothing_has_the_time_that_it_is_given(leaves: bool) -> None:
+    """To leave it, and to stop."""
+    pool = Pool().start()
+    with pool.there[2].fall_silent():
+        if leaves:
+            pool.servers.change(pool.servers.addresses[:2], 20.0)
+        stopped = [] if leaves else outcome_of(pool.servers.stop(ClientStopped(), 20.0))
+        pool.advance(19.75)
+        assert ([len(server.connections) for server in pool.there], stopped) == ([leaves, leaves, 1], [])
+        pool.advance(0.25)
+        assert (pool.there[2].connections, stopped) == ([], [] if leaves else [None])
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=11)
+@pytest.mark.parametrize("state", ["connecting", "waiting"])
+def test_a_server_that_leaves_while_it_is_not_ready(state: str) -> None:
+    pool = Pool()
+    third = pool.there[2]
+    with third.fall_silent() if state == "connecting" else third.refuse_connections():
+        pool.start()
+        assert pool.states()[2] is ServerState[state.upper()]
+        pool.servers.change(pool.servers.addresses[:2])
+        pool.advance(60)
+    assert third.connections == []
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=11)
+def test_a_stop_does_not_wait_for_what_a_leaving_server_has() -> None:
+    pool = Pool().start()
+    _, told = busy(pool, 2)
+    pool.servers.change(pool.servers.addresses[:2])
+    stopped = [outcome_of(pool.servers.stop(ClientStopped())) for _ in range(3)]
+    assert stopped == [[], [], []]  # there are sockets left
+    pool.advance()
+    assert ([type(error) for error in told], stopped) == ([ClientStopped], [[None]] * 3)
+    pool.stop()
+
+
+def test_a_server_that_left_may_come_back_meanwhile() -> None:
+    """It is a new one, with a connection of its own."""
+    pool = Pool().start()
+    addresses = pool.servers.addresses
+    _, told = busy(pool, 2)
+    pool.servers.change(addresses[:2])
+    pool.servers.change(addresses)
+    pool.advance()
+    assert len(pool.there[2].connections) == 2
+    pool.there[2].take("work").complete(b"done")
+    pool.advance()
+    assert (told, len(pool.there[2].connections)) == ([b"done"], 1)
+    pool.stop()
+
+
+def test_an_endpoint_keeps_its_name_wherever_it_stands() -> None:
+    pool = Pool()
+    first, _, third = pool.servers.addresses
+    new = MemoryJobServer(pool.clock)
+    pool.servers.change([third, new.endpoint(), first, new.endpoint()])
+    assert [info.address for info in pool.infos()] == ["endpoint:2", "endpoint:3", "endpoint:0", "endpoint:4"]
+
+
+def test_a_server_that_stays_is_the_same_however_it_is_written() -> None:
+    servers = JobServers(["10.0.0.1", "jobs.example.com"], reactor, _unused, lambda: None)
+    first, second = servers
+    servers.change(["10.0.0.3", "tcp:JOBS.example.com:4730", "10.0.0.1:4730"])
+    assert list(servers)[1:] == [second, first]
+    assert servers.by_address("jobs.example.com:4730") is second
+    servers.change(["10.0.0.3"])
+    with pytest.raises(ValueError, match=r"none of the job servers here: 10\.0\.0\.3:4730"):
+        servers.by_address("10.0.0.1:4730")
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize("wrong", [[], ["a b"], "host", [None], ["10.0.0.1", "10.0.0.1:4730"]])
+def test_servers_that_cannot_be_meant_change_nothing(wrong: Any) -> None:
+    pool = Pool().start()
+    before, addresses = list(pool.servers), pool.servers.addresses
+    with pytest.raises((TypeError, ValueError), match="job_servers"):
+        pool.servers.change(wrong)
+    assert (list(pool.servers), pool.servers.addresses) == (before, addresses)
+    assert [pool.servers.by_address(name) for name in ALL] == before
+    assert pool.states() == [ServerState.READY] * 3
+    pool.stop()
+
+
+def test_uniques_move_only_to_a_server_that_joins() -> None:
+    pool = Pool().start()
+    uniques = [b"%d" % number for number in range(1000)]
+    before = {unique: pool.chosen(unique) for unique in uniques}
+    pool.servers.change([*pool.servers.addresses, MemoryJobServer(pool.clock).endpoint()])
+    pool.advance()
+    after = {unique: pool.chosen(unique) for unique in uniques}
+    moved = [unique for unique in uniques if before[unique] != after[unique]]
+    assert {after[unique] for unique in moved} == {"endpoint:3"}
+    assert 150 < len(moved) < 350
+    pool.stop()
+
+
+def test_there_is_hope_while_a_server_is_there_or_is_just_connecting() -> None:
+    pool = Pool(1)
+    assert [server.address for server in pool.servers.ranked(b"u", 5)] == ["endpoint:0"]
+    pool.servers.start()
+    assert pool.servers.any_hope()
+    pool.advance()
+    assert pool.servers.any_hope()
+    with pool.there[0].go_down():
+        pool.advance(20)
+        assert not pool.servers.any_hope()
+        assert "endpoint:0" in str(pool.servers.none_available())
+    pool.advance(60)
+    assert pool.servers.any_hope()
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=13)
+def test_who_is_told_that_a_server_leaves_may_change_them_again() -> None:
+    """Those of the first change that were to join are then never connected."""
+    pool = Pool()
+    addresses = list(pool.servers.addresses)
+    pool.servers.change(addresses[:1])
+    pool.there[0].black_hole_connections()
+    pool.start()
+    (first,) = pool.servers
+    first.when_ready().addErrback(lambda _: pool.servers.change(addresses[2:]))
+    pool.servers.change(addresses[1:2])
+    pool.advance()
+    assert [len(server.connections) for server in pool.there] == [0, 0, 1]
+    assert pool.states() == [ServerState.READY]
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("stops", [False, True])
+def test_who_is_told_while_servers_join_may_change_them_again_or_stop(stops: bool) -> None:
+    """Those that were to join after it are then never connected."""
+    pool = Pool(2)
+    first, second = pool.servers.addresses
+    pool.servers.change([first])
+    pool.start()
+    unusable = Unusable()
+    pool.react.append(lambda: pool.servers.stop(ClientStopped()) if stops else pool.servers.change([unusable]))
+    pool.servers.change([unusable, second])
+    pool.advance()
+    assert (pool.there[1].connections, len(pool.servers), pool.react) == ([], 1 + stops, [])
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=11)
+def test_a_stop_waits_for_the_last_of_its_connections() -> None:
+    pool = Pool().start()
+    with pool.there[1].fall_silent():
+        stopped = outcome_of(pool.servers.stop(ClientStopped()))
+        pool.advance()
+        assert ([len(server.connections) for server in pool.there], stopped) == ([0, 1, 0], [])
+        pool.advance(CLOSE_TIMEOUT)
+        assert stopped == [None]
+    pool.stop()

@@ -1,0 +1,308 @@
+"""Many deadlines on one timer (guarantee 10: none leaves a timer behind; guarantee 12: no memory of the past)."""
+
+from __future__ import annotations
+
+import random
+import weakref
+from collections.abc import Callable
+from heapq import heapify
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import Clock
+
+from txgearman.connection import timers as deadlines
+from txgearman.connection.timers import Deadlines
+
+
+class Item:
+    """Something that can be looked for after it is gone."""
+
+
+class CountingClock(Clock):
+    """Refuses what has been, as a reactor does.
+
+    :ivar made: how many timers there have been.
+    """
+
+    made = 0
+
+    def callLater(
+        self,
+        delay: float,
+        callable: Callable[..., object],  # noqa: A002  # Twisted's name
+        *args: object,
+        **kw: object,
+    ) -> IDelayedCall:
+        assert delay >= 0
+        self.made += 1
+        return super().callLater(delay, callable, *args, **kw)
+
+
+class Kept:
+    """Deadlines, and what they have handed over: with the time.
+
+    :ivar react: what happens when an item is handed over.
+    """
+
+    def __init__(self) -> None:
+        self.clock = CountingClock()
+        self.passed: list[tuple[float, Any]] = []
+        self.react: Callable[[Any], object] = lambda item: None
+        self.deadlines: Deadlines[Any] = Deadlines(self.clock, self._passed)
+
+    def _passed(self, item: Any) -> None:
+        self.passed.append((self.clock.seconds(), item))
+        self.react(item)
+
+    @property
+    def timers(self) -> list[float]:
+        return [call.getTime() for call in self.clock.getDelayedCalls()]
+
+
+@pytest.mark.guarantee(number=10)
+def test_items_are_handed_over_at_their_time_the_first_first() -> None:
+    kept = Kept()
+    for item, seconds in (("c", 3.0), ("a", 1.0), ("b", 2.0), ("also b", 2.0)):
+        kept.deadlines.add(item, seconds)
+    kept.clock.advance(0.999)
+    assert kept.passed == []
+    kept.clock.pump([0.001, 1.0, 1.0])
+    assert kept.passed == [(1.0, "a"), (2.0, "b"), (2.0, "also b"), (3.0, "c")]
+    assert (len(kept.deadlines), kept.timers) == (0, [])
+
+
+@pytest.mark.guarantee(number=10)
+def test_there_is_one_timer_for_the_earliest_and_none_for_nothing() -> None:
+    kept = Kept()
+    assert kept.timers == []
+    for seconds in (5.0, 4.0, 6.0):
+        kept.deadlines.add(seconds, seconds)
+    assert kept.timers == [4.0]
+    kept.deadlines.let_go(5.0)
+    kept.deadlines.let_go(6.0)
+    assert kept.timers == [4.0]
+    kept.deadlines.let_go(4.0)
+    assert kept.timers == []
+
+
+@pytest.mark.guarantee(number=10)
+def test_what_comes_late_comes_all_the_same() -> None:
+    """A reactor that was blocked turns once for many."""
+    kept = Kept()
+    for number in range(5):
+        kept.deadlines.add(number, number + 1.0)
+    kept.clock.advance(100)
+    assert [item for _, item in kept.passed] == [0, 1, 2, 3, 4]
+    assert (kept.timers, kept.clock.made) == ([], 1)
+
+
+@pytest.mark.guarantee(number=10)
+def test_time_may_go_on_while_items_are_handed_over() -> None:
+    """What has become due by the end comes right after it."""
+    kept = Kept()
+    for number in range(3):
+        kept.deadlines.add(number, number + 1.0)
+
+    def take_long(item: Any) -> None:
+        kept.clock.rightNow += 1.5
+
+    kept.react = take_long
+    kept.clock.advance(1)
+    assert kept.passed == [(1.0, 0), (2.5, 1), (4.0, 2)]
+    assert kept.timers == []
+
+
+def test_many_items_need_few_timers() -> None:
+    """One that is due after another needs none of its own before that."""
+    kept = Kept()
+    for number in range(100):
+        kept.deadlines.add(number, 30.0 + number)
+    assert (kept.timers, kept.clock.made) == ([30.0], 1)
+
+
+def test_an_item_that_was_let_go_is_never_handed_over() -> None:
+    kept = Kept()
+    for item in "abc":
+        kept.deadlines.add(item, 1.0)
+    kept.deadlines.let_go("b")
+    kept.deadlines.let_go("b")  # it is not here any more
+    kept.clock.advance(1)
+    assert [item for _, item in kept.passed] == ["a", "c"]
+
+
+def test_a_timer_that_finds_nothing_due_waits_for_the_next() -> None:
+    kept = Kept()
+    kept.deadlines.add("first", 1.0)
+    kept.deadlines.add("second", 2.0)
+    kept.deadlines.let_go("first")
+    kept.clock.advance(1.5)
+    assert (kept.passed, kept.timers) == ([], [2.0])
+    kept.clock.advance(0.5)
+    assert kept.passed == [(2.0, "second")]
+
+
+def test_an_item_may_come_again_from_within() -> None:
+    kept = Kept()
+    kept.deadlines.add("again", 1.0)
+    kept.react = lambda item: kept.deadlines.add(item, 1.0) if len(kept.passed) < 3 else None
+    kept.clock.pump([1.0] * 5)
+    assert kept.passed == [(1.0, "again"), (2.0, "again"), (3.0, "again")]
+    assert kept.timers == []
+
+
+def test_another_may_be_let_go_from_within() -> None:
+    kept = Kept()
+    for item in "abc":
+        kept.deadlines.add(item, 1.0)
+    kept.react = lambda item: kept.deadlines.let_go("b")
+    kept.clock.advance(1)
+    assert [item for _, item in kept.passed] == ["a", "c"]
+
+
+@pytest.mark.parametrize("later", [1.0, 2.0])
+def test_all_may_be_forgotten_from_within(later: float) -> None:
+    kept = Kept()
+    kept.deadlines.add("a", 1.0)
+    kept.deadlines.add("b", later)
+    cleared: list[Any] = []
+    kept.react = lambda item: cleared.extend(kept.deadlines.clear())
+    kept.clock.pump([1.0, 1.0])
+    assert ([item for _, item in kept.passed], cleared, kept.timers) == (["a"], ["b"], [])
+
+
+def test_clear_tells_what_there_was_in_the_order_in_which_it_came() -> None:
+    kept = Kept()
+    for item, seconds in (("a", 3.0), ("b", 1.0), ("c", 2.0)):
+        kept.deadlines.add(item, seconds)
+    assert kept.deadlines.clear() == ["a", "b", "c"]
+    assert (len(kept.deadlines), kept.timers, kept.deadlines.clear()) == (0, [], [])
+    kept.clock.advance(5)
+    assert kept.passed == []
+
+
+def test_a_sum_that_is_rounded_down_makes_no_second_timer() -> None:
+    """3.6 + (7.7 - 3.6) is a little less than 7.7; that is not too early for what is due at 7.7."""
+    kept = Kept()
+    kept.clock.advance(3.5)
+    kept.deadlines.add("first", 0.1)
+    kept.deadlines.add("second", 4.2)
+    kept.clock.advance(0.1)
+    (time,) = kept.timers
+    assert time < 3.5 + 4.2
+    kept.clock.rightNow = time
+    kept.clock.advance(0)
+    assert [item for _, item in kept.passed] == ["first", "second"]
+    assert kept.timers == []
+
+
+def test_what_was_forgotten_sets_no_timer() -> None:
+    """Whether it was let go, or all were forgotten; and it may be let go again, or come again."""
+    kept = Kept()
+    kept.deadlines.add("first", 1.0)
+    kept.deadlines.add("let go", 2.0)
+    kept.deadlines.let_go("let go")
+    kept.clock.advance(1)
+    assert kept.timers == []
+    kept.deadlines.add("later", 5.0)
+    assert kept.timers == [6.0]
+    kept.deadlines.clear()
+    kept.deadlines.let_go("later")
+    kept.deadlines.add("last", 9.0)
+    assert kept.timers == [10.0]
+    kept.deadlines.add("later", 3.0)
+    kept.clock.advance(3)
+    assert kept.passed == [(1.0, "first"), (4.0, "later")]
+
+
+def test_what_is_left_of_many_comes_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heap is made anew now and then: seldom, so that to let go takes as long however many there are."""
+    heaps: list[int] = []
+
+    def heapify_and_count(heap: list[Any]) -> None:
+        heaps.append(len(heap))
+        heapify(heap)
+
+    monkeypatch.setattr(deadlines, "heapify", heapify_and_count)
+    kept = Kept()
+    for number in random.Random(5).sample(range(1, 5001), 5000):
+        kept.deadlines.add(number, float(number))
+    for number in random.Random(6).sample(range(1, 5001), 5000):
+        if number % 50:
+            kept.deadlines.let_go(number)
+    assert 1 < len(heaps) < 10
+    kept.clock.pump([1.0] * 5000)
+    assert kept.passed == [(float(number), number) for number in range(50, 5001, 50)]
+
+
+@pytest.mark.guarantee(number=12)
+def test_nothing_of_an_item_is_kept() -> None:
+    """One that waits long must not keep those that came after it, nor the numbers of millions."""
+    kept = Kept()
+    kept.deadlines.add("long", 1e6)
+    item: Item | None = Item()
+    gone = weakref.ref(item)
+    kept.deadlines.add(item, 30.0)
+    kept.deadlines.let_go(item)
+    item = None
+    assert gone() is None
+    for number in range(100_000):
+        kept.deadlines.add(number, 30.0)
+        kept.deadlines.let_go(number)
+    assert len(kept.deadlines._heap) < 200
+    assert len(kept.timers) == 1
+
+
+@pytest.mark.guarantee(number=12)
+def test_what_was_forgotten_with_all_is_not_kept() -> None:
+    kept = Kept()
+    item: Item | None = Item()
+    gone = weakref.ref(item)
+    kept.deadlines.add(item, 1.0)
+    kept.deadlines.clear()
+    item = None
+    assert gone() is None
+
+
+@pytest.mark.guarantee(number=12)
+def test_what_was_handed_over_is_not_kept() -> None:
+    kept = Kept()
+    item: Item | None = Item()
+    gone = weakref.ref(item)
+    kept.deadlines.add(item, 1.0)
+    kept.deadlines.add("another", 2.0)
+    kept.clock.advance(1)
+    item = None
+    kept.passed.clear()
+    assert gone() is None
+
+
+ACTIONS = st.one_of(
+    st.tuples(st.just("add"), st.integers(0, 20), st.floats(0.01, 10.0)),
+    st.tuples(st.just("let go"), st.integers(0, 20), st.just(0.0)),
+    st.tuples(st.just("advance"), st.just(0), st.floats(0.0, 3.0)),
+)
+
+
+@given(st.lists(ACTIONS, max_size=60))
+def test_it_does_what_a_timer_for_each_would_do(actions: list[tuple[str, int, float]]) -> None:
+    kept = Kept()
+    model: dict[int, float] = {}
+    expected: list[int] = []
+    for what, item, seconds in actions:
+        if what == "add" and item not in model:
+            kept.deadlines.add(item, seconds)
+            model[item] = kept.clock.seconds() + seconds
+        elif what == "let go":
+            kept.deadlines.let_go(item)
+            model.pop(item, None)
+        elif what == "advance":
+            kept.clock.advance(seconds)
+            due = [item for item, deadline in model.items() if deadline <= kept.clock.seconds()]
+            expected += sorted(due, key=lambda item: model.pop(item))
+        assert [item for _, item in kept.passed] == expected
+        assert len(kept.deadlines) == len(model)
+        assert len(kept.timers) == bool(model)

@@ -1,0 +1,174 @@
+"""Requests come out of the stream as they went in, however it is cut."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from txgearman.packets import ECHO_REQ, PACKET_TYPES, REQ, RES, SUBMIT_JOB, PacketType
+from txgearman.testing.request_parser import MAX_ARGUMENT, MAX_LINE, NotGearman, Request, Splitter, WrongMagic
+
+Outcome = Request | type[Exception]
+
+
+def drain(splitter: Splitter) -> list[Outcome]:
+    """All that can be taken, and what is raised in between."""
+    taken: list[Outcome] = []
+    while True:
+        try:
+            request = splitter.take()
+        except WrongMagic:
+            taken.append(WrongMagic)
+            continue
+        except NotGearman:
+            return [*taken, NotGearman]
+        if request is None:
+            return taken
+        taken.append(request)
+
+
+def split(*pieces: bytes) -> list[Outcome]:
+    """What comes out of these, up to what is not Gearman."""
+    splitter = Splitter()
+    taken: list[Outcome] = []
+    for piece in pieces:
+        splitter.feed(piece)
+        taken += drain(splitter)
+        if NotGearman in taken:
+            break
+    return taken
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
+
+
+@st.composite
+def packets(draw: st.DrawFn, magic: bytes) -> tuple[bytes, Outcome]:
+    """A packet's bytes, and what is to come of them."""
+    packet_type: PacketType = draw(st.sampled_from(list(PACKET_TYPES.values())))
+    count = len(packet_type.arguments)
+    arguments = [draw(st.binary(max_size=20)).replace(b"\0", b"\n" if n < count - 1 else b"\0") for n in range(count)]
+    if magic == RES:
+        return packet_type.response(*arguments), WrongMagic
+    return packet_type.request(*arguments), (packet_type, arguments)
+
+
+@st.composite
+def lines(draw: st.DrawFn) -> tuple[bytes, Outcome]:
+    """A line begins with anything but a NUL, and has one end."""
+    line = draw(st.binary(max_size=30)).replace(b"\n", b"").lstrip(b"\0") + draw(st.sampled_from([b"\n", b"\r\n"]))
+    return line, line
+
+
+streams = st.lists(st.one_of(packets(REQ), packets(RES), lines()), max_size=12)
+
+
+@pytest.mark.guarantee(number=15)
+@given(streams, st.lists(st.integers(0, 1000), max_size=30))
+def test_any_mix_in_any_fragmentation(stream: list[tuple[bytes, Outcome]], places: list[int]) -> None:
+    """Packets, packets with the wrong magic, and lines."""
+    data = b"".join(piece for piece, _ in stream)
+    assert split(*cut(data, places)) == [outcome for _, outcome in stream]
+
+
+@pytest.mark.guarantee(number=15)
+@given(streams)
+def test_any_mix_byte_by_byte(stream: list[tuple[bytes, Outcome]]) -> None:
+    data = b"".join(piece for piece, _ in stream)
+    assert split(*(data[n : n + 1] for n in range(len(data)))) == [outcome for _, outcome in stream]
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=10))
+def test_noise_comes_out_the_same_however_it_is_cut(noise: bytes, places: list[int]) -> None:
+    """What is not Gearman is found out at the same place."""
+    assert split(*cut(noise, places)) == split(noise)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0",
+        b"\0XXXhead",
+        b"version",
+        ECHO_REQ.request(b"abc")[:-1],
+        REQ + b"\0\0\0\x10\xff\xff\xff\xff" + b"much",
+        b"a" * (MAX_LINE - 1),
+    ],
+    ids=["nothing", "a NUL", "half a header", "no end of line", "half a packet", "a huge packet", "a long line"],
+)
+def test_what_has_not_come_whole_is_awaited(data: bytes) -> None:
+    assert split(data) == []
+
+
+LONGEST_LINE = b"a" * (MAX_LINE - 1) + b"\n"
+LONGEST = SUBMIT_JOB.request(b"f" * MAX_ARGUMENT, b"u" * MAX_ARGUMENT, b"w" * (MAX_ARGUMENT + 1))
+
+
+def test_the_longest_of_all() -> None:
+    """A last argument has no limit."""
+    name = b"f" * MAX_ARGUMENT
+    arguments = [name, b"u" * MAX_ARGUMENT, b"w" * (MAX_ARGUMENT + 1)]
+    assert split(LONGEST_LINE + LONGEST) == [LONGEST_LINE, (SUBMIT_JOB, arguments)]
+    big = bytes(range(256)) * 4096
+    assert split(ECHO_REQ.request(big)) == [(ECHO_REQ, [big])]
+
+
+@pytest.mark.guarantee(number=14)
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a" * MAX_LINE,
+        b"a" * MAX_LINE + b"\n",
+        SUBMIT_JOB.request(b"f" * (MAX_ARGUMENT + 1), b"", b""),
+        SUBMIT_JOB.request(b"f", b"u" * (MAX_ARGUMENT + 1), b""),
+        REQ + b"\0\0\0\x07\0\0\0\x05" + b"f\0abc",
+        REQ + b"\0\0\0\x2b\0\0\0\0",
+        REQ + b"\0\0\0\0\0\0\0\0",
+        REQ + b"\x80\0\0\0\0\0\0\0",
+        b"\0XXX\0\0\0\x10\0\0\0\0",
+        b"\0" * 12,
+    ],
+    ids=[
+        "endless line",
+        "long line",
+        "long function",
+        "long unique",
+        "too few arguments",
+        "type 43",
+        "type 0",
+        "type 2**31",
+        "other magic",
+        "NULs",
+    ],
+)
+def test_what_is_not_gearman(data: bytes) -> None:
+    """Good requests before it come out; it ends the stream."""
+    before = ECHO_REQ.request(b"before")
+    expected = [(ECHO_REQ, [b"before"]), b"version\n", NotGearman]
+    assert split(before + b"version\n" + data) == expected
+    assert split(before, b"version\n", *cut(data, [len(data) // 2])) == expected
+
+
+@pytest.mark.guarantee(number=14)
+@pytest.mark.parametrize(
+    "data",
+    [REQ + b"\0\0\0\x2b\0\0\0\0", SUBMIT_JOB.request(b"f" * (MAX_ARGUMENT + 1), b"", b""), b"a" * MAX_LINE],
+    ids=["type 43", "long function", "endless line"],
+)
+def test_what_is_not_gearman_is_so_for_good(data: bytes) -> None:
+    """As `take` says: asking again does not help, whatever comes behind it."""
+    splitter = Splitter()
+    splitter.feed(data + ECHO_REQ.request(b"behind") + b"\nversion\n")
+    for _ in range(3):
+        with pytest.raises(NotGearman):
+            splitter.take()
+
+
+def test_a_wrong_magic_with_a_huge_size_is_awaited_too() -> None:
+    assert split(RES + b"\0\0\0\x10\0\0\0\x05abcd", b"eversion\n") == [WrongMagic, b"version\n"]

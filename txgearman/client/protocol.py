@@ -1,0 +1,507 @@
+"""The client's half of the protocol on one link: tasks go out as submits, and what comes back goes to its task.
+
+A job has one handle, but may have several tasks of ours: those submitted with the same function and unique while it was
+there. The server then sends each packet once for each foreground one, one copy right behind the other (D1), and
+`SharedJob` deals the copies out. A cancelled task leaves its place empty, since the server goes on sending its copies.
+So does one that got WORK_FAIL because an administrator cancelled its running job (D2), if another task joins that job
+later: gearmand then sends a copy for each that ever waited on this connection.
+
+A gearmand whose host name is so long that the number of a job does not fit behind it gives distinct jobs one handle,
+and sends the result of one to the client of another (H10). So two jobs of ours with one handle end the connection.
+
+A job server may forget a job and say nothing (H1 to H3, H5, H9). So each link asks from time to time, in one
+sweep, after the jobs of which it has long heard nothing (guarantee 16).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
+
+from twisted.internet.defer import Deferred
+
+from ..connection.options import DEFAULT_LIMITS, LOOKS, Limits, Watch
+from ..connection.protocol import GearmanFactory, GearmanProtocol, LinkObserver
+from ..errors import ClientStopped, ProtocolError, TaskFailed, TaskLost, TaskRejected
+from ..packets import (
+    GET_STATUS,
+    JOB_CREATED,
+    STATUS_RES,
+    WORK_COMPLETE,
+    WORK_DATA,
+    WORK_EXCEPTION,
+    WORK_FAIL,
+    WORK_STATUS,
+    WORK_WARNING,
+    PacketType,
+)
+from .task import MAX_HANDLE, JobHandle, Task, TaskOwner, TaskQueue
+
+__all__ = ["GearmanClientFactory", "GearmanClientProtocol", "whole_number"]
+
+_LEADING_DIGITS: Final = re.compile(rb"\s*([+-]?\d{1,20})")  # more than any server keeps, and still good for a fraction
+
+
+def whole_number(text: bytes) -> int:
+    """Read a number as far as it goes, as C's ``atoi`` does, since workers send all sorts (C2)."""
+    match = _LEADING_DIGITS.match(text)
+    return int(match[1]) if match else 0
+
+
+_MOST_ENDED: Final = 1000  # failed jobs of a connection to remember, for those that join them after their end
+
+
+class Forgotten:
+    """Stands in the place of a task that was let go, and keeps of it only what tells its job from others."""
+
+    __slots__ = ("background", "drop", "head")
+    answer: ClassVar[PacketType] = JOB_CREATED
+
+    def __init__(
+        self,
+        head: bytes,
+        background: bool = False,
+        drop: Callable[[JobHandle], object] | None = None,
+    ) -> None:
+        """
+        :param head: what its packets began with: function and unique, each with a NUL behind it.
+        :param drop: is to be told the job's handle.
+        """
+        self.head = head
+        self.background = background
+        self.drop = drop
+
+
+def _can_share(one: Task | Forgotten, other: Task | Forgotten) -> bool:
+    """Whether one job may be that of both."""
+    function, unique, _ = one.head.split(b"\0")
+    other_function, other_unique, _ = other.head.split(b"\0")
+    # With "-" the workload is the unique, which the other may have said itself.
+    alike = unique == other_unique or b"-" in (unique, other_unique)
+    return function == other_function and alike and bool(unique and other_unique)
+
+
+class JobCheck:
+    """A GET_STATUS that asks whether the server still has a job of ours."""
+
+    __slots__ = ("_link", "subject")
+    answer: ClassVar[PacketType] = STATUS_RES
+
+    def __init__(self, link: GearmanClientProtocol, handle: bytes) -> None:
+        self._link = link
+        self.subject = handle
+
+    def succeed(self, arguments: list[bytes]) -> None:
+        if not whole_number(arguments[1]):
+            self._link.job_forgotten(self.subject)
+
+    def fail(self, error: Exception) -> None:
+        """Whatever ended the connection has ended the job's tasks, too."""
+
+
+class SharedJob:
+    """The foreground tasks of one handle, by the order of their JOB_CREATED, with the places of those let go."""
+
+    __slots__ = ("_ended", "_tasks", "_turn")
+
+    def __init__(self, first: Task | Forgotten) -> None:
+        self._tasks: list[Task | Forgotten] = []
+        self.join(first)
+        self._turn = 0  # whose copy the next packet is
+        self._ended = 0  # how many have had their final packet
+
+    def join(self, task: Task | Forgotten) -> None:
+        """Add the task whose JOB_CREATED has come."""
+        if isinstance(task, Task):
+            task.place = len(self._tasks)
+        self._tasks.append(task)
+
+    def can_be_of(self, task: Task | Forgotten) -> bool:
+        """Whether this can be the job of the task, too."""
+        return _can_share(self._tasks[0], task)
+
+    def let_go(self, task: Task) -> None:
+        """Forget the task, but not that copies for it will come."""
+        self._tasks[task.place] = Forgotten(task.head)
+
+    def next_copy(self) -> Task | Forgotten:
+        """Whose is this copy of a packet that is not the last?"""
+        task = self._tasks[self._turn]
+        self._turn += 1
+        if self._turn == len(self._tasks):
+            self._turn = self._ended
+        return task
+
+    def next_end(self) -> tuple[Task | Forgotten, bool]:
+        """Whose is this copy of a final packet, and was it the last copy?"""
+        task = self._tasks[self._ended]
+        self._tasks[self._ended] = Forgotten(task.head)
+        self._ended += 1
+        self._turn = max(self._turn, self._ended)
+        return task, self._ended == len(self._tasks)
+
+    def remaining(self) -> list[Task]:
+        """The tasks that wait for an outcome."""
+        return [task for task in self._tasks if isinstance(task, Task)]
+
+
+class GearmanClientProtocol(GearmanProtocol, TaskOwner):
+    """A client's connection to one job server. `GearmanClientFactory` makes them.
+
+    :ivar in_flight: tasks that were written to it and have no outcome yet.
+    """
+
+    factory: GearmanClientFactory
+
+    def __init__(self, reactor: Any, limits: Limits = DEFAULT_LIMITS) -> None:
+        super().__init__(reactor, limits)
+        # Tasks that will be written as soon as the server takes what was written before.
+        self._backlog = TaskQueue()
+        self._job_watch = Watch(reactor, limits.check_interval, self._look_for_jobs)
+        self._silent_looks_at: dict[bytes, int] = {}
+        self._heard_of: set[bytes] = set()
+        self._held: set[Task] = set()
+        self._jobs: dict[bytes, Task | Forgotten | SharedJob] = {}
+        # How many tasks of a handle and head got a WORK_FAIL or WORK_EXCEPTION; oldest first.
+        self._ended: dict[tuple[bytes, bytes], int] = {}
+        self.in_flight = 0
+
+    def submit(self, task: Task) -> Deferred[Any]:
+        """Submit a task on this connection, and on no other.
+
+        :return: fires with the result of a foreground task, or the `JobHandle` of a background one. Fails with a
+            `TaskError`. Cancelled, the task is forgotten here; the job may still run.
+        :raises ValueError: the task was submitted before, or has ``timeout`` or ``retries``, which take a client.
+        """
+        if task.timeout is not None or task.options.retries:
+            raise ValueError("timeout and retries are for tasks of a GearmanClient, not of one link")
+        deferred = task.begin(self)
+        if self.error is None:
+            self.send_task(task)
+        else:
+            task.end_failed(_lost(task, self.error))
+        return deferred
+
+    def place_again(self, task: Task) -> None:
+        """For a task that was submitted here: it goes nowhere else."""
+        task.end_failed(_lost(task, self.error or ClientStopped()))
+
+    @property
+    def load(self) -> int:
+        """How many tasks it has, written or not."""
+        return self.in_flight + len(self._backlog)
+
+    def send_task(self, task: Task) -> None:
+        """Write a task that was begun, now or as soon as the server takes what was written before."""
+        if self.paused:
+            self._backlog.append(task)
+            return
+        task.holder = self
+        task.server = self.factory.name
+        self.in_flight += 1
+        head, workload = task.head, task.workload
+        options = task.options
+        if options.at is not None:
+            head = b"%b%d\0" % (head, options.at)
+        # Put together here, since the task has checked its parts.
+        packet = options.packet_type.request_header(len(head) + len(workload)) + head + workload
+        task.place = self._answered + len(self._outstanding)
+        self.send(task, packet)
+        if options.at is not None:
+            self.send_fence()
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+        self.cork()
+        while not self.paused and (task := self._backlog.pop()) is not None:
+            self.send_task(task)
+        self.uncork()
+        if not self.paused:
+            super().resumeProducing()
+
+    def let_go(self, task: Task) -> None:
+        """Forget a task that was cancelled."""
+        if self.error is not None:
+            return  # the tables are gone already
+        self.in_flight -= 1
+        self._held.discard(task)
+        if not task.job_handle:
+            self._outstanding[task.place - self._answered] = Forgotten(task.head, task.background, task.drop)
+        else:
+            job = self._jobs[task.job_handle]
+            if isinstance(job, SharedJob):
+                job.let_go(task)
+            else:
+                self._jobs[task.job_handle] = Forgotten(task.head)
+            if task.drop is not None:
+                task.drop(JobHandle(self.factory.name, task.job_handle))
+        self.check_idle()
+
+    # Tasks whose caller can take no more data for now.
+
+    def hold(self, task: Task) -> None:
+        """The task's caller wants no more data for now. Nothing is read while all that is out is held: what anybody
+        else waits for comes on the same connection. To be said again with each data, if it is still so."""
+        self._held.add(task)
+        if len(self._held) == self.in_flight and not self.owed and self.error is None:
+            self.listen(False)
+
+    def release(self, task: Task) -> None:
+        """The task's caller can take more, or the task is at its end."""
+        self._held.discard(task)
+        self.listen(True)
+
+    # Whether anything is out.
+
+    @property
+    def busy(self) -> bool:
+        return self.owed or self.in_flight > 0 or len(self._backlog) > 0
+
+    def retire(self, on_idle: Callable[[], object]) -> None:
+        for task in self._backlog.clear():
+            task.hand_back()
+        super().retire(on_idle)
+
+    # Answers to submits.
+
+    def fits(self, request: Any, arguments: list[bytes]) -> bool:
+        if isinstance(request, (Task, Forgotten)):
+            return bool(arguments[0])
+        return super().fits(request, arguments)
+
+    def _job_created(self, arguments: list[bytes]) -> None:
+        outstanding = self._outstanding
+        task = outstanding[0] if outstanding else None
+        handle = arguments[0]
+        if not (isinstance(task, Task) and handle):  # an empty handle names no job
+            self.request_succeeded(self._take_answered(JOB_CREATED, arguments), arguments)
+            return
+        outstanding.popleft()
+        self._answered += 1
+        if task.background:
+            self._released(task)
+        elif handle in self._jobs or self._ended or not self._job_watch.on:
+            self._join(handle, task)
+        else:
+            self._jobs[handle] = task
+        task.tell_created(handle)
+
+    def request_succeeded(self, request: Any, arguments: list[bytes]) -> None:
+        if not isinstance(request, Forgotten):
+            super().request_succeeded(request, arguments)
+        else:
+            if not request.background:
+                self._join(arguments[0], request)
+            if request.drop is not None:
+                request.drop(JobHandle(self.factory.name, arguments[0]))
+
+    def request_refused(self, request: Any, code: str, text: str) -> None:
+        if isinstance(request, Task):
+            self._released(request)
+            request.end_failed(TaskRejected(request, code, text))
+        elif not isinstance(request, Forgotten):
+            super().request_refused(request, code, text)
+
+    def request_lost(self, request: Any, error: Exception) -> None:
+        if isinstance(request, Task):
+            request.end_failed(_lost(request, error))
+        elif not isinstance(request, Forgotten):
+            super().request_lost(request, error)
+
+    def all_lost(self, error: Exception) -> None:
+        jobs, self._jobs = self._jobs, {}
+        unwritten = self._backlog.clear()
+        self._held.clear()
+        self._job_watch.stop()
+        self.in_flight = 0
+        super().all_lost(error)
+        for job in jobs.values():
+            for task in job.remaining() if isinstance(job, SharedJob) else [job]:
+                if isinstance(task, Task):
+                    task.end_failed(_lost(task, error))
+        for task in unwritten:
+            task.hand_back()
+
+    def _join(self, handle: bytes, task: Task | Forgotten) -> None:
+        if handle in self._jobs:
+            self._share(handle, task)
+            return
+        self._jobs[handle] = task
+        if not self._job_watch.on:
+            self._silent_looks_at = {handle: 0}
+            self._job_watch.start()
+        if self._ended:
+            # Behind the task, not before it: should these copies never come, it gets its outcome all the same.
+            for _ in range(self._ended.pop((handle, task.head), 0)):
+                self._shared(handle).join(Forgotten(task.head))
+
+    def _share(self, handle: bytes, task: Task | Forgotten) -> None:
+        job = self._shared(handle)
+        is_same = job.can_be_of(task)
+        job.join(task)  # even so, that it is lost with the others
+        if not is_same:
+            if isinstance(task, Task):
+                task.job_handle = handle
+            raise ProtocolError(f"two jobs have the handle {handle!r}; is the server's host name too long?")
+
+    def _shared(self, handle: bytes) -> SharedJob:
+        job = self._jobs[handle]
+        if not isinstance(job, SharedJob):
+            job = self._jobs[handle] = SharedJob(job)
+        return job
+
+    def _remember_end(self, handle: bytes, task: Task | Forgotten) -> None:
+        """The task's job may still be there, with its place in it. (Only jobs with a unique can be joined.)"""
+        if not task.head.endswith(b"\0\0"):
+            self._ended[handle, task.head] = self._ended.pop((handle, task.head), 0) + 1
+            if len(self._ended) > _MOST_ENDED:
+                del self._ended[next(iter(self._ended))]
+
+    def _released(self, task: Task) -> None:
+        """The task is no longer in any table here."""
+        task.holder = None
+        self.in_flight -= 1
+        if self._held:
+            self._held.discard(task)
+
+    # Whether the server still has the jobs.
+
+    def _look_for_jobs(self) -> bool:
+        silent, suspects = {}, []
+        for handle in self._jobs:
+            looks = -1 if handle in self._heard_of or self.deaf else self._silent_looks_at.get(handle, -1)
+            silent[handle] = looks + 1
+            if looks + 1 == LOOKS:
+                silent[handle] = 0
+                suspects.append(handle)
+        self._silent_looks_at = silent
+        self._heard_of.clear()
+        for handle in suspects:
+            if len(handle) <= MAX_HANDLE and b"\0" not in handle:  # else some servers do not answer (H6)
+                self.send(JobCheck(self, handle), GET_STATUS.request(handle))
+        return bool(self._jobs)
+
+    def job_forgotten(self, handle: bytes) -> None:
+        """The server has no such job, and had said nothing of its end before: it will say nothing any more."""
+        job = self._jobs.pop(handle, None)
+        for task in job.remaining() if isinstance(job, SharedJob) else [job]:
+            if isinstance(task, Task):
+                self._released(task)
+                task.end_failed(TaskLost(task, acknowledged=True, forgotten=True))
+
+    # What becomes of jobs. A handle may be followed by a NUL and more in a WORK_FAIL (M1).
+
+    def _work_data(self, arguments: list[bytes]) -> None:
+        task = self._next_copy(arguments[0])
+        if task is not None:
+            task.tell_data(arguments[1])
+
+    def _work_warning(self, arguments: list[bytes]) -> None:
+        task = self._next_copy(arguments[0])
+        if task is not None:
+            task.tell_warning(arguments[1])
+
+    def _work_status(self, arguments: list[bytes]) -> None:
+        task = self._next_copy(arguments[0])
+        if task is not None:
+            task.tell_status(whole_number(arguments[1]), whole_number(arguments[2]))
+
+    def _work_complete(self, arguments: list[bytes]) -> None:
+        handle, result = arguments
+        task = self._jobs.pop(handle, None)
+        if not isinstance(task, Task):
+            task = self._next_end(handle, task)
+            if not isinstance(task, Task):
+                return
+        self._released(task)
+        task.end_complete(result)
+
+    def _work_exception(self, arguments: list[bytes]) -> None:
+        task = self._next_failed(arguments[0])
+        if task is not None:
+            task.end_exception(arguments[1])
+
+    def _work_fail(self, arguments: list[bytes]) -> None:
+        task = self._next_failed(arguments[0].partition(b"\0")[0])
+        if task is not None:
+            task.end_failed(TaskFailed(task))
+
+    handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {
+        JOB_CREATED: _job_created,
+        WORK_DATA: _work_data,
+        WORK_WARNING: _work_warning,
+        WORK_STATUS: _work_status,
+        WORK_COMPLETE: _work_complete,
+        WORK_EXCEPTION: _work_exception,
+        WORK_FAIL: _work_fail,
+    }
+
+    def _next_copy(self, handle: bytes) -> Task | None:
+        """Whose is this packet? None: the task has ended or was let go, and late is quiet."""
+        job = self._jobs.get(handle)
+        if job is not None:
+            self._heard_of.add(handle)
+        if isinstance(job, SharedJob):
+            job = job.next_copy()
+        return job if isinstance(job, Task) else None
+
+    def _next_end(self, handle: bytes, job: Task | Forgotten | SharedJob | None) -> Task | Forgotten | None:
+        """Whose is this final packet? The job, which was taken off the table, goes back there until the last one."""
+        if not isinstance(job, SharedJob):
+            return job
+        task, last = job.next_end()
+        if not last:
+            self._jobs[handle] = job
+        return task
+
+    def _next_failed(self, handle: bytes) -> Task | None:
+        """Whose is this final packet, after which the job may be there all the same? None: late is quiet."""
+        task = self._next_end(handle, self._jobs.pop(handle, None))
+        if task is not None:
+            self._remember_end(handle, task)
+        if not isinstance(task, Task):
+            return None
+        self._released(task)
+        return task
+
+
+class GearmanClientFactory(GearmanFactory):
+    """Keeps a client's connection to one job server: for those who want one link without a `GearmanClient`.
+
+    Give it to ``reactor.connectTCP``, await ``when_ready()``, and ``submit()`` on the protocol that it fires with.
+    """
+
+    protocol = GearmanClientProtocol
+
+    def __init__(
+        self,
+        reactor: Any = None,
+        *,
+        name: str = "",
+        exceptions: bool = True,
+        observer: LinkObserver | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        """
+        :param reactor: None for the global one.
+        :param name: the server's address, as job handles are to name it.
+        :param exceptions: ask the server for WORK_EXCEPTION, at each connect. Without, gearmand makes it a WORK_FAIL.
+        :param limits: time-outs and sizes.
+        """
+        super().__init__(
+            reactor,
+            options=(b"exceptions",) if exceptions else (),
+            observer=observer,
+            limits=limits,
+        )
+        self.name = name
+
+
+def _lost(task: Task, error: Exception) -> Exception:
+    """What a task fails with when the connection went because of `error`."""
+    if isinstance(error, ClientStopped):
+        return ClientStopped()
+    lost = TaskLost(task, acknowledged=bool(task.job_handle))
+    lost.__cause__ = error
+    return lost

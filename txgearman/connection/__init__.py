@@ -1,0 +1,1 @@
+"""One connection to one job server, and the pool of them."""

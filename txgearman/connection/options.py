@@ -1,0 +1,107 @@
+"""What a connection puts up with: `Limits`, and the `Watch` by which it looks whether they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from twisted.internet.interfaces import IDelayedCall
+
+from ..packets import MAX_PACKET_SIZE
+from ..validation import positive_seconds
+
+__all__ = [
+    "ACK_TIMEOUT",
+    "CHECK_INTERVAL",
+    "CONNECT_TIMEOUT",
+    "DEFAULT_LIMITS",
+    "LOOKS",
+    "MOST_BYTES",
+    "Limits",
+    "Watch",
+]
+
+CONNECT_TIMEOUT: Final = 10.0
+ACK_TIMEOUT: Final = 30.0
+CHECK_INTERVAL: Final = 60.0
+
+MOST_BYTES: Final = 2**32 - 2**16
+"""Of a payload: what a header can tell, less space for the names beside it."""
+
+LOOKS: Final = 2
+"""Looks in vain, one after the other, that make a silence. One is not enough: where somebody's code has blocked the
+reactor, a timer comes late, and just before the bytes that have long been there are read."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a connection to a job server puts up with.
+
+    :ivar connect_timeout: seconds from the start of an attempt to connect to the server's first good answer.
+    :ivar ack_timeout: seconds that a server may owe answers and give none. Then its connection is dropped: answers come
+        in order, so that no other would come either. A workload must get through in this time; while something large
+        comes from the server, that counts for an answer.
+    :ivar heartbeat: seconds of silence after which an idle server is asked whether it is there. If it says nothing for
+        as long again, its connection is dropped. None: it is not asked. Nor is it while more is written than it takes,
+        since the question would wait behind that.
+    :ivar check_interval: seconds of silence about a foreground task after which a client asks whether the server still
+        has its job.
+    :ivar max_packet_size: bytes that the body of a packet from the server may have.
+    :raises TypeError, ValueError: for what can't be meant.
+    """
+
+    connect_timeout: float = CONNECT_TIMEOUT
+    ack_timeout: float = ACK_TIMEOUT
+    heartbeat: float | None = None
+    check_interval: float = CHECK_INTERVAL
+    max_packet_size: int = MAX_PACKET_SIZE
+
+    def __post_init__(self) -> None:
+        for name in ("connect_timeout", "ack_timeout", "check_interval"):
+            positive_seconds(name, getattr(self, name))
+        if self.heartbeat is not None:
+            positive_seconds("heartbeat", self.heartbeat)
+        size = self.max_packet_size
+        if type(size) is not int or not 1 <= size <= MOST_BYTES:
+            raise ValueError(f"max_packet_size must be from 1 to {MOST_BYTES} bytes, not {size!r}")
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+
+class Watch:
+    """Looks at something several times in each of its periods, for as long as there is something to look at."""
+
+    __slots__ = ("_call", "_interval", "_look", "_reactor", "on")
+
+    def __init__(self, reactor: Any, seconds: float, look: Callable[[], bool]) -> None:
+        """
+        :param seconds: the period, in which it looks `LOOKS` times.
+        :param look: returns whether it is to look again.
+        """
+        self._reactor = reactor
+        self._interval = seconds / LOOKS
+        self._look = look
+        self._call: IDelayedCall | None = None
+        self.on = False
+        """Whether it will look."""
+
+    def start(self) -> None:
+        """Look from now on, if it does not already."""
+        if self._call is None:
+            self.on = True
+            self._call = self._reactor.callLater(self._interval, self._time_has_come)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+            self.on = False
+
+    def _time_has_come(self) -> None:
+        self._call = None
+        self.on = False
+        if self._look():
+            self.start()

@@ -1,0 +1,469 @@
+"""Many job servers: their addresses, whether they are there, and which of them a task goes to."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final, TypeAlias, TypeVar
+from typing import Protocol as Interface
+
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, clientFromString
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..errors import ClientStopped, NoServersAvailable, ServerError
+from ..packets import PacketType
+from .options import CONNECT_TIMEOUT
+from .protocol import CLOSE_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol, LinkObserver, Waiters
+from .tls import MISSING, TLSOptions
+
+__all__ = ["DEFAULT_PORT", "Address", "JobServer", "JobServers", "ServerInfo", "ServerState", "parse_address"]
+
+_log = Logger()
+
+T = TypeVar("T")
+
+DEFAULT_PORT: Final = 4730
+
+Address: TypeAlias = "str | IStreamClientEndpoint"
+"""``host``, ``host:port``, ``[v6]:port``, or one of these behind ``tls:``; the description of a Twisted client
+endpoint; or an endpoint."""
+
+_HOST: Final = re.compile(
+    r"(?:(?P<tls>tls:(?!\d*$))|tcp:(?=.*:))?(?:\[(?P<v6>[^]]*)\]|(?P<host>[^][:\\=/\s]+))(?::(?P<port>\d+))?",
+    re.ASCII,
+)
+_DESCRIPTION: Final = re.compile(r"[a-z][a-z0-9]*:.", re.ASCII | re.DOTALL)
+
+
+class ServerState(enum.Enum):
+    """How the link to a server is."""
+
+    STOPPED = "stopped"
+    """No connection is wanted: the client was not started, or was stopped."""
+    CONNECTING = "connecting"
+    """An attempt is under way, up to the first good answer."""
+    READY = "ready"
+    """Tasks can be sent."""
+    WAITING = "waiting"
+    """The last attempt or connection failed; the next attempt comes after a delay."""
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """One of a client's job servers at the time of asking.
+
+    :ivar address: as `JobHandle.server` names it.
+    :ivar state: see `ServerState`.
+    :ivar in_flight: tasks that were written to it and have no outcome yet.
+    :ivar next_attempt: seconds to the next attempt to connect; None unless one is planned.
+    :ivar last_error: what ended the last attempt or connection; None since the last good answer.
+    """
+
+    address: str
+    state: ServerState
+    in_flight: int
+    next_attempt: float | None
+    last_error: Exception | None
+
+
+def parse_address(
+    address: Address,
+    reactor: Any,
+    place: int = 0,
+    timeout: float = CONNECT_TIMEOUT,
+    tls: TLSOptions | None = None,
+) -> tuple[str, IStreamClientEndpoint]:
+    """Read one of ``job_servers``.
+
+    :param place: its place in the list, which names it if it is an endpoint.
+    :param timeout: seconds that a connection to a host may take. Descriptions and endpoints have their own.
+    :param tls: for ``tls:host``, ``tls:host:port`` and ``tls:[v6]:port``; None for the defaults.
+    :return: its name, which is the same for all clients that have the same list; and its endpoint. A host's name is
+        resolved at each connect, over IPv4 and IPv6.
+    :raises TypeError, ValueError: it can't be read.
+    """
+    if IStreamClientEndpoint.providedBy(address):
+        return f"endpoint:{place}", address
+    if not isinstance(address, str):
+        raise TypeError(f"job_servers: an address must be str or an IStreamClientEndpoint, not {address!r}")
+    match = _HOST.fullmatch(address)
+    if match:
+        name, host, endpoint = _host_and_port(address, match, reactor, timeout)
+        return (f"tls:{name}", (tls or TLSOptions()).wrap(endpoint, host)) if match["tls"] else (name, endpoint)
+    if _DESCRIPTION.match(address) and not isIPv6Address(address):
+        return address, _described(address, reactor)
+    raise ValueError(
+        f"job_servers: can't read the address {address!r}; write 'host', 'host:port', '[v6]:port' "
+        "or the description of a Twisted client endpoint"
+    )
+
+
+def takes_tls_options(address: Address) -> bool:
+    """Whether it says that TLS is spoken, and not how."""
+    match = _HOST.fullmatch(address) if isinstance(address, str) else None
+    return match is not None and match["tls"] is not None
+
+
+def _host_and_port(
+    address: str, match: re.Match[str], reactor: Any, timeout: float
+) -> tuple[str, str, IStreamClientEndpoint]:
+    """
+    :return: the name of the server, and its host and endpoint.
+    """
+    port = int(match["port"] or DEFAULT_PORT)
+    if not 0 < port < 65536:
+        raise ValueError(f"job_servers: the port of {address!r} must be from 1 to 65535")
+    if match["v6"] is not None:
+        if not isIPv6Address(match["v6"]):
+            raise ValueError(f"job_servers: {match['v6']!r} in {address!r} is not an IPv6 address")
+        return f"[{match['v6']}]:{port}", match["v6"], TCP6ClientEndpoint(reactor, match["v6"], port, timeout=timeout)
+    host = match["host"].lower()
+    # Literal addresses need no resolver, and so no thread.
+    endpoint = TCP4ClientEndpoint if isIPAddress(host) else HostnameEndpoint
+    return f"{host}:{port}", host, endpoint(reactor, host, port, timeout=timeout)
+
+
+def _described(description: str, reactor: Any) -> IStreamClientEndpoint:
+    try:
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
+    except (ImportError, NameError) as error:  # what Twisted comes to where it has no TLS
+        raise ValueError(f"job_servers: {description!r}: {MISSING}") from error
+    except Exception as error:  # each kind of endpoint has errors of its own
+        raise ValueError(f"job_servers: can't make an endpoint of {description!r}: {error}") from error
+    return endpoint
+
+
+class MakeFactory(Interface):
+    """Makes the factory for the link to one server."""
+
+    def __call__(self, *, name: str, observer: LinkObserver) -> GearmanFactory: ...
+
+
+class JobServer:
+    """One job server, and the link to it.
+
+    :ivar address: its name.
+    :ivar link: the link, while it is ready; else None.
+    :ivar refused: whether the last attempt or connection failed, so that nothing should wait for this server.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        endpoint: IStreamClientEndpoint,
+        make_factory: MakeFactory,
+        changed: Callable[[], None],
+    ) -> None:
+        self.address = address
+        self.link: Any = None
+        self.refused = False
+        self.last_error: Exception | None = None
+        self._endpoint = endpoint
+        self._make_factory = make_factory
+        self._changed = changed
+        self._factory: GearmanFactory | None = None
+        self._key = blake2b(address.encode()).digest()
+
+    def another(self, make_factory: MakeFactory) -> JobServer:
+        """The same server, for another connection."""
+        return JobServer(self.address, self._endpoint, make_factory, lambda: None)
+
+    def start(self) -> None:
+        """Connect, and keep connected."""
+        self.refused = False
+        self._factory = self._make_factory(name=self.address, observer=self)
+        EndpointConnector(self._endpoint, self._factory).connect()
+
+    @property
+    def started(self) -> bool:
+        """Whether a connection is wanted."""
+        return self._factory is not None
+
+    def leads_to(self, endpoint: IStreamClientEndpoint) -> bool:
+        """Whether this very endpoint is its own."""
+        return self._endpoint is endpoint
+
+    def detach(self) -> GearmanFactory | None:
+        """Be stopped, and hand out the factory that is to be stopped, if there is one."""
+        factory, self._factory = self._factory, None
+        self.link = None
+        return factory
+
+    def info(self) -> ServerInfo:
+        """What is to be told of it."""
+        factory = self._factory
+        if factory is None:
+            return ServerInfo(self.address, ServerState.STOPPED, 0, None, self.last_error)
+        if self.link is not None:
+            return ServerInfo(self.address, ServerState.READY, self.link.in_flight, None, None)
+        if factory.connecting:
+            return ServerInfo(self.address, ServerState.CONNECTING, 0, None, self.last_error)
+        next_attempt = factory.next_attempt
+        seconds = None if next_attempt is None else max(0.0, next_attempt - factory.reactor.seconds())
+        return ServerInfo(self.address, ServerState.WAITING, 0, seconds, self.last_error)
+
+    def when_ready(self) -> Deferred[Any]:
+        """Await the attempt to connect that is under way.
+
+        :return: fires with the link. Fails with `NoServersAvailable` if the attempt fails, or did just before.
+        """
+        if self._factory is None:
+            return fail(ClientStopped())
+        if self.refused:
+            return fail(NoServersAvailable({self.address: self.reason()}))
+        return self._factory.when_ready().addErrback(self._unreachable)
+
+    def ask(
+        self, packet_type: PacketType, argument: bytes, *, answer: PacketType, subject: bytes | None = None
+    ) -> Deferred[list[bytes]]:
+        """Ask this server something, when it is ready.
+
+        See `GearmanProtocol.request`; but fails with `NoServersAvailable` where the server can't be reached.
+        """
+        return self.use(lambda link: link.request(packet_type, argument, answer=answer, subject=subject))
+
+    def use(self, call: Callable[[Any], Deferred[T]]) -> Deferred[T]:
+        """Call with the link, when it is ready.
+
+        :return: fires as what was called does; but fails with `NoServersAvailable` where the server can't be reached,
+            or the connection goes.
+        """
+        return self.when_ready().addCallback(call).addErrback(self._unreachable)
+
+    def _unreachable(self, failure: Failure) -> Failure:
+        if failure.check(NoServersAvailable, ServerError, ClientStopped, CancelledError):
+            return failure
+        assert failure.value is not None
+        raise NoServersAvailable({self.address: failure.value}) from failure.value
+
+    def link_ready(self, link: GearmanProtocol) -> None:
+        """For the factory."""
+        if link.factory is self._factory:
+            _log.info("{address}: ready", address=self.address)
+            self.link = link
+            self.refused = False
+            self.last_error = None
+            self._changed()
+
+    def link_down(self, factory: GearmanFactory, error: Exception) -> None:
+        """For the factory."""
+        if factory is self._factory:
+            _log.info("{address}: {error}", address=self.address, error=error)
+            self.link = None
+            self.refused = True
+            self.last_error = error
+            self._changed()
+
+    def reason(self) -> Exception:
+        """Why it can't be reached."""
+        assert self.last_error is not None
+        return self.last_error
+
+    def load(self, avoided: str = "") -> tuple[int, bool, bool, int]:
+        """The smaller, the better is it to send it something.
+
+        :param avoided: the address of a server that is to be the last choice of those that are alike.
+        """
+        avoid = self.address == avoided
+        if self.link is not None:
+            return 0, avoid, self.link.paused, self.link.load
+        return 2 if self.refused else 1, avoid, False, 0
+
+    def score(self, unique: bytes) -> bytes:
+        """Its rank for a unique: the highest wins. (Rendezvous hashing: a server that comes or goes moves only the
+        uniques that it wins or loses.)"""
+        return blake2b(unique, digest_size=8, key=self._key).digest()
+
+
+class JobServers:
+    """All the job servers of one client or worker."""
+
+    def __init__(
+        self,
+        job_servers: Iterable[Address],
+        reactor: Any,
+        make_factory: MakeFactory,
+        changed: Callable[[], None],
+        connect_timeout: float = CONNECT_TIMEOUT,
+        tls: TLSOptions | None = None,
+    ) -> None:
+        """
+        :param changed: called whenever a server has become ready, or refused.
+        :param connect_timeout: seconds that a connection to a host may take.
+        :param tls: for those of the addresses that begin with ``tls:`` and have no options of their own.
+        :raises TypeError, ValueError: ``job_servers`` is empty, has an address twice, or one that can't be read; or
+            ``tls`` is for none of them.
+        """
+        self._reactor = reactor
+        self._make_factory = make_factory
+        self._changed = changed
+        self._connect_timeout = connect_timeout
+        if not isinstance(tls, (TLSOptions, type(None))):
+            raise TypeError(f"tls must be TLSOptions, not {type(tls).__name__}")
+        self._tls = tls
+        self.started = False
+        """Whether connections are wanted."""
+        self._turn = 0
+        # Factories of servers that are left or stopped, with connections that are not gone yet.
+        self._leaving: dict[GearmanFactory, None] = {}
+        self._stopping: dict[GearmanFactory, None] = {}
+        self._stopped = Waiters()
+        self._by_address: dict[str, JobServer] = {}
+        self._servers: list[JobServer] = []
+        self.sole: JobServer | None = None
+        self.addresses: list[Address] = []
+        """As they were given."""
+        self._set(job_servers)
+
+    def __len__(self) -> int:
+        return len(self._servers)
+
+    def __iter__(self) -> Iterator[JobServer]:
+        return iter(self._servers)
+
+    def _set(self, job_servers: Iterable[Address]) -> None:
+        """Take these for the servers; those that were there before stay what they are."""
+        if isinstance(job_servers, (str, bytes)):
+            raise TypeError(f"job_servers must be a list of addresses, not the one address {job_servers!r}")
+        addresses = list(job_servers)
+        servers: dict[str, JobServer] = {}
+        for place, address in enumerate(addresses):
+            server = self._server(address, place, servers)
+            if server.address in servers:
+                raise ValueError(f"job_servers: {server.address} is there twice")
+            servers[server.address] = server
+        if not servers:
+            raise ValueError("job_servers must have at least one address")
+        if self._tls is not None and not any(map(takes_tls_options, addresses)):
+            # Whoever gives them does not mean plain text.
+            raise ValueError("tls is for addresses such as 'tls:host:port', and job_servers has none")
+        self._by_address = servers
+        self._servers = list(servers.values())
+        self.sole = self._servers[0] if len(servers) == 1 else None
+        """The server, if there is but one."""
+        self.addresses = addresses
+
+    def _server(self, address: Address, place: int, others: Mapping[str, JobServer]) -> JobServer:
+        """The server of this address: the one that is here, or else a new one.
+
+        :param others: those that it will be beside.
+        """
+        name, endpoint = parse_address(address, self._reactor, place, self._connect_timeout, self._tls)
+        if endpoint is address:
+            for server in self._servers:
+                if server.leads_to(endpoint):
+                    return server
+            while name in self._by_address or name in others:
+                place += 1
+                name = f"endpoint:{place}"
+        return self._by_address.get(name) or JobServer(name, endpoint, self._make_factory, self._changed)
+
+    def start(self) -> None:
+        """Connect to all of them."""
+        self.started = True
+        for server in self._servers:
+            server.start()
+
+    def change(self, job_servers: Iterable[Address], timeout: float = CLOSE_TIMEOUT) -> None:
+        """Have these servers from now on. New ones are connected; those that are no longer there finish what they have.
+
+        :param timeout: seconds that what was written to those may take to go out at the end.
+        :raises TypeError, ValueError: as at the beginning; then nothing is changed.
+        """
+        before = self._servers
+        self._set(job_servers)
+        if not self.started:
+            return
+        left = [(server.link, server.detach()) for server in before if server not in self._servers]
+        self._leaving.update({factory: None for _, factory in left if factory is not None})
+        # Those who are told of what comes now may change the servers again, or stop.
+        for link, factory in left:
+            if factory is not None:
+                self._retire(factory, link, timeout)
+        for server in self._servers:
+            if self.started and server in self._servers and not server.started:
+                server.start()
+        self._changed()
+
+    def _retire(self, factory: GearmanFactory, link: Any, timeout: float) -> None:
+        factory.retire(link, timeout).addCallback(lambda _: self._leaving.pop(factory, None))
+
+    def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[Any]:
+        """Disconnect from all of them.
+
+        :param timeout: seconds that what was written may take to go out.
+
+        :return: fires when no socket and no timer is left, of this stop or an earlier one.
+        """
+        self.started = False
+        # All are detached before the first is stopped: what a stop fails may run anybody's code, which may start anew.
+        detached = [factory for server in self._servers if (factory := server.detach())]
+        detached += self._leaving
+        self._leaving.clear()
+        self._stopping.update(dict.fromkeys(detached))
+        for factory in detached:
+            factory.stop(error, timeout).addCallback(self._factory_stopped, factory)
+        return self._stopped.wait() if self._stopping else succeed(None)
+
+    def _factory_stopped(self, _: None, factory: GearmanFactory) -> None:
+        del self._stopping[factory]
+        if not self._stopping:
+            self._stopped.fire(None)
+
+    def by_address(self, address: str) -> JobServer:
+        """
+        :raises ValueError: it is none of them.
+        """
+        server = self._by_address.get(address)
+        if server is None:
+            raise ValueError(f"{address!r} is none of the job servers here: {', '.join(self._by_address)}")
+        return server
+
+    def choose(self, unique: bytes, attempt: int = 0, last: str = "") -> Any:
+        """Choose the link for a task.
+
+        :param unique: what coalesces; empty for nothing. Tasks with the same one go to the same server: the first
+            in rank that is not down.
+        :param attempt: how often the task was submitted before. Each time it goes to the next in rank.
+        :param last: the address of the server that it was sent to last. Without a unique it goes to another one.
+        :return: a link that is ready; or None, if a server that the task should wait for is just connecting.
+        :raises NoServersAvailable: there is none of either.
+        """
+        by_rank = unique and len(self._servers) > 1
+        for server in self.ranked(unique, attempt) if by_rank else [self._least_loaded(last)]:
+            if server.link is not None:
+                return server.link
+            if not server.refused:
+                return None
+        raise self.none_available()
+
+    def none_available(self) -> NoServersAvailable:
+        """Why no server can be reached, if none can."""
+        return NoServersAvailable({server.address: server.reason() for server in self._servers})
+
+    def any_hope(self) -> bool:
+        """Whether there is a server that tasks can be sent to, or should wait for."""
+        return any(server.link is not None or not server.refused for server in self._servers)
+
+    def ranked(self, unique: bytes, attempt: int = 0) -> list[JobServer]:
+        """The servers in the order in which they are tried for a unique."""
+        if len(self._servers) == 1:
+            return self._servers
+        ranked = sorted(self._servers, key=lambda server: server.score(unique), reverse=True)
+        first = attempt % len(ranked)
+        return ranked[first:] + ranked[:first]
+
+    def _least_loaded(self, last: str) -> JobServer:
+        """Of the ready servers, or else of those that connect, the least busy one. Equal ones take turns."""
+        if len(self._servers) == 1:
+            return self._servers[0]
+        self._turn = (self._turn + 1) % len(self._servers)
+        turn = self._servers[self._turn :] + self._servers[: self._turn]
+        return min(turn, key=lambda server: server.load(last))

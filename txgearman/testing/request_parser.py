@@ -1,0 +1,91 @@
+"""Requests out of what a job server receives: binary packets and lines of text, mixed on one connection."""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from ..packets import CAN_DO, CANT_DO, HEADER_SIZE, PACKET_TYPES, REQ, RES, SET_CLIENT_ID, Decoder, Packet, PacketType
+
+MAX_LINE: Final = 8192
+"""With its end."""
+
+MAX_ARGUMENT: Final = 8191
+"""Of every argument but the last."""
+
+MAX_NAME: Final = 8192
+"""Of the one argument of those packets that are no more than a name."""
+
+Request: TypeAlias = Packet | bytes
+"""A packet, or a line with its end."""
+
+
+class NotGearman(Exception):
+    """What gearmand closes a connection for."""
+
+
+class WrongMagic(Exception):
+    """A packet with the magic of responses. Those after it are good."""
+
+
+class Splitter:
+    """Takes bytes in pieces of any size."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._decoder = Decoder(REQ)
+        self._broken = False
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        self._buffer += data
+
+    def take(self) -> Request | None:
+        """The next request that has come whole.
+
+        :raises WrongMagic: for one packet; ask again.
+        :raises NotGearman: for good.
+        """
+        if self._broken:
+            raise NotGearman
+        if not self._buffer:
+            return None
+        try:
+            return self._take_packet() if self._buffer[0] == 0 else self._take_line()
+        except NotGearman:
+            self._broken = True
+            raise
+
+    def _take_line(self) -> bytes | None:
+        end = self._buffer.find(b"\n", 0, MAX_LINE) + 1
+        if not end and len(self._buffer) >= MAX_LINE:
+            raise NotGearman
+        return self._cut(end) if end else None
+
+    def _take_packet(self) -> Packet | None:
+        if len(self._buffer) < HEADER_SIZE:
+            return None
+        magic = bytes(self._buffer[:4])
+        packet_type = PACKET_TYPES.get(int.from_bytes(self._buffer[4:8], "big"))
+        if magic not in (REQ, RES) or packet_type is None:
+            raise NotGearman
+        end = HEADER_SIZE + int.from_bytes(self._buffer[8:HEADER_SIZE], "big")
+        if len(self._buffer) < end:
+            return None
+        packet = self._cut(end)
+        if magic == RES:
+            raise WrongMagic
+        packets = self._decoder.feed(packet)
+        if not packets or _too_long(*packets[0]):
+            raise NotGearman
+        return packets[0]
+
+    def _cut(self, end: int) -> bytes:
+        part = bytes(self._buffer[:end])
+        del self._buffer[:end]
+        return part
+
+
+def _too_long(packet_type: PacketType, arguments: list[bytes]) -> bool:
+    if packet_type in (CAN_DO, CANT_DO, SET_CLIENT_ID):
+        return len(arguments[0]) > MAX_NAME
+    return any(len(argument) > MAX_ARGUMENT for argument in arguments[:-1])
