@@ -37,8 +37,8 @@ from txgearman import (
     TaskLost,
     TaskRejected,
 )
-from txgearman.client.task import MAX_FUNCTION, MAX_UNIQUE
 from txgearman.packets import ERROR
+from txgearman.validation import MAX_FUNCTION, MAX_UNIQUE
 
 from .daemons import Gearmand
 from .raw_worker import Job, Worker, connect_worker

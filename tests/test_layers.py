@@ -13,6 +13,7 @@ import pytest
 import txgearman
 
 MODULES = [
+    "models",
     "errors",
     "packets",
     "validation",
@@ -72,7 +73,7 @@ MODULES = [
 ]
 """In the order of the layers, the lowest first. A package's name stands for its ``__init__``."""
 
-NO_TWISTED = {"errors", "packets", "validation", "admin.commands", "testing.jobs", "testing.request_parser"}
+NO_TWISTED = {"models", "errors", "packets", "validation", "admin.commands", "testing.jobs", "testing.request_parser"}
 
 PACKAGE = Path(txgearman.__file__).parent
 

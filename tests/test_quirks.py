@@ -33,9 +33,9 @@ from txgearman import (
     TaskLost,
     TaskTimedOut,
 )
-from txgearman.client.task import MAX_HANDLE
 from txgearman.packets import GET_STATUS, JOB_CREATED, STATUS_RES
 from txgearman.testing import MemoryJobServer
+from txgearman.validation import MAX_HANDLE
 
 from .daemons import Geard, Gearmand
 from .raw_worker import Job as TakenJob

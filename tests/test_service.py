@@ -9,9 +9,9 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from txgearman.client.task import MAX_FUNCTION
 from txgearman.connection.options import Limits
 from txgearman.service import GearmanService
+from txgearman.validation import MAX_FUNCTION
 
 from .wire import outcome
 

@@ -4,7 +4,7 @@ from .admin.admin import UNKNOWN_FUNCTION, Answers, GearmanAdmin
 from .admin.commands import FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
 from .client.client import GearmanClient
 from .client.protocol import GearmanClientFactory, GearmanClientProtocol
-from .client.task import BackgroundOptions, JobHandle, JobStatus, Priority, Task, TaskOptions
+from .client.task import BackgroundOptions, Task, TaskOptions
 from .connection.options import Limits
 from .connection.pool import ServerInfo, ServerState
 from .connection.tls import TLSOptions
@@ -25,6 +25,7 @@ from .errors import (
     TaskTimedOut,
     TLSError,
 )
+from .models import JobHandle, JobStatus, Priority
 from .worker.job import Job
 from .worker.worker import GearmanWorker
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 
-from .client.task import MAX_FUNCTION, name_bytes
 from .connection.options import Limits
+from .validation import MAX_FUNCTION, name_bytes
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -1,12 +1,28 @@
-"""What arguments may be. What can't be meant is told at the call (guarantee 8), in the same words everywhere."""
+"""Argument validation: invalid arguments raise TypeError or ValueError at the call, with uniform messages.
+
+This is guarantee 8.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["check_callback", "check_count", "check_flag", "positive_seconds"]
+__all__ = [
+    "MAX_FUNCTION",
+    "MAX_HANDLE",
+    "MAX_UNIQUE",
+    "check_callback",
+    "check_count",
+    "check_flag",
+    "function_bytes",
+    "name_bytes",
+    "payload_bytes",
+    "positive_seconds",
+    "whole_number",
+]
 
 
 def positive_seconds(name: str, value: float) -> float:
@@ -53,3 +69,71 @@ def check_callback(name: str, value: Callable[..., Any] | None) -> Callable[...,
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be callable, not {type(value).__name__}")
     return value
+
+
+MAX_FUNCTION: Final = 8050
+"""Bytes of a function's name, prefix included. gearmand takes 8191 in a submit. But when it assigns the job, header,
+handle, function, unique and their NULs must fit into 8192 bytes; if they do not, it closes the connection of each
+worker that asks for the job. This is what the longest handle and unique leave."""
+
+
+MAX_UNIQUE: Final = 63
+"""Bytes of a unique. gearmand takes 64, but then the worker's workload begins with a NUL that nobody sent
+(M6); from 65 on it refuses."""
+
+
+MAX_HANDLE: Final = 63
+"""Bytes of a job handle. gearmand makes none longer, and leaves a question about a longer one unanswered (H6)."""
+
+
+def name_bytes(what: str, value: str | bytes, limit: int) -> bytes:
+    """Check a name that goes over the wire, and return it as bytes.
+
+    :param what: the argument's name, for the error.
+    :param value: a `str` is encoded as UTF-8.
+    :raises TypeError: it is neither `str` nor `bytes`.
+    :raises ValueError: it has a NUL, which would shift every argument after it (M6), or more than `limit`
+        bytes.
+    """
+    if type(value) is bytes and len(value) <= limit and b"\0" not in value:
+        return value
+    if isinstance(value, str):
+        try:
+            value = value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{what} can't be encoded as UTF-8: {value!r:.80}") from error
+    elif not isinstance(value, bytes):
+        raise TypeError(f"{what} must be str or bytes, not {type(value).__name__}")
+    if b"\0" in value:
+        raise ValueError(f"{what} must not have a NUL: {value[:80]!r}")
+    if len(value) > limit:
+        raise ValueError(f"{what} must have {limit} bytes at most, not {len(value)}")
+    return value
+
+
+def function_bytes(function: str | bytes) -> bytes:
+    """Check a function's name, and return it as bytes. Raises as `name_bytes` does."""
+    name = name_bytes("function", function, MAX_FUNCTION)
+    if not name:
+        raise ValueError("function must not be empty")
+    return name
+
+
+def payload_bytes(what: str, value: object) -> bytes:
+    """Check a payload, and return it as bytes.
+
+    :param what: the argument's name, for the error.
+    :raises TypeError: it is neither `bytes` nor `bytearray` nor `memoryview`.
+    """
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise TypeError(f"{what} must be bytes, not {type(value).__name__}")
+
+
+_LEADING_DIGITS: Final = re.compile(rb"\s*([+-]?\d{1,20})")  # more than any server keeps, and still good for a fraction
+
+
+def whole_number(text: bytes) -> int:
+    """Read a number as far as it goes, as C's ``atoi`` does, since workers send all sorts (C2)."""
+    match = _LEADING_DIGITS.match(text)
+    return int(match[1]) if match else 0

@@ -30,7 +30,7 @@ from txgearman import (
     TaskRejected,
     WorkerInfo,
 )
-from txgearman.client.task import Priority
+from txgearman.models import Priority
 from txgearman.testing import MemoryJobServer
 
 from ..daemons import Geard, Gearmand, free_port

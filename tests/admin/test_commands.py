@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from txgearman import FunctionStatus, JobInfo, PriorityStatus, ProtocolError, ServerError, WorkerInfo
 from txgearman.admin import commands as text
-from txgearman.client.task import MAX_FUNCTION, MAX_HANDLE
+from txgearman.validation import MAX_FUNCTION, MAX_HANDLE
 
 LISTS: Final[list[text.Command[Any]]] = [text.STATUS, text.PRIORITY_STATUS, text.WORKERS, text.JOBS, text.UNIQUE_JOBS]
 VALUES: Final[list[text.Command[Any]]] = [text.VERSION, text.PID, text.VERBOSITY]

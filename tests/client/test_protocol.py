@@ -24,8 +24,8 @@ from twisted.internet.error import ConnectionLost, TimeoutError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol, whole_number
-from txgearman.client.task import MAX_HANDLE, JobHandle, Priority, Task, TaskOwner
+from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
+from txgearman.client.task import Task, TaskOwner
 from txgearman.connection.options import Limits
 from txgearman.connection.protocol import EndpointConnector, GearmanFactory, GearmanProtocol
 from txgearman.errors import (
@@ -38,6 +38,7 @@ from txgearman.errors import (
     TaskLost,
     TaskRejected,
 )
+from txgearman.models import JobHandle, Priority
 from txgearman.packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -62,6 +63,7 @@ from txgearman.packets import (
     Packet,
     PacketType,
 )
+from txgearman.validation import MAX_HANDLE, whole_number
 
 from ..wire import MemoryEndpoint, answer, outcome, with_limits
 

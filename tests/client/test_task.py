@@ -19,20 +19,11 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
-from txgearman.client.task import (
-    MAX_FUNCTION,
-    MAX_HANDLE,
-    MAX_UNIQUE,
-    JobHandle,
-    JobStatus,
-    Priority,
-    Task,
-    TaskOwner,
-    TaskQueue,
-    name_bytes,
-)
+from txgearman.client.task import Task, TaskOwner, TaskQueue
 from txgearman.errors import ClientStopped, TaskException, TaskFailed
+from txgearman.models import JobHandle, JobStatus, Priority
 from txgearman.packets import JOB_CREATED
+from txgearman.validation import MAX_FUNCTION, MAX_HANDLE, MAX_UNIQUE, name_bytes
 
 from ..conftest import Failures
 from ..wire import outcome

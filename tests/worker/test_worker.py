@@ -28,7 +28,6 @@ from txgearman import (
     TaskFailed,
     TaskLost,
 )
-from txgearman.client.task import MAX_FUNCTION
 from txgearman.connection.options import ACK_TIMEOUT
 from txgearman.packets import (
     CAN_DO_TIMEOUT,
@@ -39,6 +38,7 @@ from txgearman.packets import (
     PacketType,
 )
 from txgearman.testing import MemoryJobServer
+from txgearman.validation import MAX_FUNCTION
 from txgearman.worker import job as jobs_module
 from txgearman.worker.worker import DRAIN_TIMEOUT, POLL_INTERVAL, format_exception
 

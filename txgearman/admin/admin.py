@@ -9,14 +9,14 @@ from typing import Any, Final, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, inlineCallbacks
 
-from ..client.task import JobHandle, function_bytes
 from ..connection.options import CONNECT_TIMEOUT, Limits
 from ..connection.pool import Address, JobServer, JobServers, ServerInfo
 from ..connection.tls import TLSOptions
 from ..errors import ClientStopped, GearmanError, ServerError
+from ..models import JobHandle
 from ..packets import MAX_PACKET_SIZE
 from ..service import GearmanService
-from ..validation import positive_seconds
+from ..validation import function_bytes, positive_seconds
 from . import commands as text
 from .commands import Command, FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
 from .protocol import AdminFactory

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Final, Generic, NoReturn, TypeVar
 from urllib.parse import unquote_plus
 
-from ..client.task import MAX_HANDLE, function_bytes, name_bytes
 from ..errors import ProtocolError, ServerError
+from ..validation import MAX_HANDLE, function_bytes, name_bytes
 
 __all__ = [
     "JOBS",

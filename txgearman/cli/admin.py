@@ -11,9 +11,9 @@ from twisted.internet.task import deferLater
 
 from ..admin.admin import Answers, GearmanAdmin
 from ..client.client import GearmanClient
-from ..client.task import JobHandle
 from ..connection.pool import parse_address
 from ..errors import GearmanError, NoServersAvailable, ServerError
+from ..models import JobHandle
 from .exit_codes import Exit, exit_of
 from .options import Servers
 from .reactor_loop import first_failure, usage

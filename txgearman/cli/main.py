@@ -104,7 +104,7 @@ def submit(function: str, workload: str | None, servers: Servers, **options: Any
 
 def _request(make: Any, function: str, workload: str | None, servers: Servers, **options: Any) -> Any:
     """Read the options of `submit`."""
-    from ..client.task import Priority
+    from ..models import Priority
 
     lines = b"\0" if options.pop("null") else b"\n" if options.pop("lines") else None
     options.pop("lines", None)

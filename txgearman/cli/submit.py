@@ -12,8 +12,9 @@ from twisted.python.failure import Failure
 
 from ..client.client import GearmanClient
 from ..client.iteration import map_workloads
-from ..client.task import Priority, Task
+from ..client.task import Task
 from ..errors import ClientStopped, GearmanError, NoServersAvailable
+from ..models import Priority
 from .exit_codes import Exit, exit_of
 from .options import Servers
 from .progress import Bar, Lines, progress

@@ -14,6 +14,7 @@ from ..connection.options import ACK_TIMEOUT, CHECK_INTERVAL, CONNECT_TIMEOUT, L
 from ..connection.pool import Address, JobServer, JobServers, ServerInfo
 from ..connection.tls import TLSOptions
 from ..errors import UNANSWERED, ClientStopped, NoServersAvailable, ServerError
+from ..models import JobHandle, JobStatus
 from ..packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -25,12 +26,12 @@ from ..packets import (
     PacketType,
 )
 from ..service import GearmanService
-from ..validation import check_count, positive_seconds
+from ..validation import MAX_HANDLE, MAX_UNIQUE, check_count, name_bytes, positive_seconds, whole_number
 from .canceller import Canceller
 from .dispatcher import Dispatcher
 from .iteration import Stream, map_workloads
-from .protocol import GearmanClientFactory, whole_number
-from .task import MAX_HANDLE, MAX_UNIQUE, BackgroundOptions, JobHandle, JobStatus, Task, TaskOptions, name_bytes
+from .protocol import GearmanClientFactory
+from .task import BackgroundOptions, Task, TaskOptions
 
 __all__ = ["GearmanClient"]
 

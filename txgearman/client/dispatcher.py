@@ -23,7 +23,8 @@ from ..connection.pool import JobServers
 from ..connection.protocol import Waiters
 from ..connection.timers import Deadlines
 from ..errors import ClientStopped, NoServersAvailable, TaskFailed, TaskLost, TaskRejected, TaskTimedOut
-from .task import JobHandle, Task, TaskOwner, TaskQueue
+from ..models import JobHandle
+from .task import Task, TaskOwner, TaskQueue
 
 __all__ = ["Dispatcher", "is_retried", "rest_before"]
 

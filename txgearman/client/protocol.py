@@ -15,7 +15,6 @@ sweep, after the jobs of which it has long heard nothing (guarantee 16).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
@@ -24,6 +23,7 @@ from twisted.internet.defer import Deferred
 from ..connection.options import DEFAULT_LIMITS, LOOKS, Limits, Watch
 from ..connection.protocol import GearmanFactory, GearmanProtocol, LinkObserver
 from ..errors import ClientStopped, ProtocolError, TaskFailed, TaskLost, TaskRejected
+from ..models import JobHandle
 from ..packets import (
     GET_STATUS,
     JOB_CREATED,
@@ -36,18 +36,10 @@ from ..packets import (
     WORK_WARNING,
     PacketType,
 )
-from .task import MAX_HANDLE, JobHandle, Task, TaskOwner, TaskQueue
+from ..validation import MAX_HANDLE, whole_number
+from .task import Task, TaskOwner, TaskQueue
 
-__all__ = ["GearmanClientFactory", "GearmanClientProtocol", "whole_number"]
-
-_LEADING_DIGITS: Final = re.compile(rb"\s*([+-]?\d{1,20})")  # more than any server keeps, and still good for a fraction
-
-
-def whole_number(text: bytes) -> int:
-    """Read a number as far as it goes, as C's ``atoi`` does, since workers send all sorts (C2)."""
-    match = _LEADING_DIGITS.match(text)
-    return int(match[1]) if match else 0
-
+__all__ = ["GearmanClientFactory", "GearmanClientProtocol"]
 
 _MOST_ENDED: Final = 1000  # failed jobs of a connection to remember, for those that join them after their end
 

@@ -8,14 +8,11 @@ guarantee 13 (a callback can do no harm) is kept here; where the events come fro
 from __future__ import annotations
 
 import datetime
-import enum
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypedDict
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -23,6 +20,7 @@ from twisted.python.failure import Failure
 from typing_extensions import Unpack
 
 from ..errors import ClientStopped, TaskException
+from ..models import JobHandle, Priority
 from ..packets import (
     JOB_CREATED,
     SUBMIT_JOB,
@@ -34,40 +32,21 @@ from ..packets import (
     SUBMIT_JOB_LOW_BG,
     PacketType,
 )
-from ..validation import check_callback, check_count, check_flag, positive_seconds
+from ..validation import (
+    MAX_FUNCTION,
+    MAX_UNIQUE,
+    check_callback,
+    check_count,
+    check_flag,
+    function_bytes,
+    name_bytes,
+    payload_bytes,
+    positive_seconds,
+)
 
-__all__ = [
-    "MAX_FUNCTION",
-    "MAX_HANDLE",
-    "MAX_UNIQUE",
-    "AnyOptions",
-    "BackgroundOptions",
-    "JobHandle",
-    "JobStatus",
-    "Options",
-    "Priority",
-    "Task",
-    "TaskOptions",
-    "TaskOwner",
-    "TaskQueue",
-    "function_bytes",
-    "name_bytes",
-    "payload_bytes",
-]
+__all__ = ["AnyOptions", "BackgroundOptions", "Options", "Task", "TaskOptions", "TaskOwner", "TaskQueue"]
 
 _log = Logger()
-
-MAX_FUNCTION: Final = 8050
-"""Bytes of a function's name, prefix included. gearmand takes 8191 in a submit. But when it assigns the job, header,
-handle, function, unique and their NULs must fit into 8192 bytes; if they do not, it closes the connection of each
-worker that asks for the job. This is what the longest handle and unique leave."""
-
-MAX_UNIQUE: Final = 63
-"""Bytes of a unique. gearmand takes 64, but then the worker's workload begins with a NUL that nobody sent
-(M6); from 65 on it refuses."""
-
-MAX_HANDLE: Final = 63
-"""Bytes of a job handle. gearmand makes none longer, and leaves a question about a longer one unanswered (H6)."""
 
 _NO_UNIQUE: Final = b""
 
@@ -78,92 +57,6 @@ _SUBMIT_BACKGROUND: Final = (SUBMIT_JOB_HIGH_BG, SUBMIT_JOB_BG, SUBMIT_JOB_LOW_B
 _SPARE: Final = 64  # places of a queue that may be empty, whatever there is besides
 
 _MAX_EPOCH: Final = 2**63 - 1  # a larger number is left unanswered (H6)
-
-
-def name_bytes(what: str, value: str | bytes, limit: int) -> bytes:
-    """Check a name that goes over the wire, and return it as bytes.
-
-    :param what: the argument's name, for the error.
-    :param value: a `str` is encoded as UTF-8.
-    :raises TypeError: it is neither `str` nor `bytes`.
-    :raises ValueError: it has a NUL, which would shift every argument after it (M6), or more than `limit`
-        bytes.
-    """
-    if type(value) is bytes and len(value) <= limit and b"\0" not in value:
-        return value
-    if isinstance(value, str):
-        try:
-            value = value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{what} can't be encoded as UTF-8: {value!r:.80}") from error
-    elif not isinstance(value, bytes):
-        raise TypeError(f"{what} must be str or bytes, not {type(value).__name__}")
-    if b"\0" in value:
-        raise ValueError(f"{what} must not have a NUL: {value[:80]!r}")
-    if len(value) > limit:
-        raise ValueError(f"{what} must have {limit} bytes at most, not {len(value)}")
-    return value
-
-
-class Priority(enum.IntEnum):
-    """Which of a function's queues a job waits in: all HIGH jobs are done before NORMAL ones, and those before LOW."""
-
-    HIGH = 0
-    NORMAL = 1
-    LOW = 2
-
-
-class JobHandle(NamedTuple):
-    """Names a job on its server.
-
-    Its string, ``10.0.0.1:4730//H:host:12``, is printable whatever the bytes of the handle are; keep it in a database
-    and read it back by `from_string`. A server that restarts counts from 1 again, so that an old handle may come to
-    name another job (M4).
-    """
-
-    server: str
-    """The server's address, as in ``GearmanClient.servers``."""
-
-    handle: bytes
-    """The handle as the server gave it."""
-
-    def __str__(self) -> str:
-        return f"{self.server}//{quote_from_bytes(self.handle, safe=':')}"
-
-    @classmethod
-    def from_string(cls, text: str) -> JobHandle:
-        """Read what ``str()`` of a handle printed.
-
-        :raises ValueError: it is not one.
-        """
-        server, _, handle = text.rpartition("//")
-        read = cls(server, unquote_to_bytes(handle))
-        if not (server and handle) or str(read) != text:
-            raise ValueError(f"not a job handle, which reads like '10.0.0.1:4730//H:host:12': {text!r}")
-        return read
-
-
-@dataclass(frozen=True)
-class JobStatus:
-    """What a server knows of a job.
-
-    :ivar known: whether it knows the job at all. It forgets jobs that ended.
-    :ivar running: whether a worker has it.
-    :ivar numerator, denominator: how far the worker says it is; 0 and 0 where it has not said.
-    :ivar waiting_clients: how many clients wait for its result; None where the server does not say, as in the
-        answer about a handle.
-    """
-
-    known: bool
-    running: bool
-    numerator: int
-    denominator: int
-    waiting_clients: int | None = None
-
-    @property
-    def progress(self) -> float | None:
-        """The fraction that is done, or None where the worker has not said."""
-        return self.numerator / self.denominator if self.denominator else None
 
 
 class TaskHolder(Protocol):
@@ -568,31 +461,12 @@ class Task:
             _log.failure("a callback of {task} raised", task=self)
 
 
-def function_bytes(function: str | bytes) -> bytes:
-    """Check a function's name, and return it as bytes. Raises as `name_bytes` does."""
-    name = name_bytes("function", function, MAX_FUNCTION)
-    if not name:
-        raise ValueError("function must not be empty")
-    return name
-
-
 def _head(function: str | bytes) -> bytes:
     return function_bytes(function) + b"\0\0"
 
 
 # A program has few functions, and asks for each very often.
 _known_head = lru_cache(1024)(_head)
-
-
-def payload_bytes(what: str, value: object) -> bytes:
-    """Check a payload, and return it as bytes.
-
-    :param what: the argument's name, for the error.
-    :raises TypeError: it is neither `bytes` nor `bytearray` nor `memoryview`.
-    """
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value)
-    raise TypeError(f"{what} must be bytes, not {type(value).__name__}")
 
 
 def _priority(name: str, value: Priority) -> Priority:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Clock
 
-from ..client.task import MAX_FUNCTION, name_bytes
 from ..packets import (
     ERROR,
     SUBMIT_JOB,
@@ -26,7 +25,7 @@ from ..packets import (
     SUBMIT_REDUCE_JOB_BACKGROUND,
     PacketType,
 )
-from ..validation import check_count
+from ..validation import MAX_FUNCTION, check_count, name_bytes
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from ..client.task import Priority
+from ..models import Priority
 
 BY_WORKLOAD: Final = b"-"
 """The unique that stands for the workload."""

@@ -10,8 +10,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from ..client.task import Priority
 from ..connection.protocol import is_tcp
+from ..models import Priority
 from ..packets import (
     CAN_DO,
     CAN_DO_TIMEOUT,

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from ..client.client import GearmanClient
-from ..client.task import name_bytes
+from ..validation import name_bytes
 from ..worker.worker import DRAIN_TIMEOUT, GearmanWorker
 from . import commands as text
 from .core import Core

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..client.task import payload_bytes
 from ..packets import WORK_COMPLETE, WORK_DATA, WORK_FAIL, WORK_STATUS, WORK_WARNING, PacketType
+from ..validation import payload_bytes
 from .core import Core
 from .jobs import Ability, Job
 

@@ -14,9 +14,10 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 
-from ..client.task import JobHandle, payload_bytes
 from ..connection.options import MOST_BYTES
 from ..errors import JobEnded
+from ..models import JobHandle
+from ..validation import payload_bytes
 
 __all__ = ["Function", "Job"]
 

@@ -17,7 +17,6 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..client.task import MAX_FUNCTION, function_bytes, name_bytes
 from ..connection.options import ACK_TIMEOUT, CONNECT_TIMEOUT, Limits
 from ..connection.pool import Address, JobServers, ServerInfo
 from ..connection.protocol import CLOSE_TIMEOUT
@@ -25,7 +24,7 @@ from ..connection.tls import TLSOptions
 from ..errors import JobEnded, JobFailed
 from ..packets import MAX_PACKET_SIZE
 from ..service import GearmanService
-from ..validation import check_count, positive_seconds
+from ..validation import MAX_FUNCTION, check_count, function_bytes, name_bytes, positive_seconds
 from .groups import Post, Quota, cancel_timer
 from .job import Function, Job
 from .protocol import GearmanWorkerFactory
