@@ -14,6 +14,7 @@ __all__ = [
     "MAX_FUNCTION",
     "MAX_HANDLE",
     "MAX_UNIQUE",
+    "MOST_BYTES",
     "check_callback",
     "check_count",
     "check_flag",
@@ -137,3 +138,7 @@ def whole_number(text: bytes) -> int:
     """Read a number as far as it goes, as C's ``atoi`` does, since workers send all sorts (C2)."""
     match = _LEADING_DIGITS.match(text)
     return int(match[1]) if match else 0
+
+
+MOST_BYTES: Final = 2**32 - 2**16
+"""Of a payload: what a header can tell, less space for the names beside it."""

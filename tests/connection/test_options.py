@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from txgearman.connection.options import DEFAULT_LIMITS, LOOKS, MOST_BYTES, Limits, Watch
+from txgearman.connection.options import DEFAULT_LIMITS, Limits
+from txgearman.connection.timers import LOOKS, Watch
 from txgearman.packets import MAX_PACKET_SIZE
+from txgearman.validation import MOST_BYTES
 
 
 def test_the_defaults() -> None:

@@ -19,7 +19,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 
 from txgearman import JobEnded, JobFailed, JobHandle
-from txgearman.connection.options import MOST_BYTES
+from txgearman.validation import MOST_BYTES
 from txgearman.worker import job as jobs
 from txgearman.worker.job import MOST_STEPS, Function, Job
 from txgearman.worker.protocol import Assignment

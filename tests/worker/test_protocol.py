@@ -14,8 +14,8 @@ from twisted.internet.error import ConnectionDone, ConnectionLost, TimeoutError
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from txgearman.connection.options import LOOKS
 from txgearman.connection.protocol import EndpointConnector, GearmanFactory, GearmanProtocol
+from txgearman.connection.timers import LOOKS
 from txgearman.errors import ClientStopped, ProtocolError
 from txgearman.packets import (
     CAN_DO,

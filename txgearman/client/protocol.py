@@ -20,8 +20,9 @@ from typing import Any, ClassVar, Final
 
 from twisted.internet.defer import Deferred
 
-from ..connection.options import DEFAULT_LIMITS, LOOKS, Limits, Watch
+from ..connection.options import DEFAULT_LIMITS, Limits
 from ..connection.protocol import GearmanFactory, GearmanProtocol, LinkObserver
+from ..connection.timers import LOOKS, Watch
 from ..errors import ClientStopped, ProtocolError, TaskFailed, TaskLost, TaskRejected
 from ..models import JobHandle
 from ..packets import (

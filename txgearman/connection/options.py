@@ -1,37 +1,24 @@
-"""What a connection puts up with: `Limits`, and the `Watch` by which it looks whether they are kept."""
+"""What one connection keeps to: its time-outs and sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
-
-from twisted.internet.interfaces import IDelayedCall
+from typing import Final
 
 from ..packets import MAX_PACKET_SIZE
-from ..validation import positive_seconds
+from ..validation import MOST_BYTES, positive_seconds
 
 __all__ = [
     "ACK_TIMEOUT",
     "CHECK_INTERVAL",
     "CONNECT_TIMEOUT",
     "DEFAULT_LIMITS",
-    "LOOKS",
-    "MOST_BYTES",
     "Limits",
-    "Watch",
 ]
 
 CONNECT_TIMEOUT: Final = 10.0
 ACK_TIMEOUT: Final = 30.0
 CHECK_INTERVAL: Final = 60.0
-
-MOST_BYTES: Final = 2**32 - 2**16
-"""Of a payload: what a header can tell, less space for the names beside it."""
-
-LOOKS: Final = 2
-"""Looks in vain, one after the other, that make a silence. One is not enough: where somebody's code has blocked the
-reactor, a timer comes late, and just before the bytes that have long been there are read."""
 
 
 @dataclass(frozen=True)
@@ -68,40 +55,3 @@ class Limits:
 
 
 DEFAULT_LIMITS: Final = Limits()
-
-
-class Watch:
-    """Looks at something several times in each of its periods, for as long as there is something to look at."""
-
-    __slots__ = ("_call", "_interval", "_look", "_reactor", "on")
-
-    def __init__(self, reactor: Any, seconds: float, look: Callable[[], bool]) -> None:
-        """
-        :param seconds: the period, in which it looks `LOOKS` times.
-        :param look: returns whether it is to look again.
-        """
-        self._reactor = reactor
-        self._interval = seconds / LOOKS
-        self._look = look
-        self._call: IDelayedCall | None = None
-        self.on = False
-        """Whether it will look."""
-
-    def start(self) -> None:
-        """Look from now on, if it does not already."""
-        if self._call is None:
-            self.on = True
-            self._call = self._reactor.callLater(self._interval, self._time_has_come)
-
-    def stop(self) -> None:
-        """Look no more."""
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-            self.on = False
-
-    def _time_has_come(self) -> None:
-        self._call = None
-        self.on = False
-        if self._look():
-            self.start()

@@ -57,7 +57,8 @@ from ..packets import (
     Decoder,
     PacketType,
 )
-from .options import DEFAULT_LIMITS, LOOKS, Limits, Watch
+from .options import DEFAULT_LIMITS, Limits
+from .timers import LOOKS, Watch
 from .tls import in_words
 
 __all__ = ["EndpointConnector", "GearmanFactory", "GearmanProtocol", "LinkObserver"]

@@ -1,4 +1,4 @@
-"""Many deadlines on one timer of the reactor."""
+"""Timers: deadlines of many items on one timer of the reactor, and a probe that repeats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any, Final, Generic, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall
 
-__all__ = ["Deadlines"]
+__all__ = [
+    "Deadlines",
+    "LOOKS",
+    "Watch",
+]
 
 T = TypeVar("T")
 
@@ -93,3 +97,45 @@ class Deadlines(Generic[T]):
             self._set_timer()
         else:
             self.clear()
+
+
+LOOKS: Final = 2
+"""Looks in vain, one after the other, that make a silence. One is not enough: where somebody's code has blocked the
+reactor, a timer comes late, and just before the bytes that have long been there are read."""
+
+
+class Watch:
+    """Looks at something several times in each of its periods, for as long as there is something to look at."""
+
+    __slots__ = ("_call", "_interval", "_look", "_reactor", "on")
+
+    def __init__(self, reactor: Any, seconds: float, look: Callable[[], bool]) -> None:
+        """
+        :param seconds: the period, in which it looks `LOOKS` times.
+        :param look: returns whether it is to look again.
+        """
+        self._reactor = reactor
+        self._interval = seconds / LOOKS
+        self._look = look
+        self._call: IDelayedCall | None = None
+        self.on = False
+        """Whether it will look."""
+
+    def start(self) -> None:
+        """Look from now on, if it does not already."""
+        if self._call is None:
+            self.on = True
+            self._call = self._reactor.callLater(self._interval, self._time_has_come)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+            self.on = False
+
+    def _time_has_come(self) -> None:
+        self._call = None
+        self.on = False
+        if self._look():
+            self.start()

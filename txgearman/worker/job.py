@@ -14,10 +14,9 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 
-from ..connection.options import MOST_BYTES
 from ..errors import JobEnded
 from ..models import JobHandle
-from ..validation import payload_bytes
+from ..validation import MOST_BYTES, payload_bytes
 
 __all__ = ["Function", "Job"]
 
