@@ -14,7 +14,7 @@ from ..admin.commands import cancel_job
 from ..admin.protocol import AdminFactory
 from ..connection.options import Limits
 from ..connection.pool import JobServer
-from ..connection.protocol import Waiters
+from ..connection.waiters import Waiters
 from ..errors import ClientStopped
 
 __all__ = ["Canceller"]

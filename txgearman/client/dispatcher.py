@@ -20,8 +20,8 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from ..connection.pool import JobServers
-from ..connection.protocol import Waiters
 from ..connection.timers import Deadlines
+from ..connection.waiters import Waiters
 from ..errors import ClientStopped, NoServersAvailable, TaskFailed, TaskLost, TaskRejected, TaskTimedOut
 from ..models import JobHandle
 from .task import Task, TaskOwner, TaskQueue

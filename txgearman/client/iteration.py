@@ -13,7 +13,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
-from ..connection.protocol import Waiters
+from ..connection.waiters import Waiters
 from .task import Task
 
 __all__ = ["STREAM_BUFFER", "Stream", "map_workloads"]

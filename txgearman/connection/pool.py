@@ -20,8 +20,9 @@ from twisted.python.failure import Failure
 from ..errors import ClientStopped, NoServersAvailable, ServerError
 from ..packets import PacketType
 from .options import CONNECT_TIMEOUT
-from .protocol import CLOSE_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol, LinkObserver, Waiters
+from .protocol import CLOSE_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol, LinkObserver
 from .tls import MISSING, TLSOptions
+from .waiters import Waiters
 
 __all__ = ["DEFAULT_PORT", "Address", "JobServer", "JobServers", "ServerInfo", "ServerState", "parse_address"]
 

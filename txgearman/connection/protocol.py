@@ -60,8 +60,14 @@ from ..packets import (
 from .options import DEFAULT_LIMITS, Limits
 from .timers import LOOKS, Watch
 from .tls import in_words
+from .waiters import Waiters
 
-__all__ = ["EndpointConnector", "GearmanFactory", "GearmanProtocol", "LinkObserver"]
+__all__ = [
+    "EndpointConnector",
+    "GearmanFactory",
+    "GearmanProtocol",
+    "LinkObserver",
+]
 
 _CORKED: Final = 64 * 1024  # bytes that are worth a write of their own; a transport wants to hold no more
 
@@ -501,29 +507,6 @@ class GearmanProtocol(Protocol):
 def _code_and_text(arguments: list[bytes]) -> list[str]:
     # geard ends the text with a NUL, gearmand does not (C3).
     return [argument.rstrip(b"\0").decode("utf-8", "backslashreplace") for argument in arguments]
-
-
-class Waiters:
-    """Deferreds that wait for one thing, each of which may be cancelled."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[Deferred[Any], None] = {}
-
-    def wait(self) -> Deferred[Any]:
-        """Return a new one."""
-        deferred: Deferred[Any] = Deferred(self._forget)
-        self._waiting[deferred] = None
-        return deferred
-
-    def fire(self, outcome: object) -> None:
-        """Fire all of them; with a `Failure`, as errbacks."""
-        waiting, self._waiting = self._waiting, {}
-        for deferred in waiting:
-            if not deferred.called:  # another one's callback may have cancelled it
-                deferred.callback(outcome)
-
-    def _forget(self, deferred: Deferred[Any]) -> None:
-        self._waiting.pop(deferred, None)
 
 
 class LinkObserver(Interface):

@@ -17,7 +17,7 @@ from twisted.internet.protocol import ServerFactory
 from twisted.python.failure import Failure
 
 from ..connection.pool import parse_address
-from ..connection.protocol import Waiters
+from ..connection.waiters import Waiters
 from ..validation import check_count, positive_seconds
 from .faults import Fault, FaultMaker
 from .relay import Direction, Pipe, Relay, RelayEnd

@@ -16,7 +16,8 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from ..connection.pool import JobServers
-from ..connection.protocol import CLOSE_TIMEOUT, Waiters
+from ..connection.protocol import CLOSE_TIMEOUT
+from ..connection.waiters import Waiters
 from ..errors import ClientStopped
 from .job import Function, Job
 from .protocol import Assignment, GearmanWorkerProtocol
