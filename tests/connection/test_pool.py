@@ -21,7 +21,8 @@ from zope.interface import implementer
 
 from txgearman.client.protocol import GearmanClientFactory
 from txgearman.client.task import Task, TaskOwner
-from txgearman.connection.pool import JobServers, ServerInfo, ServerState, parse_address
+from txgearman.connection.addresses import parse_address
+from txgearman.connection.pool import JobServers, ServerInfo, ServerState
 from txgearman.connection.protocol import CLOSE_TIMEOUT, LinkObserver
 from txgearman.connection.tls import TLSOptions
 from txgearman.errors import ClientStopped, NoServersAvailable, ProtocolError, ServerError
@@ -87,7 +88,7 @@ def test_tls_without_its_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatc
     def missing(reactor: object, description: str) -> None:
         raise NameError("name 'optionsForClientTLS' is not defined")
 
-    monkeypatch.setattr("txgearman.connection.pool.clientFromString", missing)
+    monkeypatch.setattr("txgearman.connection.addresses.clientFromString", missing)
     with pytest.raises(ValueError, match=r"'tls:jobs:4730:timeout=3': TLS needs txgearman\[tls\], which is not"):
         parse_address("tls:jobs:4730:timeout=3", reactor)
 

@@ -9,8 +9,9 @@ from typing import Any, Final, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, inlineCallbacks
 
+from ..connection.addresses import Address
 from ..connection.options import CONNECT_TIMEOUT, Limits
-from ..connection.pool import Address, JobServer, JobServers, ServerInfo
+from ..connection.pool import JobServer, JobServers, ServerInfo
 from ..connection.tls import TLSOptions
 from ..errors import ClientStopped, GearmanError, ServerError
 from ..models import JobHandle

@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 
 from ..admin.admin import Answers, GearmanAdmin
 from ..client.client import GearmanClient
-from ..connection.pool import parse_address
+from ..connection.addresses import parse_address
 from ..errors import GearmanError, NoServersAvailable, ServerError
 from ..models import JobHandle
 from .exit_codes import Exit, exit_of

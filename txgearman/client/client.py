@@ -10,8 +10,9 @@ from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, in
 from twisted.logger import Logger
 from typing_extensions import Unpack
 
+from ..connection.addresses import Address
 from ..connection.options import ACK_TIMEOUT, CHECK_INTERVAL, CONNECT_TIMEOUT, Limits
-from ..connection.pool import Address, JobServer, JobServers, ServerInfo
+from ..connection.pool import JobServer, JobServers, ServerInfo
 from ..connection.tls import TLSOptions
 from ..errors import UNANSWERED, ClientStopped, NoServersAvailable, ServerError
 from ..models import JobHandle, JobStatus

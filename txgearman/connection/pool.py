@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, TypeVar
 from typing import Protocol as Interface
 
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..errors import ClientStopped, NoServersAvailable, ServerError
 from ..packets import PacketType
+from .addresses import Address, parse_address, takes_tls_options
 from .options import CONNECT_TIMEOUT
 from .protocol import CLOSE_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol, LinkObserver
-from .tls import MISSING, TLSOptions
+from .tls import TLSOptions
 from .waiters import Waiters
 
-__all__ = ["DEFAULT_PORT", "Address", "JobServer", "JobServers", "ServerInfo", "ServerState", "parse_address"]
+__all__ = [
+    "JobServer",
+    "JobServers",
+    "ServerInfo",
+    "ServerState",
+]
 
 _log = Logger()
 
 T = TypeVar("T")
-
-DEFAULT_PORT: Final = 4730
-
-Address: TypeAlias = "str | IStreamClientEndpoint"
-"""``host``, ``host:port``, ``[v6]:port``, or one of these behind ``tls:``; the description of a Twisted client
-endpoint; or an endpoint."""
-
-_HOST: Final = re.compile(
-    r"(?:(?P<tls>tls:(?!\d*$))|tcp:(?=.*:))?(?:\[(?P<v6>[^]]*)\]|(?P<host>[^][:\\=/\s]+))(?::(?P<port>\d+))?",
-    re.ASCII,
-)
-_DESCRIPTION: Final = re.compile(r"[a-z][a-z0-9]*:.", re.ASCII | re.DOTALL)
 
 
 class ServerState(enum.Enum):
@@ -72,73 +63,6 @@ class ServerInfo:
     in_flight: int
     next_attempt: float | None
     last_error: Exception | None
-
-
-def parse_address(
-    address: Address,
-    reactor: Any,
-    place: int = 0,
-    timeout: float = CONNECT_TIMEOUT,
-    tls: TLSOptions | None = None,
-) -> tuple[str, IStreamClientEndpoint]:
-    """Read one of ``job_servers``.
-
-    :param place: its place in the list, which names it if it is an endpoint.
-    :param timeout: seconds that a connection to a host may take. Descriptions and endpoints have their own.
-    :param tls: for ``tls:host``, ``tls:host:port`` and ``tls:[v6]:port``; None for the defaults.
-    :return: its name, which is the same for all clients that have the same list; and its endpoint. A host's name is
-        resolved at each connect, over IPv4 and IPv6.
-    :raises TypeError, ValueError: it can't be read.
-    """
-    if IStreamClientEndpoint.providedBy(address):
-        return f"endpoint:{place}", address
-    if not isinstance(address, str):
-        raise TypeError(f"job_servers: an address must be str or an IStreamClientEndpoint, not {address!r}")
-    match = _HOST.fullmatch(address)
-    if match:
-        name, host, endpoint = _host_and_port(address, match, reactor, timeout)
-        return (f"tls:{name}", (tls or TLSOptions()).wrap(endpoint, host)) if match["tls"] else (name, endpoint)
-    if _DESCRIPTION.match(address) and not isIPv6Address(address):
-        return address, _described(address, reactor)
-    raise ValueError(
-        f"job_servers: can't read the address {address!r}; write 'host', 'host:port', '[v6]:port' "
-        "or the description of a Twisted client endpoint"
-    )
-
-
-def takes_tls_options(address: Address) -> bool:
-    """Whether it says that TLS is spoken, and not how."""
-    match = _HOST.fullmatch(address) if isinstance(address, str) else None
-    return match is not None and match["tls"] is not None
-
-
-def _host_and_port(
-    address: str, match: re.Match[str], reactor: Any, timeout: float
-) -> tuple[str, str, IStreamClientEndpoint]:
-    """
-    :return: the name of the server, and its host and endpoint.
-    """
-    port = int(match["port"] or DEFAULT_PORT)
-    if not 0 < port < 65536:
-        raise ValueError(f"job_servers: the port of {address!r} must be from 1 to 65535")
-    if match["v6"] is not None:
-        if not isIPv6Address(match["v6"]):
-            raise ValueError(f"job_servers: {match['v6']!r} in {address!r} is not an IPv6 address")
-        return f"[{match['v6']}]:{port}", match["v6"], TCP6ClientEndpoint(reactor, match["v6"], port, timeout=timeout)
-    host = match["host"].lower()
-    # Literal addresses need no resolver, and so no thread.
-    endpoint = TCP4ClientEndpoint if isIPAddress(host) else HostnameEndpoint
-    return f"{host}:{port}", host, endpoint(reactor, host, port, timeout=timeout)
-
-
-def _described(description: str, reactor: Any) -> IStreamClientEndpoint:
-    try:
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
-    except (ImportError, NameError) as error:  # what Twisted comes to where it has no TLS
-        raise ValueError(f"job_servers: {description!r}: {MISSING}") from error
-    except Exception as error:  # each kind of endpoint has errors of its own
-        raise ValueError(f"job_servers: can't make an endpoint of {description!r}: {error}") from error
-    return endpoint
 
 
 class MakeFactory(Interface):

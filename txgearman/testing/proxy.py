@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IAddress, IReactorTCP
 from twisted.internet.protocol import ServerFactory
 from twisted.python.failure import Failure
 
-from ..connection.pool import parse_address
+from ..connection.addresses import parse_address
 from ..connection.waiters import Waiters
 from ..validation import check_count, positive_seconds
 from .faults import Fault, FaultMaker

@@ -17,8 +17,9 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..connection.addresses import Address
 from ..connection.options import ACK_TIMEOUT, CONNECT_TIMEOUT, Limits
-from ..connection.pool import Address, JobServers, ServerInfo
+from ..connection.pool import JobServers, ServerInfo
 from ..connection.protocol import CLOSE_TIMEOUT
 from ..connection.tls import TLSOptions
 from ..errors import JobEnded, JobFailed
