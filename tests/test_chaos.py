@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from txgearman.connection.protocol import GearmanFactory
+from txgearman.connection.factory import GearmanFactory
 
 from .chaos import Chaos
 

@@ -1,4 +1,7 @@
-"""Each module imports only modules above it in this list; packages reach only downwards; no reactor at the top."""
+"""Packages reach only downwards, no two modules import each other (types included), and none imports the reactor.
+
+Each module imports only modules above it in a list, which is why there can be no circle.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,13 @@ MODULES = [
     "client.task",
     "connection",
     "connection.tls",
+    "connection.waiters",
     "connection.options",
+    "connection.addresses",
     "connection.timers",
     "connection.protocol",
+    "connection.factory",
+    "connection.connector",
     "connection.pool",
     "service",
     "admin",
@@ -30,6 +37,8 @@ MODULES = [
     "admin.protocol",
     "admin.admin",
     "client",
+    "client.task_queue",
+    "client.shared_job",
     "client.protocol",
     "client.canceller",
     "client.dispatcher",
@@ -38,6 +47,7 @@ MODULES = [
     "worker",
     "worker.protocol",
     "worker.job",
+    "worker.functions",
     "worker.groups",
     "worker.worker",
     "testing.jobs",
@@ -72,6 +82,21 @@ MODULES = [
     "__main__",
 ]
 """In the order of the layers, the lowest first. A package's name stands for its ``__init__``."""
+
+BELOW = {
+    "": {"connection"},  # `service` is what client, worker and admin client share
+    "connection": {""},
+    "admin": {"", "connection"},
+    "client": {"", "connection"},
+    "worker": {"", "connection"},
+    "testing": {"", "connection", "admin", "client", "worker"},
+    "cli": {"", "connection", "admin", "client", "worker", "testing"},
+}
+"""Which packages each package may import from; ``""`` are the shared modules."""
+
+EXCEPTIONS = {
+    ("client.canceller", "admin"),  # a server drops a job only by the text protocol
+}
 
 NO_TWISTED = {"models", "errors", "packets", "validation", "admin.commands", "testing.jobs", "testing.request_parser"}
 
@@ -124,11 +149,28 @@ def test_module_imports_only_modules_above_it(name: str) -> None:
     assert own <= set(MODULES[: MODULES.index(name)])
 
 
+def package_of(module: str) -> str:
+    """The package of a module; ``""`` for the shared modules."""
+    package, dot, _ = module.rpartition(".")
+    return package if dot else module if module in BELOW else ""
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "__main__"])
+def test_package_reaches_only_downwards(module: str) -> None:
+    package = package_of(module)
+    reached = {package_of(other) for other in modules_in(imports(module, tree_of(module).body))} - {package}
+    allowed = {other for importer, other in EXCEPTIONS if importer == module}
+    assert reached <= BELOW[package] | allowed
+
+
+@pytest.mark.parametrize(("module", "package"), sorted(EXCEPTIONS))
+def test_exception_to_the_rule_is_needed(module: str, package: str) -> None:
+    assert package in {package_of(other) for other in modules_in(imports(module, tree_of(module).body))}
+
+
 def test_the_rules_see_what_is_imported() -> None:
     """So that the rules above can fail."""
-    assert {"client.client", "client.task", "testing.faults"} <= modules_in(
-        imports("testing.server", tree_of("testing.server").body)
-    )
+    assert {"client.client", "testing.faults"} <= modules_in(imports("testing.server", tree_of("testing.server").body))
     assert "twisted.internet.defer" in imports("client.client", tree_of("client.client").body)
 
 

@@ -11,8 +11,8 @@ from twisted.internet.testing import StringTransport
 
 from txgearman import UNANSWERED, ClientStopped, ProtocolError, ServerError
 from txgearman.admin.protocol import AdminFactory, AdminProtocol
+from txgearman.connection.connector import EndpointConnector
 from txgearman.connection.options import Limits
-from txgearman.connection.protocol import EndpointConnector
 from txgearman.packets import ERROR, GET_STATUS, STATUS_RES
 
 from ..wire import MemoryEndpoint, ServerSide, outcome

@@ -26,8 +26,10 @@ from twisted.python.failure import Failure
 
 from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
 from txgearman.client.task import Task, TaskOwner
+from txgearman.connection.connector import EndpointConnector
+from txgearman.connection.factory import GearmanFactory
 from txgearman.connection.options import Limits
-from txgearman.connection.protocol import EndpointConnector, GearmanFactory, GearmanProtocol
+from txgearman.connection.protocol import GearmanProtocol
 from txgearman.errors import (
     UNANSWERED,
     ClientStopped,

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
-from txgearman.client.task import Task, TaskOwner, TaskQueue
+from txgearman.client.task import Task, TaskOwner
+from txgearman.client.task_queue import TaskQueue
 from txgearman.errors import ClientStopped, TaskException, TaskFailed
 from txgearman.models import JobHandle, JobStatus, Priority
 from txgearman.packets import JOB_CREATED

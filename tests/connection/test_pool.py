@@ -22,8 +22,9 @@ from zope.interface import implementer
 from txgearman.client.protocol import GearmanClientFactory
 from txgearman.client.task import Task, TaskOwner
 from txgearman.connection.addresses import parse_address
+from txgearman.connection.factory import LinkObserver
 from txgearman.connection.pool import JobServers, ServerInfo, ServerState
-from txgearman.connection.protocol import CLOSE_TIMEOUT, LinkObserver
+from txgearman.connection.protocol import CLOSE_TIMEOUT
 from txgearman.connection.tls import TLSOptions
 from txgearman.errors import ClientStopped, NoServersAvailable, ProtocolError, ServerError
 from txgearman.packets import ERROR, GET_STATUS, NOOP, OPTION_REQ, STATUS_RES

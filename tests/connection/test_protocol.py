@@ -24,8 +24,10 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, implementer
 
+from txgearman.connection.connector import EndpointConnector
+from txgearman.connection.factory import GearmanFactory
 from txgearman.connection.options import CONNECT_TIMEOUT
-from txgearman.connection.protocol import CLOSE_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol
+from txgearman.connection.protocol import CLOSE_TIMEOUT, GearmanProtocol
 from txgearman.errors import UNANSWERED, ClientStopped, ProtocolError, ServerError, TLSError
 from txgearman.packets import (
     ECHO_REQ,

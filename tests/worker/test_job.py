@@ -21,7 +21,8 @@ from twisted.internet.threads import deferToThread
 from txgearman import JobEnded, JobFailed, JobHandle
 from txgearman.validation import MOST_BYTES
 from txgearman.worker import job as jobs
-from txgearman.worker.job import MOST_STEPS, Function, Job
+from txgearman.worker.functions import Function
+from txgearman.worker.job import MOST_STEPS, Job
 from txgearman.worker.protocol import Assignment
 
 from ..conftest import Failures

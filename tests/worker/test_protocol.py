@@ -14,7 +14,9 @@ from twisted.internet.error import ConnectionDone, ConnectionLost, TimeoutError
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from txgearman.connection.protocol import EndpointConnector, GearmanFactory, GearmanProtocol
+from txgearman.connection.connector import EndpointConnector
+from txgearman.connection.factory import GearmanFactory
+from txgearman.connection.protocol import GearmanProtocol
 from txgearman.connection.timers import LOOKS
 from txgearman.errors import ClientStopped, ProtocolError
 from txgearman.packets import (

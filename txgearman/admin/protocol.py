@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail
 
+from ..connection.factory import GearmanFactory, LinkObserver
 from ..connection.options import DEFAULT_LIMITS, Limits
-from ..connection.protocol import Fence, GearmanFactory, GearmanProtocol, LinkObserver, Request
+from ..connection.protocol import Fence, GearmanProtocol, Request
 from ..errors import UNANSWERED, ProtocolError, ServerError
 from ..packets import GET_STATUS, HEADER_SIZE, STATUS_RES
 

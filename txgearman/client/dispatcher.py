@@ -24,7 +24,8 @@ from ..connection.timers import Deadlines
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped, NoServersAvailable, TaskFailed, TaskLost, TaskRejected, TaskTimedOut
 from ..models import JobHandle
-from .task import Task, TaskOwner, TaskQueue
+from .task import Task, TaskOwner
+from .task_queue import TaskQueue
 
 __all__ = ["Dispatcher", "is_retried", "rest_before"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypedDict
@@ -44,7 +43,14 @@ from ..validation import (
     positive_seconds,
 )
 
-__all__ = ["AnyOptions", "BackgroundOptions", "Options", "Task", "TaskOptions", "TaskOwner", "TaskQueue"]
+__all__ = [
+    "AnyOptions",
+    "BackgroundOptions",
+    "Options",
+    "Task",
+    "TaskOptions",
+    "TaskOwner",
+]
 
 _log = Logger()
 
@@ -54,8 +60,6 @@ _NO_UNIQUE: Final = b""
 _SUBMIT: Final = (SUBMIT_JOB_HIGH, SUBMIT_JOB, SUBMIT_JOB_LOW)
 _SUBMIT_BACKGROUND: Final = (SUBMIT_JOB_HIGH_BG, SUBMIT_JOB_BG, SUBMIT_JOB_LOW_BG)
 
-_SPARE: Final = 64  # places of a queue that may be empty, whatever there is besides
-
 _MAX_EPOCH: Final = 2**63 - 1  # a larger number is left unanswered (H6)
 
 
@@ -64,50 +68,6 @@ class TaskHolder(Protocol):
 
     def let_go(self, task: Task) -> None:
         """Forget the task; what comes for it from now on is dropped."""
-
-
-class TaskQueue:
-    """Tasks that wait, the first come first. A cancelled one leaves it."""
-
-    __slots__ = ("_empty", "_popped", "_tasks")
-
-    def __init__(self) -> None:
-        self._tasks: deque[Task | None] = deque()  # None where one has left
-        self._popped = 0  # places that were before the first
-        self._empty = 0
-
-    def __len__(self) -> int:
-        return len(self._tasks) - self._empty
-
-    def append(self, task: Task) -> None:
-        """Let the task wait here."""
-        task.place = self._popped + len(self._tasks)
-        task.holder = self
-        self._tasks.append(task)
-
-    def pop(self) -> Task | None:
-        """Take the first one out; None if there is none."""
-        while self._tasks:
-            task = self._tasks.popleft()
-            self._popped += 1
-            if task is not None:
-                task.holder = None
-                return task
-            self._empty -= 1
-        return None
-
-    def clear(self) -> list[Task]:
-        """Take all of them out."""
-        return list(iter(self.pop, None))
-
-    def let_go(self, task: Task) -> None:
-        self._tasks[task.place - self._popped] = None
-        self._empty += 1
-        if self._empty > len(self) + _SPARE:
-            left = self.clear()
-            self._popped = 0
-            for task in left:
-                self.append(task)
 
 
 class _OfAll(TypedDict, total=False):

@@ -17,8 +17,10 @@ from twisted.python.failure import Failure
 from ..errors import ClientStopped, NoServersAvailable, ServerError
 from ..packets import PacketType
 from .addresses import Address, parse_address, takes_tls_options
+from .connector import EndpointConnector
+from .factory import GearmanFactory, LinkObserver
 from .options import CONNECT_TIMEOUT
-from .protocol import CLOSE_TIMEOUT, EndpointConnector, GearmanFactory, GearmanProtocol, LinkObserver
+from .protocol import CLOSE_TIMEOUT, GearmanProtocol
 from .tls import TLSOptions
 from .waiters import Waiters
 

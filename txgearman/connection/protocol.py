@@ -1,8 +1,7 @@
-"""The link to one job server, for clients and workers alike.
+"""One connection to a job server: framing, and the matching of answers to requests.
 
-`GearmanProtocol` frames packets and matches answers to requests: a job server answers strictly in order, and an ERROR
-stands where the answer it replaces would (docs/gearman.md §2 and §3). `GearmanFactory` reconnects, and
-`EndpointConnector` lets it do so over any Twisted endpoint.
+A job server answers strictly in order, and an ERROR stands where the answer it replaces would (docs/gearman.md §2 and
+§3).
 
 **Fences.** Some servers leave some requests unanswered (H6; geard every OPTION_REQ and ECHO_REQ), and the
 next answer would then be taken for theirs. So each such request is followed at once by a *fence*, a GET_STATUS about a
@@ -15,31 +14,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, ClassVar, Final
 from typing import Protocol as Interface
 
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import (
-    ConnectError,
     ConnectionDone,
     ConnectionLost,
-    NotConnectingError,
     TimeoutError,
-    UserError,
 )
 from twisted.internet.interfaces import (
-    IAddress,
-    IConnector,
     IDelayedCall,
     IHandshakeListener,
     IPushProducer,
     ISSLTransport,
-    IStreamClientEndpoint,
     ITCPTransport,
 )
-from twisted.internet.protocol import Factory, Protocol, ReconnectingClientFactory, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -63,10 +55,7 @@ from .tls import in_words
 from .waiters import Waiters
 
 __all__ = [
-    "EndpointConnector",
-    "GearmanFactory",
     "GearmanProtocol",
-    "LinkObserver",
 ]
 
 _CORKED: Final = 64 * 1024  # bytes that are worth a write of their own; a transport wants to hold no more
@@ -88,6 +77,23 @@ class Outstanding(Interface):
     @property
     def answer(self) -> PacketType:
         """The type of the answer, unless it is an ERROR."""
+
+
+class ProtocolFactory(Interface):
+    """What a protocol needs of the factory that made it.
+
+    :ivar reactor: its clock times what is due.
+    :ivar options: sent as OPTION_REQ on each new connection.
+    """
+
+    reactor: Any
+    options: tuple[bytes, ...]
+
+    def link_ready(self, link: Any) -> None:
+        """The server gave the first good answer on this connection."""
+
+    def link_down(self, link: Any, error: Exception) -> None:
+        """The connection is of no more use."""
 
 
 class Request:
@@ -137,7 +143,7 @@ class GearmanProtocol(Protocol):
     :ivar on_idle: is called once when nothing is out any more, if it is set.
     """
 
-    factory: GearmanFactory
+    factory: ProtocolFactory
     transport: Any  # an ITransport, IConsumer and IPushProducer; mostly an ITCPTransport
     handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {}
     """What to do with packets that are no answer to a request. A subclass fills this in."""
@@ -507,286 +513,3 @@ class GearmanProtocol(Protocol):
 def _code_and_text(arguments: list[bytes]) -> list[str]:
     # geard ends the text with a NUL, gearmand does not (C3).
     return [argument.rstrip(b"\0").decode("utf-8", "backslashreplace") for argument in arguments]
-
-
-class LinkObserver(Interface):
-    """Who wants to know how the link to a server is."""
-
-    def link_ready(self, link: GearmanProtocol) -> None:
-        """The server has given a first good answer on this connection."""
-
-    def link_down(self, factory: GearmanFactory, error: Exception) -> None:
-        """An attempt to connect failed, or the connection is of no more use, because of `error`."""
-
-
-class GearmanFactory(ReconnectingClientFactory):
-    """Keeps one connection to one job server, with back-off.
-
-    It may be given to an `EndpointConnector`, or to ``reactor.connectTCP``. The delays grow from `initialDelay` to
-    `maxDelay` seconds, and start anew at the first good answer, not at the connect: a server that accepts and then
-    closes, or whose TLS handshake fails, is not tried again in a hot loop.
-
-    :ivar options: sent as OPTION_REQ on each new connection.
-    :ivar link: the live connection, ready or not; or None.
-    :ivar next_attempt: the reactor's time of the next attempt; None unless it waits for one.
-    """
-
-    protocol: type[GearmanProtocol] = GearmanProtocol  # type: ignore[assignment]  # it names this factory's own type
-    noisy = False
-    initialDelay = delay = 0.5
-    factor = 2.0
-    maxDelay = 30
-
-    def __init__(
-        self,
-        reactor: Any,
-        *,
-        options: tuple[bytes, ...] = (),
-        observer: LinkObserver | None = None,
-        limits: Limits = DEFAULT_LIMITS,
-    ) -> None:
-        """
-        :param reactor: its clock times the attempts; None for the global one.
-        :param observer: is told how the link is.
-        """
-        if reactor is None:
-            from twisted.internet import reactor
-        self.reactor = self.clock = reactor
-        self.options = options
-        self.link: GearmanProtocol | None = None
-        self.next_attempt: float | None = None
-        self._observer = observer
-        self._limits = limits
-        self._deadline: IDelayedCall | None = None
-        self._timed_out = False
-        self._active = False
-        self._stopped_by: Exception | None = None
-        self._awaiting = Waiters()
-        self._stopping = Waiters()
-
-    @property
-    def connecting(self) -> bool:
-        """Whether an attempt is under way or a connection is up."""
-        return self._active and (self.link is None or self.link.error is None)
-
-    def when_ready(self) -> Deferred[Any]:
-        """Await the outcome of the attempt under way, or else of the next one.
-
-        :return: fires with the link, once it is ready; at once if it is. Fails with what the attempt failed with, or
-            with the error that `stop()` was given.
-        """
-        if self.link is not None and self.link.ready and self.link.error is None:
-            return succeed(self.link)
-        if self._stopped_by is not None:
-            return fail(self._stopped_by)
-        return self._awaiting.wait()
-
-    def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
-        """Close the connection and try no more. What waits for an answer fails with `error`, or because of it.
-
-        :param timeout: seconds that what was written may take to go out.
-        :return: fires when no socket and no timer is left; soon, whatever the peer does.
-        """
-        self._stopped_by = error
-        self.stopTrying()
-        self.next_attempt = None
-        if self.link is not None and self.link.error is None:
-            self.link.close(error, timeout)
-        self._awaiting.fire(Failure(error))
-        return self._stopping.wait() if self._active else succeed(None)
-
-    def retire(self, link: GearmanProtocol | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
-        """Connect no more; finish what is out, if there is a `link` that is ready, and close it then.
-
-        :return: as `stop`. A `stop` may be called all the same, to hurry it.
-        """
-        over = ConnectionDone("this job server is used no more")
-        if link is None:
-            return self.stop(over)
-        self.stopTrying()
-        stopped = self._stopping.wait()
-        link.retire(partial(self.stop, over, timeout))
-        return stopped
-
-    # What the connector tells.
-
-    def startedConnecting(self, connector: IConnector) -> None:
-        self.connector = connector
-        self.next_attempt = None
-        self._active = True
-        self._timed_out = False
-        self._deadline = self.reactor.callLater(self._limits.connect_timeout, self._give_up)
-
-    def buildProtocol(  # type: ignore[override]  # as with `protocol`
-        self, addr: IAddress | None
-    ) -> GearmanProtocol:
-        link = self.link = self.protocol(self.reactor, self._limits)
-        link.factory = self
-        return link
-
-    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
-        self._attempt_over()
-        super().clientConnectionFailed(connector, reason)
-        assert isinstance(reason.value, Exception)
-        self._tell_down(self._timeout_error() if self._timed_out else reason.value)
-        self._tell_stopped()
-
-    def clientConnectionLost(self, connector: IConnector, reason: Failure) -> None:
-        self._attempt_over()
-        super().clientConnectionLost(connector, reason)
-        self._tell_stopped()
-
-    def retry(self, connector: IConnector | None = None) -> None:
-        super().retry(connector)
-        # Twisted keeps the delay with its jitter nowhere else.
-        if self._callID is not None:
-            self.next_attempt = self._callID.getTime()
-
-    # What the link tells.
-
-    def link_ready(self, link: GearmanProtocol) -> None:
-        """The server gave the first good answer on this connection."""
-        if link.error is None:
-            self._clear_deadline()
-            self.resetDelay()
-            if self._observer is not None:
-                self._observer.link_ready(link)
-            self._awaiting.fire(link)
-
-    def link_down(self, link: GearmanProtocol, error: Exception) -> None:
-        """The connection is of no more use."""
-        if link is self.link:
-            self._clear_deadline()
-            self._tell_down(error)
-
-    def _tell_down(self, error: Exception) -> None:
-        if self._observer is not None:
-            self._observer.link_down(self, error)
-        self._awaiting.fire(Failure(self._stopped_by or error))
-
-    def _tell_stopped(self) -> None:
-        if not self.continueTrying:
-            self._stopping.fire(None)
-
-    def _give_up(self) -> None:
-        self._deadline = None
-        self._timed_out = True
-        if self.link is not None:
-            self.link.abort(self.link.in_words(self._timeout_error()))
-        else:
-            assert self.connector is not None  # there is a deadline only where there is an attempt
-            self.connector.stopConnecting()
-
-    def _timeout_error(self) -> TimeoutError:
-        return TimeoutError(string=f"no good answer within {self._limits.connect_timeout} seconds")
-
-    def _attempt_over(self) -> None:
-        self._active = False
-        self.link = None
-        self._clear_deadline()
-
-    def _clear_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
-class _Dial(Factory):
-    """What an endpoint gets for one attempt: builds the link, unless the attempt was given up meanwhile."""
-
-    noisy = False
-
-    def __init__(self, connector: EndpointConnector) -> None:
-        self._connector = connector
-
-    def buildProtocol(  # type: ignore[override]  # as with GearmanFactory
-        self, addr: IAddress | None
-    ) -> GearmanProtocol | None:
-        return self._connector.build_link(self, addr)
-
-
-@implementer(IConnector)
-class EndpointConnector:
-    """Connects a `GearmanFactory` through an endpoint, as often as the factory wants.
-
-    Endpoints of their own accord connect once, and keep what happens to the connection from the factory.
-    """
-
-    def __init__(self, endpoint: IStreamClientEndpoint, factory: GearmanFactory) -> None:
-        self._endpoint = endpoint
-        self._factory = factory
-        self._dial: _Dial | None = None
-        self._attempt: Deferred[Any] | None = None
-        self.state = "disconnected"
-        """``"disconnected"``, ``"connecting"`` or ``"connected"``, as with Twisted's own connectors."""
-
-    def connect(self) -> None:
-        """Make an attempt; the factory is told what comes of it."""
-        if self.state != "disconnected":
-            raise RuntimeError(f"already {self.state}")
-        self.state = "connecting"
-        dial = self._dial = _Dial(self)
-        self._factory.doStart()
-        self._factory.startedConnecting(self)
-        attempt = maybeDeferred(self._endpoint.connect, dial)
-        if self._dial is dial:
-            self._attempt = attempt
-        else:  # it is over by now
-            attempt.cancel()
-        attempt.addCallback(self._made, dial).addErrback(self._failed, dial)
-
-    def stopConnecting(self) -> None:
-        """Give up the attempt under way.
-
-        :raises twisted.internet.error.NotConnectingError: there is none.
-        """
-        if self.state != "connecting":
-            raise NotConnectingError("no attempt is under way")
-        if self._attempt is not None:
-            self._attempt.cancel()
-        else:  # the endpoint has not even returned
-            self._failed(Failure(UserError()), self._dial)
-
-    def disconnect(self) -> None:
-        """Close the connection, or give up the attempt to make one."""
-        if self.state == "connecting":
-            self.stopConnecting()
-        elif self._factory.link is not None:
-            self._factory.link.transport.loseConnection()
-
-    def getDestination(self) -> Any:
-        """The endpoint: only it knows where it leads."""
-        return self._endpoint
-
-    def build_link(self, dial: _Dial, address: IAddress | None) -> GearmanProtocol | None:
-        """For the endpoint: None closes a connection that came too late."""
-        if dial is not self._dial:
-            return None
-        self.state = "connected"
-        link = self._factory.buildProtocol(address)
-        link.on_connection_lost = partial(self._lost, dial)
-        return link
-
-    def _made(self, _: object, dial: _Dial) -> None:
-        if dial is self._dial and self.state == "connecting":
-            raise ConnectError(string="the endpoint says it connected, and built no protocol")
-
-    def _failed(self, reason: Failure, dial: _Dial | None) -> None:
-        if dial is self._dial:
-            link = self._factory.link
-            self._over()
-            self._factory.clientConnectionFailed(self, reason)
-            if link is not None and link.connected:  # the endpoint wanted more than a connection
-                assert isinstance(reason.value, Exception)
-                link.abort(reason.value)
-
-    def _lost(self, dial: _Dial, reason: Failure) -> None:
-        if dial is self._dial:
-            self._over()
-            self._factory.clientConnectionLost(self, reason)
-
-    def _over(self) -> None:
-        self.state = "disconnected"
-        self._dial = None
-        self._attempt = None
-        self._factory.doStop()

@@ -19,7 +19,8 @@ from ..connection.pool import JobServers
 from ..connection.protocol import CLOSE_TIMEOUT
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped
-from .job import Function, Job
+from .functions import Function
+from .job import Job
 from .protocol import Assignment, GearmanWorkerProtocol
 
 __all__ = ["Post", "Quota", "cancel_timer"]

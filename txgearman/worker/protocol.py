@@ -18,8 +18,9 @@ from typing import Protocol as Interface
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..connection.factory import GearmanFactory, LinkObserver
 from ..connection.options import DEFAULT_LIMITS, Limits
-from ..connection.protocol import GearmanFactory, GearmanProtocol, LinkObserver
+from ..connection.protocol import GearmanProtocol
 from ..errors import UNANSWERED, ProtocolError, ServerError
 from ..packets import (
     CAN_DO,

@@ -26,8 +26,9 @@ from ..errors import JobEnded, JobFailed
 from ..packets import MAX_PACKET_SIZE
 from ..service import GearmanService
 from ..validation import MAX_FUNCTION, check_count, function_bytes, name_bytes, positive_seconds
+from .functions import Function
 from .groups import Post, Quota, cancel_timer
-from .job import Function, Job
+from .job import Job
 from .protocol import GearmanWorkerFactory
 
 __all__ = ["GearmanWorker", "format_exception"]

@@ -1,0 +1,119 @@
+"""One job of several tasks: which task gets which copy of a packet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+from typing import Protocol as Interface
+
+from ..models import JobHandle
+from ..packets import (
+    JOB_CREATED,
+    STATUS_RES,
+    PacketType,
+)
+from ..validation import whole_number
+from .task import Task
+
+__all__ = ["Forgotten", "JobCheck", "SharedJob"]
+
+
+class Forgotten:
+    """Stands in the place of a task that was let go, and keeps of it only what tells its job from others."""
+
+    __slots__ = ("background", "drop", "head")
+    answer: ClassVar[PacketType] = JOB_CREATED
+
+    def __init__(
+        self,
+        head: bytes,
+        background: bool = False,
+        drop: Callable[[JobHandle], object] | None = None,
+    ) -> None:
+        """
+        :param head: what its packets began with: function and unique, each with a NUL behind it.
+        :param drop: is to be told the job's handle.
+        """
+        self.head = head
+        self.background = background
+        self.drop = drop
+
+
+def _can_share(one: Task | Forgotten, other: Task | Forgotten) -> bool:
+    """Whether one job may be that of both."""
+    function, unique, _ = one.head.split(b"\0")
+    other_function, other_unique, _ = other.head.split(b"\0")
+    # With "-" the workload is the unique, which the other may have said itself.
+    alike = unique == other_unique or b"-" in (unique, other_unique)
+    return function == other_function and alike and bool(unique and other_unique)
+
+
+class JobOwner(Interface):
+    """The connection that has a job."""
+
+    def job_forgotten(self, handle: bytes) -> None:
+        """The server does not know the job any more."""
+
+
+class JobCheck:
+    """A GET_STATUS that asks whether the server still has a job of ours."""
+
+    __slots__ = ("_link", "subject")
+    answer: ClassVar[PacketType] = STATUS_RES
+
+    def __init__(self, link: JobOwner, handle: bytes) -> None:
+        self._link = link
+        self.subject = handle
+
+    def succeed(self, arguments: list[bytes]) -> None:
+        if not whole_number(arguments[1]):
+            self._link.job_forgotten(self.subject)
+
+    def fail(self, error: Exception) -> None:
+        """Whatever ended the connection has ended the job's tasks, too."""
+
+
+class SharedJob:
+    """The foreground tasks of one handle, by the order of their JOB_CREATED, with the places of those let go."""
+
+    __slots__ = ("_ended", "_tasks", "_turn")
+
+    def __init__(self, first: Task | Forgotten) -> None:
+        self._tasks: list[Task | Forgotten] = []
+        self.join(first)
+        self._turn = 0  # whose copy the next packet is
+        self._ended = 0  # how many have had their final packet
+
+    def join(self, task: Task | Forgotten) -> None:
+        """Add the task whose JOB_CREATED has come."""
+        if isinstance(task, Task):
+            task.place = len(self._tasks)
+        self._tasks.append(task)
+
+    def can_be_of(self, task: Task | Forgotten) -> bool:
+        """Whether this can be the job of the task, too."""
+        return _can_share(self._tasks[0], task)
+
+    def let_go(self, task: Task) -> None:
+        """Forget the task, but not that copies for it will come."""
+        self._tasks[task.place] = Forgotten(task.head)
+
+    def next_copy(self) -> Task | Forgotten:
+        """Whose is this copy of a packet that is not the last?"""
+        task = self._tasks[self._turn]
+        self._turn += 1
+        if self._turn == len(self._tasks):
+            self._turn = self._ended
+        return task
+
+    def next_end(self) -> tuple[Task | Forgotten, bool]:
+        """Whose is this copy of a final packet, and was it the last copy?"""
+        task = self._tasks[self._ended]
+        self._tasks[self._ended] = Forgotten(task.head)
+        self._ended += 1
+        self._turn = max(self._turn, self._ended)
+        return task, self._ended == len(self._tasks)
+
+    def remaining(self) -> list[Task]:
+        """The tasks that wait for an outcome."""
+        return [task for task in self._tasks if isinstance(task, Task)]
