@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from txgearman import Task
 from txgearman.client.task import TaskOwner
-from txgearman.connection.timers import Deadlines
+from txgearman.connection.timers import DeadlineQueue
 from txgearman.packets import JOB_CREATED, RES, SUBMIT_JOB, WORK_COMPLETE, Decoder
 
 JOBS = 1000
@@ -55,11 +55,11 @@ def decode() -> None:
 
 
 def deadlines() -> None:
-    kept: Deadlines[int] = Deadlines(Clock(), print)
+    kept: DeadlineQueue[int] = DeadlineQueue(Clock(), print)
     for number in range(JOBS):
         kept.add(number, 30.0)
     for number in range(JOBS):
-        kept.let_go(number)
+        kept.discard(number)
 
 
 PARTS: dict[str, Callable[[], None]] = {

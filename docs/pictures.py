@@ -78,11 +78,11 @@ def picture(title: str, width: float, height: float, parts: list[str]) -> str:
 WAY: Final = [
     ("", ["add_task(...)"], ["on_data(task, data), ...", "the Deferred fires"]),
     ("client.client", ["add_task() makes a Task", "submit() checks its size"], []),
-    ("client.dispatcher", ["submit() starts its time-out", "_place() sends it, or lets it wait"],
+    ("client.dispatcher", ["submit() starts its time-out", "_route() sends it, or lets it wait"],
      ["retry(), or task_ended()"]),
     ("connection.pool", ["choose(): by the unique's rank,", "or the least busy one"], []),
     ("client.task", ["begin() makes the Deferred"],
-     ["tell_data(), tell_status(), ...", "end_complete(), end_failed()"]),
+     ["_data_received(), ...", "_job_completed(), _attempt_failed()"]),
     ("client.protocol", ["send_task() writes SUBMIT_JOB,", "if the server takes more"],
      ["JOB_CREATED: the handle gets a task", "WORK_...: _next_copy(), _next_end()"]),
     ("connection.protocol", ["send() notes what answer is due", "send_fence() follows some"],
@@ -179,7 +179,7 @@ def table_of(steps: list[Step]) -> str:
     return tables.markdown([["", "from → to", "when"], *rows])
 
 
-# Of the link to a server.
+# Of the connection to a server.
 
 _STOPPED, _CONNECTING, _READY, _WAITING = (state.name for state in ServerState)
 
@@ -198,36 +198,38 @@ CONNECTION: Final = [
     Step(_READY, _STOPPED, "`stopService()`", ((500, 40), (90, 40), (90, 120))),
     Step(_WAITING, _STOPPED, "`stopService()`", ((540, 252), (540, 290), (90, 290), (90, 172))),
 ]
-"""What leads from one state of a link to another. The tests drive a client through all of it."""
+"""What leads from one state of a connection to another. The tests drive a client through all of it."""
 
 
 def connection() -> str:
     """The picture of it."""
     places = {_STOPPED: (20, 120), _CONNECTING: (270, 120), _READY: (500, 20), _WAITING: (500, 200)}
     boxes = [Box(*places[state.name], 140, 52, state.name) for state in ServerState]
-    return states("The states of the link to a job server", 660, 310, boxes, CONNECTION)
+    return states("The states of the connection to a job server", 660, 310, boxes, CONNECTION)
 
 
 # Of a task.
 
-_GATE, _QUEUE, _PATIENT, _RESTING, _LINK = (row[0] for row in tables.rows_in_docstring("txgearman.client.dispatcher"))
+_ADMISSION, _CONNECTING_SERVER, _SERVER_WAIT, _BACKOFF, _CONNECTION = (
+    row[0] for row in tables.rows_in_docstring("txgearman.client.dispatcher")
+)
 _SUBMITTED, _PLACED, _OUTCOME = "submitted", "placed", "its outcome"
 
 TASK: Final = [
-    Step(_SUBMITTED, _GATE, "as many tasks as may be are out (`max_in_flight`)", ((160, 43), (250, 43))),
+    Step(_SUBMITTED, _ADMISSION, "as many tasks as may be are out (`max_in_flight`)", ((160, 43), (250, 43))),
     Step(_SUBMITTED, _PLACED, "else", ((90, 66), (90, 96), (275, 96), (275, 130))),
-    Step(_GATE, _PLACED, "another task has had its outcome", ((340, 66), (340, 130))),
-    Step(_PLACED, _QUEUE, "its server is just connecting", ((250, 142), (160, 142))),
-    Step(_QUEUE, _PLACED, "that is decided", ((160, 166), (250, 166))),
-    Step(_PLACED, _PATIENT, "no server can be reached, and there is `server_wait`", ((252, 176), (130, 250))),
-    Step(_PATIENT, _PLACED, "a server can be reached again", ((160, 258), (286, 176))),
-    Step(_PATIENT, _OUTCOME, "`server_wait` is over: `NoServersAvailable`", ((110, 296), (250, 352))),
-    Step(_PLACED, _LINK, "its server is there", ((390, 142), (520, 142))),
-    Step(_LINK, _PLACED, "the connection went before the task was written", ((520, 166), (390, 166))),
-    Step(_LINK, _RESTING, "it failed, and has `retries` left", ((590, 176), (590, 250))),
-    Step(_PLACED, _RESTING, "no server can be reached, and it has `retries` left", ((350, 176), (520, 280))),
-    Step(_RESTING, _PLACED, "the rest is over", ((520, 258), (386, 176))),
-    Step(_LINK, _OUTCOME, "a result, or an error", ((660, 153), (690, 153), (690, 363), (390, 363))),
+    Step(_ADMISSION, _PLACED, "another task has had its outcome", ((340, 66), (340, 130))),
+    Step(_PLACED, _CONNECTING_SERVER, "its server is just connecting", ((250, 142), (160, 142))),
+    Step(_CONNECTING_SERVER, _PLACED, "that is decided", ((160, 166), (250, 166))),
+    Step(_PLACED, _SERVER_WAIT, "no server can be reached, and there is `server_wait`", ((252, 176), (130, 250))),
+    Step(_SERVER_WAIT, _PLACED, "a server can be reached again", ((160, 258), (286, 176))),
+    Step(_SERVER_WAIT, _OUTCOME, "`server_wait` is over: `NoServersAvailable`", ((110, 296), (250, 352))),
+    Step(_PLACED, _CONNECTION, "its server is there", ((390, 142), (520, 142))),
+    Step(_CONNECTION, _PLACED, "the connection went before the task was written", ((520, 166), (390, 166))),
+    Step(_CONNECTION, _BACKOFF, "it failed, and has `retries` left", ((590, 176), (590, 250))),
+    Step(_PLACED, _BACKOFF, "no server can be reached, and it has `retries` left", ((350, 176), (520, 280))),
+    Step(_BACKOFF, _PLACED, "the rest is over", ((520, 258), (386, 176))),
+    Step(_CONNECTION, _OUTCOME, "a result, or an error", ((660, 153), (690, 153), (690, 363), (390, 363))),
     Step(_PLACED, _OUTCOME, "no server can be reached: `NoServersAvailable`", ((320, 176), (320, 340))),
 ]
 """What leads from one place of a task to another. From each it comes to its outcome by a cancel, by its time-out, and
@@ -238,12 +240,12 @@ def task() -> str:
     """The picture of it."""
     boxes = [
         Box(20, 20, 140, 46, _SUBMITTED, kind="end"),
-        Box(250, 20, 140, 46, _GATE),
-        Box(20, 130, 140, 46, _QUEUE),
+        Box(250, 20, 140, 46, _ADMISSION),
+        Box(20, 130, 140, 46, _CONNECTING_SERVER),
         Box(250, 130, 140, 46, _PLACED, kind="end"),
-        Box(520, 130, 140, 46, _LINK),
-        Box(20, 250, 140, 46, _PATIENT),
-        Box(520, 250, 140, 46, _RESTING),
+        Box(520, 130, 140, 46, _CONNECTION),
+        Box(20, 250, 140, 46, _SERVER_WAIT),
+        Box(520, 250, 140, 46, _BACKOFF),
         Box(250, 340, 140, 46, _OUTCOME, kind="end"),
     ]
     return states("Where a task is, from its submit to its outcome", 710, 400, boxes, TASK)

@@ -51,14 +51,14 @@ _log = Logger()
 
 CLIENT_OPTIONS: Final[dict[str, Any]] = {
     "connect_timeout": 1.0,
-    "ack_timeout": 1.0,
+    "server_timeout": 1.0,
     "heartbeat": 0.5,
-    "check_interval": 0.2,
+    "job_check_interval": 0.2,
     "max_in_flight": 250,
 }
 WORKER_OPTIONS: Final[dict[str, Any]] = {
     "connect_timeout": 1.0,
-    "ack_timeout": 1.0,
+    "server_timeout": 1.0,
     "heartbeat": 0.5,
     "poll_interval": 0.5,
     "drain_timeout": 1.0,

@@ -63,7 +63,7 @@ async def stalled(reactor: Any, address: str, count: str, size: str) -> None:
     def count_outcome(failure: Any) -> None:
         outcomes[failure.type] = outcomes.get(failure.type, 0) + 1
 
-    client = GearmanClient([address], ack_timeout=600.0)
+    client = GearmanClient([address], server_timeout=600.0)
     await client.echo()
     print("ready", flush=True)
     await console.line

@@ -26,8 +26,8 @@ class Day:
     """
 
     def __init__(self) -> None:
-        limits: dict[str, Any] = {"heartbeat": 20.0, "ack_timeout": 15.0, "check_interval": 30.0}
-        self.harness = ClientHarness(2, server_wait=90.0, max_in_flight=100, **limits)
+        connection_options: dict[str, Any] = {"heartbeat": 20.0, "server_timeout": 15.0, "job_check_interval": 30.0}
+        self.harness = ClientHarness(2, server_wait=90.0, max_in_flight=100, **connection_options)
         self.harness.start()
         self.chance = random.Random(24)
         self.submitted = 0
@@ -129,15 +129,22 @@ class Day:
         }
 
     def entries(self) -> int:
-        """In the tables of the policy and of the links."""
+        """In the tables of the policy and of the connections."""
         policy = self.harness.client._dispatcher
-        tables: list[Any] = [policy._gate, policy._queue]
-        for deadlines in (policy._patient, policy._resting, policy._timeouts):
+        tables: list[Any] = [policy._admission_queue, policy._awaiting_connection]
+        for deadlines in (policy._awaiting_server, policy._backing_off, policy._timeouts):
             tables += [deadlines._heap, deadlines._items, deadlines._numbers]
         for server in self.harness.client._servers:
-            link = server.link
-            tables += [link._outstanding, link._jobs, link._ended, link._held, link._backlog, link._heard_of]
-            tables += [link._silent_looks_at]
+            connection = server.connection
+            tables += [
+                connection._outstanding,
+                connection._jobs,
+                connection._ended,
+                connection._held,
+                connection._backlog,
+                connection._heard_of,
+            ]
+            tables += [connection._silent_probes_of]
         return sum(map(len, tables))
 
 

@@ -239,7 +239,7 @@ def test_way_names_modules_and_functions_that_exist() -> None:
         pictures.check_names("client.client", ["no_such_function() does it"])
 
 
-class Link:
+class ServerConnection:
     """A client's link to a server in memory, whose states are noted."""
 
     def __init__(self) -> None:
@@ -273,22 +273,22 @@ class Link:
 
 
 def test_a_link_takes_each_step_of_its_picture() -> None:
-    link = Link()
-    link.start()
-    link.until(ServerState.READY)
-    link.stop()
-    link.start()
-    link.stop()
-    link.start()
-    link.until(ServerState.READY)
-    with link.server.black_hole_connections():
-        link.server.drop_connections()
-        link.until(ServerState.WAITING)
-        link.until(ServerState.CONNECTING)
-        link.until(ServerState.WAITING)  # after connect_timeout
-        link.stop()
-    assert link.steps() == {(step.start, step.end) for step in pictures.CONNECTION}
-    link.server.result_of(link.server.close())
+    connection = ServerConnection()
+    connection.start()
+    connection.until(ServerState.READY)
+    connection.stop()
+    connection.start()
+    connection.stop()
+    connection.start()
+    connection.until(ServerState.READY)
+    with connection.server.black_hole_connections():
+        connection.server.drop_connections()
+        connection.until(ServerState.WAITING)
+        connection.until(ServerState.CONNECTING)
+        connection.until(ServerState.WAITING)  # after connect_timeout
+        connection.stop()
+    assert connection.steps() == {(step.start, step.end) for step in pictures.CONNECTION}
+    connection.server.result_of(connection.server.close())
 
 
 class Walk:
@@ -298,7 +298,12 @@ class Walk:
         self.server = MemoryJobServer()
         self.client = GearmanClient([self.server.endpoint()], reactor=self.server.clock, **options)
         dispatcher: Any = self.client._dispatcher
-        waiting = (dispatcher._gate, dispatcher._queue, dispatcher._patient, dispatcher._resting)
+        waiting = (
+            dispatcher._admission_queue,
+            dispatcher._awaiting_connection,
+            dispatcher._awaiting_server,
+            dispatcher._backing_off,
+        )
         self._names = dict(zip(map(id, waiting), PLACES, strict=False))
         self.places = ["submitted"]
 
@@ -309,7 +314,7 @@ class Walk:
 
     def look(self) -> None:
         """Note where it is."""
-        place = "its outcome" if self.task.ended else self._names.get(id(self.task.holder), "on a link")
+        place = "its outcome" if self.task.ended else self._names.get(id(self.task._holder), "on a connection")
         if place != self.places[-1]:
             self.places.append(place)
 
@@ -326,7 +331,7 @@ class Walk:
 
 
 PLACES = [row[0] for row in tables.rows_in_docstring("txgearman.client.dispatcher")]
-GATE, QUEUE, PATIENT, RESTING, LINK = PLACES
+ADMISSION, CONNECTING, SERVER_WAIT, BACKOFF, CONNECTION = PLACES
 
 
 def at_the_gate() -> list[str]:
@@ -382,20 +387,20 @@ def was_not_written() -> list[str]:
     walk = Walk(server_wait=30)
     walk.client.startService()
     walk.server.advance()
-    link: Any = next(iter(walk.client._servers)).link
-    link.pauseProducing()
+    connection: Any = next(iter(walk.client._servers)).connection
+    connection.pauseProducing()
     walk.submit()
     walk.server.drop_connections()
     return walk.end()
 
 
 WALKS: dict[Callable[[], list[str]], list[str]] = {
-    at_the_gate: [GATE, LINK, "its outcome"],
-    waits_for_a_server_in_vain: [QUEUE, PATIENT, "its outcome"],
-    waits_for_a_server_that_comes_back: [QUEUE, PATIENT, LINK, "its outcome"],
-    fails_and_goes_again: [QUEUE, LINK, RESTING, LINK, "its outcome"],
-    finds_no_server_twice: [QUEUE, RESTING, "its outcome"],
-    was_not_written: [LINK, PATIENT],
+    at_the_gate: [ADMISSION, CONNECTION, "its outcome"],
+    waits_for_a_server_in_vain: [CONNECTING, SERVER_WAIT, "its outcome"],
+    waits_for_a_server_that_comes_back: [CONNECTING, SERVER_WAIT, CONNECTION, "its outcome"],
+    fails_and_goes_again: [CONNECTING, CONNECTION, BACKOFF, CONNECTION, "its outcome"],
+    finds_no_server_twice: [CONNECTING, BACKOFF, "its outcome"],
+    was_not_written: [CONNECTION, SERVER_WAIT],
 }
 
 

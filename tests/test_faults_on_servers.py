@@ -60,7 +60,7 @@ def stalled(server: Gearmand) -> Iterator[None]:
 @pytest.mark.guarantee(number=10)
 async def test_a_stalled_server_is_dropped_after_its_ack_timeout(gearmand: Gearmand) -> None:
     worker = await connect_worker(gearmand.port, b"work")
-    async with GearmanClient([gearmand.address], ack_timeout=1.0, connect_timeout=0.5) as client:
+    async with GearmanClient([gearmand.address], server_timeout=1.0, connect_timeout=0.5) as client:
         created: Deferred[Task] = Deferred()
         acknowledged = client.add_task("work", on_created=created.callback)
         await worker.job()
@@ -88,7 +88,7 @@ async def test_tasks_of_a_stalled_server_are_lost_and_the_next_go_to_the_other(
 ) -> None:
     servers = [gearmand, second_gearmand]
     workers = [await connect_worker(server.port, b"work", do=repeat) for server in servers]
-    async with GearmanClient([server.address for server in servers], ack_timeout=1.5) as client:
+    async with GearmanClient([server.address for server in servers], server_timeout=1.5) as client:
         await client.echo()
         with stalled(gearmand):
             loads = [b"%d" % number for number in range(20)]
@@ -131,7 +131,7 @@ async def test_a_heartbeat_finds_a_stalled_server_while_nothing_is_out(gearmand:
 
 @pytest.mark.guarantee(number=10)
 async def test_without_a_heartbeat_an_idle_client_leaves_a_stalled_server_alone(gearmand: Gearmand) -> None:
-    async with GearmanClient([gearmand.address], ack_timeout=0.2) as client:
+    async with GearmanClient([gearmand.address], server_timeout=0.2) as client:
         await client.add_task_bg("work")  # nothing is owed after its answer
         with stalled(gearmand):
             await deferLater(reactor, 1.0)
@@ -141,9 +141,9 @@ async def test_without_a_heartbeat_an_idle_client_leaves_a_stalled_server_alone(
 
 @pytest.mark.guarantee(number=16)
 async def test_a_stalled_server_that_owes_nothing_is_found_by_asking_after_its_jobs(gearmand: Gearmand) -> None:
-    """Where there is no heartbeat, what is out ends after a ``check_interval`` and an ``ack_timeout``."""
+    """Where there is no heartbeat, what is out ends after a ``job_check_interval`` and an ``server_timeout``."""
     worker = await connect_worker(gearmand.port, b"work")
-    async with GearmanClient([gearmand.address], check_interval=0.4, ack_timeout=0.4) as client:
+    async with GearmanClient([gearmand.address], job_check_interval=0.4, server_timeout=0.4) as client:
         task = client.add_task("work")
         await client.add_task_bg("other")
         await worker.job()

@@ -515,16 +515,16 @@ async def test_a_unix_socket(gearmand: Gearmand, tmp_path: Path) -> None:
     await listening.stopListening()
 
 
-async def test_one_link_without_a_client(gearmand: Gearmand) -> None:
+async def test_one_connection_without_a_client(gearmand: Gearmand) -> None:
     worker = await connect_worker(gearmand.port, b"reverse", do=reverse)
     factory = GearmanClientFactory(name="the only one")
     reactor.connectTCP("127.0.0.1", gearmand.port, factory)
-    link = await factory.when_ready()
+    connection = await factory.when_ready()
     task = Task("reverse", b"abc")
-    assert await link.submit(task) == b"cba"
+    assert await connection.submit(task) == b"cba"
     assert (task.handle or JobHandle("", b"")).server == "the only one"
     gearmand.stop()
-    await until(lambda: link.error is not None)
+    await until(lambda: connection.error is not None)
     gearmand.start()
     assert await (await factory.when_ready()).submit(Task("work", background=True))
     await factory.stop(ClientStopped())

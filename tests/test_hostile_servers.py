@@ -210,9 +210,9 @@ class ClientScenario(Scenario):
             [self.endpoint],
             reactor=self.clock,
             connect_timeout=3.0,
-            ack_timeout=4.0,
+            server_timeout=4.0,
             heartbeat=5.0,
-            check_interval=6.0,
+            job_check_interval=6.0,
             max_packet_size=1000,
             **options,
         )
@@ -341,7 +341,7 @@ class WorkerScenario(Scenario):
             poll_interval=7.0,
             drain_timeout=1.0,
             connect_timeout=3.0,
-            ack_timeout=4.0,
+            server_timeout=4.0,
             heartbeat=5.0,
             max_packet_size=1000,
         )

@@ -334,7 +334,7 @@ def test_packets_are_made_as_they_are_asked_for() -> None:
 
 
 def test_pieces_that_complete_no_packet_are_counted() -> None:
-    """They are how a link tells a large answer that comes from silence."""
+    """They are how a connection tells a large answer that comes from silence."""
     wire = JOB_CREATED.response(b"H:vm:1")
     decoder = Decoder(RES)
     counts = []

@@ -48,7 +48,7 @@ from .wire import outcome as told
 reactor: Any = global_reactor
 
 QUICK: Final = 0.2
-"""A ``check_interval`` for tests."""
+"""A ``job_check_interval`` for tests."""
 
 
 class OnPort:
@@ -98,7 +98,7 @@ def is_forgotten(error: Any) -> bool:
 @pytest.mark.guarantee(number=5)
 async def test_h1_who_joins_an_abandoned_job_learns_that_it_is_lost(server: Gearmand | OnPort) -> None:
     await abandon(server)
-    async with GearmanClient([server.address], check_interval=QUICK) as client:
+    async with GearmanClient([server.address], job_check_interval=QUICK) as client:
         events = Events()
         task = client.add_task("work", b"abc", unique="u", **events.options)
         await client.echo()
@@ -114,7 +114,7 @@ async def test_h1_who_joins_an_abandoned_job_learns_that_it_is_lost(server: Gear
 @pytest.mark.guarantee(number=5)
 async def test_h1_a_retry_comes_through(server: Gearmand | OnPort) -> None:
     await abandon(server)
-    async with GearmanClient([server.address], check_interval=QUICK) as client:
+    async with GearmanClient([server.address], job_check_interval=QUICK) as client:
         task = Task("work", b"abc", unique="u", retries=1)
         result = client.submit(task)
         await client.echo()
@@ -127,7 +127,7 @@ async def test_h1_a_retry_comes_through(server: Gearmand | OnPort) -> None:
 @pytest.mark.guarantee(number=5)
 async def test_h1_every_task_that_joined_is_lost_and_no_other(server: Gearmand | OnPort) -> None:
     await abandon(server)
-    async with GearmanClient([server.address], check_interval=QUICK) as client:
+    async with GearmanClient([server.address], job_check_interval=QUICK) as client:
         joined = [client.add_task("work", unique="u") for _ in range(3)]
         others = [client.add_task("work", b"%d" % number) for number in range(3)]
         await client.echo()
@@ -169,28 +169,28 @@ async def test_h2_a_job_that_an_administrator_cancelled_is_lost_once_more_and_th
     server: Gearmand | OnPort,
 ) -> None:
     """The first retry joins what is left of the cancelled job."""
-    async with GearmanClient([server.address], check_interval=QUICK) as client:
+    async with GearmanClient([server.address], job_check_interval=QUICK) as client:
         retried: list[int] = []
         task = Task("work", b"abc", unique="u", retries=2, on_retry=lambda _, attempt: retried.append(attempt))
         result = client.submit(task)
         await client.echo()
-        handle = task.job_handle
+        handle = task._job_handle
         assert server.admin(f"cancel job {handle.decode()}") == ["OK"]
-        await until(lambda: task.attempt == 1 and task.job_handle)
-        assert task.job_handle == handle
+        await until(lambda: task.attempt == 1 and task._job_handle)
+        assert task._job_handle == handle
         worker = await connect_worker(server.port, b"work", do=repeat)
         assert await result == b"abc"
-        assert (retried, task.job_handle != handle) == ([1, 2], True)
+        assert (retried, task._job_handle != handle) == ([1, 2], True)
     await worker.close()
 
 
 @pytest.mark.guarantee(number=5)
 async def test_h2_without_retries_each_failure_is_told(server: Gearmand | OnPort) -> None:
-    async with GearmanClient([server.address], check_interval=QUICK) as client:
+    async with GearmanClient([server.address], job_check_interval=QUICK) as client:
         task = Task("work", unique="u")
         cancelled = client.submit(task)
         await client.echo()
-        server.admin(f"cancel job {task.job_handle.decode()}")
+        server.admin(f"cancel job {task._job_handle.decode()}")
         assert type(await outcome(cancelled)) is TaskFailed
         again = client.add_task("work", unique="u")
         await client.echo()
@@ -207,7 +207,7 @@ async def test_h3_who_joined_a_running_job_whose_client_left_and_whose_worker_di
         await dying.job()
     assert type(await outcome(gone)) is ClientStopped
     await until(lambda: not await_clients(server))
-    async with GearmanClient([server.address], check_interval=QUICK) as client:
+    async with GearmanClient([server.address], job_check_interval=QUICK) as client:
         task = client.add_task("work", unique="u")
         await client.echo()
         await dying.close()
@@ -225,7 +225,7 @@ def await_clients(server: Gearmand | OnPort) -> bool:
 @pytest.mark.guarantee(number=5)
 async def test_h4_a_job_whose_function_was_dropped_needs_a_timeout(server: Gearmand | OnPort) -> None:
     """The server says for ever that it has it. Only the caller can know when that is long enough."""
-    async with GearmanClient([server.address], check_interval=QUICK) as client:
+    async with GearmanClient([server.address], job_check_interval=QUICK) as client:
         task = Task("work", timeout=5 * QUICK)
         result = client.submit(task)
         await client.echo()
@@ -240,11 +240,11 @@ async def test_h4_a_job_whose_function_was_dropped_needs_a_timeout(server: Gearm
 
 @pytest.mark.guarantee(number=5)
 async def test_h5_a_queued_job_that_an_administrator_cancelled_at_geard(geard: Geard) -> None:
-    async with GearmanClient([geard.address], check_interval=QUICK) as client:
+    async with GearmanClient([geard.address], job_check_interval=QUICK) as client:
         task, other = Task("work"), Task("work", b"abc")
         cancelled, kept = client.submit(task), client.submit(other)
-        await until(lambda: task.job_handle and other.job_handle)
-        assert geard.admin(f"cancel job {task.job_handle.decode()}") == ["OK"]
+        await until(lambda: task._job_handle and other._job_handle)
+        assert geard.admin(f"cancel job {task._job_handle.decode()}") == ["OK"]
         assert is_forgotten(await outcome(cancelled))
         worker = await settled_worker(geard, b"work", do=repeat)
         assert await kept == b"abc"
@@ -278,7 +278,7 @@ def test_h9_a_job_that_was_freed_in_silence_is_lost() -> None:
 async def test_h6_the_longest_handle_is_asked_about_and_found() -> None:
     prefix = "P" * (MAX_HANDLE - 2)
     with Gearmand(f"--job-handle-prefix={prefix}") as server:
-        async with GearmanClient([server.address], check_interval=QUICK, ack_timeout=4 * QUICK) as client:
+        async with GearmanClient([server.address], job_check_interval=QUICK, server_timeout=4 * QUICK) as client:
             task = client.add_task("work", b"abc")
             handle = await client.add_task_bg("other")
             assert len(handle.handle) == MAX_HANDLE

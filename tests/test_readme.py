@@ -59,9 +59,9 @@ def test_ci_runs_the_test_command_as_written() -> None:
 
 def test_links_hold_wherever_it_is_shown() -> None:
     """A package index shows it without the files beside it: those are named, and each is there."""
-    links = re.findall(r"\]\(([^)]*)\)", README)
-    assert links
-    assert [link for link in links if not re.match(r"https?://", link)] == []
+    connections = re.findall(r"\]\(([^)]*)\)", README)
+    assert connections
+    assert [connection for connection in connections if not re.match(r"https?://", connection)] == []
     named = re.findall(r"`((?:docs|examples)(?:/[\w./-]+)?)`", README)
     assert len(named) > 5
     assert [path for path in named if not (ROOT / path).exists()] == []

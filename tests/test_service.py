@@ -9,7 +9,7 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
-from txgearman.connection.options import Limits
+from txgearman.connection.options import ConnectionOptions
 from txgearman.service import GearmanService
 from txgearman.validation import MAX_FUNCTION
 
@@ -26,7 +26,7 @@ class Service(GearmanService):
         arguments: dict[str, Any] = {
             "prefix": "",
             "reactor": Clock(),
-            "limits": Limits(),
+            "connection_options": ConnectionOptions(),
         }
         super().__init__(**{**arguments, **changes})
         self.stopping: Deferred[Any] = succeed(None)

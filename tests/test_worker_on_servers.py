@@ -414,7 +414,9 @@ async def test_stopping_waits_for_jobs_and_takes_no_more(address: str) -> None:
         worker.startService()
         first = client.add_task("slow", b"1")
         await until(lambda: started)
-        await until(lambda: all(link.asleep for link in worker._main.turns))  # else it has asked for one more
+        await until(
+            lambda: all(connection.asleep for connection in worker._main.turns)
+        )  # else it has asked for one more
         stopped = worker.stopService()
         second = client.add_task("slow", b"2")
         await client.get_status(await client.add_task_bg("nobody"))
@@ -538,7 +540,9 @@ async def test_a_job_of_a_server_that_dies_is_cancelled_and_its_slot_is_free(
 
 async def test_a_server_that_hangs_does_not_stop_the_others(gearmand: Gearmand, second_gearmand: Gearmand) -> None:
     """A request for a job that it does not answer holds the only slot; it must not do so for ever."""
-    worker = GearmanWorker([gearmand.address, second_gearmand.address], max_jobs=1, poll_interval=0.2, ack_timeout=1.0)
+    worker = GearmanWorker(
+        [gearmand.address, second_gearmand.address], max_jobs=1, poll_interval=0.2, server_timeout=1.0
+    )
     worker.register_function("work", lambda job: job.workload)
     async with worker, GearmanClient([second_gearmand.address]) as client:
         assert await client.add_task("work", b"1") == b"1"

@@ -17,7 +17,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txgearman.connection.options import Limits
+from txgearman.connection.options import ConnectionOptions
 from txgearman.packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -76,7 +76,7 @@ class ServerSide:
         """Have the client receive these packets in one piece."""
         self.protocol.dataReceived(b"".join(packets))
 
-    def shake_hands(self) -> None:
+    def send_opening(self) -> None:
         """Answer what a client sends first, as gearmand does, and leave nothing received."""
         self.send(*(answer(packet) for packet in self.received()))
 
@@ -107,9 +107,11 @@ def answer(packet: Packet) -> bytes:
 
 def with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
     """A factory's arguments, with those that are limits as one."""
-    limits = {field.name: arguments[field.name] for field in fields(Limits) if field.name in arguments}
-    others = {name: value for name, value in arguments.items() if name not in limits}
-    return {**others, "limits": Limits(**limits)}
+    connection_options = {
+        field.name: arguments[field.name] for field in fields(ConnectionOptions) if field.name in arguments
+    }
+    others = {name: value for name, value in arguments.items() if name not in connection_options}
+    return {**others, "connection_options": ConnectionOptions(**connection_options)}
 
 
 @implementer(IStreamClientEndpoint)
@@ -143,7 +145,7 @@ class MemoryEndpoint:
         self.connections.append(server)
         protocol.makeConnection(server.transport)
         if self.polite:
-            server.shake_hands()
+            server.send_opening()
         return succeed(protocol)
 
     @property

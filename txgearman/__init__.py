@@ -5,7 +5,7 @@ from .admin.commands import FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
 from .client.client import GearmanClient
 from .client.protocol import GearmanClientFactory, GearmanClientProtocol
 from .client.task import BackgroundOptions, Task, TaskOptions
-from .connection.options import Limits
+from .connection.options import ConnectionOptions
 from .connection.pool import ServerInfo, ServerState
 from .connection.tls import TLSOptions
 from .errors import (
@@ -50,7 +50,7 @@ __all__ = [
     "JobHandle",
     "JobInfo",
     "JobStatus",
-    "Limits",
+    "ConnectionOptions",
     "NoServersAvailable",
     "Priority",
     "PriorityStatus",

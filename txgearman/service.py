@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 
-from .connection.options import Limits
+from .connection.options import ConnectionOptions
 from .validation import MAX_FUNCTION, name_bytes
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class GearmanService(Service):
     """A service that is an async context manager as well, which starts and stops it."""
 
-    def __init__(self, prefix: str | bytes, reactor: Any, limits: Limits) -> None:
+    def __init__(self, prefix: str | bytes, reactor: Any, connection_options: ConnectionOptions) -> None:
         """
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
@@ -26,7 +26,7 @@ class GearmanService(Service):
         prefix_bytes = name_bytes("prefix", prefix, MAX_FUNCTION)
         self._prefix = prefix_bytes + b"\t" if prefix_bytes else b""
         self._reactor = reactor
-        self._limits = limits
+        self._connection_options = connection_options
 
     async def __aenter__(self) -> Self:
         self.startService()

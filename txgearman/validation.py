@@ -14,7 +14,7 @@ __all__ = [
     "MAX_FUNCTION",
     "MAX_HANDLE",
     "MAX_UNIQUE",
-    "MOST_BYTES",
+    "MAX_PAYLOAD",
     "check_callback",
     "check_count",
     "check_flag",
@@ -140,5 +140,5 @@ def whole_number(text: bytes) -> int:
     return int(match[1]) if match else 0
 
 
-MOST_BYTES: Final = 2**32 - 2**16
+MAX_PAYLOAD: Final = 2**32 - 2**16
 """Of a payload: what a header can tell, less space for the names beside it."""

@@ -190,7 +190,7 @@ async def test_hundreds_of_calls_share_a_connection(admin: GearmanAdmin) -> None
 
 async def test_geard_is_silent_and_that_is_told(geard: Geard) -> None:
     """At once, not by a time-out."""
-    async with GearmanAdmin([geard.address], timeout=50.0) as admin:
+    async with GearmanAdmin([geard.address], server_timeout=50.0) as admin:
         assert await refusal(admin.version()) == (UNANSWERED, "this server leaves 'version' unanswered")
         for silent in (
             admin.priority_status,
@@ -250,7 +250,7 @@ def test_it_connects_again(logged_failures: object) -> None:
 def memory() -> tuple[Clock, MemoryEndpoint, GearmanAdmin]:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
-    return clock, endpoint, GearmanAdmin([endpoint], reactor=clock, timeout=5.0)
+    return clock, endpoint, GearmanAdmin([endpoint], reactor=clock, server_timeout=5.0)
 
 
 @pytest.mark.guarantee(number=10)
@@ -353,7 +353,7 @@ def test_the_answer_to_a_shutdown_is_one_though_the_server_is_gone() -> None:
         lambda admin: admin.cancel_job(JobHandle("elsewhere:4730", b"H:x:1")),
         lambda admin: admin.cancel_job(JobHandle("endpoint:0", b"H:x 1")),
         lambda admin: GearmanAdmin([]),
-        lambda admin: GearmanAdmin(["127.0.0.1"], timeout=0),
+        lambda admin: GearmanAdmin(["127.0.0.1"], server_timeout=0),
     ],
 )
 def test_what_can_not_be_sent_is_told_at_the_call(call: Any) -> None:

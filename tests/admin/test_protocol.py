@@ -1,4 +1,4 @@
-"""An administrator's link, against a server that the test plays byte by byte."""
+"""An administrator's connection, against a server that the test plays byte by byte."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twisted.internet.testing import StringTransport
 from txgearman import UNANSWERED, ClientStopped, ProtocolError, ServerError
 from txgearman.admin.protocol import AdminFactory, AdminProtocol
 from txgearman.connection.connector import EndpointConnector
-from txgearman.connection.options import Limits
+from txgearman.connection.options import ConnectionOptions
 from txgearman.packets import ERROR, GET_STATUS, STATUS_RES
 
 from ..wire import MemoryEndpoint, ServerSide, outcome
@@ -21,13 +21,13 @@ FENCE = GET_STATUS.request(b"txgearman:fence")
 ANSWERED = STATUS_RES.response(b"txgearman:fence", b"0", b"0", b"0", b"0")
 
 
-class Link:
-    """A link, and the server's end of it."""
+class ServerConnection:
+    """A connection, and the server's end of it."""
 
     def __init__(self, **options: Any) -> None:
         self.clock = Clock()
         self.endpoint = MemoryEndpoint(self.clock)
-        self.factory = AdminFactory(self.clock, name="server", limits=Limits(**options))
+        self.factory = AdminFactory(self.clock, name="server", connection_options=ConnectionOptions(**options))
         EndpointConnector(self.endpoint, self.factory).connect()
         self.down: list[Any] = []
 
@@ -37,9 +37,9 @@ class Link:
 
     @property
     def protocol(self) -> AdminProtocol:
-        link = self.factory.link
-        assert isinstance(link, AdminProtocol)
-        return link
+        connection = self.factory.connection
+        assert isinstance(connection, AdminProtocol)
+        return connection
 
     def ask(self, line: bytes, is_last: bool = False) -> list[Any]:
         return outcome(self.protocol.ask(line, is_last))
@@ -53,34 +53,34 @@ class Link:
 
 def test_a_line_goes_out_with_a_fence() -> None:
     """CRLF: behind an LF alone, gearmand creates a function with a shorter name."""
-    link = Link()
-    link.ask(b"create function f")
-    assert link.written() == b"create function f\r\n" + FENCE
+    connection = ServerConnection()
+    connection.ask(b"create function f")
+    assert connection.written() == b"create function f\r\n" + FENCE
 
 
 def test_the_text_before_the_fence_is_the_answer() -> None:
-    link = Link()
-    told = link.ask(b"status")
-    link.server.send(b"f\t0\t0\t0\n.\n")
+    connection = ServerConnection()
+    told = connection.ask(b"status")
+    connection.server.send(b"f\t0\t0\t0\n.\n")
     assert told == []
-    link.server.send(ANSWERED)
+    connection.server.send(ANSWERED)
     assert told == [b"f\t0\t0\t0\n.\n"]
 
 
 def test_lines_are_pipelined_and_answered_in_order() -> None:
-    link = Link()
-    told = [link.ask(line) for line in (b"status", b"version", b"getpid")]
-    assert link.written() == b"".join(line + b"\r\n" + FENCE for line in (b"status", b"version", b"getpid"))
-    link.server.send(b".\n", ANSWERED, b"OK 1\n", ANSWERED, b"OK 2\n", ANSWERED)
+    connection = ServerConnection()
+    told = [connection.ask(line) for line in (b"status", b"version", b"getpid")]
+    assert connection.written() == b"".join(line + b"\r\n" + FENCE for line in (b"status", b"version", b"getpid"))
+    connection.server.send(b".\n", ANSWERED, b"OK 1\n", ANSWERED, b"OK 2\n", ANSWERED)
     assert told == [[b".\n"], [b"OK 1\n"], [b"OK 2\n"]]
 
 
 @pytest.mark.guarantee(number=15)
 def test_any_fragmentation_is_the_same() -> None:
-    link = Link()
-    told = [link.ask(b"status"), link.ask(b"version"), link.ask(b"getpid")]
+    connection = ServerConnection()
+    told = [connection.ask(b"status"), connection.ask(b"version"), connection.ask(b"getpid")]
     for byte in b".\n" + ANSWERED + ANSWERED + b"OK 2\n" + ANSWERED:
-        link.server.send(bytes([byte]))
+        connection.server.send(bytes([byte]))
     assert told[0] + told[2] == [b".\n", b"OK 2\n"]
     assert told[1][0].code == UNANSWERED
 
@@ -88,9 +88,9 @@ def test_any_fragmentation_is_the_same() -> None:
 @pytest.mark.guarantee(number=17)
 def test_silence_is_told_at_once_and_shifts_no_answer() -> None:
     """geard answers hardly any command."""
-    link = Link()
-    told = [link.ask(b"version"), link.ask(b"status")]
-    link.server.send(ANSWERED, b".\n", ANSWERED)
+    connection = ServerConnection()
+    told = [connection.ask(b"version"), connection.ask(b"status")]
+    connection.server.send(ANSWERED, b".\n", ANSWERED)
     (error,), (answer,) = told
     assert isinstance(error, ServerError)
     assert (error.code, error.text) == (UNANSWERED, "this server leaves 'version' unanswered")
@@ -98,21 +98,21 @@ def test_silence_is_told_at_once_and_shifts_no_answer() -> None:
 
 
 def test_an_error_packet_is_a_server_error() -> None:
-    link = Link()
-    told = link.ask(b"version")
-    link.server.send(ERROR.response(b"INVALID_COMMAND", b"no"))
+    connection = ServerConnection()
+    told = connection.ask(b"version")
+    connection.server.send(ERROR.response(b"INVALID_COMMAND", b"no"))
     assert told[0].code == "INVALID_COMMAND"
 
 
 @pytest.mark.guarantee(number=9)
 def test_a_cancelled_command_shifts_no_answer() -> None:
-    link = Link()
-    first = link.protocol.ask(b"version")
+    connection = ServerConnection()
+    first = connection.protocol.ask(b"version")
     told = outcome(first)
-    second = link.ask(b"getpid")
+    second = connection.ask(b"getpid")
     first.cancel()
     assert isinstance(told[0], CancelledError)
-    link.server.send(b"OK 1\n", ANSWERED, b"OK 2\n", ANSWERED)
+    connection.server.send(b"OK 1\n", ANSWERED, b"OK 2\n", ANSWERED)
     assert second == [b"OK 2\n"]
 
 
@@ -127,97 +127,97 @@ def test_a_cancelled_command_shifts_no_answer() -> None:
     ],
 )
 def test_nonsense_ends_the_connection(nonsense: bytes) -> None:
-    link = Link()
-    link.server.send(nonsense)
-    assert link.server.transport.aborted
+    connection = ServerConnection()
+    connection.server.send(nonsense)
+    assert connection.server.transport.aborted
 
 
 @pytest.mark.guarantee(number=14)
 def test_a_packet_that_is_none_fails_who_waits() -> None:
-    link = Link()
-    told = link.ask(b"status")
-    link.server.send(b"f\t1", b"\0RES\0\0\0\x14\xff\xff\xff\xff")
+    connection = ServerConnection()
+    told = connection.ask(b"status")
+    connection.server.send(b"f\t1", b"\0RES\0\0\0\x14\xff\xff\xff\xff")
     assert isinstance(told[0], ProtocolError)
-    assert link.server.transport.aborted
+    assert connection.server.transport.aborted
 
 
 def test_an_answer_of_too_many_bytes_ends_the_connection() -> None:
-    link = Link(max_packet_size=1000)
-    told = link.ask(b"status")
-    link.server.send(b"x" * 600)
+    connection = ServerConnection(max_packet_size=1000)
+    told = connection.ask(b"status")
+    connection.server.send(b"x" * 600)
     assert told == []
-    link.server.send(b"x" * 600)
+    connection.server.send(b"x" * 600)
     assert isinstance(told[0], ProtocolError)
     assert "max_packet_size" in str(told[0])
-    assert link.server.transport.aborted
+    assert connection.server.transport.aborted
 
 
 @pytest.mark.guarantee(number=10)
 def test_a_server_that_says_no_more_is_dropped() -> None:
-    link = Link(ack_timeout=5.0)
-    told = [link.ask(b"status"), link.ask(b"version")]
-    link.clock.pump([2.4, 2.4])
+    connection = ServerConnection(server_timeout=5.0)
+    told = [connection.ask(b"status"), connection.ask(b"version")]
+    connection.clock.pump([2.4, 2.4])
     assert told == [[], []]
-    link.clock.pump([2.5, 2.5])
+    connection.clock.pump([2.5, 2.5])
     assert [str(errors[0]) for errors in told] == [
         "User timeout caused connection failure: no answer within 5.0 seconds."
     ] * 2
-    assert link.server.transport.aborted
+    assert connection.server.transport.aborted
 
 
 @pytest.mark.guarantee(number=10)
 def test_what_comes_slowly_is_not_late() -> None:
-    link = Link(ack_timeout=5.0)
-    told = link.ask(b"status")
+    connection = ServerConnection(server_timeout=5.0)
+    told = connection.ask(b"status")
     for _ in range(3):
-        link.clock.pump([2.4, 2.4])
-        link.server.send(b"f\t0\t0\t0\n")
-    link.server.send(b".\n", ANSWERED)
+        connection.clock.pump([2.4, 2.4])
+        connection.server.send(b"f\t0\t0\t0\n")
+    connection.server.send(b".\n", ANSWERED)
     assert told == [b"f\t0\t0\t0\n" * 3 + b".\n"]
 
 
 @pytest.mark.guarantee(number=10)
 def test_no_timer_runs_while_nothing_is_due() -> None:
-    link = Link(ack_timeout=5.0)
-    link.ask(b"status")
-    link.server.send(b".\n", ANSWERED)
-    link.clock.pump([2.5] * 2)
-    assert link.clock.getDelayedCalls() == []
+    connection = ServerConnection(server_timeout=5.0)
+    connection.ask(b"status")
+    connection.server.send(b".\n", ANSWERED)
+    connection.clock.pump([2.5] * 2)
+    assert connection.clock.getDelayedCalls() == []
 
 
 def test_a_connection_that_goes_fails_what_waits() -> None:
-    link = Link()
-    told = [link.ask(b"status"), link.ask(b"shutdown", is_last=True)]
-    link.server.send(b"f\t")
+    connection = ServerConnection()
+    told = [connection.ask(b"status"), connection.ask(b"shutdown", is_last=True)]
+    connection.server.send(b"f\t")
     lost = OSError("it went")
-    link.server.lose(lost)
+    connection.server.lose(lost)
     assert told == [[lost], [lost]]
 
 
 def test_the_answer_to_the_last_command_is_one_without_its_fence() -> None:
     """perl's server answers to a shutdown, and closes."""
-    link = Link()
-    told = link.ask(b"shutdown", is_last=True)
-    link.server.send(b"OK\n")
+    connection = ServerConnection()
+    told = connection.ask(b"shutdown", is_last=True)
+    connection.server.send(b"OK\n")
     assert told == []
-    link.server.lose()
+    connection.server.lose()
     assert told == [b"OK\n"]
 
 
-def test_after_its_end_a_link_takes_no_more() -> None:
-    link = Link()
-    protocol = link.protocol
-    link.factory.stop(ClientStopped())
+def test_after_its_end_a_connection_takes_no_more() -> None:
+    connection = ServerConnection()
+    protocol = connection.protocol
+    connection.factory.stop(ClientStopped())
     assert isinstance(outcome(protocol.ask(b"status"))[0], ClientStopped)
-    link.clock.advance(0)
-    assert link.clock.getDelayedCalls() == []
+    connection.clock.advance(0)
+    assert connection.clock.getDelayedCalls() == []
 
 
 def test_a_callback_may_stop_it_in_the_middle() -> None:
-    link = Link()
-    link.protocol.ask(b"version").addCallback(lambda _: link.protocol.abort(ClientStopped()))
-    told = link.ask(b"getpid")
-    link.server.send(b"OK 1\n" + ANSWERED + b"OK 2\n" + ANSWERED)
+    connection = ServerConnection()
+    connection.protocol.ask(b"version").addCallback(lambda _: connection.protocol.abort(ClientStopped()))
+    told = connection.ask(b"getpid")
+    connection.server.send(b"OK 1\n" + ANSWERED + b"OK 2\n" + ANSWERED)
     assert isinstance(told[0], ClientStopped)
-    link.server.send(b"late")
+    connection.server.send(b"late")
     assert len(told) == 1

@@ -22,8 +22,8 @@ from txgearman import (
     TaskFailed,
     TaskTimedOut,
 )
-from txgearman.client.canceller import Canceller
-from txgearman.connection.options import DEFAULT_LIMITS
+from txgearman.client.canceller import JobCanceller
+from txgearman.connection.options import DEFAULT_CONNECTION_OPTIONS
 from txgearman.connection.pool import JobServer
 from txgearman.packets import JOB_CREATED, WORK_FAIL
 from txgearman.testing import MemoryJobServer
@@ -151,20 +151,20 @@ def test_a_cancel_before_job_created_drops_the_job_that_comes_late() -> None:
     endpoint = MemoryEndpoint(clock)
     client = GearmanClient([endpoint], reactor=clock)
     client.startService()
-    link = endpoint.server
+    connection = endpoint.server
     for background in (False, True):
         task = client.submit(Task("f", background=background, drop_on_cancel=True))
         told = outcome(task)
         task.cancel()
         assert isinstance(told[0], CancelledError)
     assert len(endpoint.connections) == 1
-    link.send(JOB_CREATED.response(b"H:late:1"), JOB_CREATED.response(b"H:late:2"))
+    connection.send(JOB_CREATED.response(b"H:late:1"), JOB_CREATED.response(b"H:late:2"))
     assert len(endpoint.connections) == 2
     written = endpoint.server.transport.value()
     assert b"cancel job H:late:1\r\n" in written
     assert b"cancel job H:late:2\r\n" in written
     endpoint.server.send(b"OK\r\n", ANSWERED, b"OK\r\n", ANSWERED)
-    link.send(WORK_FAIL.response(b"H:late:1"))
+    connection.send(WORK_FAIL.response(b"H:late:1"))
     client.stopService()
     clock.advance(0)
     assert clock.getDelayedCalls() == []
@@ -193,7 +193,7 @@ def test_a_server_that_is_down_is_told(server: MemoryJobServer) -> None:
 def test_a_stop_fails_what_waits() -> None:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
-    canceller = Canceller(clock, DEFAULT_LIMITS)
+    canceller = JobCanceller(clock, DEFAULT_CONNECTION_OPTIONS)
     job_server = JobServer("there", endpoint, make_none, lambda: None)
     told = [outcome(canceller.cancel(job_server, b"H:x:%d" % number)) for number in (1, 2)]
     stopped = outcome(canceller.stop())
@@ -207,7 +207,7 @@ def test_a_stop_fails_what_waits() -> None:
 
 def test_two_connections_may_be_closing_at_a_time() -> None:
     clock = Clock()
-    canceller = Canceller(clock, DEFAULT_LIMITS)
+    canceller = JobCanceller(clock, DEFAULT_CONNECTION_OPTIONS)
     endpoints = [MemoryEndpoint(clock) for _ in range(2)]
     for endpoint in endpoints:
         canceller.cancel(JobServer("there", endpoint, make_none, lambda: None), b"H:x:1")

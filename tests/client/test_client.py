@@ -373,7 +373,7 @@ def test_a_refused_unique_fails_its_own_task() -> None:
     """The client sends none that long; here it is made to."""
     harness = ClientHarness()
     refused = Task("work", b"2")
-    refused.head = b"work\0" + b"u" * 65 + b"\0"
+    refused._leading_arguments = b"work\0" + b"u" * 65 + b"\0"
     tasks = [
         harness.client.add_task("work", b"1"),
         harness.client.submit(refused),
@@ -516,7 +516,7 @@ def being_lost(harness: ClientHarness) -> None:
 def aborting(harness: ClientHarness) -> None:
     """The client has aborted it, and the socket is not gone yet."""
     harness.start()
-    next(iter(harness.client._servers)).link.abort(ProtocolError("nonsense"))
+    next(iter(harness.client._servers)).connection.abort(ProtocolError("nonsense"))
 
 
 def stopped(harness: ClientHarness) -> None:
@@ -1260,9 +1260,9 @@ def test_stopping_with_tasks_out_leaves_nothing_within_three_seconds(state: Call
         ({"max_in_flight": 1.5}, TypeError, "max_in_flight must be int, not float"),
         ({"server_wait": -1}, ValueError, "server_wait must be a positive number of seconds, not -1"),
         ({"server_wait": "1"}, TypeError, "server_wait must be a number of seconds, not str"),
-        ({"ack_timeout": 0}, ValueError, "ack_timeout must be a positive number of seconds"),
+        ({"server_timeout": 0}, ValueError, "server_timeout must be a positive number of seconds"),
         ({"heartbeat": 0}, ValueError, "heartbeat must be a positive number of seconds"),
-        ({"check_interval": None}, TypeError, "check_interval must be a number of seconds, not NoneType"),
+        ({"job_check_interval": None}, TypeError, "job_check_interval must be a number of seconds, not NoneType"),
     ],
 )
 def test_a_policy_that_cannot_be_meant(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:

@@ -26,7 +26,7 @@ from txgearman import (
     TaskRejected,
     TaskTimedOut,
 )
-from txgearman.client.dispatcher import Dispatcher, is_retried, rest_before
+from txgearman.client.dispatcher import Dispatcher, is_retried, retry_delay
 from txgearman.client.protocol import GearmanClientProtocol
 from txgearman.packets import SUBMIT_JOB, SUBMIT_JOB_BG
 from txgearman.testing import Fault, MemoryJobServer, TakenJob
@@ -69,10 +69,10 @@ def writes() -> Iterator[list[Task]]:
     written: list[Task] = []
     send_task = GearmanClientProtocol.send_task
 
-    def send_and_note(link: GearmanClientProtocol, task: Task) -> None:
-        if not link.paused:
+    def send_and_note(connection: GearmanClientProtocol, task: Task) -> None:
+        if not connection.writing_paused:
             written.append(task)
-        send_task(link, task)
+        send_task(connection, task)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GearmanClientProtocol, "send_task", send_and_note)
@@ -337,8 +337,8 @@ def test_what_is_retried(reason: Exception, retried: bool) -> None:
 
 @pytest.mark.guarantee(number=7)
 def test_rests_grow_to_half_a_minute() -> None:
-    assert [rest_before(attempt) for attempt in range(1, 10)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
-    assert rest_before(1000) == 30
+    assert [retry_delay(attempt) for attempt in range(1, 10)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert retry_delay(1000) == 30
 
 
 def lose(harness: ClientHarness) -> None:
@@ -446,7 +446,7 @@ def test_a_client_without_a_server_tries_as_often() -> None:
 
 @pytest.mark.guarantee(number=7)
 def test_a_job_that_the_server_forgot_is_submitted_again() -> None:
-    harness = ClientHarness(check_interval=10.0)
+    harness = ClientHarness(job_check_interval=10.0)
     seen: Seen = []
     task = harness.client.add_task("work", retries=1, **noting(seen))
     harness.advance()
@@ -512,7 +512,7 @@ def test_with_a_unique_the_next_attempt_is_at_the_next_in_rank() -> None:
         place = next(number for number, server in enumerate(harness.servers) if server.queued("work"))
         places.append(place)
         harness.servers[place].take("work").fail()
-        harness.advance(rest_before(attempt + 1))
+        harness.advance(retry_delay(attempt + 1))
     ranked = [int(server.address[-1]) for server in harness.client._servers.ranked(b"u")]
     assert places == [*ranked, *ranked[:2]]
     assert outcome(task) is NOTHING
@@ -535,7 +535,7 @@ def test_without_a_unique_the_next_attempt_is_at_another_server() -> None:
             unique = b"%d" % next(numbers)
             if harness.client._servers.ranked(unique)[0].address != f"endpoint:{here}":
                 others.append(harness.client.add_task("other", unique=unique))
-        harness.advance(rest_before(attempt + 1))
+        harness.advance(retry_delay(attempt + 1))
         assert b"again" in harness.servers[1 - here].queued("work")
         for other in others:
             quietly(other)
@@ -577,7 +577,7 @@ def test_a_background_task_that_was_written_is_never_submitted_again(drop: Calla
     st.integers(0, 12),
 )
 def test_a_background_task_is_written_once_whatever_is_lost(steps: list[str], when: int) -> None:
-    harness = ClientHarness(2, server_wait=20.0, ack_timeout=5.0).start()
+    harness = ClientHarness(2, server_wait=20.0, server_timeout=5.0).start()
     tasks: list[Deferred[Any]] = []
     with writes() as written:
         for number, step in enumerate([*steps, "wait"]):
@@ -804,14 +804,14 @@ def test_a_failed_attempt_to_connect_costs_nothing_for_each_patient_task(monkeyp
     down = harness.server.go_down()
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(10_000)]
     chosen = 0
-    place = Dispatcher._place
+    place = Dispatcher._route
 
     def counting(dispatcher: Dispatcher, task: Task) -> None:
         nonlocal chosen
         chosen += 1
         place(dispatcher, task)
 
-    monkeypatch.setattr(Dispatcher, "_place", counting)
+    monkeypatch.setattr(Dispatcher, "_route", counting)
     harness.advance(600)
     assert (down.happened > 15, chosen) == (True, 0)
     down.end()

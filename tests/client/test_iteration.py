@@ -681,12 +681,14 @@ class Slowly:
 
     def __init__(self, harness: ClientHarness, **options: Any) -> None:
         self.harness = harness
-        self._gate: Deferred[None] = Deferred()
-        self.loop = Loop(harness, harness.client.stream("work", b"slow", **options), each=lambda _: self._gate)
+        self._admission_queue: Deferred[None] = Deferred()
+        self.loop = Loop(
+            harness, harness.client.stream("work", b"slow", **options), each=lambda _: self._admission_queue
+        )
 
     def go_through(self, count: int = 1) -> None:
         for _ in range(count):
-            gate, self._gate = self._gate, Deferred()
+            gate, self._admission_queue = self._admission_queue, Deferred()
             gate.callback(None)
             self.harness.advance()
 
@@ -695,10 +697,10 @@ class Slowly:
             self.go_through()
 
 
-def deaf(harness: ClientHarness, place: int = 0) -> bool:
+def reading_paused(harness: ClientHarness, place: int = 0) -> bool:
     """Whether the client reads nothing from this server."""
-    link = list(harness.client._servers)[place].link
-    return bool(link.deaf)
+    connection = list(harness.client._servers)[place].connection
+    return bool(connection.reading_paused)
 
 
 def unread(harness: ClientHarness) -> int:
@@ -716,15 +718,15 @@ def test_a_slow_loop_that_is_alone_bounds_what_is_read() -> None:
     for _ in range(CHUNKS):
         job.send_data(CHUNK)
     job.complete(b"end")
-    assert deaf(harness)
+    assert reading_paused(harness)
     read = CHUNKS * len(CHUNK) - unread(harness)
     assert STREAM_BUFFER < read < STREAM_BUFFER + 4 * len(CHUNK)
     slowly.go_through(2)
-    assert not deaf(harness) or unread(harness)
+    assert not reading_paused(harness) or unread(harness)
     slowly.go_through_all()
     assert slowly.loop.outcome == "at its end"
     assert slowly.loop.results == [CHUNK] * CHUNKS + [b"end"]
-    assert not deaf(harness)
+    assert not reading_paused(harness)
     harness.check_that_it_works()
     harness.stop()
 
@@ -735,9 +737,9 @@ def test_it_reads_on_at_once_where_the_loop_has_caught_up() -> None:
     job = harness.server.take("work")
     for _ in range(18):
         job.send_data(CHUNK)
-    assert deaf(harness)
+    assert reading_paused(harness)
     slowly.go_through()
-    assert not deaf(harness)
+    assert not reading_paused(harness)
     slowly.loop.over.cancel()
     harness.stop()
     assert type(slowly.loop.outcome) is CancelledError
@@ -764,11 +766,11 @@ def test_others_on_the_connection_are_not_held_up() -> None:
     job = harness.server.take("work")
     for _ in range(CHUNKS):
         job.send_data(CHUNK)
-    assert not deaf(harness)
+    assert not reading_paused(harness)
     harness.server.take("other").complete(b"done")
     assert outcome(other) == b"done"
     job.send_data(CHUNK)
-    assert deaf(harness)
+    assert reading_paused(harness)
     late = harness.client.add_task("other")
     harness.server.take("other").complete(b"done")
     assert outcome(late) == b"done"
@@ -785,7 +787,7 @@ def test_two_slow_loops_are_held_together() -> None:
     for job in jobs:
         for _ in range(CHUNKS):
             job.send_data(CHUNK)
-    assert deaf(harness)
+    assert reading_paused(harness)
     for job in jobs:
         job.complete(b"end")
     for slowly in loops:
@@ -802,17 +804,17 @@ def test_a_stream_that_ends_while_nothing_is_read_leaves_nothing(end: str) -> No
     job = harness.server.take("work")
     for _ in range(CHUNKS):
         job.send_data(CHUNK)
-    assert deaf(harness)
+    assert reading_paused(harness)
     if end == "cancel":
         slowly.loop.over.cancel()
         assert type(slowly.loop.outcome) is CancelledError
     elif end == "time out":
         harness.advance(100)
-        assert not deaf(harness)
+        assert not reading_paused(harness)
         slowly.go_through_all()
         assert type(slowly.loop.outcome) is TaskTimedOut
     if end != "stop":
-        assert not deaf(harness)
+        assert not reading_paused(harness)
         harness.check_that_it_works()
     harness.stop()
     if end == "stop":
@@ -830,25 +832,25 @@ def test_a_retry_elsewhere_leaves_no_server_unread() -> None:
         for _ in range(18):
             job.send_data(CHUNK)
         job.fail()
-    assert deaf(harness, first)
+    assert reading_paused(harness, first)
     harness.advance(0.5)
     job = harness.servers[1 - first].take("work")
     job.send_data(CHUNK)
-    assert (deaf(harness, first), deaf(harness, 1 - first)) == (False, True)
+    assert (reading_paused(harness, first), reading_paused(harness, 1 - first)) == (False, True)
     job.complete(b"end")
     slowly.go_through_all()
     assert (slowly.loop.outcome, len(slowly.loop.results)) == ("at its end", 20)
-    assert not deaf(harness, 1 - first)
+    assert not reading_paused(harness, 1 - first)
     harness.stop()
 
 
 def test_heartbeats_do_not_take_what_we_do_not_read_for_silence() -> None:
-    harness = ClientHarness(heartbeat=5.0, check_interval=5.0).start()
+    harness = ClientHarness(heartbeat=5.0, job_check_interval=5.0).start()
     slowly = Slowly(harness)
     job = harness.server.take("work")
     for _ in range(CHUNKS):
         job.send_data(CHUNK)
-    assert deaf(harness)
+    assert reading_paused(harness)
     harness.advance(100)
     assert harness.connected() == [1]
     job.complete(b"end")
@@ -869,7 +871,7 @@ def test_a_stream_that_rests_before_a_retry_is_none_of_those_that_are_out() -> N
     job = harness.server.take("work")
     for _ in range(CHUNKS):
         job.send_data(CHUNK)
-    assert deaf(harness)
+    assert reading_paused(harness)
     for slowly in (first, second):
         slowly.loop.over.cancel()
         assert type(slowly.loop.outcome) is CancelledError

@@ -58,8 +58,8 @@ class ClientMachine(RuleBasedStateMachine):
             max_in_flight=most,
             server_wait=wait,
             heartbeat=heartbeat,
-            ack_timeout=6.0,
-            check_interval=8.0,
+            server_timeout=6.0,
+            job_check_interval=8.0,
         )
         self.client.startService()
         self.settle()

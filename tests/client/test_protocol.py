@@ -1,4 +1,4 @@
-"""A client's half of the protocol on one link: whose each packet is. No socket, no real time."""
+"""A client's half of the protocol on one connection: whose each packet is. No socket, no real time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtoco
 from txgearman.client.task import Task, TaskOwner
 from txgearman.connection.connector import EndpointConnector
 from txgearman.connection.factory import GearmanFactory
-from txgearman.connection.options import Limits
+from txgearman.connection.options import ConnectionOptions
 from txgearman.connection.protocol import GearmanProtocol
 from txgearman.errors import (
     UNANSWERED,
@@ -84,13 +84,13 @@ class Told:
     :ivar error: the exception itself.
     """
 
-    def __init__(self, link: GearmanClientProtocol, workload: bytes = b"", **options: Any) -> None:
+    def __init__(self, connection: GearmanClientProtocol, workload: bytes = b"", **options: Any) -> None:
         self.events: list[tuple[Any, ...]] = []
         self.error: Any = None
         names = BACKGROUND_CALLBACKS if options.get("background") else CALLBACKS
         callbacks: dict[str, Any] = {name: self._note(name) for name in names}
         self.task = Task(b"f", workload, **callbacks, **options)
-        self.deferred = link.submit(self.task)
+        self.deferred = connection.submit(self.task)
         self.deferred.addCallbacks(self._succeeded, self._failed)
 
     def _note(self, name: str) -> Callable[..., None]:
@@ -120,19 +120,19 @@ class Told:
 
 
 class Net:
-    """A link to a server that the test plays, with nothing outstanding."""
+    """A connection to a server that the test plays, with nothing outstanding."""
 
     def __init__(self, **arguments: Any) -> None:
         self.clock = Clock()
         self.endpoint = MemoryEndpoint(self.clock)
         self.factory = GearmanClientFactory(self.clock, name="server", **with_limits(arguments))
         EndpointConnector(self.endpoint, self.factory).connect()
-        assert isinstance(self.factory.link, GearmanClientProtocol)
-        self.link = self.factory.link
+        assert isinstance(self.factory.connection, GearmanClientProtocol)
+        self.connection = self.factory.connection
         self.server = self.endpoint.server
 
     def submit(self, workload: bytes = b"", **options: Any) -> Told:
-        return Told(self.link, workload, **options)
+        return Told(self.connection, workload, **options)
 
     def share(self, count: int, handle: bytes = H1) -> list[Told]:
         """Submit tasks that share a job; the server has it."""
@@ -189,7 +189,7 @@ def test_a_submit_is_one_packet(priority: Priority, background: bool, packet_typ
 @pytest.mark.parametrize(("background", "packet_type"), [(False, SUBMIT_JOB), (True, SUBMIT_JOB_BG)])
 def test_a_submit_of_a_task_of_which_nothing_more_was_said(background: bool, packet_type: PacketType) -> None:
     net = Net()
-    told = outcome(net.link.submit(Task("f", b"x", background)))
+    told = outcome(net.connection.submit(Task("f", b"x", background)))
     assert net.server.received() == [(packet_type, [b"f", b"", b"x"])]
     net.server.send(created(), complete(b"r"))
     assert told == [JobHandle("server", H1) if background else b"r"]
@@ -203,7 +203,7 @@ def test_a_submit_for_a_time_has_a_fence_behind_it() -> None:
 
 
 @pytest.mark.parametrize(("exceptions", "options"), [(True, [b"exceptions"]), (False, [])])
-def test_the_link_asks_for_exceptions_unless_it_is_not_to(exceptions: bool, options: list[bytes]) -> None:
+def test_the_connection_asks_for_exceptions_unless_it_is_not_to(exceptions: bool, options: list[bytes]) -> None:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
     endpoint.polite = False
@@ -216,7 +216,9 @@ def test_the_connect_timeout_is_the_callers_to_choose() -> None:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
     endpoint.polite = False
-    EndpointConnector(endpoint, GearmanClientFactory(clock, limits=Limits(connect_timeout=2))).connect()
+    EndpointConnector(
+        endpoint, GearmanClientFactory(clock, connection_options=ConnectionOptions(connect_timeout=2))
+    ).connect()
     clock.advance(1.9)
     assert not endpoint.server.transport.aborted
     clock.advance(0.1)
@@ -245,9 +247,9 @@ def test_a_task_is_submitted_once() -> None:
     told = net.submit()
     net.server.received()
     with pytest.raises(ValueError, match="submitted before"):
-        net.link.submit(told.task)
+        net.connection.submit(told.task)
     assert net.server.received() == []
-    assert net.link.in_flight == 1
+    assert net.connection.in_flight == 1
 
 
 @pytest.mark.guarantee(number=15)
@@ -329,7 +331,7 @@ def test_answers_go_to_the_submits_in_their_order() -> None:
     net = Net()
     first = net.submit()
     echoed: list[Any] = []
-    net.link.request(ECHO_REQ, b"1", answer=ECHO_RES).addCallback(echoed.append)
+    net.connection.request(ECHO_REQ, b"1", answer=ECHO_RES).addCallback(echoed.append)
     second = net.submit()
     net.server.send(created(H1), ECHO_RES.response(b"1"), answer(FENCE), created(H2))
     net.server.send(complete(b"two", H2), complete(b"one", H1))
@@ -337,13 +339,13 @@ def test_answers_go_to_the_submits_in_their_order() -> None:
 
 
 @pytest.mark.guarantee(number=17)
-def test_other_requests_fail_as_on_any_link() -> None:
+def test_other_requests_fail_as_on_any_connection() -> None:
     """Refused, left unanswered, lost: among submits, too."""
     net = Net()
     told: list[Any] = []
     for text in (b"refused", b"unanswered", b"lost"):
         net.submit(background=True)
-        net.link.request(ECHO_REQ, text, answer=ECHO_RES).addErrback(lambda failure: told.append(failure.value))
+        net.connection.request(ECHO_REQ, text, answer=ECHO_RES).addErrback(lambda failure: told.append(failure.value))
     error = ERROR.response(b"code", b"text")
     net.server.send(created(), error, answer(FENCE), created(), answer(FENCE), created())
     net.server.lose(ConnectionLost("cable"))
@@ -363,7 +365,7 @@ def test_an_error_is_of_the_submit_that_it_answers(options: dict[str, Any]) -> N
     assert tasks[1].events == [("on_fail", TaskRejected), ("failure", TaskRejected)]
     assert (tasks[1].error.code, tasks[1].error.text) == ("QUEUE_ERROR", "Job queue is full")
     assert tasks[1].error.task is tasks[1].task
-    assert [told.task.job_handle for told in tasks] == [H1, b"", H2]
+    assert [told.task._job_handle for told in tasks] == [H1, b"", H2]
 
 
 def epoch(net: Net) -> Told:
@@ -387,7 +389,7 @@ def test_a_submit_for_a_time_that_is_left_unanswered_is_rejected() -> None:
     net.server.send(created(H1), answer(FENCE), created(H2), complete(b"1", H1), complete(b"2", H2))
     assert outcomes([first, unanswered, last]) == [[b"1"], [TaskRejected], [b"2"]]
     assert unanswered.error.code == UNANSWERED
-    assert net.link.in_flight == 0
+    assert net.connection.in_flight == 0
 
 
 # Several tasks of one job: docs/gearman.md §1, D1.
@@ -408,7 +410,7 @@ def test_each_task_of_a_job_gets_each_packet_once(count: int, end: bytes, expect
         net.server.send(*[packet] * count)
     assert [told.events[:5] for told in tasks] == [TOLD_NEWS] * count
     assert outcomes(tasks) == [[expected]] * count
-    assert net.link._jobs == {}
+    assert net.connection._jobs == {}
 
 
 @pytest.mark.guarantee(number=4)
@@ -452,7 +454,7 @@ def test_a_cancelled_task_keeps_its_place(cancelled: tuple[int, ...], early: boo
     assert [told.data for told in left] == [[b"1", b"2"]] * len(left)
     assert outcomes(left) == [[b"r"]] * len(left)
     assert outcomes([tasks[place] for place in cancelled]) == [[CancelledError]] * len(cancelled)
-    assert net.link._jobs == {}
+    assert net.connection._jobs == {}
 
 
 @pytest.mark.guarantee(number=4)
@@ -540,8 +542,8 @@ def test_a_job_may_be_cancelled_time_and_again() -> None:
 def test_who_joins_a_cancelled_job_of_which_a_task_was_let_go_gets_one_copy() -> None:
     """The place of that one is still there, too."""
     net = Net()
-    let_go, told = net.share(2)
-    let_go.deferred.cancel()
+    discard, told = net.share(2)
+    discard.deferred.cancel()
     net.server.send(*[work_fail()] * 2)
     joined = net.share(1)[0]
     net.server.send(*[data(b"1")] * 3, *[data(b"2")] * 3, *[complete(b"r")] * 3)
@@ -598,7 +600,7 @@ def test_one_handle_for_two_functions_ends_the_connection() -> None:
     """Though the unique is the same: it is one job only where the function is, too."""
     net = Net()
     first = net.submit(unique=b"u")
-    second = outcome(net.link.submit(Task("g", unique=b"u")))
+    second = outcome(net.connection.submit(Task("g", unique=b"u")))
     net.server.send(created() * 2)
     assert first.outcomes == [TaskLost]
     assert [type(error) for error in second] == [TaskLost]
@@ -634,8 +636,8 @@ def test_little_is_kept_of_jobs_that_failed(unique: bytes, kept: int) -> None:
         net.submit(unique=unique.replace(b"%d", b"%d" % number))
         handle = b"H:%d" % number
         net.server.send(created(handle), work_fail(handle))
-    assert (len(net.link._jobs), len(net.link._outstanding), len(net.link._ended)) == (0, 0, kept)
-    assert net.link.in_flight == 0
+    assert (len(net.connection._jobs), len(net.connection._outstanding), len(net.connection._ended)) == (0, 0, kept)
+    assert net.connection.in_flight == 0
 
 
 # The server's quirks, and late packets.
@@ -657,7 +659,7 @@ def test_a_work_fail_is_understood(packet: bytes) -> None:
     told = net.submit()
     net.server.send(created(), packet)
     assert told.outcomes == [TaskFailed]
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 def late(handle: bytes = H1) -> list[bytes]:
@@ -713,13 +715,13 @@ def test_packets_for_jobs_that_nobody_waits_for_are_dropped() -> None:
 
 
 def check_still_good(net: Net) -> None:
-    """The link serves the next task, and nothing is left of those before."""
-    assert net.link.in_flight == 0
-    assert net.link._jobs == {}
+    """The connection serves the next task, and nothing is left of those before."""
+    assert net.connection.in_flight == 0
+    assert net.connection._jobs == {}
     told = net.submit()
     net.server.send(created(H2), data(b"1", H2), complete(b"r", H2))
     assert (told.data, told.outcomes) == ([b"1"], [b"r"])
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 @pytest.mark.guarantee(number=5)
@@ -794,7 +796,7 @@ def test_a_background_task_is_lost_unless_the_server_has_it(options: dict[str, A
 
 
 def busy() -> tuple[Net, list[Told]]:
-    """A link with tasks in every state: one not acknowledged, one with a job of its own, two that share one."""
+    """A connection with tasks in every state: one not acknowledged, one with a job of its own, two that share one."""
     net = Net()
     tasks = net.share(2)
     tasks.append(net.submit())
@@ -815,7 +817,7 @@ def test_every_task_is_lost_once() -> None:
     net.server.lose()
     assert outcomes(tasks) == [[TaskLost]] * 5
     assert outcomes([cancelled, *shared]) == [[CancelledError]] * 3 + [[TaskLost]]
-    assert net.link.in_flight == 0
+    assert net.connection.in_flight == 0
 
 
 @pytest.mark.guarantee(number=1)
@@ -824,7 +826,7 @@ def test_a_stop_fails_every_task_with_client_stopped() -> None:
     net, tasks = busy()
     net.factory.stop(ClientStopped())
     assert outcomes(tasks) == [[ClientStopped]] * 4
-    assert net.link.in_flight == 0
+    assert net.connection.in_flight == 0
 
 
 @pytest.mark.guarantee(number=1)
@@ -836,15 +838,15 @@ def test_each_task_has_an_error_of_its_own() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_task_submitted_on_a_dead_link_fails_at_once() -> None:
+def test_a_task_submitted_on_a_dead_connection_fails_at_once() -> None:
     net = Net()
     net.server.lose(ConnectionLost("cable"))
     told = net.submit()
     assert told.events == [("on_fail", TaskLost), ("failure", TaskLost)]
-    assert told.error.__cause__ is net.link.error
+    assert told.error.__cause__ is net.connection.error
     assert told.error.acknowledged is False
     assert net.server.received() == []
-    assert net.link.in_flight == 0
+    assert net.connection.in_flight == 0
 
 
 @pytest.mark.guarantee(number=1)
@@ -857,7 +859,7 @@ def test_a_task_submitted_by_one_that_was_lost_fails_at_once() -> None:
     net.server.lose()
     assert outcomes(again) == [[TaskLost]] * 4
     assert net.server.received() == []
-    assert net.link.in_flight == 0
+    assert net.connection.in_flight == 0
 
 
 @pytest.mark.guarantee(number=9)
@@ -876,28 +878,28 @@ def test_a_task_may_be_cancelled_by_one_that_was_lost(place: int) -> None:
     assert all(told.outcomes in ([TaskLost], [CancelledError]) for told in others)
 
 
-class Canceller:
-    """An observer that cancels tasks as soon as it hears that their link is down."""
+class JobCanceller:
+    """An observer that cancels tasks as soon as it hears that their connection is down."""
 
     def __init__(self) -> None:
         self.tasks: list[Told] = []
 
-    def link_ready(self, link: GearmanProtocol) -> None:
+    def connection_ready(self, connection: GearmanProtocol) -> None:
         """Of no interest."""
 
-    def link_down(self, factory: GearmanFactory, error: Exception) -> None:
+    def connection_down(self, factory: GearmanFactory, error: Exception) -> None:
         for told in self.tasks:
             told.deferred.cancel()
 
 
 @pytest.mark.guarantee(number=9)
 def test_a_task_may_be_cancelled_just_before_it_is_lost() -> None:
-    observer = Canceller()
-    net = Net(observer=observer)
-    observer.tasks = [*net.share(2), net.submit()]
+    listener = JobCanceller()
+    net = Net(listener=listener)
+    listener.tasks = [*net.share(2), net.submit()]
     net.server.lose()
-    assert outcomes(observer.tasks) == [[CancelledError]] * 3
-    assert net.link.in_flight == 0
+    assert outcomes(listener.tasks) == [[CancelledError]] * 3
+    assert net.connection.in_flight == 0
 
 
 @pytest.mark.guarantee(number=1)
@@ -945,7 +947,7 @@ def test_an_empty_handle_for_a_task_that_was_cancelled_is_as_bad() -> None:
     net = Net()
     net.submit().deferred.cancel()
     net.server.send(created(b""))
-    assert isinstance(net.link.error, ProtocolError)
+    assert isinstance(net.connection.error, ProtocolError)
 
 
 @pytest.mark.guarantee(number=14)
@@ -954,7 +956,7 @@ def test_a_job_that_nobody_submitted_ends_the_connection() -> None:
     told = net.share(1)[0]
     net.server.send(created(H2))
     assert told.outcomes == [TaskLost]
-    assert isinstance(net.link.error, ProtocolError)
+    assert isinstance(net.connection.error, ProtocolError)
 
 
 # Cancelling.
@@ -1034,7 +1036,7 @@ def test_in_flight_counts_tasks_from_their_submit_to_their_outcome() -> None:
 
     def note(*packets: bytes) -> None:
         net.server.send(*packets)
-        counts.append(net.link.in_flight)
+        counts.append(net.connection.in_flight)
 
     shared = [net.submit(unique=b"u") for _ in range(2)]
     background = net.submit(background=True)
@@ -1112,25 +1114,25 @@ def is_lost_to_garbage(net: Net, deferred: Deferred[Any]) -> None:
 
 
 def is_lost_to_a_wrong_answer(net: Net, deferred: Deferred[Any]) -> None:
-    """The link and whoever watches it keep the error."""
+    """The connection and whoever watches it keep the error."""
     net.server.send(created(b""))
 
 
 def is_held_and_lost(net: Net, deferred: Any) -> None:
     net.server.send(created())
-    net.link.hold(deferred.task)
+    net.connection.hold(deferred.task)
     net.server.lose()
 
 
 def is_held_and_completes(net: Net, deferred: Any) -> None:
     net.server.send(created())
-    net.link.hold(deferred.task)
+    net.connection.hold(deferred.task)
     net.server.send(complete(b"r"))
 
 
 def is_held_and_cancelled(net: Net, deferred: Any) -> None:
     net.server.send(created())
-    net.link.hold(deferred.task)
+    net.connection.hold(deferred.task)
     deferred.cancel()
 
 
@@ -1154,11 +1156,11 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def what_is_left(end: Callable[[Net, Deferred[Any]], None], **options: Any) -> Task | None:
-    """Submit a task, have it end so, and return it if somebody still has it. The link itself is still there."""
+    """Submit a task, have it end so, and return it if somebody still has it. The connection itself is still there."""
     net = Net()
     task = Task(b"f", unique=b"u", **options)
     kept = weakref.ref(task)
-    deferred = net.link.submit(task)
+    deferred = net.connection.submit(task)
     end(net, deferred)
     assert deferred.called
     deferred.addErrback(lambda _: None)
@@ -1215,7 +1217,12 @@ def test_many_tasks_leave_the_tables_empty() -> None:
         net.submit(unique=handle).deferred.cancel()
         net.server.send(*[created(handle)] * 3, *[complete(b"r", handle)] * 2)
         net.server.received()
-    assert (len(net.link._outstanding), net.link._jobs, net.link._ended, net.link.in_flight) == (0, {}, {}, 0)
+    assert (
+        len(net.connection._outstanding),
+        net.connection._jobs,
+        net.connection._ended,
+        net.connection.in_flight,
+    ) == (0, {}, {}, 0)
 
 
 # All of it at random, against a model.
@@ -1228,10 +1235,12 @@ class Submit:
     :ivar wire: what the server is to receive.
     """
 
-    def __init__(self, link: GearmanClientProtocol, workload: bytes, unique: bytes, background: bool, timed: bool):
+    def __init__(
+        self, connection: GearmanClientProtocol, workload: bytes, unique: bytes, background: bool, timed: bool
+    ):
         self.background = background
         options = {"at": 1234} if timed else {}
-        self.told = Told(link, workload, unique=unique, background=background, **options)
+        self.told = Told(connection, workload, unique=unique, background=background, **options)
         self.expected: list[tuple[Any, ...]] = []
         self.waiting = True
         packet_type = SUBMIT_JOB_EPOCH if timed else SUBMIT_JOB_BG if background else SUBMIT_JOB
@@ -1252,7 +1261,7 @@ class Job:
         self.handle = handle
         self.waiting: list[Submit | None] = []
 
-    def let_go(self, submit: Submit) -> None:
+    def discard(self, submit: Submit) -> None:
         self.waiting = [None if other is submit else other for other in self.waiting]
 
     def tell(self, event: tuple[Any, ...]) -> None:
@@ -1269,7 +1278,7 @@ class Job:
 
 
 class LinkMachine(RuleBasedStateMachine):
-    """A link to a server that is a small model of gearmand; each task must be told what the model says.
+    """A connection to a server that is a small model of gearmand; each task must be told what the model says.
 
     The server answers requests in their order. A submit joins the job of its unique, if there is one; a packet about
     a job is sent once for each foreground submit that ever came to it on this connection (D1, D2).
@@ -1315,7 +1324,7 @@ class LinkMachine(RuleBasedStateMachine):
             self.submit_one(unique, workload, kind)
 
     def submit_one(self, unique: bytes, workload: bytes, kind: str) -> None:
-        submit = Submit(self.net.link, workload, unique, kind != "foreground", kind == "timed")
+        submit = Submit(self.net.connection, workload, unique, kind != "foreground", kind == "timed")
         self.submits.append(submit)
         self.unmatched.append(submit)
         packets = self.net.server.received()
@@ -1333,7 +1342,7 @@ class LinkMachine(RuleBasedStateMachine):
         submit.told.deferred.cancel()
         submit.fail(CancelledError)
         for job in self.jobs.values():
-            job.let_go(submit)
+            job.discard(submit)
 
     # What the server answers.
 
@@ -1448,9 +1457,9 @@ class LinkMachine(RuleBasedStateMachine):
             self.net.server.lose()
         self.check()
         self.net.clock.pump([0, 60])
-        link = self.net.factory.link
-        assert isinstance(link, GearmanClientProtocol)
-        self.net.link, self.net.server = link, self.net.endpoint.server
+        connection = self.net.factory.connection
+        assert isinstance(connection, GearmanClientProtocol)
+        self.net.connection, self.net.server = connection, self.net.endpoint.server
         self.start_server()
 
     @precondition(lambda self: self.handles > 2)
@@ -1462,13 +1471,13 @@ class LinkMachine(RuleBasedStateMachine):
         while self.jobs:
             self.end_a_job(0, "complete", stays=False)
         assert not self.out()
-        assert (len(self.net.link._outstanding), self.net.link._jobs) == (0, {})
+        assert (len(self.net.connection._outstanding), self.net.connection._jobs) == (0, {})
 
     @invariant()
     def check(self) -> None:
         for submit in self.submits:
             assert submit.told.events == submit.expected
-        assert self.net.link.in_flight == (len(self.out()) if self.net.link.error is None else 0)
+        assert self.net.connection.in_flight == (len(self.out()) if self.net.connection.error is None else 0)
 
 
 class GeardMachine(LinkMachine):
@@ -1498,7 +1507,7 @@ class Owner(TaskOwner):
     def drop(self, handle: JobHandle) -> None:
         self.dropped.append(handle)
 
-    def place_again(self, task: Task) -> None:
+    def reroute(self, task: Task) -> None:
         self.placed.append(task)
 
     def task_ended(self, task: Task) -> None:
@@ -1506,11 +1515,11 @@ class Owner(TaskOwner):
 
 
 def owned(net: Net, workload: bytes = b"", **options: Any) -> tuple[Task, Owner, list[Any]]:
-    """A task that somebody answers for, on the link; and what becomes of it."""
+    """A task that somebody answers for, on the connection; and what becomes of it."""
     task, owner = Task(b"f", workload, **options), Owner()
     told: list[Any] = []
     task.begin(owner).addCallbacks(told.append, lambda failure: told.append(failure.type))
-    net.link.send_task(task)
+    net.connection.send_task(task)
     return task, owner, told
 
 
@@ -1521,13 +1530,13 @@ def workloads(net: Net) -> list[bytes]:
 
 def test_what_a_slow_server_does_not_take_waits_in_order() -> None:
     net = Net()
-    net.link.pauseProducing()
+    net.connection.pauseProducing()
     tasks = [net.submit(b"%d" % number, background=number == 1) for number in range(4)]
     assert workloads(net) == []
-    assert (net.link.in_flight, net.link.load, net.link.busy) == (0, 4, True)
-    net.link.resumeProducing()
+    assert (net.connection.in_flight, net.connection.load, net.connection.busy) == (0, 4, True)
+    net.connection.resumeProducing()
     assert workloads(net) == [b"0", b"1", b"2", b"3"]
-    assert (net.link.in_flight, net.link.load) == (4, 4)
+    assert (net.connection.in_flight, net.connection.load) == (4, 4)
     net.server.send(*(created(b"H:%d" % number) for number in range(4)), complete(b"r", b"H:0"))
     assert tasks[0].outcomes == [b"r"]
 
@@ -1540,7 +1549,7 @@ def fills_up(net: Net, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def write_and_be_full(data: bytes) -> None:
         sizes.append(len(data))
         write(data)
-        net.link.pauseProducing()
+        net.connection.pauseProducing()
 
     monkeypatch.setattr(net.server.transport, "write", write_and_be_full)
     monkeypatch.setattr(net.server.transport, "writeSequence", lambda data: write_and_be_full(b"".join(data)))
@@ -1549,7 +1558,7 @@ def fills_up(net: Net, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_server_that_takes_little_at_a_time_gets_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net()
-    net.link.pauseProducing()
+    net.connection.pauseProducing()
     for number in range(6):
         net.submit(b"%d" % number * 40_000)
     waiting = outcomes_of_drain(net)
@@ -1557,35 +1566,35 @@ def test_a_server_that_takes_little_at_a_time_gets_little_at_a_time(monkeypatch:
     seen = []
     for _ in range(3):
         assert waiting == []
-        net.link.resumeProducing()
+        net.connection.resumeProducing()
         seen.append([workload[:1] for workload in workloads(net)])
     assert seen == [[b"0", b"1"], [b"2", b"3"], [b"4", b"5"]]
     assert waiting == []  # the last of it is not out
-    net.link.resumeProducing()
+    net.connection.resumeProducing()
     assert waiting == [None]
 
 
 def test_small_tasks_that_have_waited_go_out_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net()
-    net.link.pauseProducing()
+    net.connection.pauseProducing()
     for number in range(100):
         net.submit(b"%d" % number)
     sizes = fills_up(net, monkeypatch)
-    net.link.resumeProducing()
-    assert (len(sizes), len(workloads(net)), net.link.paused) == (1, 100, True)
+    net.connection.resumeProducing()
+    assert (len(sizes), len(workloads(net)), net.connection.writing_paused) == (1, 100, True)
 
 
 @pytest.mark.guarantee(number=10)
 @pytest.mark.guarantee(number=17)
 def test_a_server_that_acknowledges_nothing_is_dropped() -> None:
     """A job whose end it has not told yet is no answer that it owes."""
-    net = Net(ack_timeout=8.0, check_interval=1e6)
+    net = Net(server_timeout=8.0, job_check_interval=1e6)
     first = net.submit()
     net.server.send(created())
     for _ in range(100):
         net.clock.advance(1)
     second, third = net.submit(), net.submit(background=True)
-    assert net.link.error is None
+    assert net.connection.error is None
     net.clock.pump([0.25] * 31)
     assert outcomes([first, second, third]) == [[], [], []]
     net.clock.pump([0.25])
@@ -1601,18 +1610,18 @@ def test_a_server_that_acknowledges_nothing_is_dropped() -> None:
 @pytest.mark.parametrize("late", [1, 7, 100])
 def test_a_reactor_that_was_blocked_loses_no_task(late: float) -> None:
     """The time of the server's answer counts, and not that at which somebody else's code lets it be read."""
-    net = Net(ack_timeout=8.0, check_interval=8.0)
+    net = Net(server_timeout=8.0, job_check_interval=8.0)
     for number in range(5):
         told = net.submit(b"%d" % number)
         net.clock.advance(late)
         net.server.send(created(), complete(b"r"))
         assert told.outcomes == [b"r"]
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 def outcomes_of_drain(net: Net) -> list[Any]:
     told: list[Any] = []
-    net.link.when_drained().addCallback(told.append)
+    net.connection.when_drained().addCallback(told.append)
     return told
 
 
@@ -1620,27 +1629,27 @@ def outcomes_of_drain(net: Net) -> list[Any]:
 @pytest.mark.parametrize("background", [False, True])
 def test_a_task_cancelled_before_it_was_written_is_never_sent(background: bool) -> None:
     net = Net()
-    net.link.pauseProducing()
+    net.connection.pauseProducing()
     tasks = [net.submit(b"%d" % number, background=background) for number in range(3)]
     tasks[1].deferred.cancel()
     assert tasks[1].outcomes == [CancelledError]
-    net.link.resumeProducing()
+    net.connection.resumeProducing()
     assert workloads(net) == [b"0", b"2"]
 
 
 @pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("background", [False, True])
-def test_what_was_not_written_goes_back_when_the_link_goes(background: bool) -> None:
+def test_what_was_not_written_goes_back_when_the_connection_goes(background: bool) -> None:
     net = Net()
     written, _, lost = owned(net, b"written", background=background)
-    net.link.pauseProducing()
+    net.connection.pauseProducing()
     task, owner, told = owned(net, b"waiting", background=background)
     other = net.submit(b"of nobody", background=background)
     net.server.lose()
     assert (lost, owner.placed, told) == ([TaskLost], [task], [])
     assert other.outcomes == [TaskLost]
     assert not other.error.acknowledged
-    assert task.holder is None
+    assert task._holder is None
     assert written.ended
 
 
@@ -1648,7 +1657,7 @@ def test_what_was_not_written_goes_back_when_the_link_goes(background: bool) -> 
 def test_what_the_loss_of_another_cancels_does_not_go_back() -> None:
     net = Net()
     first = net.submit(b"written")
-    net.link.pauseProducing()
+    net.connection.pauseProducing()
     task, owner, told = owned(net, b"waiting")
     deferred = task._deferred
     assert deferred is not None
@@ -1662,10 +1671,10 @@ def test_what_the_loss_of_another_cancels_does_not_go_back() -> None:
 @pytest.mark.parametrize("end", ["cancelled", "lost"])
 def test_nothing_keeps_a_task_that_was_not_written(end: str) -> None:
     net = Net()
-    net.link.pauseProducing()
+    net.connection.pauseProducing()
     task = Task(b"f")
     kept = weakref.ref(task)
-    deferred = net.link.submit(task).addErrback(lambda _: None)
+    deferred = net.connection.submit(task).addErrback(lambda _: None)
     if end == "cancelled":
         deferred.cancel()
     else:
@@ -1676,42 +1685,42 @@ def test_nothing_keeps_a_task_that_was_not_written(end: str) -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_what_was_not_written_goes_back_when_the_link_is_left() -> None:
+def test_what_was_not_written_goes_back_when_the_connection_is_left() -> None:
     net = Net()
     first, _, told = owned(net, b"written")
-    net.link.pauseProducing()
+    net.connection.pauseProducing()
     task, owner, _ = owned(net, b"waiting")
     left: list[bool] = []
-    net.link.retire(lambda: left.append(True))
+    net.connection.retire(lambda: left.append(True))
     assert (owner.placed, left) == ([task], [])
     net.server.send(created(), complete(b"r"))
     assert (told, left, first.ended) == ([b"r"], [True], True)
 
 
 @pytest.mark.parametrize("acknowledged", [False, True])
-def test_a_link_is_left_when_its_last_task_is_cancelled(acknowledged: bool) -> None:
+def test_a_connection_is_left_when_its_last_task_is_cancelled(acknowledged: bool) -> None:
     """A server owes an answer to a submit, whoever waits for it."""
     net = Net()
     told = net.submit()
     if acknowledged:
         net.server.send(created())
     left: list[bool] = []
-    net.link.retire(lambda: left.append(True))
+    net.connection.retire(lambda: left.append(True))
     assert left == []
     told.deferred.cancel()
     assert left == [True] * acknowledged
     if not acknowledged:
         net.server.send(created())
     assert left == [True]
-    assert not net.link.busy
+    assert not net.connection.busy
 
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("options", [{"timeout": 5.0}, {"retries": 1}])
-def test_a_link_alone_has_no_time_outs_and_no_retries(options: dict[str, Any]) -> None:
+def test_a_connection_alone_has_no_time_outs_and_no_retries(options: dict[str, Any]) -> None:
     net = Net()
     with pytest.raises(ValueError, match="timeout and retries are for tasks of a GearmanClient"):
-        net.link.submit(Task("f", **options))
+        net.connection.submit(Task("f", **options))
     assert net.server.received() == []
 
 
@@ -1719,10 +1728,10 @@ def test_a_link_alone_has_no_time_outs_and_no_retries(options: dict[str, Any]) -
 
 
 class Sweep(Net):
-    """A link whose server is asked after jobs."""
+    """A connection whose server is asked after jobs."""
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(**{"check_interval": 8.0, "ack_timeout": 1e6, **arguments})
+        super().__init__(**{"job_check_interval": 8.0, "server_timeout": 1e6, **arguments})
 
     def wait(self, seconds: float) -> None:
         for _ in range(round(seconds * 4)):
@@ -1757,12 +1766,12 @@ def test_a_job_that_the_server_forgot_is_lost() -> None:
     assert told.outcomes == [TaskLost]
     assert (told.error.acknowledged, told.error.forgotten) == (True, True)
     assert "the server has forgotten its job" in str(told.error)
-    assert (net.link.in_flight, net.link.error) == (0, None)
+    assert (net.connection.in_flight, net.connection.error) == (0, None)
 
 
 @pytest.mark.guarantee(number=16)
 def test_the_default_is_a_minute() -> None:
-    net = Sweep(check_interval=60.0)
+    net = Sweep(job_check_interval=60.0)
     net.begun(H1)
     net.wait(59.75)
     assert net.asked() == []
@@ -1820,7 +1829,7 @@ def test_each_task_of_a_shared_job_is_lost_once() -> None:
     net.say(H1, known=False)
     assert outcomes(tasks) == [[TaskLost], [CancelledError], [TaskLost]]
     net.server.send(complete(b"late"))
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 @pytest.mark.guarantee(number=12)
@@ -1832,9 +1841,9 @@ def test_what_is_left_of_a_cancelled_task_goes_with_its_forgotten_job() -> None:
     net.wait(8)
     assert net.asked() == [H1]
     net.say(H1, known=False)
-    assert net.link._jobs == {}
+    assert net.connection._jobs == {}
     net.wait(8)
-    assert (net.asked(), net.link._job_watch.on) == ([], False)
+    assert (net.asked(), net.connection._job_probe.on) == ([], False)
 
 
 @pytest.mark.guarantee(number=6)
@@ -1845,7 +1854,7 @@ def test_an_answer_that_comes_after_the_outcome_is_quiet() -> None:
     net.server.send(complete(b"r"))
     net.say(H1, known=False)
     assert told.outcomes == [b"r"]
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 @pytest.mark.guarantee(number=16)
@@ -1878,7 +1887,7 @@ def test_a_question_after_a_job_has_its_place_among_the_answers() -> None:
 
 
 @pytest.mark.guarantee(number=16)
-def test_a_link_that_goes_while_it_asks_loses_each_task_once() -> None:
+def test_a_connection_that_goes_while_it_asks_loses_each_task_once() -> None:
     net = Sweep()
     told = net.begun(H1)
     net.wait(8)
@@ -1893,13 +1902,13 @@ def test_of_what_comes_late_nothing_is_noted() -> None:
     net = Sweep()
     for number in range(100):
         net.server.send(data(b"late", b"H:%d" % number))
-    assert net.link._heard_of == set()
+    assert net.connection._heard_of == set()
     for number in range(100):
         handle = b"H:%d" % number
         net.begun(handle)
         net.server.send(data(b"d", handle), complete(b"", handle))
     net.wait(4)
-    assert (net.link._heard_of, net.link._silent_looks_at) == (set(), {})
+    assert (net.connection._heard_of, net.connection._silent_probes_of) == (set(), {})
 
 
 @pytest.mark.guarantee(number=10)
@@ -1927,40 +1936,40 @@ def test_background_tasks_are_not_asked_after() -> None:
 def test_while_all_that_is_out_is_held_nothing_is_read() -> None:
     net = Net()
     first, second = net.submit(), net.submit(unique=b"u")
-    net.link.hold(first.task)
-    assert not net.link.deaf  # what was asked is not answered
+    net.connection.hold(first.task)
+    assert not net.connection.reading_paused  # what was asked is not answered
     net.server.send(created(H1), created(H2))
-    net.link.hold(first.task)
-    assert not net.link.deaf  # somebody else waits
-    net.link.hold(second.task)
-    assert net.link.deaf
-    net.link.release(second.task)
-    assert not net.link.deaf
-    net.link.hold(first.task)
-    assert not net.link.deaf  # the second can take more
+    net.connection.hold(first.task)
+    assert not net.connection.reading_paused  # somebody else waits
+    net.connection.hold(second.task)
+    assert net.connection.reading_paused
+    net.connection.release(second.task)
+    assert not net.connection.reading_paused
+    net.connection.hold(first.task)
+    assert not net.connection.reading_paused  # the second can take more
 
 
 def test_while_the_server_owes_an_answer_it_is_read() -> None:
     net = Net()
     told = net.submit()
     net.server.send(created())
-    asked = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
-    net.link.hold(told.task)
-    assert not net.link.deaf
+    asked = net.connection.request(ECHO_REQ, b"1", answer=ECHO_RES)
+    net.connection.hold(told.task)
+    assert not net.connection.reading_paused
     net.server.send(ECHO_RES.response(b"1"), answer(FENCE))
     assert asked.called
-    net.link.hold(told.task)
-    assert net.link.deaf
+    net.connection.hold(told.task)
+    assert net.connection.reading_paused
 
 
 def test_where_all_that_is_out_is_held_one_more_task_is_heard() -> None:
     net = Net()
     held = net.submit()
     net.server.send(created(H1))
-    net.link.hold(held.task)
-    assert net.link.deaf
+    net.connection.hold(held.task)
+    assert net.connection.reading_paused
     other = net.submit()
-    assert not net.link.deaf
+    assert not net.connection.reading_paused
     net.server.send(created(H2), complete(b"r", H2))
     assert other.events[-1] == ("result", b"r")
 
@@ -1970,35 +1979,35 @@ def test_a_held_task_that_is_let_go_holds_nobody_up() -> None:
     net = Net()
     first, second, third = net.submit(), net.submit(), net.submit()
     net.server.send(created(b"H:1"), created(b"H:2"), created(b"H:3"))
-    net.link.hold(first.task)
+    net.connection.hold(first.task)
     first.deferred.cancel()
-    net.link.hold(second.task)
-    assert not net.link.deaf  # the third waits
+    net.connection.hold(second.task)
+    assert not net.connection.reading_paused  # the third waits
     net.server.send(complete(b"", b"H:2"))
-    net.link.hold(third.task)
-    assert net.link.deaf
+    net.connection.hold(third.task)
+    assert net.connection.reading_paused
     third.deferred.cancel()
-    net.link.release(third.task)
-    assert not net.link.deaf
+    net.connection.release(third.task)
+    assert not net.connection.reading_paused
 
 
-def test_a_task_may_be_held_on_a_link_that_is_gone() -> None:
+def test_a_task_may_be_held_on_a_connection_that_is_gone() -> None:
     net = Net()
     told = net.submit()
     net.server.send(created())
     net.server.lose()
-    net.link.hold(told.task)
-    assert not net.link.deaf
+    net.connection.hold(told.task)
+    assert not net.connection.reading_paused
 
 
 def test_a_held_task_is_not_asked_after() -> None:
     """It is by our own will that nothing is heard of it, and the answer would come behind all its data."""
     net = Sweep()
     told = net.begun(H1)
-    net.link.hold(told.task)
+    net.connection.hold(told.task)
     net.wait(60)
     assert net.asked() == []
-    net.link.release(told.task)
+    net.connection.release(told.task)
     net.wait(12)
     assert net.asked() == [H1]
 
@@ -2013,7 +2022,7 @@ def test_whoever_drops_the_job_of_a_cancelled_task_is_told_its_handle(background
     if not late:
         net.server.send(created(H1))
     for task, _, _ in told:
-        task.give_up(CancelledError())
+        task._abandon(CancelledError())
     dropped = [owner.dropped for _, owner, _ in told]
     first, second = [JobHandle("server", H1)], [JobHandle("server", H2)]
     assert dropped == [[] if late or background else first, []]
@@ -2027,5 +2036,5 @@ def test_the_job_of_a_task_that_shares_it_is_dropped() -> None:
     net.share(1)
     task, owner, _ = owned(net, unique=b"u", drop_on_cancel=True)
     net.server.send(created(H1))
-    task.give_up(CancelledError())
+    task._abandon(CancelledError())
     assert owner.dropped == [JobHandle("server", H1)]

@@ -21,7 +21,7 @@ class Scene:
     """
 
     def __init__(self, callback: str, action: Callable[[Scene], object]) -> None:
-        self.harness = ClientHarness(2, max_in_flight=4, server_wait=60.0, check_interval=10.0).start()
+        self.harness = ClientHarness(2, max_in_flight=4, server_wait=60.0, job_check_interval=10.0).start()
         self.client = self.harness.client
         self.tasks: list[Told] = []
         self.calls = 0

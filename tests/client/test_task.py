@@ -63,7 +63,7 @@ class Story(TaskOwner):
             callbacks["on_retry"] = self._recorder("on_retry")
         self.task = Task("resize", b"picture", background=background, **callbacks)
         self.deferred: Deferred[Any] = self.task.begin(self)
-        self.task.holder = self
+        self.task._holder = self
         self.task.server = SERVER
         self.deferred.addCallbacks(
             lambda result: self.events.append(("fired", result)),
@@ -79,18 +79,18 @@ class Story(TaskOwner):
 
         return record
 
-    def let_go(self, task: Task) -> None:
+    def discard(self, task: Task) -> None:
         assert task is self.task
-        self.events.append(("let_go",))
+        self.events.append(("discard",))
 
-    def place_again(self, task: Task) -> None:
+    def reroute(self, task: Task) -> None:
         assert task is self.task
         self.events.append(("placed again",))
 
     def retry(self, task: Task, reason: Exception) -> bool:
         assert task is self.task
         if self.retries:
-            task.tell_retry()
+            task._retry_scheduled()
         return self.retries
 
     def task_ended(self, task: Task) -> None:
@@ -107,17 +107,17 @@ class Story(TaskOwner):
         return [event[1] for event in self.events if event[0] == "fired"]
 
     def create(self) -> None:
-        self.task.tell_created(HANDLE)
+        self.task._job_created(HANDLE)
 
     def run(self, end: Callable[[Story], None]) -> None:
         """The life of a job. For a task that has ended, those who carry it out drop what comes."""
         task = self.task
         for event in (
             self.create,
-            lambda: task.tell_data(b"d1"),
-            lambda: task.tell_status(1, 2),
-            lambda: task.tell_warning(b"w1"),
-            lambda: task.tell_data(b"d2"),
+            lambda: task._data_received(b"d1"),
+            lambda: task._status_received(1, 2),
+            lambda: task._warning_received(b"w1"),
+            lambda: task._data_received(b"d2"),
             lambda: end(self),
         ):
             if not self.fired:
@@ -125,15 +125,15 @@ class Story(TaskOwner):
 
 
 def complete(story: Story) -> None:
-    story.task.end_complete(b"thumbnail")
+    story.task._job_completed(b"thumbnail")
 
 
 def raise_exception(story: Story) -> None:
-    story.task.end_exception(b"boom")
+    story.task._exception_received(b"boom")
 
 
 def fail(story: Story) -> None:
-    story.task.end_failed(TaskFailed(story.task))
+    story.task._attempt_failed(TaskFailed(story.task))
 
 
 def cancel(story: Story) -> None:
@@ -142,7 +142,7 @@ def cancel(story: Story) -> None:
 
 def stop(story: Story) -> None:
     """As a client that is stopped: its connections let go of all they have, and its tasks fail."""
-    story.task.end_failed(ClientStopped())
+    story.task._attempt_failed(ClientStopped())
 
 
 ENDS: list[Callable[[Story], None]] = [complete, raise_exception, fail, cancel, stop]
@@ -219,14 +219,14 @@ def test_a_cancelled_task_is_let_go_before_anybody_is_told() -> None:
     story = Story()
     cancel(story)
     (reason,) = story.fired
-    assert story.events == [("let_go",), ("on_fail", reason), ("fired", reason), ("ended",)]
+    assert story.events == [("discard",), ("on_fail", reason), ("fired", reason), ("ended",)]
     assert isinstance(reason, CancelledError)
 
 
 @pytest.mark.guarantee(number=9)
 def test_a_task_that_nobody_holds_can_be_cancelled() -> None:
     story = Story()
-    story.task.holder = None
+    story.task._holder = None
     cancel(story)
     assert story.names == ["on_fail", "fired", "ended"]
 
@@ -244,12 +244,12 @@ def test_a_task_without_callbacks_is_told_all_the_same() -> None:
     task = Task("resize")
     told = outcome(task.begin(TaskOwner()))
     task.server = SERVER
-    task.tell_created(HANDLE)
-    task.tell_data(b"d")
-    task.tell_warning(b"w")
-    task.tell_status(1, 2)
+    task._job_created(HANDLE)
+    task._data_received(b"d")
+    task._warning_received(b"w")
+    task._status_received(1, 2)
     assert told == []
-    task.end_exception(b"boom")
+    task._exception_received(b"boom")
     assert [type(error) for error in told] == [TaskException]
 
 
@@ -267,7 +267,7 @@ def test_only_the_first_end_counts(first: Callable[[Story], None]) -> None:
         end(story)
         assert story.events == before
     assert len(story.fired) == 1
-    assert story.task.holder is None
+    assert story.task._holder is None
 
 
 @pytest.mark.guarantee(number=1)
@@ -345,7 +345,7 @@ def test_a_callback_may_cancel_before_the_end(name: str) -> None:
     (reason,) = story.fired
     assert isinstance(reason, CancelledError)
     after = story.events[story.names.index(name) + 1 :]
-    assert after == [("let_go",), ("on_fail", reason), ("fired", reason), ("ended",)]
+    assert after == [("discard",), ("on_fail", reason), ("fired", reason), ("ended",)]
 
 
 @pytest.mark.guarantee(number=13)
@@ -362,7 +362,7 @@ def test_a_callback_may_cancel_at_the_end(name: str) -> None:
 def test_on_created_may_cancel_a_background_task() -> None:
     story = Story({"on_created": cancel}, background=True)
     story.create()
-    assert story.names == ["on_created", "let_go", "on_fail", "fired", "ended"]
+    assert story.names == ["on_created", "discard", "on_fail", "fired", "ended"]
     assert isinstance(story.fired[0], CancelledError)
 
 
@@ -425,7 +425,7 @@ MISTAKES: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "drop_on_cancel must be bool, not int", {"drop_on_cancel": 1}),
     (TypeError, "on_fail must be callable, not str", {"on_fail": "print"}),
     (TypeError, "a task has no option 'at_once'", {"at_once": True}),
-    (TypeError, "a task has no option 'holder'", {"holder": None}),
+    (TypeError, "a task has no option '_holder'", {"_holder": None}),
 ]
 
 NOW = datetime.datetime(2030, 1, 2, 3, 4, 5)  # naive, since that is the mistake
@@ -511,17 +511,17 @@ def test_the_prefix_counts_for_the_length_of_the_name() -> None:
     told = f"prefix and function {TOO_LONG}{MAX_FUNCTION + 1}"
     with pytest.raises(ValueError, match=told):
         task.begin(TaskOwner(), b"box\t")
-    assert task.wire_function == b"f" * (MAX_FUNCTION - 3)
+    assert task._wire_function == b"f" * (MAX_FUNCTION - 3)
     told_outcome = outcome(task.begin(TaskOwner(), b"bo\t"))
-    assert task.wire_function == b"bo\t" + b"f" * (MAX_FUNCTION - 3)
-    task.end_complete(b"done")
+    assert task._wire_function == b"bo\t" + b"f" * (MAX_FUNCTION - 3)
+    task._job_completed(b"done")
     assert told_outcome == [b"done"]
 
 
 @pytest.mark.guarantee(number=8)
 def test_names_are_taken_up_to_their_limits() -> None:
     task = Task(b"f" * MAX_FUNCTION, unique=b"u" * MAX_UNIQUE)
-    assert (task.wire_function, task.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
+    assert (task._wire_function, task.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
     assert name_bytes("handle", b"h" * MAX_HANDLE, MAX_HANDLE) == b"h" * MAX_HANDLE
     with pytest.raises(ValueError, match="handle must have 63 bytes at most, not 64"):
         name_bytes("handle", b"h" * 64, MAX_HANDLE)
@@ -546,7 +546,7 @@ def test_a_task_is_plain_unless_asked_otherwise() -> None:
 def test_a_name_goes_over_the_wire_as_its_bytes(name: str | bytes) -> None:
     wire = name.encode() if isinstance(name, str) else name
     task = Task(name, unique=name)
-    assert (task.function, task.wire_function, task.unique) == (name, wire, wire)
+    assert (task.function, task._wire_function, task.unique) == (name, wire, wire)
 
 
 WORKLOADS = [
@@ -609,9 +609,9 @@ def test_a_task_prints_as_its_function_and_its_job(function: str | bytes, text: 
     assert (str(task), repr(task)) == (text, f"<Task {text}>")
     told = outcome(task.begin(TaskOwner(), b"box\t"))
     task.server = SERVER
-    task.tell_created(HANDLE)
+    task._job_created(HANDLE)
     assert str(task) == f"{text} 10.0.0.1:4730//H:host:12"
-    task.end_complete(b"")
+    task._job_completed(b"")
     assert told == [b""]
 
 
@@ -642,9 +642,9 @@ def watched(background: bool = False) -> tuple[Task, Deferred[Any], weakref.ref[
 
 
 LIVES: dict[str, Callable[[Task, Deferred[Any]], object]] = {
-    "completed": lambda task, deferred: task.end_complete(b"thumbnail"),
-    "failed": lambda task, deferred: task.end_failed(TaskFailed(task)),
-    "exception": lambda task, deferred: task.end_exception(b"boom"),
+    "completed": lambda task, deferred: task._job_completed(b"thumbnail"),
+    "failed": lambda task, deferred: task._attempt_failed(TaskFailed(task)),
+    "exception": lambda task, deferred: task._exception_received(b"boom"),
     "cancelled": lambda task, deferred: deferred.cancel(),
 }
 
@@ -655,7 +655,7 @@ def test_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, Deferr
     """At once, without the garbage collector; the Deferred may be kept for its result."""
     task, deferred, reference = watched()
     task.server = SERVER
-    task.tell_created(HANDLE)
+    task._job_created(HANDLE)
     with no_collector():
         live(task, deferred)
         assert reference() is task
@@ -669,7 +669,7 @@ def test_a_background_task_goes_once_the_server_has_its_job() -> None:
     task, deferred, reference = watched(background=True)
     with no_collector():
         task.server = SERVER
-        task.tell_created(HANDLE)
+        task._job_created(HANDLE)
         assert reference() is task
         del task
         assert reference() is None
@@ -686,7 +686,7 @@ def test_a_task_lets_go_of_those_who_carried_it_out() -> None:
     with no_collector():
         del story
         assert reference() is None
-    assert task.holder is None
+    assert task._holder is None
 
 
 # Handles.
@@ -835,7 +835,7 @@ def test_the_owner_decides() -> None:
 def test_an_owner_has_to_say_that_it_is_tried_again() -> None:
     task = Task("resize", retries=3)
     told = outcome(task.begin(TaskOwner()))
-    task.end_failed(TaskFailed(task))
+    task._attempt_failed(TaskFailed(task))
     assert [type(error) for error in told] == [TaskFailed]
 
 
@@ -872,22 +872,22 @@ def test_on_retry_may_raise_and_may_cancel(logged_failures: Failures) -> None:
         fail(story)
     assert (len(mishaps), story.fired) == (1, [])
 
-    def give_up(story: Story) -> None:
+    def _abandon(story: Story) -> None:
         story.retries = False
         cancel(story)
 
-    story = with_retries(2, on_retry=give_up)
+    story = with_retries(2, on_retry=_abandon)
     fail(story)
     assert [type(reason) for reason in story.fired] == [CancelledError]
 
 
 def test_a_task_that_was_not_written_goes_back_to_its_owner() -> None:
     story = Story()
-    story.task.hand_back()
+    story.task._return_unsent()
     assert story.names == ["placed again"]
     complete(story)
     before = [*story.events]
-    story.task.hand_back()
+    story.task._return_unsent()
     assert story.events == before
 
 
@@ -895,7 +895,7 @@ def test_a_task_whose_owner_has_no_other_place_for_it_fails() -> None:
     alone = Task("resize")
     assert not alone.ended
     told = outcome(alone.begin(TaskOwner()))
-    alone.hand_back()
+    alone._return_unsent()
     assert alone.ended
     assert [type(error) for error in told] == [ClientStopped]
 
@@ -918,7 +918,7 @@ def test_the_owner_drops_the_job_where_that_is_wanted(wanted: bool) -> None:
     if task.drop is not None:
         task.drop(JOB)
     assert owner.dropped == [JOB] * wanted
-    task.end_complete(b"thumbnail")
+    task._job_completed(b"thumbnail")
     assert (task.drop, told) == (None, [b"thumbnail"])
 
 
@@ -966,10 +966,10 @@ def queue_of(*tasks: Task) -> TaskQueue:
 def test_tasks_leave_a_queue_in_the_order_in_which_they_came() -> None:
     tasks = [Task("resize", b"%d" % number) for number in range(3)]
     queue = queue_of(*tasks)
-    assert [task.holder for task in tasks] == [queue] * 3
+    assert [task._holder for task in tasks] == [queue] * 3
     assert (queue.pop(), len(queue)) == (tasks[0], 2)
-    assert queue.clear() == tasks[1:]
-    assert ([task.holder for task in tasks], len(queue)) == ([None] * 3, 0)
+    assert queue.pop_all() == tasks[1:]
+    assert ([task._holder for task in tasks], len(queue)) == ([None] * 3, 0)
 
 
 @pytest.mark.guarantee(number=9)
@@ -978,10 +978,10 @@ def test_a_cancelled_task_leaves_its_queue_at_once() -> None:
     for task in tasks:
         task.begin(TaskOwner()).addErrback(lambda _: None)
     queue = queue_of(*tasks)
-    assert tasks[1].holder is queue
-    queue.let_go(tasks[1])
+    assert tasks[1]._holder is queue
+    queue.discard(tasks[1])
     assert len(queue) == 2
-    assert queue.clear() == [tasks[0], tasks[2]]
+    assert queue.pop_all() == [tasks[0], tasks[2]]
 
 
 @pytest.mark.guarantee(number=12)
@@ -989,7 +989,7 @@ def test_a_queue_keeps_nothing_of_a_task_that_left_it() -> None:
     first, second = queued = [Task("resize"), Task("resize")]
     queue = queue_of(*queued)
     reference = weakref.ref(first)
-    queue.let_go(first)
+    queue.discard(first)
     del first, queued
     assert reference() is None
     assert (queue.pop(), queue.pop(), len(queue)) == (second, None, 0)
@@ -1003,13 +1003,13 @@ def test_queue_keeps_places_for_its_tasks_and_few_more() -> None:
     for round_ in range(1000):
         task = Task("resize")
         queue.append(task)
-        places.add(task.place)
+        places.add(task._position)
         if round_ % 100 == 0 and round_ < 300:
             queue.append(patient[round_ // 100])
-        queue.let_go(task)
+        queue.discard(task)
     assert max(places) < 100
-    queue.let_go(patient[1])
-    assert queue.clear() == [patient[0], patient[2]]
+    queue.discard(patient[1])
+    assert queue.pop_all() == [patient[0], patient[2]]
 
 
 @pytest.mark.guarantee(number=9)
@@ -1023,9 +1023,9 @@ def test_a_queue_is_a_list_that_some_leave(steps: list[str], random: Random) -> 
         elif step == "pop":
             assert queue.pop() is (waiting.pop(0) if waiting else None)
         elif step == "clear":
-            assert queue.clear() == waiting
+            assert queue.pop_all() == waiting
             waiting = []
         elif waiting:
-            queue.let_go(waiting.pop(random.randrange(len(waiting))))
+            queue.discard(waiting.pop(random.randrange(len(waiting))))
         assert len(queue) == len(waiting)
-    assert queue.clear() == waiting
+    assert queue.pop_all() == waiting

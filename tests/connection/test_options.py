@@ -8,45 +8,47 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from txgearman.connection.options import DEFAULT_LIMITS, Limits
-from txgearman.connection.timers import LOOKS, Watch
+from txgearman.connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
+from txgearman.connection.timers import PROBES_PER_PERIOD, PeriodicProbe
 from txgearman.packets import MAX_PACKET_SIZE
-from txgearman.validation import MOST_BYTES
+from txgearman.validation import MAX_PAYLOAD
 
 
 def test_the_defaults() -> None:
     """The defaults that the guide names."""
-    assert Limits(10.0, 30.0, None, 60.0, MAX_PACKET_SIZE) == DEFAULT_LIMITS == Limits()
+    assert (
+        ConnectionOptions(10.0, 30.0, None, 60.0, MAX_PACKET_SIZE) == DEFAULT_CONNECTION_OPTIONS == ConnectionOptions()
+    )
 
 
 @pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize("name", ["connect_timeout", "ack_timeout", "heartbeat", "check_interval"])
+@pytest.mark.parametrize("name", ["connect_timeout", "server_timeout", "heartbeat", "job_check_interval"])
 @pytest.mark.parametrize(
     ("value", "kind"), [(0, ValueError), (-1.0, ValueError), (math.nan, ValueError), ("5", TypeError)]
 )
 def test_seconds_that_cannot_be_meant(name: str, value: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match=name):
-        Limits(**{name: value})
+        ConnectionOptions(**{name: value})
 
 
 @pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize("name", ["connect_timeout", "ack_timeout", "check_interval"])
+@pytest.mark.parametrize("name", ["connect_timeout", "server_timeout", "job_check_interval"])
 def test_only_the_heartbeat_may_be_left_out(name: str) -> None:
     with pytest.raises(TypeError, match=name):
-        Limits(**{name: None})  # type: ignore[arg-type]  # that is what is wrong
-    assert Limits(heartbeat=None).heartbeat is None
+        ConnectionOptions(**{name: None})  # type: ignore[arg-type]  # that is what is wrong
+    assert ConnectionOptions(heartbeat=None).heartbeat is None
 
 
 @pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize("size", [0, MOST_BYTES + 1, 1.0, True, None])
+@pytest.mark.parametrize("size", [0, MAX_PAYLOAD + 1, 1.0, True, None])
 def test_sizes_that_cannot_be_meant(size: Any) -> None:
-    with pytest.raises(ValueError, match=f"max_packet_size must be from 1 to {MOST_BYTES} bytes, not {size!r}"):
-        Limits(max_packet_size=size)
+    with pytest.raises(ValueError, match=f"max_packet_size must be from 1 to {MAX_PAYLOAD} bytes, not {size!r}"):
+        ConnectionOptions(max_packet_size=size)
 
 
-@pytest.mark.parametrize("size", [1, MOST_BYTES])
+@pytest.mark.parametrize("size", [1, MAX_PAYLOAD])
 def test_a_packet_may_have_from_one_byte_to_what_a_header_can_tell(size: int) -> None:
-    assert Limits(max_packet_size=size).max_packet_size == size
+    assert ConnectionOptions(max_packet_size=size).max_packet_size == size
 
 
 class Watched:
@@ -56,7 +58,7 @@ class Watched:
         self.clock = Clock()
         self.times: list[float] = []
         self._most = most
-        self.watch = Watch(self.clock, 10.0, self._look)
+        self.watch = PeriodicProbe(self.clock, 10.0, self._look)
 
     def _look(self) -> bool:
         self.times.append(self.clock.seconds())
@@ -70,7 +72,7 @@ def test_it_looks_several_times_in_a_period_until_there_is_nothing_to_look_at() 
     watched.watch.start()  # it does already
     assert watched.watch.on
     watched.clock.pump([1.0] * 60)
-    each = 10.0 / LOOKS
+    each = 10.0 / PROBES_PER_PERIOD
     assert watched.times == [each, 2 * each, 3 * each]
     assert (watched.watch.on, watched.clock.getDelayedCalls()) == (False, [])
 
@@ -83,7 +85,7 @@ def test_a_watch_that_is_stopped_leaves_no_timer() -> None:
     watched.watch.stop()
     assert (watched.watch.on, watched.clock.getDelayedCalls()) == (False, [])
     watched.watch.start()
-    watched.clock.advance(10.0 / LOOKS)
+    watched.clock.advance(10.0 / PROBES_PER_PERIOD)
     assert len(watched.times) == 1
 
 
@@ -94,7 +96,7 @@ def test_a_look_may_stop_the_watch() -> None:
         watch.stop()
         return False
 
-    watch = Watch(clock, 10.0, look)
+    watch = PeriodicProbe(clock, 10.0, look)
     watch.start()
     clock.advance(10.0)
     assert clock.getDelayedCalls() == []
@@ -107,4 +109,4 @@ def test_after_a_late_look_the_next_one_leaves_time_to_read() -> None:
     watched.watch.start()
     watched.clock.advance(100.0)
     assert watched.times == [100.0]
-    assert watched.clock.getDelayedCalls()[0].getTime() == 100.0 + 10.0 / LOOKS
+    assert watched.clock.getDelayedCalls()[0].getTime() == 100.0 + 10.0 / PROBES_PER_PERIOD

@@ -22,8 +22,8 @@ from zope.interface import implementer
 from txgearman.client.protocol import GearmanClientFactory
 from txgearman.client.task import Task, TaskOwner
 from txgearman.connection.addresses import parse_address
-from txgearman.connection.factory import LinkObserver
-from txgearman.connection.pool import JobServers, ServerInfo, ServerState
+from txgearman.connection.factory import ConnectionListener
+from txgearman.connection.pool import ServerInfo, ServerPool, ServerState
 from txgearman.connection.protocol import CLOSE_TIMEOUT
 from txgearman.connection.tls import TLSOptions
 from txgearman.errors import ClientStopped, NoServersAvailable, ProtocolError, ServerError
@@ -145,10 +145,10 @@ class Pool:
         self.changes = 0
         self.react: list[Callable[[], object]] = []  # what is done at the next changes, the last first
         endpoints = [server.endpoint() for server in self.there]
-        self.servers = JobServers(endpoints, self.clock, self.make_factory, self.changed)
+        self.servers = ServerPool(endpoints, self.clock, self.make_factory, self.changed)
 
-    def make_factory(self, *, name: str, observer: LinkObserver) -> GearmanClientFactory:
-        return GearmanClientFactory(self.clock, name=name, observer=observer)
+    def make_factory(self, *, name: str, listener: ConnectionListener) -> GearmanClientFactory:
+        return GearmanClientFactory(self.clock, name=name, listener=listener)
 
     def changed(self) -> None:
         self.changes += 1
@@ -171,8 +171,8 @@ class Pool:
 
     def chosen(self, unique: bytes = b"") -> str | None:
         """The address of the server that is chosen; None for waiting."""
-        link = self.servers.choose(unique)
-        return None if link is None else link.factory.name
+        connection = self.servers.choose(unique)
+        return None if connection is None else connection.factory.name
 
     def stop(self) -> None:
         """Nothing may be left, and every fault must have happened."""
@@ -200,7 +200,7 @@ ALL = ["endpoint:0", "endpoint:1", "endpoint:2"]
 def test_job_servers_that_cannot_be_meant(job_servers: Any, kind: type[Exception], complaint: str) -> None:
     pool = Pool()
     with pytest.raises(kind, match=complaint):
-        JobServers(job_servers, reactor, pool.make_factory, pool.changed)
+        ServerPool(job_servers, reactor, pool.make_factory, pool.changed)
 
 
 @pytest.mark.guarantee(number=8)
@@ -211,14 +211,14 @@ def test_tls_options_that_would_be_of_no_effect(job_servers: Any) -> None:
     """Who forgets the ``tls:`` does not mean plain text."""
     pool = Pool()
     with pytest.raises(ValueError, match="tls is for addresses such as 'tls:host:port', and job_servers has none"):
-        JobServers(job_servers, reactor, pool.make_factory, pool.changed, tls=TLSOptions())
-    assert len(JobServers([*job_servers, "tls:j"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())) == 2
+        ServerPool(job_servers, reactor, pool.make_factory, pool.changed, tls=TLSOptions())
+    assert len(ServerPool([*job_servers, "tls:j"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())) == 2
 
 
 @pytest.mark.guarantee(number=8)
 def test_servers_without_tls_do_not_take_the_place_of_those_with_it() -> None:
     pool = Pool()
-    servers = JobServers(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())
+    servers = ServerPool(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())
     with pytest.raises(ValueError, match="job_servers has none"):
         servers.change(["jobs"])
     assert [server.address for server in servers] == ["tls:jobs:4730"]
@@ -231,7 +231,7 @@ def test_tls_options_of_a_wrong_type() -> None:
     pool = Pool()
     options: Any = {"trust_roots": None}
     with pytest.raises(TypeError, match="tls must be TLSOptions, not dict"):
-        JobServers(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=options)
+        ServerPool(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=options)
 
 
 @pytest.mark.guarantee(number=10)
@@ -239,10 +239,10 @@ def test_an_attempt_over_tcp_has_the_time_of_a_connect() -> None:
     """Those of servers that join, too."""
     memory_reactor = MemoryReactorClock()
 
-    def make_factory(*, name: str, observer: LinkObserver) -> GearmanClientFactory:
-        return GearmanClientFactory(memory_reactor, name=name, observer=observer)
+    def make_factory(*, name: str, listener: ConnectionListener) -> GearmanClientFactory:
+        return GearmanClientFactory(memory_reactor, name=name, listener=listener)
 
-    servers = JobServers(["10.0.0.1"], memory_reactor, make_factory, lambda: None, 3.0)
+    servers = ServerPool(["10.0.0.1"], memory_reactor, make_factory, lambda: None, 3.0)
     servers.start()
     servers.change(["10.0.0.1", "[::1]:4731"])
     assert [(host, port, timeout) for host, port, _, timeout, _ in memory_reactor.tcpClients] == [
@@ -254,12 +254,12 @@ def test_an_attempt_over_tcp_has_the_time_of_a_connect() -> None:
 def test_it_is_known_whether_there_is_but_one_server() -> None:
     pool = Pool(2)
     first, second = pool.servers.addresses
-    assert pool.servers.sole is None
+    assert pool.servers.only_server is None
     for addresses in ([first], [second]):
         pool.servers.change(addresses)
-        assert [pool.servers.sole] == list(pool.servers)
+        assert [pool.servers.only_server] == list(pool.servers)
     pool.servers.change([first, second])
-    assert pool.servers.sole is None
+    assert pool.servers.only_server is None
 
 
 def test_a_server_is_found_by_its_address() -> None:
@@ -274,15 +274,15 @@ def test_another_connection_to_a_server() -> None:
     """It has the same name, and is nobody's choice."""
     pool = Pool().start()
     changes = pool.changes
-    another = pool.servers.by_address("endpoint:1").another(pool.make_factory)
-    another.start()
+    clone_for = pool.servers.by_address("endpoint:1").clone_for(pool.make_factory)
+    clone_for.start()
     pool.advance()
-    assert (another.info().state, another.address) == (ServerState.READY, "endpoint:1")
+    assert (clone_for.info().state, clone_for.address) == (ServerState.READY, "endpoint:1")
     assert len(pool.there[1].connections) == 2
-    answered = outcome_of(another.use(lambda link: link.request(GET_STATUS, b"H:x:1", answer=STATUS_RES)))
+    answered = outcome_of(clone_for.use(lambda connection: connection.request(GET_STATUS, b"H:x:1", answer=STATUS_RES)))
     pool.advance()
     assert answered[0][0] == b"H:x:1"
-    factory = another.detach()
+    factory = clone_for.release_factory()
     assert factory is not None
     factory.stop(ClientStopped())
     pool.advance()
@@ -341,14 +341,14 @@ def test_an_attempt_of_a_stopped_start_tells_nothing() -> None:
     silence = pool.there[0].fall_silent()
     pool.start()
     server = next(iter(pool.servers))
-    factory = server.detach()
+    factory = server.release_factory()
     assert factory is not None
-    old = factory.link
+    old = factory.connection
     assert old is not None
     factory.stop(ClientStopped())
     server.start()
     pool.advance()
-    server.link_ready(old)
+    server.connection_ready(old)
     assert pool.states() == [ServerState.CONNECTING]
     silence.end()
     assert pool.states() == [ServerState.READY]
@@ -364,7 +364,7 @@ def test_without_a_unique_the_least_busy_server_is_chosen() -> None:
         task = Task("work")
         pool.servers.choose(b"").submit(task).addErrback(lambda _: None)
     assert [server.info().in_flight for server in pool.servers] == [10, 10, 10]
-    list(pool.servers)[1].link.close(ClientStopped())
+    list(pool.servers)[1].connection.close(ClientStopped())
     assert {pool.chosen() for _ in range(10)} == {"endpoint:0", "endpoint:2"}
     pool.stop()
 
@@ -420,7 +420,7 @@ def test_with_a_unique_the_first_in_rank_is_chosen_and_waited_for() -> None:
 def test_the_rank_does_not_depend_on_the_order_of_the_list(uniques: list[bytes]) -> None:
     names = ["10.0.0.1", "10.0.0.2", "10.0.0.3:4731", "jobs.example.com"]
 
-    there, back = (JobServers(order, reactor, _unused, _unused) for order in (names, names[::-1]))
+    there, back = (ServerPool(order, reactor, _unused, _unused) for order in (names, names[::-1]))
     for unique in uniques:
         assert ranked(there, unique) == ranked(back, unique)
 
@@ -429,7 +429,7 @@ def test_uniques_spread_evenly_and_move_little_when_a_server_leaves() -> None:
     """Each of five servers gets its fifth, and only the uniques of the one that leaves move."""
     names = [f"10.0.0.{number}" for number in range(5)]
 
-    five, four = (JobServers(some, reactor, _unused, _unused) for some in (names, names[:-1]))
+    five, four = (ServerPool(some, reactor, _unused, _unused) for some in (names, names[:-1]))
     uniques = [b"%d" % number for number in range(5000)]
     counts = Counter(ranked(five, unique)[0] for unique in uniques)
     assert all(850 < count < 1150 for count in counts.values())
@@ -438,7 +438,7 @@ def test_uniques_spread_evenly_and_move_little_when_a_server_leaves() -> None:
         assert [name for name in ranked(five, unique) if name != "10.0.0.4:4730"] == ranked(four, unique)
 
 
-def ranked(servers: JobServers, unique: bytes) -> list[str]:
+def ranked(servers: ServerPool, unique: bytes) -> list[str]:
     return [server.address for server in servers.ranked(unique)]
 
 
@@ -541,7 +541,7 @@ class Unusable:
 
 def test_an_endpoint_that_raises_is_a_server_that_is_down() -> None:
     pool = Pool(1)
-    pool.servers = JobServers([Unusable()], pool.clock, pool.make_factory, pool.changed)
+    pool.servers = ServerPool([Unusable()], pool.clock, pool.make_factory, pool.changed)
     pool.start()
     with pytest.raises(NoServersAvailable, match="endpoint:0: no such luck"):
         pool.chosen()
@@ -589,18 +589,18 @@ def test_another_attempt_goes_past_a_server_that_is_down() -> None:
 def test_another_attempt_goes_elsewhere_though_it_waits_there() -> None:
     pool = Pool().start()
     for server in list(pool.servers)[1:]:
-        server.link.pauseProducing()
+        server.connection.pauseProducing()
     assert {pool.servers.choose(b"", 1, "endpoint:0").factory.name for _ in range(6)} == {*ALL[1:]}
     pool.stop()
 
 
-@pytest.mark.parametrize("paused", [False, True])
-def test_a_server_that_has_more_to_do_is_not_chosen(paused: bool) -> None:
+@pytest.mark.parametrize("writing_paused", [False, True])
+def test_a_server_that_has_more_to_do_is_not_chosen(writing_paused: bool) -> None:
     """Whether it was told so yet, or the tasks wait to be written."""
     pool = Pool().start()
     for server in pool.servers:
-        if paused:
-            server.link.pauseProducing()
+        if writing_paused:
+            server.connection.pauseProducing()
     for _ in range(3):
         busy(pool, 1)
     assert {pool.chosen() for _ in range(6)} == {"endpoint:0", "endpoint:2"}
@@ -610,9 +610,9 @@ def test_a_server_that_has_more_to_do_is_not_chosen(paused: bool) -> None:
 def test_a_server_that_takes_nothing_is_the_last_choice() -> None:
     pool = Pool().start()
     for server in list(pool.servers)[:2]:
-        server.link.pauseProducing()
+        server.connection.pauseProducing()
     assert {pool.chosen() for _ in range(6)} == {"endpoint:2"}
-    list(pool.servers)[2].link.pauseProducing()
+    list(pool.servers)[2].connection.pauseProducing()
     assert {pool.chosen() for _ in range(6)} == set(ALL)
     pool.stop()
 
@@ -624,7 +624,7 @@ def busy(pool: Pool, place: int) -> tuple[Task, list[Any]]:
     """A task that is out at a server of the pool, and what becomes of it."""
     task = Task("work")
     told = outcome_of(task.begin(TaskOwner()))
-    list(pool.servers)[place].link.send_task(task)
+    list(pool.servers)[place].connection.send_task(task)
     pool.advance()
     return task, told
 
@@ -745,7 +745,7 @@ def test_an_endpoint_keeps_its_name_wherever_it_stands() -> None:
 
 
 def test_a_server_that_stays_is_the_same_however_it_is_written() -> None:
-    servers = JobServers(["10.0.0.1", "jobs.example.com"], reactor, _unused, lambda: None)
+    servers = ServerPool(["10.0.0.1", "jobs.example.com"], reactor, _unused, lambda: None)
     first, second = servers
     servers.change(["10.0.0.3", "tcp:JOBS.example.com:4730", "10.0.0.1:4730"])
     assert list(servers)[1:] == [second, first]
@@ -785,15 +785,15 @@ def test_there_is_hope_while_a_server_is_there_or_is_just_connecting() -> None:
     pool = Pool(1)
     assert [server.address for server in pool.servers.ranked(b"u", 5)] == ["endpoint:0"]
     pool.servers.start()
-    assert pool.servers.any_hope()
+    assert pool.servers.any_reachable()
     pool.advance()
-    assert pool.servers.any_hope()
+    assert pool.servers.any_reachable()
     with pool.there[0].go_down():
         pool.advance(20)
-        assert not pool.servers.any_hope()
+        assert not pool.servers.any_reachable()
         assert "endpoint:0" in str(pool.servers.none_available())
     pool.advance(60)
-    assert pool.servers.any_hope()
+    assert pool.servers.any_reachable()
     pool.stop()
 
 

@@ -1,4 +1,4 @@
-"""The link to one job server: fences, back-off, time-outs, stopping. No socket, no real time."""
+"""The connection to one job server: fences, back-off, time-outs, stopping. No socket, no real time."""
 
 from __future__ import annotations
 
@@ -57,17 +57,17 @@ QUESTIONS = {ECHO_REQ: ECHO_RES, OPTION_REQ: OPTION_RES, GET_STATUS: STATUS_RES,
 """What can be asked, and what answers it."""
 
 
-class Observer:
-    """Keeps what the factory tells: the links that became ready, and what ended attempts and links."""
+class Listener:
+    """Keeps what the factory tells: the connections that became ready, and what ended attempts and connections."""
 
     def __init__(self) -> None:
         self.ready: list[GearmanProtocol] = []
         self.errors: list[Exception] = []
 
-    def link_ready(self, link: GearmanProtocol) -> None:
-        self.ready.append(link)
+    def connection_ready(self, connection: GearmanProtocol) -> None:
+        self.ready.append(connection)
 
-    def link_down(self, factory: GearmanFactory, error: Exception) -> None:
+    def connection_down(self, factory: GearmanFactory, error: Exception) -> None:
         self.errors.append(error)
 
 
@@ -85,19 +85,21 @@ class OddServer(MemoryEndpoint):
         return connected
 
 
-class Link:
+class ServerConnection:
     """A factory and its connector."""
 
-    def __init__(self, clock: Clock, endpoint: Any, options: tuple[bytes, ...] = (), **arguments: Any) -> None:
+    def __init__(self, clock: Clock, endpoint: Any, option_requests: tuple[bytes, ...] = (), **arguments: Any) -> None:
         self.clock = clock
-        self.observer = Observer()
-        self.factory = GearmanFactory(clock, options=options, observer=self.observer, **with_limits(arguments))
+        self.listener = Listener()
+        self.factory = GearmanFactory(
+            clock, option_requests=option_requests, listener=self.listener, **with_limits(arguments)
+        )
         self.connector = EndpointConnector(endpoint, self.factory)
 
     @property
-    def link(self) -> GearmanProtocol:
-        assert self.factory.link is not None
-        return self.factory.link
+    def connection(self) -> GearmanProtocol:
+        assert self.factory.connection is not None
+        return self.factory.connection
 
     @property
     def delay(self) -> float:
@@ -108,15 +110,15 @@ class Link:
     def ask(self, packet_type: PacketType, argument: bytes) -> tuple[Deferred[list[bytes]], list[Any]]:
         """Ask the server something; return the Deferred and what becomes of it."""
         subject = None if packet_type is ECHO_REQ else argument
-        deferred = self.link.request(packet_type, argument, answer=QUESTIONS[packet_type], subject=subject)
+        deferred = self.connection.request(packet_type, argument, answer=QUESTIONS[packet_type], subject=subject)
         return deferred, outcome(deferred)
 
     def echo(self, argument: bytes) -> list[Any]:
         return self.ask(ECHO_REQ, argument)[1]
 
 
-class Net(Link):
-    """A link to a server that the test plays."""
+class Net(ServerConnection):
+    """A connection to a server that the test plays."""
 
     def __init__(self, *, endpoint: MemoryEndpoint | None = None, **arguments: Any) -> None:
         self.endpoint = endpoint or MemoryEndpoint(Clock())
@@ -127,8 +129,8 @@ class Net(Link):
         return self.endpoint.server
 
 
-class Served(Link):
-    """A link to a job server in memory, with its faults. There is no jitter in the delays."""
+class Served(ServerConnection):
+    """A connection to a job server in memory, with its faults. There is no jitter in the delays."""
 
     def __init__(self, **arguments: Any) -> None:
         self.server = MemoryJobServer()
@@ -142,19 +144,19 @@ class Served(Link):
 
     def errors(self) -> list[type[Exception]]:
         """The types of what was observed."""
-        return [type(error) for error in self.observer.errors]
+        return [type(error) for error in self.listener.errors]
 
 
 def connected(**arguments: Any) -> Net:
-    """A link that is ready, with nothing outstanding."""
+    """A connection that is ready, with nothing outstanding."""
     net = Net(**arguments)
     net.connector.connect()
-    assert net.link.ready
+    assert net.connection.ready
     return net
 
 
 def unready(**arguments: Any) -> Net:
-    """A link to a server that has not said anything yet."""
+    """A connection to a server that has not said anything yet."""
     net = Net(**arguments)
     net.endpoint.polite = False
     net.connector.connect()
@@ -162,7 +164,7 @@ def unready(**arguments: Any) -> Net:
 
 
 def closed_by(net: Net, kind: type[Exception]) -> bool:
-    """Whether the link was aborted because of such an error, and will be tried anew."""
+    """Whether the connection was aborted because of such an error, and will be tried anew."""
     net.clock.advance(0)
     return (
         net.server.transport.aborted
@@ -175,7 +177,7 @@ def closed_by(net: Net, kind: type[Exception]) -> bool:
 
 
 def test_the_handshake_asks_for_the_options_with_a_fence_behind_each() -> None:
-    net = unready(options=(b"exceptions", b"other"))
+    net = unready(option_requests=(b"exceptions", b"other"))
     options = [(OPTION_REQ, [b"exceptions"]), FENCE, (OPTION_REQ, [b"other"]), FENCE]
     assert net.server.received() == options
 
@@ -185,7 +187,7 @@ def test_the_handshake_without_options_is_one_fence() -> None:
 
 
 def test_the_options_are_sent_again_at_each_connect() -> None:
-    net = Served(options=(b"exceptions",)).connect()
+    net = Served(option_requests=(b"exceptions",)).connect()
     net.server.drop_connections()
     net.server.advance(net.delay)
     assert [(each.number, each.requests) for each in net.server.connections] == [(2, [OPTION_REQ, GET_STATUS])]
@@ -197,22 +199,22 @@ def test_the_options_are_sent_again_at_each_connect() -> None:
     [OPTION_RES.response(b"exceptions"), ERROR.response(b"UNKNOWN_OPTION", b"no such option"), b""],
     ids=["option taken", "option refused", "option left unanswered"],
 )
-def test_a_link_is_ready_at_the_answer_of_the_first_fence(said: bytes) -> None:
+def test_a_connection_is_ready_at_the_answer_of_the_first_fence(said: bytes) -> None:
     """Whatever the server makes of an option, it is a job server once it answers a GET_STATUS, and not before."""
-    net = unready(options=(b"exceptions",))
+    net = unready(option_requests=(b"exceptions",))
     net.server.send(said)
-    assert not net.link.ready
-    assert net.observer.ready == []
+    assert not net.connection.ready
+    assert net.listener.ready == []
     net.server.send(answer(FENCE))
-    assert net.link.ready
-    assert net.observer.ready == [net.link]
+    assert net.connection.ready
+    assert net.listener.ready == [net.connection]
 
 
-def test_a_link_becomes_ready_once() -> None:
+def test_a_connection_becomes_ready_once() -> None:
     net = connected()
     net.echo(b"1")
-    net.server.shake_hands()
-    assert net.observer.ready == [net.link]
+    net.server.send_opening()
+    assert net.listener.ready == [net.connection]
 
 
 def test_a_tcp_connection_is_told_not_to_wait_for_more_to_send() -> None:
@@ -227,10 +229,10 @@ def test_a_tcp_connection_is_told_not_to_wait_for_more_to_send() -> None:
             calls.append(("keep alive", enabled))
 
     net = Net()
-    link = net.factory.buildProtocol(None)
-    transport = TCPTransport(net.clock, link)
+    connection = net.factory.buildProtocol(None)
+    transport = TCPTransport(net.clock, connection)
     directlyProvides(transport, ITCPTransport)
-    link.makeConnection(transport)
+    connection.makeConnection(transport)
     assert calls == [("no delay", True), ("keep alive", True)]
 
 
@@ -239,12 +241,12 @@ def test_a_tcp_connection_that_is_lost_before_any_answer_may_want_tls(error: Exc
     net = unready()
     directlyProvides(net.server.transport, ITCPTransport)
     net.server.lose(error)
-    (told,) = net.observer.errors
+    (told,) = net.listener.errors
     assert type(told) is type(error)
     assert str(told).endswith(": before any answer; the server may want TLS, and an address with tls:.")
 
 
-# TLS, as far as the link can see; `test_tls` has the real one.
+# TLS, as far as the connection can see; `test_tls` has the real one.
 
 
 def test_what_ends_a_connection_over_tls_is_told_in_words() -> None:
@@ -252,34 +254,34 @@ def test_what_ends_a_connection_over_tls_is_told_in_words() -> None:
     directlyProvides(net.server.transport, ISSLTransport)
     error = ConnectionLost()
     net.server.lose(error)
-    (told,) = net.observer.errors
+    (told,) = net.listener.errors
     assert isinstance(told, TLSError)
     assert told.__cause__ is error
 
 
 @pytest.mark.guarantee(number=10)
-@pytest.mark.parametrize("shaken", [False, True])
-def test_the_time_out_of_an_attempt_over_tls_tells_of_the_handshake(shaken: bool) -> None:
+@pytest.mark.parametrize("tls_established", [False, True])
+def test_the_time_out_of_an_attempt_over_tls_tells_of_the_handshake(tls_established: bool) -> None:
     net = unready()
     directlyProvides(net.server.transport, ISSLTransport)
-    if shaken:
-        net.link.handshakeCompleted()
+    if tls_established:
+        net.connection.handshakeCompleted()
     net.clock.advance(CONNECT_TIMEOUT)
-    (told,) = net.observer.errors
-    assert type(told) is (TimeoutError if shaken else TLSError)
+    (told,) = net.listener.errors
+    assert type(told) is (TimeoutError if tls_established else TLSError)
     assert f"no good answer within {CONNECT_TIMEOUT} seconds" in str(told)
 
 
 @pytest.mark.guarantee(number=11)
-@pytest.mark.parametrize("shaken", [False, True])
-def test_a_handshake_is_not_waited_for_at_a_stop(shaken: bool) -> None:
+@pytest.mark.parametrize("tls_established", [False, True])
+def test_a_handshake_is_not_waited_for_at_a_stop(tls_established: bool) -> None:
     """Nothing can go out before it is done."""
     net = unready()
     directlyProvides(net.server.transport, ISSLTransport)
-    if shaken:
-        net.link.handshakeCompleted()
+    if tls_established:
+        net.connection.handshakeCompleted()
     stopped = outcome(net.factory.stop(ClientStopped()))
-    assert net.server.transport.aborted is not shaken
+    assert net.server.transport.aborted is not tls_established
     net.clock.advance(0)
     assert stopped == [None]
     assert net.clock.getDelayedCalls() == []
@@ -315,7 +317,7 @@ def test_an_unanswered_request_fails_and_later_answers_go_to_their_own(question:
     net.server.send(*(answer(packet) for packet in net.server.received() if packet[1] != [b"silent"]))
     assert [told[0].code for told in silent] == [UNANSWERED, UNANSWERED]
     assert [told[0][0] for told in answered] == [b"0", b"1", b"2", b"3"]
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 @pytest.mark.guarantee(number=17)
@@ -379,7 +381,7 @@ def test_each_request_has_its_own_outcome(plan: list[tuple[PacketType, str, bool
     for start in range(0, len(stream), size):
         net.server.send(stream[start : start + size])
     assert all(one.told_right() for one in asked)
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 def wrong_type(net: Net) -> bytes:
@@ -425,7 +427,7 @@ def test_a_wrong_answer_to_the_oldest_request_ends_the_connection(fault: Callabl
     bystander = net.echo(b"bystander")
     net.server.send(said, ECHO_RES.response(b"bystander"))
     assert [type(error) for error in bystander] == [ProtocolError]
-    assert net.observer.errors == bystander
+    assert net.listener.errors == bystander
     assert closed_by(net, ProtocolError)
 
 
@@ -445,7 +447,7 @@ def test_a_wrong_answer_to_the_oldest_request_ends_the_connection(fault: Callabl
 def test_what_nobody_asked_for_ends_the_connection(said: bytes) -> None:
     net = connected()
     told = net.echo(b"1")
-    net.server.shake_hands()
+    net.server.send_opening()
     net.server.send(said)
     assert told == [[b"1"]]
     assert closed_by(net, ProtocolError)
@@ -457,8 +459,8 @@ def test_a_handle_that_reads_like_the_fences_does_no_harm() -> None:
     net = connected()
     _, told = net.ask(GET_STATUS, FENCE[1][0])
     bystander = net.echo(b"1")
-    net.server.shake_hands()
-    assert net.link.error is None
+    net.server.send_opening()
+    assert net.connection.error is None
     assert bystander == [[b"1"]]
     assert len(told) == 1
 
@@ -474,14 +476,14 @@ def test_a_late_answer_to_a_cancelled_request_is_quiet(late: bytes) -> None:
     net.server.send(late, answer(FENCE), ECHO_RES.response(b"2"), answer(FENCE))
     assert len(told) == 1
     assert next_one == [[b"2"]]
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 @pytest.mark.guarantee(number=1)
 def test_every_request_fails_once_when_the_connection_goes() -> None:
     """A cancelled one too, and one that is cancelled by the failure of another."""
     net = connected()
-    first = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
+    first = net.connection.request(ECHO_REQ, b"1", answer=ECHO_RES)
     cancelled_before, before = net.ask(ECHO_REQ, b"2")
     cancelled_after, after = net.ask(ECHO_REQ, b"3")
     cancelled_before.cancel()
@@ -493,69 +495,69 @@ def test_every_request_fails_once_when_the_connection_goes() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_request_on_a_dead_link_fails_at_once() -> None:
+def test_a_request_on_a_dead_connection_fails_at_once() -> None:
     net = connected()
-    link = net.link
+    connection = net.connection
     net.server.lose(ConnectionLost("cable"))
-    told = outcome(link.request(ECHO_REQ, b"1", answer=ECHO_RES))
-    assert told == [link.error]
-    assert isinstance(link.error, ConnectionLost)
+    told = outcome(connection.request(ECHO_REQ, b"1", answer=ECHO_RES))
+    assert told == [connection.error]
+    assert isinstance(connection.error, ConnectionLost)
     assert net.server.received() == []
 
 
 @pytest.mark.guarantee(number=1)
 def test_a_request_made_by_a_failing_one_fails_at_once() -> None:
-    """The link is known to be down before anybody is told."""
+    """The connection is known to be down before anybody is told."""
     net = connected()
-    link = net.link
+    connection = net.connection
     again: list[Any] = []
 
     def ask_again(failure: Failure) -> None:
-        again.extend(outcome(link.request(ECHO_REQ, b"again", answer=ECHO_RES)))
+        again.extend(outcome(connection.request(ECHO_REQ, b"again", answer=ECHO_RES)))
 
-    link.request(ECHO_REQ, b"1", answer=ECHO_RES).addErrback(ask_again)
+    connection.request(ECHO_REQ, b"1", answer=ECHO_RES).addErrback(ask_again)
     net.server.lose(ConnectionLost("cable"))
-    assert again == [link.error]
+    assert again == [connection.error]
 
 
-def close(link: GearmanProtocol) -> None:
-    link.close(ClientStopped())
+def close(connection: GearmanProtocol) -> None:
+    connection.close(ClientStopped())
 
 
-def abort(link: GearmanProtocol) -> None:
-    link.abort(ClientStopped())
+def abort(connection: GearmanProtocol) -> None:
+    connection.abort(ClientStopped())
 
 
 @pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("end", [close, abort])
-def test_a_callback_may_end_the_link(end: Callable[[GearmanProtocol], None]) -> None:
+def test_a_callback_may_end_the_connection(end: Callable[[GearmanProtocol], None]) -> None:
     """What comes behind it in the same read is dropped, garbage too, and what waits fails once, for that reason."""
     net = connected()
-    net.link.request(ECHO_REQ, b"1", answer=ECHO_RES).addCallback(lambda _: end(net.link))
+    net.connection.request(ECHO_REQ, b"1", answer=ECHO_RES).addCallback(lambda _: end(net.connection))
     second = net.echo(b"2")
     net.server.send(ECHO_RES.response(b"1"), answer(FENCE), ECHO_RES.response(b"2"), b"garbage" * 3)
     net.server.send(answer(FENCE))
     assert [type(error) for error in second] == [ClientStopped]
-    assert isinstance(net.link.error, ClientStopped)
-    assert len(net.observer.errors) == 1
+    assert isinstance(net.connection.error, ClientStopped)
+    assert len(net.listener.errors) == 1
     assert net.server.transport.aborted == (end is abort)
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_link_ended_before_the_answer_of_its_first_fence_is_told_never_becomes_ready() -> None:
+def test_a_connection_ended_before_the_answer_of_its_first_fence_is_told_never_becomes_ready() -> None:
     """The failure of the option is told first, and may run anybody's code."""
 
     class Hasty(GearmanProtocol):
         def request_refused(self, request: Any, code: str, text: str) -> None:
             self.abort(ClientStopped())
 
-    net = Net(options=(b"exceptions",))
+    net = Net(option_requests=(b"exceptions",))
     net.factory.protocol = Hasty
     net.endpoint.polite = False
     waiting = outcome(net.factory.when_ready())
     net.connector.connect()
     net.server.send(answer(FENCE))
-    assert net.observer.ready == []
+    assert net.listener.ready == []
     assert [type(error) for error in waiting] == [ClientStopped]
 
 
@@ -564,15 +566,15 @@ def test_the_observer_is_told_before_those_who_wait() -> None:
     """So that what they ask in answer to the failure goes to another server."""
     net = connected()
     told_before: list[bool] = []
-    net.link.request(ECHO_REQ, b"1", answer=ECHO_RES).addErrback(
-        lambda _: told_before.append(len(net.observer.errors) == 1)
+    net.connection.request(ECHO_REQ, b"1", answer=ECHO_RES).addErrback(
+        lambda _: told_before.append(len(net.listener.errors) == 1)
     )
     net.server.lose()
     assert told_before == [True]
 
 
 def is_answered(net: Net) -> None:
-    net.server.shake_hands()
+    net.server.send_opening()
 
 
 def is_lost(net: Net) -> None:
@@ -598,11 +600,11 @@ def no_garbage_collection() -> Iterator[None]:
 @pytest.mark.parametrize("end", [is_answered, is_lost, is_answered_wrongly])
 def test_a_request_that_has_ended_leaves_nothing(end: Callable[[Net], None]) -> None:
     net = connected()
-    link = net.link
+    connection = net.connection
     deferred, told = net.ask(ECHO_REQ, b"1")
     end(net)
     assert len(told) == 1
-    assert link.on_connection_lost is not None  # the link is still held
+    assert connection.on_connection_lost is not None  # the connection is still held
     gone = weakref.ref(deferred)
     del deferred
     assert gone() is None
@@ -625,8 +627,8 @@ def test_a_subclass_handles_packets_that_answer_nothing() -> None:
     net.connector.connect()
     told = net.echo(b"1")
     net.server.send(NOOP.response(), ECHO_RES.response(b"1"), NOOP.response())
-    assert isinstance(net.link, Worker)
-    assert net.link.noops == 2
+    assert isinstance(net.connection, Worker)
+    assert net.connection.noops == 2
     assert told == [[b"1"]]
 
 
@@ -672,9 +674,9 @@ def test_a_bad_stream_ends_the_connection(said: bytes) -> None:
 @pytest.mark.guarantee(number=14)
 @bad_streams
 def test_a_bad_stream_in_place_of_the_handshake_ends_the_connection(said: bytes) -> None:
-    net = unready(options=(b"exceptions",))
+    net = unready(option_requests=(b"exceptions",))
     net.server.send(said)
-    assert net.observer.ready == []
+    assert net.listener.ready == []
     assert closed_by(net, ProtocolError)
 
 
@@ -701,7 +703,7 @@ def tried_ever_less_often(net: Net | Served, attempts: Callable[[], int]) -> boo
         net.clock.advance(0.1 if tenth else 0)
         if attempts() > len(times):
             times.append(tenth / 10)
-    assert net.observer.ready == []
+    assert net.listener.ready == []
     gaps = [after - before for before, after in itertools.pairwise(times)]
     return 12 <= len(times) <= 40 and gaps[0] < CONNECT_TIMEOUT + 2 and max(gaps) < CONNECT_TIMEOUT + 30 * 1.8
 
@@ -711,7 +713,7 @@ def tried_ever_less_often(net: Net | Served, attempts: Callable[[], int]) -> boo
 def test_a_bad_server_is_tried_ever_less_often(said: bytes) -> None:
     """The connect alone does not reset the back-off: no hot loop, and no hour without an attempt either."""
     endpoint = OddServer(Clock(), says(said))
-    net = Net(endpoint=endpoint, options=(b"exceptions",))
+    net = Net(endpoint=endpoint, option_requests=(b"exceptions",))
     assert tried_ever_less_often(net, lambda: endpoint.attempts)
 
 
@@ -730,7 +732,7 @@ FAULTS = [
 @pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("break_it", FAULTS)
 def test_a_server_that_fails_is_tried_ever_less_often(break_it: Callable[[MemoryJobServer], Fault]) -> None:
-    net = Served(options=(b"exceptions",))
+    net = Served(option_requests=(b"exceptions",))
     net.factory.jitter = GearmanFactory.jitter
     fault = break_it(net.server)
     assert tried_ever_less_often(net, lambda: fault.happened)
@@ -798,7 +800,7 @@ def test_the_time_of_the_next_attempt_is_known_while_there_is_one() -> None:
     assert net.factory.connecting
 
 
-def test_a_factory_is_connecting_from_the_attempt_to_the_end_of_the_link() -> None:
+def test_a_factory_is_connecting_from_the_attempt_to_the_end_of_the_connection() -> None:
     """Even where the socket lives a little longer."""
     states = [never_connected, connecting, unready, connected, just_aborted, just_closed, backing_off]
     assert [state().factory.connecting for state in states] == [False, True, True, True, False, False, False]
@@ -813,7 +815,7 @@ def test_an_attempt_that_leads_nowhere_times_out() -> None:
     net.server.black_hole_connections()
     waiting = outcome(net.factory.when_ready())
     net.connect().server.advance(CONNECT_TIMEOUT - 0.1)
-    assert net.observer.errors == []
+    assert net.listener.errors == []
     net.server.advance(0.1)
     check_timed_out(net, waiting)
 
@@ -821,19 +823,19 @@ def test_an_attempt_that_leads_nowhere_times_out() -> None:
 @pytest.mark.guarantee(number=10)
 @pytest.mark.parametrize("said", [b"", OPTION_RES.response(b"exceptions"), b"\0RES\0"])
 def test_a_connection_without_a_good_answer_times_out(said: bytes) -> None:
-    net = unready(options=(b"exceptions",))
+    net = unready(option_requests=(b"exceptions",))
     waiting = outcome(net.factory.when_ready())
     net.clock.advance(CONNECT_TIMEOUT - 0.1)
     net.server.send(said)
-    assert net.observer.errors == []
+    assert net.listener.errors == []
     net.clock.advance(0.1)
     assert closed_by(net, TimeoutError)
     check_timed_out(net, waiting)
 
 
 def check_timed_out(net: Net | Served, waiting: list[Any]) -> None:
-    assert [type(error) for error in net.observer.errors] == [TimeoutError]
-    assert waiting == net.observer.errors
+    assert [type(error) for error in net.listener.errors] == [TimeoutError]
+    assert waiting == net.listener.errors
     assert "10.0 seconds" in str(waiting[0])
     assert 0 < net.delay < 2
 
@@ -845,7 +847,7 @@ def test_the_time_out_is_the_callers_to_choose_and_ends_with_the_first_good_answ
     net.connect().server.advance(1.9)
     silence.end()
     net.server.advance(60)
-    assert net.link.error is None
+    assert net.connection.error is None
     assert net.clock.getDelayedCalls() == []
 
 
@@ -882,18 +884,18 @@ def test_a_connection_that_comes_too_late_is_refused() -> None:
     net.clock.advance(net.delay)
     assert len(net.endpoint.factories) == 2
     assert late.buildProtocol(None) is None
-    assert net.endpoint.factories[1].buildProtocol(None) is net.link
+    assert net.endpoint.factories[1].buildProtocol(None) is net.connection
 
 
 def test_an_attempt_that_fails_after_its_connection_went_is_not_told_twice() -> None:
     """An endpoint may have something to do between the two."""
     net = connecting()
-    link = net.endpoint.factories[0].buildProtocol(None)
-    server = ServerSide(net.clock, link)
-    link.makeConnection(server.transport)
+    connection = net.endpoint.factories[0].buildProtocol(None)
+    server = ServerSide(net.clock, connection)
+    connection.makeConnection(server.transport)
     server.lose()
     net.endpoint.pending[0].errback(ConnectionLost("later"))
-    assert [type(error) for error in net.observer.errors] == [ConnectionDone]
+    assert [type(error) for error in net.listener.errors] == [ConnectionDone]
     assert len(net.clock.getDelayedCalls()) == 1
 
 
@@ -921,7 +923,7 @@ def looking_up_first() -> tuple[Net, EndpointConnector]:
 def test_an_attempt_that_waits_for_another_deferred_times_out() -> None:
     net, _ = looking_up_first()
     net.clock.advance(CONNECT_TIMEOUT)
-    assert [type(error) for error in net.observer.errors] == [TimeoutError]
+    assert [type(error) for error in net.listener.errors] == [TimeoutError]
     assert net.delay < 2
 
 
@@ -963,13 +965,13 @@ def just_aborted() -> Net:
     """The socket is not gone yet."""
     net = connected()
     net.server.send(b"garbage" * 3)
-    assert net.factory.link is not None
+    assert net.factory.connection is not None
     return net
 
 
 def just_closed() -> Net:
     net = connected()
-    close(net.link)
+    close(net.connection)
     return net
 
 
@@ -1045,8 +1047,8 @@ def test_what_was_written_goes_out_before_the_close() -> None:
     assert net.server.received() == [(ECHO_REQ, [b"1"]), FENCE]
 
 
-class Stopper(Observer):
-    """Stops the factory as soon as something happens to its link."""
+class Stopper(Listener):
+    """Stops the factory as soon as something happens to its connection."""
 
     stopped: list[Any] | None = None
 
@@ -1054,12 +1056,12 @@ class Stopper(Observer):
         super().__init__()
         self._net = net
 
-    def link_ready(self, link: GearmanProtocol) -> None:
-        super().link_ready(link)
+    def connection_ready(self, connection: GearmanProtocol) -> None:
+        super().connection_ready(connection)
         self.stopped = outcome(self._net.factory.stop(ClientStopped()))
 
-    def link_down(self, factory: GearmanFactory, error: Exception) -> None:
-        super().link_down(factory, error)
+    def connection_down(self, factory: GearmanFactory, error: Exception) -> None:
+        super().connection_down(factory, error)
         if self.stopped is None:
             self.stopped = outcome(factory.stop(ClientStopped()))
 
@@ -1085,12 +1087,12 @@ def lost_at_once(net: Net) -> None:
 def test_the_observer_may_stop_the_factory(prepare: Callable[[Net], None]) -> None:
     net = Net()
     prepare(net)
-    observer = Stopper(net)
-    net.factory = GearmanFactory(net.clock, observer=observer)
+    listener = Stopper(net)
+    net.factory = GearmanFactory(net.clock, listener=listener)
     waiting = outcome(net.factory.when_ready())
     EndpointConnector(net.endpoint, net.factory).connect()
     net.clock.advance(0)
-    assert observer.stopped == [None]
+    assert listener.stopped == [None]
     assert len(waiting) == 1
     assert isinstance(waiting[0], Exception)
     assert net.clock.getDelayedCalls() == []
@@ -1100,9 +1102,9 @@ def test_the_observer_may_stop_the_factory(prepare: Callable[[Net], None]) -> No
 def test_a_request_may_stop_the_factory() -> None:
     net = connected()
     stopped: list[Any] = []
-    deferred = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
+    deferred = net.connection.request(ECHO_REQ, b"1", answer=ECHO_RES)
     deferred.addCallback(lambda _: net.factory.stop(ClientStopped()).addCallback(stopped.append))
-    net.server.shake_hands()
+    net.server.send_opening()
     net.clock.advance(0)
     assert stopped == [None]
     assert net.clock.getDelayedCalls() == []
@@ -1119,50 +1121,50 @@ def test_a_retry_after_the_stop_is_refused() -> None:
 
 
 @pytest.mark.guarantee(number=11)
-def test_a_link_closed_twice_leaves_no_timer() -> None:
+def test_a_connection_closed_twice_leaves_no_timer() -> None:
     net = connected()
-    close(net.link)
-    close(net.link)
+    close(net.connection)
+    close(net.connection)
     net.clock.advance(0)
     net.factory.stop(ClientStopped())
     assert net.clock.getDelayedCalls() == []
 
 
 @pytest.mark.guarantee(number=11)
-def test_a_link_closed_after_its_loss_leaves_no_timer() -> None:
+def test_a_connection_closed_after_its_loss_leaves_no_timer() -> None:
     net = connected()
-    link = net.link
+    connection = net.connection
     net.server.lose()
     net.factory.stop(ClientStopped())
-    close(link)
+    close(connection)
     assert net.clock.getDelayedCalls() == []
 
 
-def test_a_closed_link_is_replaced() -> None:
-    """`close()` is of the link; only `stop()` is of the factory."""
+def test_a_closed_connection_is_replaced() -> None:
+    """`close()` is of the connection; only `stop()` is of the factory."""
     net = connected()
-    first = net.link
+    first = net.connection
     close(first)
     net.clock.advance(0)
     net.clock.advance(net.delay)
-    assert net.link is not first
-    assert net.observer.ready == [first, net.link]
+    assert net.connection is not first
+    assert net.listener.ready == [first, net.connection]
 
 
-# Waiting for a link.
+# Waiting for a connection.
 
 
-def test_when_ready_fires_at_once_with_a_ready_link() -> None:
+def test_when_ready_fires_at_once_with_a_ready_connection() -> None:
     net = connected()
-    assert outcome(net.factory.when_ready()) == [net.link]
+    assert outcome(net.factory.when_ready()) == [net.connection]
 
 
 def test_when_ready_waits_for_the_first_good_answer() -> None:
     net = unready()
     waiting = [outcome(net.factory.when_ready()) for _ in range(2)]
     assert waiting == [[], []]
-    net.server.shake_hands()
-    assert waiting == [[net.link], [net.link]]
+    net.server.send_opening()
+    assert waiting == [[net.connection], [net.connection]]
 
 
 def test_when_ready_waits_for_the_next_attempt_during_back_off() -> None:
@@ -1170,16 +1172,16 @@ def test_when_ready_waits_for_the_next_attempt_during_back_off() -> None:
     waiting = outcome(net.factory.when_ready())
     assert waiting == []
     net.clock.advance(net.delay)
-    assert waiting == [net.link]
+    assert waiting == [net.connection]
 
 
-def test_when_ready_waits_for_the_next_attempt_while_a_link_goes_down() -> None:
+def test_when_ready_waits_for_the_next_attempt_while_a_connection_goes_down() -> None:
     net = just_aborted()
     waiting = outcome(net.factory.when_ready())
     net.clock.advance(0)
     assert waiting == []
     net.clock.advance(net.delay)
-    assert waiting == [net.link]
+    assert waiting == [net.connection]
 
 
 def test_when_ready_fails_with_the_attempt() -> None:
@@ -1187,7 +1189,7 @@ def test_when_ready_fails_with_the_attempt() -> None:
     net.server.refuse_connections()
     waiting = outcome(net.factory.when_ready())
     net.connect()
-    assert waiting == net.observer.errors
+    assert waiting == net.listener.errors
     assert len(waiting) == 1
 
 
@@ -1196,9 +1198,9 @@ def test_when_ready_can_be_cancelled() -> None:
     deferred = net.factory.when_ready()
     cancelled, other = outcome(deferred), outcome(net.factory.when_ready())
     deferred.cancel()
-    net.server.shake_hands()
+    net.server.send_opening()
     assert [type(error) for error in cancelled] == [CancelledError]
-    assert other == [net.link]
+    assert other == [net.connection]
 
 
 @pytest.mark.guarantee(number=12)
@@ -1211,7 +1213,7 @@ def test_nothing_is_kept_of_one_that_waited(cancelled: bool) -> None:
     if cancelled:
         deferred.cancel()
     else:
-        net.server.shake_hands()
+        net.server.send_opening()
     assert len(told) == 1
     gone = weakref.ref(deferred)
     del deferred
@@ -1223,7 +1225,7 @@ def test_one_that_waits_may_cancel_another() -> None:
     first, second = net.factory.when_ready(), net.factory.when_ready()
     first.addCallback(lambda _: second.cancel())
     told = outcome(second)
-    net.server.shake_hands()
+    net.server.send_opening()
     assert [type(error) for error in told] == [CancelledError]
 
 
@@ -1256,7 +1258,7 @@ def test_when_ready_fails_after_twisteds_own_stop(state: Callable[[], Net]) -> N
     net = state()
     waiting = outcome(net.factory.when_ready())
     net.factory.stopTrying()
-    if net.factory.link is not None:
+    if net.factory.connection is not None:
         net.connector.disconnect()
     net.clock.advance(0)
     assert len(waiting) == 1
@@ -1274,7 +1276,7 @@ def test_an_endpoint_that_raises_is_a_failed_attempt() -> None:
 
     net = Net()
     EndpointConnector(Raising(), net.factory).connect()
-    assert [str(error) for error in net.observer.errors] == ["no more files"]
+    assert [str(error) for error in net.listener.errors] == ["no more files"]
     assert net.delay < 2
 
 
@@ -1299,7 +1301,7 @@ def test_disconnect_ends_whatever_there_is(state: Callable[[], Net], error: type
     net.connector.disconnect()
     net.clock.advance(0)
     assert net.connector.state == "disconnected"
-    assert [type(error) for error in net.observer.errors] == [error]
+    assert [type(error) for error in net.listener.errors] == [error]
 
 
 def test_the_states_of_an_endpoint_connector() -> None:
@@ -1355,9 +1357,9 @@ class PlainNet:
         self.factory.startedConnecting(self.connector)
 
     def accept(self) -> ServerSide:
-        link = self.factory.buildProtocol(None)
-        server = ServerSide(self.clock, link)
-        link.makeConnection(server.transport)
+        connection = self.factory.buildProtocol(None)
+        server = ServerSide(self.clock, connection)
+        connection.makeConnection(server.transport)
         return server
 
     def lose(self, server: ServerSide) -> None:
@@ -1369,10 +1371,10 @@ def test_a_plain_connector_connects_and_connects_again() -> None:
     net = PlainNet()
     waiting = outcome(net.factory.when_ready())
     server = net.accept()
-    server.shake_hands()
-    assert waiting == [net.factory.link]
+    server.send_opening()
+    assert waiting == [net.factory.connection]
     net.lose(server)
-    assert net.factory.link is None
+    assert net.factory.connection is None
     net.clock.advance(2)
     assert net.connector.calls == ["connect"]
 
@@ -1391,7 +1393,7 @@ def test_a_plain_connector_is_told_to_give_up() -> None:
 def test_a_plain_connector_is_told_to_stop() -> None:
     net = PlainNet()
     server = net.accept()
-    server.shake_hands()
+    server.send_opening()
     stopped = outcome(net.factory.stop(ClientStopped()))
     assert server.transport.disconnecting
     net.lose(server)
@@ -1478,10 +1480,10 @@ class Pipe:
 def test_a_transport_that_knows_no_abort_and_disconnects_at_once(end: str) -> None:
     clock = Clock()
     factory = GearmanFactory(clock)
-    link = factory.buildProtocol(None)
-    pipe: Any = Pipe(link)
-    link.makeConnection(pipe)
-    getattr(link, end)(ClientStopped())
+    connection = factory.buildProtocol(None)
+    pipe: Any = Pipe(connection)
+    connection.makeConnection(pipe)
+    getattr(connection, end)(ClientStopped())
     assert pipe.lost == 1
     assert clock.getDelayedCalls() == []
 
@@ -1516,15 +1518,15 @@ def let_pass(net: Net, seconds: float) -> None:
 @pytest.mark.guarantee(number=10)
 @pytest.mark.guarantee(number=17)
 def test_a_server_that_owes_answers_and_gives_none_is_dropped() -> None:
-    net = connected(ack_timeout=8.0)
+    net = connected(server_timeout=8.0)
     let_pass(net, 60)
     told = net.echo(b"1")
     let_pass(net, 7.75)
-    assert (told, net.link.error) == ([], None)
+    assert (told, net.connection.error) == ([], None)
     let_pass(net, 0.25)
     assert closed_by(net, TimeoutError)
     assert "no answer within 8.0 seconds" in str(told[0])
-    assert [type(error) for error in net.observer.errors] == [TimeoutError]
+    assert [type(error) for error in net.listener.errors] == [TimeoutError]
 
 
 @pytest.mark.guarantee(number=10)
@@ -1541,25 +1543,25 @@ def test_the_default_is_half_a_minute() -> None:
 @pytest.mark.guarantee(number=17)
 def test_a_server_that_is_slow_and_goes_on_is_waited_for() -> None:
     """One answer in each while, however much is owed."""
-    net = connected(ack_timeout=8.0)
+    net = connected(server_timeout=8.0)
     told = [net.echo(b"%d" % number) for number in range(10)]
     for packet in net.server.received():
         let_pass(net, 7.5)
         net.server.send(answer(packet))
     assert told == [[[b"%d" % number]] for number in range(10)]
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 @pytest.mark.guarantee(number=17)
 def test_a_server_that_stops_answering_is_found_in_half_as_long_again() -> None:
-    net = connected(ack_timeout=8.0)
+    net = connected(server_timeout=8.0)
     net.echo(b"1")
     question, fence = net.server.received()
     let_pass(net, 3.75)
     net.server.send(answer(question), answer(fence))
     net.echo(b"2")
     let_pass(net, 7.75)
-    assert net.link.error is None
+    assert net.connection.error is None
     let_pass(net, 0.5)
     assert closed_by(net, TimeoutError)
 
@@ -1567,65 +1569,65 @@ def test_a_server_that_stops_answering_is_found_in_half_as_long_again() -> None:
 @pytest.mark.guarantee(number=17)
 def test_a_server_that_is_slow_with_something_large_is_waited_for() -> None:
     """What it owes is behind that."""
-    net = connected(ack_timeout=8.0)
-    link, large, told = net.link, net.echo(b"x" * 40), net.echo(b"1")
+    net = connected(server_timeout=8.0)
+    connection, large, told = net.connection, net.echo(b"x" * 40), net.echo(b"1")
     question, fence, *others = net.server.received()
     packet = answer(question)
     for place in range(len(packet)):
         let_pass(net, 7.5)
         net.server.send(packet[place : place + 1])
-    assert (large, link.error) == ([[b"x" * 40]], None)
+    assert (large, connection.error) == ([[b"x" * 40]], None)
     net.server.send(answer(fence), answer(others[0])[:-1])
     let_pass(net, 7.75)
-    assert (told, link.error) == ([], None)
+    assert (told, connection.error) == ([], None)
     let_pass(net, 4.25)
-    assert isinstance(link.error, TimeoutError)  # it said no more
+    assert isinstance(connection.error, TimeoutError)  # it said no more
 
 
 @pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("late", [3.75, 4.25, 7.75])
 def test_a_server_has_its_whole_time_for_each_answer(late: float) -> None:
     """However late the one before was."""
-    net = connected(ack_timeout=8.0)
-    link = net.link
+    net = connected(server_timeout=8.0)
+    connection = net.connection
     net.echo(b"1")
     let_pass(net, late)
-    net.server.shake_hands()
+    net.server.send_opening()
     let_pass(net, 12)
     assert net.clock.getDelayedCalls() == []
     net.echo(b"2")
     let_pass(net, 7.75)
-    assert link.error is None
+    assert connection.error is None
     let_pass(net, 0.25)
-    assert isinstance(link.error, TimeoutError)
+    assert isinstance(connection.error, TimeoutError)
 
 
 @pytest.mark.guarantee(number=10)
 @pytest.mark.guarantee(number=17)
 def test_a_reactor_that_was_blocked_is_no_silence_of_the_server() -> None:
     """The timer comes before what has been there to be read for long."""
-    net = connected(ack_timeout=8.0)
+    net = connected(server_timeout=8.0)
     for number in range(5):
         told = net.echo(b"%d" % number)
         packets = net.server.received()
         net.clock.advance(100)
         net.server.send(*map(answer, packets))
         assert told == [[b"%d" % number]]
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 @pytest.mark.guarantee(number=10)
-def test_an_idle_link_has_no_timer() -> None:
-    net = connected(ack_timeout=8.0)
+def test_an_idle_connection_has_no_timer() -> None:
+    net = connected(server_timeout=8.0)
     net.echo(b"1")
-    net.server.shake_hands()
+    net.server.send_opening()
     let_pass(net, 12)
     assert net.clock.getDelayedCalls() == []
 
 
 @pytest.mark.guarantee(number=10)
 @pytest.mark.parametrize("end", ["stop", "lose"])
-def test_the_looks_end_with_the_link(end: str) -> None:
+def test_the_looks_end_with_the_connection(end: str) -> None:
     net = connected(heartbeat=5.0)
     net.echo(b"1")
     if end == "stop":
@@ -1646,7 +1648,7 @@ def test_without_a_heartbeat_nobody_is_asked() -> None:
     net = connected()
     let_pass(net, 3600)
     assert net.server.received() == []
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 @pytest.mark.guarantee(number=10)
@@ -1657,10 +1659,10 @@ def test_a_heartbeat_asks_in_silence_and_drops_who_is_gone() -> None:
     let_pass(net, 0.25)
     assert net.server.received() == ASKED
     let_pass(net, 7.75)
-    assert net.link.error is None
+    assert net.connection.error is None
     let_pass(net, 0.25)
     assert closed_by(net, TimeoutError)
-    assert "silence, and no answer to ECHO_REQ within 8.0 seconds" in str(net.observer.errors[0])
+    assert "silence, and no answer to ECHO_REQ within 8.0 seconds" in str(net.listener.errors[0])
 
 
 def test_who_answers_the_heartbeat_is_asked_again_after_the_next_silence() -> None:
@@ -1674,7 +1676,7 @@ def test_who_answers_the_heartbeat_is_asked_again_after_the_next_silence() -> No
             assert packets == ASKED
             net.server.send(*map(answer, packets))
     assert 7 <= asked <= 12
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 @pytest.mark.guarantee(number=17)
@@ -1685,18 +1687,18 @@ def test_who_answers_the_fence_only_is_there_as_well() -> None:
         net.clock.advance(0.25)
         if net.server.received() == ASKED:
             net.server.send(answer(FENCE))
-    assert net.link.error is None
+    assert net.connection.error is None
 
 
 def test_any_byte_is_a_sign_of_life() -> None:
-    net = connected(heartbeat=8.0, ack_timeout=1e6)
-    link, server, packet = net.link, net.server, answer(FENCE)
-    link.send_fence()
+    net = connected(heartbeat=8.0, server_timeout=1e6)
+    connection, server, packet = net.connection, net.server, answer(FENCE)
+    connection.send_fence()
     server.received()
     for place in range(len(packet)):
         let_pass(net, 3)
         server.send(packet[place : place + 1])
-    assert (server.received(), link.error, link.owed) == ([], None, False)
+    assert (server.received(), connection.error, connection.has_outstanding) == ([], None, False)
 
 
 @pytest.mark.guarantee(number=10)
@@ -1704,23 +1706,23 @@ def test_a_reactor_that_was_blocked_is_no_silence_for_the_heartbeat() -> None:
     net = connected(heartbeat=8.0)
     for _ in range(5):
         net.clock.advance(100)
-        net.link.send_fence()
-        net.server.shake_hands()
-    assert net.link.error is None
+        net.connection.send_fence()
+        net.server.send_opening()
+    assert net.connection.error is None
 
 
 def test_while_something_large_goes_out_there_is_no_silence() -> None:
     """The question would wait behind it."""
     net = connected(heartbeat=8.0)
-    net.link.pauseProducing()
+    net.connection.pauseProducing()
     let_pass(net, 100)
-    assert (net.server.received(), net.link.error) == ([], None)
-    net.link.resumeProducing()
+    assert (net.server.received(), net.connection.error) == ([], None)
+    net.connection.resumeProducing()
     let_pass(net, 12)
     assert net.server.received() == ASKED
 
 
-def test_a_link_that_is_not_ready_has_no_heartbeat() -> None:
+def test_a_connection_that_is_not_ready_has_no_heartbeat() -> None:
     """The time to connect is what limits that."""
     net = unready(heartbeat=1.0)
     net.server.received()
@@ -1731,41 +1733,41 @@ def test_a_link_that_is_not_ready_has_no_heartbeat() -> None:
 # How fast the server takes what is written.
 
 
-def test_a_link_tells_when_what_was_written_is_out() -> None:
+def test_a_connection_tells_when_what_was_written_is_out() -> None:
     net = connected()
-    assert outcome(net.link.when_drained()) == [None]
-    net.link.pauseProducing()
-    waiting = [outcome(net.link.when_drained()) for _ in range(2)]
-    assert (net.link.paused, waiting) == (True, [[], []])
-    net.link.resumeProducing()
-    assert (net.link.paused, waiting) == (False, [[None], [None]])
+    assert outcome(net.connection.when_drained()) == [None]
+    net.connection.pauseProducing()
+    waiting = [outcome(net.connection.when_drained()) for _ in range(2)]
+    assert (net.connection.writing_paused, waiting) == (True, [[], []])
+    net.connection.resumeProducing()
+    assert (net.connection.writing_paused, waiting) == (False, [[None], [None]])
 
 
 @pytest.mark.guarantee(number=1)
 def test_who_waits_for_a_slow_server_is_told_when_it_is_gone() -> None:
     net = connected()
-    link = net.link
-    link.pauseProducing()
-    waiting = outcome(link.when_drained())
+    connection = net.connection
+    connection.pauseProducing()
+    waiting = outcome(connection.when_drained())
     net.server.lose()
-    assert (waiting, outcome(link.when_drained())) == ([None], [None])
+    assert (waiting, outcome(connection.when_drained())) == ([None], [None])
 
 
-def test_the_link_is_the_producer_of_its_transport_until_it_is_closed() -> None:
+def test_the_connection_is_the_producer_of_its_transport_until_it_is_closed() -> None:
     net = connected()
-    link = net.link
-    assert net.server.transport.producer is link
+    connection = net.connection
+    assert net.server.transport.producer is connection
     assert net.server.transport.streaming
     net.factory.stop(ClientStopped())
     assert net.server.transport.producer is None
-    link.stopProducing()  # what a transport says that is gone
+    connection.stopProducing()  # what a transport says that is gone
     net.clock.advance(0)
     assert net.clock.getDelayedCalls() == []
 
 
 def pieces_written(net: Net, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What the transport is given from now on, by its calls, as if it were a socket."""
-    net.link.corks = True
+    net.connection.corks = True
     net.server.received()
     pieces: list[bytes] = []
     monkeypatch.setattr(net.server.transport, "write", pieces.append)
@@ -1779,7 +1781,7 @@ def test_what_answers_bring_about_goes_out_in_few_pieces(
 ) -> None:
     """One for each 64 KiB, in the order of the calls."""
     net = connected()
-    first = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
+    first = net.connection.request(ECHO_REQ, b"1", answer=ECHO_RES)
     first.addCallback(lambda _: [net.echo(b"%d" % number + b"x" * size) for number in range(10)])
     pieces = pieces_written(net, monkeypatch)
     net.server.send(ECHO_RES.response(b"1"), answer(FENCE))
@@ -1798,12 +1800,12 @@ def test_what_is_kept_goes_out_before_a_close(
 ) -> None:
     """After it, TLS would drop it; and an abort drops all that is not out."""
     net = connected()
-    first = net.link.request(ECHO_REQ, b"1", answer=ECHO_RES)
+    first = net.connection.request(ECHO_REQ, b"1", answer=ECHO_RES)
     written_by_then: list[bytes] = []
 
     def write_and_end(_: object) -> None:
-        net.link.write(b"last")
-        end(net.link)
+        net.connection.write(b"last")
+        end(net.connection)
         written_by_then.extend(pieces)
 
     first.addCallback(write_and_end)
@@ -1818,56 +1820,56 @@ def test_what_is_kept_goes_out_before_a_close(
 # Reading can be paused.
 
 
-def test_a_deaf_link_reads_nothing_until_it_asks_something() -> None:
+def test_a_deaf_connection_reads_nothing_until_it_asks_something() -> None:
     net = connected(heartbeat=8.0)
     transport = net.server.transport
-    net.link.listen(False)
-    net.link.listen(False)
-    assert (net.link.deaf, transport.producerState) == (True, "paused")
+    net.connection.pause_reading()
+    net.connection.pause_reading()
+    assert (net.connection.reading_paused, transport.producerState) == (True, "paused")
     let_pass(net, 100)
-    assert (net.link.error, net.server.received()) == (None, [])  # this silence is our own
+    assert (net.connection.error, net.server.received()) == (None, [])  # this silence is our own
     net.echo(b"1")
-    assert (net.link.deaf, transport.producerState) == (False, "producing")
-    net.link.listen(True)
+    assert (net.connection.reading_paused, transport.producerState) == (False, "producing")
+    net.connection.resume_reading()
     assert transport.producerState == "producing"
 
 
 @pytest.mark.guarantee(number=11)
-def test_a_deaf_link_hears_how_it_is_closed() -> None:
+def test_a_deaf_connection_hears_how_it_is_closed() -> None:
     net = connected()
-    net.link.listen(False)
+    net.connection.pause_reading()
     net.factory.stop(ClientStopped())
     assert net.server.transport.producerState == "producing"
 
 
-# A link that is used no more.
+# A connection that is used no more.
 
 
-def test_a_link_that_is_to_be_left_finishes_what_is_out() -> None:
+def test_a_connection_that_is_to_be_left_finishes_what_is_out() -> None:
     net = connected()
     told = net.echo(b"1")
-    left = outcome(net.factory.retire(net.link))
-    link = net.link
-    assert (link.retiring, link.busy, left) == (True, True, [])
-    net.server.shake_hands()
+    left = outcome(net.factory.retire(net.connection))
+    connection = net.connection
+    assert (connection.retiring, connection.busy, left) == (True, True, [])
+    net.server.send_opening()
     assert told == [[b"1"]]
-    assert "used no more" in str(link.error)
+    assert "used no more" in str(connection.error)
     net.clock.advance(0)
     assert (len(left), net.endpoint.attempts, net.clock.getDelayedCalls()) == (1, 1, [])
 
 
-def test_an_idle_link_is_left_at_once() -> None:
+def test_an_idle_connection_is_left_at_once() -> None:
     net = connected()
-    left = outcome(net.factory.retire(net.link))
+    left = outcome(net.factory.retire(net.connection))
     net.clock.advance(0)
     assert (len(left), net.clock.getDelayedCalls()) == (1, [])
 
 
 @pytest.mark.guarantee(number=7)
-def test_a_link_that_is_lost_while_it_is_left_is_not_made_again() -> None:
+def test_a_connection_that_is_lost_while_it_is_left_is_not_made_again() -> None:
     net = connected()
     net.echo(b"1")
-    left = outcome(net.factory.retire(net.link))
+    left = outcome(net.factory.retire(net.connection))
     net.server.lose()
     net.clock.advance(60)
     assert (len(left), net.endpoint.attempts) == (1, 1)
@@ -1881,10 +1883,10 @@ def test_a_server_that_is_not_ready_is_left_without_more_ado() -> None:
 
 
 @pytest.mark.guarantee(number=11)
-def test_a_stop_hurries_a_link_that_is_being_left() -> None:
+def test_a_stop_hurries_a_connection_that_is_being_left() -> None:
     net = connected()
     told = net.echo(b"1")
-    left = outcome(net.factory.retire(net.link))
+    left = outcome(net.factory.retire(net.connection))
     stopped = outcome(net.factory.stop(ClientStopped()))
     net.clock.advance(0)
     assert [type(error) for error in told] == [ClientStopped]
@@ -1892,49 +1894,50 @@ def test_a_stop_hurries_a_link_that_is_being_left() -> None:
 
 
 class Leaving:
-    """Notes how often a link was said to be idle, and whether it was of use then; and asks it something once more."""
+    """Notes how often a connection was said to be idle, and whether it was of use then; and asks it something once
+    more."""
 
     def __init__(self, net: Net, ask_again: bool = False) -> None:
         self.net = net
-        self.link = net.link
+        self.connection = net.connection
         self.ask_again = ask_again
         self.idle: list[Exception | None] = []
 
     def on_idle(self) -> None:
-        self.idle.append(self.link.error)
+        self.idle.append(self.connection.error)
         if self.ask_again:
             self.net.echo(b"again")
 
 
-def test_an_idle_link_is_told_once() -> None:
+def test_an_idle_connection_is_told_once() -> None:
     """Whatever it is used for afterwards."""
     net = connected()
     leaving = Leaving(net, ask_again=True)
     net.echo(b"1")
-    net.link.retire(leaving.on_idle)
+    net.connection.retire(leaving.on_idle)
     for _ in range(3):
-        net.server.shake_hands()
-    assert (leaving.idle, net.link.retiring) == ([None], False)
+        net.server.send_opening()
+    assert (leaving.idle, net.connection.retiring) == ([None], False)
 
 
 @pytest.mark.parametrize("said", [b"", b"garbage" * 3], ids=["lost", "garbage"])
-def test_a_link_that_is_of_no_use_is_not_told_as_idle(said: bytes) -> None:
+def test_a_connection_that_is_of_no_use_is_not_told_as_idle(said: bytes) -> None:
     net = connected()
     leaving = Leaving(net)
     net.echo(b"1")
-    net.link.retire(leaving.on_idle)
+    net.connection.retire(leaving.on_idle)
     net.server.send(said)
     net.server.lose()
-    assert isinstance(leaving.link.error, Exception)
-    leaving.link.check_idle()
+    assert isinstance(leaving.connection.error, Exception)
+    leaving.connection.check_idle()
     assert leaving.idle == []
 
 
 @pytest.mark.guarantee(number=11)
-def test_a_link_that_is_left_has_the_time_that_it_is_given_to_go() -> None:
+def test_a_connection_that_is_left_has_the_time_that_it_is_given_to_go() -> None:
     net = Served().connect()
     net.server.fall_silent()
-    left = outcome(net.factory.retire(net.link, 20.0))
+    left = outcome(net.factory.retire(net.connection, 20.0))
     net.server.advance(19.75)
     assert left == []
     net.server.advance(0.25)

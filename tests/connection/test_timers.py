@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 
 from txgearman.connection import timers as deadlines
-from txgearman.connection.timers import Deadlines
+from txgearman.connection.timers import DeadlineQueue
 
 
 class Item:
@@ -43,7 +43,7 @@ class CountingClock(Clock):
 
 
 class Kept:
-    """Deadlines, and what they have handed over: with the time.
+    """DeadlineQueue, and what they have handed over: with the time.
 
     :ivar react: what happens when an item is handed over.
     """
@@ -52,7 +52,7 @@ class Kept:
         self.clock = CountingClock()
         self.passed: list[tuple[float, Any]] = []
         self.react: Callable[[Any], object] = lambda item: None
-        self.deadlines: Deadlines[Any] = Deadlines(self.clock, self._passed)
+        self.deadlines: DeadlineQueue[Any] = DeadlineQueue(self.clock, self._passed)
 
     def _passed(self, item: Any) -> None:
         self.passed.append((self.clock.seconds(), item))
@@ -82,10 +82,10 @@ def test_there_is_one_timer_for_the_earliest_and_none_for_nothing() -> None:
     for seconds in (5.0, 4.0, 6.0):
         kept.deadlines.add(seconds, seconds)
     assert kept.timers == [4.0]
-    kept.deadlines.let_go(5.0)
-    kept.deadlines.let_go(6.0)
+    kept.deadlines.discard(5.0)
+    kept.deadlines.discard(6.0)
     assert kept.timers == [4.0]
-    kept.deadlines.let_go(4.0)
+    kept.deadlines.discard(4.0)
     assert kept.timers == []
 
 
@@ -128,8 +128,8 @@ def test_an_item_that_was_let_go_is_never_handed_over() -> None:
     kept = Kept()
     for item in "abc":
         kept.deadlines.add(item, 1.0)
-    kept.deadlines.let_go("b")
-    kept.deadlines.let_go("b")  # it is not here any more
+    kept.deadlines.discard("b")
+    kept.deadlines.discard("b")  # it is not here any more
     kept.clock.advance(1)
     assert [item for _, item in kept.passed] == ["a", "c"]
 
@@ -138,7 +138,7 @@ def test_a_timer_that_finds_nothing_due_waits_for_the_next() -> None:
     kept = Kept()
     kept.deadlines.add("first", 1.0)
     kept.deadlines.add("second", 2.0)
-    kept.deadlines.let_go("first")
+    kept.deadlines.discard("first")
     kept.clock.advance(1.5)
     assert (kept.passed, kept.timers) == ([], [2.0])
     kept.clock.advance(0.5)
@@ -158,7 +158,7 @@ def test_another_may_be_let_go_from_within() -> None:
     kept = Kept()
     for item in "abc":
         kept.deadlines.add(item, 1.0)
-    kept.react = lambda item: kept.deadlines.let_go("b")
+    kept.react = lambda item: kept.deadlines.discard("b")
     kept.clock.advance(1)
     assert [item for _, item in kept.passed] == ["a", "c"]
 
@@ -169,7 +169,7 @@ def test_all_may_be_forgotten_from_within(later: float) -> None:
     kept.deadlines.add("a", 1.0)
     kept.deadlines.add("b", later)
     cleared: list[Any] = []
-    kept.react = lambda item: cleared.extend(kept.deadlines.clear())
+    kept.react = lambda item: cleared.extend(kept.deadlines.pop_all())
     kept.clock.pump([1.0, 1.0])
     assert ([item for _, item in kept.passed], cleared, kept.timers) == (["a"], ["b"], [])
 
@@ -178,8 +178,8 @@ def test_clear_tells_what_there_was_in_the_order_in_which_it_came() -> None:
     kept = Kept()
     for item, seconds in (("a", 3.0), ("b", 1.0), ("c", 2.0)):
         kept.deadlines.add(item, seconds)
-    assert kept.deadlines.clear() == ["a", "b", "c"]
-    assert (len(kept.deadlines), kept.timers, kept.deadlines.clear()) == (0, [], [])
+    assert kept.deadlines.pop_all() == ["a", "b", "c"]
+    assert (len(kept.deadlines), kept.timers, kept.deadlines.pop_all()) == (0, [], [])
     kept.clock.advance(5)
     assert kept.passed == []
 
@@ -204,13 +204,13 @@ def test_what_was_forgotten_sets_no_timer() -> None:
     kept = Kept()
     kept.deadlines.add("first", 1.0)
     kept.deadlines.add("let go", 2.0)
-    kept.deadlines.let_go("let go")
+    kept.deadlines.discard("let go")
     kept.clock.advance(1)
     assert kept.timers == []
     kept.deadlines.add("later", 5.0)
     assert kept.timers == [6.0]
-    kept.deadlines.clear()
-    kept.deadlines.let_go("later")
+    kept.deadlines.pop_all()
+    kept.deadlines.discard("later")
     kept.deadlines.add("last", 9.0)
     assert kept.timers == [10.0]
     kept.deadlines.add("later", 3.0)
@@ -232,7 +232,7 @@ def test_what_is_left_of_many_comes_in_order(monkeypatch: pytest.MonkeyPatch) ->
         kept.deadlines.add(number, float(number))
     for number in random.Random(6).sample(range(1, 5001), 5000):
         if number % 50:
-            kept.deadlines.let_go(number)
+            kept.deadlines.discard(number)
     assert 1 < len(heaps) < 10
     kept.clock.pump([1.0] * 5000)
     assert kept.passed == [(float(number), number) for number in range(50, 5001, 50)]
@@ -246,12 +246,12 @@ def test_nothing_of_an_item_is_kept() -> None:
     item: Item | None = Item()
     gone = weakref.ref(item)
     kept.deadlines.add(item, 30.0)
-    kept.deadlines.let_go(item)
+    kept.deadlines.discard(item)
     item = None
     assert gone() is None
     for number in range(100_000):
         kept.deadlines.add(number, 30.0)
-        kept.deadlines.let_go(number)
+        kept.deadlines.discard(number)
     assert len(kept.deadlines._heap) < 200
     assert len(kept.timers) == 1
 
@@ -262,7 +262,7 @@ def test_what_was_forgotten_with_all_is_not_kept() -> None:
     item: Item | None = Item()
     gone = weakref.ref(item)
     kept.deadlines.add(item, 1.0)
-    kept.deadlines.clear()
+    kept.deadlines.pop_all()
     item = None
     assert gone() is None
 
@@ -297,7 +297,7 @@ def test_it_does_what_a_timer_for_each_would_do(actions: list[tuple[str, int, fl
             kept.deadlines.add(item, seconds)
             model[item] = kept.clock.seconds() + seconds
         elif what == "let go":
-            kept.deadlines.let_go(item)
+            kept.deadlines.discard(item)
             model.pop(item, None)
         elif what == "advance":
             kept.clock.advance(seconds)

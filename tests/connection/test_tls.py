@@ -42,7 +42,7 @@ from txgearman import (
     TLSOptions,
 )
 from txgearman.connection.protocol import CLOSE_TIMEOUT
-from txgearman.connection.tls import in_words
+from txgearman.connection.tls import explain_error
 
 from ..certificates import FUTURE, PAST, Authority
 from ..daemons import Geard, Gearmand, Stunnel
@@ -710,8 +710,8 @@ for address in ("tls:jobs:4730", "tls:jobs:4730:timeout=3"):
 def test_errors_of_openssl_without_reasons(error: Exception) -> None:
     """They are rare: Twisted makes others of them."""
 
-    class Link:
-        shaken = ready = True
+    class ServerConnection:
+        tls_established = ready = True
         certificate_fault = ""
 
-    assert str(in_words(error, Link())) == f"TLS: {error!r}"
+    assert str(explain_error(error, ServerConnection())) == f"TLS: {error!r}"

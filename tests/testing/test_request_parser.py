@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from txgearman.packets import ECHO_REQ, PACKET_TYPES, REQ, RES, SUBMIT_JOB, PacketType
-from txgearman.testing.request_parser import MAX_ARGUMENT, MAX_LINE, NotGearman, Request, Splitter, WrongMagic
+from txgearman.testing.request_parser import MAX_ARGUMENT, MAX_LINE, InvalidRequest, Request, RequestParser, WrongMagic
 
 Outcome = Request | type[Exception]
 
 
-def drain(splitter: Splitter) -> list[Outcome]:
+def drain(splitter: RequestParser) -> list[Outcome]:
     """All that can be taken, and what is raised in between."""
     taken: list[Outcome] = []
     while True:
@@ -23,8 +23,8 @@ def drain(splitter: Splitter) -> list[Outcome]:
         except WrongMagic:
             taken.append(WrongMagic)
             continue
-        except NotGearman:
-            return [*taken, NotGearman]
+        except InvalidRequest:
+            return [*taken, InvalidRequest]
         if request is None:
             return taken
         taken.append(request)
@@ -32,12 +32,12 @@ def drain(splitter: Splitter) -> list[Outcome]:
 
 def split(*pieces: bytes) -> list[Outcome]:
     """What comes out of these, up to what is not Gearman."""
-    splitter = Splitter()
+    splitter = RequestParser()
     taken: list[Outcome] = []
     for piece in pieces:
         splitter.feed(piece)
         taken += drain(splitter)
-        if NotGearman in taken:
+        if InvalidRequest in taken:
             break
     return taken
 
@@ -150,7 +150,7 @@ def test_the_longest_of_all() -> None:
 def test_what_is_not_gearman(data: bytes) -> None:
     """Good requests before it come out; it ends the stream."""
     before = ECHO_REQ.request(b"before")
-    expected = [(ECHO_REQ, [b"before"]), b"version\n", NotGearman]
+    expected = [(ECHO_REQ, [b"before"]), b"version\n", InvalidRequest]
     assert split(before + b"version\n" + data) == expected
     assert split(before, b"version\n", *cut(data, [len(data) // 2])) == expected
 
@@ -163,10 +163,10 @@ def test_what_is_not_gearman(data: bytes) -> None:
 )
 def test_what_is_not_gearman_is_so_for_good(data: bytes) -> None:
     """As `take` says: asking again does not help, whatever comes behind it."""
-    splitter = Splitter()
+    splitter = RequestParser()
     splitter.feed(data + ECHO_REQ.request(b"behind") + b"\nversion\n")
     for _ in range(3):
-        with pytest.raises(NotGearman):
+        with pytest.raises(InvalidRequest):
             splitter.take()
 
 

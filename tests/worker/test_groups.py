@@ -259,7 +259,7 @@ def test_what_was_asked_for_is_given_back_with_the_connection(server: MemoryJobS
 
 
 def test_no_answer_in_time_ends_the_connection(server: MemoryJobServer) -> None:
-    worker = server.worker(ack_timeout=3.0)
+    worker = server.worker(server_timeout=3.0)
     worker.register_function("f", nothing)
     server.advance()
     with server.leave_unanswered(GRAB_JOB_ALL):
@@ -460,8 +460,8 @@ def test_a_peer_that_is_gone_holds_up_an_idle_worker_for_three_seconds_only(
     worker = server.worker(drain_timeout=60.0)
     worker.register_function("f", nothing)
     server.advance()
-    (link,) = main_post(worker).turns
-    monkeypatch.setattr(link.transport, "loseConnection", lambda: None)  # as with TLS, it waits for the other end
+    (connection,) = main_post(worker).turns
+    monkeypatch.setattr(connection.transport, "loseConnection", lambda: None)  # as with TLS, it waits for the other end
     stopped = outcome(worker.stopService())
     server.advance(CLOSE_TIMEOUT - 0.1)
     assert stopped == []
@@ -475,12 +475,12 @@ def test_a_server_that_takes_nothing_is_not_asked(server: MemoryJobServer) -> No
     worker = server.worker()
     worker.register_function("work", lambda job: job.workload)
     server.advance()
-    (link,) = main_post(worker).turns
-    link.pauseProducing()
+    (connection,) = main_post(worker).turns
+    connection.pauseProducing()
     done = outcome(server.client().add_task("work", b"x"))
     server.advance(60.0)
-    assert (done, link.error) == ([], None)
-    link.resumeProducing()
+    assert (done, connection.error) == ([], None)
+    connection.resumeProducing()
     server.advance()
     assert done == [b"x"]
 

@@ -1,4 +1,4 @@
-"""What a worker's author sees of a job, and what becomes of what a function returns. No server, no link."""
+"""What a worker's author sees of a job, and what becomes of what a function returns. No server, no connection."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 
 from txgearman import JobEnded, JobFailed, JobHandle
-from txgearman.validation import MOST_BYTES
+from txgearman.validation import MAX_PAYLOAD
 from txgearman.worker import job as jobs
 from txgearman.worker.functions import Function
-from txgearman.worker.job import MOST_STEPS, Job
+from txgearman.worker.job import MAX_STATUS, Job
 from txgearman.worker.protocol import Assignment
 
 from ..conftest import Failures
@@ -36,7 +36,7 @@ HANG = 3.0
 """Seconds after which what should have come of a thread does not come any more."""
 
 
-class Link:
+class ServerConnection:
     """Notes what is to be sent, and from which thread."""
 
     def __init__(self, its_reactor: Any = reactor) -> None:
@@ -65,8 +65,8 @@ class Link:
         return [event[1] for event in self.sent]
 
 
-def make_job(link: Link | None = None, function: str | bytes = "reverse") -> Job:
-    return Job(link or Link(), function, Assignment(H1, b"pre\treverse", b"u", b"r", b"a\0b"))
+def make_job(connection: ServerConnection | None = None, function: str | bytes = "reverse") -> Job:
+    return Job(connection or ServerConnection(), function, Assignment(H1, b"pre\treverse", b"u", b"r", b"a\0b"))
 
 
 def start(call: Callable[[Job], Any], job: Job, its_reactor: Any = reactor, **options: Any) -> Any:
@@ -123,30 +123,30 @@ each_saying = pytest.mark.parametrize("saying", SAYINGS)
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 @pytest.mark.parametrize("payload", [b"", b"a\0b"])
 def test_a_payload_may_be_any_kind_of_bytes(saying: str, kind: Callable[[bytes], Any], payload: bytes) -> None:
-    link = Link()
-    SAYINGS[saying](make_job(link), kind(payload))
-    assert link.sent == [(saying, payload)]
-    assert type(link.sent[0][1]) is bytes
+    connection = ServerConnection()
+    SAYINGS[saying](make_job(connection), kind(payload))
+    assert connection.sent == [(saying, payload)]
+    assert type(connection.sent[0][1]) is bytes
 
 
 @pytest.mark.guarantee(number=15)
 def test_what_becomes_of_a_bytearray_later_changes_nothing() -> None:
-    link = Link()
+    connection = ServerConnection()
     buffer: Any = bytearray(b"abc")
-    make_job(link).send_data(buffer)
+    make_job(connection).send_data(buffer)
     buffer[:] = b"xyz"
-    assert link.data == [b"abc"]
+    assert connection.data == [b"abc"]
 
 
 @pytest.mark.guarantee(number=8)
 @each_saying
 @pytest.mark.parametrize("wrong", ["text", None, 1, [b"x"]])
 def test_a_payload_that_is_not_bytes_is_refused_and_ends_nothing(saying: str, wrong: Any) -> None:
-    link = Link()
-    job = make_job(link)
+    connection = ServerConnection()
+    job = make_job(connection)
     with pytest.raises(TypeError, match=f"^{NAMES[saying]} must be bytes, not {type(wrong).__name__}$"):
         SAYINGS[saying](job, wrong)
-    assert (link.sent, job.ended) == ([], "")
+    assert (connection.sent, job.ended) == ([], "")
 
 
 @pytest.mark.guarantee(number=8)
@@ -154,52 +154,52 @@ def test_a_payload_that_is_not_bytes_is_refused_and_ends_nothing(saying: str, wr
 def test_a_payload_that_no_header_can_tell_is_refused_and_ends_nothing(
     saying: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "MOST_BYTES", 3)
-    link = Link()
-    job = make_job(link)
+    monkeypatch.setattr(jobs, "MAX_PAYLOAD", 3)
+    connection = ServerConnection()
+    job = make_job(connection)
     with pytest.raises(ValueError, match=f"^{NAMES[saying]} must have 3 bytes at most, not 4$"):
         SAYINGS[saying](job, b"abcd")
-    assert (link.sent, job.ended) == ([], "")
+    assert (connection.sent, job.ended) == ([], "")
     SAYINGS[saying](job, b"abc")
-    assert link.sent == [(saying, b"abc")]
+    assert connection.sent == [(saying, b"abc")]
 
 
 @pytest.mark.guarantee(number=8)
 def test_limit_leaves_space_for_the_handle() -> None:
-    assert MOST_BYTES + len(H1) + 1 < 2**32
+    assert MAX_PAYLOAD + len(H1) + 1 < 2**32
 
 
 def test_news_may_come_often_and_end_nothing() -> None:
-    link = Link()
-    job = make_job(link)
+    connection = ServerConnection()
+    job = make_job(connection)
     for _ in range(2):
         job.send_data(b"d")
         job.send_warning(b"w")
         job.send_status(1, 2)
-    assert (link.sent, job.ended) == ([("data", b"d"), ("warning", b"w"), ("status", 1, 2)] * 2, "")
+    assert (connection.sent, job.ended) == ([("data", b"d"), ("warning", b"w"), ("status", 1, 2)] * 2, "")
 
 
 def test_the_result_is_empty_unless_there_is_one() -> None:
-    link = Link()
-    make_job(link).complete()
-    assert link.sent == [("complete", b"")]
+    connection = ServerConnection()
+    make_job(connection).complete()
+    assert connection.sent == [("complete", b"")]
 
 
-@pytest.mark.parametrize("numbers", [(0, 0), (3, 8), (8, 3), (MOST_STEPS, MOST_STEPS)])
+@pytest.mark.parametrize("numbers", [(0, 0), (3, 8), (8, 3), (MAX_STATUS, MAX_STATUS)])
 def test_a_status_is_two_numbers(numbers: tuple[int, int]) -> None:
-    link = Link()
-    make_job(link).send_status(*numbers)
-    assert link.sent == [("status", *numbers)]
+    connection = ServerConnection()
+    make_job(connection).send_status(*numbers)
+    assert connection.sent == [("status", *numbers)]
 
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
     ("numbers", "error", "text"),
     [
-        ((-1, 2), ValueError, f"numerator must be from 0 to {MOST_STEPS}, not -1"),
-        ((1, -2), ValueError, f"denominator must be from 0 to {MOST_STEPS}, not -2"),
-        ((MOST_STEPS + 1, 1), ValueError, f"numerator must be from 0 to {MOST_STEPS}, not {MOST_STEPS + 1}"),
-        ((1, MOST_STEPS + 1), ValueError, f"denominator must be from 0 to {MOST_STEPS}, not {MOST_STEPS + 1}"),
+        ((-1, 2), ValueError, f"numerator must be from 0 to {MAX_STATUS}, not -1"),
+        ((1, -2), ValueError, f"denominator must be from 0 to {MAX_STATUS}, not -2"),
+        ((MAX_STATUS + 1, 1), ValueError, f"numerator must be from 0 to {MAX_STATUS}, not {MAX_STATUS + 1}"),
+        ((1, MAX_STATUS + 1), ValueError, f"denominator must be from 0 to {MAX_STATUS}, not {MAX_STATUS + 1}"),
         ((0.5, 1), TypeError, "numerator must be int, not float"),
         ((1, "2"), TypeError, "denominator must be int, not str"),
         ((None, 1), TypeError, "numerator must be int, not NoneType"),
@@ -208,10 +208,10 @@ def test_a_status_is_two_numbers(numbers: tuple[int, int]) -> None:
 def test_a_status_that_the_server_would_change_is_refused(
     numbers: tuple[Any, Any], error: type[Exception], text: str
 ) -> None:
-    link = Link()
+    connection = ServerConnection()
     with pytest.raises(error, match=f"^{text}$"):
-        make_job(link).send_status(*numbers)
-    assert link.sent == []
+        make_job(connection).send_status(*numbers)
+    assert connection.sent == []
 
 
 # Job: its end.
@@ -220,7 +220,7 @@ ALL_ENDS: dict[str, tuple[Callable[[Job], None], list[tuple[Any, ...]]]] = {
     "it was completed": (lambda job: job.complete(b"r"), [("complete", b"r")]),
     "it has failed": (lambda job: job.fail(), [("fail",)]),
     "its exception was sent": (lambda job: job.send_exception(b"e"), [("exception", b"e")]),
-    "its connection was lost": (lambda job: job.let_go("its connection was lost"), []),
+    "its connection was lost": (lambda job: job._close("its connection was lost"), []),
 }
 CALLS: dict[str, Callable[[Job], None]] = {
     "send_data": lambda job: job.send_data(b"x"),
@@ -237,15 +237,15 @@ CALLS: dict[str, Callable[[Job], None]] = {
 @pytest.mark.parametrize("reason", ALL_ENDS)
 def test_after_its_end_nothing_is_said_of_a_job(reason: str, call: str) -> None:
     """Whoever tries is told which job it was, and how it ended; that stays as it is."""
-    link = Link()
-    job = make_job(link)
+    connection = ServerConnection()
+    job = make_job(connection)
     end, sent = ALL_ENDS[reason]
     end(job)
     for _ in range(2):
         with pytest.raises(JobEnded) as raised:
             CALLS[call](job)
         assert str(raised.value) == f"reverse server//H:host:1: {reason}"
-    assert (link.sent, job.ended) == (sent, reason)
+    assert (connection.sent, job.ended) == (sent, reason)
 
 
 # Job: threads.
@@ -253,28 +253,28 @@ def test_after_its_end_nothing_is_said_of_a_job(reason: str, call: str) -> None:
 
 async def test_a_thread_may_say_anything_and_the_reactor_sends_it() -> None:
     """In its order, and in the reactor's thread, for transports are not to be used in any other."""
-    link = Link()
-    job = make_job(link)
+    connection = ServerConnection()
+    job = make_job(connection)
     sent_by_then: list[Any] = []
 
     def work() -> None:
         job.send_data(b"1")
         job.send_warning(b"2")
         job.send_status(3, 4)
-        sent_by_then.extend(link.threads - {threading.main_thread().ident})
+        sent_by_then.extend(connection.threads - {threading.main_thread().ident})
         job.complete(b"5")
 
     await deferToThread(work)
-    assert link.sent == [("data", b"1"), ("warning", b"2"), ("status", 3, 4), ("complete", b"5")]
-    assert (sent_by_then, link.threads) == ([], {threading.get_ident()})
+    assert connection.sent == [("data", b"1"), ("warning", b"2"), ("status", 3, 4), ("complete", b"5")]
+    assert (sent_by_then, connection.threads) == ([], {threading.get_ident()})
 
 
 @pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("reason", ["it was completed", "it has failed", "its exception was sent"])
 async def test_a_thread_learns_at_once_that_the_job_has_ended(reason: str) -> None:
     """Not only when the reactor gets to send it."""
-    link = Link()
-    job = make_job(link)
+    connection = ServerConnection()
+    job = make_job(connection)
     end, sent = ALL_ENDS[reason]
 
     def work() -> None:
@@ -283,17 +283,17 @@ async def test_a_thread_learns_at_once_that_the_job_has_ended(reason: str) -> No
 
     with pytest.raises(JobEnded, match=reason):
         await deferToThread(work)
-    assert link.sent == sent
+    assert connection.sent == sent
 
 
 @pytest.mark.guarantee(number=8)
 async def test_a_thread_learns_at_once_of_its_mistakes() -> None:
-    link = Link()
-    job = make_job(link)
+    connection = ServerConnection()
+    job = make_job(connection)
     wrong: Any = "text"
     with pytest.raises(TypeError, match="result must be bytes"):
         await deferToThread(job.complete, wrong)
-    assert (link.sent, job.ended) == ([], "")
+    assert (connection.sent, job.ended) == ([], "")
 
 
 class Interrupted(Job):
@@ -310,8 +310,8 @@ class Interrupted(Job):
 @pytest.mark.guarantee(number=1)
 def test_a_thread_that_is_interrupted_at_its_end_does_not_end_the_job_twice() -> None:
     """The other gets `JobEnded`, and nothing is sent twice."""
-    link = Link(SimpleNamespace(callFromThread=lambda call, *arguments: call(*arguments)))
-    job = Interrupted(link, "f", Assignment(H1, b"f", b"", b"", b""))
+    connection = ServerConnection(SimpleNamespace(callFromThread=lambda call, *arguments: call(*arguments)))
+    job = Interrupted(connection, "f", Assignment(H1, b"f", b"", b"", b""))
     job.meeting = threading.Barrier(2)
 
     def end() -> None:
@@ -323,7 +323,7 @@ def test_a_thread_that_is_interrupted_at_its_end_does_not_end_the_job_twice() ->
         thread.start()
     for thread in threads:
         thread.join(HANG)
-    assert link.sent == [("complete", b"r")]
+    assert connection.sent == [("complete", b"r")]
 
 
 def say_in_a_thread(say: Callable[[Job], None], job: Job) -> None:
@@ -337,23 +337,23 @@ def say_in_a_thread(say: Callable[[Job], None], job: Job) -> None:
 @pytest.mark.guarantee(number=6)
 async def test_what_a_thread_said_before_the_end_does_not_come_after_it() -> None:
     """The reactor may end the job (by a time-out, say) before it gets to send what the thread said."""
-    link = Link()
-    job = make_job(link)
+    connection = ServerConnection()
+    job = make_job(connection)
     say_in_a_thread(CALLS["send_data"], job)
     job.fail()
     await deferLater(reactor, 0)
-    assert link.sent in ([("fail",)], [("data", b"x"), ("fail",)])
+    assert connection.sent in ([("fail",)], [("data", b"x"), ("fail",)])
 
 
 @pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("call", CALLS)
 async def test_what_a_thread_said_of_a_job_that_was_lost_meanwhile_is_not_sent(call: str) -> None:
-    link = Link()
-    job = make_job(link)
+    connection = ServerConnection()
+    job = make_job(connection)
     say_in_a_thread(CALLS[call], job)
-    job.let_go("its connection was lost")
+    job._close("its connection was lost")
     await deferLater(reactor, 0)
-    assert (link.sent, job.ended) == ([], "its connection was lost")
+    assert (connection.sent, job.ended) == ([], "its connection was lost")
 
 
 class Collecting(Job):
@@ -369,16 +369,16 @@ class Collecting(Job):
 
 def test_a_job_may_be_ended_while_another_one_is_about_to() -> None:
     """In the same thread, which must not wait for itself."""
-    link = Link()
-    job = Collecting(link, "f", Assignment(H1, b"f", b"", b"", b""))
-    job.other = make_job(link)
+    connection = ServerConnection()
+    job = Collecting(connection, "f", Assignment(H1, b"f", b"", b"", b""))
+    job.other = make_job(connection)
     thread = threading.Thread(target=job.complete, daemon=True)
-    link.factory.reactor = SimpleNamespace(callFromThread=lambda call, *arguments: call(*arguments))
+    connection.factory.reactor = SimpleNamespace(callFromThread=lambda call, *arguments: call(*arguments))
     thread.start()
     thread.join(HANG)
     if thread.is_alive():
         jobs._ENDING.release()  # or it would hold up the tests that follow
-    assert link.sent == [("fail",), ("complete", b"")]
+    assert connection.sent == [("fail",), ("complete", b"")]
 
 
 # Function.
@@ -546,8 +546,8 @@ class Run:
 
     def __init__(self, kind: str, chunks: Chunks) -> None:
         self.clock = Turns()
-        self.link = Link(self.clock)
-        self.job = make_job(self.link)
+        self.connection = ServerConnection(self.clock)
+        self.job = make_job(self.connection)
         self.deferred = start(KINDS[kind](chunks), self.job, self.clock)
         self.told = outcome(self.deferred)
 
@@ -569,10 +569,10 @@ def test_chunks_are_sent_in_order_one_in_a_turn(kind: str) -> None:
     run = Run(kind, chunks)
     sent = []
     for _ in chunks.chunks:
-        sent.append(len(run.link.data))
+        sent.append(len(run.connection.data))
         assert run.told == []
         run.turns()
-    assert (sent, run.link.data, run.ended_with) == ([1, 2, 3], [b"1", b"", b"3"], [None])
+    assert (sent, run.connection.data, run.ended_with) == ([1, 2, 3], [b"1", b"", b"3"], [None])
     assert (chunks.closed, run.clock.getDelayedCalls()) == ([None], [])
 
 
@@ -581,27 +581,27 @@ def test_a_generator_waits_for_a_server_that_is_slow(kind: str) -> None:
     """Else one without an end would fill the memory."""
     chunks = Chunks(b"1", b"2", b"3")
     run = Run(kind, chunks)
-    run.link.drained = Deferred()
+    run.connection.drained = Deferred()
     run.turns()
     run.turns()
-    assert run.link.data == [b"1"]
-    run.link.drained.callback(None)
+    assert run.connection.data == [b"1"]
+    run.connection.drained.callback(None)
     run.turns()
     run.turns()
-    assert (run.link.data, run.ended_with) == ([b"1", b"2", b"3"], [None])
+    assert (run.connection.data, run.ended_with) == ([b"1", b"2", b"3"], [None])
 
 
 @each_kind
 def test_a_generator_may_have_no_chunks(kind: str) -> None:
     run = Run(kind, Chunks())
-    assert (run.link.data, run.ended_with) == ([], [None])
+    assert (run.connection.data, run.ended_with) == ([], [None])
 
 
 @pytest.mark.parametrize("result", [b"r", "text"])
 def test_what_a_generator_returns_is_the_result(result: Any) -> None:
     run = Run("generator", Chunks(b"1", result=result))
     run.turns()
-    assert (run.link.data, run.told) == ([b"1"], [result])
+    assert (run.connection.data, run.told) == ([b"1"], [result])
 
 
 @each_kind
@@ -609,7 +609,7 @@ def test_what_a_generator_returns_is_the_result(result: Any) -> None:
 def test_what_a_generator_raises_comes_out(kind: str, chunks: tuple[bytes, ...]) -> None:
     run = Run(kind, Chunks(*chunks, error=JobFailed("no")))
     run.turns(len(chunks))
-    assert (run.link.data, run.ended_with) == ([*chunks], [JobFailed])
+    assert (run.connection.data, run.ended_with) == ([*chunks], [JobFailed])
 
 
 @pytest.mark.guarantee(number=8)
@@ -619,7 +619,7 @@ def test_a_chunk_that_is_not_bytes_is_a_failure(kind: str, wrong: Any) -> None:
     chunks = Chunks(b"1", wrong, b"3")
     run = Run(kind, chunks)
     run.turns(3)
-    assert (run.link.data, run.ended_with) == ([b"1"], [TypeError])
+    assert (run.connection.data, run.ended_with) == ([b"1"], [TypeError])
     assert str(run.told[0]) == f"data must be bytes, not {type(wrong).__name__}"
     assert chunks.closed == [GeneratorExit]
 
@@ -631,7 +631,7 @@ def test_a_cancelled_generator_cleans_up(kind: str) -> None:
     run = Run(kind, chunks)
     run.turns()
     run.deferred.cancel()
-    assert (run.link.data, run.ended_with) == ([b"1", b"2"], [CancelledError])
+    assert (run.connection.data, run.ended_with) == ([b"1", b"2"], [CancelledError])
     assert len(chunks.closed) == 1
     assert run.clock.getDelayedCalls() == []
 
@@ -642,9 +642,9 @@ def test_a_generator_cleans_up_when_its_job_has_ended(kind: str) -> None:
     """By what others say of the job, while it waits for its turn."""
     chunks = Chunks(b"1", b"2", b"3")
     run = Run(kind, chunks)
-    run.job.let_go("gone")
+    run.job._close("gone")
     run.turns(3)
-    assert (run.link.data, run.ended_with) == ([b"1"], [JobEnded])
+    assert (run.connection.data, run.ended_with) == ([b"1"], [JobEnded])
     assert (chunks.closed, run.clock.getDelayedCalls()) == ([GeneratorExit], [])
 
 
@@ -656,7 +656,7 @@ def test_a_generator_that_has_no_end_can_be_cancelled(kind: str) -> None:
     chunks.chunks = cast(Any, itertools.repeat(b"x"))
     run = Run(kind, chunks)
     run.turns(9)
-    assert (len(run.link.data), run.told) == (10, [])
+    assert (len(run.connection.data), run.told) == (10, [])
     run.deferred.cancel()
     assert run.ended_with == [CancelledError]
     assert len(chunks.closed) == 1
@@ -673,25 +673,25 @@ def awaiting_between(pending: Pending) -> Callable[[Job], AsyncGenerator[bytes, 
 
 def test_an_async_generator_may_take_its_time() -> None:
     pending, clock = Pending(), Clock()
-    link = Link(clock)
-    told = outcome(start(awaiting_between(pending), make_job(link), clock))
+    connection = ServerConnection(clock)
+    told = outcome(start(awaiting_between(pending), make_job(connection), clock))
     clock.advance(0)
-    assert (link.data, told) == ([b"1"], [])
+    assert (connection.data, told) == ([b"1"], [])
     pending.awaited.callback(b"2")
     clock.advance(0)
-    assert (link.data, told, pending.closed) == ([b"1", b"2"], [None], [None])
+    assert (connection.data, told, pending.closed) == ([b"1", b"2"], [None], [None])
 
 
 @pytest.mark.guarantee(number=9)
 def test_an_async_generator_that_awaits_something_is_cancelled_there() -> None:
     pending, clock = Pending(), Clock()
-    link = Link(clock)
-    deferred = start(awaiting_between(pending), make_job(link), clock)
+    connection = ServerConnection(clock)
+    deferred = start(awaiting_between(pending), make_job(connection), clock)
     told = outcome(deferred)
     clock.advance(0)
     deferred.cancel()
     assert ([type(error) for error in told], pending.closed) == ([CancelledError], [CancelledError])
-    assert (link.data, clock.getDelayedCalls()) == ([b"1"], [])
+    assert (connection.data, clock.getDelayedCalls()) == ([b"1"], [])
 
 
 # Threads.
@@ -724,17 +724,17 @@ async def test_what_a_function_raises_in_a_thread_comes_out() -> None:
 
 
 async def test_a_generator_runs_in_the_thread() -> None:
-    link, chunks = Link(), Chunks(b"1", b"2", result=b"r")
-    assert await in_thread(chunks.plain, make_job(link)) == b"r"
-    assert (link.data, link.threads) == ([b"1", b"2"], {threading.get_ident()})
+    connection, chunks = ServerConnection(), Chunks(b"1", b"2", result=b"r")
+    assert await in_thread(chunks.plain, make_job(connection)) == b"r"
+    assert (connection.data, connection.threads) == ([b"1", b"2"], {threading.get_ident()})
     assert threading.get_ident() not in chunks.threads
 
 
 async def test_what_a_generator_raises_in_a_thread_comes_out() -> None:
-    link, chunks = Link(), Chunks(b"1", error=JobFailed("no"))
+    connection, chunks = ServerConnection(), Chunks(b"1", error=JobFailed("no"))
     with pytest.raises(JobFailed, match="no"):
-        await in_thread(chunks.plain, make_job(link))
-    assert link.data == [b"1"]
+        await in_thread(chunks.plain, make_job(connection))
+    assert connection.data == [b"1"]
 
 
 @pytest.mark.guarantee(number=9)
@@ -744,7 +744,7 @@ async def test_a_generator_in_a_thread_cleans_up_there(chunk: Any) -> None:
     chunks = Chunks(chunk)
     job = make_job()
     if chunk == b"2":
-        job.let_go("gone")
+        job._close("gone")
     failures: list[Any] = []  # as a log would have it; its frames keep the generator
     closed_by_then: list[Any] = []
 

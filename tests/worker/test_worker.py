@@ -28,7 +28,7 @@ from txgearman import (
     TaskFailed,
     TaskLost,
 )
-from txgearman.connection.options import ACK_TIMEOUT
+from txgearman.connection.options import SERVER_TIMEOUT
 from txgearman.packets import (
     CAN_DO_TIMEOUT,
     CANT_DO,
@@ -251,8 +251,8 @@ def test_a_job_tells_what_it_is(server: MemoryJobServer) -> None:
 def test_a_job_with_a_reducer_tells_it(server: MemoryJobServer) -> None:
     slow = Slow()
     server.worker().register_function("slow", slow)
-    [link] = [each.link for each in server.client()._servers]  # no call of the client's submits one
-    link.transport.write(SUBMIT_REDUCE_JOB.request(b"slow", b"u", b"red", b"\0"[:0], b"data"))
+    [connection] = [each.connection for each in server.client()._servers]  # no call of the client's submits one
+    connection.transport.write(SUBMIT_REDUCE_JOB.request(b"slow", b"u", b"red", b"\0"[:0], b"data"))
     server.advance()
     assert [(job.reducer, job.workload, job.unique) for job in slow.jobs] == [(b"red", b"data", b"u")]
 
@@ -388,7 +388,7 @@ def test_what_is_not_bytes_is_a_clear_failure(
 def test_a_result_that_is_too_large_is_a_clear_failure(
     server: MemoryJobServer, logged_failures: Failures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs_module, "MOST_BYTES", 100)
+    monkeypatch.setattr(jobs_module, "MAX_PAYLOAD", 100)
     client = server.client()
     server.worker().register_function("work", lambda job: bytes(int(job.workload)))
     assert server.result_of(client.add_task("work", b"100")) == bytes(100)
@@ -398,7 +398,7 @@ def test_a_result_that_is_too_large_is_a_clear_failure(
 
 
 async def awaits_and_returns_a_deferred(job: Job) -> Any:
-    await deferLater(job.link.factory.reactor, 0)
+    await deferLater(job.connection.factory.reactor, 0)
     return succeed(b"x")
 
 
@@ -609,7 +609,7 @@ def test_a_formatter_may_send_nothing(server: MemoryJobServer, logged_failures: 
 def test_a_formatter_that_says_too_much_is_no_hang(
     server: MemoryJobServer, logged_failures: Failures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs_module, "MOST_BYTES", 100)
+    monkeypatch.setattr(jobs_module, "MAX_PAYLOAD", 100)
     worker, client = server.worker(max_jobs=1, format_exception=lambda failure: bytes(101)), server.client()
     worker.register_function("work", raises)
     worker.register_function("next", lambda job: b"next")
@@ -1260,7 +1260,7 @@ def test_a_silent_server_keeps_no_slot_for_long(
     server: MemoryJobServer, second: MemoryJobServer, max_jobs: int
 ) -> None:
     """It was asked for a job when it fell silent."""
-    worker = server.worker(second, max_jobs=max_jobs, ack_timeout=4.0)
+    worker = server.worker(second, max_jobs=max_jobs, server_timeout=4.0)
     worker.register_function("f", lambda job: b"done")
     client = second.client()
     server.advance()
@@ -1281,7 +1281,7 @@ def test_a_dead_server_is_found_out_by_an_idle_worker(server: MemoryJobServer) -
     worker.register_function("f", lambda job: b"done")
     server.advance()
     silence = server.fall_silent()
-    server.advance(POLL_INTERVAL + 1.5 * ACK_TIMEOUT)
+    server.advance(POLL_INTERVAL + 1.5 * SERVER_TIMEOUT)
     assert [info.state for info in worker.servers] != [ServerState.READY]
     silence.end()
     server.advance(MINUTE)

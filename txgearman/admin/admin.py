@@ -10,14 +10,14 @@ from typing import Any, Final, Generic, TypeVar
 from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, inlineCallbacks
 
 from ..connection.addresses import Address
-from ..connection.options import CONNECT_TIMEOUT, Limits
-from ..connection.pool import JobServer, JobServers, ServerInfo
+from ..connection.options import CONNECT_TIMEOUT, ConnectionOptions
+from ..connection.pool import JobServer, ServerInfo, ServerPool
 from ..connection.tls import TLSOptions
 from ..errors import ClientStopped, GearmanError, ServerError
 from ..models import JobHandle
 from ..packets import MAX_PACKET_SIZE
 from ..service import GearmanService
-from ..validation import function_bytes, positive_seconds
+from ..validation import function_bytes
 from . import commands as text
 from .commands import Command, FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
 from .protocol import AdminFactory
@@ -91,7 +91,7 @@ class GearmanAdmin(GearmanService):
         *,
         prefix: str | bytes = "",
         reactor: Any = None,
-        timeout: float = ANSWER_TIMEOUT,
+        server_timeout: float = ANSWER_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
@@ -100,18 +100,19 @@ class GearmanAdmin(GearmanService):
         :param job_servers: as `GearmanClient` has them.
         :param prefix: joined with a TAB to the names of functions that are given here.
         :param reactor: None for the global one.
-        :param timeout: seconds without a byte of the answer that is due, after which a server is taken for dead and its
-            connection is dropped.
+        :param server_timeout: seconds without a byte of the answer that is due, after which a server is taken for dead
+            and its connection is dropped.
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
         :param max_packet_size: bytes that an answer may have.
         :param tls: as `GearmanClient` has it.
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
-        positive_seconds("timeout", timeout)
-        limits = Limits(connect_timeout, ack_timeout=timeout, max_packet_size=max_packet_size)
-        super().__init__(prefix, reactor, limits)
-        make_factory = partial(AdminFactory, self._reactor, limits=limits)
-        self._servers = JobServers(job_servers, self._reactor, make_factory, lambda: None, connect_timeout, tls)
+        connection_options = ConnectionOptions(
+            connect_timeout, server_timeout=server_timeout, max_packet_size=max_packet_size
+        )
+        super().__init__(prefix, reactor, connection_options)
+        make_factory = partial(AdminFactory, self._reactor, connection_options=connection_options)
+        self._servers = ServerPool(job_servers, self._reactor, make_factory, lambda: None, connect_timeout, tls)
         self._stopped = False
 
     @property
@@ -171,11 +172,11 @@ class GearmanAdmin(GearmanService):
         :param high, low: of jobs of these priorities, if not the same.
         :raises TypeError, ValueError: for a name or a limit that can't be sent.
         """
-        limits = [limit if high is None else high, limit, limit if low is None else low]
-        for number in limits:
+        connection_options = [limit if high is None else high, limit, limit if low is None else low]
+        for number in connection_options:
             _check_limit(number)
         name = self._wire_name(function)
-        return self._each(partial(self._set_max_queue, name, text.max_queue(name, limits)))
+        return self._each(partial(self._set_max_queue, name, text.max_queue(name, connection_options)))
 
     @inlineCallbacks
     def _set_max_queue(
@@ -234,7 +235,7 @@ class GearmanAdmin(GearmanService):
 
     @staticmethod
     def _ask(command: Command[T], server: JobServer) -> Deferred[T]:
-        return server.use(lambda link: link.ask(command.line, command.is_last)).addCallback(command.parse)
+        return server.use(lambda connection: connection.ask(command.line, command.is_last)).addCallback(command.parse)
 
     @inlineCallbacks
     def _each(self, call: Callable[[JobServer], Deferred[T]]) -> Generator[Deferred[Any], Any, Answers[T]]:

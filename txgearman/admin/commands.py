@@ -274,12 +274,12 @@ PID: Final = Command(b"getpid", _number)
 VERBOSITY: Final = Command(b"verbose", _value)
 
 
-def max_queue(function: bytes, limits: Iterable[int]) -> Command[None]:
+def max_queue(function: bytes, connection_options: Iterable[int]) -> Command[None]:
     """
     :param function: as it goes over the wire.
     :param limits: for HIGH, NORMAL and LOW.
     """
-    numbers = b" ".join(b"%d" % limit for limit in limits)
+    numbers = b" ".join(b"%d" % limit for limit in connection_options)
     return Command(b"maxqueue %b %b" % (_word("function", function_bytes(function)), numbers), _ok)
 
 

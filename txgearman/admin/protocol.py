@@ -1,4 +1,4 @@
-"""An administrator's link to one job server: lines out, their answers back.
+"""An administrator's connection to one job server: lines out, their answers back.
 
 The text protocol does not say where an answer ends: that depends on the command, a job's unique may look like the end
 of a list (M7), and geard answers most commands with silence. But a server takes binary packets on the same
@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail
 
-from ..connection.factory import GearmanFactory, LinkObserver
-from ..connection.options import DEFAULT_LIMITS, Limits
+from ..connection.factory import ConnectionListener, GearmanFactory
+from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import Fence, GearmanProtocol, Request
 from ..errors import UNANSWERED, ProtocolError, ServerError
 from ..packets import GET_STATUS, HEADER_SIZE, STATUS_RES
@@ -39,8 +39,8 @@ class AdminProtocol(GearmanProtocol):
 
     factory: AdminFactory
 
-    def __init__(self, reactor: Any, limits: Limits = DEFAULT_LIMITS) -> None:
-        super().__init__(reactor, limits)
+    def __init__(self, reactor: Any, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
+        super().__init__(reactor, connection_options)
         self._text: list[bytes] = []
         self._size = 0  # of the text so far
         self._packet = b""  # what has come of one
@@ -85,8 +85,8 @@ class AdminProtocol(GearmanProtocol):
         self._size += len(text)
         if not (self._outstanding and isinstance(self._outstanding[0], TextRequest)):
             self.abort(ProtocolError(f"text that answers nothing: {text[:200]!r}"))
-        elif self._size > self.limits.max_packet_size:
-            limit = self.limits.max_packet_size
+        elif self._size > self.connection_options.max_packet_size:
+            limit = self.connection_options.max_packet_size
             self.abort(ProtocolError(f"an answer of {self._size} bytes and more; max_packet_size is {limit}"))
 
     def _packet_received(self, data: bytes) -> bytes:
@@ -138,11 +138,11 @@ class AdminFactory(GearmanFactory):
         reactor: Any = None,
         *,
         name: str = "",
-        observer: LinkObserver | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        listener: ConnectionListener | None = None,
+        connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
     ) -> None:
         """
         :param name: the server's address.
         """
-        super().__init__(reactor, observer=observer, limits=limits)
+        super().__init__(reactor, listener=listener, connection_options=connection_options)
         self.name = name

@@ -79,7 +79,7 @@ def admin_of(terminal: Terminal, servers: Servers, timeout: float) -> GearmanAdm
             servers.addresses,
             prefix=servers.prefix,
             reactor=terminal.reactor,
-            timeout=timeout,
+            server_timeout=timeout,
             connect_timeout=servers.connect_timeout,
         )
 

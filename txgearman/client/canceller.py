@@ -12,15 +12,15 @@ from twisted.internet.defer import Deferred, succeed
 
 from ..admin.commands import cancel_job
 from ..admin.protocol import AdminFactory
-from ..connection.options import Limits
+from ..connection.options import ConnectionOptions
 from ..connection.pool import JobServer
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped
 
-__all__ = ["Canceller"]
+__all__ = ["JobCanceller"]
 
 
-class _Use:
+class _SharedConnection:
     """A connection, and how many wait for answers on it."""
 
     def __init__(self, server: JobServer) -> None:
@@ -28,12 +28,12 @@ class _Use:
         self.count = 0
 
 
-class Canceller:
+class JobCanceller:
     """Has servers drop jobs."""
 
-    def __init__(self, reactor: Any, limits: Limits) -> None:
-        self._make_factory = partial(AdminFactory, reactor, limits=limits)
-        self._uses: dict[JobServer, _Use] = {}
+    def __init__(self, reactor: Any, connection_options: ConnectionOptions) -> None:
+        self._make_factory = partial(AdminFactory, reactor, connection_options=connection_options)
+        self._uses: dict[JobServer, _SharedConnection] = {}
         self._closing: dict[AdminFactory, None] = {}
         self._closed = Waiters()
 
@@ -46,13 +46,13 @@ class Canceller:
         command = cancel_job(handle)
         use = self._uses.get(server)
         if use is None:
-            use = self._uses[server] = _Use(server.another(self._make_factory))
+            use = self._uses[server] = _SharedConnection(server.clone_for(self._make_factory))
             use.server.start()
         use.count += 1
-        asked = use.server.use(lambda link: link.ask(command.line))
+        asked = use.server.use(lambda connection: connection.ask(command.line))
         return asked.addBoth(self._answered, server, use).addCallback(command.parse)
 
-    def _answered(self, outcome: Any, server: JobServer, use: _Use) -> Any:
+    def _answered(self, outcome: Any, server: JobServer, use: _SharedConnection) -> Any:
         use.count -= 1
         if not use.count:
             if self._uses.get(server) is use:
@@ -60,8 +60,8 @@ class Canceller:
             self._close(use)
         return outcome
 
-    def _close(self, use: _Use) -> None:
-        factory: Any = use.server.detach()
+    def _close(self, use: _SharedConnection) -> None:
+        factory: Any = use.server.release_factory()
         if factory is not None:
             self._closing[factory] = None
             factory.stop(ClientStopped()).addCallback(self._factory_closed, factory)

@@ -11,8 +11,8 @@ from twisted.logger import Logger
 from typing_extensions import Unpack
 
 from ..connection.addresses import Address
-from ..connection.options import ACK_TIMEOUT, CHECK_INTERVAL, CONNECT_TIMEOUT, Limits
-from ..connection.pool import JobServer, JobServers, ServerInfo
+from ..connection.options import CONNECT_TIMEOUT, JOB_CHECK_INTERVAL, SERVER_TIMEOUT, ConnectionOptions
+from ..connection.pool import JobServer, ServerInfo, ServerPool
 from ..connection.tls import TLSOptions
 from ..errors import UNANSWERED, ClientStopped, NoServersAvailable, ServerError
 from ..models import JobHandle, JobStatus
@@ -28,7 +28,7 @@ from ..packets import (
 )
 from ..service import GearmanService
 from ..validation import MAX_HANDLE, MAX_UNIQUE, check_count, name_bytes, positive_seconds, whole_number
-from .canceller import Canceller
+from .canceller import JobCanceller
 from .dispatcher import Dispatcher
 from .iteration import Stream, map_workloads
 from .protocol import GearmanClientFactory
@@ -77,10 +77,10 @@ class GearmanClient(GearmanService):
         exceptions: bool = True,
         max_in_flight: int | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
-        ack_timeout: float = ACK_TIMEOUT,
+        server_timeout: float = SERVER_TIMEOUT,
         server_wait: float = 0.0,
         heartbeat: float | None = None,
-        check_interval: float = CHECK_INTERVAL,
+        job_check_interval: float = JOB_CHECK_INTERVAL,
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
     ) -> None:
@@ -95,31 +95,35 @@ class GearmanClient(GearmanService):
             gearmand says no more than WORK_FAIL.
         :param max_in_flight: how many tasks may be out at a time; those over it wait here, in order. None: no limit.
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
-        :param ack_timeout: seconds that a server may owe answers, such as JOB_CREATED, and give none; then its
+        :param server_timeout: seconds that a server may owe answers, such as JOB_CREATED, and give none; then its
             connection is dropped. A workload must get through in this time.
         :param server_wait: seconds that a task may wait for a server to come back while none can be reached; 0: none.
         :param heartbeat: seconds of silence after which a server is asked whether it is there. If it says nothing for
             as long again, its connection is dropped. None: it is not asked, and a half-open connection with nothing to
             send is found by TCP only.
-        :param check_interval: seconds of silence about a foreground task after which its server is asked whether it
+        :param job_check_interval: seconds of silence about a foreground task after which its server is asked whether it
             still has the job; a job that it forgot is a `TaskLost`. It may take half as long again.
         :param max_packet_size: bytes that a workload may have, and the body of a packet from a server.
         :param tls: how TLS is spoken with servers at ``"tls:host"``, ``"tls:host:port"`` and ``"tls:[v6]:port"``; None
             for the defaults of `TLSOptions`. A description with options of its own says all of it.
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
-        limits = Limits(connect_timeout, ack_timeout, heartbeat, check_interval, max_packet_size)
-        super().__init__(prefix, reactor, limits)
+        connection_options = ConnectionOptions(
+            connect_timeout, server_timeout, heartbeat, job_check_interval, max_packet_size
+        )
+        super().__init__(prefix, reactor, connection_options)
         if server_wait != 0:
             positive_seconds("server_wait", server_wait)
         if max_in_flight is not None:
             check_count("max_in_flight", max_in_flight)
-        make_factory = partial(GearmanClientFactory, self._reactor, exceptions=exceptions, limits=limits)
-        self._servers = JobServers(
+        make_factory = partial(
+            GearmanClientFactory, self._reactor, exceptions=exceptions, connection_options=connection_options
+        )
+        self._servers = ServerPool(
             job_servers, self._reactor, make_factory, self._servers_changed, connect_timeout, tls
         )
         self._dispatcher = Dispatcher(self._reactor, self._servers, self._drop, server_wait, max_in_flight)
-        self._canceller = Canceller(self._reactor, limits)
+        self._canceller = JobCanceller(self._reactor, connection_options)
         self._stopped = False
 
     @property
@@ -184,14 +188,14 @@ class GearmanClient(GearmanService):
         """
         if not isinstance(task, Task):
             raise TypeError(f"task must be a Task, not {type(task).__name__}")
-        if len(task.workload) > self._limits.max_packet_size:
+        if len(task.workload) > self._connection_options.max_packet_size:
             raise self._too_large(task)
         if not self._servers.started:
             self._use()
         return self._dispatcher.submit(task, self._prefix)
 
     def _too_large(self, task: Task) -> ValueError:
-        most = self._limits.max_packet_size
+        most = self._connection_options.max_packet_size
         return ValueError(f"workload must have max_packet_size={most} bytes at most, not {len(task.workload)}")
 
     def _drop(self, handle: JobHandle) -> None:
@@ -243,7 +247,7 @@ class GearmanClient(GearmanService):
         :raises TypeError, ValueError: for what can't be meant; nothing is sent. For a workload, when it is its turn.
         """
         check_count("concurrency", concurrency)
-        Task(function, b"", False, **options).head_with(self._prefix)  # what is wrong is told now
+        Task(function, b"", False, **options)._leading_arguments_with(self._prefix)  # what is wrong is told now
         return map_workloads(
             lambda workload: self.submit(Task(function, workload, False, **options)), workloads, concurrency
         )
@@ -269,9 +273,9 @@ class GearmanClient(GearmanService):
         :raises TypeError, ValueError: for what can't be sent; nothing is.
         """
         task = Task(function, workload, False, **options)
-        if len(task.workload) > self._limits.max_packet_size:  # what is wrong is told now
+        if len(task.workload) > self._connection_options.max_packet_size:  # what is wrong is told now
             raise self._too_large(task)
-        task.head_with(self._prefix)
+        task._leading_arguments_with(self._prefix)
         return Stream(task).chunks(self.submit)
 
     # Questions.
@@ -331,8 +335,8 @@ class GearmanClient(GearmanService):
         """
         if not isinstance(data, bytes):
             raise TypeError(f"data must be bytes, not {type(data).__name__}")
-        if len(data) > self._limits.max_packet_size:
-            most = self._limits.max_packet_size
+        if len(data) > self._connection_options.max_packet_size:
+            most = self._connection_options.max_packet_size
             raise ValueError(f"data must have max_packet_size={most} bytes at most, not {len(data)}")
         return self._echo(data)
 

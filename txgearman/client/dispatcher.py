@@ -2,13 +2,13 @@
 
 From its submit to its outcome a task is in one of these places, which is its holder:
 
-=============  =========================================================================================
-the gate       as many tasks as may be in flight are (``max_in_flight``)
-in the queue   the server that it should go to is just connecting
-patient        no server can be reached; it waits for ``server_wait`` seconds that one comes back
-resting        it has failed, and is submitted again after a while (``retries``)
-on a link      written to a server, or about to be as soon as that takes what was written before
-=============  =========================================================================================
+===================  ===================================================================================
+admission queue      as many tasks as may be in flight are (``max_in_flight``)
+awaiting connection  the server that it should go to is connecting
+awaiting server      no server can be reached; it waits up to ``server_wait`` seconds until one can be
+backing off          it has failed, and is submitted again after a delay (``retries``)
+on a connection      written to a server, or about to be as soon as that takes what was written before
+===================  ===================================================================================
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from ..connection.pool import JobServers
-from ..connection.timers import Deadlines
+from ..connection.pool import ServerPool
+from ..connection.timers import DeadlineQueue
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped, NoServersAvailable, TaskFailed, TaskLost, TaskRejected, TaskTimedOut
 from ..models import JobHandle
 from .task import Task, TaskOwner
 from .task_queue import TaskQueue
 
-__all__ = ["Dispatcher", "is_retried", "rest_before"]
+__all__ = ["Dispatcher", "is_retried", "retry_delay"]
 
 _log = Logger()
 
-_FIRST_REST: Final = 0.5
-_LONGEST_REST: Final = 30.0
+MIN_RETRY_DELAY: Final = 0.5
+MAX_RETRY_DELAY: Final = 30.0
 
 
-def rest_before(attempt: int) -> float:
+def retry_delay(attempt: int) -> float:
     """Seconds before a task is submitted again; 1 is the first retry. Half a second, and twice as long each time, up to
     half a minute; as between attempts to connect."""
-    return min(_FIRST_REST * 2.0 ** (attempt - 1), _LONGEST_REST)
+    return min(MIN_RETRY_DELAY * 2.0 ** (attempt - 1), MAX_RETRY_DELAY)
 
 
 def is_retried(reason: Exception) -> bool:
@@ -64,7 +64,7 @@ class Dispatcher(TaskOwner):
     def __init__(
         self,
         reactor: Any,
-        servers: JobServers,
+        servers: ServerPool,
         drop: Callable[[JobHandle], None],
         server_wait: float,
         max_in_flight: int | None,
@@ -77,12 +77,12 @@ class Dispatcher(TaskOwner):
         self._server_wait = server_wait
         self._max_in_flight = max_in_flight
         self._unfinished = 0
-        self._gate = TaskQueue()
+        self._admission_queue = TaskQueue()
         self._admitting = False
-        self._queue = TaskQueue()
-        self._patient: Deadlines[Task] = Deadlines(reactor, self._out_of_patience)
-        self._resting: Deadlines[Task] = Deadlines(reactor, self._place)
-        self._timeouts: Deadlines[Task] = Deadlines(reactor, self._time_out)
+        self._awaiting_connection = TaskQueue()
+        self._awaiting_server: DeadlineQueue[Task] = DeadlineQueue(reactor, self._server_wait_over)
+        self._backing_off: DeadlineQueue[Task] = DeadlineQueue(reactor, self._route)
+        self._timeouts: DeadlineQueue[Task] = DeadlineQueue(reactor, self._time_out)
         self._drained = Waiters()
 
     def submit(self, task: Task, prefix: bytes) -> Deferred[Any]:
@@ -96,10 +96,10 @@ class Dispatcher(TaskOwner):
         timeout = task.timeout
         if timeout is not None:
             self._timeouts.add(task, timeout)
-        if self._max_in_flight is not None and (self._gate or self._inside > self._max_in_flight):
-            self._gate.append(task)
+        if self._max_in_flight is not None and (self._admission_queue or self._inside > self._max_in_flight):
+            self._admission_queue.append(task)
         else:
-            self.place_again(task)
+            self.reroute(task)
         return deferred
 
     def stop(self) -> Deferred[Any]:
@@ -107,10 +107,15 @@ class Dispatcher(TaskOwner):
 
         :return: fires when no socket and no timer is left.
         """
-        waiting = self._queue.clear() + self._patient.clear() + self._resting.clear() + self._gate.clear()
+        waiting = (
+            self._awaiting_connection.pop_all()
+            + self._awaiting_server.pop_all()
+            + self._backing_off.pop_all()
+            + self._admission_queue.pop_all()
+        )
         stopped = self._servers.stop(ClientStopped())
         for task in waiting:
-            task.end_failed(ClientStopped())
+            task._attempt_failed(ClientStopped())
         return stopped
 
     def drain(self) -> Deferred[None]:
@@ -119,54 +124,54 @@ class Dispatcher(TaskOwner):
 
     def servers_changed(self) -> None:
         """A server has become ready, or can't be reached, or there are others now."""
-        for _ in range(len(self._queue)):
-            task = self._queue.pop()
+        for _ in range(len(self._awaiting_connection)):
+            task = self._awaiting_connection.pop()
             if task is not None:  # else the outcome of another has cancelled those that were left
-                self._place(task)
-        if self._patient and self._servers.any_hope():
-            for task in self._patient.clear():
-                self._place(task)  # which ends none, since there is hope
+                self._route(task)
+        if self._awaiting_server and self._servers.any_reachable():
+            for task in self._awaiting_server.pop_all():
+                self._route(task)  # which ends none, since there is hope
 
     # Where a task goes.
 
     @property
     def _inside(self) -> int:
         """How many tasks are past the gate."""
-        return self._unfinished - len(self._gate)
+        return self._unfinished - len(self._admission_queue)
 
     def _admit(self) -> None:
         """Admit those that max_in_flight allows. It takes no call in a call, however many fail at once."""
         if not self._admitting and self._max_in_flight is not None:
             self._admitting = True
-            while self._inside < self._max_in_flight and (task := self._gate.pop()) is not None:
-                self.place_again(task)
+            while self._inside < self._max_in_flight and (task := self._admission_queue.pop()) is not None:
+                self.reroute(task)
             self._admitting = False
 
-    def place_again(self, task: Task) -> None:
-        """For the task, which is on no link now."""
-        sole = self._servers.sole
-        if sole is not None and sole.link is not None:
-            sole.link.send_task(task)
+    def reroute(self, task: Task) -> None:
+        """For the task, which is on no connection now."""
+        only_server = self._servers.only_server
+        if only_server is not None and only_server.connection is not None:
+            only_server.connection.send_task(task)
         elif self._servers.started:
-            self._place(task)
+            self._route(task)
         else:
-            task.end_failed(ClientStopped())
+            task._attempt_failed(ClientStopped())
 
-    def _place(self, task: Task) -> None:
+    def _route(self, task: Task) -> None:
         """Send the task, or let it wait for a server, or fail it."""
         try:
-            link = self._choose(task)
+            connection = self._choose(task)
         except NoServersAvailable as error:
             if self._server_wait:
-                self._patient.add(task, self._server_wait)
-                task.holder = self._patient
+                self._awaiting_server.add(task, self._server_wait)
+                task._holder = self._awaiting_server
             else:
-                task.end_failed(error)
+                task._attempt_failed(error)
             return
-        if link is None:
-            self._queue.append(task)
+        if connection is None:
+            self._awaiting_connection.append(task)
         else:
-            link.send_task(task)
+            connection.send_task(task)
 
     def _choose(self, task: Task) -> Any:
         # gearmand takes the unique "-" to mean that the workload is the unique (docs/gearman.md §1).
@@ -175,12 +180,12 @@ class Dispatcher(TaskOwner):
 
     # What ends a wait.
 
-    def _out_of_patience(self, task: Task) -> None:
-        task.holder = None
-        task.end_failed(self._servers.none_available())
+    def _server_wait_over(self, task: Task) -> None:
+        task._holder = None
+        task._attempt_failed(self._servers.none_available())
 
     def _time_out(self, task: Task) -> None:
-        task.give_up(TaskTimedOut(task))
+        task._abandon(TaskTimedOut(task))
 
     # For the task.
 
@@ -192,19 +197,19 @@ class Dispatcher(TaskOwner):
         """For the task."""
         if not (self._servers.started and is_retried(reason)):
             return False
-        rest = rest_before(task.attempt + 1)
+        rest = retry_delay(task.attempt + 1)
         _log.info("{reason}; again in {rest} seconds", reason=reason, rest=rest)
         # It has its place before the caller is told, who may cancel it or stop the client.
-        self._resting.add(task, rest)
-        task.holder = self._resting
-        task.tell_retry()
+        self._backing_off.add(task, rest)
+        task._holder = self._backing_off
+        task._retry_scheduled()
         return True
 
     def task_ended(self, task: Task) -> None:
         """For the task."""
         self._unfinished -= 1
         if task.timeout is not None:
-            self._timeouts.let_go(task)
+            self._timeouts.discard(task)
         if not self._unfinished:
             self._drained.fire(None)
         elif self._max_in_flight is not None:

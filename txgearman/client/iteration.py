@@ -22,7 +22,7 @@ STREAM_BUFFER: Final = 1024 * 1024
 """Bytes of chunks that may wait for the caller before nothing more is read."""
 
 
-def let_go(deferreds: Iterable[Deferred[Any]]) -> None:
+def cancel_all(deferreds: Iterable[Deferred[Any]]) -> None:
     """Cancel them; nobody wants to hear of it. The newest first: what waits for a place must not be sent meanwhile."""
     for deferred in reversed(list(deferreds)):
         deferred.addErrback(lambda _: None)
@@ -58,7 +58,7 @@ async def _map_iterable(
         while window:
             yield await window.popleft()
     finally:
-        let_go(window)
+        cancel_all(window)
 
 
 class _Slot:
@@ -98,7 +98,7 @@ class _Feed:
         finally:
             self._end = True  # a workload that comes all the same is not sent
             out = [self._coming, *(slot.deferred for slot in self._window)]
-            let_go(deferred for deferred in out if deferred is not None)
+            cancel_all(deferred for deferred in out if deferred is not None)
 
     def _take_what_comes(self, workloads: AsyncIterator[bytes]) -> bool:
         """Ask for workloads while the window has a free place and they come at once; whether there may be more."""
@@ -158,7 +158,7 @@ class Stream:
         self._size = 0
         self._changed = Waiters()
         self._outcome: bytes | Failure | None = None
-        self._link: Any = None  # that we have told to read nothing more
+        self._connection: Any = None  # that we have told to read nothing more
 
     async def chunks(self, submit: Callable[[Task], Deferred[bytes]]) -> AsyncGenerator[bytes, None]:
         """Submit the task, and go through its chunks."""
@@ -175,16 +175,16 @@ class Stream:
                 yield result
         finally:
             self._release()
-            let_go([deferred])
+            cancel_all([deferred])
 
     def _add(self, task: Task, data: bytes) -> None:
         self._chunks.append(data)
         self._size += len(data)
         if self._size > STREAM_BUFFER:
-            if self._link is not task.holder:  # but that of an attempt before
+            if self._connection is not task._holder:  # but that of an attempt before
                 self._release()
-            self._link = task.holder
-            self._link.hold(task)
+            self._connection = task._holder
+            self._connection.hold(task)
         self._changed.fire(None)
 
     def _take(self) -> bytes:
@@ -195,9 +195,9 @@ class Stream:
         return chunk
 
     def _release(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            link.release(self.task)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.release(self.task)
 
     def _end(self, outcome: bytes | Failure) -> None:
         self._outcome = outcome

@@ -1,4 +1,4 @@
-"""The client's half of the protocol on one link: tasks go out as submits, and what comes back goes to its task.
+"""The client's half of the protocol on one connection: tasks go out as submits, and what comes back goes to its task.
 
 A job has one handle, but may have several tasks of ours: those submitted with the same function and unique while it was
 there. The server then sends each packet once for each foreground one, one copy right behind the other (D1), and
@@ -9,7 +9,7 @@ later: gearmand then sends a copy for each that ever waited on this connection.
 A gearmand whose host name is so long that the number of a job does not fit behind it gives distinct jobs one handle,
 and sends the result of one to the client of another (H10). So two jobs of ours with one handle end the connection.
 
-A job server may forget a job and say nothing (H1 to H3, H5, H9). So each link asks from time to time, in one
+A job server may forget a job and say nothing (H1 to H3, H5, H9). So each connection asks from time to time, in one
 sweep, after the jobs of which it has long heard nothing (guarantee 16).
 """
 
@@ -20,10 +20,10 @@ from typing import Any, ClassVar, Final
 
 from twisted.internet.defer import Deferred
 
-from ..connection.factory import GearmanFactory, LinkObserver
-from ..connection.options import DEFAULT_LIMITS, Limits
+from ..connection.factory import ConnectionListener, GearmanFactory
+from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import GearmanProtocol
-from ..connection.timers import LOOKS, Watch
+from ..connection.timers import PROBES_PER_PERIOD, PeriodicProbe
 from ..errors import ClientStopped, ProtocolError, TaskFailed, TaskLost, TaskRejected
 from ..models import JobHandle
 from ..packets import (
@@ -38,7 +38,7 @@ from ..packets import (
     PacketType,
 )
 from ..validation import MAX_HANDLE, whole_number
-from .shared_job import Forgotten, JobCheck, SharedJob
+from .shared_job import SharedJob, StatusQuery, Tombstone
 from .task import Task, TaskOwner
 from .task_queue import TaskQueue
 
@@ -47,7 +47,7 @@ __all__ = [
     "GearmanClientProtocol",
 ]
 
-_MOST_ENDED: Final = 1000  # failed jobs of a connection to remember, for those that join them after their end
+MAX_REMEMBERED_ENDS: Final = 1000  # failed jobs of a connection to remember, for those that join them after their end
 
 
 class GearmanClientProtocol(GearmanProtocol, TaskOwner):
@@ -58,15 +58,15 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
 
     factory: GearmanClientFactory
 
-    def __init__(self, reactor: Any, limits: Limits = DEFAULT_LIMITS) -> None:
-        super().__init__(reactor, limits)
+    def __init__(self, reactor: Any, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
+        super().__init__(reactor, connection_options)
         # Tasks that will be written as soon as the server takes what was written before.
         self._backlog = TaskQueue()
-        self._job_watch = Watch(reactor, limits.check_interval, self._look_for_jobs)
-        self._silent_looks_at: dict[bytes, int] = {}
+        self._job_probe = PeriodicProbe(reactor, connection_options.job_check_interval, self._probe_jobs)
+        self._silent_probes_of: dict[bytes, int] = {}
         self._heard_of: set[bytes] = set()
         self._held: set[Task] = set()
-        self._jobs: dict[bytes, Task | Forgotten | SharedJob] = {}
+        self._jobs: dict[bytes, Task | Tombstone | SharedJob] = {}
         # How many tasks of a handle and head got a WORK_FAIL or WORK_EXCEPTION; oldest first.
         self._ended: dict[tuple[bytes, bytes], int] = {}
         self.in_flight = 0
@@ -79,17 +79,17 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         :raises ValueError: the task was submitted before, or has ``timeout`` or ``retries``, which take a client.
         """
         if task.timeout is not None or task.options.retries:
-            raise ValueError("timeout and retries are for tasks of a GearmanClient, not of one link")
+            raise ValueError("timeout and retries are for tasks of a GearmanClient, not of one connection")
         deferred = task.begin(self)
         if self.error is None:
             self.send_task(task)
         else:
-            task.end_failed(_lost(task, self.error))
+            task._attempt_failed(_lost(task, self.error))
         return deferred
 
-    def place_again(self, task: Task) -> None:
+    def reroute(self, task: Task) -> None:
         """For a task that was submitted here: it goes nowhere else."""
-        task.end_failed(_lost(task, self.error or ClientStopped()))
+        task._attempt_failed(_lost(task, self.error or ClientStopped()))
 
     @property
     def load(self) -> int:
@@ -98,48 +98,50 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
 
     def send_task(self, task: Task) -> None:
         """Write a task that was begun, now or as soon as the server takes what was written before."""
-        if self.paused:
+        if self.writing_paused:
             self._backlog.append(task)
             return
-        task.holder = self
+        task._holder = self
         task.server = self.factory.name
         self.in_flight += 1
-        head, workload = task.head, task.workload
+        head, workload = task._leading_arguments, task.workload
         options = task.options
         if options.at is not None:
             head = b"%b%d\0" % (head, options.at)
         # Put together here, since the task has checked its parts.
         packet = options.packet_type.request_header(len(head) + len(workload)) + head + workload
-        task.place = self._answered + len(self._outstanding)
+        task._position = self._answered + len(self._outstanding)
         self.send(task, packet)
         if options.at is not None:
             self.send_fence()
 
     def resumeProducing(self) -> None:
-        self.paused = False
+        self.writing_paused = False
         self.cork()
-        while not self.paused and (task := self._backlog.pop()) is not None:
+        while not self.writing_paused and (task := self._backlog.pop()) is not None:
             self.send_task(task)
         self.uncork()
-        if not self.paused:
+        if not self.writing_paused:
             super().resumeProducing()
 
-    def let_go(self, task: Task) -> None:
+    def discard(self, task: Task) -> None:
         """Forget a task that was cancelled."""
         if self.error is not None:
             return  # the tables are gone already
         self.in_flight -= 1
         self._held.discard(task)
-        if not task.job_handle:
-            self._outstanding[task.place - self._answered] = Forgotten(task.head, task.background, task.drop)
+        if not task._job_handle:
+            self._outstanding[task._position - self._answered] = Tombstone(
+                task._leading_arguments, task.background, task.drop
+            )
         else:
-            job = self._jobs[task.job_handle]
+            job = self._jobs[task._job_handle]
             if isinstance(job, SharedJob):
-                job.let_go(task)
+                job.discard(task)
             else:
-                self._jobs[task.job_handle] = Forgotten(task.head)
+                self._jobs[task._job_handle] = Tombstone(task._leading_arguments)
             if task.drop is not None:
-                task.drop(JobHandle(self.factory.name, task.job_handle))
+                task.drop(JobHandle(self.factory.name, task._job_handle))
         self.check_idle()
 
     # Tasks whose caller can take no more data for now.
@@ -148,29 +150,29 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         """The task's caller wants no more data for now. Nothing is read while all that is out is held: what anybody
         else waits for comes on the same connection. To be said again with each data, if it is still so."""
         self._held.add(task)
-        if len(self._held) == self.in_flight and not self.owed and self.error is None:
-            self.listen(False)
+        if len(self._held) == self.in_flight and not self.has_outstanding and self.error is None:
+            self.pause_reading()
 
     def release(self, task: Task) -> None:
         """The task's caller can take more, or the task is at its end."""
         self._held.discard(task)
-        self.listen(True)
+        self.resume_reading()
 
     # Whether anything is out.
 
     @property
     def busy(self) -> bool:
-        return self.owed or self.in_flight > 0 or len(self._backlog) > 0
+        return self.has_outstanding or self.in_flight > 0 or len(self._backlog) > 0
 
     def retire(self, on_idle: Callable[[], object]) -> None:
-        for task in self._backlog.clear():
-            task.hand_back()
+        for task in self._backlog.pop_all():
+            task._return_unsent()
         super().retire(on_idle)
 
     # Answers to submits.
 
     def fits(self, request: Any, arguments: list[bytes]) -> bool:
-        if isinstance(request, (Task, Forgotten)):
+        if isinstance(request, (Task, Tombstone)):
             return bool(arguments[0])
         return super().fits(request, arguments)
 
@@ -185,14 +187,14 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         self._answered += 1
         if task.background:
             self._released(task)
-        elif handle in self._jobs or self._ended or not self._job_watch.on:
+        elif handle in self._jobs or self._ended or not self._job_probe.on:
             self._join(handle, task)
         else:
             self._jobs[handle] = task
-        task.tell_created(handle)
+        task._job_created(handle)
 
     def request_succeeded(self, request: Any, arguments: list[bytes]) -> None:
-        if not isinstance(request, Forgotten):
+        if not isinstance(request, Tombstone):
             super().request_succeeded(request, arguments)
         else:
             if not request.background:
@@ -203,50 +205,50 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
     def request_refused(self, request: Any, code: str, text: str) -> None:
         if isinstance(request, Task):
             self._released(request)
-            request.end_failed(TaskRejected(request, code, text))
-        elif not isinstance(request, Forgotten):
+            request._attempt_failed(TaskRejected(request, code, text))
+        elif not isinstance(request, Tombstone):
             super().request_refused(request, code, text)
 
     def request_lost(self, request: Any, error: Exception) -> None:
         if isinstance(request, Task):
-            request.end_failed(_lost(request, error))
-        elif not isinstance(request, Forgotten):
+            request._attempt_failed(_lost(request, error))
+        elif not isinstance(request, Tombstone):
             super().request_lost(request, error)
 
-    def all_lost(self, error: Exception) -> None:
+    def lose_outstanding(self, error: Exception) -> None:
         jobs, self._jobs = self._jobs, {}
-        unwritten = self._backlog.clear()
+        unwritten = self._backlog.pop_all()
         self._held.clear()
-        self._job_watch.stop()
+        self._job_probe.stop()
         self.in_flight = 0
-        super().all_lost(error)
+        super().lose_outstanding(error)
         for job in jobs.values():
             for task in job.remaining() if isinstance(job, SharedJob) else [job]:
                 if isinstance(task, Task):
-                    task.end_failed(_lost(task, error))
+                    task._attempt_failed(_lost(task, error))
         for task in unwritten:
-            task.hand_back()
+            task._return_unsent()
 
-    def _join(self, handle: bytes, task: Task | Forgotten) -> None:
+    def _join(self, handle: bytes, task: Task | Tombstone) -> None:
         if handle in self._jobs:
             self._share(handle, task)
             return
         self._jobs[handle] = task
-        if not self._job_watch.on:
-            self._silent_looks_at = {handle: 0}
-            self._job_watch.start()
+        if not self._job_probe.on:
+            self._silent_probes_of = {handle: 0}
+            self._job_probe.start()
         if self._ended:
             # Behind the task, not before it: should these copies never come, it gets its outcome all the same.
-            for _ in range(self._ended.pop((handle, task.head), 0)):
-                self._shared(handle).join(Forgotten(task.head))
+            for _ in range(self._ended.pop((handle, task._leading_arguments), 0)):
+                self._shared(handle).join(Tombstone(task._leading_arguments))
 
-    def _share(self, handle: bytes, task: Task | Forgotten) -> None:
+    def _share(self, handle: bytes, task: Task | Tombstone) -> None:
         job = self._shared(handle)
         is_same = job.can_be_of(task)
         job.join(task)  # even so, that it is lost with the others
         if not is_same:
             if isinstance(task, Task):
-                task.job_handle = handle
+                task._job_handle = handle
             raise ProtocolError(f"two jobs have the handle {handle!r}; is the server's host name too long?")
 
     def _shared(self, handle: bytes) -> SharedJob:
@@ -255,35 +257,35 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
             job = self._jobs[handle] = SharedJob(job)
         return job
 
-    def _remember_end(self, handle: bytes, task: Task | Forgotten) -> None:
+    def _remember_end(self, handle: bytes, task: Task | Tombstone) -> None:
         """The task's job may still be there, with its place in it. (Only jobs with a unique can be joined.)"""
-        if not task.head.endswith(b"\0\0"):
-            self._ended[handle, task.head] = self._ended.pop((handle, task.head), 0) + 1
-            if len(self._ended) > _MOST_ENDED:
+        if not task._leading_arguments.endswith(b"\0\0"):
+            self._ended[handle, task._leading_arguments] = self._ended.pop((handle, task._leading_arguments), 0) + 1
+            if len(self._ended) > MAX_REMEMBERED_ENDS:
                 del self._ended[next(iter(self._ended))]
 
     def _released(self, task: Task) -> None:
         """The task is no longer in any table here."""
-        task.holder = None
+        task._holder = None
         self.in_flight -= 1
         if self._held:
             self._held.discard(task)
 
     # Whether the server still has the jobs.
 
-    def _look_for_jobs(self) -> bool:
+    def _probe_jobs(self) -> bool:
         silent, suspects = {}, []
         for handle in self._jobs:
-            looks = -1 if handle in self._heard_of or self.deaf else self._silent_looks_at.get(handle, -1)
+            looks = -1 if handle in self._heard_of or self.reading_paused else self._silent_probes_of.get(handle, -1)
             silent[handle] = looks + 1
-            if looks + 1 == LOOKS:
+            if looks + 1 == PROBES_PER_PERIOD:
                 silent[handle] = 0
                 suspects.append(handle)
-        self._silent_looks_at = silent
+        self._silent_probes_of = silent
         self._heard_of.clear()
         for handle in suspects:
             if len(handle) <= MAX_HANDLE and b"\0" not in handle:  # else some servers do not answer (H6)
-                self.send(JobCheck(self, handle), GET_STATUS.request(handle))
+                self.send(StatusQuery(self, handle), GET_STATUS.request(handle))
         return bool(self._jobs)
 
     def job_forgotten(self, handle: bytes) -> None:
@@ -292,24 +294,24 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         for task in job.remaining() if isinstance(job, SharedJob) else [job]:
             if isinstance(task, Task):
                 self._released(task)
-                task.end_failed(TaskLost(task, acknowledged=True, forgotten=True))
+                task._attempt_failed(TaskLost(task, acknowledged=True, forgotten=True))
 
     # What becomes of jobs. A handle may be followed by a NUL and more in a WORK_FAIL (M1).
 
     def _work_data(self, arguments: list[bytes]) -> None:
         task = self._next_copy(arguments[0])
         if task is not None:
-            task.tell_data(arguments[1])
+            task._data_received(arguments[1])
 
     def _work_warning(self, arguments: list[bytes]) -> None:
         task = self._next_copy(arguments[0])
         if task is not None:
-            task.tell_warning(arguments[1])
+            task._warning_received(arguments[1])
 
     def _work_status(self, arguments: list[bytes]) -> None:
         task = self._next_copy(arguments[0])
         if task is not None:
-            task.tell_status(whole_number(arguments[1]), whole_number(arguments[2]))
+            task._status_received(whole_number(arguments[1]), whole_number(arguments[2]))
 
     def _work_complete(self, arguments: list[bytes]) -> None:
         handle, result = arguments
@@ -319,17 +321,17 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
             if not isinstance(task, Task):
                 return
         self._released(task)
-        task.end_complete(result)
+        task._job_completed(result)
 
     def _work_exception(self, arguments: list[bytes]) -> None:
         task = self._next_failed(arguments[0])
         if task is not None:
-            task.end_exception(arguments[1])
+            task._exception_received(arguments[1])
 
     def _work_fail(self, arguments: list[bytes]) -> None:
         task = self._next_failed(arguments[0].partition(b"\0")[0])
         if task is not None:
-            task.end_failed(TaskFailed(task))
+            task._attempt_failed(TaskFailed(task))
 
     handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {
         JOB_CREATED: _job_created,
@@ -350,7 +352,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
             job = job.next_copy()
         return job if isinstance(job, Task) else None
 
-    def _next_end(self, handle: bytes, job: Task | Forgotten | SharedJob | None) -> Task | Forgotten | None:
+    def _next_end(self, handle: bytes, job: Task | Tombstone | SharedJob | None) -> Task | Tombstone | None:
         """Whose is this final packet? The job, which was taken off the table, goes back there until the last one."""
         if not isinstance(job, SharedJob):
             return job
@@ -371,7 +373,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
 
 
 class GearmanClientFactory(GearmanFactory):
-    """Keeps a client's connection to one job server: for those who want one link without a `GearmanClient`.
+    """Keeps a client's connection to one job server: for those who want one connection without a `GearmanClient`.
 
     Give it to ``reactor.connectTCP``, await ``when_ready()``, and ``submit()`` on the protocol that it fires with.
     """
@@ -384,8 +386,8 @@ class GearmanClientFactory(GearmanFactory):
         *,
         name: str = "",
         exceptions: bool = True,
-        observer: LinkObserver | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        listener: ConnectionListener | None = None,
+        connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
     ) -> None:
         """
         :param reactor: None for the global one.
@@ -395,9 +397,9 @@ class GearmanClientFactory(GearmanFactory):
         """
         super().__init__(
             reactor,
-            options=(b"exceptions",) if exceptions else (),
-            observer=observer,
-            limits=limits,
+            option_requests=(b"exceptions",) if exceptions else (),
+            listener=listener,
+            connection_options=connection_options,
         )
         self.name = name
 
@@ -406,6 +408,6 @@ def _lost(task: Task, error: Exception) -> Exception:
     """What a task fails with when the connection went because of `error`."""
     if isinstance(error, ClientStopped):
         return ClientStopped()
-    lost = TaskLost(task, acknowledged=bool(task.job_handle))
+    lost = TaskLost(task, acknowledged=bool(task._job_handle))
     lost.__cause__ = error
     return lost

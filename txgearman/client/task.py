@@ -66,7 +66,7 @@ _MAX_EPOCH: Final = 2**63 - 1  # a larger number is left unanswered (H6)
 class TaskHolder(Protocol):
     """Where a task is while it waits for something: a queue, or a connection."""
 
-    def let_go(self, task: Task) -> None:
+    def discard(self, task: Task) -> None:
         """Forget the task; what comes for it from now on is dropped."""
 
 
@@ -173,9 +173,9 @@ class TaskOwner:
     def drop(self, handle: JobHandle) -> None:
         """The task was let go, and its caller wants the job to be dropped."""
 
-    def place_again(self, task: Task) -> None:
+    def reroute(self, task: Task) -> None:
         """The task was not written where it was to be; it is to go elsewhere."""
-        task.end_failed(ClientStopped())
+        task._attempt_failed(ClientStopped())
 
     def retry(self, task: Task, reason: Exception) -> bool:
         """An attempt has failed; whether the task is to be submitted again, which is the owner's to do then."""
@@ -194,7 +194,7 @@ def _cancel(deferred: Deferred[Any]) -> None:
     assert isinstance(deferred, _TaskDeferred)
     task = deferred.task
     if task is not None:
-        task.give_up(CancelledError())
+        task._abandon(CancelledError())
 
 
 class Task:
@@ -234,16 +234,16 @@ class Task:
     __slots__ = (
         "__weakref__",
         "_deferred",
+        "_holder",
+        "_job_handle",
+        "_leading_arguments",
         "_owner",
+        "_position",
         "attempt",
         "background",
         "ended",
         "function",
-        "head",
-        "holder",
-        "job_handle",
         "options",
-        "place",
         "server",
         "timeout",
         "workload",
@@ -262,22 +262,25 @@ class Task:
         **options: Unpack[AnyOptions],
     ) -> None:
         self.function = function
-        self.head = _known_head(function) if type(function) is str else _head(function)
+        self._leading_arguments = _known_leading_arguments(function) if type(function) is str else _head(function)
         """What its packets begin with: function and unique, each with a NUL behind it. With the client's prefix, once
         the task is submitted."""
         self.workload = workload if type(workload) is bytes else payload_bytes("workload", workload)
         self.background = background
         if unique is not _NO_UNIQUE:
-            self.head = b"%b%b\0" % (self.head[:-1], name_bytes("unique", unique, MAX_UNIQUE))
+            self._leading_arguments = b"%b%b\0" % (
+                self._leading_arguments[:-1],
+                name_bytes("unique", unique, MAX_UNIQUE),
+            )
         self.timeout = None if timeout is None else positive_seconds("timeout", timeout)
         plain = _PLAIN_BACKGROUND if background else _PLAIN
         self.options = Options.read(options, background) if options else plain
         """What else was said, and what follows from it."""
-        self.holder: TaskHolder | None = None
+        self._holder: TaskHolder | None = None
         """Where the task is now; None before it is submitted, and after its end."""
-        self.place: int
+        self._position: int
         """Which of its holder's places it has, for the holder."""
-        self.job_handle = b""
+        self._job_handle = b""
         """The bytes of the job's handle; empty before JOB_CREATED."""
         self.server = ""
         """The address of the server that it was sent to last; empty before."""
@@ -293,34 +296,34 @@ class Task:
 
     def __str__(self) -> str:
         name = self.function if isinstance(self.function, str) else self.function.decode("utf-8", "backslashreplace")
-        return f"{name} {self.handle}" if self.job_handle else name
+        return f"{name} {self.handle}" if self._job_handle else name
 
     @property
     def handle(self) -> JobHandle | None:
         """The job's handle, once the server has told it."""
-        return JobHandle(self.server, self.job_handle) if self.job_handle else None
+        return JobHandle(self.server, self._job_handle) if self._job_handle else None
 
     # For those who carry the task out.
 
     @property
-    def wire_function(self) -> bytes:
+    def _wire_function(self) -> bytes:
         """The function's name as it goes over the wire."""
-        return self.head.partition(b"\0")[0]
+        return self._leading_arguments.partition(b"\0")[0]
 
     @property
     def unique(self) -> bytes:
         """The unique as it goes over the wire."""
-        return self.head.split(b"\0")[1]
+        return self._leading_arguments.split(b"\0")[1]
 
-    def head_with(self, prefix: bytes) -> bytes:
+    def _leading_arguments_with(self, prefix: bytes) -> bytes:
         """What its packets begin with, with a prefix before the function's name.
 
         :raises ValueError: the name becomes too long.
         """
-        length = len(prefix) + len(self.wire_function)
+        length = len(prefix) + len(self._wire_function)
         if length > MAX_FUNCTION:
             raise ValueError(f"prefix and function must have {MAX_FUNCTION} bytes at most, not {length}")
-        return prefix + self.head
+        return prefix + self._leading_arguments
 
     def begin(self, owner: TaskOwner, prefix: bytes = b"") -> Deferred[Any]:
         """Make the task's Deferred.
@@ -332,7 +335,7 @@ class Task:
         if self.ended or self._owner is not None:
             raise ValueError(f"{self!r} was submitted before; make a new Task for each submit")
         if prefix:
-            self.head = self.head_with(prefix)
+            self._leading_arguments = self._leading_arguments_with(prefix)
         self._owner = owner
         deferred = self._deferred = _TaskDeferred(_cancel)
         deferred.task = self
@@ -343,60 +346,60 @@ class Task:
         """Drops the job of the task once it is let go, if that is wanted."""
         return self._owner.drop if self._owner is not None and self.options.drop_on_cancel else None
 
-    def tell_created(self, handle: bytes) -> None:
+    def _job_created(self, handle: bytes) -> None:
         """JOB_CREATED has come. For a background task it is the outcome."""
-        self.job_handle = handle
+        self._job_handle = handle
         callback = self.options.on_created
         if callback is not None:
             self._call(callback)
         if self.background:
             self._end(JobHandle(self.server, handle))
 
-    def tell_data(self, data: bytes) -> None:
+    def _data_received(self, data: bytes) -> None:
         """WORK_DATA has come."""
         self._call(self.options.on_data, data)
 
-    def tell_warning(self, data: bytes) -> None:
+    def _warning_received(self, data: bytes) -> None:
         """WORK_WARNING has come."""
         self._call(self.options.on_warning, data)
 
-    def tell_status(self, numerator: int, denominator: int) -> None:
+    def _status_received(self, numerator: int, denominator: int) -> None:
         """WORK_STATUS has come."""
         self._call(self.options.on_status, numerator, denominator)
 
-    def end_complete(self, result: bytes) -> None:
+    def _job_completed(self, result: bytes) -> None:
         """WORK_COMPLETE has come."""
         self._end(result, self.options.on_complete, result)
 
-    def end_exception(self, data: bytes) -> None:
+    def _exception_received(self, data: bytes) -> None:
         """WORK_EXCEPTION has come. It is the end of the job, whatever else a server sends (D3, H13)."""
         if self._deferred is not None:
             self._call(self.options.on_exception, data)
-        self.end_failed(TaskException(self, data))
+        self._attempt_failed(TaskException(self, data))
 
-    def end_failed(self, reason: Exception) -> None:
+    def _attempt_failed(self, reason: Exception) -> None:
         """There will be no result; unless the task has retries left, and its owner takes it back."""
         if not (self.attempt < self.options.retries and self._retry(reason)):
             self._end(Failure(reason), self.options.on_fail, reason)
 
-    def give_up(self, reason: Exception) -> None:
+    def _abandon(self, reason: Exception) -> None:
         """Nobody waits for it any more: whoever holds it is to forget it."""
-        if self.holder is not None:
-            self.holder.let_go(self)
-        self.end_failed(reason)
+        if self._holder is not None:
+            self._holder.discard(self)
+        self._attempt_failed(reason)
 
     def _retry(self, reason: Exception) -> bool:
         return self._owner is not None and self._owner.retry(self, reason)
 
-    def hand_back(self) -> None:
+    def _return_unsent(self) -> None:
         """It was not written after all. Nothing happens if it has ended."""
         if self._owner is not None:
-            self._owner.place_again(self)
+            self._owner.reroute(self)
 
-    def tell_retry(self) -> None:
+    def _retry_scheduled(self) -> None:
         """It will be submitted again, as if it had never been."""
         self.attempt += 1
-        self.job_handle = b""
+        self._job_handle = b""
         self._call(self.options.on_retry, self.attempt)
 
     def _end(self, outcome: Any, callback: Callable[[Task, Any], object] | None = None, told: Any = None) -> None:
@@ -405,7 +408,7 @@ class Task:
             return  # it ended before; one outcome is enough
         self.ended = True
         # Who keeps the task, keeps nothing else with it.
-        deferred.task = self._deferred = self._owner = self.holder = None
+        deferred.task = self._deferred = self._owner = self._holder = None
         if callback is not None:
             self._call(callback, told)
         if not deferred.called:  # the callback may have cancelled it
@@ -426,7 +429,7 @@ def _head(function: str | bytes) -> bytes:
 
 
 # A program has few functions, and asks for each very often.
-_known_head = lru_cache(1024)(_head)
+_known_leading_arguments = lru_cache(1024)(_head)
 
 
 def _priority(name: str, value: Priority) -> Priority:

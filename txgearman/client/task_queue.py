@@ -29,8 +29,8 @@ class TaskQueue:
 
     def append(self, task: Task) -> None:
         """Let the task wait here."""
-        task.place = self._popped + len(self._tasks)
-        task.holder = self
+        task._position = self._popped + len(self._tasks)
+        task._holder = self
         self._tasks.append(task)
 
     def pop(self) -> Task | None:
@@ -39,20 +39,20 @@ class TaskQueue:
             task = self._tasks.popleft()
             self._popped += 1
             if task is not None:
-                task.holder = None
+                task._holder = None
                 return task
             self._empty -= 1
         return None
 
-    def clear(self) -> list[Task]:
+    def pop_all(self) -> list[Task]:
         """Take all of them out."""
         return list(iter(self.pop, None))
 
-    def let_go(self, task: Task) -> None:
-        self._tasks[task.place - self._popped] = None
+    def discard(self, task: Task) -> None:
+        self._tasks[task._position - self._popped] = None
         self._empty += 1
         if self._empty > len(self) + _SPARE:
-            left = self.clear()
+            left = self.pop_all()
             self._popped = 0
             for task in left:
                 self.append(task)

@@ -29,7 +29,7 @@ __all__ = [
 
 
 class _Dial(Factory):
-    """What an endpoint gets for one attempt: builds the link, unless the attempt was given up meanwhile."""
+    """What an endpoint gets for one attempt: builds the connection, unless the attempt was given up meanwhile."""
 
     noisy = False
 
@@ -39,7 +39,7 @@ class _Dial(Factory):
     def buildProtocol(  # type: ignore[override]  # as with GearmanFactory
         self, addr: IAddress | None
     ) -> GearmanProtocol | None:
-        return self._connector.build_link(self, addr)
+        return self._connector.build_protocol(self, addr)
 
 
 @implementer(IConnector)
@@ -88,21 +88,21 @@ class EndpointConnector:
         """Close the connection, or give up the attempt to make one."""
         if self.state == "connecting":
             self.stopConnecting()
-        elif self._factory.link is not None:
-            self._factory.link.transport.loseConnection()
+        elif self._factory.connection is not None:
+            self._factory.connection.transport.loseConnection()
 
     def getDestination(self) -> Any:
         """The endpoint: only it knows where it leads."""
         return self._endpoint
 
-    def build_link(self, dial: _Dial, address: IAddress | None) -> GearmanProtocol | None:
+    def build_protocol(self, dial: _Dial, address: IAddress | None) -> GearmanProtocol | None:
         """For the endpoint: None closes a connection that came too late."""
         if dial is not self._dial:
             return None
         self.state = "connected"
-        link = self._factory.buildProtocol(address)
-        link.on_connection_lost = partial(self._lost, dial)
-        return link
+        connection = self._factory.buildProtocol(address)
+        connection.on_connection_lost = partial(self._lost, dial)
+        return connection
 
     def _made(self, _: object, dial: _Dial) -> None:
         if dial is self._dial and self.state == "connecting":
@@ -110,12 +110,12 @@ class EndpointConnector:
 
     def _failed(self, reason: Failure, dial: _Dial | None) -> None:
         if dial is self._dial:
-            link = self._factory.link
+            connection = self._factory.connection
             self._over()
             self._factory.clientConnectionFailed(self, reason)
-            if link is not None and link.connected:  # the endpoint wanted more than a connection
+            if connection is not None and connection.connected:  # the endpoint wanted more than a connection
                 assert isinstance(reason.value, Exception)
-                link.abort(reason.value)
+                connection.abort(reason.value)
 
     def _lost(self, dial: _Dial, reason: Failure) -> None:
         if dial is self._dial:

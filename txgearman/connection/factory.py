@@ -19,23 +19,23 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import ReconnectingClientFactory
 from twisted.python.failure import Failure
 
-from .options import DEFAULT_LIMITS, Limits
+from .options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from .protocol import CLOSE_TIMEOUT, GearmanProtocol
 from .waiters import Waiters
 
 __all__ = [
     "GearmanFactory",
-    "LinkObserver",
+    "ConnectionListener",
 ]
 
 
-class LinkObserver(Interface):
-    """Who wants to know how the link to a server is."""
+class ConnectionListener(Interface):
+    """Who wants to know how the connection to a server is."""
 
-    def link_ready(self, link: GearmanProtocol) -> None:
+    def connection_ready(self, connection: GearmanProtocol) -> None:
         """The server has given a first good answer on this connection."""
 
-    def link_down(self, factory: GearmanFactory, error: Exception) -> None:
+    def connection_down(self, factory: GearmanFactory, error: Exception) -> None:
         """An attempt to connect failed, or the connection is of no more use, because of `error`."""
 
 
@@ -46,8 +46,8 @@ class GearmanFactory(ReconnectingClientFactory):
     `maxDelay` seconds, and start anew at the first good answer, not at the connect: a server that accepts and then
     closes, or whose TLS handshake fails, is not tried again in a hot loop.
 
-    :ivar options: sent as OPTION_REQ on each new connection.
-    :ivar link: the live connection, ready or not; or None.
+    :ivar option_requests: sent as OPTION_REQ on each new connection.
+    :ivar connection: the live connection, ready or not; or None.
     :ivar next_attempt: the reactor's time of the next attempt; None unless it waits for one.
     """
 
@@ -61,22 +61,22 @@ class GearmanFactory(ReconnectingClientFactory):
         self,
         reactor: Any,
         *,
-        options: tuple[bytes, ...] = (),
-        observer: LinkObserver | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        option_requests: tuple[bytes, ...] = (),
+        listener: ConnectionListener | None = None,
+        connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
     ) -> None:
         """
         :param reactor: its clock times the attempts; None for the global one.
-        :param observer: is told how the link is.
+        :param observer: is told how the connection is.
         """
         if reactor is None:
             from twisted.internet import reactor
         self.reactor = self.clock = reactor
-        self.options = options
-        self.link: GearmanProtocol | None = None
+        self.option_requests = option_requests
+        self.connection: GearmanProtocol | None = None
         self.next_attempt: float | None = None
-        self._observer = observer
-        self._limits = limits
+        self._listener = listener
+        self._connection_options = connection_options
         self._deadline: IDelayedCall | None = None
         self._timed_out = False
         self._active = False
@@ -87,16 +87,16 @@ class GearmanFactory(ReconnectingClientFactory):
     @property
     def connecting(self) -> bool:
         """Whether an attempt is under way or a connection is up."""
-        return self._active and (self.link is None or self.link.error is None)
+        return self._active and (self.connection is None or self.connection.error is None)
 
     def when_ready(self) -> Deferred[Any]:
         """Await the outcome of the attempt under way, or else of the next one.
 
-        :return: fires with the link, once it is ready; at once if it is. Fails with what the attempt failed with, or
-            with the error that `stop()` was given.
+        :return: fires with the connection, once it is ready; at once if it is. Fails with what the attempt failed with,
+            or with the error that `stop()` was given.
         """
-        if self.link is not None and self.link.ready and self.link.error is None:
-            return succeed(self.link)
+        if self.connection is not None and self.connection.ready and self.connection.error is None:
+            return succeed(self.connection)
         if self._stopped_by is not None:
             return fail(self._stopped_by)
         return self._awaiting.wait()
@@ -110,22 +110,22 @@ class GearmanFactory(ReconnectingClientFactory):
         self._stopped_by = error
         self.stopTrying()
         self.next_attempt = None
-        if self.link is not None and self.link.error is None:
-            self.link.close(error, timeout)
+        if self.connection is not None and self.connection.error is None:
+            self.connection.close(error, timeout)
         self._awaiting.fire(Failure(error))
         return self._stopping.wait() if self._active else succeed(None)
 
-    def retire(self, link: GearmanProtocol | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
-        """Connect no more; finish what is out, if there is a `link` that is ready, and close it then.
+    def retire(self, connection: GearmanProtocol | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
+        """Connect no more; finish what is out, if there is a `connection` that is ready, and close it then.
 
         :return: as `stop`. A `stop` may be called all the same, to hurry it.
         """
         over = ConnectionDone("this job server is used no more")
-        if link is None:
+        if connection is None:
             return self.stop(over)
         self.stopTrying()
         stopped = self._stopping.wait()
-        link.retire(partial(self.stop, over, timeout))
+        connection.retire(partial(self.stop, over, timeout))
         return stopped
 
     # What the connector tells.
@@ -135,14 +135,14 @@ class GearmanFactory(ReconnectingClientFactory):
         self.next_attempt = None
         self._active = True
         self._timed_out = False
-        self._deadline = self.reactor.callLater(self._limits.connect_timeout, self._give_up)
+        self._deadline = self.reactor.callLater(self._connection_options.connect_timeout, self._give_up)
 
     def buildProtocol(  # type: ignore[override]  # as with `protocol`
         self, addr: IAddress | None
     ) -> GearmanProtocol:
-        link = self.link = self.protocol(self.reactor, self._limits)
-        link.factory = self
-        return link
+        connection = self.connection = self.protocol(self.reactor, self._connection_options)
+        connection.factory = self
+        return connection
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
         self._attempt_over()
@@ -162,26 +162,26 @@ class GearmanFactory(ReconnectingClientFactory):
         if self._callID is not None:
             self.next_attempt = self._callID.getTime()
 
-    # What the link tells.
+    # What the connection tells.
 
-    def link_ready(self, link: GearmanProtocol) -> None:
+    def connection_ready(self, connection: GearmanProtocol) -> None:
         """The server gave the first good answer on this connection."""
-        if link.error is None:
+        if connection.error is None:
             self._clear_deadline()
             self.resetDelay()
-            if self._observer is not None:
-                self._observer.link_ready(link)
-            self._awaiting.fire(link)
+            if self._listener is not None:
+                self._listener.connection_ready(connection)
+            self._awaiting.fire(connection)
 
-    def link_down(self, link: GearmanProtocol, error: Exception) -> None:
+    def connection_down(self, connection: GearmanProtocol, error: Exception) -> None:
         """The connection is of no more use."""
-        if link is self.link:
+        if connection is self.connection:
             self._clear_deadline()
             self._tell_down(error)
 
     def _tell_down(self, error: Exception) -> None:
-        if self._observer is not None:
-            self._observer.link_down(self, error)
+        if self._listener is not None:
+            self._listener.connection_down(self, error)
         self._awaiting.fire(Failure(self._stopped_by or error))
 
     def _tell_stopped(self) -> None:
@@ -191,18 +191,18 @@ class GearmanFactory(ReconnectingClientFactory):
     def _give_up(self) -> None:
         self._deadline = None
         self._timed_out = True
-        if self.link is not None:
-            self.link.abort(self.link.in_words(self._timeout_error()))
+        if self.connection is not None:
+            self.connection.abort(self.connection.explain_error(self._timeout_error()))
         else:
             assert self.connector is not None  # there is a deadline only where there is an attempt
             self.connector.stopConnecting()
 
     def _timeout_error(self) -> TimeoutError:
-        return TimeoutError(string=f"no good answer within {self._limits.connect_timeout} seconds")
+        return TimeoutError(string=f"no good answer within {self._connection_options.connect_timeout} seconds")
 
     def _attempt_over(self) -> None:
         self._active = False
-        self.link = None
+        self.connection = None
         self._clear_deadline()
 
     def _clear_deadline(self) -> None:

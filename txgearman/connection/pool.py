@@ -18,7 +18,7 @@ from ..errors import ClientStopped, NoServersAvailable, ServerError
 from ..packets import PacketType
 from .addresses import Address, parse_address, takes_tls_options
 from .connector import EndpointConnector
-from .factory import GearmanFactory, LinkObserver
+from .factory import ConnectionListener, GearmanFactory
 from .options import CONNECT_TIMEOUT
 from .protocol import CLOSE_TIMEOUT, GearmanProtocol
 from .tls import TLSOptions
@@ -26,7 +26,7 @@ from .waiters import Waiters
 
 __all__ = [
     "JobServer",
-    "JobServers",
+    "ServerPool",
     "ServerInfo",
     "ServerState",
 ]
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class ServerState(enum.Enum):
-    """How the link to a server is."""
+    """How the connection to a server is."""
 
     STOPPED = "stopped"
     """No connection is wanted: the client was not started, or was stopped."""
@@ -68,17 +68,17 @@ class ServerInfo:
 
 
 class MakeFactory(Interface):
-    """Makes the factory for the link to one server."""
+    """Makes the factory for the connection to one server."""
 
-    def __call__(self, *, name: str, observer: LinkObserver) -> GearmanFactory: ...
+    def __call__(self, *, name: str, listener: ConnectionListener) -> GearmanFactory: ...
 
 
 class JobServer:
-    """One job server, and the link to it.
+    """One job server, and the connection to it.
 
     :ivar address: its name.
-    :ivar link: the link, while it is ready; else None.
-    :ivar refused: whether the last attempt or connection failed, so that nothing should wait for this server.
+    :ivar connection: the connection, while it is ready; else None.
+    :ivar unreachable: whether the last attempt or connection failed, so that nothing should wait for this server.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class JobServer:
         changed: Callable[[], None],
     ) -> None:
         self.address = address
-        self.link: Any = None
-        self.refused = False
+        self.connection: Any = None
+        self.unreachable = False
         self.last_error: Exception | None = None
         self._endpoint = endpoint
         self._make_factory = make_factory
@@ -98,14 +98,14 @@ class JobServer:
         self._factory: GearmanFactory | None = None
         self._key = blake2b(address.encode()).digest()
 
-    def another(self, make_factory: MakeFactory) -> JobServer:
+    def clone_for(self, make_factory: MakeFactory) -> JobServer:
         """The same server, for another connection."""
         return JobServer(self.address, self._endpoint, make_factory, lambda: None)
 
     def start(self) -> None:
         """Connect, and keep connected."""
-        self.refused = False
-        self._factory = self._make_factory(name=self.address, observer=self)
+        self.unreachable = False
+        self._factory = self._make_factory(name=self.address, listener=self)
         EndpointConnector(self._endpoint, self._factory).connect()
 
     @property
@@ -117,10 +117,10 @@ class JobServer:
         """Whether this very endpoint is its own."""
         return self._endpoint is endpoint
 
-    def detach(self) -> GearmanFactory | None:
+    def release_factory(self) -> GearmanFactory | None:
         """Be stopped, and hand out the factory that is to be stopped, if there is one."""
         factory, self._factory = self._factory, None
-        self.link = None
+        self.connection = None
         return factory
 
     def info(self) -> ServerInfo:
@@ -128,8 +128,8 @@ class JobServer:
         factory = self._factory
         if factory is None:
             return ServerInfo(self.address, ServerState.STOPPED, 0, None, self.last_error)
-        if self.link is not None:
-            return ServerInfo(self.address, ServerState.READY, self.link.in_flight, None, None)
+        if self.connection is not None:
+            return ServerInfo(self.address, ServerState.READY, self.connection.in_flight, None, None)
         if factory.connecting:
             return ServerInfo(self.address, ServerState.CONNECTING, 0, None, self.last_error)
         next_attempt = factory.next_attempt
@@ -139,13 +139,13 @@ class JobServer:
     def when_ready(self) -> Deferred[Any]:
         """Await the attempt to connect that is under way.
 
-        :return: fires with the link. Fails with `NoServersAvailable` if the attempt fails, or did just before.
+        :return: fires with the connection. Fails with `NoServersAvailable` if the attempt fails, or did just before.
         """
         if self._factory is None:
             return fail(ClientStopped())
-        if self.refused:
+        if self.unreachable:
             return fail(NoServersAvailable({self.address: self.reason()}))
-        return self._factory.when_ready().addErrback(self._unreachable)
+        return self._factory.when_ready().addErrback(self._as_unavailable)
 
     def ask(
         self, packet_type: PacketType, argument: bytes, *, answer: PacketType, subject: bytes | None = None
@@ -154,37 +154,37 @@ class JobServer:
 
         See `GearmanProtocol.request`; but fails with `NoServersAvailable` where the server can't be reached.
         """
-        return self.use(lambda link: link.request(packet_type, argument, answer=answer, subject=subject))
+        return self.use(lambda connection: connection.request(packet_type, argument, answer=answer, subject=subject))
 
     def use(self, call: Callable[[Any], Deferred[T]]) -> Deferred[T]:
-        """Call with the link, when it is ready.
+        """Call with the connection, when it is ready.
 
         :return: fires as what was called does; but fails with `NoServersAvailable` where the server can't be reached,
             or the connection goes.
         """
-        return self.when_ready().addCallback(call).addErrback(self._unreachable)
+        return self.when_ready().addCallback(call).addErrback(self._as_unavailable)
 
-    def _unreachable(self, failure: Failure) -> Failure:
+    def _as_unavailable(self, failure: Failure) -> Failure:
         if failure.check(NoServersAvailable, ServerError, ClientStopped, CancelledError):
             return failure
         assert failure.value is not None
         raise NoServersAvailable({self.address: failure.value}) from failure.value
 
-    def link_ready(self, link: GearmanProtocol) -> None:
+    def connection_ready(self, connection: GearmanProtocol) -> None:
         """For the factory."""
-        if link.factory is self._factory:
+        if connection.factory is self._factory:
             _log.info("{address}: ready", address=self.address)
-            self.link = link
-            self.refused = False
+            self.connection = connection
+            self.unreachable = False
             self.last_error = None
             self._changed()
 
-    def link_down(self, factory: GearmanFactory, error: Exception) -> None:
+    def connection_down(self, factory: GearmanFactory, error: Exception) -> None:
         """For the factory."""
         if factory is self._factory:
             _log.info("{address}: {error}", address=self.address, error=error)
-            self.link = None
-            self.refused = True
+            self.connection = None
+            self.unreachable = True
             self.last_error = error
             self._changed()
 
@@ -199,9 +199,9 @@ class JobServer:
         :param avoided: the address of a server that is to be the last choice of those that are alike.
         """
         avoid = self.address == avoided
-        if self.link is not None:
-            return 0, avoid, self.link.paused, self.link.load
-        return 2 if self.refused else 1, avoid, False, 0
+        if self.connection is not None:
+            return 0, avoid, self.connection.writing_paused, self.connection.load
+        return 2 if self.unreachable else 1, avoid, False, 0
 
     def score(self, unique: bytes) -> bytes:
         """Its rank for a unique: the highest wins. (Rendezvous hashing: a server that comes or goes moves only the
@@ -209,7 +209,7 @@ class JobServer:
         return blake2b(unique, digest_size=8, key=self._key).digest()
 
 
-class JobServers:
+class ServerPool:
     """All the job servers of one client or worker."""
 
     def __init__(
@@ -244,7 +244,7 @@ class JobServers:
         self._stopped = Waiters()
         self._by_address: dict[str, JobServer] = {}
         self._servers: list[JobServer] = []
-        self.sole: JobServer | None = None
+        self.only_server: JobServer | None = None
         self.addresses: list[Address] = []
         """As they were given."""
         self._set(job_servers)
@@ -273,7 +273,7 @@ class JobServers:
             raise ValueError("tls is for addresses such as 'tls:host:port', and job_servers has none")
         self._by_address = servers
         self._servers = list(servers.values())
-        self.sole = self._servers[0] if len(servers) == 1 else None
+        self.only_server = self._servers[0] if len(servers) == 1 else None
         """The server, if there is but one."""
         self.addresses = addresses
 
@@ -308,19 +308,19 @@ class JobServers:
         self._set(job_servers)
         if not self.started:
             return
-        left = [(server.link, server.detach()) for server in before if server not in self._servers]
+        left = [(server.connection, server.release_factory()) for server in before if server not in self._servers]
         self._leaving.update({factory: None for _, factory in left if factory is not None})
         # Those who are told of what comes now may change the servers again, or stop.
-        for link, factory in left:
+        for connection, factory in left:
             if factory is not None:
-                self._retire(factory, link, timeout)
+                self._retire(factory, connection, timeout)
         for server in self._servers:
             if self.started and server in self._servers and not server.started:
                 server.start()
         self._changed()
 
-    def _retire(self, factory: GearmanFactory, link: Any, timeout: float) -> None:
-        factory.retire(link, timeout).addCallback(lambda _: self._leaving.pop(factory, None))
+    def _retire(self, factory: GearmanFactory, connection: Any, timeout: float) -> None:
+        factory.retire(connection, timeout).addCallback(lambda _: self._leaving.pop(factory, None))
 
     def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[Any]:
         """Disconnect from all of them.
@@ -331,7 +331,7 @@ class JobServers:
         """
         self.started = False
         # All are detached before the first is stopped: what a stop fails may run anybody's code, which may start anew.
-        detached = [factory for server in self._servers if (factory := server.detach())]
+        detached = [factory for server in self._servers if (factory := server.release_factory())]
         detached += self._leaving
         self._leaving.clear()
         self._stopping.update(dict.fromkeys(detached))
@@ -354,20 +354,20 @@ class JobServers:
         return server
 
     def choose(self, unique: bytes, attempt: int = 0, last: str = "") -> Any:
-        """Choose the link for a task.
+        """Choose the connection for a task.
 
         :param unique: what coalesces; empty for nothing. Tasks with the same one go to the same server: the first
             in rank that is not down.
         :param attempt: how often the task was submitted before. Each time it goes to the next in rank.
         :param last: the address of the server that it was sent to last. Without a unique it goes to another one.
-        :return: a link that is ready; or None, if a server that the task should wait for is just connecting.
+        :return: a connection that is ready; or None, if a server that the task should wait for is just connecting.
         :raises NoServersAvailable: there is none of either.
         """
         by_rank = unique and len(self._servers) > 1
         for server in self.ranked(unique, attempt) if by_rank else [self._least_loaded(last)]:
-            if server.link is not None:
-                return server.link
-            if not server.refused:
+            if server.connection is not None:
+                return server.connection
+            if not server.unreachable:
                 return None
         raise self.none_available()
 
@@ -375,9 +375,9 @@ class JobServers:
         """Why no server can be reached, if none can."""
         return NoServersAvailable({server.address: server.reason() for server in self._servers})
 
-    def any_hope(self) -> bool:
+    def any_reachable(self) -> bool:
         """Whether there is a server that tasks can be sent to, or should wait for."""
-        return any(server.link is not None or not server.refused for server in self._servers)
+        return any(server.connection is not None or not server.unreachable for server in self._servers)
 
     def ranked(self, unique: bytes, attempt: int = 0) -> list[JobServer]:
         """The servers in the order in which they are tried for a unique."""

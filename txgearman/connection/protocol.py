@@ -49,9 +49,9 @@ from ..packets import (
     Decoder,
     PacketType,
 )
-from .options import DEFAULT_LIMITS, Limits
-from .timers import LOOKS, Watch
-from .tls import in_words
+from .options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
+from .timers import PROBES_PER_PERIOD, PeriodicProbe
+from .tls import explain_error
 from .waiters import Waiters
 
 __all__ = [
@@ -83,16 +83,16 @@ class ProtocolFactory(Interface):
     """What a protocol needs of the factory that made it.
 
     :ivar reactor: its clock times what is due.
-    :ivar options: sent as OPTION_REQ on each new connection.
+    :ivar option_requests: sent as OPTION_REQ on each new connection.
     """
 
     reactor: Any
-    options: tuple[bytes, ...]
+    option_requests: tuple[bytes, ...]
 
-    def link_ready(self, link: Any) -> None:
+    def connection_ready(self, connection: Any) -> None:
         """The server gave the first good answer on this connection."""
 
-    def link_down(self, link: Any, error: Exception) -> None:
+    def connection_down(self, connection: Any, error: Exception) -> None:
         """The connection is of no more use."""
 
 
@@ -148,33 +148,37 @@ class GearmanProtocol(Protocol):
     handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {}
     """What to do with packets that are no answer to a request. A subclass fills this in."""
     in_flight = 0
-    """What this link is busy with, counted by a subclass."""
+    """What this connection is busy with, counted by a subclass."""
 
-    def __init__(self, reactor: Any, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.limits = limits
+    def __init__(self, reactor: Any, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
+        self.connection_options = connection_options
         # Both magics: M2.
-        self._decoder = Decoder(RES, REQ, max_packet_size=limits.max_packet_size)
+        self._decoder = Decoder(RES, REQ, max_packet_size=connection_options.max_packet_size)
         self._outstanding: deque[Any] = deque()  # what waits for an answer, the oldest first
         self._answered = 0
         self.corks = False
         """Whether what is written while data is received is kept to its end. A wire in memory may turn meanwhile."""
         self._corked: list[bytes] | None = None
         self._corked_size = 0
-        self.answer_watch = Watch(reactor, limits.ack_timeout, self._look_for_answers)
+        self.answer_probe = PeriodicProbe(reactor, connection_options.server_timeout, self._probe_answers)
         self._progress = 0
-        self._unanswered_looks = 0
-        self._heartbeat = None if limits.heartbeat is None else Watch(reactor, limits.heartbeat, self._look_for_life)
+        self._unanswered_probes = 0
+        self._heartbeat = (
+            None
+            if connection_options.heartbeat is None
+            else PeriodicProbe(reactor, connection_options.heartbeat, self._probe_connection)
+        )
         self._heard = False
-        self._silent_looks = 0
+        self._silent_probes = 0
         self._abort_call: IDelayedCall | None = None
         self._drained = Waiters()
         self.on_connection_lost: Callable[[Failure], None] | None = None
-        self.shaken = False
+        self.tls_established = False
         self.certificate_fault = ""
         self.on_idle: Callable[[], object] | None = None
         self.ready = False
-        self.paused = False
-        self.deaf = False
+        self.writing_paused = False
+        self.reading_paused = False
         self.error: Exception | None = None
 
     # The life of the connection.
@@ -185,22 +189,22 @@ class GearmanProtocol(Protocol):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
-        self.shake_hands()
+        self.send_opening()
 
-    def shake_hands(self) -> None:
+    def send_opening(self) -> None:
         """Send what comes first, with a fence as the last."""
-        for option in self.factory.options:
+        for option in self.factory.option_requests:
             # A server that refuses or ignores an option works without it.
             self.request(OPTION_REQ, option, answer=OPTION_RES, subject=option).addErrback(lambda _: None)
-        if not self.factory.options:
+        if not self.factory.option_requests:
             self.send_fence()
 
     def handshakeCompleted(self) -> None:
-        self.shaken = True
+        self.tls_established = True
 
     def abort(self, error: Exception) -> None:
         """Drop the connection now, unsent data and all, because of `error`."""
-        self._come_down(error)
+        self._teardown(error)
         self._abort_transport()
 
     def close(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> None:
@@ -211,8 +215,8 @@ class GearmanProtocol(Protocol):
         if self.error is not None:
             return
         self.uncork()
-        self._come_down(error)
-        if ISSLTransport.providedBy(self.transport) and not self.shaken:
+        self._teardown(error)
+        if ISSLTransport.providedBy(self.transport) and not self.tls_established:
             self._abort_transport()  # nothing can go out before the peer shakes hands, which it may never do
             return
         self._abort_call = self.factory.reactor.callLater(timeout, self._abort_late)
@@ -222,7 +226,7 @@ class GearmanProtocol(Protocol):
     @property
     def busy(self) -> bool:
         """Whether anything is out."""
-        return self.owed
+        return self.has_outstanding
 
     @property
     def retiring(self) -> bool:
@@ -245,14 +249,14 @@ class GearmanProtocol(Protocol):
             self._abort_call.cancel()
             self._abort_call = None
         assert isinstance(reason.value, Exception)
-        self._come_down(self.in_words(reason.value))
+        self._teardown(self.explain_error(reason.value))
         if self.on_connection_lost is not None:
             self.on_connection_lost(reason)
 
-    def in_words(self, error: Exception) -> Exception:
+    def explain_error(self, error: Exception) -> Exception:
         """Tell what ended the connection so that it can be read."""
         if ISSLTransport.providedBy(self.transport):
-            return in_words(error, self)
+            return explain_error(error, self)
         if not self.ready and isinstance(error, (ConnectionDone, ConnectionLost)) and is_tcp(self.transport):
             return type(error)("before any answer; the server may want TLS, and an address with tls:")
         return error
@@ -270,19 +274,19 @@ class GearmanProtocol(Protocol):
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
-    def _come_down(self, error: Exception) -> None:
+    def _teardown(self, error: Exception) -> None:
         if self.error is not None:
             return
         self.error = error
-        self.answer_watch.stop()
+        self.answer_probe.stop()
         if self._heartbeat is not None:
             self._heartbeat.stop()
-        self.listen(True)  # TLS is not closed without hearing the other end
-        # First those who choose a link, so that what is submitted in answer to a failure below goes elsewhere.
-        self.factory.link_down(self, error)
-        self.all_lost(error)
+        self.resume_reading()  # TLS is not closed without hearing the other end
+        # First those who choose a connection, so that what is submitted in answer to a failure below goes elsewhere.
+        self.factory.connection_down(self, error)
+        self.lose_outstanding(error)
 
-    def all_lost(self, error: Exception) -> None:
+    def lose_outstanding(self, error: Exception) -> None:
         """Fail everything that waits for this connection. The table is empty before the first one is told."""
         outstanding, self._outstanding = self._outstanding, deque()
         for request in outstanding:
@@ -293,11 +297,11 @@ class GearmanProtocol(Protocol):
 
     def pauseProducing(self) -> None:
         """For the transport."""
-        self.paused = True
+        self.writing_paused = True
 
     def resumeProducing(self) -> None:
         """For the transport."""
-        self.paused = False
+        self.writing_paused = False
         self._drained.fire(None)
 
     def stopProducing(self) -> None:
@@ -307,12 +311,12 @@ class GearmanProtocol(Protocol):
         """
         :return: fires when what was written is out, or the connection is of no more use; at once if it is so.
         """
-        return self._drained.wait() if self.paused and self.error is None else succeed(None)
+        return self._drained.wait() if self.writing_paused and self.error is None else succeed(None)
 
     # Whether the server is there.
 
     @property
-    def owed(self) -> bool:
+    def has_outstanding(self) -> bool:
         """Whether the server owes an answer."""
         return bool(self._outstanding)
 
@@ -322,42 +326,51 @@ class GearmanProtocol(Protocol):
         return self._answered + self._decoder.unfinished
 
     def expect_answer(self) -> None:
-        """The server has just been asked something; it has the limits' ``ack_timeout`` to say anything."""
+        """The server has just been asked something; it has the limits' ``server_timeout`` to say anything."""
         self._progress = self.progress
-        self._unanswered_looks = 0
-        self.answer_watch.start()
+        self._unanswered_probes = 0
+        self.answer_probe.start()
 
-    def _look_for_answers(self) -> bool:
-        if not self.owed:
+    def _probe_answers(self) -> bool:
+        if not self.has_outstanding:
             return False
         if self.progress != self._progress:
             self._progress = self.progress
-            self._unanswered_looks = 0
+            self._unanswered_probes = 0
             return True
-        self._unanswered_looks += 1
-        if self._unanswered_looks < LOOKS:
+        self._unanswered_probes += 1
+        if self._unanswered_probes < PROBES_PER_PERIOD:
             return True
-        self.abort(TimeoutError(string=f"no answer within {self.limits.ack_timeout} seconds"))
+        self.abort(TimeoutError(string=f"no answer within {self.connection_options.server_timeout} seconds"))
         return False
 
-    def listen(self, on: bool) -> None:
-        """Read on, or read nothing more."""
-        if self.deaf is on:
-            self.deaf = not on
-            if on:
-                self.transport.resumeProducing()
-            else:
-                self.transport.pauseProducing()
+    def pause_reading(self) -> None:
+        """Read nothing more, so that the server has to wait."""
+        if not self.reading_paused:
+            self.reading_paused = True
+            self.transport.pauseProducing()
 
-    def _look_for_life(self) -> bool:
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self.reading_paused:
+            self.reading_paused = False
+            self.transport.resumeProducing()
+
+    def _probe_connection(self) -> bool:
         # While something large goes out, the question would wait behind it.
-        self._silent_looks = 0 if self._heard or self.deaf or self.paused else self._silent_looks + 1
+        self._silent_probes = (
+            0 if self._heard or self.reading_paused or self.writing_paused else self._silent_probes + 1
+        )
         self._heard = False
-        if self._silent_looks == LOOKS:
+        if self._silent_probes == PROBES_PER_PERIOD:
             self.request(ECHO_REQ, b"", answer=ECHO_RES).addErrback(lambda _: None)  # any byte is good enough
-        if self._silent_looks < 2 * LOOKS:
+        if self._silent_probes < 2 * PROBES_PER_PERIOD:
             return True
-        self.abort(TimeoutError(string=f"silence, and no answer to ECHO_REQ within {self.limits.heartbeat} seconds"))
+        self.abort(
+            TimeoutError(
+                string=f"silence, and no answer to ECHO_REQ within {self.connection_options.heartbeat} seconds"
+            )
+        )
         return False
 
     # Requests.
@@ -388,13 +401,13 @@ class GearmanProtocol(Protocol):
         """Write `packet` and await its answer."""
         self._outstanding.append(request)
         self.write(packet)
-        if not self.answer_watch.on:
+        if not self.answer_probe.on:
             self.expect_answer()
-        if self.deaf:
-            self.listen(True)
+        if self.reading_paused:
+            self.resume_reading()
 
     def write(self, packet: bytes) -> None:
-        """Send a packet, now or when the link is uncorked."""
+        """Send a packet, now or when the connection is uncorked."""
         corked = self._corked
         if corked is None:
             self.transport.write(packet)
@@ -429,7 +442,7 @@ class GearmanProtocol(Protocol):
             self.ready = True
             if self._heartbeat is not None:
                 self._heartbeat.start()
-            self.factory.link_ready(self)
+            self.factory.connection_ready(self)
 
     def request_refused(self, request: Any, code: str, text: str) -> None:
         """`request` got an ERROR, or was left unanswered."""

@@ -9,9 +9,9 @@ from typing import Any, Final, Generic, TypeVar
 from twisted.internet.interfaces import IDelayedCall
 
 __all__ = [
-    "Deadlines",
-    "LOOKS",
-    "Watch",
+    "DeadlineQueue",
+    "PROBES_PER_PERIOD",
+    "PeriodicProbe",
 ]
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 _SPARE: Final = 64  # entries of the heap that may be stale, whatever there is besides
 
 
-class Deadlines(Generic[T]):
+class DeadlineQueue(Generic[T]):
     """Items, each with a time at which it is handed over unless it was let go before.
 
     There is one timer while there is an item, and none otherwise. To add or to let go of an item takes the same time
@@ -54,18 +54,18 @@ class Deadlines(Generic[T]):
         if self._call is None or deadline < self._due:
             self._set_timer()
 
-    def let_go(self, item: T) -> None:
+    def discard(self, item: T) -> None:
         """Forget `item`, if it is here."""
         number = self._numbers.pop(item, None)
         if number is not None:
             del self._items[number]
             if not self._items:
-                self.clear()
+                self.pop_all()
             elif len(self._heap) > 2 * len(self._items) + _SPARE:
                 self._heap = [entry for entry in self._heap if entry[1] in self._items]
                 heapify(self._heap)
 
-    def clear(self) -> list[T]:
+    def pop_all(self) -> list[T]:
         """Forget all items, and return them in the order in which they came."""
         items = list(self._items.values())
         self._items.clear()
@@ -96,26 +96,26 @@ class Deadlines(Generic[T]):
         if self._items:
             self._set_timer()
         else:
-            self.clear()
+            self.pop_all()
 
 
-LOOKS: Final = 2
+PROBES_PER_PERIOD: Final = 2
 """Looks in vain, one after the other, that make a silence. One is not enough: where somebody's code has blocked the
 reactor, a timer comes late, and just before the bytes that have long been there are read."""
 
 
-class Watch:
+class PeriodicProbe:
     """Looks at something several times in each of its periods, for as long as there is something to look at."""
 
     __slots__ = ("_call", "_interval", "_look", "_reactor", "on")
 
     def __init__(self, reactor: Any, seconds: float, look: Callable[[], bool]) -> None:
         """
-        :param seconds: the period, in which it looks `LOOKS` times.
+        :param seconds: the period, in which it looks `PROBES_PER_PERIOD` times.
         :param look: returns whether it is to look again.
         """
         self._reactor = reactor
-        self._interval = seconds / LOOKS
+        self._interval = seconds / PROBES_PER_PERIOD
         self._look = look
         self._call: IDelayedCall | None = None
         self.on = False

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from OpenSSL.crypto import X509
     from OpenSSL.SSL import Connection
 
-__all__ = ["TLSOptions", "in_words"]
+__all__ = ["TLSOptions", "explain_error"]
 
 PathName: TypeAlias = "str | os.PathLike[str]"
 
@@ -171,7 +171,7 @@ class TLSOptions:
             raise ValueError(f"{argument}: no certificate can be for {name!r}: {error}") from error
 
 
-class Link(Interface):
+class ServerConnection(Interface):
     """A connection, as it is known here.
 
     :ivar shaken: whether the handshake of TLS is done.
@@ -179,14 +179,14 @@ class Link(Interface):
     :ivar certificate_fault: what was found wrong with the server's certificate; empty for nothing.
     """
 
-    shaken: bool
+    tls_established: bool
     ready: bool
     certificate_fault: str
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Verifier:
-    """Makes connections that verify what the server shows, and tell the link what is wrong with it.
+    """Makes connections that verify what the server shows, and tell the connection what is wrong with it.
 
     Twisted verifies the name as well. But where a certificate has no host's name in it at all, 26.10 logs an error and
     takes it for good: whoever has a client certificate of the same CA could stand in for a server.
@@ -204,13 +204,15 @@ class _Verifier:
         connection.set_verify(VERIFY_PEER | VERIFY_FAIL_IF_NO_PEER_CERT, verify)
         return connection
 
-    def _verify(self, link: Link, _: Connection, certificate: X509, code: int, depth: int, fine: int) -> bool:
+    def _verify(
+        self, connection: ServerConnection, _: Connection, certificate: X509, code: int, depth: int, fine: int
+    ) -> bool:
         """For OpenSSL: called for each certificate of the chain, the server's own (`depth` 0) the last."""
         if not fine:
-            link.certificate_fault = _FAULTS.get(code, f"OpenSSL's verify error {code}")
+            connection.certificate_fault = _FAULTS.get(code, f"OpenSSL's verify error {code}")
         elif depth == 0:
-            link.certificate_fault = self._wrong_name(certificate)
-        return not link.certificate_fault
+            connection.certificate_fault = self._wrong_name(certificate)
+        return not connection.certificate_fault
 
     def _wrong_name(self, certificate: X509) -> str:
         from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
@@ -225,12 +227,12 @@ class _Verifier:
         return ""
 
 
-def in_words(error: Exception, link: Link) -> Exception:
+def explain_error(error: Exception, connection: ServerConnection) -> Exception:
     """Tell what has ended a connection over TLS so that it can be read.
 
     :return: a `TLSError` that has `error` as its cause; or `error` itself, where it is not about TLS.
     """
-    words = _words(error, link)
+    words = _words(error, connection)
     if not words:
         return error
     told = TLSError(f"TLS: {words}")
@@ -238,18 +240,18 @@ def in_words(error: Exception, link: Link) -> Exception:
     return told
 
 
-def _words(error: Exception, link: Link) -> str:
+def _words(error: Exception, connection: ServerConnection) -> str:
     from OpenSSL.SSL import Error
 
-    if link.certificate_fault:
-        return f"certificate verify failed: {link.certificate_fault}"
+    if connection.certificate_fault:
+        return f"certificate verify failed: {connection.certificate_fault}"
     if isinstance(error, Error):
         return _reasons(error)
     if type(error).__module__.startswith("service_identity"):  # Twisted's verification, at others' endpoints
         return f"certificate verify failed: {error}"
-    if not link.shaken:
+    if not connection.tls_established:
         return f"no handshake ({_PLAIN_TEXT}): {error}"
-    if not link.ready and not isinstance(error, TimeoutError):
+    if not connection.ready and not isinstance(error, TimeoutError):
         return f"no answer after the handshake (the server may want another client certificate): {error}"
     return ""
 

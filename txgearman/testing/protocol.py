@@ -59,7 +59,7 @@ from .commands import c_number
 from .core import Core
 from .faults import Faults
 from .jobs import MAX_UNIQUE, Ability, Job, QueueFull
-from .request_parser import NotGearman, Splitter, WrongMagic
+from .request_parser import InvalidRequest, RequestParser, WrongMagic
 
 LONGEST_UNIQUE: Final = 64
 """Bytes. A longer one is refused; one of just this length is accepted, and mistreated (docs/gearman.md §1)."""
@@ -108,7 +108,7 @@ class JobServerProtocol(Protocol):
         self._reactor = reactor
         self._core = core
         self._faults = faults
-        self._splitter = Splitter()
+        self._splitter = RequestParser()
         self._over = False
         self._sleeping = False
         self._woken = False
@@ -160,7 +160,7 @@ class JobServerProtocol(Protocol):
         try:
             while not (self._over or self._faults.silent) and self._take_request():
                 pass
-        except NotGearman:
+        except InvalidRequest:
             self._over = True
             self._faults.close_connection(self)
 
@@ -179,7 +179,7 @@ class JobServerProtocol(Protocol):
     def _line_received(self, line: bytes) -> None:
         answer = text.answer(self._core, line)
         if answer is None:
-            raise NotGearman
+            raise InvalidRequest
         self.send(answer)
 
     def _packet_received(self, packet_type: PacketType, arguments: list[bytes]) -> None:
@@ -295,7 +295,7 @@ class JobServerProtocol(Protocol):
         self._set_timer(job)
         packet = _assignment(packet_type, job)
         if len(packet) - len(job.workload) > MAX_ASSIGN:
-            raise NotGearman
+            raise InvalidRequest
         self.send(packet)
 
     def _set_timer(self, job: Job) -> None:

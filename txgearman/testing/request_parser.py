@@ -19,7 +19,7 @@ Request: TypeAlias = Packet | bytes
 """A packet, or a line with its end."""
 
 
-class NotGearman(Exception):
+class InvalidRequest(Exception):
     """What gearmand closes a connection for."""
 
 
@@ -27,7 +27,7 @@ class WrongMagic(Exception):
     """A packet with the magic of responses. Those after it are good."""
 
 
-class Splitter:
+class RequestParser:
     """Takes bytes in pieces of any size."""
 
     def __init__(self) -> None:
@@ -43,22 +43,22 @@ class Splitter:
         """The next request that has come whole.
 
         :raises WrongMagic: for one packet; ask again.
-        :raises NotGearman: for good.
+        :raises InvalidRequest: for good.
         """
         if self._broken:
-            raise NotGearman
+            raise InvalidRequest
         if not self._buffer:
             return None
         try:
             return self._take_packet() if self._buffer[0] == 0 else self._take_line()
-        except NotGearman:
+        except InvalidRequest:
             self._broken = True
             raise
 
     def _take_line(self) -> bytes | None:
         end = self._buffer.find(b"\n", 0, MAX_LINE) + 1
         if not end and len(self._buffer) >= MAX_LINE:
-            raise NotGearman
+            raise InvalidRequest
         return self._cut(end) if end else None
 
     def _take_packet(self) -> Packet | None:
@@ -67,7 +67,7 @@ class Splitter:
         magic = bytes(self._buffer[:4])
         packet_type = PACKET_TYPES.get(int.from_bytes(self._buffer[4:8], "big"))
         if magic not in (REQ, RES) or packet_type is None:
-            raise NotGearman
+            raise InvalidRequest
         end = HEADER_SIZE + int.from_bytes(self._buffer[8:HEADER_SIZE], "big")
         if len(self._buffer) < end:
             return None
@@ -76,7 +76,7 @@ class Splitter:
             raise WrongMagic
         packets = self._decoder.feed(packet)
         if not packets or _too_long(*packets[0]):
-            raise NotGearman
+            raise InvalidRequest
         return packets[0]
 
     def _cut(self, end: int) -> bytes:

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from ..connection.pool import JobServers
+from ..connection.pool import ServerPool
 from ..connection.protocol import CLOSE_TIMEOUT
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped
@@ -33,11 +33,13 @@ itself, and tells why. A server's own time-out is for a worker that hangs; gearm
 since it keeps one timer for a connection, may take the wrong job away, and stops it when the worker waits for another
 job (docs/gearman.md §8)."""
 
-_WIDEST: Final = 1024  # requests for jobs that may be out at a connection
+MAX_WINDOW: Final = 1024  # requests for jobs that may be out at a connection
 
-_MOST_VAIN: Final = 10  # times that a server may wake us for nothing, in close succession, and be asked at once
+MAX_SPURIOUS_WAKEUPS: Final = (
+    10  # times that a server may wake us for nothing, in close succession, and be asked at once
+)
 _CLOSE: Final = 1.0  # seconds
-_REST: Final = 0.25  # seconds that it then has to wait
+WAKEUP_BACKOFF: Final = 0.25  # seconds that it then has to wait
 
 
 class Owner(Interface):
@@ -51,7 +53,7 @@ class Owner(Interface):
     drain_timeout: float
     busy: int
 
-    def servers_for(self, post: Post) -> JobServers:
+    def servers_for(self, post: Post) -> ServerPool:
         """The servers, with connections that are told to this post."""
 
     def fill(self) -> None:
@@ -64,7 +66,7 @@ class Owner(Interface):
         """Nobody waits for its result any more."""
 
 
-class _Turn:
+class GrabState:
     """Whether a connection should be asked for a job.
 
     :ivar hungry: whether its server may have one.
@@ -76,18 +78,18 @@ class _Turn:
         faster; but gearmand 1.1 may do it without end (H8).
     """
 
-    __slots__ = ("asked", "hungry", "last_vain", "rest", "vain", "window", "woken")
+    __slots__ = ("asked", "last_spurious", "may_have_job", "rest", "spurious_wakeups", "window", "woken")
 
-    def __init__(self, hungry: bool) -> None:
-        self.hungry = hungry
+    def __init__(self, may_have_job: bool) -> None:
+        self.may_have_job = may_have_job
         self.window = 1
         self.asked = 0
         self.woken = False
-        self.vain = 0
-        self.last_vain = 0.0
+        self.spurious_wakeups = 0
+        self.last_spurious = 0.0
         self.rest: IDelayedCall | None = None
 
-    def stop_resting(self) -> None:
+    def stop_backoff(self) -> None:
         cancel_timer(self.rest)
         self.rest = None
 
@@ -120,7 +122,7 @@ class Post:
         self._stopped = Waiters()
         self.quota = quota
         self.functions = {function.wire_name: function for function in functions}
-        self.turns: dict[GearmanWorkerProtocol, _Turn] = {}
+        self.turns: dict[GearmanWorkerProtocol, GrabState] = {}
         self.busy = 0
         self.servers = worker.servers_for(self)
 
@@ -129,41 +131,46 @@ class Post:
     def add(self, function: Function) -> None:
         """Offer one more function."""
         self.functions[function.wire_name] = function
-        for link, turn in self.turns.items():
-            link.can_do(function.wire_name, _server_timeout(function))
-            turn.hungry = True  # nobody is woken for what was queued before (docs/gearman.md §7)
+        for connection, turn in self.turns.items():
+            connection.can_do(function.wire_name, _can_do_timeout(function))
+            turn.may_have_job = True  # nobody is woken for what was queued before (docs/gearman.md §7)
 
     def remove(self, function: Function) -> bool:
         """Offer a function no more.
 
         :return: False where that would take away a job that runs, or is just about to.
         """
-        jobs = (job for link in self.turns for job in link.jobs.values())
-        if any(link.grabs for link in self.turns) or any(job.function == function.name for job in jobs):
+        jobs = (job for connection in self.turns for job in connection.jobs.values())
+        if any(connection.grabs for connection in self.turns) or any(job.function == function.name for job in jobs):
             return False
         del self.functions[function.wire_name]
-        for link in self.turns:
-            link.cant_do(function.wire_name)
+        for connection in self.turns:
+            connection.cant_do(function.wire_name)
         return True
 
-    def may_be_asked(self, link: GearmanWorkerProtocol, turn: _Turn) -> bool:
+    def may_be_asked(self, connection: GearmanWorkerProtocol, turn: GrabState) -> bool:
         """Whether this connection may be asked for one more job.
 
         Not while a large result goes out: the request would wait behind it, and the server seem to owe an answer.
         """
         within_quota = self.quota is None or self.quota.busy < self.quota.limit
-        return turn.hungry and link.grabs < turn.window and within_quota and not (link.retiring or link.paused)
+        return (
+            turn.may_have_job
+            and connection.grabs < turn.window
+            and within_quota
+            and not (connection.retiring or connection.writing_paused)
+        )
 
-    def ask(self, link: GearmanWorkerProtocol, number: int) -> None:
+    def ask(self, connection: GearmanWorkerProtocol, number: int) -> None:
         """Ask it; the worker has a slot for the job.
 
         :param number: that of the request, of all that the worker has made.
         """
-        self.turns[link].asked = number
+        self.turns[connection].asked = number
         self.busy += 1
         if self.quota is not None:
             self.quota.busy += 1
-        link.grab()
+        connection.grab()
 
     def retire(self) -> Deferred[None]:
         """Ask for nothing more, and disconnect once all that runs is done.
@@ -173,8 +180,8 @@ class Post:
         self._retired = True
         stopped = self.when_stopped()
         for turn in self.turns.values():
-            turn.hungry = False
-            turn.stop_resting()
+            turn.may_have_job = False
+            turn.stop_backoff()
         self._stop_if_done()
         return stopped
 
@@ -195,99 +202,101 @@ class Post:
 
     def _stop_if_done(self) -> None:
         if self._retired and not self.busy:
-            slow = any(link.paused for link in self.turns)  # with large results that are still to go out
+            slow = any(
+                connection.writing_paused for connection in self.turns
+            )  # with large results that are still to go out
             self.stop(max(self._worker.drain_timeout, CLOSE_TIMEOUT) if slow else CLOSE_TIMEOUT)
 
     # What its connections tell.
 
     def registration(self) -> tuple[bytes, list[tuple[bytes, float | None]]]:
         offered = {} if self._retired else self.functions
-        functions = [(name, _server_timeout(function)) for name, function in offered.items()]
+        functions = [(name, _can_do_timeout(function)) for name, function in offered.items()]
         return self._worker.client_id, functions
 
-    def link_ready(self, link: GearmanWorkerProtocol) -> None:
-        self.turns[link] = _Turn(hungry=bool(self.functions) and not self._retired)
+    def connection_ready(self, connection: GearmanWorkerProtocol) -> None:
+        self.turns[connection] = GrabState(may_have_job=bool(self.functions) and not self._retired)
         self._worker.fill()
 
-    def drained(self, link: GearmanWorkerProtocol) -> None:
+    def drained(self, connection: GearmanWorkerProtocol) -> None:
         self._worker.fill()
 
-    def woken(self, link: GearmanWorkerProtocol) -> None:
-        turn = self.turns[link]
+    def woken(self, connection: GearmanWorkerProtocol) -> None:
+        turn = self.turns[connection]
         turn.woken = True
-        if turn.vain < _MOST_VAIN:
+        if turn.spurious_wakeups < MAX_SPURIOUS_WAKEUPS:
             self._look(turn)
         elif turn.rest is None:
-            turn.rest = link.factory.reactor.callLater(_REST, self._rested, turn)
+            turn.rest = connection.factory.reactor.callLater(WAKEUP_BACKOFF, self._rested, turn)
 
-    def _rested(self, turn: _Turn) -> None:
+    def _rested(self, turn: GrabState) -> None:
         turn.rest = None
         self._look(turn)
 
-    def _look(self, turn: _Turn) -> None:
+    def _look(self, turn: GrabState) -> None:
         if not self._retired:
-            turn.hungry = True
+            turn.may_have_job = True
             self._worker.fill()
 
     def look_at_sleeping(self) -> None:
         """Look whether there is a job that no server tells of: gearmand 1.1 wakes nobody for a job whose time has come
         (H7)."""
-        for link, turn in self.turns.items():
-            turn.hungry = turn.hungry or link.asleep
+        for connection, turn in self.turns.items():
+            turn.may_have_job = turn.may_have_job or connection.asleep
 
-    def assigned(self, link: GearmanWorkerProtocol, assignment: Assignment) -> None:
-        turn = self.turns[link]
+    def assigned(self, connection: GearmanWorkerProtocol, assignment: Assignment) -> None:
+        turn = self.turns[connection]
         turn.woken = False
-        turn.vain = 0
-        turn.window = min(2 * turn.window, _WIDEST)
-        turn.hungry = not self._retired
+        turn.spurious_wakeups = 0
+        turn.window = min(2 * turn.window, MAX_WINDOW)
+        turn.may_have_job = not self._retired
         function = self.functions.get(assignment.function)
         if function is None:
             _log.error(
                 "{address} gave a job of {function!r}, which is not registered",
-                address=link.factory.name,
+                address=connection.factory.name,
                 function=assignment.function,
             )
-            link.work_fail(assignment.handle)
+            connection.work_fail(assignment.handle)
             self.slot_free()
         else:
-            taken_away = link.jobs.get(assignment.handle)
-            job = link.jobs[assignment.handle] = Job(link, function.name, assignment)
+            taken_away = connection.jobs.get(assignment.handle)
+            job = connection.jobs[assignment.handle] = Job(connection, function.name, assignment)
             if taken_away is not None:
                 self._worker.abandon(taken_away, "its server took it away, and has given it out anew")
             self._worker.perform(self, function, job)
         self._worker.fill()
 
-    def no_job(self, link: GearmanWorkerProtocol) -> None:
-        turn = self.turns[link]
+    def no_job(self, connection: GearmanWorkerProtocol) -> None:
+        turn = self.turns[connection]
         if turn.woken:
             turn.woken = False
-            now = link.factory.reactor.seconds()
-            turn.vain = turn.vain + 1 if now - turn.last_vain < _CLOSE else 1
-            turn.last_vain = now
+            now = connection.factory.reactor.seconds()
+            turn.spurious_wakeups = turn.spurious_wakeups + 1 if now - turn.last_spurious < _CLOSE else 1
+            turn.last_spurious = now
         turn.window = 1
-        turn.hungry = False
+        turn.may_have_job = False
         self.slot_free()
-        if not (link.grabs or self._retired):
-            link.sleep()
+        if not (connection.grabs or self._retired):
+            connection.sleep()
         self._worker.fill()
 
-    def link_lost(self, link: GearmanWorkerProtocol, jobs: list[Job]) -> None:
-        turn = self.turns.pop(link, None)
+    def connection_closed(self, connection: GearmanWorkerProtocol, jobs: list[Job]) -> None:
+        turn = self.turns.pop(connection, None)
         if turn is None:  # it was not ready
             return
-        turn.stop_resting()
-        for _ in range(link.grabs):
+        turn.stop_backoff()
+        for _ in range(connection.grabs):
             self.slot_free()
         for job in jobs:
-            self._worker.abandon(job, f"its connection was lost: {link.error}")
+            self._worker.abandon(job, f"its connection was lost: {connection.error}")
         self._worker.fill()
 
-    def job_done(self, link: GearmanWorkerProtocol) -> None:
+    def job_done(self, connection: GearmanWorkerProtocol) -> None:
         """A job of this connection is done, and what is to be asked for in its place has been."""
-        timed = link.dialect.timer_goes_on and any(function.timeout for function in self.functions.values())
-        if timed and link in self.turns and not (link.grabs or link.asleep or self._retired):
-            link.sleep()  # while there is no slot, too: it stops the server's timer
+        timed = connection.dialect.timer_outlives_job and any(function.timeout for function in self.functions.values())
+        if timed and connection in self.turns and not (connection.grabs or connection.asleep or self._retired):
+            connection.sleep()  # while there is no slot, too: it stops the server's timer
 
     def slot_free(self) -> None:
         """What was asked for has not come, or is done."""
@@ -298,7 +307,7 @@ class Post:
         self._stop_if_done()
 
 
-def _server_timeout(function: Function) -> float | None:
+def _can_do_timeout(function: Function) -> float | None:
     return None if function.timeout is None else function.timeout + TIMEOUT_MARGIN
 
 

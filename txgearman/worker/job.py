@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from ..errors import JobEnded
 from ..models import JobHandle
-from ..validation import MOST_BYTES, payload_bytes
+from ..validation import MAX_PAYLOAD, payload_bytes
 
 __all__ = [
     "Job",
@@ -19,7 +19,7 @@ __all__ = [
 
 _ENDING: Final = RLock()  # a thread may come to end one job while it ends another: in a finalizer
 
-MOST_STEPS: Final = 2**32 - 1
+MAX_STATUS: Final = 2**32 - 1
 """Of a status: gearmand keeps 32 bits of it (docs/gearman.md §5)."""
 
 
@@ -41,27 +41,27 @@ class Job:
         "_closed",
         "_ended",
         "_thread",
+        "connection",
         "deferred",
         "function",
         "handle",
-        "link",
         "reducer",
         "timer",
         "unique",
         "workload",
     )
 
-    def __init__(self, link: Any, function: str | bytes, assignment: Any) -> None:
+    def __init__(self, connection: Any, function: str | bytes, assignment: Any) -> None:
         """
-        :param link: the connection that it came on.
+        :param connection: the connection that it came on.
         """
-        self.link = link
+        self.connection = connection
         """For the worker: the connection that it came on."""
         self._ended = ""  # how, as soon as somebody has said so
         self._closed = False  # whether that has been sent
         self._thread = get_ident()
         self.function = function
-        self.handle = JobHandle(link.factory.name, assignment.handle)
+        self.handle = JobHandle(connection.factory.name, assignment.handle)
         self.workload: bytes = assignment.workload
         self.unique: bytes = assignment.unique
         self.reducer: bytes = assignment.reducer
@@ -92,11 +92,11 @@ class Job:
         :raises TypeError: it is not bytes.
         :raises ValueError: it is too long for one packet.
         """
-        self._send(self.link.work_data, _payload("data", data))
+        self._send(self.connection.work_data, _payload("data", data))
 
     def send_warning(self, data: bytes) -> None:
         """Send a warning. Raises as `send_data` does."""
-        self._send(self.link.work_warning, _payload("data", data))
+        self._send(self.connection.work_warning, _payload("data", data))
 
     def send_status(self, numerator: int, denominator: int) -> None:
         """Tell how far it is. Raises as `send_data` does.
@@ -107,9 +107,9 @@ class Job:
         for name, number in (("numerator", numerator), ("denominator", denominator)):
             if not isinstance(number, int):
                 raise TypeError(f"{name} must be int, not {type(number).__name__}")
-            if not 0 <= number <= MOST_STEPS:
-                raise ValueError(f"{name} must be from 0 to {MOST_STEPS}, not {number}")
-        self._send(self.link.work_status, numerator, denominator)
+            if not 0 <= number <= MAX_STATUS:
+                raise ValueError(f"{name} must be from 0 to {MAX_STATUS}, not {number}")
+        self._send(self.connection.work_status, numerator, denominator)
 
     def complete(self, result: bytes = b"") -> None:
         """It is done, and this is the result. It is the end of the job. Raises as `send_data` does.
@@ -117,31 +117,31 @@ class Job:
         Should the connection go before the server has it, the server gives the job to another worker, or fails it;
         nobody here is told.
         """
-        self._end("it was completed", self.link.work_complete, _payload("result", result))
+        self._end("it was completed", self.connection.work_complete, _payload("result", result))
 
     def fail(self) -> None:
         """It can't be done; the protocol tells the client no reason. It is the end of the job.
 
         :raises JobEnded: the job has ended.
         """
-        self._end("it has failed", self.link.work_fail)
+        self._end("it has failed", self.connection.work_fail)
 
     def send_exception(self, data: bytes) -> None:
         """It can't be done, and this is why. It is the end of the job. Raises as `send_data` does.
 
         Clients of gearmand that have not asked for exceptions are told that it failed.
         """
-        self._end("its exception was sent", self.link.work_exception, _payload("data", data))
+        self._end("its exception was sent", self.connection.work_exception, _payload("data", data))
 
     def when_drained(self) -> Deferred[None]:
         """Await that the server takes what was sent, where it is slow and more is to come.
 
         :return: fires at once, mostly; also when the connection is lost. Not for other threads.
         """
-        drained: Deferred[None] = self.link.when_drained()
+        drained: Deferred[None] = self.connection.when_drained()
         return drained
 
-    def let_go(self, why: str) -> None:
+    def _close(self, why: str) -> None:
         """For the worker: nothing more can be said of it."""
         self._ended = why
         self._closed = True
@@ -164,7 +164,7 @@ class Job:
         if get_ident() == self._thread:
             call(*arguments)
         else:
-            self.link.factory.reactor.callFromThread(call, *arguments)
+            self.connection.factory.reactor.callFromThread(call, *arguments)
 
     def _send_open(self, method: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         # What a thread said may come here only after the reactor has ended the job.
@@ -179,6 +179,6 @@ class Job:
 
 def _payload(name: str, data: bytes) -> bytes:
     payload = payload_bytes(name, data)
-    if len(payload) > MOST_BYTES:
-        raise ValueError(f"{name} must have {MOST_BYTES} bytes at most, not {len(payload)}")
+    if len(payload) > MAX_PAYLOAD:
+        raise ValueError(f"{name} must have {MAX_PAYLOAD} bytes at most, not {len(payload)}")
     return payload

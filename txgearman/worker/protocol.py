@@ -1,4 +1,5 @@
-"""The worker's half of the protocol on one link: functions are registered, jobs are asked for, and their answers sent.
+"""The worker's half of the protocol on one connection: functions are registered, jobs are asked for, and their answers
+sent.
 
 **Which server it is** decides three things, and nothing in the protocol tells it. So each handshake asks for a job,
 with GRAB_JOB_ALL, before any function is registered: gearmand answers NO_JOB, perl's server an ERROR, and geard does
@@ -18,8 +19,8 @@ from typing import Protocol as Interface
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..connection.factory import GearmanFactory, LinkObserver
-from ..connection.options import DEFAULT_LIMITS, Limits
+from ..connection.factory import ConnectionListener, GearmanFactory
+from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import GearmanProtocol
 from ..errors import UNANSWERED, ProtocolError, ServerError
 from ..packets import (
@@ -45,11 +46,11 @@ from ..packets import (
     PacketType,
 )
 
-__all__ = ["Assignment", "Dialect", "GearmanWorkerFactory", "GearmanWorkerProtocol", "JobTaker"]
+__all__ = ["Assignment", "Dialect", "GearmanWorkerFactory", "GearmanWorkerProtocol", "JobReceiver"]
 
 _log = Logger()
 
-_MOST_MILLISECONDS: Final = 2**31 - 1  # more overflows; far more can end a gearmand (C1)
+_MAX_MILLISECONDS: Final = 2**31 - 1  # more overflows; far more can end a gearmand (C1)
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,21 @@ class Dialect:
     :ivar grab: how to ask for a job: the request that tells most and that the server answers.
     :ivar can_do_timeout: makes a CAN_DO_TIMEOUT's argument of seconds; None where the server would not register the
         function at all (docs/gearman.md §8).
-    :ivar exception_ends: whether WORK_EXCEPTION is the end of a job (docs/gearman.md §4, H13).
-    :ivar timer_goes_on: whether the timer of CAN_DO_TIMEOUT goes on after the end of its job, until the worker says
-        that it waits for another. (gearmand then ends some other job of the connection, or none and counts it for one.)
+    :ivar exception_is_terminal: whether WORK_EXCEPTION is the end of a job (docs/gearman.md §4, H13).
+    :ivar timer_outlives_job: whether the timer of CAN_DO_TIMEOUT goes on after the end of its job, until the worker
+        says that it waits for another. (gearmand then ends some other job of the connection, or none and counts it for
+        one.)
     """
 
     name: str
     grab: bytes
     can_do_timeout: Callable[[float], bytes] | None
-    exception_ends: bool
-    timer_goes_on: bool
+    exception_is_terminal: bool
+    timer_outlives_job: bool
 
 
 def _milliseconds(seconds: float) -> bytes:
-    return b"%d" % min(round(seconds * 1000), _MOST_MILLISECONDS)
+    return b"%d" % min(round(seconds * 1000), _MAX_MILLISECONDS)
 
 
 GEARMAND: Final = Dialect("gearmand", GRAB_JOB_ALL.request(), _milliseconds, True, True)
@@ -96,28 +98,28 @@ class Assignment:
         self.workload = workload
 
 
-class JobTaker(Interface):
+class JobReceiver(Interface):
     """Who has jobs done."""
 
     def registration(self) -> tuple[bytes, Iterable[tuple[bytes, float | None]]]:
         """The worker's id, and its functions with the seconds that their jobs may take."""
 
-    def link_ready(self, link: GearmanWorkerProtocol) -> None:
+    def connection_ready(self, connection: GearmanWorkerProtocol) -> None:
         """The functions are registered on this connection, and jobs may be asked for."""
 
-    def drained(self, link: GearmanWorkerProtocol) -> None:
+    def drained(self, connection: GearmanWorkerProtocol) -> None:
         """The server has taken what was written to it."""
 
-    def woken(self, link: GearmanWorkerProtocol) -> None:
+    def woken(self, connection: GearmanWorkerProtocol) -> None:
         """The server may have a job."""
 
-    def assigned(self, link: GearmanWorkerProtocol, assignment: Assignment) -> None:
+    def assigned(self, connection: GearmanWorkerProtocol, assignment: Assignment) -> None:
         """A `grab` was answered by a job."""
 
-    def no_job(self, link: GearmanWorkerProtocol) -> None:
+    def no_job(self, connection: GearmanWorkerProtocol) -> None:
         """A `grab` was answered in vain."""
 
-    def link_lost(self, link: GearmanWorkerProtocol, jobs: list[Any]) -> None:
+    def connection_closed(self, connection: GearmanWorkerProtocol, jobs: list[Any]) -> None:
         """The connection is gone, and with it the jobs and what `grabs` were out."""
 
 
@@ -132,8 +134,8 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     factory: GearmanWorkerFactory
 
-    def __init__(self, reactor: Any, limits: Limits = DEFAULT_LIMITS) -> None:
-        super().__init__(reactor, limits)
+    def __init__(self, reactor: Any, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
+        super().__init__(reactor, connection_options)
         self.dialect = GEARMAND
         self.grabs = 0
         self.asleep = False
@@ -145,8 +147,8 @@ class GearmanWorkerProtocol(GearmanProtocol):
         return len(self.jobs)
 
     @property
-    def owed(self) -> bool:
-        return self.grabs > 0 or super().owed
+    def has_outstanding(self) -> bool:
+        return self.grabs > 0 or super().has_outstanding
 
     @property
     def progress(self) -> int:
@@ -154,15 +156,15 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     @property
     def busy(self) -> bool:
-        return self.owed or bool(self.jobs)
+        return self.has_outstanding or bool(self.jobs)
 
     def resumeProducing(self) -> None:
         super().resumeProducing()
-        self.factory.taker.drained(self)
+        self.factory.receiver.drained(self)
 
     # The handshake.
 
-    def shake_hands(self) -> None:
+    def send_opening(self) -> None:
         asked = self.request(GRAB_JOB_ALL, answer=NO_JOB)
         asked.addErrback(self._no_gearmand)
 
@@ -173,7 +175,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     def register(self) -> None:
         """Tell who this is and what it can do."""
-        client_id, functions = self.factory.taker.registration()
+        client_id, functions = self.factory.receiver.registration()
         if client_id:
             self.write(SET_CLIENT_ID.request(client_id))
         for function, timeout in functions:
@@ -198,13 +200,13 @@ class GearmanWorkerProtocol(GearmanProtocol):
     def grab(self) -> None:
         """Ask for a job; the taker will be told of one answer for each call.
 
-        A server that does not answer within the limits' ``ack_timeout`` is dropped: the job that may come has a slot of
-        the worker's.
+        A server that does not answer within the limits' ``server_timeout`` is dropped: the job that may come has a slot
+        of the worker's.
         """
         self.asleep = False
         self.grabs += 1
         self.write(self.dialect.grab)
-        if not self.answer_watch.on:
+        if not self.answer_probe.on:
             self.expect_answer()
 
     def sleep(self) -> None:
@@ -229,17 +231,17 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     def work_exception(self, handle: bytes, data: bytes) -> None:
         packet = WORK_EXCEPTION.request(handle, data)
-        self._end(handle, packet if self.dialect.exception_ends else packet + WORK_FAIL.request(handle))
+        self._end(handle, packet if self.dialect.exception_is_terminal else packet + WORK_FAIL.request(handle))
 
     def _end(self, handle: bytes, packet: bytes) -> None:
         self.jobs.pop(handle, None)
         self.write(packet)
         self.check_idle()
 
-    def all_lost(self, error: Exception) -> None:
+    def lose_outstanding(self, error: Exception) -> None:
         jobs, self.jobs = self.jobs, {}
-        super().all_lost(error)
-        self.factory.taker.link_lost(self, list(jobs.values()))
+        super().lose_outstanding(error)
+        self.factory.receiver.connection_closed(self, list(jobs.values()))
         self.grabs = 0
 
     # What the server says.
@@ -257,21 +259,21 @@ class GearmanWorkerProtocol(GearmanProtocol):
             self.request_succeeded(self._take_answered(NO_JOB, arguments), arguments)
             return
         self._grab_answered(NO_JOB)
-        self.factory.taker.no_job(self)
+        self.factory.receiver.no_job(self)
 
     def _assigned(self, arguments: list[bytes]) -> None:
         handle, function, workload = arguments
         self._grab_answered(JOB_ASSIGN)
-        self.factory.taker.assigned(self, Assignment(handle, function, b"", b"", workload))
+        self.factory.receiver.assigned(self, Assignment(handle, function, b"", b"", workload))
 
     def _assigned_uniq(self, arguments: list[bytes]) -> None:
         handle, function, unique, workload = arguments
         self._grab_answered(JOB_ASSIGN_UNIQ)
-        self.factory.taker.assigned(self, Assignment(handle, function, unique, b"", workload))
+        self.factory.receiver.assigned(self, Assignment(handle, function, unique, b"", workload))
 
     def _assigned_all(self, arguments: list[bytes]) -> None:
         self._grab_answered(JOB_ASSIGN_ALL)
-        self.factory.taker.assigned(self, Assignment(*arguments))
+        self.factory.receiver.assigned(self, Assignment(*arguments))
 
     def _grab_answered(self, answer: PacketType) -> None:
         if not self.grabs:
@@ -283,7 +285,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
         # One that comes to a worker that is awake tells nothing: it is about to ask anyway.
         if self.asleep:
             self.asleep = False
-            self.factory.taker.woken(self)
+            self.factory.receiver.woken(self)
 
     handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {
         NO_JOB: _no_job,
@@ -303,24 +305,24 @@ class GearmanWorkerFactory(GearmanFactory):
         self,
         reactor: Any = None,
         *,
-        taker: JobTaker,
+        receiver: JobReceiver,
         name: str = "",
-        observer: LinkObserver | None = None,
-        limits: Limits = DEFAULT_LIMITS,
+        listener: ConnectionListener | None = None,
+        connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
     ) -> None:
         """
         :param reactor: None for the global one.
         :param taker: who has the jobs done.
         :param name: the server's address, as job handles are to name it.
         """
-        super().__init__(reactor, observer=observer, limits=limits)
-        self.taker = taker
+        super().__init__(reactor, listener=listener, connection_options=connection_options)
+        self.receiver = receiver
         self.name = name
 
-    def link_ready(self, link: GearmanProtocol) -> None:
-        assert isinstance(link, GearmanWorkerProtocol)
-        if link.error is None:
-            link.register()
-            super().link_ready(link)
-        if link.error is None:
-            self.taker.link_ready(link)
+    def connection_ready(self, connection: GearmanProtocol) -> None:
+        assert isinstance(connection, GearmanWorkerProtocol)
+        if connection.error is None:
+            connection.register()
+            super().connection_ready(connection)
+        if connection.error is None:
+            self.receiver.connection_ready(connection)

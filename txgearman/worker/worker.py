@@ -18,8 +18,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..connection.addresses import Address
-from ..connection.options import ACK_TIMEOUT, CONNECT_TIMEOUT, Limits
-from ..connection.pool import JobServers, ServerInfo
+from ..connection.options import CONNECT_TIMEOUT, SERVER_TIMEOUT, ConnectionOptions
+from ..connection.pool import ServerInfo, ServerPool
 from ..connection.protocol import CLOSE_TIMEOUT
 from ..connection.tls import TLSOptions
 from ..errors import JobEnded, JobFailed
@@ -84,7 +84,7 @@ class GearmanWorker(GearmanService):
         poll_interval: float = POLL_INTERVAL,
         drain_timeout: float = DRAIN_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
-        ack_timeout: float = ACK_TIMEOUT,
+        server_timeout: float = SERVER_TIMEOUT,
         heartbeat: float | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
@@ -103,8 +103,8 @@ class GearmanWorker(GearmanService):
             1.1 does not wake it for a job whose time (``at=``) has come, so such a job starts so much later at most.
         :param drain_timeout: seconds that running jobs get to end when the worker is stopped; 0 for none.
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
-        :param ack_timeout: seconds that a server may owe answers, such as that to a request for a job, and give none;
-            then its connection is dropped.
+        :param server_timeout: seconds that a server may owe answers, such as that to a request for a job, and give
+            none; then its connection is dropped.
         :param heartbeat: seconds of silence after which a server is asked whether it is there. If it says nothing for
             as long again, its connection is dropped. None: it is not asked, and a worker that sleeps at a half-open
             connection finds out when it looks by itself.
@@ -112,8 +112,10 @@ class GearmanWorker(GearmanService):
         :param tls: as `GearmanClient` has it.
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
-        limits = Limits(connect_timeout, ack_timeout, heartbeat, max_packet_size=max_packet_size)
-        super().__init__(prefix, reactor, limits)
+        connection_options = ConnectionOptions(
+            connect_timeout, server_timeout, heartbeat, max_packet_size=max_packet_size
+        )
+        super().__init__(prefix, reactor, connection_options)
         self.client_id = name_bytes("client_id", client_id, MAX_CLIENT_ID)
         check_count("max_jobs", max_jobs)
         self._max_jobs = max_jobs
@@ -304,31 +306,33 @@ class GearmanWorker(GearmanService):
     def _left(self, _: None, post: Post) -> None:
         cancel_timer(self._leaving.pop(post))
 
-    def servers_for(self, post: Post) -> JobServers:
+    def servers_for(self, post: Post) -> ServerPool:
         """For a post: the servers, with connections that are told to it."""
-        make_factory = partial(GearmanWorkerFactory, self._reactor, taker=post, limits=self._limits)
-        timeout = self._limits.connect_timeout
-        return JobServers(self._job_servers, self._reactor, make_factory, lambda: None, timeout, self._tls)
+        make_factory = partial(
+            GearmanWorkerFactory, self._reactor, receiver=post, connection_options=self._connection_options
+        )
+        timeout = self._connection_options.connect_timeout
+        return ServerPool(self._job_servers, self._reactor, make_factory, lambda: None, timeout, self._tls)
 
     # Whose turn it is.
 
     def fill(self) -> None:
         """For the posts: ask for as many jobs as there are free slots, where there may be some."""
         while self._started and self.busy < self._max_jobs:
-            link = self._next_link()
-            if link is None:
+            connection = self._next_connection()
+            if connection is None:
                 return
             self._asked += 1
             self.busy += 1
-            link.factory.taker.ask(link, self._asked)
+            connection.factory.receiver.ask(connection, self._asked)
 
-    def _next_link(self) -> Any:
+    def _next_connection(self) -> Any:
         """The connection that is asked next."""
         asked, chosen = self._asked + 1, None
         for post in self._posts():
-            for link, turn in post.turns.items():
-                if turn.asked < asked and post.may_be_asked(link, turn):
-                    asked, chosen = turn.asked, link
+            for connection, turn in post.turns.items():
+                if turn.asked < asked and post.may_be_asked(connection, turn):
+                    asked, chosen = turn.asked, connection
         return chosen
 
     def _look_around(self) -> None:
@@ -370,7 +374,7 @@ class GearmanWorker(GearmanService):
             _log.failure("{job}: after its end ({ended})", result, job=job, ended=job.ended)
         post.slot_free()
         self.fill()
-        post.job_done(job.link)
+        post.job_done(job.connection)
         return None if isinstance(result, Failure) and not shared else result
 
     def _is_shared(self, job: Job) -> bool:
@@ -416,15 +420,15 @@ class GearmanWorker(GearmanService):
         if not job.ended:
             _log.warn("{job} took longer than {seconds} seconds", job=job, seconds=seconds)
             self._send_exception(job, Failure(TimeoutError(f"it took longer than {seconds} seconds")))
-            job.let_go("it timed out")
-            self._running[job][0].job_done(job.link)
+            job._close("it timed out")
+            self._running[job][0].job_done(job.connection)
         self._cancel(job)
 
     def abandon(self, job: Job, why: str) -> None:
         """For the posts: nobody waits for the result any more."""
         cancel_timer(job.timer)
         job.timer = None
-        job.let_go(why)
+        job._close(why)
         self._cancel(job)
 
     def _cancel(self, job: Job) -> None:
