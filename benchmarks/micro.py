@@ -42,7 +42,7 @@ def nothing(deferred: Deferred[bytes]) -> None:
 
 def tasks() -> None:
     for _ in range(JOBS):
-        Task("echo", PAYLOAD).begin(OWNER)
+        Task("echo", PAYLOAD)._begin(OWNER)
 
 
 def encode() -> None:

@@ -30,7 +30,6 @@ from txgearman import (
     TaskRejected,
     TaskTimedOut,
 )
-from txgearman.client.dispatcher import is_retried
 from txgearman.testing import MemoryJobServer
 
 from .blocks import Pool, check, pool, promises
@@ -212,10 +211,10 @@ def test_what_is_said_of_retries_is_what_the_code_does(row: list[str]) -> None:
     name = error.split("`")[1]
     if name == "TaskRejected":
         assert "where the queue was full" in again
-        assert is_retried(TaskRejected(TASK_OF_FAILURES, "QUEUE_ERROR", ""))
-        assert not is_retried(TaskRejected(TASK_OF_FAILURES, "INVALID_FUNCTION_NAME", ""))
+        assert TaskRejected(TASK_OF_FAILURES, "QUEUE_ERROR", "").retriable
+        assert not TaskRejected(TASK_OF_FAILURES, "INVALID_FUNCTION_NAME", "").retriable
     else:
-        assert again.startswith("yes" if is_retried(EXCEPTIONS[name]) else "no")
+        assert again.startswith("yes" if getattr(EXCEPTIONS[name], "retriable", False) else "no")
 
 
 def test_modules_are_listed_without_optional_requirements() -> None:

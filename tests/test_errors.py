@@ -8,7 +8,7 @@ import re
 import pytest
 
 import txgearman
-from txgearman import errors
+from txgearman import Task, errors
 from txgearman.errors import (
     ClientStopped,
     GearmanError,
@@ -16,6 +16,7 @@ from txgearman.errors import (
     JobFailed,
     NoServersAvailable,
     ProtocolError,
+    RequestUnsupported,
     ServerError,
     TaskError,
     TaskException,
@@ -24,15 +25,17 @@ from txgearman.errors import (
     TaskRejected,
     TaskTimedOut,
     TLSError,
+    UnknownFunction,
 )
 
-TASK = "resize H:vm:1"
-"""Stands for a task; of it, errors use no more than its string."""
+TASK = Task("resize")
 
 PARENTS: dict[type[Exception], type[Exception]] = {
     GearmanError: Exception,
     ProtocolError: GearmanError,
     ServerError: GearmanError,
+    RequestUnsupported: ServerError,
+    UnknownFunction: ServerError,
     TLSError: GearmanError,
     NoServersAvailable: GearmanError,
     ClientStopped: GearmanError,
@@ -77,7 +80,7 @@ def test_the_docstring_draws_the_tree_as_it_is() -> None:
 def test_every_exception_is_public_here_and_in_the_package() -> None:
     own = {name: error for name, error in CLASSES.items() if error.__module__ == errors.__name__}
     assert set(own.values()) == set(PARENTS)
-    assert {*own, "UNANSWERED"} == set(errors.__all__) <= set(txgearman.__all__)
+    assert set(own) == set(errors.__all__) <= set(txgearman.__all__)
     assert all(getattr(txgearman, name) is getattr(errors, name) for name in errors.__all__)
 
 
@@ -87,6 +90,8 @@ def test_every_exception_is_public_here_and_in_the_package() -> None:
         (ProtocolError("not the header of a Gearman packet"), "not the header of a Gearman packet"),
         (ServerError("UNKNOWN_OPTION", "no such option"), "UNKNOWN_OPTION: no such option"),
         (ServerError("not_worker", ""), "not_worker"),
+        (RequestUnsupported("this server leaves it unanswered"), "this server leaves it unanswered"),
+        (UnknownFunction("this server has no function"), "this server has no function"),
         (TLSError("TLS: wrong version number"), "TLS: wrong version number"),
         (
             NoServersAvailable({"10.0.0.1:4730": OSError("refused"), "10.0.0.2:4730": OSError("no route")}),
@@ -94,19 +99,19 @@ def test_every_exception_is_public_here_and_in_the_package() -> None:
         ),
         (ClientStopped(), "the client was stopped"),
         (ClientStopped("the client is being stopped"), "the client is being stopped"),
-        (TaskError(TASK), "resize H:vm:1: failed"),
-        (TaskFailed(TASK), "resize H:vm:1: failed"),
-        (TaskException(TASK, "naïve".encode()), "resize H:vm:1: exception: naïve"),
-        (TaskException(TASK, b"\xff\0"), "resize H:vm:1: exception: \\xff\0"),
+        (TaskError(TASK), "resize: failed"),
+        (TaskFailed(TASK), "resize: failed"),
+        (TaskException(TASK, "naïve".encode()), "resize: exception: naïve"),
+        (TaskException(TASK, b"\xff\0"), "resize: exception: \\xff\0"),
         (
             TaskRejected(TASK, "QUEUE_ERROR", "Job queue is full"),
-            "resize H:vm:1: rejected: QUEUE_ERROR: Job queue is full",
+            "resize: rejected: QUEUE_ERROR: Job queue is full",
         ),
-        (lost(True), "resize H:vm:1: lost: the connection went after JOB_CREATED"),
-        (lost(False), "resize H:vm:1: lost: the connection went before JOB_CREATED"),
-        (TaskLost(TASK, True, forgotten=True), "resize H:vm:1: lost: the server has forgotten its job"),
-        (lost(True, OSError("reset")), "resize H:vm:1: lost: the connection went after JOB_CREATED (reset)"),
-        (TaskTimedOut(TASK), "resize H:vm:1: timed out"),
+        (lost(True), "resize: lost: the connection went after JOB_CREATED"),
+        (lost(False), "resize: lost: the connection went before JOB_CREATED"),
+        (TaskLost(TASK, True, forgotten=True), "resize: lost: the server has forgotten its job"),
+        (lost(True, OSError("reset")), "resize: lost: the connection went after JOB_CREATED (reset)"),
+        (TaskTimedOut(TASK), "resize: timed out"),
     ],
     ids=repr,
 )
@@ -116,7 +121,7 @@ def test_what_an_exception_prints(error: GearmanError, text: str) -> None:
 
 def test_a_rejection_without_a_text_prints_no_loose_end() -> None:
     """perl's ERROR has an empty text (C3)."""
-    assert str(TaskRejected(TASK, "not_worker", "")) == "resize H:vm:1: rejected: not_worker"
+    assert str(TaskRejected(TASK, "not_worker", "")) == "resize: rejected: not_worker"
 
 
 def test_a_long_exception_is_printed_in_part_and_kept_whole() -> None:
@@ -154,3 +159,27 @@ def test_the_reasons_are_those_of_the_moment() -> None:
     error = NoServersAvailable(servers)
     servers.clear()
     assert error.reasons == {"10.0.0.1:4730": refused}
+
+
+@pytest.mark.guarantee(number=7)
+@pytest.mark.parametrize(
+    ("error", "retriable"),
+    [
+        (TaskLost(TASK, acknowledged=False), True),
+        (TaskLost(TASK, acknowledged=True), True),
+        (TaskLost(TASK, acknowledged=True, forgotten=True), True),
+        (TaskFailed(TASK), True),
+        (TaskException(TASK, b"x"), True),
+        (TaskRejected(TASK, "QUEUE_ERROR", "Job queue is full"), True),
+        (TaskRejected(TASK, "ARGUMENT_TOO_LARGE", ""), False),
+        (TaskRejected(TASK, "", ""), False),
+        (NoServersAvailable({}), True),
+        (TaskTimedOut(TASK), False),
+        (ClientStopped(), False),
+        (ProtocolError(), False),
+        (ServerError("code", ""), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_say_whether_they_are_retriable(error: GearmanError, retriable: bool) -> None:
+    assert error.retriable is retriable

@@ -1,6 +1,6 @@
 """A Gearman client and worker for Twisted. See `GearmanClient`, `GearmanWorker` and `GearmanAdmin`."""
 
-from .admin.admin import UNKNOWN_FUNCTION, Answers, GearmanAdmin
+from .admin.admin import Answers, GearmanAdmin
 from .admin.commands import FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
 from .client.client import GearmanClient
 from .client.protocol import GearmanClientFactory, GearmanClientProtocol
@@ -9,13 +9,13 @@ from .connection.options import ConnectionOptions
 from .connection.pool import ServerInfo, ServerState
 from .connection.tls import TLSOptions
 from .errors import (
-    UNANSWERED,
     ClientStopped,
     GearmanError,
     JobEnded,
     JobFailed,
     NoServersAvailable,
     ProtocolError,
+    RequestUnsupported,
     ServerError,
     TaskError,
     TaskException,
@@ -24,16 +24,15 @@ from .errors import (
     TaskRejected,
     TaskTimedOut,
     TLSError,
+    UnknownFunction,
 )
-from .models import JobHandle, JobStatus, Priority
+from .models import JobHandle, JobStatus, Priority, TaskInfo
 from .worker.job import Job
 from .worker.worker import GearmanWorker
 
 __version__ = "1.0.0"
 
 __all__ = [
-    "UNANSWERED",
-    "UNKNOWN_FUNCTION",
     "Answers",
     "BackgroundOptions",
     "ClientStopped",
@@ -55,6 +54,7 @@ __all__ = [
     "Priority",
     "PriorityStatus",
     "ProtocolError",
+    "RequestUnsupported",
     "ServerError",
     "ServerInfo",
     "ServerState",
@@ -64,9 +64,11 @@ __all__ = [
     "TaskError",
     "TaskException",
     "TaskFailed",
+    "TaskInfo",
     "TaskLost",
     "TaskOptions",
     "TaskRejected",
     "TaskTimedOut",
+    "UnknownFunction",
     "WorkerInfo",
 ]

@@ -1,13 +1,13 @@
-"""What client, worker and admin client say of jobs: `Priority`, `JobHandle`, `JobStatus`."""
+"""Plain values of the API: `Priority`, `JobHandle`, `JobStatus`, and what may be read of a task."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-__all__ = ["JobHandle", "JobStatus", "Priority"]
+__all__ = ["JobHandle", "JobStatus", "Priority", "TaskInfo"]
 
 
 class Priority(enum.IntEnum):
@@ -69,3 +69,55 @@ class JobStatus:
     def progress(self) -> float | None:
         """The fraction that is done, or None where the worker has not said."""
         return self.numerator / self.denominator if self.denominator else None
+
+
+class TaskInfo(Protocol):
+    """What may be read of a task, in callbacks and of `TaskError.task`; see `Task`."""
+
+    @property
+    def function(self) -> str | bytes:
+        """The function's name, as it was given."""
+
+    @property
+    def workload(self) -> bytes:
+        """What the worker gets."""
+
+    @property
+    def background(self) -> bool:
+        """Whether nobody waits for the result."""
+
+    @property
+    def unique(self) -> bytes:
+        """What makes jobs coalesce; empty for nothing."""
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds from the submit to the outcome; None for no limit."""
+
+    @property
+    def priority(self) -> Priority:
+        """Which of the function's queues the job waits in."""
+
+    @property
+    def at(self) -> int | None:
+        """When the server may start the job, in POSIX seconds; None for at once."""
+
+    @property
+    def retries(self) -> int:
+        """How often the task may be submitted again."""
+
+    @property
+    def handle(self) -> JobHandle | None:
+        """The job's handle, once the server has sent it."""
+
+    @property
+    def server(self) -> str:
+        """The address of the server that the task was sent to last; empty before."""
+
+    @property
+    def attempt(self) -> int:
+        """How often the task was submitted again."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the task has its outcome."""

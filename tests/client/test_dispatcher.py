@@ -26,7 +26,7 @@ from txgearman import (
     TaskRejected,
     TaskTimedOut,
 )
-from txgearman.client.dispatcher import Dispatcher, is_retried, retry_delay
+from txgearman.client.dispatcher import Dispatcher, retry_delay
 from txgearman.client.protocol import GearmanClientProtocol
 from txgearman.packets import SUBMIT_JOB, SUBMIT_JOB_BG
 from txgearman.testing import Fault, MemoryJobServer, TakenJob
@@ -309,30 +309,6 @@ def test_the_time_is_for_all_attempts_together() -> None:
 
 
 # Guarantee 7: retries.
-
-
-@pytest.mark.guarantee(number=7)
-@pytest.mark.parametrize(
-    ("reason", "retried"),
-    [
-        (TaskLost(None, acknowledged=False), True),
-        (TaskLost(None, acknowledged=True), True),
-        (TaskLost(None, acknowledged=True, forgotten=True), True),
-        (TaskFailed(None), True),
-        (TaskException(None, b"x"), True),
-        (TaskRejected(None, "QUEUE_ERROR", "Job queue is full"), True),
-        (TaskRejected(None, "ARGUMENT_TOO_LARGE", ""), False),
-        (TaskRejected(None, "UNANSWERED", ""), False),
-        (NoServersAvailable({}), True),
-        (TaskTimedOut(None), False),
-        (ClientStopped(), False),
-        (CancelledError(), False),
-        (ValueError(), False),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_what_is_retried(reason: Exception, retried: bool) -> None:
-    assert is_retried(reason) is retried
 
 
 @pytest.mark.guarantee(number=7)

@@ -31,9 +31,9 @@ from txgearman.connection.factory import GearmanFactory
 from txgearman.connection.options import ConnectionOptions
 from txgearman.connection.protocol import GearmanProtocol
 from txgearman.errors import (
-    UNANSWERED,
     ClientStopped,
     ProtocolError,
+    RequestUnsupported,
     ServerError,
     TaskException,
     TaskFailed,
@@ -349,8 +349,8 @@ def test_other_requests_fail_as_on_any_connection() -> None:
     error = ERROR.response(b"code", b"text")
     net.server.send(created(), error, answer(FENCE), created(), answer(FENCE), created())
     net.server.lose(ConnectionLost("cable"))
-    assert [type(error) for error in told] == [ServerError, ServerError, ConnectionLost]
-    assert [error.code for error in told[:2]] == ["code", UNANSWERED]
+    assert [type(error) for error in told] == [ServerError, RequestUnsupported, ConnectionLost]
+    assert [error.code for error in told[:2]] == ["code", ""]
 
 
 # A refusal.
@@ -388,7 +388,7 @@ def test_a_submit_for_a_time_that_is_left_unanswered_is_rejected() -> None:
     first, unanswered, last = net.submit(), epoch(net), net.submit()
     net.server.send(created(H1), answer(FENCE), created(H2), complete(b"1", H1), complete(b"2", H2))
     assert outcomes([first, unanswered, last]) == [[b"1"], [TaskRejected], [b"2"]]
-    assert unanswered.error.code == UNANSWERED
+    assert unanswered.error.code == ""
     assert net.connection.in_flight == 0
 
 
@@ -474,7 +474,7 @@ def test_a_task_may_cancel_one_that_shares_its_job() -> None:
     """Between two copies of one packet."""
     net = Net()
     first, second, third = net.share(3)
-    first.task.options = first.task.options._replace(on_data=lambda task, text: second.deferred.cancel())
+    first.task._options = first.task._options._replace(on_data=lambda task, text: second.deferred.cancel())
     net.server.send(*[data(b"1")] * 3, *[data(b"2")] * 3, *[complete(b"r")] * 3)
     assert (second.data, third.data) == ([], [b"1", b"2"])
     assert outcomes([first, second, third]) == [[b"r"], [CancelledError], [b"r"]]
@@ -854,7 +854,7 @@ def test_a_task_submitted_by_one_that_was_lost_fails_at_once() -> None:
     net, tasks = busy()
     again: list[Told] = []
     for told in tasks:
-        told.task.options = told.task.options._replace(on_fail=lambda task, reason: again.append(net.submit()))
+        told.task._options = told.task._options._replace(on_fail=lambda task, reason: again.append(net.submit()))
     net.server.received()
     net.server.lose()
     assert outcomes(again) == [[TaskLost]] * 4
@@ -872,7 +872,7 @@ def test_a_task_may_be_cancelled_by_one_that_was_lost(place: int) -> None:
         for told in others:
             told.deferred.cancel()
 
-    tasks[place].task.options = tasks[place].task.options._replace(on_fail=cancel_others)
+    tasks[place].task._options = tasks[place].task._options._replace(on_fail=cancel_others)
     net.server.lose()
     assert tasks[place].outcomes == [TaskLost]
     assert all(told.outcomes in ([TaskLost], [CancelledError]) for told in others)
@@ -909,7 +909,7 @@ def test_a_callback_may_stop_the_factory(event: str) -> None:
     net = Net()
     tasks = [net.submit(unique=b"u") for _ in range(3)]
     callbacks: dict[str, Any] = {event: lambda *_: net.factory.stop(ClientStopped())}
-    tasks[0].task.options = tasks[0].task.options._replace(**callbacks)
+    tasks[0].task._options = tasks[0].task._options._replace(**callbacks)
     net.server.send(*[created()] * 3, *[data(b"1")] * 3, *[complete(b"r")] * 3, b"garbage" * 3)
     first = b"r" if event == "on_complete" else ClientStopped
     assert outcomes(tasks) == [[first], [ClientStopped], [ClientStopped]]
@@ -1011,7 +1011,7 @@ def test_no_answer_to_a_cancelled_task_is_quiet_too() -> None:
 def test_a_task_may_be_cancelled_when_it_is_told_of_its_job(count: int) -> None:
     net = Net()
     tasks = [net.submit(unique=b"u") for _ in range(count)]
-    tasks[0].task.options = tasks[0].task.options._replace(on_created=lambda task: tasks[0].deferred.cancel())
+    tasks[0].task._options = tasks[0].task._options._replace(on_created=lambda task: tasks[0].deferred.cancel())
     net.server.send(*[created()] * count, *[complete(b"r")] * count)
     assert outcomes(tasks) == [[CancelledError], [b"r"]][:count]
     check_still_good(net)
@@ -1021,7 +1021,7 @@ def test_a_task_may_be_cancelled_when_it_is_told_of_its_job(count: int) -> None:
 def test_a_background_task_may_be_cancelled_when_it_is_told_of_its_job() -> None:
     net = Net()
     told = net.submit(background=True)
-    told.task.options = told.task.options._replace(on_created=lambda task: told.deferred.cancel())
+    told.task._options = told.task._options._replace(on_created=lambda task: told.deferred.cancel())
     net.server.send(created())
     assert told.outcomes == [CancelledError]
     check_still_good(net)
@@ -1518,7 +1518,7 @@ def owned(net: Net, workload: bytes = b"", **options: Any) -> tuple[Task, Owner,
     """A task that somebody answers for, on the connection; and what becomes of it."""
     task, owner = Task(b"f", workload, **options), Owner()
     told: list[Any] = []
-    task.begin(owner).addCallbacks(told.append, lambda failure: told.append(failure.type))
+    task._begin(owner).addCallbacks(told.append, lambda failure: told.append(failure.type))
     net.connection.send_task(task)
     return task, owner, told
 

@@ -62,9 +62,9 @@ class Story(TaskOwner):
         if not background:
             callbacks["on_retry"] = self._recorder("on_retry")
         self.task = Task("resize", b"picture", background=background, **callbacks)
-        self.deferred: Deferred[Any] = self.task.begin(self)
+        self.deferred: Deferred[Any] = self.task._begin(self)
         self.task._holder = self
-        self.task.server = SERVER
+        self.task._server = SERVER
         self.deferred.addCallbacks(
             lambda result: self.events.append(("fired", result)),
             lambda failure: self.events.append(("fired", failure.value)),
@@ -242,8 +242,8 @@ def test_the_handle_is_there_when_on_created_is_called() -> None:
 
 def test_a_task_without_callbacks_is_told_all_the_same() -> None:
     task = Task("resize")
-    told = outcome(task.begin(TaskOwner()))
-    task.server = SERVER
+    told = outcome(task._begin(TaskOwner()))
+    task._server = SERVER
     task._job_created(HANDLE)
     task._data_received(b"d")
     task._warning_received(b"w")
@@ -498,7 +498,7 @@ def test_a_task_is_submitted_once(end: Callable[[Story], None] | None) -> None:
         end(story)
     before = [*story.events]
     with pytest.raises(ValueError, match=r"<Task resize> was submitted before; make a new Task"):
-        story.task.begin(TaskOwner())
+        story.task._begin(TaskOwner())
     assert story.events == before
     complete(story)
     assert len(story.fired) == 1
@@ -510,9 +510,9 @@ def test_the_prefix_counts_for_the_length_of_the_name() -> None:
     task = Task(b"f" * (MAX_FUNCTION - 3))
     told = f"prefix and function {TOO_LONG}{MAX_FUNCTION + 1}"
     with pytest.raises(ValueError, match=told):
-        task.begin(TaskOwner(), b"box\t")
+        task._begin(TaskOwner(), b"box\t")
     assert task._wire_function == b"f" * (MAX_FUNCTION - 3)
-    told_outcome = outcome(task.begin(TaskOwner(), b"bo\t"))
+    told_outcome = outcome(task._begin(TaskOwner(), b"bo\t"))
     assert task._wire_function == b"bo\t" + b"f" * (MAX_FUNCTION - 3)
     task._job_completed(b"done")
     assert told_outcome == [b"done"]
@@ -532,7 +532,7 @@ def test_names_are_taken_up_to_their_limits() -> None:
 
 def test_a_task_is_plain_unless_asked_otherwise() -> None:
     task = Task("resize")
-    assert (task.workload, task.unique, task.options.priority, task.options.at) == (
+    assert (task.workload, task.unique, task._options.priority, task._options.at) == (
         b"",
         b"",
         Priority.NORMAL,
@@ -596,8 +596,8 @@ EAST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
 def test_a_time_is_whole_seconds_rounded_up(at: datetime.datetime | float, seconds: int) -> None:
     """Never down: the job must not start before its time."""
     task = Task("resize", background=True, at=at)
-    assert task.options.at == seconds
-    assert type(task.options.at) is int
+    assert task._options.at == seconds
+    assert type(task._options.at) is int
 
 
 @pytest.mark.parametrize(
@@ -607,8 +607,8 @@ def test_a_time_is_whole_seconds_rounded_up(at: datetime.datetime | float, secon
 def test_a_task_prints_as_its_function_and_its_job(function: str | bytes, text: str) -> None:
     task = Task(function)
     assert (str(task), repr(task)) == (text, f"<Task {text}>")
-    told = outcome(task.begin(TaskOwner(), b"box\t"))
-    task.server = SERVER
+    told = outcome(task._begin(TaskOwner(), b"box\t"))
+    task._server = SERVER
     task._job_created(HANDLE)
     assert str(task) == f"{text} 10.0.0.1:4730//H:host:12"
     task._job_completed(b"")
@@ -636,7 +636,7 @@ def watched(background: bool = False) -> tuple[Task, Deferred[Any], weakref.ref[
         pass
 
     task = Task("resize", background=background, on_created=nothing, on_fail=nothing)
-    deferred = task.begin(TaskOwner())
+    deferred = task._begin(TaskOwner())
     deferred.addErrback(lambda failure: None)
     return task, deferred, weakref.ref(task)
 
@@ -654,7 +654,7 @@ LIVES: dict[str, Callable[[Task, Deferred[Any]], object]] = {
 def test_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, Deferred[Any]], object]) -> None:
     """At once, without the garbage collector; the Deferred may be kept for its result."""
     task, deferred, reference = watched()
-    task.server = SERVER
+    task._server = SERVER
     task._job_created(HANDLE)
     with no_collector():
         live(task, deferred)
@@ -668,7 +668,7 @@ def test_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, Deferr
 def test_a_background_task_goes_once_the_server_has_its_job() -> None:
     task, deferred, reference = watched(background=True)
     with no_collector():
-        task.server = SERVER
+        task._server = SERVER
         task._job_created(HANDLE)
         assert reference() is task
         del task
@@ -682,7 +682,7 @@ def test_a_task_lets_go_of_those_who_carried_it_out() -> None:
     story = Story()
     task, reference = story.task, weakref.ref(story)
     complete(story)
-    task.options = Task("resize").options  # the callbacks are the caller's, and here they refer to the story
+    task._options = Task("resize")._options  # the callbacks are the caller's, and here they refer to the story
     with no_collector():
         del story
         assert reference() is None
@@ -777,7 +777,7 @@ def test_priorities_are_in_the_order_in_which_jobs_are_done() -> None:
 def with_retries(count: int, **react: Callable[[Story], None]) -> Story:
     """A task whose owner takes it back after each failure."""
     story = Story({"on_retry": lambda story: story.events.append(("attempt", story.task.attempt)), **react})
-    story.task.options = story.task.options._replace(retries=count)
+    story.task._options = story.task._options._replace(retries=count)
     story.retries = True
     return story
 
@@ -818,7 +818,7 @@ def test_a_result_after_a_retry_is_the_result() -> None:
 @pytest.mark.guarantee(number=7)
 def test_nobody_needs_to_be_told_of_a_retry() -> None:
     story = with_retries(1)
-    story.task.options = story.task.options._replace(on_retry=None)
+    story.task._options = story.task._options._replace(on_retry=None)
     fail(story)
     assert (story.fired, story.task.attempt) == ([], 1)
 
@@ -834,7 +834,7 @@ def test_the_owner_decides() -> None:
 @pytest.mark.guarantee(number=7)
 def test_an_owner_has_to_say_that_it_is_tried_again() -> None:
     task = Task("resize", retries=3)
-    told = outcome(task.begin(TaskOwner()))
+    told = outcome(task._begin(TaskOwner()))
     task._attempt_failed(TaskFailed(task))
     assert [type(error) for error in told] == [TaskFailed]
 
@@ -852,7 +852,7 @@ def test_a_task_that_ended_is_not_tried_again() -> None:
 def test_a_task_that_is_being_told_its_end_is_not_tried_again(name: str) -> None:
     """Whatever its callback does: its owner would submit it a second time."""
     story = with_retries(5, **{name: fail})
-    story.task.options = story.task.options._replace(retries=5 if name == "on_complete" else 0)
+    story.task._options = story.task._options._replace(retries=5 if name == "on_complete" else 0)
     REACHES[name](story)
     assert (len(story.fired), story.names.count("on_retry"), story.task.attempt) == (1, 0, 0)
 
@@ -894,7 +894,7 @@ def test_a_task_that_was_not_written_goes_back_to_its_owner() -> None:
 def test_a_task_whose_owner_has_no_other_place_for_it_fails() -> None:
     alone = Task("resize")
     assert not alone.ended
-    told = outcome(alone.begin(TaskOwner()))
+    told = outcome(alone._begin(TaskOwner()))
     alone._return_unsent()
     assert alone.ended
     assert [type(error) for error in told] == [ClientStopped]
@@ -913,13 +913,13 @@ def test_the_owner_drops_the_job_where_that_is_wanted(wanted: bool) -> None:
             self.dropped.append(handle)
 
     owner, task = Owner(), Task("resize", drop_on_cancel=wanted)
-    assert task.drop is None
-    told = outcome(task.begin(owner))
-    if task.drop is not None:
-        task.drop(JOB)
+    assert task._drop is None
+    told = outcome(task._begin(owner))
+    if task._drop is not None:
+        task._drop(JOB)
     assert owner.dropped == [JOB] * wanted
     task._job_completed(b"thumbnail")
-    assert (task.drop, told) == (None, [b"thumbnail"])
+    assert (task._drop, told) == (None, [b"thumbnail"])
 
 
 @pytest.mark.guarantee(number=8)
@@ -946,7 +946,7 @@ def test_options_that_say_what_is_so_without_them() -> None:
     callbacks: dict[str, Any] = dict.fromkeys([*FOREGROUND_CALLBACKS, "on_created", "on_fail", "on_retry"])
     task = Task("resize", unique="", at=None, timeout=None, retries=0, drop_on_cancel=False, **callbacks)
     plain = Task("resize")
-    assert (task.unique, task.timeout, task.options) == (plain.unique, plain.timeout, plain.options)
+    assert (task.unique, task.timeout, task._options) == (plain.unique, plain.timeout, plain._options)
 
 
 def test_a_background_task_may_have_a_timeout() -> None:
@@ -976,7 +976,7 @@ def test_tasks_leave_a_queue_in_the_order_in_which_they_came() -> None:
 def test_a_cancelled_task_leaves_its_queue_at_once() -> None:
     tasks = [Task("resize") for _ in range(3)]
     for task in tasks:
-        task.begin(TaskOwner()).addErrback(lambda _: None)
+        task._begin(TaskOwner()).addErrback(lambda _: None)
     queue = queue_of(*tasks)
     assert tasks[1]._holder is queue
     queue.discard(tasks[1])

@@ -623,7 +623,7 @@ def test_a_server_that_takes_nothing_is_the_last_choice() -> None:
 def busy(pool: Pool, place: int) -> tuple[Task, list[Any]]:
     """A task that is out at a server of the pool, and what becomes of it."""
     task = Task("work")
-    told = outcome_of(task.begin(TaskOwner()))
+    told = outcome_of(task._begin(TaskOwner()))
     list(pool.servers)[place].connection.send_task(task)
     pool.advance()
     return task, told

@@ -13,7 +13,7 @@ from ..connection.addresses import Address
 from ..connection.options import CONNECT_TIMEOUT, ConnectionOptions
 from ..connection.pool import JobServer, ServerInfo, ServerPool
 from ..connection.tls import TLSOptions
-from ..errors import ClientStopped, GearmanError, ServerError
+from ..errors import ClientStopped, GearmanError, UnknownFunction
 from ..models import JobHandle
 from ..packets import MAX_PACKET_SIZE
 from ..service import GearmanService
@@ -22,14 +22,11 @@ from . import commands as text
 from .commands import Command, FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
 from .protocol import AdminFactory
 
-__all__ = ["UNKNOWN_FUNCTION", "Answers", "GearmanAdmin"]
+__all__ = ["Answers", "GearmanAdmin"]
 
 T = TypeVar("T")
 
 ANSWER_TIMEOUT: Final = 10.0
-
-UNKNOWN_FUNCTION: Final = "UNKNOWN_FUNCTION"
-"""The ``code`` of a `ServerError`: the server has no such function. Our word; gearmand says OK, and does nothing."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Answers(Generic[T]):
 
     :ivar results: the answers, by the servers' addresses, in the order of ``job_servers``.
     :ivar errors: of the others: `NoServersAvailable` if it can't be reached or does not answer in time; `ServerError`
-        if it refuses, with the code `UNANSWERED` if it does not know the command; `ProtocolError` if its answer
+        if it refuses; `RequestUnsupported` if it does not know the command; `ProtocolError` if its answer
         can't be read.
     """
 
@@ -165,7 +162,7 @@ class GearmanAdmin(GearmanService):
     ) -> Deferred[Answers[None]]:
         """Limit how many jobs a function may have, queued and running. Over it, submits fail with `TaskRejected`.
 
-        A server that does not have the function would say OK and do nothing: it has the error `UNKNOWN_FUNCTION`
+        A server that does not have the function would say OK and do nothing: it has the error `UnknownFunction`
         here. (`create_function` it first.) perl's server drops jobs that are over a limit.
 
         :param limit: of jobs of each priority; 0 for none.
@@ -184,7 +181,7 @@ class GearmanAdmin(GearmanService):
     ) -> Generator[Deferred[Any], Any, None]:
         functions = yield self._ask(text.STATUS, server)
         if name not in {status.function for status in functions}:
-            raise ServerError(UNKNOWN_FUNCTION, f"this server has no function {name!r}")
+            raise UnknownFunction(f"this server has no function {name!r}")
         yield self._ask(command, server)
 
     def create_function(self, function: str | bytes) -> Deferred[Answers[None]]:

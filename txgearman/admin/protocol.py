@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, fail
 from ..connection.factory import ConnectionListener, GearmanFactory
 from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import Fence, GearmanProtocol, Request
-from ..errors import UNANSWERED, ProtocolError, ServerError
+from ..errors import ProtocolError, RequestUnsupported
 from ..packets import GET_STATUS, HEADER_SIZE, STATUS_RES
 
 __all__ = ["AdminFactory", "AdminProtocol"]
@@ -51,7 +51,7 @@ class AdminProtocol(GearmanProtocol):
 
         :param line: without its end.
         :param is_last: the server may close the connection after its answer.
-        :return: fires with the text of the answer. Fails with `ServerError`, whose ``code`` is `UNANSWERED`, if the
+        :return: fires with the text of the answer. Fails with `RequestUnsupported` if the
             server leaves it without one, or with what ended the connection. Cancelled, it is forgotten.
         """
         if self.error is not None:
@@ -110,9 +110,7 @@ class AdminProtocol(GearmanProtocol):
         if text:
             request.succeed([text])
         else:
-            request.fail(
-                ServerError(UNANSWERED, f"this server leaves '{request.line.decode(errors='replace')}' unanswered")
-            )
+            request.fail(RequestUnsupported(f"this server leaves '{request.line.decode(errors='replace')}' unanswered"))
 
     def request_lost(self, request: Any, error: Exception) -> None:
         text = self._take_text()

@@ -14,7 +14,7 @@ from ..connection.addresses import Address
 from ..connection.options import CONNECT_TIMEOUT, JOB_CHECK_INTERVAL, SERVER_TIMEOUT, ConnectionOptions
 from ..connection.pool import JobServer, ServerInfo, ServerPool
 from ..connection.tls import TLSOptions
-from ..errors import UNANSWERED, ClientStopped, NoServersAvailable, ServerError
+from ..errors import ClientStopped, NoServersAvailable, RequestUnsupported
 from ..models import JobHandle, JobStatus
 from ..packets import (
     ECHO_REQ,
@@ -188,7 +188,7 @@ class GearmanClient(GearmanService):
         """
         if not isinstance(task, Task):
             raise TypeError(f"task must be a Task, not {type(task).__name__}")
-        if len(task.workload) > self._connection_options.max_packet_size:
+        if len(task._workload) > self._connection_options.max_packet_size:
             raise self._too_large(task)
         if not self._servers.started:
             self._use()
@@ -196,7 +196,7 @@ class GearmanClient(GearmanService):
 
     def _too_large(self, task: Task) -> ValueError:
         most = self._connection_options.max_packet_size
-        return ValueError(f"workload must have max_packet_size={most} bytes at most, not {len(task.workload)}")
+        return ValueError(f"workload must have max_packet_size={most} bytes at most, not {len(task._workload)}")
 
     def _drop(self, handle: JobHandle) -> None:
         """A task with `drop_on_cancel` was let go."""
@@ -273,7 +273,7 @@ class GearmanClient(GearmanService):
         :raises TypeError, ValueError: for what can't be sent; nothing is.
         """
         task = Task(function, workload, False, **options)
-        if len(task.workload) > self._connection_options.max_packet_size:  # what is wrong is told now
+        if len(task._workload) > self._connection_options.max_packet_size:  # what is wrong is told now
             raise self._too_large(task)
         task._leading_arguments_with(self._prefix)
         return Stream(task).chunks(self.submit)
@@ -299,7 +299,7 @@ class GearmanClient(GearmanService):
 
         If jobs of several functions have it, the server tells of one of them. gearmand knows this question, geard not.
 
-        :return: as `get_status`; also fails with `ServerError`, whose ``code`` is `UNANSWERED`, on a server without it.
+        :return: as `get_status`; also fails with `RequestUnsupported`, on a server without it.
         :raises ValueError: the unique is empty or ``"-"``, which name no job, or can't be sent.
         """
         name = name_bytes("unique", unique, MAX_UNIQUE)
@@ -366,9 +366,8 @@ class GearmanClient(GearmanService):
         except NoServersAvailable as error:
             reasons.update(error.reasons)
             return
-        except ServerError as error:
-            if error.code != UNANSWERED:
-                raise
+        except RequestUnsupported:
+            pass  # the fence behind the question was answered
         seconds[server.address] = self._reactor.seconds() - start
 
     @property

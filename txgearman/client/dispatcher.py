@@ -22,12 +22,12 @@ from twisted.logger import Logger
 from ..connection.pool import ServerPool
 from ..connection.timers import DeadlineQueue
 from ..connection.waiters import Waiters
-from ..errors import ClientStopped, NoServersAvailable, TaskFailed, TaskLost, TaskRejected, TaskTimedOut
+from ..errors import ClientStopped, GearmanError, NoServersAvailable, TaskTimedOut
 from ..models import JobHandle
 from .task import Task, TaskOwner
 from .task_queue import TaskQueue
 
-__all__ = ["Dispatcher", "is_retried", "retry_delay"]
+__all__ = ["Dispatcher", "retry_delay"]
 
 _log = Logger()
 
@@ -39,23 +39,6 @@ def retry_delay(attempt: int) -> float:
     """Seconds before a task is submitted again; 1 is the first retry. Half a second, and twice as long each time, up to
     half a minute; as between attempts to connect."""
     return min(MIN_RETRY_DELAY * 2.0 ** (attempt - 1), MAX_RETRY_DELAY)
-
-
-def is_retried(reason: Exception) -> bool:
-    """Whether a task that failed so is submitted again, if it has retries left.
-
-    ==================  ================================================================================
-    TaskLost            yes: the job may run twice
-    TaskFailed          yes, exceptions too: the next attempt goes to another server, if there is one
-    TaskRejected        where the queue was full (``QUEUE_ERROR``); what else is refused, would be again
-    NoServersAvailable  yes, though ``server_wait`` is the better way to wait for a server
-    TaskTimedOut        no: the time is for all attempts together
-    ClientStopped       no
-    ==================  ================================================================================
-    """
-    if isinstance(reason, TaskRejected):
-        return reason.code == "QUEUE_ERROR"
-    return isinstance(reason, (TaskLost, TaskFailed, NoServersAvailable))
 
 
 class Dispatcher(TaskOwner):
@@ -91,9 +74,9 @@ class Dispatcher(TaskOwner):
         :return: the task's Deferred.
         :raises ValueError: it can't begin.
         """
-        deferred = task.begin(self, prefix)
+        deferred = task._begin(self, prefix)
         self._unfinished += 1
-        timeout = task.timeout
+        timeout = task._timeout
         if timeout is not None:
             self._timeouts.add(task, timeout)
         if self._max_in_flight is not None and (self._admission_queue or self._inside > self._max_in_flight):
@@ -176,7 +159,7 @@ class Dispatcher(TaskOwner):
     def _choose(self, task: Task) -> Any:
         # gearmand takes the unique "-" to mean that the workload is the unique (docs/gearman.md §1).
         unique = task.unique
-        return self._servers.choose(task.workload if unique == b"-" else unique, task.attempt, task.server)
+        return self._servers.choose(task._workload if unique == b"-" else unique, task._attempt, task._server)
 
     # What ends a wait.
 
@@ -195,9 +178,9 @@ class Dispatcher(TaskOwner):
 
     def retry(self, task: Task, reason: Exception) -> bool:
         """For the task."""
-        if not (self._servers.started and is_retried(reason)):
+        if not (self._servers.started and isinstance(reason, GearmanError) and reason.retriable):
             return False
-        rest = retry_delay(task.attempt + 1)
+        rest = retry_delay(task._attempt + 1)
         _log.info("{reason}; again in {rest} seconds", reason=reason, rest=rest)
         # It has its place before the caller is told, who may cancel it or stop the client.
         self._backing_off.add(task, rest)
@@ -208,7 +191,7 @@ class Dispatcher(TaskOwner):
     def task_ended(self, task: Task) -> None:
         """For the task."""
         self._unfinished -= 1
-        if task.timeout is not None:
+        if task._timeout is not None:
             self._timeouts.discard(task)
         if not self._unfinished:
             self._drained.fire(None)

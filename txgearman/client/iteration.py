@@ -150,10 +150,10 @@ class Stream:
         :param task: its ``on_data`` is this from now on.
         :raises TypeError: it has one.
         """
-        if task.options.on_data is not None:
+        if task._options.on_data is not None:
             raise TypeError("on_data is what a stream takes for itself: go through its chunks")
         self.task = task
-        task.options = task.options._replace(on_data=self._add)
+        task._options = task._options._replace(on_data=self._add)
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._changed = Waiters()

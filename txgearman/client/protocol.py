@@ -24,7 +24,15 @@ from ..connection.factory import ConnectionListener, GearmanFactory
 from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import GearmanProtocol
 from ..connection.timers import PROBES_PER_PERIOD, PeriodicProbe
-from ..errors import ClientStopped, ProtocolError, TaskFailed, TaskLost, TaskRejected
+from ..errors import (
+    ClientStopped,
+    ProtocolError,
+    RequestUnsupported,
+    ServerError,
+    TaskFailed,
+    TaskLost,
+    TaskRejected,
+)
 from ..models import JobHandle
 from ..packets import (
     GET_STATUS,
@@ -78,9 +86,9 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
             `TaskError`. Cancelled, the task is forgotten here; the job may still run.
         :raises ValueError: the task was submitted before, or has ``timeout`` or ``retries``, which take a client.
         """
-        if task.timeout is not None or task.options.retries:
+        if task._timeout is not None or task._options.retries:
             raise ValueError("timeout and retries are for tasks of a GearmanClient, not of one connection")
-        deferred = task.begin(self)
+        deferred = task._begin(self)
         if self.error is None:
             self.send_task(task)
         else:
@@ -102,10 +110,10 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
             self._backlog.append(task)
             return
         task._holder = self
-        task.server = self.factory.name
+        task._server = self.factory.name
         self.in_flight += 1
-        head, workload = task._leading_arguments, task.workload
-        options = task.options
+        head, workload = task._leading_arguments, task._workload
+        options = task._options
         if options.at is not None:
             head = b"%b%d\0" % (head, options.at)
         # Put together here, since the task has checked its parts.
@@ -132,7 +140,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         self._held.discard(task)
         if not task._job_handle:
             self._outstanding[task._position - self._answered] = Tombstone(
-                task._leading_arguments, task.background, task.drop
+                task._leading_arguments, task._background, task._drop
             )
         else:
             job = self._jobs[task._job_handle]
@@ -140,8 +148,8 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
                 job.discard(task)
             else:
                 self._jobs[task._job_handle] = Tombstone(task._leading_arguments)
-            if task.drop is not None:
-                task.drop(JobHandle(self.factory.name, task._job_handle))
+            if task._drop is not None:
+                task._drop(JobHandle(self.factory.name, task._job_handle))
         self.check_idle()
 
     # Tasks whose caller can take no more data for now.
@@ -185,7 +193,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
             return
         outstanding.popleft()
         self._answered += 1
-        if task.background:
+        if task._background:
             self._released(task)
         elif handle in self._jobs or self._ended or not self._job_probe.on:
             self._join(handle, task)
@@ -202,12 +210,15 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
             if request.drop is not None:
                 request.drop(JobHandle(self.factory.name, arguments[0]))
 
-    def request_refused(self, request: Any, code: str, text: str) -> None:
+    def request_refused(self, request: Any, error: ServerError) -> None:
         if isinstance(request, Task):
             self._released(request)
-            request._attempt_failed(TaskRejected(request, code, text))
+            rejected = TaskRejected(request, error.code, error.text)
+            if isinstance(error, RequestUnsupported):
+                rejected.__cause__ = error
+            request._attempt_failed(rejected)
         elif not isinstance(request, Tombstone):
-            super().request_refused(request, code, text)
+            super().request_refused(request, error)
 
     def request_lost(self, request: Any, error: Exception) -> None:
         if isinstance(request, Task):

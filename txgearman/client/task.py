@@ -233,20 +233,20 @@ class Task:
     # Few, since the collector goes through all of them time and again: so most tasks share their options.
     __slots__ = (
         "__weakref__",
+        "_attempt",
+        "_background",
         "_deferred",
+        "_ended",
+        "_function",
         "_holder",
         "_job_handle",
         "_leading_arguments",
+        "_options",
         "_owner",
         "_position",
-        "attempt",
-        "background",
-        "ended",
-        "function",
-        "options",
-        "server",
-        "timeout",
-        "workload",
+        "_server",
+        "_timeout",
+        "_workload",
     )
 
     answer: ClassVar[PacketType] = JOB_CREATED
@@ -261,20 +261,20 @@ class Task:
         timeout: float | None = None,
         **options: Unpack[AnyOptions],
     ) -> None:
-        self.function = function
-        self._leading_arguments = _known_leading_arguments(function) if type(function) is str else _head(function)
+        self._function = function
+        self._leading_arguments = (
+            _known_leading_arguments(function) if type(function) is str else _leading_arguments(function)
+        )
         """What its packets begin with: function and unique, each with a NUL behind it. With the client's prefix, once
         the task is submitted."""
-        self.workload = workload if type(workload) is bytes else payload_bytes("workload", workload)
-        self.background = background
+        self._workload = workload if type(workload) is bytes else payload_bytes("workload", workload)
+        self._background = background
         if unique is not _NO_UNIQUE:
-            self._leading_arguments = b"%b%b\0" % (
-                self._leading_arguments[:-1],
-                name_bytes("unique", unique, MAX_UNIQUE),
-            )
-        self.timeout = None if timeout is None else positive_seconds("timeout", timeout)
+            unique_bytes = name_bytes("unique", unique, MAX_UNIQUE)
+            self._leading_arguments = b"%b%b\0" % (self._leading_arguments[:-1], unique_bytes)
+        self._timeout = None if timeout is None else positive_seconds("timeout", timeout)
         plain = _PLAIN_BACKGROUND if background else _PLAIN
-        self.options = Options.read(options, background) if options else plain
+        self._options = Options.read(options, background) if options else plain
         """What else was said, and what follows from it."""
         self._holder: TaskHolder | None = None
         """Where the task is now; None before it is submitted, and after its end."""
@@ -282,11 +282,11 @@ class Task:
         """Which of its holder's places it has, for the holder."""
         self._job_handle = b""
         """The bytes of the job's handle; empty before JOB_CREATED."""
-        self.server = ""
+        self._server = ""
         """The address of the server that it was sent to last; empty before."""
-        self.attempt = 0
+        self._attempt = 0
         """How often it was submitted again."""
-        self.ended = False
+        self._ended = False
         """Whether it has its outcome, or is about to."""
         self._owner: TaskOwner | None = None
         self._deferred: _TaskDeferred | None = None
@@ -295,25 +295,77 @@ class Task:
         return f"<Task {self}>"
 
     def __str__(self) -> str:
-        name = self.function if isinstance(self.function, str) else self.function.decode("utf-8", "backslashreplace")
+        name = self._function if isinstance(self._function, str) else self._function.decode("utf-8", "backslashreplace")
         return f"{name} {self.handle}" if self._job_handle else name
+
+    # What may be read of it.
+
+    @property
+    def function(self) -> str | bytes:
+        """The function's name, as it was given."""
+        return self._function
+
+    @property
+    def workload(self) -> bytes:
+        """What the worker gets."""
+        return self._workload
+
+    @property
+    def background(self) -> bool:
+        """Whether nobody waits for the result."""
+        return self._background
+
+    @property
+    def unique(self) -> bytes:
+        """What makes jobs coalesce; empty for nothing."""
+        return self._leading_arguments.split(b"\0")[1]
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds from the submit to the outcome; None for no limit."""
+        return self._timeout
+
+    @property
+    def priority(self) -> Priority:
+        """Which of the function's queues the job waits in."""
+        return self._options.priority
+
+    @property
+    def at(self) -> int | None:
+        """When the server may start the job, in POSIX seconds; None for at once."""
+        return self._options.at
+
+    @property
+    def retries(self) -> int:
+        """How often the task may be submitted again."""
+        return self._options.retries
 
     @property
     def handle(self) -> JobHandle | None:
-        """The job's handle, once the server has told it."""
-        return JobHandle(self.server, self._job_handle) if self._job_handle else None
+        """The job's handle, once the server has sent it."""
+        return JobHandle(self._server, self._job_handle) if self._job_handle else None
 
-    # For those who carry the task out.
+    @property
+    def server(self) -> str:
+        """The address of the server that the task was sent to last; empty before."""
+        return self._server
+
+    @property
+    def attempt(self) -> int:
+        """How often the task was submitted again."""
+        return self._attempt
+
+    @property
+    def ended(self) -> bool:
+        """Whether the task has its outcome, or is about to have it."""
+        return self._ended
+
+    # For the rest of the client.
 
     @property
     def _wire_function(self) -> bytes:
         """The function's name as it goes over the wire."""
         return self._leading_arguments.partition(b"\0")[0]
-
-    @property
-    def unique(self) -> bytes:
-        """The unique as it goes over the wire."""
-        return self._leading_arguments.split(b"\0")[1]
 
     def _leading_arguments_with(self, prefix: bytes) -> bytes:
         """What its packets begin with, with a prefix before the function's name.
@@ -325,14 +377,14 @@ class Task:
             raise ValueError(f"prefix and function must have {MAX_FUNCTION} bytes at most, not {length}")
         return prefix + self._leading_arguments
 
-    def begin(self, owner: TaskOwner, prefix: bytes = b"") -> Deferred[Any]:
+    def _begin(self, owner: TaskOwner, prefix: bytes = b"") -> Deferred[Any]:
         """Make the task's Deferred.
 
         :param owner: answers for the task.
         :param prefix: what the name of the function gets before it on the wire.
         :raises ValueError: the task was submitted before, or its function's name becomes too long.
         """
-        if self.ended or self._owner is not None:
+        if self._ended or self._owner is not None:
             raise ValueError(f"{self!r} was submitted before; make a new Task for each submit")
         if prefix:
             self._leading_arguments = self._leading_arguments_with(prefix)
@@ -342,45 +394,45 @@ class Task:
         return deferred
 
     @property
-    def drop(self) -> Callable[[JobHandle], None] | None:
+    def _drop(self) -> Callable[[JobHandle], None] | None:
         """Drops the job of the task once it is let go, if that is wanted."""
-        return self._owner.drop if self._owner is not None and self.options.drop_on_cancel else None
+        return self._owner.drop if self._owner is not None and self._options.drop_on_cancel else None
 
     def _job_created(self, handle: bytes) -> None:
         """JOB_CREATED has come. For a background task it is the outcome."""
         self._job_handle = handle
-        callback = self.options.on_created
+        callback = self._options.on_created
         if callback is not None:
             self._call(callback)
-        if self.background:
-            self._end(JobHandle(self.server, handle))
+        if self._background:
+            self._end(JobHandle(self._server, handle))
 
     def _data_received(self, data: bytes) -> None:
         """WORK_DATA has come."""
-        self._call(self.options.on_data, data)
+        self._call(self._options.on_data, data)
 
     def _warning_received(self, data: bytes) -> None:
         """WORK_WARNING has come."""
-        self._call(self.options.on_warning, data)
+        self._call(self._options.on_warning, data)
 
     def _status_received(self, numerator: int, denominator: int) -> None:
         """WORK_STATUS has come."""
-        self._call(self.options.on_status, numerator, denominator)
+        self._call(self._options.on_status, numerator, denominator)
 
     def _job_completed(self, result: bytes) -> None:
         """WORK_COMPLETE has come."""
-        self._end(result, self.options.on_complete, result)
+        self._end(result, self._options.on_complete, result)
 
     def _exception_received(self, data: bytes) -> None:
         """WORK_EXCEPTION has come. It is the end of the job, whatever else a server sends (D3, H13)."""
         if self._deferred is not None:
-            self._call(self.options.on_exception, data)
+            self._call(self._options.on_exception, data)
         self._attempt_failed(TaskException(self, data))
 
     def _attempt_failed(self, reason: Exception) -> None:
         """There will be no result; unless the task has retries left, and its owner takes it back."""
-        if not (self.attempt < self.options.retries and self._retry(reason)):
-            self._end(Failure(reason), self.options.on_fail, reason)
+        if not (self._attempt < self._options.retries and self._retry(reason)):
+            self._end(Failure(reason), self._options.on_fail, reason)
 
     def _abandon(self, reason: Exception) -> None:
         """Nobody waits for it any more: whoever holds it is to forget it."""
@@ -398,15 +450,15 @@ class Task:
 
     def _retry_scheduled(self) -> None:
         """It will be submitted again, as if it had never been."""
-        self.attempt += 1
+        self._attempt += 1
         self._job_handle = b""
-        self._call(self.options.on_retry, self.attempt)
+        self._call(self._options.on_retry, self._attempt)
 
     def _end(self, outcome: Any, callback: Callable[[Task, Any], object] | None = None, told: Any = None) -> None:
         deferred, owner = self._deferred, self._owner
         if deferred is None or owner is None:
             return  # it ended before; one outcome is enough
-        self.ended = True
+        self._ended = True
         # Who keeps the task, keeps nothing else with it.
         deferred.task = self._deferred = self._owner = self._holder = None
         if callback is not None:
@@ -424,12 +476,12 @@ class Task:
             _log.failure("a callback of {task} raised", task=self)
 
 
-def _head(function: str | bytes) -> bytes:
+def _leading_arguments(function: str | bytes) -> bytes:
     return function_bytes(function) + b"\0\0"
 
 
 # A program has few functions, and asks for each very often.
-_known_leading_arguments = lru_cache(1024)(_head)
+_known_leading_arguments = lru_cache(1024)(_leading_arguments)
 
 
 def _priority(name: str, value: Priority) -> Priority:

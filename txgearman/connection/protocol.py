@@ -35,7 +35,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..errors import UNANSWERED, ProtocolError, ServerError
+from ..errors import ProtocolError, RequestUnsupported, ServerError
 from ..packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -444,9 +444,9 @@ class GearmanProtocol(Protocol):
                 self._heartbeat.start()
             self.factory.connection_ready(self)
 
-    def request_refused(self, request: Any, code: str, text: str) -> None:
+    def request_refused(self, request: Any, error: ServerError) -> None:
         """`request` got an ERROR, or was left unanswered."""
-        request.fail(ServerError(code, text))
+        request.fail(error)
 
     def request_lost(self, request: Any, error: Exception) -> None:
         """The connection went before `request` was answered."""
@@ -502,7 +502,9 @@ class GearmanProtocol(Protocol):
             self._take_oldest()
             self._take_oldest()
             # Told only now that the table is right: it may run anybody's code.
-            self.request_refused(oldest, UNANSWERED, f"this server leaves a request for {oldest.answer} unanswered")
+            self.request_refused(
+                oldest, RequestUnsupported(f"this server leaves a request for {oldest.answer} unanswered")
+            )
             return next_oldest
         due = "nothing" if oldest is None else oldest.answer
         raise ProtocolError(f"{packet_type} came where {due} was due: {arguments!r:.200}")
@@ -520,7 +522,7 @@ class GearmanProtocol(Protocol):
         if request is None or isinstance(request, Fence):
             raise ProtocolError(f"ERROR that answers nothing: {code}: {text}")
         self._take_oldest()
-        self.request_refused(request, code, text)
+        self.request_refused(request, ServerError(code, text))
 
 
 def _code_and_text(arguments: list[bytes]) -> list[str]:

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from ..connection.factory import ConnectionListener, GearmanFactory
 from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import GearmanProtocol
-from ..errors import UNANSWERED, ProtocolError, ServerError
+from ..errors import ProtocolError, RequestUnsupported, ServerError
 from ..packets import (
     CAN_DO,
     CAN_DO_TIMEOUT,
@@ -171,7 +171,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
     def _no_gearmand(self, failure: Failure) -> None:
         error = failure.value
         if isinstance(error, ServerError):
-            self.dialect = GEARD if error.code == UNANSWERED else PERL
+            self.dialect = GEARD if isinstance(error, RequestUnsupported) else PERL
 
     def register(self) -> None:
         """Tell who this is and what it can do."""
