@@ -81,7 +81,7 @@ WAY: Final = [
     ("client.dispatcher", ["submit() starts its time-out", "_route() sends it, or lets it wait"],
      ["retry(), or task_ended()"]),
     ("connection.pool", ["choose(): by the unique's rank,", "or the least busy one"], []),
-    ("client.task", ["begin() makes the Deferred"],
+    ("client.task", ["_begin() makes the Deferred"],
      ["_data_received(), ...", "_job_completed(), _attempt_failed()"]),
     ("client.protocol", ["send_task() writes SUBMIT_JOB,", "if the server takes more"],
      ["JOB_CREATED: the handle gets a task", "WORK_...: _next_copy(), _next_end()"]),
