@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import random
 import socket
+import sys
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,13 +18,13 @@ from twisted.internet.defer import DeferredList, ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.protocol import Factory, Protocol, ServerFactory, connectionDone
 from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txgearman import GearmanClient, GearmanWorker, TaskLost
-from txgearman.testing import Direction, Fault, FaultProxy
+from txgearman.testing import Direction, Fault, FaultProxy, relay
 from txgearman.testing.relay import BUFFER
 
 from ..daemons import Gearmand, free_port
@@ -32,6 +34,8 @@ reactor: Any = global_reactor
 TO_SERVER, TO_CLIENT = Direction.TO_SERVER, Direction.TO_CLIENT
 SHORT = 0.05
 """Seconds of a delay."""
+LITTLE_ROOM = 4096
+"""Bytes of a receive buffer that is small, as they are asked for. Linux gives twice as many."""
 
 
 async def turns(number: int = 20) -> None:
@@ -107,6 +111,10 @@ class Server(ServerFactory):
         self.peers.append(self.kind())
         return self.peers[-1]
 
+    def give_little_room(self) -> None:
+        """Have connections that are made from now on receive but little ahead of what is read."""
+        self.port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LITTLE_ROOM)
+
     async def peer(self, place: int = 0) -> Peer:
         await until(lambda: len(self.peers) > place and self.peers[place].tcp)
         return self.peers[place]
@@ -135,6 +143,21 @@ class Clients:
         endpoint = TCP4ClientEndpoint(reactor, host, int(port))
         self._peers.append(await connectProtocol(endpoint, kind()))
         return self._peers[-1]
+
+    def connect_with_little_room(self, proxy: FaultProxy, kind: type[Peer] = Peer) -> Peer:
+        """The same, for one that receives but little ahead of what is read."""
+        host, _, port = proxy.address.rpartition(":")
+        peer = kind()
+        with socket.socket() as connected:
+            # Later it would be too late: the other side has been told already how much there is room for.
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LITTLE_ROOM)
+            connected.connect((host, int(port)))
+            connected.setblocking(False)
+            factory = Factory.forProtocol(lambda: peer)
+            factory.noisy = False
+            reactor.adoptStreamConnection(connected.fileno(), socket.AF_INET, factory)
+        self._peers.append(peer)
+        return peer
 
     async def attempt(self, proxy: FaultProxy) -> type[BaseException] | None:
         try:
@@ -172,6 +195,25 @@ async def pair(clients: Clients, proxy: FaultProxy, server: Server) -> tuple[Pee
 def ends(client: Peer, server: Peer, direction: Direction) -> tuple[Peer, Peer]:
     """Who sends in a direction, and who gets it."""
     return (client, server) if direction is TO_SERVER else (server, client)
+
+
+async def pair_with_little_room(
+    clients: Clients, proxy: FaultProxy, server: Server, direction: Direction, kind: type[Peer] = Peer
+) -> tuple[Peer, Peer]:
+    """Who sends in a direction, and who gets it but receives little ahead of what it reads."""
+    server.kind = kind
+    if direction is TO_SERVER:
+        server.give_little_room()
+        client = await clients.connect(proxy, kind)
+    else:
+        client = clients.connect_with_little_room(proxy, kind)
+    return ends(client, await server.peer(), direction)
+
+
+async def passes(proxy: FaultProxy, size: int) -> None:
+    """Await that the proxy has given so many bytes, on its only connection, whether or not they were taken."""
+    (only,) = proxy._relays
+    await until(lambda: sum(pipe.passed for pipe in only.pipes) >= size)
 
 
 both_directions = pytest.mark.parametrize("direction", Direction)
@@ -418,6 +460,178 @@ async def test_a_reset_behind_what_nobody_takes(clients: Clients, proxy: FaultPr
     assert await client.loses() is ConnectionLost
     assert await peer.loses() is ConnectionLost
     assert fault.happened == 1
+
+
+# Nothing that was sent before is lost with the connection, even if it was not taken at once.
+
+MORE_THAN_ROOM = 16384
+"""Bytes, most of which stay in the proxy's kernel while whoever gets them has little room, and does not read."""
+
+only_on_linux = pytest.mark.skipif(sys.platform != "linux", reason="nothing tells what the peer's kernel has")
+
+
+class TalkingPeer(Peer):
+    """One that goes on sending, whatever it gets, so that something of it is unread at any time."""
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.tcp.write(bytes(1000))
+
+
+@only_on_linux
+@both_directions
+@ways_to_drop
+@pytest.mark.parametrize("kind", [Peer, TalkingPeer])
+async def test_dropped_after_so_many_bytes_for_which_there_is_little_room(
+    direction: Direction,
+    reset: bool,
+    error: type[Exception],
+    kind: type[Peer],
+    clients: Clients,
+    proxy: FaultProxy,
+    server: Server,
+) -> None:
+    sender, getter = await pair_with_little_room(clients, proxy, server, direction, kind)
+    proxy.drop_after(BUFFER, direction, reset=reset)
+    data = random.Random(8).randbytes(2 * BUFFER)
+    sender.tcp.write(data)
+    assert await getter.loses() is error
+    assert getter.data == data[:BUFFER]
+    await until(lambda: not proxy.connections)
+
+
+@only_on_linux
+@both_directions
+async def test_a_reset_is_passed_on_behind_what_was_sent(
+    direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    sender, getter = await pair_with_little_room(clients, proxy, server, direction)
+    getter.tcp.pauseProducing()
+    data = random.Random(9).randbytes(MORE_THAN_ROOM)
+    sender.tcp.write(data)
+    await passes(proxy, len(data))
+    sender.tcp.abortConnection()
+    await deferLater(reactor, SHORT)
+    getter.tcp.resumeProducing()
+    assert await getter.loses() is ConnectionLost
+    assert getter.data == data
+    await until(lambda: not proxy.connections)
+
+
+@only_on_linux
+@both_directions
+async def test_a_reset_is_passed_on_behind_a_half_close(
+    direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    sender, getter = await pair_with_little_room(clients, proxy, server, direction, HalfPeer)
+    getter.tcp.pauseProducing()
+    data = random.Random(10).randbytes(MORE_THAN_ROOM)
+    sender.tcp.write(data)
+    sender.tcp.loseWriteConnection()
+    await passes(proxy, len(data))
+    await turns()
+    sender.tcp.abortConnection()
+    getter.tcp.write(b"only whoever writes to it notices that it is gone")
+    await deferLater(reactor, SHORT)
+    assert proxy.connections == 1
+    getter.tcp.resumeProducing()
+    await until(lambda: getter.ended)  # type: ignore[attr-defined]  # it is a HalfPeer
+    assert getter.data == data
+    await until(lambda: not proxy.connections)
+
+
+async def waits_for_room(
+    clients: Clients, proxy: FaultProxy, server: Server, reset: bool, kind: type[Peer] = Peer
+) -> Peer:
+    """A peer that does not take what it is to get before its connection is lost."""
+    sender, getter = await pair_with_little_room(clients, proxy, server, TO_SERVER, kind)
+    getter.tcp.pauseProducing()
+    if kind is HalfPeer:
+        getter.tcp.loseWriteConnection()
+        await until(lambda: sender.ended)  # type: ignore[attr-defined]  # it is one, too
+    fault = proxy.drop_after(MORE_THAN_ROOM, TO_SERVER, reset=reset)
+    sender.tcp.write(bytes(MORE_THAN_ROOM))
+    await until(lambda: fault.happened)
+    await deferLater(reactor, SHORT)
+    assert (proxy.connections, getter.lost) == (1, [])
+    return getter
+
+
+both_ways_to_drop = pytest.mark.parametrize("reset", [False, True])
+
+
+@only_on_linux
+@pytest.mark.parametrize(("reset", "kind"), [(False, Peer), (True, Peer), (True, HalfPeer)])
+async def test_who_is_gone_is_not_waited_for(
+    reset: bool, kind: type[Peer], clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    """Even if nothing is read from it any more, and nothing written."""
+    getter = await waits_for_room(clients, proxy, server, reset, kind)
+    getter.tcp.abortConnection()
+    await until(lambda: not proxy.connections)
+
+
+@only_on_linux
+@both_ways_to_drop
+async def test_what_waits_for_room_is_lost_when_all_is(
+    reset: bool, clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    getter = await waits_for_room(clients, proxy, server, reset)
+    proxy.drop_connections(reset=True)
+    await until(lambda: not proxy.connections)
+    getter.tcp.resumeProducing()
+    assert await getter.loses() is ConnectionLost
+    assert getter.size < MORE_THAN_ROOM
+
+
+@only_on_linux
+@both_ways_to_drop
+async def test_the_end_does_not_wait_for_room(reset: bool, clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    getter = await waits_for_room(clients, proxy, server, reset)
+    await proxy.close()
+    assert getter.lost == []
+    getter.tcp.resumeProducing()
+    assert await getter.loses() is ConnectionLost
+
+
+@only_on_linux
+@both_ways_to_drop
+async def test_who_sends_before_it_reads_is_read(
+    reset: bool, clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    """It would not come to read otherwise."""
+    sender, getter = await pair_with_little_room(clients, proxy, server, TO_SERVER)
+    sender.tcp.pauseProducing()
+    getter.tcp.pauseProducing()
+    taken = Taking(getter, bytes(48 * BUFFER))
+    await taken.stalls()
+    assert taken.size < 48 * BUFFER
+    proxy.drop_after(MORE_THAN_ROOM, TO_SERVER, reset=reset)
+    sender.tcp.write(bytes(MORE_THAN_ROOM))
+    await until(lambda: taken.size == 48 * BUFFER)
+    getter.tcp.resumeProducing()
+    await getter.loses()
+    assert getter.size == MORE_THAN_ROOM
+
+
+@ways_to_drop
+async def test_dropped_where_nothing_tells_what_has_arrived(
+    reset: bool,
+    error: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    clients: Clients,
+    proxy: FaultProxy,
+    server: Server,
+) -> None:
+    """On other systems than Linux, what the proxy's kernel has is sent all the same, however soon that is asked for."""
+    monkeypatch.setattr(relay, "sys", SimpleNamespace(platform="other"))
+    monkeypatch.setattr(relay, "POLL", 0)
+    client, peer = await pair(clients, proxy, server)
+    proxy.drop_after(5, TO_SERVER, reset=reset)
+    client.tcp.write(b"123456")
+    assert await peer.loses() is error
+    assert peer.data == b"12345"
+    await until(lambda: not proxy.connections)
 
 
 # Silence.

@@ -211,6 +211,12 @@ class FaultProxy(ServerFactory, FaultMaker):
     def drop_after(self, size: int, direction: Direction, *, reset: bool = False, times: int | None = 1) -> Fault:
         """Lose the connection on which that many bytes have passed in one direction. Those still arrive.
 
+        On Linux, the receiver's connection is closed or reset once the receiver's kernel has acknowledged them, within
+        some hundredths of a second; if it has no room for them, once its program has read enough. Until then, what the
+        receiver sends is read and lost. `close` and `drop_connections` do not wait for that. On other systems, nothing
+        tells what the receiver has: the proxy waits until its own kernel has taken everything, and what the receiver
+        has no room for, or has not read, may be lost. All of this is true of a reset that is passed on, too.
+
         :param size: counted on each connection, from now on or from its first byte.
         :param reset: as with `drop_connections`.
         :param times: how many connections are lost so; None for each, those that are made later too.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import socket
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -23,6 +25,9 @@ from zope.interface import implementer
 
 BUFFER: Final = 1024 * 1024
 """Bytes that may wait in one direction. Whoever sends more must wait as well."""
+
+POLL: Final = 0.002
+"""Seconds from one look at what the peer's kernel has taken to the next. No event tells of it."""
 
 
 class Direction(enum.Enum):
@@ -202,7 +207,7 @@ class Pipe:
         if how is _End.CLEAN:
             self.sink.loseWriteConnection()
         else:
-            self.sink.abortConnection()
+            self._relay.drop_behind(self, reset=True)
 
     # How it is held up.
 
@@ -228,12 +233,15 @@ class RelayEnd(Protocol):
 
     :ivar out: takes what is received here.
     :ivar into: what it gives is sent here.
+    :ivar writes: whether that half of the connection is open.
     :ivar lost: whether the transport is gone, or never was.
     """
 
     def __init__(self, relay: Relay, out: Pipe, into: Pipe) -> None:
         self._relay = relay
-        self._open_halves = 2
+        self._closing: _CloseBehind | None = None
+        self._reads = True
+        self.writes = True
         self.out = out
         self.into = into
         self.lost = True
@@ -249,22 +257,24 @@ class RelayEnd(Protocol):
         self.out.receive(data)
 
     def readConnectionLost(self) -> None:
+        self._reads = False
         self.out.end(_End.CLEAN)
         self._half_closed()
 
     def writeConnectionLost(self) -> None:
+        self.writes = False
         self._half_closed()
 
     def _half_closed(self) -> None:
-        self._open_halves -= 1
-        if not self._open_halves:
+        if not (self._reads or self.writes):
             transport: Any = self.transport
             transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = True
+        self._stop_waiting()
         self.into.stop()
-        if self._open_halves:
+        if self._reads or self.writes:
             self.out.end(_End.RESET)
         self._relay.end_lost()
 
@@ -273,11 +283,21 @@ class RelayEnd(Protocol):
         transport: Any = self.transport
         if self.lost:
             return
+        self._stop_waiting()
         transport.unregisterProducer()
         if reset:
             transport.abortConnection()
         else:
             transport.loseConnection()
+
+    def close_behind(self, reset: bool) -> None:
+        """Close it, once the peer's kernel has everything that was written."""
+        self._closing = _CloseBehind(self, self._relay.reactor, reset)
+
+    def _stop_waiting(self) -> None:
+        closing, self._closing = self._closing, None
+        if closing is not None:
+            closing.stop()
 
 
 class _ServerFactory(Factory):
@@ -332,11 +352,11 @@ class Relay:
             end.close(reset)
 
     def drop_behind(self, pipe: Pipe, reset: bool) -> None:
-        """The same, once what the pipe has just given was sent."""
+        """Close both ends, but that which the pipe gives to only behind what it has given."""
         self._stop()
         for end in (self.client, self.server):
-            if reset and end.into is pipe:
-                _ResetBehind(end)
+            if end.into is pipe:
+                end.close_behind(reset)
             else:
                 end.close(reset)
 
@@ -373,22 +393,84 @@ class Relay:
 
 
 @implementer(IPullProducer)
-class _ResetBehind:
-    """Resets a connection as soon as everything was sent; `abortConnection` alone throws away what was not."""
+class _CloseBehind:
+    """The end of a connection whose peer is first to get everything that was written.
 
-    def __init__(self, end: RelayEnd) -> None:
+    A reset throws away what waits in the transport, and what waits in this side's kernel because the peer had no room
+    for it. A clean close throws away the latter as well when the peer goes on sending: nobody reads that any more, and
+    the kernel answers it by a reset. What the peer's kernel has, it keeps: Linux gives it to whoever reads, and only
+    then tells of the reset.
+
+    So, what waits in the transport is sent; then comes the FIN, if it is a clean close; and then the peer's kernel must
+    have acknowledged everything. Meanwhile, what the peer sends is read and lost, for it may not read before it has
+    sent.
+    """
+
+    def __init__(self, end: RelayEnd, reactor: Any, reset: bool) -> None:
+        self._end = end
+        self._reactor = reactor
+        self._reset = reset
+        self._timer: IDelayedCall | None = None
+        self._begun = False
         transport: Any = end.transport
         self._transport = transport
-        self._begun = False
         transport.unregisterProducer()
-        transport.registerProducer(self, False)
-        self._begun = True
+        transport.resumeProducing()
+        if end.writes:
+            transport.registerProducer(self, False)
+            transport.startWriting()  # if nothing waits, it would not ask otherwise
+            self._begun = True
+        else:
+            self._look_later()
+
+    def stop(self) -> None:
+        """Wait no longer: the connection is gone, or is closed in another way."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    # What the transport says.
 
     def resumeProducing(self) -> None:
-        # It is asked at once, too.
+        """Go on, as nothing waits in the transport any more."""
+        # It asks when this is registered, too, whatever waits.
         if self._begun:
             self._transport.unregisterProducer()
-            self._transport.abortConnection()
+            if not self._reset:
+                self._transport.loseWriteConnection()
+            self._look_later()
 
     def stopProducing(self) -> None:
         """The connection went before."""
+
+    # What its kernel says.
+
+    def _look_later(self) -> None:
+        self._timer = self._reactor.callLater(POLL, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._is_over():
+            self._end.close(self._reset)
+        else:
+            self._look_later()
+
+    def _is_over(self) -> bool:
+        """Tell whether the peer's kernel has everything, or the peer is gone."""
+        handle: socket.socket = self._transport.getHandle()
+        # Where nothing is read or written, nothing else tells of a peer that is gone; and it takes nothing more.
+        if handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            return True
+        # The FIN counts as well, once it was sent.
+        return (self._reset or not self._end.writes) and not _unacknowledged(handle)
+
+
+def _unacknowledged(handle: socket.socket) -> int:
+    """Tell how many bytes the peer's kernel has not acknowledged; 0 where the system does not tell."""
+    if sys.platform != "linux":
+        return 0
+    import fcntl
+    import termios
+
+    size = fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4))  # of a TCP socket, this is SIOCOUTQ
+    return int.from_bytes(size, sys.byteorder)
