@@ -1,4 +1,4 @@
-"""``python -m txgearman``, and the ``txgearman`` command: what needs the extra ``cli`` is imported here only."""
+"""``python -m txgearman`` and the ``txgearman`` command. Reports a missing extra ``cli`` before click is needed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the ``txgearman`` command."""
     try:
         from .cli.main import cli
     except ImportError as error:
         if error.name != "click":
             raise
-        print("txgearman: the command needs the extra 'cli': python -m pip install 'txgearman[cli]'", file=sys.stderr)
+        print("txgearman: this command needs the extra 'cli': python -m pip install 'txgearman[cli]'", file=sys.stderr)
         sys.exit(2)
     cli(prog_name="txgearman")
 

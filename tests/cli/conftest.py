@@ -1,4 +1,4 @@
-"""What every test of the command is held to."""
+"""Fixtures of all tests of the command."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def no_servers_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have real ones."""
+def _unset_gearman_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset the variable, which may name real servers."""
     monkeypatch.delenv("GEARMAN_SERVERS", raising=False)

@@ -1,4 +1,4 @@
-"""Runs the command: in this process, in the reactor of the tests, or in a process of its own."""
+"""Runs the command: in the reactor of the tests, or in a process of its own."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 
 from txgearman.cli.main import cli
-from txgearman.cli.reactor_loop import LogLines, Main, Run
+from txgearman.cli.reactor_loop import CommandRun, Main, StderrLogObserver
 from txgearman.cli.terminal import Terminal
 
 reactor: Any = global_reactor
 
-PATIENCE: Final = 20.0
+PROCESS_TIMEOUT: Final = 20.0
 """Seconds that a process may take."""
 
 ROOT: Final = Path(__file__).parents[2]
 
 
-class Ran(NamedTuple):
-    """A command that has ended: how, and what it wrote."""
+class Result(NamedTuple):
+    """The exit code and the output of a finished command."""
 
     code: int
     out: bytes
@@ -42,38 +42,38 @@ class Ran(NamedTuple):
 
     @property
     def rows(self) -> list[list[str]]:
-        """The cells of each line."""
+        """The cells of each line of the output."""
         return [line.split("\t") for line in self.out.decode().splitlines()]
 
 
-def parsed(*arguments: str | bytes) -> tuple[Main, int]:
-    """What the command line comes to, and how loud it is. Raises click's errors."""
-    told: list[tuple[Main, int]] = []
+def parse_command(*arguments: str | bytes) -> tuple[Main, int]:
+    """Return the coroutine function and the verbosity that a command line selects. Raises click's errors."""
+    parsed: list[tuple[Main, int]] = []
 
-    def run(main: Main, loudness: int) -> int:
-        told.append((main, loudness))
+    def run(main: Main, verbosity: int) -> int:
+        parsed.append((main, verbosity))
         return 0
 
     words = [os.fsdecode(argument) for argument in arguments]
     cli.main(words, obj={"run": run}, standalone_mode=False)
-    return told[0]
+    return parsed[0]
 
 
-class Started:
+class RunningCommand:
     """A command that runs in this process.
 
-    :ivar ended: fires with its exit code.
+    :ivar finished: fires with its exit code.
     """
 
     def __init__(
         self, *arguments: str | bytes, stdin: bytes = b"", terminal: bool = False, pipe: int = -1, output: int = -1
     ) -> None:
         """
-        :param terminal: what it writes is shown on a terminal.
-        :param pipe: a file descriptor that it reads from, rather than `stdin`.
-        :param output: a file descriptor that it writes to.
+        :param terminal: whether standard output and standard error are a terminal.
+        :param pipe: a file descriptor to read from, instead of `stdin`.
+        :param output: a file descriptor to write to.
         """
-        main, loudness = parsed(*arguments)
+        main, verbosity = parse_command(*arguments)
         self._files = ExitStack()
         self._input, self._out, self._err = map(self._files.enter_context, [tempfile.TemporaryFile() for _ in range(3)])  # noqa: SIM115  # they are entered
         self._input.write(stdin)
@@ -86,57 +86,57 @@ class Started:
             output if output >= 0 else self._slave if terminal else self._out.fileno(),
             self._slave if terminal else self._err.fileno(),
         )
-        terminal_of_it = Terminal(reactor, *descriptors)
-        self._log = LogLines(terminal_of_it, loudness)
+        command_terminal = Terminal(reactor, *descriptors)
+        self._log = StderrLogObserver(command_terminal, verbosity)
         globalLogPublisher.addObserver(self._log)
-        self.run = Run(terminal_of_it)
-        self.ended: Deferred[int] = self.run.begin(main)
+        self.run = CommandRun(command_terminal)
+        self.finished: Deferred[int] = self.run.start(main)
 
-    def said(self) -> str:
-        """What it has written to its error output so far."""
+    def stderr(self) -> str:
+        """Return what it has written to standard error so far."""
         return _content(self._err).decode()
 
-    def written(self) -> bytes:
-        """What it has written to its output so far."""
+    def stdout(self) -> bytes:
+        """Return what it has written to standard output so far."""
         return _content(self._out)
 
-    def shown_so_far(self) -> bytes:
-        """What the terminal has been sent since the last call."""
+    def read_screen(self) -> bytes:
+        """Return what it has written to the terminal since the last call."""
         return _read(self._master) if select.select([self._master], [], [], 0)[0] else b""
 
-    async def until(self, text: str, times: int = 1) -> None:
-        """Wait until it has written this, to either output, so many times."""
-        while (self.written().decode("utf-8", "replace") + self.said()).count(text) < times:
-            assert not self.ended.called, f"it has ended, and not said {text!r}: {self.written()!r} {self.said()}"
+    async def wait_for(self, text: str, times: int = 1) -> None:
+        """Wait until it has written the text, to either output, so many times."""
+        while (self.stdout().decode("utf-8", "replace") + self.stderr()).count(text) < times:
+            assert not self.finished.called, f"finished without {text!r}: {self.stdout()!r} {self.stderr()}"
             await deferLater(reactor, 0.01)
 
-    async def end(self, number: int = 0) -> Ran:
-        """Wait until it ends; with a number, because of this signal."""
+    async def finish(self, number: int = 0) -> Result:
+        """Wait until it has finished. Send it the signal of this number first, if there is one."""
         if number:
-            self.run.signalled(number)
-        code = await self.ended
+            self.run.signal_received(number)
+        code = await self.finished
         globalLogPublisher.removeObserver(self._log)
-        shown = self._shown()
-        ran = Ran(code, shown or self.written(), self.said())
+        screen = self._close_screen()
+        result = Result(code, screen or self.stdout(), self.stderr())
         self._files.close()
-        return ran
+        return result
 
-    def _shown(self) -> bytes:
-        """What the terminal has been sent."""
+    def _close_screen(self) -> bytes:
+        """Close the terminal; return what it was sent and nobody has read."""
         if self._master < 0:
             return b""
         os.close(self._slave)
-        shown = b""
+        screen = b""
         while chunk := _read(self._master):
-            shown += chunk
+            screen += chunk
         os.close(self._master)
-        return shown
+        return screen
 
 
 def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, 65536)
-    except OSError:  # so ends a terminal that nobody has open any more
+    except OSError:  # the end of a terminal whose other side is closed
         return b""
 
 
@@ -144,33 +144,33 @@ def _content(file: IO[bytes]) -> bytes:
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
 
 
-async def command(*arguments: str | bytes, stdin: bytes = b"", terminal: bool = False) -> Ran:
-    """Run a command to its end."""
-    return await Started(*arguments, stdin=stdin, terminal=terminal).end()
+async def run_command(*arguments: str | bytes, stdin: bytes = b"", terminal: bool = False) -> Result:
+    """Run a command in this process until it has finished."""
+    return await RunningCommand(*arguments, stdin=stdin, terminal=terminal).finish()
 
 
-async def command_of_geard(*arguments: str) -> Ran:
-    """Run a command to its end. A busy machine's geard may close a connection that it has just accepted: then again."""
-    while "closed cleanly" in (ran := await command(*arguments)).err:
+async def run_command_for_geard(*arguments: str) -> Result:
+    """Run a command, again if need be: geard on a busy machine may close a connection that it has just accepted."""
+    while "closed cleanly" in (result := await run_command(*arguments)).err:
         pass
-    return ran
+    return result
 
 
-def misused(*arguments: str | bytes) -> str:
-    """What is said of a command line that makes no sense."""
+def usage_error(*arguments: str | bytes) -> str:
+    """Return the message of the usage error that a command line is refused with."""
     try:
-        parsed(*arguments)
+        parse_command(*arguments)
     except click.UsageError as error:
         return error.format_message()
-    raise AssertionError(f"{arguments} makes sense")
+    raise AssertionError(f"{arguments} is valid")
 
 
 # In a process of its own.
 
 
 @contextmanager
-def process(*arguments: str | bytes, environment: dict[str, str] | None = None, **options: Any) -> Iterator[Any]:
-    """The command as a user starts it."""
+def start_process(*arguments: str | bytes, environment: dict[str, str] | None = None, **options: Any) -> Iterator[Any]:
+    """Start the command as a user does; kill it at the end."""
     started = subprocess.Popen(
         [sys.executable, "-m", "txgearman", *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
@@ -184,34 +184,34 @@ def process(*arguments: str | bytes, environment: dict[str, str] | None = None, 
         started.communicate()
 
 
-def run(*arguments: str | bytes, stdin: bytes = b"", environment: dict[str, str] | None = None) -> Ran:
-    """Run the command to its end, in a process of its own. (It blocks; servers must be in other processes.)"""
-    with process(*arguments, environment=environment, stdin=subprocess.PIPE) as started:
-        out, err = started.communicate(stdin, timeout=PATIENCE)
-        return Ran(started.returncode, out, err.decode())
+def run_process(*arguments: str | bytes, stdin: bytes = b"", environment: dict[str, str] | None = None) -> Result:
+    """Run the command in a process until it has finished. This blocks, so servers must be in other processes."""
+    with start_process(*arguments, environment=environment, stdin=subprocess.PIPE) as started:
+        out, err = started.communicate(stdin, timeout=PROCESS_TIMEOUT)
+        return Result(started.returncode, out, err.decode())
 
 
-def interrupted(started: Any, number: int = signal.SIGINT) -> Ran:
-    """Send a signal, and wait for the end."""
+def interrupt(started: Any, number: int = signal.SIGINT) -> Result:
+    """Send a signal to a process, and wait until it has finished."""
     started.send_signal(number)
-    out, err = started.communicate(timeout=PATIENCE)
-    return Ran(started.returncode, out, err.decode())
+    out, err = started.communicate(timeout=PROCESS_TIMEOUT)
+    return Result(started.returncode, out, err.decode())
 
 
-def tool(name: str, port: int, *arguments: str, stdin: bytes = b"") -> Ran:
+def run_tool(name: str, port: int, *arguments: str, stdin: bytes = b"") -> Result:
     """Run gearman or gearadmin."""
-    ran = subprocess.run(
+    completed = subprocess.run(
         [name, "-h", "127.0.0.1", "-p", str(port), *arguments],
         input=stdin,
         capture_output=True,
-        timeout=PATIENCE,
+        timeout=PROCESS_TIMEOUT,
         check=False,
     )
-    return Ran(ran.returncode, ran.stdout, ran.stderr.decode())
+    return Result(completed.returncode, completed.stdout, completed.stderr.decode())
 
 
-def lives(pid: int) -> bool:
-    """Whether there is such a process, and it has not ended."""
+def is_alive(pid: int) -> bool:
+    """Return whether the process exists and is no zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

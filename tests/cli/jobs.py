@@ -1,4 +1,4 @@
-"""Functions for workers of the command's, as users have them in modules of their own."""
+"""Functions for ``txgearman work FUNCTION=tests.cli.jobs:callable``."""
 
 from __future__ import annotations
 

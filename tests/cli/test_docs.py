@@ -1,4 +1,4 @@
-"""docs/command-line.md, and the help of each command: they tell of all there is, and of nothing else."""
+"""Holds docs/command-line.md and the help of each command to the command line itself."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import click
 import pytest
 
-from txgearman.cli.exit_codes import BROKEN_PIPE, BUG, Exit
+from txgearman.cli.exit_codes import BROKEN_PIPE, INTERNAL_ERROR, ExitCode
 from txgearman.cli.main import cli
 
-from .harness import ROOT, parsed
+from .harness import ROOT, parse_command
 
 PAGE = (ROOT / "docs" / "command-line.md").read_text("utf-8")
 README = (ROOT / "README.md").read_text("utf-8")
@@ -22,11 +22,11 @@ COMMANDS: Mapping[str, click.Command] = cli.commands
 OPTION = re.compile(r"(?<![\w-])(?:--[a-z][a-z-]*|-\w)(?![\w-])")
 
 COMMON = set(OPTION.findall(PAGE.partition("### Servers")[2].partition("## Commands")[0])) | {"--help", "-h"}
-"""Options that the page tells of once for many commands."""
+"""Options that the page documents once for many commands."""
 
 
 def sections() -> list[tuple[set[str], str]]:
-    """The commands in each heading, and what the page says of them."""
+    """Return the commands in each heading, and the section of the page below it."""
     commands = PAGE.partition("## Commands")[2].partition("\n## ")[0]
     headings = re.split(r"^### (.*)$", commands, flags=re.MULTILINE)[1:]
     pairs = zip(headings[::2], headings[1::2], strict=True)
@@ -34,77 +34,79 @@ def sections() -> list[tuple[set[str], str]]:
 
 
 def options(names: set[str]) -> set[str]:
-    """Those of these commands."""
+    """Return the options of the commands."""
     parameters = [parameter for name in names for parameter in COMMANDS[name].params]
     return {option for parameter in parameters if isinstance(parameter, click.Option) for option in parameter.opts}
 
 
-def test_each_command_has_a_section() -> None:
+def test_page_has_section_for_each_command() -> None:
     assert set().union(*(names for names, _ in sections())) == set(COMMANDS)
 
 
-def test_each_option_is_told_of_where_its_command_is() -> None:
+def test_section_documents_each_option_of_its_commands() -> None:
     texts = {name: " ".join(text for names, text in sections() if name in names) for name in COMMANDS}
-    untold = {name: options({name}) - COMMON - set(OPTION.findall(texts[name])) for name in COMMANDS}
-    assert not {name: missing for name, missing in untold.items() if missing}
+    missing = {name: options({name}) - COMMON - set(OPTION.findall(texts[name])) for name in COMMANDS}
+    assert not {name: options for name, options in missing.items() if options}
 
 
-def test_no_option_is_told_of_that_is_none() -> None:
+def test_page_documents_existing_options_only() -> None:
     everywhere = options(set(COMMANDS)) | {"-v", "-h", "--help"}
     page = PAGE[: PAGE.index("## Examples")].replace("python -m", "")
     assert set(OPTION.findall(page)) <= everywhere
 
 
-def understood(line: str) -> bool:
-    """Whether a command line can be parsed. (Python functions in examples are not there.)"""
+def is_valid(line: str) -> bool:
+    """Return whether a command line can be parsed. The Python modules of the examples do not exist."""
     try:
-        parsed(*shlex.split(line)[1:])
+        parse_command(*shlex.split(line)[1:])
     except click.UsageError as error:
         return "No module named 'mypackage'" in error.format_message()
     return True
 
 
 def commands_in(text: str) -> list[str]:
-    """The command lines in a piece of a shell script, without what is around them."""
+    """Return the txgearman commands in a piece of a shell script, without pipes and redirections."""
     return [line.strip() for line in re.findall(r"txgearman [^|<>&()\n]*", text)]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_help_has_an_example_that_is_understood(name: str) -> None:
+def test_help_has_valid_example(name: str) -> None:
     lines = commands_in((COMMANDS[name].help or "").partition("Example")[2])
     assert any(line.startswith(f"txgearman {name}") for line in lines)
-    assert [line for line in lines if not understood(line)] == []
+    assert [line for line in lines if not is_valid(line)] == []
 
 
-def test_examples_are_understood() -> None:
+def test_examples_of_page_are_valid() -> None:
     lines = commands_in(PAGE.partition("## Examples")[2].partition("\n## ")[0])
     assert len(lines) == 9
-    assert [line for line in lines if not understood(line)] == []
+    assert [line for line in lines if not is_valid(line)] == []
 
 
-def test_examples_of_readme_are_understood() -> None:
+def test_examples_of_readme_are_valid() -> None:
     lines = commands_in("\n".join(re.findall(r"^txgearman .*", README, re.MULTILINE)))
     assert len(lines) > 3
-    assert [line for line in lines if not understood(line)] == []
+    assert [line for line in lines if not is_valid(line)] == []
 
 
-def test_exit_codes_are_told_of() -> None:
+def test_page_and_help_document_exit_codes() -> None:
     section = PAGE.partition("## Exit status")[2].partition("\n## ")[0]
-    told = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", section, re.MULTILINE) for code in row.split(",")}
-    assert told == {*map(int, Exit), BUG, 130, 143, BROKEN_PIPE}
-    assert {int(code) for code in re.findall(r"^ +(\d+)  ", cli.epilog or "", re.MULTILINE)} == told - {143}
+    documented = {
+        int(code) for row in re.findall(r"^\| ([\d, ]+) \|", section, re.MULTILINE) for code in row.split(",")
+    }
+    assert documented == {*map(int, ExitCode), INTERNAL_ERROR, 130, 143, BROKEN_PIPE}
+    assert {int(code) for code in re.findall(r"^ +(\d+)  ", cli.epilog or "", re.MULTILINE)} == documented - {143}
 
 
-def options_of_theirs(tool: str) -> set[str]:
-    """What a C tool's own help lists."""
-    ran = subprocess.run([tool, "--help"], capture_output=True, text=True, check=False)
-    lines = (ran.stdout + ran.stderr).splitlines()
+def c_tool_options(tool: str) -> set[str]:
+    """Return the options that the help of a C tool lists."""
+    result = subprocess.run([tool, "--help"], capture_output=True, text=True, check=False)
+    lines = (result.stdout + result.stderr).splitlines()
     return {option for line in lines for option in OPTION.findall(line.lstrip()[:28].partition(" - ")[0])}
 
 
 @pytest.mark.parametrize(("tool", "count"), [("gearman", 18), ("gearadmin", 16)])
-def test_each_option_of_the_c_tools_is_beside_ours(tool: str, count: int) -> None:
+def test_page_compares_each_option_of_c_tools(tool: str, count: int) -> None:
     rows = PAGE.partition(f"| `{tool}` |")[2].partition("\n\n")[0].splitlines()
-    told = {option for row in rows for option in OPTION.findall(row.split(" | ")[0])}
-    assert len(options_of_theirs(tool)) >= count
-    assert options_of_theirs(tool) <= told
+    documented = {option for row in rows for option in OPTION.findall(row.split(" | ")[0])}
+    assert len(c_tool_options(tool)) >= count
+    assert c_tool_options(tool) <= documented

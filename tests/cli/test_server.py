@@ -18,27 +18,27 @@ from twisted.internet.task import deferLater
 
 from txgearman import GearmanClient, Priority
 from txgearman.admin.admin import GearmanAdmin
-from txgearman.cli.exit_codes import Exit
+from txgearman.cli.exit_codes import ExitCode
 from txgearman.cli.server import _Page
-from txgearman.cli.terminal import in_thread
+from txgearman.cli.terminal import run_in_thread
 
 from ..daemons import Geard, Gearmand, free_port
-from .harness import Started, command, command_of_geard, misused, reactor, tool
+from .harness import RunningCommand, reactor, run_command, run_command_for_geard, run_tool, usage_error
 
 
-async def address(started: Started) -> str:
-    """Where it listens, as it says itself."""
-    await started.until("\n")
-    return started.written().decode().split()[-1]
+async def address(started: RunningCommand) -> str:
+    """Wait until it has printed its address; return that."""
+    await started.wait_for("\n")
+    return started.stdout().decode().split()[-1]
 
 
 async def get(url: str) -> tuple[int, str, str]:
-    """A page: its status, its type, its content."""
-    return await in_thread(reactor, _get, url)
+    """Return the status, the content type and the content of a page."""
+    return await run_in_thread(reactor, _get, url)
 
 
 def _get(url: str) -> tuple[int, str, str]:
-    """In a thread."""
+    """Block until the page has been read."""
     _, _, host, path = url.split("/", 3)
     connection = HTTPConnection(host, timeout=10)
     connection.request("GET", f"/{path}")
@@ -49,31 +49,31 @@ def _get(url: str) -> tuple[int, str, str]:
 # A job server.
 
 
-async def test_it_is_a_job_server() -> None:
-    started = Started("server", "-p", "0", "--job-handle-prefix", "H:mine", "-j", "3", "--exceptions")
+async def test_server_serves_jobs() -> None:
+    started = RunningCommand("server", "-p", "0", "--job-handle-prefix", "H:mine", "-j", "3", "--exceptions")
     where = await address(started)
     port = int(where.rpartition(":")[2])
     async with GearmanClient([where]) as client:
         handle = await client.add_task_bg("f")
         assert handle.handle.startswith(b"H:mine")
-        theirs = await in_thread(reactor, lambda: tool("gearadmin", port, "--status"))
-        assert theirs.out == b"f\t1\t0\t0\n.\n"
-    assert (await started.end(signal.SIGTERM)).code == 128 + signal.SIGTERM
+        listed = await run_in_thread(reactor, lambda: run_tool("gearadmin", port, "--status"))
+        assert listed.out == b"f\t1\t0\t0\n.\n"
+    assert (await started.finish(signal.SIGTERM)).code == 128 + signal.SIGTERM
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Twisted 22.4 leaves the socket open
-async def test_a_port_that_is_taken_is_told(gearmand: Gearmand) -> None:
+async def test_port_in_use_is_usage_error(gearmand: Gearmand) -> None:
     for arguments in (["server", "-p", str(gearmand.port)], ["metrics", "--listen", str(gearmand.port)]):
-        ran = await command(*arguments)
-        assert (ran.code, ran.out) == (Exit.USAGE, b"")
-        assert "in use" in ran.err
-    assert "not in the range" in misused("server", "-p", "70000")
+        result = await run_command(*arguments)
+        assert (result.code, result.out) == (ExitCode.USAGE, b"")
+        assert "in use" in result.err
+    assert "not in the range" in usage_error("server", "-p", "70000")
 
 
 # Metrics.
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]  # it says nothing of its types
+@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]  # it has no annotations
 async def busy(gearmand: Gearmand) -> AsyncIterator[Gearmand]:
     async with GearmanClient([gearmand.address]) as client:
         for priority in (Priority.HIGH, Priority.LOW, Priority.LOW):
@@ -85,7 +85,7 @@ LABELS = ("server", "function", "priority")
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
-    """The values, by name and labels."""
+    """Return the values, by name and labels."""
     return {
         (sample.name, *(sample.labels[label] for label in LABELS if label in sample.labels)): sample.value
         for family in text_string_to_metric_families(text)
@@ -106,24 +106,24 @@ def expected(server: str) -> dict[tuple[str, ...], float]:
     }
 
 
-async def test_metrics_once(busy: Gearmand) -> None:
-    ran = await command("metrics", "-s", busy.address)
-    assert (ran.code, ran.err) == (0, "")
-    assert samples(ran.out.decode()) == expected(busy.address)
+async def test_metrics_are_printed_once(busy: Gearmand) -> None:
+    result = await run_command("metrics", "-s", busy.address)
+    assert (result.code, result.err) == (0, "")
+    assert samples(result.out.decode()) == expected(busy.address)
 
 
-async def test_metrics_of_several_servers(busy: Gearmand, geard: Geard) -> None:
-    """geard does not tell queues by priority; a server that is down is told as such."""
-    nobody = f"127.0.0.1:{free_port()}"
-    ran = await command_of_geard("metrics", "-s", busy.address, "-s", geard.address, "-s", nobody)
-    assert ran.code == Exit.NO_SERVER
-    assert ran.err.startswith(f"txgearman: {nobody}: ")
-    told = samples(ran.out.decode())
-    assert told == expected(busy.address) | {("gearman_up", geard.address): 1, ("gearman_up", nobody): 0}
+async def test_metrics_cover_several_servers(busy: Gearmand, geard: Geard) -> None:
+    """geard has no queues by priority. A server that is down has no metrics but ``gearman_up``."""
+    unreachable = f"127.0.0.1:{free_port()}"
+    result = await run_command_for_geard("metrics", "-s", busy.address, "-s", geard.address, "-s", unreachable)
+    assert result.code == ExitCode.NO_SERVER
+    assert result.err.startswith(f"txgearman: {unreachable}: ")
+    printed = samples(result.out.decode())
+    assert printed == expected(busy.address) | {("gearman_up", geard.address): 1, ("gearman_up", unreachable): 0}
 
 
-async def test_metrics_over_http_are_those_of_the_moment(busy: Gearmand) -> None:
-    started = Started("metrics", "--listen", "0", "-s", busy.address)
+async def test_metrics_over_http_are_current(busy: Gearmand) -> None:
+    started = RunningCommand("metrics", "--listen", "0", "-s", busy.address)
     url = await address(started)
     code, content_type, text = await get(url)
     assert (code, content_type) == (200, "text/plain")
@@ -132,11 +132,11 @@ async def test_metrics_over_http_are_those_of_the_moment(busy: Gearmand) -> None
         (await admin.create_function("g")).all()
     assert ("gearman_workers", busy.address, "g") in samples((await get(url))[2])
     assert (await get(re.sub("metrics$", "", url)))[0] == 404
-    assert (await started.end(signal.SIGINT)).code == 130
+    assert (await started.finish(signal.SIGINT)).code == 130
 
 
-async def test_an_error_while_metrics_are_made_is_a_500(busy: Gearmand, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = Started("metrics", "--listen", "127.0.0.1:0", "-s", busy.address)
+async def test_error_while_rendering_metrics_is_a_500(busy: Gearmand, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = RunningCommand("metrics", "--listen", "127.0.0.1:0", "-s", busy.address)
     url = await address(started)
 
     def broken(_: object) -> None:
@@ -144,23 +144,23 @@ async def test_an_error_while_metrics_are_made_is_a_500(busy: Gearmand, monkeypa
 
     monkeypatch.setattr(GearmanAdmin, "status", broken)
     assert (await get(url))[::2] == (500, "by zero\n")
-    await started.end(signal.SIGINT)
+    await started.finish(signal.SIGINT)
 
 
 CANCELLED: list[object] = []
 
 
-async def test_who_asks_for_metrics_may_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was asked for is cancelled; others are served."""
-    failed = _Page._failed
+async def test_disconnect_cancels_rendering_of_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other requests are served."""
+    failed = _Page._page_failed
 
-    def noted(*arguments: Any) -> None:
+    def record(*arguments: Any) -> None:
         CANCELLED.append(arguments)
         failed(*arguments)
 
-    monkeypatch.setattr(_Page, "_failed", noted)
+    monkeypatch.setattr(_Page, "_page_failed", record)
     with Gearmand() as gearmand:
-        started = Started("metrics", "--listen", "[::1]:0", "-s", gearmand.address)
+        started = RunningCommand("metrics", "--listen", "[::1]:0", "-s", gearmand.address)
         url = await address(started)
         await get(url)
         gearmand.stall()
@@ -172,11 +172,11 @@ async def test_who_asks_for_metrics_may_leave(monkeypatch: pytest.MonkeyPatch) -
             await deferLater(reactor, 0.01)
         gearmand.signal(signal.SIGCONT)
         assert (await get(url))[0] == 200
-        await started.end(signal.SIGINT)
+        await started.finish(signal.SIGINT)
 
 
-async def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_missing_extra_reports_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith(("prometheus_client", "txgearman.cli.metrics"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    assert "needs the extra 'metrics'" in misused("metrics")
+    assert "needs the extra 'metrics'" in usage_error("metrics")

@@ -1,4 +1,4 @@
-"""What the command reads and writes, whatever its input and output are."""
+"""Reading and writing, with blocking and non-blocking pipes; names and cells as text."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from hypothesis import strategies as st
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 
-from txgearman.cli.tables import cell
-from txgearman.cli.terminal import Terminal, in_thread, printable
+from txgearman.cli.names import display_name
+from txgearman.cli.tables import format_cell
+from txgearman.cli.terminal import Terminal, run_in_thread
 
 from .harness import reactor
 
-MUCH = os.urandom(1_000_000)
+LARGE = os.urandom(1_000_000)
 
 
 class Pipe:
-    """Two pipes: what is written to the terminal's input, and what it writes."""
+    """A `Terminal` on two pipes: `sink` feeds its input, `source` has its output."""
 
-    def __init__(self, blocking: bool) -> None:
+    def __init__(self, *, blocking: bool) -> None:
         self.stdin, self.sink = os.pipe()
         self.source, self.stdout = os.pipe()
         for descriptor in (self.stdin, self.stdout):
@@ -36,40 +37,40 @@ class Pipe:
 
 @pytest.fixture(params=[True, False], ids=["blocking", "non-blocking"])
 def pipe(request: pytest.FixtureRequest) -> Iterator[Pipe]:
-    """Whoever starts a program may make its input and output non-blocking."""
-    pipe = Pipe(request.param)
+    """A parent process may have made input and output non-blocking."""
+    pipe = Pipe(blocking=request.param)
     yield pipe
     pipe.close()
 
 
-async def test_much_is_written_at_the_pace_of_its_reader(pipe: Pipe) -> None:
-    writing = ensureDeferred(pipe.terminal.write(MUCH))
+async def test_write_waits_for_slow_reader_without_blocking(pipe: Pipe) -> None:
+    writing = ensureDeferred(pipe.terminal.write(LARGE))
     turns: list[str] = []
-    reactor.callLater(0, turns.append, "the reactor goes on")
+    reactor.callLater(0, turns.append, "the reactor runs")
     await deferLater(reactor, 0.02)
     assert turns
     assert not writing.called
     read = b""
-    while len(read) < len(MUCH):
-        read += await in_thread(reactor, os.read, pipe.source, 65536)
+    while len(read) < len(LARGE):
+        read += await run_in_thread(reactor, os.read, pipe.source, 65536)
     await writing
-    assert read == MUCH
+    assert read == LARGE
     os.close(pipe.sink)
 
 
-async def test_errors_are_written_whole(pipe: Pipe) -> None:
+async def test_write_error_writes_everything(pipe: Pipe) -> None:
     text = "x" * 200_000
-    said = in_thread(reactor, pipe.terminal.say, text)
+    writing = run_in_thread(reactor, pipe.terminal.write_error, text)
     read = b""
     while len(read) <= len(text):
-        read += await in_thread(reactor, os.read, pipe.source, 65536)
-    await said
+        read += await run_in_thread(reactor, os.read, pipe.source, 65536)
+    await writing
     assert read.decode() == text + "\n"
     os.close(pipe.sink)
 
 
-async def test_input_is_awaited(pipe: Pipe) -> None:
-    reading = ensureDeferred(pipe.terminal.read())
+async def test_read_all_waits_for_end_of_input(pipe: Pipe) -> None:
+    reading = ensureDeferred(pipe.terminal.read_all())
     await deferLater(reactor, 0.02)
     assert not reading.called
     os.write(pipe.sink, b"one ")
@@ -79,8 +80,8 @@ async def test_input_is_awaited(pipe: Pipe) -> None:
     assert await reading == b"one two"
 
 
-async def test_a_line_may_come_in_pieces(pipe: Pipe) -> None:
-    lines = pipe.terminal.lines()
+async def test_read_lines_joins_chunks(pipe: Pipe) -> None:
+    lines = pipe.terminal.read_lines()
     for piece in (b"a", b"b\nc", b"\n\nd"):
         os.write(pipe.sink, piece)
         if piece == b"a":
@@ -90,10 +91,10 @@ async def test_a_line_may_come_in_pieces(pipe: Pipe) -> None:
 
 
 @given(st.binary())
-def test_a_name_is_one_word_of_one_line(name: bytes) -> None:
-    """Nothing in it moves a cursor, ends a line or a cell."""
-    assert printable(name).isprintable()
-    assert "\t" not in cell(name)
+def test_displayed_name_is_printable(name: bytes) -> None:
+    """It has no control character, TAB or end of line."""
+    assert display_name(name).isprintable()
+    assert "\t" not in format_cell(name)
 
 
 @pytest.mark.parametrize(
@@ -109,5 +110,5 @@ def test_a_name_is_one_word_of_one_line(name: bytes) -> None:
         (3, "3"),
     ],
 )
-def test_a_value_in_a_table(value: object, text: str) -> None:
-    assert cell(value) == text
+def test_format_cell(value: object, text: str) -> None:
+    assert format_cell(value) == text

@@ -1,4 +1,4 @@
-"""``txgearman work``: programs and Python functions do jobs; gearman's clients have them done."""
+"""``txgearman work``: programs and Python functions run jobs of our client and of gearman."""
 
 from __future__ import annotations
 
@@ -13,59 +13,59 @@ import pytest_twisted
 from twisted.internet.task import deferLater
 
 from txgearman import GearmanAdmin, GearmanClient, TaskException, TaskFailed
-from txgearman.cli.exit_codes import Exit
-from txgearman.cli.terminal import in_thread
+from txgearman.cli.exit_codes import ExitCode
+from txgearman.cli.terminal import run_in_thread
 
 from ..conftest import Failures
 from ..daemons import Gearmand, free_port
-from .harness import Started, lives, misused, reactor, tool
+from .harness import RunningCommand, is_alive, reactor, run_tool, usage_error
 
 HERE = "tests.cli.jobs"
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]  # it says nothing of its types
+@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]  # it has no annotations
 async def client(gearmand: Gearmand) -> AsyncIterator[GearmanClient]:
     async with GearmanClient([gearmand.address]) as client:
         yield client
 
 
-class Work(Started):
-    """A worker of the command's."""
+class Work(RunningCommand):
+    """A running ``txgearman work``."""
 
     def __init__(self, gearmand: Gearmand, *arguments: str) -> None:
         super().__init__("work", "-s", gearmand.address, *arguments)
 
     async def stop(self) -> str:
-        """Let it end; return what it said."""
-        ran = await self.end(signal.SIGTERM)
-        assert ran.code == 128 + signal.SIGTERM
-        return ran.err
+        """Stop it; return what it wrote to standard error."""
+        result = await self.finish(signal.SIGTERM)
+        assert result.code == 128 + signal.SIGTERM
+        return result.err
 
 
-async def test_a_program_does_jobs(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_program_runs_jobs(gearmand: Gearmand, client: GearmanClient) -> None:
     worker = Work(gearmand, "f", "--", "tr", "a-z", "A-Z")
     assert await client.add_task("f", b"ab\ncd\n") == b"AB\nCD\n"
-    theirs = await in_thread(reactor, lambda: tool("gearman", gearmand.port, "-f", "f", "-s", "stressed"))
-    assert theirs.out == b"STRESSED"
+    result = await run_in_thread(reactor, lambda: run_tool("gearman", gearmand.port, "-f", "f", "-s", "stressed"))
+    assert result.out == b"STRESSED"
     await worker.stop()
 
 
 @pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("workload", [b"", bytes(range(256)) * 4000, b"\0"])
-async def test_a_program_has_any_bytes(gearmand: Gearmand, client: GearmanClient, workload: bytes) -> None:
+async def test_program_receives_any_bytes(gearmand: Gearmand, client: GearmanClient, workload: bytes) -> None:
     worker = Work(gearmand, "f", "cat")
     assert await client.add_task("f", workload) == workload
     await worker.stop()
 
 
-async def test_a_program_need_not_read_its_input(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_program_may_ignore_its_input(gearmand: Gearmand, client: GearmanClient) -> None:
     worker = Work(gearmand, "f", "--", "echo", "hello")
     assert await client.add_task("f", b"x" * 1_000_000) == b"hello\n"
     await worker.stop()
 
 
-async def test_lines_are_sent_as_they_come(gearmand: Gearmand, client: GearmanClient, tmp_path: Path) -> None:
-    """The second line is written once the first has arrived."""
+async def test_lines_are_sent_when_written(gearmand: Gearmand, client: GearmanClient, tmp_path: Path) -> None:
+    """The second line is written after the first has arrived."""
     go = tmp_path / "go"
     worker = Work(gearmand, "--lines", "f", "sh", "-c", f"echo one; until test -e {go}; do sleep 0.01; done; echo two")
     data: list[bytes] = []
@@ -79,7 +79,7 @@ async def test_lines_are_sent_as_they_come(gearmand: Gearmand, client: GearmanCl
     await worker.stop()
 
 
-async def test_a_program_that_fails_fails_the_job_with_a_warning(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_failing_program_sends_warning_and_fails_job(gearmand: Gearmand, client: GearmanClient) -> None:
     worker = Work(gearmand, "f", "--", "sh", "-c", "echo no good >&2; exit 3")
     warnings: list[bytes] = []
     with pytest.raises(TaskFailed) as failure:
@@ -89,7 +89,7 @@ async def test_a_program_that_fails_fails_the_job_with_a_warning(gearmand: Gearm
     assert "sh exited with 3" in await worker.stop()
 
 
-async def test_a_program_may_fail_in_silence(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_failing_program_without_stderr_sends_no_warning(gearmand: Gearmand, client: GearmanClient) -> None:
     worker = Work(gearmand, "f", "false")
     warnings: list[bytes] = []
     with pytest.raises(TaskFailed):
@@ -98,7 +98,7 @@ async def test_a_program_may_fail_in_silence(gearmand: Gearmand, client: Gearman
     await worker.stop()
 
 
-async def test_its_error_output_may_be_the_exception(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_exceptions_option_sends_stderr_as_exception(gearmand: Gearmand, client: GearmanClient) -> None:
     worker = Work(gearmand, "--exceptions", "f", "sh", "-c", "echo no good >&2; exit 3")
     with pytest.raises(TaskException) as failure:
         await client.add_task("f")
@@ -106,7 +106,7 @@ async def test_its_error_output_may_be_the_exception(gearmand: Gearmand, client:
     await worker.stop()
 
 
-async def test_a_warning_of_a_program_that_does_not_fail(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_stderr_of_successful_program_is_warning(gearmand: Gearmand, client: GearmanClient) -> None:
     worker = Work(gearmand, "f", "--", "sh", "-c", "echo careful >&2; echo done")
     warnings: list[bytes] = []
     assert await client.add_task("f", on_warning=lambda _, data: warnings.append(data)) == b"done\n"
@@ -114,14 +114,14 @@ async def test_a_warning_of_a_program_that_does_not_fail(gearmand: Gearmand, cli
     await worker.stop()
 
 
-async def test_a_program_that_is_not_there_fails_the_job(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_missing_program_fails_job(gearmand: Gearmand, client: GearmanClient) -> None:
     worker = Work(gearmand, "f", "no-such-program")
     with pytest.raises(TaskFailed):
         await client.add_task("f")
     assert "can't run no-such-program: No such file or directory" in await worker.stop()
 
 
-async def test_its_environment_tells_of_the_job(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_environment_describes_job(gearmand: Gearmand, client: GearmanClient) -> None:
     worker = Work(
         gearmand, "f", "--", "sh", "-c", 'printf "%s %s %s" $GEARMAN_FUNCTION $GEARMAN_UNIQUE $GEARMAN_HANDLE'
     )
@@ -131,7 +131,7 @@ async def test_its_environment_tells_of_the_job(gearmand: Gearmand, client: Gear
     await worker.stop()
 
 
-async def test_a_job_that_takes_too_long_is_ended_with_its_children(
+async def test_timeout_kills_program_and_its_children(
     gearmand: Gearmand, client: GearmanClient, tmp_path: Path, logged_failures: Failures
 ) -> None:
     pid = tmp_path / "pid"
@@ -139,13 +139,13 @@ async def test_a_job_that_takes_too_long_is_ended_with_its_children(
     worker = Work(gearmand, "-t", "1", "f", "--", "sh", "-c", script)
     with pytest.raises(TaskException):
         await client.add_task("f")
-    while lives(int(pid.read_text())):
+    while is_alive(int(pid.read_text())):
         await deferLater(reactor, 0.01)
     await worker.stop()
     logged_failures.flush(Exception)
 
 
-async def test_a_line_after_the_end_is_dropped(
+async def test_line_after_timeout_is_dropped(
     gearmand: Gearmand, client: GearmanClient, logged_failures: Failures
 ) -> None:
     worker = Work(gearmand, "-t", "0.2", "-n", "f", "--", "sh", "-c", "while echo line; do sleep 0.01; done")
@@ -155,8 +155,8 @@ async def test_a_line_after_the_end_is_dropped(
     logged_failures.flush(Exception)
 
 
-async def test_several_jobs_at_a_time(gearmand: Gearmand, client: GearmanClient, tmp_path: Path) -> None:
-    """Each of the two waits for the other."""
+async def test_jobs_option_runs_jobs_concurrently(gearmand: Gearmand, client: GearmanClient, tmp_path: Path) -> None:
+    """Each of the two jobs waits for the other."""
     script = f"touch {tmp_path}/$GEARMAN_UNIQUE; until test -e {tmp_path}/$(cat); do sleep 0.01; done"
     worker = Work(gearmand, "--jobs", "2", "f", "--", "sh", "-c", script)
     one, two = client.add_task("f", b"two", unique="one"), client.add_task("f", b"one", unique="two")
@@ -164,35 +164,35 @@ async def test_several_jobs_at_a_time(gearmand: Gearmand, client: GearmanClient,
     await worker.stop()
 
 
-async def test_it_ends_after_so_many_jobs(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_count_option_exits_after_jobs(gearmand: Gearmand, client: GearmanClient) -> None:
     worker = Work(gearmand, "-q", "-c", "2", "f", "cat")
     for _ in range(3):
         await client.add_task_bg("f", b"x")
-    ran = await worker.end()
-    assert (ran.code, ran.err) == (Exit.DONE, "")
+    result = await worker.finish()
+    assert (result.code, result.err) == (ExitCode.DONE, "")
     async with GearmanAdmin([gearmand.address]) as admin:
-        # gearmand may hear of an administrator before it hears what the worker said last.
+        # gearmand may read the admin connection before the last packets of the worker.
         while (status := (await admin.status()).one()[0]).workers:
             pass
     assert status.total == 1
 
 
-async def test_a_stop_lets_jobs_end(gearmand: Gearmand, client: GearmanClient, tmp_path: Path) -> None:
+async def test_signal_waits_for_running_jobs(gearmand: Gearmand, client: GearmanClient, tmp_path: Path) -> None:
     go, begun = tmp_path / "go", tmp_path / "begun"
     worker = Work(gearmand, "f", "--", "sh", "-c", f"touch {begun}; until test -e {go}; do sleep 0.01; done; echo done")
     task = client.add_task("f")
     while not begun.exists():
         await deferLater(reactor, 0.01)
-    worker.run.signalled(signal.SIGINT)
+    worker.run.signal_received(signal.SIGINT)
     await deferLater(reactor, 0.05)
     go.touch()
     assert await task == b"done\n"
-    ran = await worker.end()
-    assert ran.code == 130
-    assert "jobs that are let end: 1;" in ran.err
+    result = await worker.finish()
+    assert result.code == 130
+    assert "waiting for running jobs: 1;" in result.err
 
 
-async def test_a_prefix_and_an_id(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_prefix_and_client_id_are_set(gearmand: Gearmand, client: GearmanClient) -> None:
     worker = Work(gearmand, "--prefix", "pre", "--client-id", "me", "f", "cat")
     assert await client.add_task("pre\tf", b"abc") == b"abc"
     async with GearmanAdmin([gearmand.address]) as admin:
@@ -201,14 +201,14 @@ async def test_a_prefix_and_an_id(gearmand: Gearmand, client: GearmanClient) -> 
     await worker.stop()
 
 
-async def test_python_functions_do_jobs(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_python_functions_run_jobs(gearmand: Gearmand, client: GearmanClient) -> None:
     worker = Work(gearmand, f"a={HERE}:shout", f"b={HERE}:Nested.reverse")
     assert await client.add_task("a", b"abc") == b"ABC"
     assert await client.add_task("b", b"abc") == b"cba"
     await worker.stop()
 
 
-async def test_python_functions_in_threads_from_the_current_directory(
+async def test_threaded_function_from_current_directory_runs_in_thread(
     gearmand: Gearmand, client: GearmanClient, tmp_path: Path, monkeypatch: Any
 ) -> None:
     (tmp_path / "in_current_directory.py").write_text(
@@ -224,22 +224,22 @@ async def test_python_functions_in_threads_from_the_current_directory(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["f"], "say what does the jobs"),
-        (["f=nowhere_at_all:x"], "no nowhere_at_all:x"),
-        ([f"f={HERE}:nothing"], "no tests.cli.jobs:nothing"),
+        (["f"], "missing COMMAND"),
+        (["f=nowhere_at_all:x"], "can't import nowhere_at_all:x"),
+        ([f"f={HERE}:nothing"], "can't import tests.cli.jobs:nothing"),
         ([f"f={HERE}:not_callable"], "is not callable"),
-        (["f=module"], "does not read like package.module:callable"),
-        ([f"f={HERE}:shout", "g"], "does not read like FUNCTION=package.module:callable"),
-        (["-n", f"f={HERE}:shout"], "for a COMMAND"),
-        (["--exceptions", f"f={HERE}:shout"], "for a COMMAND"),
+        (["f=module"], "must be package.module:callable"),
+        ([f"f={HERE}:shout", "g"], "must be FUNCTION=package.module:callable"),
+        (["-n", f"f={HERE}:shout"], "require a COMMAND"),
+        (["--exceptions", f"f={HERE}:shout"], "require a COMMAND"),
         (["-j", "0", "f", "cat"], "is not in the range"),
     ],
 )
-def test_bad_usage(arguments: list[str], text: str) -> None:
-    assert text in misused("work", *arguments)
+def test_invalid_options_are_usage_errors(arguments: list[str], text: str) -> None:
+    assert text in usage_error("work", *arguments)
 
 
-async def test_what_can_not_be_offered() -> None:
-    ran = await Started("work", "-s", f"127.0.0.1:{free_port()}", "", "cat").end()
-    assert ran.code == Exit.USAGE
-    assert ran.err == "txgearman: function must not be empty\n"
+async def test_invalid_function_name_exits_with_2() -> None:
+    result = await RunningCommand("work", "-s", f"127.0.0.1:{free_port()}", "", "cat").finish()
+    assert result.code == ExitCode.USAGE
+    assert result.err == "txgearman: function must not be empty\n"

@@ -1,5 +1,5 @@
 """The ``txgearman`` command.
 
-`main` declares what there is to say on the command line, and imports no more than that needs; what a command does
-is in the other modules, as coroutines that take a `Terminal`. Nothing else in txgearman imports this.
+`main` declares the command line and imports only what that needs. The other modules implement the commands, as
+coroutine functions that take a `Terminal`. No other package of txgearman imports this one.
 """

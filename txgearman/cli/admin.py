@@ -1,4 +1,4 @@
-"""The commands about servers: status, workers, jobs, ping, and those that have a server do something."""
+"""Administration commands: queries such as ``status``, changes such as ``create`` and ``cancel``, and ``ping``."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ..client.client import GearmanClient
 from ..connection.addresses import parse_address
 from ..errors import GearmanError, NoServersAvailable, ServerError
 from ..models import JobHandle
-from .exit_codes import Exit, exit_of
+from .exit_codes import ExitCode, exit_code_for
 from .options import Servers
-from .reactor_loop import first_failure, usage
-from .tables import Table, as_rich, print_table
+from .reactor_loop import first_failure, usage_errors
+from .tables import Table, print_table, rich_table
 from .terminal import Terminal
 
-__all__ = ["Question", "admin_of", "ask", "cancel", "do", "ping", "screen", "tell_errors", "with_errors"]
+__all__ = ["Query", "append_errors", "cancel", "execute", "live_screen", "make_admin", "ping", "report_errors", "show"]
 
 Rows = Callable[[Any], Iterable[tuple[Any, ...]]]
 
 
-class Question:
-    """A question that is answered by a table.
+class Query:
+    """A call of `GearmanAdmin` whose results are printed as a table.
 
-    :ivar method: of `GearmanAdmin`.
-    :ivar columns: their names.
-    :ivar rows: makes rows of what a server answers.
+    :ivar method: name of the method of `GearmanAdmin`.
+    :ivar columns: names of the columns.
+    :ivar rows: converts the answer of one server to rows.
     """
 
     def __init__(self, method: str, columns: tuple[str, ...], rows: Rows) -> None:
@@ -43,38 +43,38 @@ def _fields(*names: str) -> Rows:
     return lambda records: (tuple(getattr(record, name) for name in names) for record in records)
 
 
-def _with_functions(records: Any) -> Iterable[tuple[Any, ...]]:
-    return _WORKERS(record for record in records if record.functions)
+def _rows_with_functions(records: Any) -> Iterable[tuple[Any, ...]]:
+    return _worker_rows(record for record in records if record.functions)
 
 
-_WORKERS: Final = _fields("number", "address", "client_id", "functions")
+_worker_rows: Final = _fields("number", "address", "client_id", "functions")
 
-QUESTIONS: Final[Mapping[str, Question]] = {
-    "status": Question(
+QUERIES: Final[Mapping[str, Query]] = {
+    "status": Query(
         "status",
         ("function", "total", "running", "workers"),
         _fields("function", "total", "running", "workers"),
     ),
-    "priority-status": Question(
+    "priority-status": Query(
         "priority_status",
         ("function", "high", "normal", "low", "workers"),
         _fields("function", "high", "normal", "low", "workers"),
     ),
-    "connections": Question("workers", ("connection", "address", "id", "functions"), _WORKERS),
-    "workers": Question("workers", ("connection", "address", "id", "functions"), _with_functions),
-    "jobs": Question(
+    "connections": Query("workers", ("connection", "address", "id", "functions"), _worker_rows),
+    "workers": Query("workers", ("connection", "address", "id", "functions"), _rows_with_functions),
+    "jobs": Query(
         "jobs", ("handle", "retries", "ignored", "stored"), _fields("handle", "retries", "ignored", "stored")
     ),
-    "unique-jobs": Question("unique_jobs", ("unique",), lambda uniques: ((unique,) for unique in uniques)),
-    "version": Question("version", ("version",), lambda version: [(version,)]),
-    "pid": Question("pid", ("pid",), lambda pid: [(pid,)]),
-    "verbosity": Question("verbosity", ("verbosity",), lambda verbosity: [(verbosity,)]),
+    "unique-jobs": Query("unique_jobs", ("unique",), lambda uniques: ((unique,) for unique in uniques)),
+    "version": Query("version", ("version",), lambda version: [(version,)]),
+    "pid": Query("pid", ("pid",), lambda pid: [(pid,)]),
+    "verbosity": Query("verbosity", ("verbosity",), lambda verbosity: [(verbosity,)]),
 }
 
 
-def admin_of(terminal: Terminal, servers: Servers, timeout: float) -> GearmanAdmin:
-    """The admin client that a command uses."""
-    with usage():
+def make_admin(terminal: Terminal, servers: Servers, timeout: float) -> GearmanAdmin:
+    """Create the admin client of a command."""
+    with usage_errors():
         return GearmanAdmin(
             servers.addresses,
             prefix=servers.prefix,
@@ -84,98 +84,105 @@ def admin_of(terminal: Terminal, servers: Servers, timeout: float) -> GearmanAdm
         )
 
 
-def table_of(question: Question, answers: Answers[Any]) -> Table:
-    """All servers' answers in one table. Where there are several, its first column is the server."""
+def make_table(query: Query, answers: Answers[Any]) -> Table:
+    """Put the answers of all servers into one table. With several servers, its first column is the server."""
     several = len(answers.results) + len(answers.errors) > 1
     rows = [
-        (address, *row) if several else row
-        for address, answer in answers.results.items()
-        for row in question.rows(answer)
+        (address, *row) if several else row for address, answer in answers.results.items() for row in query.rows(answer)
     ]
-    return Table(("server", *question.columns) if several else question.columns, rows)
+    return Table(("server", *query.columns) if several else query.columns, rows)
 
 
-def tell_errors(terminal: Terminal, errors: Mapping[str, GearmanError]) -> Exit:
-    """Say which servers have not answered, and why; return the exit code for that."""
+def report_errors(terminal: Terminal, errors: Mapping[str, GearmanError]) -> ExitCode:
+    """Write the error of each server to standard error; return the exit code of the first one."""
     for address, error in errors.items():
-        terminal.say(f"txgearman: {_of_server(address, error)}")
-    return first_failure([exit_of(error) or Exit.REFUSED for error in errors.values()])
+        terminal.write_error(f"txgearman: {_format_error(address, error)}")
+    return first_failure([exit_code_for(error) or ExitCode.REFUSED for error in errors.values()])
 
 
-def _of_server(address: str, error: GearmanError) -> str:
+def _format_error(address: str, error: GearmanError) -> str:
+    """Prefix an error with the server's address, unless it names the server itself."""
     return str(error) if isinstance(error, NoServersAvailable) else f"{address}: {error}"
 
 
-async def ask(terminal: Terminal, name: str, servers: Servers, timeout: float, json: bool, watch: float | None) -> Exit:
-    """Ask all servers, and print what they answer; with `watch`, until a signal."""
-    question = QUESTIONS[name]
-    async with admin_of(terminal, servers, timeout) as admin:
-        call: Callable[[], Deferred[Answers[Any]]] = getattr(admin, question.method)
+async def show(
+    terminal: Terminal, name: str, servers: Servers, timeout: float, *, json: bool, watch: float | None
+) -> ExitCode:
+    """Query all servers and print their answers.
+
+    :param watch: seconds between repeated queries, until a signal; None queries once.
+    """
+    selected = QUERIES[name]
+    async with make_admin(terminal, servers, timeout) as admin:
+        call: Callable[[], Deferred[Answers[Any]]] = getattr(admin, selected.method)
         if watch is None:
             answers = await call()
-            await print_table(terminal, table_of(question, answers), json)
-            return tell_errors(terminal, answers.errors)
-        return await _watch(terminal, question, call, json, watch)
+            await print_table(terminal, make_table(selected, answers), json=json)
+            return report_errors(terminal, answers.errors)
+        return await _watch(terminal, selected, call, watch, json=json)
 
 
 async def _watch(
-    terminal: Terminal, question: Question, call: Callable[[], Deferred[Answers[Any]]], json: bool, seconds: float
-) -> Exit:
-    with screen(terminal, wanted=not json) as live:
+    terminal: Terminal, query: Query, call: Callable[[], Deferred[Answers[Any]]], interval: float, *, json: bool
+) -> ExitCode:
+    with live_screen(terminal, enabled=not json) as live:
         while True:
             answers = await call()
-            table = table_of(question, answers)
+            table = make_table(query, answers)
             if live is not None:
-                live.update(with_errors(as_rich(table), answers.errors), refresh=True)
+                live.update(append_errors(rich_table(table), answers.errors), refresh=True)
             else:
-                await print_table(terminal, table, json)
-                tell_errors(terminal, answers.errors)
-            await deferLater(terminal.reactor, seconds)
+                await print_table(terminal, table, json=json)
+                report_errors(terminal, answers.errors)
+            await deferLater(terminal.reactor, interval)
 
 
-def screen(terminal: Terminal, wanted: bool = True) -> Any:
-    """A `rich.live.Live` that has the whole terminal while it is entered; None if the output is shown on none."""
-    if not (wanted and terminal.shows_output):
+def live_screen(terminal: Terminal, *, enabled: bool = True) -> Any:
+    """Return a context manager for the whole screen of the terminal.
+
+    Entering it returns a `rich.live.Live`, or None if it is not enabled or standard output is not a terminal.
+    """
+    if not (enabled and terminal.is_stdout_tty):
         return nullcontext()
     from rich.live import Live
 
-    return Live(console=terminal.rich(), auto_refresh=False, screen=True)
+    return Live(console=terminal.rich_console(), auto_refresh=False, screen=True)
 
 
-def with_errors(drawn: Any, errors: Mapping[str, GearmanError]) -> Any:
-    """What is drawn, and below it the servers that have not answered."""
+def append_errors(renderable: Any, errors: Mapping[str, GearmanError]) -> Any:
+    """Return the renderable with one line below it for each server that has not answered."""
     from rich.console import Group
     from rich.text import Text
 
-    return Group(drawn, *(Text(_of_server(address, error), style="red") for address, error in errors.items()))
+    return Group(renderable, *(Text(_format_error(address, error), style="red") for address, error in errors.items()))
 
 
-async def do(
+async def execute(
     terminal: Terminal, servers: Servers, timeout: float, method: str, *arguments: Any, **options: Any
-) -> Exit:
-    """Have all servers do something. It is silent, unless one does not."""
-    async with admin_of(terminal, servers, timeout) as admin:
-        with usage():
-            done = getattr(admin, method)(*arguments, **options)
-        return tell_errors(terminal, (await done).errors)
+) -> ExitCode:
+    """Call a method of `GearmanAdmin` for all servers. Only errors are printed."""
+    async with make_admin(terminal, servers, timeout) as admin:
+        with usage_errors():
+            answers = getattr(admin, method)(*arguments, **options)
+        return report_errors(terminal, (await answers).errors)
 
 
 # Cancelling.
 
 
-async def cancel(terminal: Terminal, servers: Servers, timeout: float, handles: tuple[str, ...]) -> Exit:
+async def cancel(terminal: Terminal, servers: Servers, timeout: float, handles: tuple[str, ...]) -> ExitCode:
     """Cancel jobs, one after the other."""
     codes = []
     for text in handles:
-        for_one, asked = _handles(terminal, servers, text)
-        async with admin_of(terminal, for_one, timeout) as admin:
-            codes.append(await _cancel(terminal, admin, text, asked))
+        selected, job_handles = _parse_handle(terminal, servers, text)
+        async with make_admin(terminal, selected, timeout) as admin:
+            codes.append(await _cancel(terminal, admin, text, job_handles))
     return first_failure(codes)
 
 
-def _handles(terminal: Terminal, servers: Servers, text: str) -> tuple[Servers, list[JobHandle]]:
-    """Which servers to ask about a handle: the one that it names, or else all."""
-    with usage():
+def _parse_handle(terminal: Terminal, servers: Servers, text: str) -> tuple[Servers, list[JobHandle]]:
+    """Return the servers to ask about a handle, and the handle on each. A handle without a server is asked of all."""
+    with usage_errors():
         if "//" in text:
             handle = JobHandle.from_string(text)
             return Servers([handle.server], servers.prefix, servers.connect_timeout), [handle]
@@ -183,9 +190,9 @@ def _handles(terminal: Terminal, servers: Servers, text: str) -> tuple[Servers, 
         return servers, [JobHandle(name, text.encode()) for name in names]
 
 
-async def _cancel(terminal: Terminal, admin: GearmanAdmin, text: str, handles: list[JobHandle]) -> Exit:
+async def _cancel(terminal: Terminal, admin: GearmanAdmin, text: str, handles: list[JobHandle]) -> ExitCode:
     errors: dict[str, GearmanError] = {}
-    with usage():
+    with usage_errors():
         cancelled = [(handle.server, admin.cancel_job(handle)) for handle in handles]
     for server, deferred in cancelled:
         try:
@@ -193,17 +200,17 @@ async def _cancel(terminal: Terminal, admin: GearmanAdmin, text: str, handles: l
         except (NoServersAvailable, ServerError) as error:
             errors[server] = error
     if len(errors) < len(handles):
-        return Exit.DONE
-    terminal.say(f"txgearman: {text} was not cancelled")
-    return tell_errors(terminal, errors)
+        return ExitCode.DONE
+    terminal.write_error(f"txgearman: {text} was not cancelled")
+    return report_errors(terminal, errors)
 
 
 # Round trips.
 
 
-async def ping(terminal: Terminal, servers: Servers, count: int, interval: float) -> Exit:
-    """Make round trips to all servers."""
-    with usage():
+async def ping(terminal: Terminal, servers: Servers, count: int, interval: float) -> ExitCode:
+    """Measure and print the round-trip time to each server, `count` times."""
+    with usage_errors():
         client = GearmanClient(
             servers.addresses, reactor=terminal.reactor, exceptions=False, connect_timeout=servers.connect_timeout
         )
@@ -216,7 +223,7 @@ async def ping(terminal: Terminal, servers: Servers, count: int, interval: float
     return first_failure(codes)
 
 
-async def _ping(terminal: Terminal, client: GearmanClient) -> Exit:
+async def _ping(terminal: Terminal, client: GearmanClient) -> ExitCode:
     try:
         seconds = await client.echo(b"txgearman")
     except NoServersAvailable as error:
@@ -228,5 +235,5 @@ async def _ping(terminal: Terminal, client: GearmanClient) -> Exit:
         if address in seconds:
             await terminal.write(f"{address}\t{seconds[address] * 1000:.3f} ms\n".encode())
         else:
-            terminal.say(f"txgearman: {address}: {reasons.get(address, 'no answer')}")
-    return Exit.DONE if len(seconds) == len(client.servers) else Exit.NO_SERVER
+            terminal.write_error(f"txgearman: {address}: {reasons.get(address, 'no answer')}")
+    return ExitCode.DONE if len(seconds) == len(client.servers) else ExitCode.NO_SERVER

@@ -1,4 +1,4 @@
-"""How the command exits: each outcome has a code of its own."""
+"""Exit codes of the command: each outcome has its own."""
 
 from __future__ import annotations
 
@@ -7,41 +7,42 @@ from typing import Final
 
 from ..errors import NoServersAvailable, ServerError, TaskFailed, TaskLost, TaskRejected, TaskTimedOut
 
-__all__ = ["BROKEN_PIPE", "BUG", "Exit", "exit_of"]
+__all__ = ["BROKEN_PIPE", "INTERNAL_ERROR", "ExitCode", "exit_code_for"]
 
 
-class Exit(enum.IntEnum):
-    """The exit codes that have a meaning here. A signal's is 128 and its number, so 130 for Ctrl-C."""
+class ExitCode(enum.IntEnum):
+    """Exit codes that the command defines. After a signal, the code is 128 plus its number: 130 for Ctrl-C."""
 
     DONE = 0
     FAILED = 1
-    """The worker gave up, with an exception or without."""
+    """The worker reported that the job failed, with an exception or without."""
     USAGE = 2
-    """What was asked for makes no sense; nothing was sent."""
+    """Usage error; nothing was sent."""
     REFUSED = 3
     """A server refused: its queue is full, it does not know the command ..."""
     TIMED_OUT = 4
     LOST = 5
-    """The connection went, or the server forgot the job: it may have been done, or not."""
+    """The connection was lost, or the server forgot the job: it may or may not have run."""
     NO_SERVER = 6
-    """No server could be reached, or one of those that were asked."""
+    """No server could be reached, or one of several."""
 
 
 BROKEN_PIPE: Final = 141
-"""Nobody reads what is written any more: what a shell says of a program that SIGPIPE has ended."""
+"""Standard output was closed. A shell reports the same code for a program that SIGPIPE (13) has ended."""
 
-BUG: Final = 70
+INTERNAL_ERROR: Final = 70
+"""``EX_SOFTWARE`` of ``sysexits.h``."""
 
-_EXITS: Final = {
-    TaskFailed: Exit.FAILED,
-    TaskRejected: Exit.REFUSED,
-    ServerError: Exit.REFUSED,
-    TaskTimedOut: Exit.TIMED_OUT,
-    TaskLost: Exit.LOST,
-    NoServersAvailable: Exit.NO_SERVER,
+_EXIT_CODES: Final = {
+    TaskFailed: ExitCode.FAILED,
+    TaskRejected: ExitCode.REFUSED,
+    ServerError: ExitCode.REFUSED,
+    TaskTimedOut: ExitCode.TIMED_OUT,
+    TaskLost: ExitCode.LOST,
+    NoServersAvailable: ExitCode.NO_SERVER,
 }
 
 
-def exit_of(error: BaseException) -> Exit | None:
-    """The code of an error, or None if it is none that is expected."""
-    return next((code for kind, code in _EXITS.items() if isinstance(error, kind)), None)
+def exit_code_for(error: BaseException) -> ExitCode | None:
+    """Return the exit code for an error, or None if the error is unexpected."""
+    return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), None)

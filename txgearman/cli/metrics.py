@@ -1,4 +1,4 @@
-"""``txgearman metrics``: what the servers have to do, in Prometheus' text."""
+"""``txgearman metrics``: the jobs and workers of servers in the Prometheus text format."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from twisted.internet.defer import gatherResults
 
 from ..admin.admin import Answers, GearmanAdmin
 from ..admin.commands import FunctionStatus, PriorityStatus
-from .admin import admin_of, tell_errors
-from .exit_codes import Exit
+from .admin import make_admin, report_errors
+from .exit_codes import ExitCode
+from .names import display_name
 from .options import Servers
-from .server import serve_pages
-from .terminal import Terminal, printable
+from .server import serve_page
+from .terminal import Terminal
 
 __all__ = ["metrics"]
 
@@ -23,11 +24,13 @@ try:
     from prometheus_client.core import GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
 except ImportError as error:
-    raise click.UsageError("this needs the extra 'metrics': python -m pip install 'txgearman[metrics]'") from error
+    raise click.UsageError(
+        "this command needs the extra 'metrics': python -m pip install 'txgearman[metrics]'"
+    ) from error
 
 
-class _Answers(Collector):
-    """What the servers have answered, as metrics."""
+class _AnswersCollector(Collector):
+    """Collects metrics from the answers of the servers."""
 
     def __init__(
         self,
@@ -38,17 +41,17 @@ class _Answers(Collector):
         self._queues = queues
 
     def collect(self) -> Iterator[Metric]:
-        yield self._up()
+        yield self._collect_up()
         for name, documentation, field in (
             ("gearman_queued_jobs", "Jobs that wait for a worker.", "queued"),
             ("gearman_running_jobs", "Jobs that a worker has.", "running"),
             ("gearman_workers", "Workers that offer the function, busy ones too.", "workers"),
         ):
-            yield _gauge(name, documentation, (), self._of_functions(field))
-        documentation = "Jobs that wait for a worker, by priority. Only gearmand tells it."
-        yield _gauge("gearman_queued_jobs_by_priority", documentation, ("priority",), self._by_priority())
+            yield _gauge(name, documentation, (), self._function_values(field))
+        documentation = "Jobs that wait for a worker, by priority. gearmand only."
+        yield _gauge("gearman_queued_jobs_by_priority", documentation, ("priority",), self._priority_values())
 
-    def _up(self) -> Metric:
+    def _collect_up(self) -> Metric:
         up = GaugeMetricFamily("gearman_up", "Whether the server answers.", labels=["server"])
         for address in self._functions.results:
             up.add_metric([address], 1)
@@ -56,43 +59,43 @@ class _Answers(Collector):
             up.add_metric([address], 0)
         return up
 
-    def _of_functions(self, field: str) -> Iterable[tuple[list[str], int]]:
+    def _function_values(self, field: str) -> Iterable[tuple[list[str], int]]:
         for address, functions in self._functions.results.items():
-            for each in functions:
-                yield [address, printable(each.function)], getattr(each, field)
+            for status in functions:
+                yield [address, display_name(status.function)], getattr(status, field)
 
-    def _by_priority(self) -> Iterable[tuple[list[str], int]]:
+    def _priority_values(self) -> Iterable[tuple[list[str], int]]:
         for address, functions in self._queues.results.items():
-            for each in functions:
+            for status in functions:
                 for priority in ("high", "normal", "low"):
-                    yield [address, printable(each.function), priority], getattr(each, priority)
+                    yield [address, display_name(status.function), priority], getattr(status, priority)
 
 
-def _gauge(name: str, documentation: str, labels: tuple[str, ...], rows: Iterable[tuple[list[str], int]]) -> Metric:
+def _gauge(name: str, documentation: str, labels: tuple[str, ...], values: Iterable[tuple[list[str], int]]) -> Metric:
     gauge = GaugeMetricFamily(name, documentation, labels=["server", "function", *labels])
-    for values, value in rows:
-        gauge.add_metric(values, value)
+    for label_values, value in values:
+        gauge.add_metric(label_values, value)
     return gauge
 
 
-async def _measure(admin: GearmanAdmin) -> tuple[bytes, Answers[Any]]:
-    """One look at all servers."""
+async def _collect(admin: GearmanAdmin) -> tuple[bytes, Answers[Any]]:
+    """Query all servers; return the metrics as text, and the answers to ``status``."""
     calls: list[Any] = [admin.status(), admin.priority_status()]
     functions, queues = await gatherResults(calls)
     registry = CollectorRegistry()
-    registry.register(_Answers(functions, queues))
+    registry.register(_AnswersCollector(functions, queues))
     return generate_latest(registry), functions
 
 
-async def metrics(terminal: Terminal, servers: Servers, timeout: float, listen: str | None) -> Exit:
-    """Print the metrics once, or serve them over HTTP."""
-    async with admin_of(terminal, servers, timeout) as admin:
+async def metrics(terminal: Terminal, servers: Servers, timeout: float, listen: str | None) -> ExitCode:
+    """Print the metrics once, or serve them over HTTP until a signal."""
+    async with make_admin(terminal, servers, timeout) as admin:
         if listen is None:
-            text, answers = await _measure(admin)
+            text, answers = await _collect(admin)
             await terminal.write(text)
-            return tell_errors(terminal, answers.errors)
+            return report_errors(terminal, answers.errors)
 
-        async def page() -> bytes:
-            return (await _measure(admin))[0]
+        async def render() -> bytes:
+            return (await _collect(admin))[0]
 
-        return await serve_pages(terminal, listen, "/metrics", CONTENT_TYPE_LATEST, page)
+        return await serve_page(terminal, listen, "/metrics", CONTENT_TYPE_LATEST, render)

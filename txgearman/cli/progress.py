@@ -1,38 +1,42 @@
-"""How far a job is, as a bar on a terminal and as lines elsewhere; and what its worker warns of."""
+"""Progress of jobs, and warnings of their workers, on standard error: a bar on a terminal, lines of text otherwise."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..client.task import Task
-from .terminal import Terminal, printable
+from .names import display_name
+from .terminal import Terminal
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Progress", "progress"]
+__all__ = ["Progress", "make_progress"]
+
+REFRESH_INTERVAL: Final = 0.1
+"""Minimum seconds between two refreshes of the bar for lines: a refresh costs more than a short job."""
 
 
 class Progress(Protocol):
-    """Shows how far something is."""
+    """A display of progress."""
 
-    def status(self, task: Task, numerator: int, denominator: int) -> None:
-        """A job's WORK_STATUS."""
+    def status_received(self, task: Task, numerator: int, denominator: int) -> None:
+        """Show a WORK_STATUS."""
 
-    def warning(self, task: Task, data: bytes) -> None:
-        """A job's WORK_WARNING."""
+    def warning_received(self, task: Task, data: bytes) -> None:
+        """Show a WORK_WARNING."""
 
-    def lines(self, done: int) -> None:
-        """So many lines of the input are done."""
+    def lines_done(self, count: int) -> None:
+        """Show how many lines of the input are done."""
 
     def clear(self) -> None:
-        """Make space for output."""
+        """Hide the display before output is written."""
 
 
-class Lines(AbstractContextManager["Lines"]):
-    """For a program that reads the standard error output."""
+class LineProgress(AbstractContextManager["LineProgress"]):
+    """Progress as lines of text, where standard error is not a terminal."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
@@ -40,38 +44,38 @@ class Lines(AbstractContextManager["Lines"]):
     def __exit__(self, *_: object) -> None:
         pass
 
-    def status(self, task: Task, numerator: int, denominator: int) -> None:
-        self._terminal.say(f"{_name(task)}: {numerator}/{denominator}")
+    def status_received(self, task: Task, numerator: int, denominator: int) -> None:
+        self._terminal.write_error(f"{display_name(task.function)}: {numerator}/{denominator}")
 
-    def warning(self, task: Task, data: bytes) -> None:
-        self._terminal.say_bytes(data)
+    def warning_received(self, task: Task, data: bytes) -> None:
+        self._terminal.write_error_bytes(data)
 
-    def lines(self, done: int) -> None:
-        """Nobody wants a line per line."""
+    def lines_done(self, count: int) -> None:
+        """Show nothing: it would be a line for each line of output."""
 
     def clear(self) -> None:
-        """What is written stays."""
+        """Do nothing: lines of text remain."""
 
 
-class Quiet(Lines):
-    """For those who want to hear of nothing but errors."""
+class NoProgress(LineProgress):
+    """No progress and no warnings, for ``--quiet``."""
 
-    def status(self, task: Task, numerator: int, denominator: int) -> None:
+    def status_received(self, task: Task, numerator: int, denominator: int) -> None:
         pass
 
-    def warning(self, task: Task, data: bytes) -> None:
+    def warning_received(self, task: Task, data: bytes) -> None:
         pass
 
 
-class Bar(AbstractContextManager["Bar"]):
-    """For people. The bar is there from the first status to the end, but while there is output."""
+class ProgressBar(AbstractContextManager["ProgressBar"]):
+    """Progress as a bar on a terminal. It is shown from the first status on, and hidden while output is written."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._bar: Any = None
-        self._up = False
-        self._shown: Any = None
-        self._shown_at = 0.0
+        self._is_shown = False
+        self._bar_task: Any = None
+        self._refreshed_at = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -81,54 +85,50 @@ class Bar(AbstractContextManager["Bar"]):
     ) -> None:
         self.clear()
 
-    def status(self, task: Task, numerator: int, denominator: int) -> None:
-        bar = self._visible()
-        bar.update(self._shown, description=_name(task), completed=numerator, total=denominator or None)
-        bar.refresh()
+    def status_received(self, task: Task, numerator: int, denominator: int) -> None:
+        self._show(description=display_name(task.function), completed=numerator, total=denominator or None)
 
-    def warning(self, task: Task, data: bytes) -> None:
+    def warning_received(self, task: Task, data: bytes) -> None:
         self.clear()
-        self._terminal.say_bytes(data)
+        self._terminal.write_error_bytes(data)
 
-    def lines(self, done: int) -> None:
+    def lines_done(self, count: int) -> None:
         now = self._terminal.reactor.seconds()
-        if now - self._shown_at >= 0.1:  # more would cost more than the jobs
-            self._shown_at = now
-            bar = self._visible()
-            bar.update(self._shown, description=f"{done} lines", completed=done, total=None)
-            bar.refresh()
+        if now - self._refreshed_at >= REFRESH_INTERVAL:
+            self._refreshed_at = now
+            self._show(description=f"{count} lines", completed=count, total=None)
 
     def clear(self) -> None:
-        if self._up:
-            self._up = False
+        if self._is_shown:
+            self._is_shown = False
             self._bar.stop()
 
-    def _visible(self) -> Any:
+    def _show(self, **values: Any) -> None:
         if self._bar is None:
-            from rich import progress as of_rich
-
-            self._bar = of_rich.Progress(
-                of_rich.TextColumn("{task.description}"),
-                of_rich.BarColumn(),
-                of_rich.TaskProgressColumn(),
-                of_rich.TimeElapsedColumn(),
-                console=self._terminal.rich(errors=True),
-                auto_refresh=False,
-                transient=True,
-            )
-            self._shown = self._bar.add_task("", total=None)
-        if not self._up:
-            self._up = True
+            self._bar = self._make_bar()
+            self._bar_task = self._bar.add_task("", total=None)
+        if not self._is_shown:
+            self._is_shown = True
             self._bar.start()
-        return self._bar
+        self._bar.update(self._bar_task, **values)
+        self._bar.refresh()
+
+    def _make_bar(self) -> Any:
+        from rich import progress  # imported late: it is slow, and most commands show no bar
+
+        return progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TaskProgressColumn(),
+            progress.TimeElapsedColumn(),
+            console=self._terminal.rich_console(errors=True),
+            auto_refresh=False,
+            transient=True,
+        )
 
 
-def progress(terminal: Terminal, quiet: bool) -> Bar | Lines:
-    """What is fit for who sees the standard error output."""
+def make_progress(terminal: Terminal, *, quiet: bool) -> ProgressBar | LineProgress:
+    """Return the display that suits standard error."""
     if quiet:
-        return Quiet(terminal)
-    return Bar(terminal) if terminal.shows_errors else Lines(terminal)
-
-
-def _name(task: Task) -> str:
-    return task.function if isinstance(task.function, str) else printable(task.function)
+        return NoProgress(terminal)
+    return ProgressBar(terminal) if terminal.is_stderr_tty else LineProgress(terminal)

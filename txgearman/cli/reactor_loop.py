@@ -1,4 +1,4 @@
-"""Runs a command in the reactor, and makes an exit code of what became of it."""
+"""Runs a command in the reactor, and converts its outcome to an exit code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import click
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
@@ -14,63 +14,64 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .exit_codes import BROKEN_PIPE, BUG, Exit, exit_of
+from .exit_codes import BROKEN_PIPE, INTERNAL_ERROR, ExitCode, exit_code_for
 from .terminal import Terminal
 
-__all__ = ["Main", "Run", "LogLines", "first_failure", "run", "usage"]
+__all__ = ["CommandRun", "Main", "StderrLogObserver", "first_failure", "run", "usage_errors"]
 
 Main = Callable[[Terminal], Coroutine[Any, Any, int]]
-"""What a command does, as a coroutine that comes to its exit code."""
+"""A command, as a coroutine function that returns its exit code."""
 
-LOUDNESS = {-1: LogLevel.critical, 0: LogLevel.warn, 1: LogLevel.info, 2: LogLevel.debug}
+LOG_LEVELS: Final = {-1: LogLevel.critical, 0: LogLevel.warn, 1: LogLevel.info, 2: LogLevel.debug}
 
 
-def run(main: Main, loudness: int = 0) -> int:
-    """Run a command to its end; return its exit code.
+def run(main: Main, verbosity: int = 0) -> int:
+    """Run a command in the global reactor; return its exit code.
 
-    :param loudness: see `LogLines`.
+    :param verbosity: see `StderrLogObserver`.
     """
     from twisted.internet import reactor
 
     terminal = Terminal(reactor)
-    globalLogBeginner.beginLoggingTo([LogLines(terminal, loudness)], redirectStandardIO=False, discardBuffer=True)
-    return Run(terminal).to_its_end(main)
+    observer = StderrLogObserver(terminal, verbosity)
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
+    return CommandRun(terminal).run(main)
 
 
-class Run:
-    """One run of a command. SIGINT and SIGTERM cancel it, and it has its time to let go; a second one ends it."""
+class CommandRun:
+    """One run of a command. SIGINT or SIGTERM cancels it, so that it can clean up; a second one exits at once."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._signal = 0
         self._main: Deferred[int] | None = None
-        self._code: int = BUG
+        self._code: int = INTERNAL_ERROR
 
-    def to_its_end(self, main: Main) -> int:
-        """Run the reactor for as long as it takes."""
+    def run(self, main: Main) -> int:
+        """Run the reactor until the command has finished; return its exit code."""
         reactor = self._terminal.reactor
-        reactor.callWhenRunning(self._start, main)
+        reactor.callWhenRunning(self._start_with_signals, main)
         reactor.run()
         return self._code
 
-    def _start(self, main: Main) -> None:
-        # Behind Twisted's own handlers, which don't tell which signal it was.
+    def _start_with_signals(self, main: Main) -> None:
+        # After the reactor has installed its own handlers, which do not report which signal it was.
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.signalled)
-        self.begin(main).addCallback(self._ended)
+            signal.signal(number, self.signal_received)
+        self.start(main).addCallback(self._finished)
 
-    def begin(self, main: Main) -> Deferred[int]:
-        """Begin; the reactor runs.
+    def start(self, main: Main) -> Deferred[int]:
+        """Start the command in the running reactor.
 
-        :return: fires with the exit code.
+        :return: fires with the exit code; it does not fail.
         """
         self._main = ensureDeferred(main(self._terminal))
         return self._main.addErrback(self._failed)
 
-    def signalled(self, number: int, _: object = None) -> None:
-        """For the system: there was a signal."""
+    def signal_received(self, number: int, _: object = None) -> None:
+        """Cancel the command, or exit at once if it has been cancelled before. A handler for `signal.signal`."""
         if self._signal:
-            self._terminal.leave()
+            self._terminal.clean_up()
             os._exit(128 + number)
         self._signal = number
         assert self._main is not None
@@ -84,20 +85,20 @@ class Run:
         if isinstance(error, BrokenPipeError):
             return BROKEN_PIPE
         if isinstance(error, click.ClickException):
-            self._terminal.say(f"txgearman: {error.format_message()}")
+            self._terminal.write_error(f"txgearman: {error.format_message()}")
             return error.exit_code
-        code = exit_of(error)
-        self._terminal.say(failure.getTraceback() if code is None else f"txgearman: {error}")
-        return BUG if code is None else code
+        code = exit_code_for(error)
+        self._terminal.write_error(failure.getTraceback() if code is None else f"txgearman: {error}")
+        return INTERNAL_ERROR if code is None else code
 
-    def _ended(self, code: int) -> None:
+    def _finished(self, code: int) -> None:
         self._code = code
         self._terminal.reactor.stop()
 
 
 @contextmanager
-def usage() -> Iterator[None]:
-    """What the library calls a mistake of its caller is one on the command line."""
+def usage_errors() -> Iterator[None]:
+    """Convert TypeError and ValueError, which the library raises for invalid arguments, to usage errors."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -105,25 +106,25 @@ def usage() -> Iterator[None]:
 
 
 @implementer(ILogObserver)
-class LogLines:
-    """What the library logs, and warnings of all others, as lines on the standard error output."""
+class StderrLogObserver:
+    """Writes log events of txgearman, and warnings of everything else, to standard error."""
 
-    def __init__(self, terminal: Terminal, loudness: int) -> None:
+    def __init__(self, terminal: Terminal, verbosity: int) -> None:
         """
-        :param loudness: -1 for what is critical, 0 for warnings, 1 for what happens, 2 for everything.
+        :param verbosity: -1 for critical events, 0 for warnings, 1 for info, 2 for debug.
         """
         self._terminal = terminal
-        self._level = LOUDNESS[max(-1, min(2, loudness))]
+        self._level = LOG_LEVELS[max(-1, min(2, verbosity))]
 
     def __call__(self, event: LogEvent) -> None:
-        ours = event["log_namespace"].startswith("txgearman.")
-        if event["log_level"] >= (self._level if ours else max(self._level, LogLevel.warn)):
+        is_ours = event["log_namespace"].startswith("txgearman.")
+        if event["log_level"] >= (self._level if is_ours else max(self._level, LogLevel.warn)):
             text = formatEvent(event)
             if "log_failure" in event:
                 text = f"{text}: {event['log_failure'].getErrorMessage()}"
-            self._terminal.say(f"txgearman: {text}")
+            self._terminal.write_error(f"txgearman: {text}")
 
 
-def first_failure(codes: Iterable[Exit]) -> Exit:
-    """Of several outcomes, the first that is no success."""
-    return next((code for code in codes if code is not Exit.DONE), Exit.DONE)
+def first_failure(codes: Iterable[ExitCode]) -> ExitCode:
+    """Return the first exit code that is not `ExitCode.DONE`, or else `ExitCode.DONE`."""
+    return next((code for code in codes if code is not ExitCode.DONE), ExitCode.DONE)

@@ -1,4 +1,4 @@
-"""The commands that listen: ``txgearman server``, and what ``txgearman metrics`` is served by."""
+"""``txgearman server``, and the HTTP server of ``txgearman metrics --listen``."""
 
 from __future__ import annotations
 
@@ -14,84 +14,87 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..testing import MemoryJobServer
-from .exit_codes import Exit
-from .reactor_loop import usage
+from .exit_codes import ExitCode
+from .reactor_loop import usage_errors
 from .terminal import Terminal
 
-__all__ = ["serve_pages", "server"]
+__all__ = ["serve_page", "server"]
 
 
 @contextmanager
-def _may_listen() -> Iterator[None]:
+def _listen_errors() -> Iterator[None]:
+    """Convert a failure to listen to a usage error."""
     try:
         yield
     except CannotListenError as error:
         raise click.UsageError(str(error)) from error
 
 
-async def server(terminal: Terminal, port: int, host: str, **options: Any) -> Exit:
-    """Be a job server, until a signal."""
-    with usage(), _may_listen():
+async def server(terminal: Terminal, port: int, host: str, **options: Any) -> ExitCode:
+    """Run an in-memory job server until a signal."""
+    with usage_errors(), _listen_errors():
         job_server = MemoryJobServer(terminal.reactor, **options)
         address = job_server.listen(port, host)
     try:
         await terminal.write(f"a job server on {address}\n".encode())
-        return await _until_a_signal()
+        return await _wait_for_signal()
     finally:
         await job_server.close()
 
 
-def _until_a_signal() -> Deferred[Exit]:
-    """It ends by being cancelled."""
+def _wait_for_signal() -> Deferred[ExitCode]:
+    """Return a Deferred that never fires by itself: a signal cancels the command, and this with it."""
     return Deferred()
 
 
 class _Page(Resource):
-    """One page, made anew for each request."""
+    """The only page of a site, rendered anew for each request."""
 
     isLeaf = True  # noqa: N815  # Twisted's name
 
-    def __init__(self, path: str, content_type: str, make: Callable[[], Any]) -> None:
+    def __init__(self, path: str, content_type: str, render: Callable[[], Any]) -> None:
         super().__init__()
         self._path = path
         self._content_type = content_type
-        self._make = make
+        self._render_page = render
 
     def render_GET(self, request: Request) -> Any:  # noqa: N802  # Twisted's name
         if request.path != self._path.encode():
             request.setResponseCode(404)
-            return f"there is {self._path} here, and nothing else\n".encode()
-        page = ensureDeferred(self._make())
+            return f"not found; the only page is {self._path}\n".encode()
+        page = ensureDeferred(self._render_page())
         request.notifyFinish().addErrback(lambda _: page.cancel())
-        page.addCallbacks(self._made, self._failed, callbackArgs=(request,), errbackArgs=(request,))
+        page.addCallbacks(self._page_rendered, self._page_failed, callbackArgs=(request,), errbackArgs=(request,))
         return NOT_DONE_YET
 
-    def _made(self, content: bytes, request: Request) -> None:
+    def _page_rendered(self, content: bytes, request: Request) -> None:
         request.setHeader("Content-Type", self._content_type)
         request.write(content)
         request.finish()
 
-    def _failed(self, failure: Failure, request: Request) -> None:
-        if request.channel is not None:  # else nobody waits for it any more
+    def _page_failed(self, failure: Failure, request: Request) -> None:
+        if request.channel is not None:  # None once the HTTP client has disconnected
             request.setResponseCode(500)
             request.write(f"{failure.getErrorMessage()}\n".encode())
             request.finish()
 
 
-async def serve_pages(terminal: Terminal, address: str, path: str, content_type: str, make: Callable[[], Any]) -> Exit:
-    """Serve one page over HTTP, until a signal.
+async def serve_page(
+    terminal: Terminal, address: str, path: str, content_type: str, render: Callable[[], Any]
+) -> ExitCode:
+    """Serve one page over HTTP until a signal.
 
-    :param address: ``port`` or ``host:port``; 127.0.0.1 unless it says otherwise.
-    :param make: a coroutine function that comes to its bytes.
+    :param address: ``port`` or ``host:port``; the default host is 127.0.0.1.
+    :param render: coroutine function that returns the content as bytes.
     """
-    site = Site(_Page(path, content_type, make))
+    site = Site(_Page(path, content_type, render))
     host, _, port = address.rpartition(":")
-    with usage(), _may_listen():
+    with usage_errors(), _listen_errors():
         listening = terminal.reactor.listenTCP(
             int(port), site, interface=(host or "127.0.0.1").removeprefix("[").removesuffix("]")
         )
     try:
         await terminal.write(f"http://{host or '127.0.0.1'}:{listening.getHost().port}{path}\n".encode())
-        return await _until_a_signal()
+        return await _wait_for_signal()
     finally:
         await listening.stopListening()

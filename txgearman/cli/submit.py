@@ -1,4 +1,4 @@
-"""``txgearman submit``: has jobs done."""
+"""``txgearman submit``: submits jobs and prints their results."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..client.iteration import map_workloads
 from ..client.task import Task
 from ..errors import ClientStopped, GearmanError, NoServersAvailable
 from ..models import Priority
-from .exit_codes import Exit, exit_of
+from .exit_codes import ExitCode, exit_code_for
 from .options import Servers
-from .progress import Bar, Lines, progress
-from .reactor_loop import first_failure, usage
+from .progress import Progress, make_progress
+from .reactor_loop import usage_errors
 from .terminal import Terminal
 
 __all__ = ["Request", "submit"]
@@ -26,11 +26,11 @@ __all__ = ["Request", "submit"]
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for on the command line.
+    """What the command line asks to submit.
 
-    :ivar workload: None for what is read from the standard input.
-    :ivar lines: what ends a line of the standard input, each of which is a workload; None if all of it is one.
-    :ivar options: those of `Task`.
+    :ivar workload: None reads it from standard input.
+    :ivar lines: what ends a line of standard input, each of which is a workload; None for a single workload.
+    :ivar options: the options of `Task`, made from the other fields.
     """
 
     function: bytes
@@ -57,9 +57,9 @@ class Request:
         object.__setattr__(self, "options", options)
 
 
-async def submit(terminal: Terminal, request: Request) -> Exit:
-    """Have done what is asked for."""
-    with usage():
+async def submit(terminal: Terminal, request: Request) -> ExitCode:
+    """Submit the job or jobs of a request, and write their results to standard output."""
+    with usage_errors():
         Task(request.function, **request.options)
         client = GearmanClient(
             request.servers.addresses,
@@ -68,101 +68,117 @@ async def submit(terminal: Terminal, request: Request) -> Exit:
             connect_timeout=request.servers.connect_timeout,
             server_wait=request.server_wait,
         )
-    with progress(terminal, request.quiet) as shown:
+    with make_progress(terminal, quiet=request.quiet) as progress:
         async with client:
             if request.lines is not None:
-                return await Batch(terminal, request, client, shown).run()
-            workload = await terminal.read() if request.workload is None else request.workload
+                return await LineBatch(terminal, request, client, progress).run()
+            workload = await terminal.read_all() if request.workload is None else request.workload
             if request.background:
-                await terminal.write(await _in_background(request, client, workload))
+                await terminal.write(await _submit_background(request, client, workload))
             else:
-                await _in_foreground(terminal, request, client, workload, shown)
-    return Exit.DONE
+                await _stream_result(terminal, request, client, workload, progress)
+    return ExitCode.DONE
 
 
-def _in_background(request: Request, client: GearmanClient, workload: bytes) -> Deferred[bytes]:
-    with usage():
+def _submit_background(request: Request, client: GearmanClient, workload: bytes) -> Deferred[bytes]:
+    """Submit a background job.
+
+    :return: fires with the line to print, which is the job handle; fails with the error of the task.
+    """
+    with usage_errors():
         submitted = client.submit(Task(request.function, workload, **request.options))
     return submitted.addCallback(lambda handle: f"{handle}\n".encode())
 
 
-async def _in_foreground(
-    terminal: Terminal, request: Request, client: GearmanClient, workload: bytes, shown: Bar | Lines
+async def _stream_result(
+    terminal: Terminal, request: Request, client: GearmanClient, workload: bytes, progress: Progress
 ) -> None:
-    """Write the result as it comes."""
-    with usage():
+    """Submit a foreground job, and write its data and result as they arrive."""
+    with usage_errors():
         chunks = client.stream(
-            request.function, workload, on_status=shown.status, on_warning=shown.warning, **request.options
+            request.function,
+            workload,
+            on_status=progress.status_received,
+            on_warning=progress.warning_received,
+            **request.options,
         )
     last = b"\n"
     async with aclosing(chunks):
-        with usage():  # the task is submitted here
+        with usage_errors():  # the task is submitted by the first step
             chunk = await anext(chunks, None)
         while chunk is not None:
-            shown.clear()
+            progress.clear()
             await terminal.write(chunk)
             last = chunk
             chunk = await anext(chunks, None)
-    if terminal.shows_output and not last.endswith(b"\n"):
-        await terminal.write(b"\n")  # so that the prompt does not stand behind it
+    if terminal.is_stdout_tty and not last.endswith(b"\n"):
+        await terminal.write(b"\n")  # so that the shell's prompt starts on a new line
 
 
-class Batch:
-    """One job for each line of the standard input."""
+class LineBatch:
+    """Submits one job for each line of standard input."""
 
-    def __init__(self, terminal: Terminal, request: Request, client: GearmanClient, shown: Bar | Lines) -> None:
+    def __init__(self, terminal: Terminal, request: Request, client: GearmanClient, progress: Progress) -> None:
         assert request.lines is not None
         self._terminal = terminal
         self._request = request
         self._client = client
-        self._shown = shown
-        self._end = request.lines
-        self._lines = 0
-        self._codes: list[Exit] = []
+        self._progress = progress
+        self._line_end = request.lines
+        self._lines_submitted = 0
+        self._first_code = ExitCode.DONE
 
-    async def run(self) -> Exit:
-        """Write the results, each as a line, in the order of the input."""
-        workloads = self._terminal.lines(self._end)
-        counts = not (self._terminal.shows_output or self._terminal.reads_keys)  # else they show it themselves
+    async def run(self) -> ExitCode:
+        """Write each result as a line, in the order of the input; return the exit code of the first failure."""
+        workloads = self._terminal.read_lines(self._line_end)
+        # On a terminal, the lines themselves show the progress.
+        shows_count = not (self._terminal.is_stdout_tty or self._terminal.is_stdin_tty)
         done = 0
         results: AsyncGenerator[bytes, None] = map_workloads(self._submit, workloads, self._request.concurrency)
         async with aclosing(results):
             async for result in results:
                 done += 1
-                await self._terminal.write(result + self._end)
-                if counts:
-                    self._shown.lines(done)
-        return first_failure(self._codes)
+                await self._terminal.write(result + self._line_end)
+                if shows_count:
+                    self._progress.lines_done(done)
+        return self._first_code
 
     def _submit(self, workload: bytes) -> Deferred[bytes]:
-        self._lines += 1
+        """Submit the job of the next line.
+
+        :return: fires with the line to print. A failed job is reported, and its line is empty.
+        """
+        self._lines_submitted += 1
         if self._request.background:
-            submitted = _in_background(self._request, self._client, workload)
-            return submitted.addCallbacks(lambda line: line[:-1], self._failed, errbackArgs=(self._lines,))
+            handle = _submit_background(self._request, self._client, workload)
+            result = handle.addCallback(lambda line: line[:-1])
+        else:
+            result = self._submit_foreground(workload)
+        return result.addErrback(self._line_failed, self._lines_submitted)
+
+    def _submit_foreground(self, workload: bytes) -> Deferred[bytes]:
+        """Submit a foreground job; its Deferred fires with its data and result, joined."""
         data: list[bytes] = []
-        with usage():
+        with usage_errors():
             task = Task(
                 self._request.function,
                 workload,
                 on_data=lambda _, chunk: data.append(chunk),
-                on_warning=self._shown.warning,
+                on_warning=self._progress.warning_received,
                 on_retry=lambda _, __: data.clear(),
                 **self._request.options,
             )
             submitted = self._client.submit(task)
-        return submitted.addCallbacks(
-            lambda result: b"".join([*data, result]), self._failed, errbackArgs=(self._lines,)
-        )
+        return submitted.addCallback(lambda result: b"".join([*data, result]))
 
-    def _failed(self, failure: Failure, line: int) -> bytes:
-        """A line that failed has an empty one in the output, and the others go on; unless there is no server at all."""
+    def _line_failed(self, failure: Failure, line: int) -> bytes:
+        """Report the failure of a line and return an empty result; raise if the other lines would fail as well."""
         error = failure.value
         if not isinstance(error, GearmanError) or isinstance(error, (ClientStopped, NoServersAvailable)):
             failure.raiseException()
-        code = exit_of(error)
+        code = exit_code_for(error)
         assert code is not None
-        self._shown.clear()
-        self._terminal.say(f"txgearman: line {line}: {error}")
-        if not self._codes:
-            self._codes.append(code)
+        self._progress.clear()
+        self._terminal.write_error(f"txgearman: line {line}: {error}")
+        self._first_code = self._first_code or code
         return b""

@@ -1,78 +1,79 @@
-"""Prints records: as a table for people, as TAB-separated rows for scripts, as JSON for programs."""
+"""Tables: for people on a terminal, as TAB-separated rows for scripts, as JSON for programs."""
 
 from __future__ import annotations
 
-import json
+import json as json_module
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .terminal import Terminal, printable
+from .names import decode_name, display_name
+from .terminal import Terminal
 
-__all__ = ["Table", "cell", "print_table"]
+__all__ = ["Table", "format_cell", "print_table", "rich_table"]
 
 
 @dataclass(frozen=True)
 class Table:
-    """What is to be printed.
+    """Columns and rows to print.
 
-    :ivar columns: their names, which are JSON's keys.
-    :ivar rows: `str`, `bytes`, `int`, `bool`, None or tuples of `bytes`.
+    :ivar columns: names of the columns, which are the keys in JSON.
+    :ivar rows: cells of `str`, `bytes`, `int`, `bool`, None or tuples of `bytes`.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
 
-def cell(value: Any) -> str:
-    """A value as one word of a row."""
+def format_cell(value: Any) -> str:
+    """Return a value as the text of a cell, without a TAB or an end of line."""
     if isinstance(value, bytes):
-        return printable(value)
+        return display_name(value)
     if isinstance(value, tuple):
-        return " ".join(map(printable, value))
+        return " ".join(map(display_name, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else str(value)
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it. Bytes that are no UTF-8 are escaped, as in Python."""
+def _json_value(value: Any) -> Any:
+    """Return a value that JSON has. JSON escapes control characters itself, so bytes are only decoded."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    return [_plain(each) for each in value] if isinstance(value, tuple) else value
+        return decode_name(value)
+    return [_json_value(item) for item in value] if isinstance(value, tuple) else value
 
 
-def as_json(table: Table) -> bytes:
-    """A list of objects, one per row."""
-    rows = [dict(zip(table.columns, map(_plain, row), strict=True)) for row in table.rows]
-    return json.dumps(rows, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+def format_json(table: Table) -> bytes:
+    """Return the table as a JSON list of objects, one for each row."""
+    rows = [dict(zip(table.columns, map(_json_value, row), strict=True)) for row in table.rows]
+    return json_module.dumps(rows, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def as_rows(table: Table) -> bytes:
-    """One line per row."""
-    lines = ("\t".join(map(cell, row)) + "\n" for row in table.rows)
+def format_rows(table: Table) -> bytes:
+    """Return the table as lines of TAB-separated cells, without a heading."""
+    lines = ("\t".join(map(format_cell, row)) + "\n" for row in table.rows)
     return "".join(lines).encode("utf-8", "backslashreplace")
 
 
-def as_rich(table: Table) -> Any:
-    """A `rich.table.Table`. Numbers are set to the right."""
+def rich_table(table: Table) -> Any:
+    """Return the table as a `rich.table.Table`, with numbers aligned to the right."""
     from rich import box
     from rich.table import Table as RichTable
 
-    drawn = RichTable(box=box.SIMPLE_HEAD)
+    renderable = RichTable(box=box.SIMPLE_HEAD)
     for number, column in enumerate(table.columns):
         numeric = any(type(row[number]) in (int, float) for row in table.rows)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        renderable.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in table.rows:
-        drawn.add_row(*map(cell, row))
-    return drawn
+        renderable.add_row(*map(format_cell, row))
+    return renderable
 
 
-async def print_table(terminal: Terminal, table: Table, json: bool) -> None:
-    """Print it as is fit for who reads it."""
+async def print_table(terminal: Terminal, table: Table, *, json: bool) -> None:
+    """Print the table to standard output: as JSON, or formatted for a terminal, or as TAB-separated rows."""
     if json:
-        await terminal.write(as_json(table))
-    elif terminal.shows_output:
-        terminal.rich().print(as_rich(table))
+        await terminal.write(format_json(table))
+    elif terminal.is_stdout_tty:
+        terminal.rich_console().print(rich_table(table))
     else:
-        await terminal.write(as_rows(table))
+        await terminal.write(format_rows(table))

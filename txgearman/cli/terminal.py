@@ -1,4 +1,4 @@
-"""Where the command reads and writes. No read and no write of it ever blocks the reactor."""
+"""Standard input, output and error of the command, without blocking the reactor."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from typing import Any, Final, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-__all__ = ["Terminal", "children", "in_thread", "printable"]
+__all__ = ["Terminal", "child_groups", "run_in_thread"]
 
 T = TypeVar("T")
 
 READ_SIZE: Final = 256 * 1024
-"""Bytes to ask for at a time; a pipe gives 64 KiB at most."""
+"""Bytes to read at a time. (A pipe returns 64 KiB at most.)"""
 
-children: Final[set[int]] = set()
-"""Process groups that are to end with this program, however it ends."""
+child_groups: Final[set[int]] = set()
+"""Process groups to kill if this program exits without its normal clean-up."""
 
 SHOW_CURSOR: Final = b"\x1b[?25h"
 
 
 class Terminal:
-    """The standard input, output and error output of a command, as file descriptors.
+    """Standard input, output and error of a command, as file descriptors.
 
-    :ivar reactor: what the command runs in.
+    :ivar reactor: the reactor that the command runs in.
     """
 
     def __init__(self, reactor: Any, stdin: int = 0, stdout: int = 1, stderr: int = 2) -> None:
@@ -40,84 +40,84 @@ class Terminal:
         self._stderr = stderr
 
     @property
-    def shows_output(self) -> bool:
-        """Whether a person sees what is written to the standard output."""
-        return os.isatty(self._stdout)
-
-    @property
-    def reads_keys(self) -> bool:
-        """Whether a person types what is read from the standard input."""
+    def is_stdin_tty(self) -> bool:
+        """Whether standard input is a terminal."""
         return os.isatty(self._stdin)
 
     @property
-    def shows_errors(self) -> bool:
-        """Whether a person sees what is written to the standard error output."""
+    def is_stdout_tty(self) -> bool:
+        """Whether standard output is a terminal."""
+        return os.isatty(self._stdout)
+
+    @property
+    def is_stderr_tty(self) -> bool:
+        """Whether standard error is a terminal."""
         return os.isatty(self._stderr)
 
     # Output.
 
     async def write(self, data: bytes) -> None:
-        """Write to the standard output, at the pace of its reader.
+        """Write to standard output. It returns once all is written, so that a slow reader slows the caller.
 
-        :raises BrokenPipeError: nobody reads it any more.
+        :raises BrokenPipeError: standard output was closed by its reader.
         """
         rest = memoryview(data)
         while rest:
-            if _takes_some(self._stdout):
+            if _is_writable(self._stdout):
                 written = os.write(self._stdout, rest[: select.PIPE_BUF])
             else:
-                written = await in_thread(self.reactor, _write_some, self._stdout, rest)
+                written = await run_in_thread(self.reactor, _write_some, self._stdout, rest)
             rest = rest[written:]
 
-    def say(self, text: str) -> None:
-        """Write a line to the standard error output."""
-        self.say_bytes(text.encode("utf-8", "backslashreplace"))
+    def write_error(self, text: str) -> None:
+        """Write a line of text to standard error."""
+        self.write_error_bytes(text.encode("utf-8", "backslashreplace"))
 
-    def say_bytes(self, data: bytes) -> None:
-        """Write a line of any bytes to the standard error output. (It is not for much, and may block.)"""
+    def write_error_bytes(self, data: bytes) -> None:
+        """Write a line of bytes to standard error. This may block, so it is for short messages."""
         _write_all(self._stderr, data if data.endswith(b"\n") else data + b"\n")
 
-    def rich(self, *, errors: bool = False) -> Any:
-        """A `rich.console.Console` on the standard output, or else on the standard error output."""
-        from rich.console import Console  # it takes its time
+    def rich_console(self, *, errors: bool = False) -> Any:
+        """Return a `rich.console.Console` for standard output, or for standard error if `errors` is true."""
+        from rich.console import Console  # imported late: it is slow
 
-        file: Any = _Text(self._stderr if errors else self._stdout)
+        file: Any = _TextStream(self._stderr if errors else self._stdout)
         return Console(file=file, highlight=False, emoji=False, markup=False)
 
-    def leave(self) -> None:
-        """Before an end at once: show the cursor again, whatever was shown, and end the children."""
-        for group in children:
-            with suppress(ProcessLookupError):  # it may just have ended
+    def clean_up(self) -> None:
+        """Prepare for an immediate exit: kill the child processes, and show the cursor that a display has hidden."""
+        for group in child_groups:
+            with suppress(ProcessLookupError):  # it may have exited in the meantime
                 os.killpg(group, signal.SIGKILL)
-        if self.shows_errors:
+        if self.is_stderr_tty:
             _write_all(self._stderr, SHOW_CURSOR)
 
     # Input.
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The standard input, piece by piece; a piece is read when it is asked for."""
-        while chunk := await in_thread(self.reactor, _read_some, self._stdin):
+    async def read_chunks(self) -> AsyncIterator[bytes]:
+        """Iterate over standard input in chunks. Each is read when it is asked for."""
+        while chunk := await run_in_thread(self.reactor, _read_some, self._stdin):
             yield chunk
 
-    async def read(self) -> bytes:
-        """All of the standard input."""
-        return b"".join([chunk async for chunk in self.chunks()])
+    async def read_all(self) -> bytes:
+        """Read standard input to its end."""
+        return b"".join([chunk async for chunk in self.read_chunks()])
 
-    async def lines(self, end: bytes = b"\n") -> AsyncIterator[bytes]:
-        """The lines of the standard input, without their ends. The last one need have none."""
-        begun: list[bytes] = []  # joined once, however long the line
-        async for chunk in self.chunks():
-            first, *others = chunk.split(end)
-            begun.append(first)
-            for line in others:
-                yield b"".join(begun)
-                begun = [line]
-        if last := b"".join(begun):
+    async def read_lines(self, line_end: bytes = b"\n") -> AsyncIterator[bytes]:
+        """Iterate over the lines of standard input, without their ends. The last line may lack its end."""
+        parts: list[bytes] = []  # of the current line; joined once, so that a long line costs linear time
+        async for chunk in self.read_chunks():
+            first, *others = chunk.split(line_end)
+            parts.append(first)
+            for part in others:
+                yield b"".join(parts)
+                parts = [part]
+        if last := b"".join(parts):
             yield last
 
 
-class _Text(io.TextIOBase):
-    """A file descriptor as rich wants it."""
+class _TextStream(io.TextIOBase):
+    """A file descriptor as the text stream that rich writes to."""
 
     encoding = "utf-8"
 
@@ -132,8 +132,8 @@ class _Text(io.TextIOBase):
         return os.isatty(self._descriptor)
 
 
-def _takes_some(descriptor: int) -> bool:
-    """Whether ``PIPE_BUF`` bytes can be written to it at once."""
+def _is_writable(descriptor: int) -> bool:
+    """Return whether ``PIPE_BUF`` bytes can be written without blocking."""
     return bool(select.select([], [descriptor], [], 0)[1])
 
 
@@ -143,11 +143,12 @@ def _write_all(descriptor: int, data: bytes) -> None:
         rest = rest[_write_some(descriptor, rest) :]
 
 
-# Whoever started this may have made its input and output non-blocking, for itself as well.
+# The parent process shares these descriptors and may have made them non-blocking. Their mode can't be changed, as that
+# would change the parent's as well.
 
 
 def _write_some(descriptor: int, data: memoryview) -> int:
-    """Write what can be written; wait until that is something."""
+    """Block until some of the data can be written; return the number of bytes written."""
     while True:
         try:
             return os.write(descriptor, data)
@@ -156,7 +157,7 @@ def _write_some(descriptor: int, data: memoryview) -> int:
 
 
 def _read_some(descriptor: int) -> bytes:
-    """Read what can be read; wait until there is something, or the end."""
+    """Block until there is data, and return it; at the end of the input, return nothing."""
     while True:
         try:
             return os.read(descriptor, READ_SIZE)
@@ -164,10 +165,11 @@ def _read_some(descriptor: int) -> bytes:
             select.select([descriptor], [], [])
 
 
-def in_thread(reactor: Any, call: Callable[..., T], *arguments: Any) -> Deferred[T]:
-    """Call something that blocks in a thread of its own, for which no end of the program waits.
+def run_in_thread(reactor: Any, call: Callable[..., T], *arguments: Any) -> Deferred[T]:
+    """Run a blocking call in a daemon thread of its own, which does not delay the exit of the program.
 
-    :return: fires with what it returns, or fails with what it raises. Cancelled, it fails at once; the thread goes on.
+    :return: fires with the result of the call, or fails with its exception. Cancelling fails it at once; the thread
+        runs on, and its result is dropped.
     """
     deferred: Deferred[T] = Deferred(lambda _: None)
 
@@ -179,15 +181,9 @@ def in_thread(reactor: Any, call: Callable[..., T], *arguments: Any) -> Deferred
         outcome: T | Failure
         try:
             outcome = call(*arguments)
-        except BaseException:  # as in a Deferred
+        except BaseException:  # every exception is reported by the Deferred
             outcome = Failure()
         reactor.callFromThread(fire, outcome)
 
     threading.Thread(target=work, daemon=True).start()
     return deferred
-
-
-def printable(name: bytes) -> str:
-    """A name for people's eyes, and for one column of one line: what does not print is escaped."""
-    text = name.decode("utf-8", "backslashreplace")
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -1,4 +1,4 @@
-"""``txgearman work``: does jobs, by a command or by Python functions."""
+"""``txgearman work``: a worker whose jobs run a program, or call Python functions."""
 
 from __future__ import annotations
 
@@ -19,22 +19,26 @@ from twisted.logger import Logger
 from ..errors import JobEnded, JobFailed
 from ..worker.job import Job
 from ..worker.worker import DRAIN_TIMEOUT, GearmanWorker
-from .exit_codes import Exit
+from .exit_codes import ExitCode
 from .options import Servers
-from .reactor_loop import usage
-from .terminal import Terminal, children, in_thread
+from .reactor_loop import usage_errors
+from .terminal import Terminal, child_groups, run_in_thread
 
-__all__ = ["Command", "Offer", "find", "work"]
+__all__ = ["ProgramRunner", "WorkerSettings", "import_function", "work"]
 
 _log = Logger()
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What is asked for on the command line.
+class WorkerSettings:
+    """The worker that the command line asks for.
 
-    :ivar functions: what to call for the jobs of each name.
-    :ivar count: jobs after which it ends; None: no end.
+    :ivar functions: callables, by the names of the functions.
+    :ivar jobs: maximum number of jobs that run at a time.
+    :ivar count: number of jobs after which the worker exits; None for no limit.
+    :ivar timeout: seconds until a job is stopped; None disables it.
+    :ivar threaded: whether the callables run in threads.
+    :ivar drain_timeout: seconds that running jobs have to finish on exit.
     """
 
     functions: dict[bytes, Callable[[Job], Any]]
@@ -47,14 +51,14 @@ class Offer:
     drain_timeout: float = DRAIN_TIMEOUT
 
 
-def find(name: str) -> Callable[[Job], Any]:
-    """The function of a name such as ``package.module:callable``. Modules in the current directory count.
+def import_function(name: str) -> Callable[[Job], Any]:
+    """Import the callable of a name such as ``package.module:callable``, also from the current directory.
 
-    :raises click.UsageError: there is none.
+    :raises click.UsageError: the name is invalid, or its module or attribute does not exist or is not callable.
     """
     module, colon, path = name.partition(":")
     if not (module and colon and path):
-        raise click.UsageError(f"{name!r} does not read like package.module:callable")
+        raise click.UsageError(f"function must be package.module:callable, not {name!r}")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -62,71 +66,79 @@ def find(name: str) -> Callable[[Job], Any]:
         for attribute in path.split("."):
             found = getattr(found, attribute)
     except (ImportError, AttributeError) as error:
-        raise click.UsageError(f"no {name}: {error}") from error
+        raise click.UsageError(f"can't import {name}: {error}") from error
     if not callable(found):
         raise click.UsageError(f"{name} is not callable")
     function: Callable[[Job], Any] = found
     return function
 
 
-async def work(terminal: Terminal, offer: Offer) -> Exit:
-    """Do jobs until a signal, or until there were as many as asked for. Those that run are let end."""
-    counter = _Counter(offer.count)
-    jobs = offer.jobs if offer.count is None else min(offer.jobs, offer.count)
-    with usage():
-        worker = GearmanWorker(
-            offer.servers.addresses,
-            prefix=offer.servers.prefix,
-            client_id=offer.client_id,
-            max_jobs=jobs,
-            reactor=terminal.reactor,
-            drain_timeout=offer.drain_timeout,
-            connect_timeout=offer.servers.connect_timeout,
-        )
-        for name, function in offer.functions.items():
-            worker.register_function(
-                name, counter.counted(function), timeout=offer.timeout, threaded=offer.threaded, max_jobs=None
-            )
+async def work(terminal: Terminal, settings: WorkerSettings) -> ExitCode:
+    """Run a worker until a signal, or until it has run `settings.count` jobs. Running jobs may finish."""
+    counter = _JobCounter(settings.count)
+    worker = _make_worker(terminal, settings, counter)
     async with worker:
         try:
             await counter.reached
         finally:
             running = sum(server.in_flight for server in worker.servers)
             if running:
-                _log.info("jobs that are let end: {running}; another signal ends them at once", running=running)
-    return Exit.DONE
+                _log.info("waiting for running jobs: {running}; another signal exits at once", running=running)
+    return ExitCode.DONE
 
 
-class _Counter:
-    """Counts jobs that begin.
+def _make_worker(terminal: Terminal, settings: WorkerSettings, counter: _JobCounter) -> GearmanWorker:
+    with usage_errors():
+        worker = GearmanWorker(
+            settings.servers.addresses,
+            prefix=settings.servers.prefix,
+            client_id=settings.client_id,
+            max_jobs=settings.jobs if settings.count is None else min(settings.jobs, settings.count),
+            reactor=terminal.reactor,
+            drain_timeout=settings.drain_timeout,
+            connect_timeout=settings.servers.connect_timeout,
+        )
+        for name, function in settings.functions.items():
+            worker.register_function(
+                name,
+                counter.count_calls(function),
+                timeout=settings.timeout,
+                threaded=settings.threaded,
+                max_jobs=None,
+            )
+    return worker
 
-    :ivar reached: fires when there were enough.
+
+class _JobCounter:
+    """Counts jobs as they start.
+
+    :ivar reached: fires when as many jobs as wanted have started; never, if their number is not limited.
     """
 
     def __init__(self, count: int | None) -> None:
         self._left = count
         self.reached: Deferred[None] = Deferred()
 
-    def counted(self, function: Callable[[Job], Any]) -> Callable[[Job], Any]:
-        """The function, with a count of its calls."""
+    def count_calls(self, function: Callable[[Job], Any]) -> Callable[[Job], Any]:
+        """Return a function that counts the calls of the given one."""
         return function if self._left is None else lambda job: self._call(function, job)
 
     def _call(self, function: Callable[[Job], Any], job: Job) -> Any:
         assert self._left is not None
         self._left -= 1
-        if self._left == 0:  # below that, a job was on its way; it is better done
+        if self._left == 0:  # negative if the server had assigned another job already: that one is run as well
             self.reached.callback(None)
         return function(job)
 
 
-class Command:
-    """Does each job by a program: the workload is its input, its output is the result."""
+class ProgramRunner:
+    """Runs a program for each job: the workload is its standard input, its standard output is the result."""
 
-    def __init__(self, command: Sequence[str], lines: bool, exceptions: bool) -> None:
+    def __init__(self, command: Sequence[str], *, lines: bool, exceptions: bool) -> None:
         """
-        :param lines: send each line of the output as it comes, as WORK_DATA.
-        :param exceptions: if the program fails, send what it wrote to its error output as WORK_EXCEPTION, rather than
-            as WORK_WARNING before a WORK_FAIL.
+        :param lines: send each line of the output as WORK_DATA, as soon as it is written.
+        :param exceptions: if the program fails, send its standard error as WORK_EXCEPTION, instead of WORK_WARNING
+            followed by WORK_FAIL.
         """
         self._command = list(command)
         self._lines = lines
@@ -134,48 +146,48 @@ class Command:
 
     async def __call__(self, job: Job) -> bytes:
         try:
-            process = self._start(job)  # here, so that no cancel can come before it is known what is to be ended
+            process = self._start(job)  # not in a thread: a cancel could come before the process to kill is known
         except OSError as error:
             raise JobFailed(f"can't run {self._command[0]}: {error.strerror}") from error
-        children.add(process.pid)
+        child_groups.add(process.pid)
         try:
             output, errors, _ = await gatherResults(
                 [
-                    _in_thread(self._pass_on if self._lines else _read, process.stdout, job),
-                    _in_thread(_read, process.stderr),
-                    _in_thread(_feed, process.stdin, job.workload),
+                    _in_thread(self._send_lines if self._lines else _read_output, process.stdout, job),
+                    _in_thread(_read_output, process.stderr),
+                    _in_thread(_write_input, process.stdin, job.workload),
                 ],
                 consumeErrors=True,
             )
             code = await _in_thread(process.wait)
         finally:
-            _end(process)
-            children.discard(process.pid)
+            _kill(process)
+            child_groups.discard(process.pid)
         if code:
-            self._fail(job, code, errors)
+            self._report_failure(job, code, errors)
         elif errors:
             job.send_warning(errors)
         return bytes(output)
 
     def _start(self, job: Job) -> Any:
-        # A session of its own: Ctrl-C is for us, and its children can be ended with it.
-        return subprocess.Popen(  # noqa: S603  # to run what the user says is what this is for
+        # In a session of its own: Ctrl-C does not reach it, and it can be killed together with its children.
+        return subprocess.Popen(  # noqa: S603  # running the user's command is the purpose
             self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env=os.environ | _variables(job),
+            env=os.environ | _job_environment(job),
         )
 
-    def _pass_on(self, output: IO[bytes], job: Job) -> bytes:
-        """In a thread: send the output as it comes, line by line."""
-        with output, suppress(JobEnded):  # then the program is being ended, too
+    def _send_lines(self, output: IO[bytes], job: Job) -> bytes:
+        """Send each line of the output as soon as it is written. Runs in a thread."""
+        with output, suppress(JobEnded):  # the program is then being killed
             for line in output:
                 job.send_data(line)
         return b""
 
-    def _fail(self, job: Job, code: int, errors: bytes) -> None:
+    def _report_failure(self, job: Job, code: int, errors: bytes) -> None:
         if self._exceptions:
             job.send_exception(errors)
             return
@@ -187,29 +199,30 @@ class Command:
 def _in_thread(call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
     from twisted.internet import reactor
 
-    return in_thread(reactor, call, *arguments)
+    return run_in_thread(reactor, call, *arguments)
 
 
-def _variables(job: Job) -> dict[str, str]:
+def _job_environment(job: Job) -> dict[str, str]:
+    """Return the environment variables that describe a job."""
     function = job.function.encode() if isinstance(job.function, str) else job.function
     values = {"FUNCTION": function, "HANDLE": str(job.handle).encode(), "UNIQUE": job.unique}
     return {f"GEARMAN_{name}": os.fsdecode(value) for name, value in values.items()}
 
 
-def _read(output: IO[bytes], _: object = None) -> bytes:
-    """In a thread: read all that the program writes."""
+def _read_output(output: IO[bytes], _: object = None) -> bytes:
+    """Read an output of the program to its end. Runs in a thread."""
     with output:
         return output.read()
 
 
-def _feed(program: IO[bytes], workload: bytes) -> None:
-    """In a thread: write the input of the program."""
-    with suppress(BrokenPipeError), program:  # it may not care for the rest of its input
-        program.write(workload)
+def _write_input(stdin: IO[bytes], workload: bytes) -> None:
+    """Write the standard input of the program. Runs in a thread."""
+    with suppress(BrokenPipeError), stdin:  # the program may exit without reading all of it
+        stdin.write(workload)
 
 
-def _end(process: Any) -> None:
-    """End the program with its children, if it has not ended."""
+def _kill(process: Any) -> None:
+    """Kill the program and its children, unless the program has exited."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
