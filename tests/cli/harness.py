@@ -105,7 +105,7 @@ class RunningCommand:
         return _read(self._master) if select.select([self._master], [], [], 0)[0] else b""
 
     async def wait_for(self, text: str, times: int = 1) -> None:
-        """Wait until it has written the text, to either output, so many times."""
+        """Wait until it has written the text, to either output, this number of times."""
         while (self.stdout().decode("utf-8", "replace") + self.stderr()).count(text) < times:
             assert not self.finished.called, f"finished without {text!r}: {self.stdout()!r} {self.stderr()}"
             await deferLater(reactor, 0.01)
@@ -122,7 +122,7 @@ class RunningCommand:
         return result
 
     def _close_screen(self) -> bytes:
-        """Close the terminal; return what it was sent and nobody has read."""
+        """Close the terminal; return its unread output."""
         if self._master < 0:
             return b""
         os.close(self._slave)

@@ -139,10 +139,10 @@ async def test_cancel_accepts_handle_with_and_without_server(gearmand: Gearmand,
     bare = handles[1].partition("//")[2]
     both = await run_command("cancel", bare, "-s", gearmand.address, *server_option)
     assert both == (0, b"", "")
-    unknown = await run_command("cancel", "H:nobody:7", "-s", gearmand.address, *server_option)
+    unknown = await run_command("cancel", "H:unknown:7", "-s", gearmand.address, *server_option)
     assert unknown.code == ExitCode.REFUSED
     assert unknown.err.splitlines() == [
-        "txgearman: H:nobody:7 was not cancelled",
+        "txgearman: H:unknown:7 was not cancelled",
         f"txgearman: {gearmand.address}: UNKNOWN_JOB",
         f"txgearman: {second_gearmand.address}: UNKNOWN_JOB",
     ]
