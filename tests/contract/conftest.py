@@ -1,4 +1,4 @@
-"""The three job servers that each test of the contract is run against."""
+"""Fixtures that run each test of the contract suite against three kinds of job server."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from .harness import MemoryServer, MemoryServerOnTCP, MemoryServers, RealServer, Server
 
 Start: TypeAlias = Callable[..., Server]
-"""Starts a server: ``start(job_retries=2, exceptions=True)``; the options are those of `MemoryJobServer`, and
-gearmand's, under the same names."""
+"""Starts a server: ``start(job_retries=2, exceptions=True)``. The options are those of `MemoryJobServer`, and of
+gearmand under the same names."""
 
 
 @pytest.fixture(scope="session")

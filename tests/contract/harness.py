@@ -1,7 +1,7 @@
-"""What the contract suite talks through: raw connections to a job server of any kind, with the codec and no more.
+"""Raw connections of the contract suite to a job server of any kind: the codec, and nothing else of the library.
 
-Each test is run against gearmand, `MemoryJobServer` on a port of another process, and `MemoryJobServer` in memory. It
-must not matter to a test which of them it has.
+Each test is run against gearmand, `MemoryJobServer` on a port of another process, and `MemoryJobServer` in memory. No
+test may depend on which of them it is.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from txgearman.testing import MemoryJobServer
 
 from ..daemons import Gearmand
 
-PATIENCE: Final = 10.0
-"""Seconds to wait for what a server owes at once."""
+TIMEOUT: Final = 10.0
+"""Seconds to wait for an answer that a server sends at once."""
 
 
 class Peer(ABC):
@@ -34,7 +34,7 @@ class Peer(ABC):
         self._received = b""
         self._echoes = 0
 
-    # What each kind of connection does in its own way.
+    # Different for each kind of connection.
 
     @abstractmethod
     def send(self, *packets: bytes) -> None:
@@ -42,13 +42,13 @@ class Peer(ABC):
 
     @abstractmethod
     def _more(self) -> bytes:
-        """Wait for more bytes. Empty: the server has closed the connection."""
+        """Wait for more bytes, and return them; none if the server has closed the connection."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close the connection; when this returns, the server has been told."""
+        """Close the connection."""
 
-    # What all do.
+    # Common to all.
 
     def _await(self, count: int) -> bytes:
         while len(self._received) < count:
@@ -58,7 +58,7 @@ class Peer(ABC):
         return self._received
 
     def receive(self) -> Packet:
-        """The next packet from the server, with as many arguments as its type has."""
+        """Return the next packet from the server, with as many arguments as its type has."""
         header = self._await(HEADER_SIZE)
         assert header[:4] == RES, f"not a packet from a server: {header!r}"
         packet_type = PACKET_TYPES[int.from_bytes(header[4:8], "big")]
@@ -69,21 +69,21 @@ class Peer(ABC):
         return packet_type, body.split(b"\0", count - 1) if count else []
 
     def ask(self, packet: bytes) -> Packet:
-        """Send a request; return the packet that comes next."""
+        """Send a request, and return the next packet."""
         self.send(packet)
         return self.receive()
 
     def submit(self, packet: bytes) -> bytes:
-        """Send a submit that is to be answered by JOB_CREATED; return the job's handle."""
+        """Send a submit that is answered by JOB_CREATED, and return the job's handle."""
         packet_type, (handle,) = self.ask(packet)
         assert packet_type is JOB_CREATED
         return handle
 
     def so_far(self) -> list[Packet]:
-        """Everything that the server had for this connection up to now.
+        """Return every packet that the server has sent to this connection up to now.
 
-        A server does one thing after the other: what another connection asked for is done when that one has had an
-        answer, so call this there first.
+        A server processes requests in order: those of another connection are processed once that connection has had
+        an answer, so call this there first.
         """
         self._echoes += 1
         mark = b"so far %d" % self._echoes
@@ -94,25 +94,25 @@ class Peer(ABC):
         return packets
 
     def receive_type(self, packet_type: PacketType) -> list[bytes]:
-        """The arguments of the next packet, which must be of this type."""
+        """Return the arguments of the next packet, which must be of this type."""
         found, arguments = self.receive()
         assert found is packet_type, f"{found} {arguments}"
         return arguments
 
     def line(self) -> bytes:
-        """The next line of text, with its end."""
+        """Return the next line of text, with its end."""
         while b"\n" not in self._received:
             self._await(len(self._received) + 1)
         line, end, self._received = self._received.partition(b"\n")
         return line + end
 
     def command(self, text: bytes) -> bytes:
-        """Send a command of the text protocol (its end of line is added); return its one line of answer, as it came."""
+        """Send a command of the text protocol, without its line end; return its answer of one line, with its end."""
         self.send(text + b"\r\n")
         return self.line()
 
     def table(self, text: bytes) -> list[bytes]:
-        """Send a command that answers with a list; return its lines, sorted, without their ends and the last "."."""
+        """Send a command whose answer is a list; return its lines, sorted, without their ends and the final "."."""
         self.send(text + b"\r\n")
         lines = []
         while (line := self.line()) != b".\n":
@@ -120,16 +120,16 @@ class Peer(ABC):
         return sorted(lines)
 
     def is_closed(self) -> bool:
-        """Wait for whatever the server does next: close the connection, or send something."""
+        """Wait until the server closes the connection or sends something, and return which."""
         return not (self._received or self._more())
 
 
 class SocketPeer(Peer):
-    """Over TCP."""
+    """Connection over TCP."""
 
     def __init__(self, port: int) -> None:
         super().__init__()
-        self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        self._socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, *packets: bytes) -> None:
@@ -158,7 +158,7 @@ class _Received(Protocol):
 
 
 class MemoryPeer(Peer):
-    """In memory, on a clock that has no need to move."""
+    """Connection in memory, on a clock that need not be advanced."""
 
     def __init__(self, clock: Clock, endpoint: Any) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class MemoryPeer(Peer):
     def _more(self) -> bytes:
         self._clock.advance(0)
         data, self._protocol.data = self._protocol.data, b""
-        assert data or self._protocol.lost, f"the server owes something, and has sent only {self._received!r}"
+        assert data or self._protocol.lost, f"the server has sent no more than {self._received!r}"
         return data
 
     def close(self) -> None:
@@ -193,26 +193,26 @@ class Server(ABC):
         self._peers: list[Peer] = []
 
     def peer(self) -> Peer:
-        """A new connection."""
+        """Open a new connection."""
         peer = self._connect()
         self._peers.append(peer)
         return peer
 
     def close(self) -> None:
-        """End the connections and the server."""
+        """Close the connections, and stop the server."""
         for peer in self._peers:
             peer.close()
         self._stop()
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Ask again and again until it is so: a server notices in its own time that a connection was closed."""
-        end = time.monotonic() + PATIENCE
+        """Poll a condition until it is true: a server notices only after a while that a connection was closed."""
+        end = time.monotonic() + TIMEOUT
         while not condition():
-            assert time.monotonic() < end, "it did not come to pass"
+            assert time.monotonic() < end, "the condition was never true"
 
     @abstractmethod
     def wait(self, seconds: float) -> None:
-        """Let this much of the server's time pass. Only for what the server does by the clock."""
+        """Let this many seconds pass on the server's clock, for what the server does by time."""
 
     @abstractmethod
     def _connect(self) -> Peer: ...
@@ -222,7 +222,7 @@ class Server(ABC):
 
 
 class RealServer(Server):
-    """A gearmand."""
+    """gearmand, in another process."""
 
     kind = "gearmand"
 
@@ -265,7 +265,7 @@ class MemoryServers:
 
 
 class MemoryServerOnTCP(Server):
-    """`MemoryJobServer`, on a port."""
+    """`MemoryJobServer` on a port, in another process."""
 
     kind = "memory on TCP"
 
@@ -280,11 +280,11 @@ class MemoryServerOnTCP(Server):
         return SocketPeer(self._port)
 
     def _stop(self) -> None:
-        """It ends with its process."""
+        """Do nothing: it ends with its process."""
 
 
 class MemoryServer(Server):
-    """`MemoryJobServer`, in memory."""
+    """`MemoryJobServer` in this process, without a port."""
 
     kind = "memory"
 

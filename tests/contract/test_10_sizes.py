@@ -1,4 +1,4 @@
-"""docs/gearman.md §10 and §10b: large payloads, odd names, and handles."""
+"""docs/gearman.md §10 and §10b: large payloads, unusual names, and handles."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NAMES: Final = (b"\xff\xfe", b"a b", b"a\tb", b"a\nb", b" ", b"%s%n", b".", b"-"
 
 
 def raw(packet_type: PacketType, body: bytes, size: int | None = None) -> bytes:
-    """A request whose body may be what the codec would refuse, and its size a lie."""
+    """Return a request whose body the codec may refuse, and whose size may be wrong."""
     header = REQ + packet_type.number.to_bytes(4, "big")
     return header + (len(body) if size is None else size).to_bytes(4, "big") + body
 
@@ -58,7 +58,7 @@ def worker_of(server: Server, function: bytes) -> Peer:
 
 
 def workers(admin: Peer) -> list[bytes]:
-    """What `workers` says, less the number and the address that each line begins with."""
+    """Return the answer to `workers`, without the number and the address at the start of each line."""
     rows = [re.fullmatch(rb"\d+ \S+ (.*)", row, re.DOTALL) for row in admin.table(b"workers")]
     return sorted(row[1] for row in rows if row)
 
@@ -102,7 +102,7 @@ def test_exception(start: Start, payload: bytes) -> None:
     assert client.so_far() == [(WORK_EXCEPTION, [handle, payload])]
 
 
-def test_a_large_workload_is_good_as_a_unique(server: Server) -> None:
+def test_large_workload_coalesces(server: Server) -> None:
     client = server.peer()
     handle = client.submit(SUBMIT_JOB.request(b"f", b"-", MIB))
     assert client.submit(SUBMIT_JOB.request(b"f", b"-", MIB)) == handle
@@ -122,8 +122,8 @@ def test_requests_may_come_byte_by_byte(server: Server) -> None:
 
 @pytest.mark.parametrize("packet_type", [ECHO_REQ, SUBMIT_JOB])
 @pytest.mark.parametrize("size", [0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
-def test_a_huge_announced_size_is_waited_for(server: Server, packet_type: PacketType, size: int) -> None:
-    """And others are served. (That it is not closed a moment later can't be seen without waiting for it.)"""
+def test_packet_with_huge_size_is_awaited(server: Server, packet_type: PacketType, size: int) -> None:
+    """Other connections are served. (That it is not closed later can't be seen without waiting.)"""
     client, other = server.peer(), server.peer()
     assert client.so_far() == other.so_far() == []
     client.send(raw(packet_type, b"f\0u\0x", size))
@@ -146,8 +146,8 @@ def test_m6_a_nul_in_function_or_unique_shifts_the_arguments(
     assert worker.ask(GRAB_JOB_UNIQ.request()) == (JOB_ASSIGN_UNIQ, [handle, *arguments])
 
 
-def test_odd_function_names(server: Server) -> None:
-    """They are names like any other, and printed as they are."""
+def test_unusual_function_names_are_accepted(server: Server) -> None:
+    """They are accepted, and printed unchanged."""
     client, admin, worker = server.peer(), server.peer(), server.peer()
     for name in NAMES:
         worker.send(CAN_DO.request(name))
@@ -157,7 +157,7 @@ def test_odd_function_names(server: Server) -> None:
     assert admin.table(b"status") == sorted(lines)
 
 
-def test_odd_names_in_the_list_of_workers(server: Server) -> None:
+def test_unusual_names_in_list_of_workers(server: Server) -> None:
     admin, worker = server.peer(), server.peer()
     for name in (b"\xff\xfe", b"a b", b"a\tb", b" ", b"%s%n", b"."):
         worker.send(SET_CLIENT_ID.request(name), RESET_ABILITIES.request(), CAN_DO.request(name))
@@ -172,7 +172,7 @@ def test_the_empty_function_name(server: Server) -> None:
     assert admin.table(b"status") == [b"\t1\t1\t1"]
 
 
-def test_odd_uniques(server: Server) -> None:
+def test_unusual_uniques_coalesce(server: Server) -> None:
     client, worker = server.peer(), worker_of(server, b"f")
     for unique in (b" ", b"a b", b"\xff", b"a\tb", b"\n", b"%s%n", b"--", b"."):
         handles = {client.submit(SUBMIT_JOB.request(b"f", unique, b"w")) for _ in range(2)}
@@ -182,8 +182,8 @@ def test_odd_uniques(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", [b"f\0x", b"f\0"])
-def test_a_nul_in_a_workers_function_makes_it_another_one(server: Server, name: bytes) -> None:
-    """That can't be told from the first in the lists, and for which nobody can submit a job."""
+def test_nul_in_function_of_worker_makes_it_another_function(server: Server, name: bytes) -> None:
+    """It looks like the first one in the lists, and no client can submit a job for it."""
     client, admin, worker = server.peer(), server.peer(), worker_of(server, name)
     client.submit(SUBMIT_JOB.request(b"f", b"", b""))
     assert worker.ask(GRAB_JOB.request()) == (NO_JOB, [])
@@ -191,7 +191,7 @@ def test_a_nul_in_a_workers_function_makes_it_another_one(server: Server, name: 
     assert workers(admin) == [b"- :", b"- :", b"- : f"]
 
 
-def test_cant_do_with_a_nul_is_of_another_function(server: Server) -> None:
+def test_cant_do_with_nul_removes_other_function(server: Server) -> None:
     admin, worker = server.peer(), worker_of(server, b"f")
     worker.send(CANT_DO.request(b"f\0x"))
     assert worker.so_far() == []
@@ -223,7 +223,7 @@ def test_option_job_handle_prefix(start: Start, prefix: str) -> None:
     assert handles == [b"%b:%d" % (prefix.encode(), number) for number in range(1, 12)]
 
 
-def test_a_joined_or_refused_submit_takes_no_number(start: Start) -> None:
+def test_joined_or_refused_submit_takes_no_handle_number(start: Start) -> None:
     client = start(job_handle_prefix="X").peer()
     uniques = [b"u", b"u", b"u" * 65, b"v"]
     for unique in uniques:

@@ -68,7 +68,7 @@ def incomplete(command: bytes) -> bytes:
 
 
 def ask_line(admin: Peer, raw: bytes) -> bytes:
-    """Send these bytes; return the next line of answer."""
+    """Send these bytes, and return the next line of the answer."""
     admin.send(raw)
     return admin.line()
 
@@ -85,21 +85,23 @@ def worker_of(server: Server, *functions: bytes) -> Peer:
 
 
 def workers(admin: Peer) -> list[bytes]:
-    """What `workers` says, less the number and the address that each line begins with; of a connection that gearmand
-    is just closing, it may print neither."""
+    """Return the answer to `workers`, without the number and the address at the start of each line.
+
+    For a connection that gearmand is closing, it may print neither.
+    """
     rows = [re.fullmatch(rb"\d+ \S+ (.*)", row) for row in admin.table(b"workers")]
     return sorted(row[1] if row else b"(closing)" for row in rows)
 
 
 def status_of(client: Peer, handle: bytes) -> list[bytes]:
-    """Known, running, numerator, denominator."""
+    """Return known, running, numerator, denominator."""
     packet_type, arguments = client.ask(GET_STATUS.request(handle))
     assert packet_type is STATUS_RES
     return arguments[1:]
 
 
 def answers_to(client: Peer, submits: Sequence[PacketType], function: bytes = b"f") -> str:
-    """A letter for each submit of an own job: "j" for accepted, "E" for refused, as the queue is full."""
+    """Submit a job for each type; return "j" for each that is accepted, "E" for each that is refused."""
     client.send(*(packet_type.request(function, b"", b"") for packet_type in submits))
     answers = client.so_far()
     assert all(packet == FULL or packet[0] is JOB_CREATED for packet in answers)
@@ -121,7 +123,7 @@ def answers_to(client: Peer, submits: Sequence[PacketType], function: bytes = b"
     ids=["version", "verbose", "getpid", "status", "show"],
 )
 def test_commands_with_one_answer(server: Server, answer: bytes, commands: bytes) -> None:
-    """With either end of line; the lists are empty."""
+    """With either line end; the lists are empty."""
     admin = server.peer()
     for command in commands.split(b"|"):
         for end in LINE_ENDS:
@@ -159,7 +161,7 @@ UNKNOWN: Final = {
     b"cancel job": b"cancel",
     b"cancel foo": b"cancel",
 }
-"""Commands, and the name that the answer calls them by: their first word, up to a NUL. Those that lack a word count."""
+"""Commands, and their names in the answer: the first word, up to a NUL. Commands that lack a word are unknown, too."""
 
 
 def test_unknown_commands(server: Server) -> None:
@@ -211,8 +213,8 @@ def test_wrong_arguments(server: Server) -> None:
     assert admin.so_far() == []
 
 
-def test_lines_that_end_the_connection(server: Server) -> None:
-    """Six words (a space at the end begins one), or 8 KiB without the end."""
+def test_lines_that_close_connection(server: Server) -> None:
+    """Six words (a trailing space starts one), or 8 KiB without the line end."""
     six_words = b"maxqueue f 1 2 3 4|maxqueue f 1 2 3 |a b c d e f|a b c d e f g|a  b  c  d  e  f|version\0 a b c d e"
     for line in (*six_words.split(b"|"), b"x" * 8192, b"x" * 9000):
         for end in LINE_ENDS:
@@ -221,7 +223,7 @@ def test_lines_that_end_the_connection(server: Server) -> None:
             assert client.is_closed(), line
 
 
-def test_too_long_a_line_needs_no_end_to_end_the_connection(server: Server) -> None:
+def test_too_long_line_closes_connection_before_its_end(server: Server) -> None:
     client = server.peer()
     client.send(b"x" * 8193)
     assert client.is_closed()
@@ -284,7 +286,7 @@ def test_a_packet_within_a_line_is_part_of_it(server: Server) -> None:
     assert peer.so_far() == []
 
 
-def test_a_sleeping_worker_may_ask_and_sleeps_on(server: Server) -> None:
+def test_worker_stays_asleep_across_commands(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     worker.send(PRE_SLEEP.request())
     assert worker.command(b"verbose") == b"OK ERROR\n"
@@ -327,7 +329,7 @@ def test_a_worker_counts_once_for_each_can_do(server: Server, command: bytes, ze
 
 
 @pytest.mark.parametrize("packet", [CANT_DO.request(b"f"), RESET_ABILITIES.request()])
-def test_functions_stay_when_their_workers_leave(server: Server, packet: bytes) -> None:
+def test_functions_remain_when_workers_disconnect(server: Server, packet: bytes) -> None:
     admin, worker = server.peer(), worker_of(server, b"f", b"f")
     worker.send(packet)
     assert worker.so_far() == []
@@ -337,13 +339,13 @@ def test_functions_stay_when_their_workers_leave(server: Server, packet: bytes) 
     assert admin.table(b"status") == [b"f\t0\t0\t0"]
 
 
-def test_function_of_a_worker_that_is_gone(server: Server) -> None:
+def test_function_of_disconnected_worker_is_listed(server: Server) -> None:
     admin, worker = server.peer(), worker_of(server)
     worker.close()
     server.until(lambda: admin.table(b"status") == [b"f\t0\t0\t0"])
 
 
-def test_what_makes_no_function(server: Server) -> None:
+def test_requests_that_create_no_function(server: Server) -> None:
     peer, admin = server.peer(), server.peer()
     peer.send(CANT_DO.request(b"f"), GET_STATUS_UNIQUE.request(b"u"), SUBMIT_JOB.request(b"f", b"u" * 65, b""))
     assert [packet_type for packet_type, _ in peer.so_far()] == [STATUS_RES_UNIQUE, ERROR]
@@ -406,7 +408,7 @@ def test_functions_of_a_worker_are_listed_newest_first(server: Server) -> None:
     assert workers(admin) == [b"- :", b"- : fn g"]
 
 
-def test_workers_without_those_that_are_gone(server: Server) -> None:
+def test_workers_lists_no_closed_connections(server: Server) -> None:
     admin, worker = server.peer(), worker_of(server)
     worker.close()
     server.until(lambda: workers(admin) == [b"- :"])
@@ -416,7 +418,7 @@ def test_workers_without_those_that_are_gone(server: Server) -> None:
 
 
 def test_show_jobs(server: Server) -> None:
-    """Handle, retries, whether it was dropped, whether it is in the background."""
+    """The columns are handle, retries, dropped and background."""
     client, admin, worker = server.peer(), server.peer(), worker_of(server)
     foreground = submit(client, b"u")
     background = client.submit(SUBMIT_JOB_BG.request(b"f", b"v", b""))
@@ -509,7 +511,7 @@ LIMITS: Final = {
 
 
 def test_maxqueue(server: Server) -> None:
-    """Up to three limits: of high, normal, low; each for the jobs of all priorities together. One is for all."""
+    """Up to three limits: for high, normal, low; each counts the jobs of all priorities. A single one is for all."""
     client, admin, answers = server.peer(), server.peer(), {}
     for number, arguments in enumerate(LIMITS):
         function = b"f%d" % number
@@ -549,7 +551,7 @@ def test_maxqueue_counts_jobs_whose_client_has_left(server: Server) -> None:
     assert answers_to(client, [SUBMIT_JOB]) == "E"
 
 
-def test_maxqueue_keeps_what_is_queued_and_can_be_taken_back(server: Server) -> None:
+def test_maxqueue_keeps_queued_jobs_and_can_be_removed(server: Server) -> None:
     client, admin = server.peer(), server.peer()
     assert answers_to(client, [SUBMIT_JOB] * 3) == "jjj"
     admin.command(b"maxqueue f 2")
@@ -561,7 +563,7 @@ def test_maxqueue_keeps_what_is_queued_and_can_be_taken_back(server: Server) -> 
     assert answers_to(client, [SUBMIT_JOB]) == "j"
 
 
-def test_maxqueue_is_for_functions_that_there_are(server: Server) -> None:
+def test_maxqueue_of_unknown_function_has_no_effect(server: Server) -> None:
     client, admin = server.peer(), server.peer()
     assert admin.command(b"maxqueue f 1") == OK
     assert answers_to(client, [SUBMIT_JOB] * 2) == "jj"
@@ -580,7 +582,7 @@ def test_maxqueue_of_another_function(server: Server, name: bytes) -> None:
     ("commands", "answers"),
     [([b"create function f"], "jE"), ([b"drop function f"], "jj"), ([b"drop function f", b"create function f"], "jj")],
 )
-def test_a_limit_goes_with_its_function(server: Server, commands: list[bytes], answers: str) -> None:
+def test_limit_is_dropped_with_its_function(server: Server, commands: list[bytes], answers: str) -> None:
     client, admin = server.peer(), server.peer()
     for command in (b"create function f", b"maxqueue f 1", *commands):
         assert admin.command(command) == OK
@@ -623,14 +625,14 @@ def test_drop_function_with_a_bare_line_feed_does_not(server: Server) -> None:
     assert admin.table(b"status") == []
 
 
-def test_create_function_leaves_one_that_is_there_as_it_is(server: Server) -> None:
+def test_create_function_does_not_change_existing_function(server: Server) -> None:
     client, admin, _ = server.peer(), server.peer(), worker_of(server)
     submit(client)
     assert admin.command(b"create function f") == OK
     assert admin.table(b"status") == [b"f\t1\t0\t1"]
 
 
-def test_a_created_function_is_one_as_any(server: Server) -> None:
+def test_created_function_accepts_jobs(server: Server) -> None:
     client, admin, worker = server.peer(), server.peer(), server.peer()
     admin.command(b"create function f")
     handle = submit(client, b"u")
@@ -660,7 +662,7 @@ def test_drop_function_with_a_running_job_is_refused(server: Server) -> None:
     "packet_type", [SUBMIT_JOB, SUBMIT_JOB_HIGH, SUBMIT_JOB_LOW, SUBMIT_JOB_BG, SUBMIT_JOB_HIGH_BG]
 )
 def test_h4_drop_function_with_queued_jobs(server: Server, packet_type: PacketType) -> None:
-    """The job is known for ever, nobody gets it, and nobody is told."""
+    """The job stays known for ever, no worker gets it, and no client is notified."""
     client, admin, worker = server.peer(), server.peer(), server.peer()
     handle = client.submit(packet_type.request(b"f", b"u", b"w"))
     before = admin.table(b"show jobs")
@@ -701,7 +703,7 @@ def test_new_jobs_of_a_function_that_was_dropped(server: Server) -> None:
 
 @pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("end", LINE_ENDS)
-def test_d2_cancel_of_a_queued_job_tells_each_listener_each_time(server: Server, end: bytes) -> None:
+def test_d2_cancel_of_queued_job_notifies_each_listener_each_time(server: Server, end: bytes) -> None:
     client, other, admin = server.peer(), server.peer(), server.peer()
     (handle,) = {submit(peer, b"u") for peer in (client, other, client)}
     for _ in range(2):
@@ -710,7 +712,7 @@ def test_d2_cancel_of_a_queued_job_tells_each_listener_each_time(server: Server,
         assert other.so_far() == [(WORK_FAIL, [handle])]
 
 
-def test_a_cancelled_job_stays_known_until_a_worker_comes(server: Server) -> None:
+def test_cancelled_job_stays_known_until_worker_grabs(server: Server) -> None:
     client, admin, worker = server.peer(), server.peer(), server.peer()
     handle = submit(client, b"u")
     admin.command(b"cancel job " + handle)
@@ -742,7 +744,7 @@ def test_h2_a_submit_that_joins_a_cancelled_job_is_lost(server: Server, packet_t
     assert status_of(client, handle) == [b"0", b"0", b"0", b"0"]
 
 
-def test_other_jobs_are_not_cancelled(server: Server) -> None:
+def test_cancel_leaves_other_jobs_queued(server: Server) -> None:
     client, admin, worker = server.peer(), server.peer(), worker_of(server)
     first, second, third = (submit(client) for _ in range(3))
     assert admin.command(b"cancel job " + second) == OK
@@ -754,7 +756,7 @@ def test_other_jobs_are_not_cancelled(server: Server) -> None:
 @pytest.mark.parametrize(
     "change", [bytes.lower, lambda handle: handle + b"0", lambda handle: handle[:-1]], ids=["case", "longer", "shorter"]
 )
-def test_cancel_needs_the_very_handle(server: Server, change: Callable[[bytes], bytes]) -> None:
+def test_cancel_needs_exact_handle(server: Server, change: Callable[[bytes], bytes]) -> None:
     client, admin = server.peer(), server.peer()
     handle = submit(client)
     assert admin.command(b"cancel job " + change(handle)) == NO_JOB_OF_THAT_HANDLE
@@ -786,7 +788,7 @@ def test_d2_cancel_of_a_running_job_does_not_stop_it(server: Server) -> None:
 
 
 def test_a_cancelled_running_job_whose_worker_leaves(server: Server) -> None:
-    """It goes back to the queue as a dropped one; the client was told once, and that was all."""
+    """It is requeued as a dropped job; the client is notified only of the cancel."""
     client, admin, worker = server.peer(), server.peer(), worker_of(server)
     handle = submit(client)
     worker.ask(GRAB_JOB.request())

@@ -1,4 +1,4 @@
-"""docs/gearman.md §1: coalescing. Submits of one function and unique are one job."""
+"""docs/gearman.md §1: coalescing. Submits with the same function and unique are one job."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ PRIORITIES = [SUBMIT_JOB, SUBMIT_JOB_HIGH, SUBMIT_JOB_LOW, SUBMIT_JOB_BG, SUBMIT
 def job(
     unique: bytes = b"u", workload: bytes = b"work", *, function: bytes = b"f", kind: PacketType = SUBMIT_JOB
 ) -> bytes:
-    """A submit of any kind. The time of SUBMIT_JOB_EPOCH has passed."""
+    """Return a submit of any kind. The time of SUBMIT_JOB_EPOCH has passed."""
     more = {SUBMIT_JOB_EPOCH: [b"0"], SUBMIT_REDUCE_JOB: [b"red", b""], SUBMIT_REDUCE_JOB_BACKGROUND: [b"red", b""]}
     return kind.request(function, unique, *more.get(kind, []), workload)
 
 
-def tell(worker: Peer, *packets: bytes) -> None:
-    """Send what is not answered."""
+def send_unanswered(worker: Peer, *packets: bytes) -> None:
+    """Send packets that are not answered, and wait until they are processed."""
     worker.send(*packets)
     assert worker.so_far() == []
 
 
 def numbered(handles: list[bytes]) -> list[int]:
-    """Handles as numbers: the first one is 1."""
+    """Submit jobs, and return the numbers of their handles, of which the first is 1."""
     numbers = [int(handle.rpartition(b":")[2]) for handle in handles]
     return [number - numbers[0] + 1 for number in numbers]
 
@@ -76,13 +76,13 @@ def submit_all(client: Peer, *jobs: bytes) -> list[int]:
     return numbered([client.submit(packet) for packet in jobs])
 
 
-# Which submits are one job.
+# Submits that coalesce.
 
 
 @pytest.mark.parametrize("kind", [*FOREGROUND, *BACKGROUND])
 @pytest.mark.parametrize("first", [True, False])
-def test_submits_of_every_kind_are_one_job(server: Server, kind: PacketType, first: bool) -> None:
-    """The first one's workload counts; each foreground submit is told."""
+def test_submits_of_every_kind_coalesce(server: Server, kind: PacketType, first: bool) -> None:
+    """The workload of the first applies; each foreground submit gets a copy of the result."""
     kinds = [kind, SUBMIT_JOB] if first else [SUBMIT_JOB, kind]
     client = server.peer()
     handle, joined = [client.submit(job(workload=b"work%d" % n, kind=kind)) for n, kind in enumerate(kinds)]
@@ -90,26 +90,26 @@ def test_submits_of_every_kind_are_one_job(server: Server, kind: PacketType, fir
     worker = can_do(server, b"f")
     assert worker.ask(GRAB_JOB.request()) == (JOB_ASSIGN, [handle, b"f", b"work0"])
     assert worker.ask(GRAB_JOB.request()) == NOTHING
-    tell(worker, WORK_DATA.request(handle, b"d"), WORK_COMPLETE.request(handle, b"done"))
+    send_unanswered(worker, WORK_DATA.request(handle, b"d"), WORK_COMPLETE.request(handle, b"done"))
     copies = sum(kind in FOREGROUND for kind in kinds)
     assert client.so_far() == [(WORK_DATA, [handle, b"d"])] * copies + [(WORK_COMPLETE, [handle, b"done"])] * copies
 
 
 @pytest.mark.parametrize("kind", BACKGROUND)
-def test_background_submits_are_one_job(server: Server, kind: PacketType) -> None:
+def test_background_submits_coalesce(server: Server, kind: PacketType) -> None:
     client = server.peer()
     handle = client.submit(job(workload=b"one", kind=SUBMIT_JOB_BG))
     assert client.submit(job(workload=b"two", kind=kind)) == handle
     worker = can_do(server, b"f")
     assert worker.ask(GRAB_JOB_UNIQ.request()) == (JOB_ASSIGN_UNIQ, [handle, b"f", b"u", b"one"])
     assert worker.ask(GRAB_JOB.request()) == NOTHING
-    tell(worker, WORK_COMPLETE.request(handle, b"done"))
+    send_unanswered(worker, WORK_COMPLETE.request(handle, b"done"))
     assert client.so_far() == []
     assert status(client, handle) == UNKNOWN
 
 
 def test_one_job_counts_once(server: Server) -> None:
-    """In every list of the administrator; and a joined job takes no number."""
+    """In every list of the text protocol; a submit that joins a job takes no handle number."""
     client = server.peer()
     jobs = [job(), job(), job(kind=SUBMIT_JOB_BG), job(kind=SUBMIT_JOB_HIGH), job(b"v")]
     assert submit_all(client, *jobs) == [1, 1, 1, 1, 2]
@@ -134,8 +134,8 @@ def test_without_a_unique_nothing_is_joined(server: Server) -> None:
     assert submit_all(server.peer(), *jobs) == list(range(1, len(jobs) + 1))
 
 
-def test_a_unique_that_is_a_minus_is_the_workload(server: Server) -> None:
-    """An empty workload is like no unique. The worker is told the minus."""
+def test_unique_minus_coalesces_by_workload(server: Server) -> None:
+    """An empty workload is like no unique. The worker gets the minus as the unique."""
     client = server.peer()
     workloads = [b"same", b"same", b"other", b"", b"", b"Same", b"same"]
     assert submit_all(client, *(job(b"-", workload) for workload in workloads)) == [1, 1, 2, 3, 4, 5, 1]
@@ -146,13 +146,13 @@ def test_a_unique_that_is_a_minus_is_the_workload(server: Server) -> None:
     assert worker.ask(GRAB_JOB_UNIQ.request()) == NOTHING
 
 
-def test_a_unique_that_is_a_minus_compares_whole_workloads(server: Server) -> None:
+def test_unique_minus_compares_whole_workloads(server: Server) -> None:
     workloads = [b"a\0b", b"a\0c", b"a", b"a\0b", b"x" * 99, b"x" * 100, b"x" * 99, b"x" * 100_000, b"x" * 100_000]
     jobs = [job(b"-", workload) for workload in workloads]
     assert submit_all(server.peer(), *jobs) == [1, 2, 3, 1, 4, 5, 4, 6, 6]
 
 
-def test_a_unique_that_is_a_minus_joins_by_function_and_whatever_the_kind(server: Server) -> None:
+def test_unique_minus_coalesces_by_function_and_across_kinds(server: Server) -> None:
     jobs = [job(b"-"), job(b"-", function=b"g"), job(b"-", kind=SUBMIT_JOB_BG), job(b"-", kind=SUBMIT_JOB_HIGH)]
     assert submit_all(server.peer(), *jobs) == [1, 2, 1, 1]
 
@@ -163,7 +163,7 @@ def test_a_workload_is_not_a_unique(server: Server, minus_first: bool) -> None:
     assert submit_all(server.peer(), *(jobs if minus_first else reversed(jobs))) == [1, 2]
 
 
-def test_two_minuses_are_a_unique_like_any_other(server: Server) -> None:
+def test_two_minuses_are_ordinary_unique(server: Server) -> None:
     assert submit_all(server.peer(), job(b"--", b"1"), job(b"--", b"2")) == [1, 1]
 
 
@@ -182,7 +182,7 @@ def test_after_the_end_it_is_a_new_job(server: Server, unique: bytes, end: Packe
     client = server.peer()
     handle = client.submit(job(unique, b"same"))
     worker = run(server, handle)
-    tell(worker, end.request(*[handle, b"data"][: len(end.arguments)]))
+    send_unanswered(worker, end.request(*[handle, b"data"][: len(end.arguments)]))
     client.send(job(unique, b"same"))
     (ended, _), (created, (again,)) = client.so_far()
     assert (ended, created) == (WORK_FAIL if end is WORK_EXCEPTION else end, JOB_CREATED)
@@ -190,7 +190,7 @@ def test_after_the_end_it_is_a_new_job(server: Server, unique: bytes, end: Packe
     assert worker.ask(GRAB_JOB_UNIQ.request()) == (JOB_ASSIGN_UNIQ, [again, b"f", unique, b"same"])
 
 
-# Workload, priority and reducer are the first one's.
+# Workload, priority and reducer of the first submit apply.
 
 
 @pytest.mark.parametrize("later", PRIORITIES)
@@ -216,13 +216,13 @@ def test_the_reducer_of_later_submits_is_ignored(server: Server) -> None:
     assert worker.ask(GRAB_JOB_ALL.request()) == (JOB_ASSIGN_ALL, [reduced, b"f", b"reduced", b"red", b"data"])
 
 
-# Who is told what.
+# The packets that each submit gets.
 
 
 @pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_d1_each_submit_gets_its_own_copy(server: Server, count: int) -> None:
-    """The copies of one packet come side by side."""
+    """The copies of one packet follow each other."""
     client, other = server.peer(), server.peer()
     (handle,) = {client.submit(job(workload=b"work%d" % n)) for n in range(count)}
     assert other.submit(job()) == handle
@@ -234,25 +234,25 @@ def test_d1_each_submit_gets_its_own_copy(server: Server, count: int) -> None:
         (WORK_DATA, [handle, b"d\0002"]),
         (WORK_COMPLETE, [handle, b"done"]),
     ]
-    tell(worker, *(packet_type.request(*arguments) for packet_type, arguments in packets))
+    send_unanswered(worker, *(packet_type.request(*arguments) for packet_type, arguments in packets))
     assert client.so_far() == [packet for packet in packets for _ in range(count)]
     assert other.so_far() == packets
 
 
 @pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("end", [WORK_COMPLETE, WORK_FAIL, WORK_EXCEPTION])
-def test_d1_the_end_comes_in_copies(server: Server, end: PacketType) -> None:
+def test_d1_each_submit_gets_a_copy_of_the_end(server: Server, end: PacketType) -> None:
     client = server.peer()
     client.ask(OPTION_REQ.request(b"exceptions"))
     (handle,) = {client.submit(job()) for _ in range(100)}
     arguments = [handle, b"data"][: len(end.arguments)]
-    tell(run(server, handle), end.request(*arguments))
+    send_unanswered(run(server, handle), end.request(*arguments))
     assert client.so_far() == [(end, arguments)] * 100
 
 
 @pytest.mark.guarantee(number=5)
-def test_d1_a_worker_that_waits_for_its_job(server: Server) -> None:
-    """Its own copies come to it, as to any client."""
+def test_d1_worker_may_await_job_that_it_runs(server: Server) -> None:
+    """It gets its copies as any client does."""
     worker = can_do(server, b"f")
     (handle,) = {worker.submit(job()) for _ in range(2)}
     assert worker.ask(GRAB_JOB.request()) == (JOB_ASSIGN, [handle, b"f", b"work"])
@@ -261,12 +261,12 @@ def test_d1_a_worker_that_waits_for_its_job(server: Server) -> None:
     assert worker.so_far() == [(WORK_DATA, [handle, b"d"])] * 3 + [(WORK_COMPLETE, [handle, b"done"])] * 3
 
 
-def test_who_joins_later_gets_what_comes_later(server: Server) -> None:
-    """What was missed is not sent again, to nobody."""
+def test_client_that_joins_later_gets_only_later_packets(server: Server) -> None:
+    """Earlier packets are not sent again, to any client."""
     client, other = server.peer(), server.peer()
     (handle,) = {client.submit(job()) for _ in range(2)}
     worker = run(server, handle)
-    tell(worker, WORK_DATA.request(handle, b"d1"), WORK_STATUS.request(handle, b"1", b"2"))
+    send_unanswered(worker, WORK_DATA.request(handle, b"d1"), WORK_STATUS.request(handle, b"1", b"2"))
     client.send(job())
     assert client.so_far() == [
         *[(WORK_DATA, [handle, b"d1"])] * 2,
@@ -274,29 +274,29 @@ def test_who_joins_later_gets_what_comes_later(server: Server) -> None:
         (JOB_CREATED, [handle]),
     ]
     assert other.submit(job()) == handle
-    tell(worker, WORK_DATA.request(handle, b"d2"), WORK_COMPLETE.request(handle, b"done"))
+    send_unanswered(worker, WORK_DATA.request(handle, b"d2"), WORK_COMPLETE.request(handle, b"done"))
     rest: list[Packet] = [(WORK_DATA, [handle, b"d2"]), (WORK_COMPLETE, [handle, b"done"])]
     assert client.so_far() == [packet for packet in rest for _ in range(3)]
     assert other.so_far() == rest
 
 
-def test_who_joins_a_requeued_job_gets_what_the_next_worker_sends(server: Server) -> None:
+def test_client_that_joins_requeued_job_gets_packets_of_next_worker(server: Server) -> None:
     client, other = server.peer(), server.peer()
     handle = client.submit(job())
     worker = run(server, handle)
-    tell(worker, WORK_DATA.request(handle, b"d1"))
+    send_unanswered(worker, WORK_DATA.request(handle, b"d1"))
     worker.close()
     server.until(lambda: status(other, handle) == QUEUED)
     assert other.submit(job(workload=b"later")) == handle
     worker = can_do(server, b"f")
     assert worker.ask(GRAB_JOB.request()) == (JOB_ASSIGN, [handle, b"f", b"work"])
-    tell(worker, WORK_COMPLETE.request(handle, b"done"))
+    send_unanswered(worker, WORK_COMPLETE.request(handle, b"done"))
     assert client.so_far() == [(WORK_DATA, [handle, b"d1"]), (WORK_COMPLETE, [handle, b"done"])]
     assert other.so_far() == [(WORK_COMPLETE, [handle, b"done"])]
 
 
 def test_a_second_end_is_refused(server: Server) -> None:
-    """The client sees nothing of it."""
+    """The client does not notice."""
     client = server.peer()
     handle = client.submit(job())
     worker = run(server, handle)
@@ -309,7 +309,7 @@ def test_an_old_handle_does_not_end_the_new_job(server: Server) -> None:
     client = server.peer()
     old = client.submit(job())
     worker = run(server, old)
-    tell(worker, WORK_COMPLETE.request(old, b"done"))
+    send_unanswered(worker, WORK_COMPLETE.request(old, b"done"))
     assert client.so_far() == [(WORK_COMPLETE, [old, b"done"])]
     new = client.submit(job())
     assert worker.ask(GRAB_JOB.request()) == (JOB_ASSIGN, [new, b"f", b"work"])
@@ -329,7 +329,7 @@ def test_63_bytes_are_one_job(server: Server) -> None:
 
 @pytest.mark.parametrize("kind", [SUBMIT_JOB, SUBMIT_JOB_HIGH_BG, SUBMIT_JOB_EPOCH])
 def test_64_bytes_are_not_joined(server: Server, kind: PacketType) -> None:
-    """They are stored as 63; but neither 63 nor 64 find them."""
+    """They are stored as 63 bytes, but neither 63 nor 64 bytes find them."""
     client = server.peer()
     jobs = [job(LONGEST + b"k", kind=kind), job(LONGEST + b"k", kind=kind), job(LONGEST), job(LONGEST + b"k")]
     assert submit_all(client, *jobs) == [1, 2, 3, 4]
@@ -346,18 +346,18 @@ def test_64_bytes_are_not_found(server: Server) -> None:
 @pytest.mark.parametrize("grab", [GRAB_JOB_UNIQ, GRAB_JOB_ALL])
 @pytest.mark.parametrize("workload", [b"", b"x1", b"\0"])
 def test_m6_with_64_bytes_the_workload_gets_a_nul(server: Server, grab: PacketType, workload: bytes) -> None:
-    """Where the unique is told with it."""
+    """In a JOB_ASSIGN with a unique."""
     handle = server.peer().submit(job(LONGEST + b"k", workload))
     assigned = can_do(server, b"f").ask(grab.request())
     assert assigned == (JOB_ASSIGN_UNIQ, [handle, b"f", LONGEST, b"\0" + workload])
 
 
-def test_64_bytes_do_no_harm_where_the_unique_is_not_told(server: Server) -> None:
+def test_64_bytes_do_not_shift_workload_of_plain_job_assign(server: Server) -> None:
     client = server.peer()
     handle = client.submit(job(LONGEST + b"k", b"x1"))
     worker = can_do(server, b"f")
     assert worker.ask(GRAB_JOB.request()) == (JOB_ASSIGN, [handle, b"f", b"x1"])
-    tell(worker, WORK_COMPLETE.request(handle, b"done"))
+    send_unanswered(worker, WORK_COMPLETE.request(handle, b"done"))
     assert client.so_far() == [(WORK_COMPLETE, [handle, b"done"])]
 
 
@@ -369,13 +369,13 @@ def test_more_than_64_bytes_are_refused(server: Server) -> None:
     assert client.table(b"status") == client.table(b"show jobs") == []
 
 
-# Jobs that are forgotten. More of it is in section 6.
+# Jobs that are lost. See section 6, too.
 
 
 @pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("kind", [*FOREGROUND, *BACKGROUND])
 def test_h1_l2_a_submit_that_joins_an_abandoned_job_is_forgotten(server: Server, kind: PacketType) -> None:
-    """Of every kind; and until a worker comes, nothing shows it."""
+    """A submit of any kind. Until a worker grabs, nothing shows it."""
     handle = abandon(server, job())
     other = server.peer()
     assert other.submit(job(kind=kind)) == handle
@@ -402,7 +402,7 @@ def test_h1_an_abandoned_job_of_any_priority_is_joined(server: Server, kind: Pac
 
 
 @pytest.mark.guarantee(number=5)
-def test_h1_without_a_unique_nobody_joins_an_abandoned_job(server: Server) -> None:
+def test_h1_submit_without_unique_does_not_join_abandoned_job(server: Server) -> None:
     abandoned = abandon(server, job(b""))
     handle = server.peer().submit(job(b""))
     assert numbered([abandoned, handle]) == [1, 2]
@@ -416,7 +416,7 @@ def test_h1_without_a_unique_nobody_joins_an_abandoned_job(server: Server) -> No
 def test_h2_a_submit_that_joins_a_cancelled_job_is_forgotten(
     server: Server, first: PacketType, again: PacketType
 ) -> None:
-    """A background client is not told of the cancel either. Once a worker grabs, the unique is free."""
+    """A background client is not notified of the cancel either. Once a worker grabs, the unique is free."""
     client, worker = server.peer(), can_do(server, b"f")
     handle = client.submit(job(kind=first))
     assert server.peer().command(b"cancel job " + handle) == b"OK\r\n"
@@ -430,15 +430,15 @@ def test_h2_a_submit_that_joins_a_cancelled_job_is_forgotten(
 
 
 @pytest.mark.guarantee(number=5)
-def test_h2_who_joins_a_job_cancelled_while_it_ran_is_told_its_end(server: Server) -> None:
-    """Twice, where it was told of the cancel: that did not end the first submit."""
+def test_h2_client_that_joins_job_cancelled_while_running_gets_its_end(server: Server) -> None:
+    """A client that was notified of the cancel gets two: the cancel did not end its first submit."""
     client, other = server.peer(), server.peer()
     handle = client.submit(job())
     worker = run(server, handle)
     assert server.peer().command(b"cancel job " + handle) == b"OK\r\n"
     assert client.so_far() == [(WORK_FAIL, [handle])]
     assert client.submit(job()) == other.submit(job()) == handle
-    tell(worker, WORK_COMPLETE.request(handle, b"done"))
+    send_unanswered(worker, WORK_COMPLETE.request(handle, b"done"))
     assert client.so_far() == [(WORK_COMPLETE, [handle, b"done"])] * 2
     assert other.so_far() == [(WORK_COMPLETE, [handle, b"done"])]
 
@@ -446,10 +446,10 @@ def test_h2_who_joins_a_job_cancelled_while_it_ran_is_told_its_end(server: Serve
 @pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("cancelled", [True, False])
 @pytest.mark.parametrize("kind", [SUBMIT_JOB, SUBMIT_JOB_BG])
-def test_h2_h3_who_joins_a_running_job_that_was_given_up_loses_it_with_the_worker(
+def test_h2_h3_client_that_joins_dropped_running_job_loses_it_with_worker(
     server: Server, cancelled: bool, kind: PacketType
 ) -> None:
-    """The job is in the queue again, and not known any more once a worker grabs."""
+    """The job is requeued, and unknown once a worker grabs."""
     client, other = server.peer(), server.peer()
     handle = client.submit(job())
     worker = run(server, handle)
@@ -479,20 +479,20 @@ def test_l1_a_background_job_is_lost_with_a_client_that_joined_it(server: Server
 
 @pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("kind", BACKGROUND)
-def test_l1_joined_by_two_it_is_kept_while_one_of_them_is_there(server: Server, kind: PacketType) -> None:
+def test_l1_background_job_joined_by_two_is_kept_while_one_is_connected(server: Server, kind: PacketType) -> None:
     background, client, other = server.peer(), server.peer(), server.peer()
     handle = background.submit(job(kind=kind))
     assert client.submit(job()) == other.submit(job()) == handle
     client.close()
     server.until(lambda: status_unique(other, b"u") == [*QUEUED, b"1"])
-    tell(run(server, handle), WORK_COMPLETE.request(handle, b"done"))
+    send_unanswered(run(server, handle), WORK_COMPLETE.request(handle, b"done"))
     assert other.so_far() == [(WORK_COMPLETE, [handle, b"done"])]
     assert background.so_far() == []
 
 
 @pytest.mark.guarantee(number=5)
 def test_l1_a_background_submit_does_not_keep_a_job_whose_client_leaves(server: Server) -> None:
-    """Nor does its connection that stays."""
+    """Even if its connection stays open."""
     client, background = server.peer(), server.peer()
     handle = client.submit(job())
     assert background.submit(job(kind=SUBMIT_JOB_BG)) == handle

@@ -1,4 +1,4 @@
-"""docs/gearman.md §2: ordering. Answers come in the order of requests; JOB_CREATED comes before the job's packets."""
+"""docs/gearman.md §2: ordering. Answers are in the order of requests; JOB_CREATED precedes the job's packets."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from txgearman.packets import (
 )
 
 from .harness import Peer, Server
-from .test_1_coalescing import job, tell
+from .test_1_coalescing import job, send_unanswered
 from .test_5_status import RUNNING, UNKNOWN, run, status, status_unique
 from .test_6_client_disconnect import can_do
 
 Exchange = tuple[bytes, Packet]
-"""A request, and its answer."""
+"""Requests, and their answers."""
 
 COUNT = 1000
 
 
 def next_handles(client: Peer, count: int) -> list[bytes]:
-    """The handles of the jobs that are created next."""
+    """Return the handles of the jobs that are created next."""
     prefix, _, number = client.submit(job(b"", function=b"counter", kind=SUBMIT_JOB_BG)).rpartition(b":")
     return [b"%b:%d" % (prefix, int(number) + n) for n in range(1, count + 1)]
 
 
 def conversation(client: Peer, count: int) -> list[Exchange]:
-    """Requests of all kinds, each of which is answered by one packet; some by an ERROR."""
+    """Return requests of all kinds, and their answers: one packet each, some of them an ERROR."""
     handles = next_handles(client, 2 * count // 8 + 2)
     made = iter(handles)
     exchanges: list[Exchange] = []
@@ -73,7 +73,7 @@ def conversation(client: Peer, count: int) -> list[Exchange]:
 
 
 def pieces(stream: bytes, sizes: list[int]) -> list[bytes]:
-    """The stream in pieces of these sizes, again and again."""
+    """Cut a stream into pieces of these sizes, repeatedly."""
     found = []
     size = cycle(sizes)
     while stream:
@@ -85,7 +85,7 @@ def pieces(stream: bytes, sizes: list[int]) -> list[bytes]:
 
 @pytest.mark.parametrize("sizes", [[1_000_000], [200, 1, 57, 3, 130, 12, 2, 99]])
 def test_answers_come_in_the_order_of_the_requests(server: Server, sizes: list[int]) -> None:
-    """However the requests are cut."""
+    """However the requests are cut into pieces."""
     client = server.peer()
     exchanges = conversation(client, COUNT)
     for piece in pieces(b"".join(request for request, _ in exchanges), sizes):
@@ -93,8 +93,8 @@ def test_answers_come_in_the_order_of_the_requests(server: Server, sizes: list[i
     assert client.so_far() == [answer for _, answer in exchanges]
 
 
-def test_requests_that_come_byte_by_byte(server: Server) -> None:
-    """Packets and text, mixed."""
+def test_requests_received_byte_by_byte_are_answered(server: Server) -> None:
+    """Packets and lines of text, mixed."""
     client = server.peer()
     for byte in ECHO_REQ.request(b"1") + b"maxqueue f\r\n" + job() + b"cancel job x\n" + ECHO_REQ.request(b"2"):
         client.send(bytes([byte]))
@@ -116,7 +116,7 @@ def test_text_and_packets_are_answered_in_order(server: Server) -> None:
     assert client.so_far() == []
 
 
-def test_a_large_packet_holds_up_those_behind_it(server: Server) -> None:
+def test_large_packet_delays_those_behind_it(server: Server) -> None:
     client = server.peer()
     large = b"x\0" * 500_000
     client.send(ECHO_REQ.request(b"1"), ECHO_REQ.request(large), GET_STATUS.request(b"x"), ECHO_REQ.request(b"2"))
@@ -128,7 +128,7 @@ def test_a_large_packet_holds_up_those_behind_it(server: Server) -> None:
     ]
 
 
-def test_half_a_packet_does_not_hold_up_other_connections(server: Server) -> None:
+def test_incomplete_packet_does_not_delay_other_connections(server: Server) -> None:
     client, other = server.peer(), server.peer()
     request = job(b"u", b"x" * 1000)
     client.send(request[:500])
@@ -137,7 +137,7 @@ def test_half_a_packet_does_not_hold_up_other_connections(server: Server) -> Non
     assert client.so_far() == [(JOB_CREATED, [handle])]
 
 
-def test_half_a_packet_is_no_request(server: Server) -> None:
+def test_incomplete_packet_is_no_request(server: Server) -> None:
     client, other = server.peer(), server.peer()
     client.send(job(kind=SUBMIT_JOB_BG)[:-1])
     client.close()
@@ -145,8 +145,8 @@ def test_half_a_packet_is_no_request(server: Server) -> None:
     assert other.table(b"status") == []
 
 
-def test_one_connection_in_all_parts(server: Server) -> None:
-    """Client and worker, in one write; the client's packets come before the worker's next answer.
+def test_one_connection_is_client_worker_and_administrator(server: Server) -> None:
+    """Client and worker, in one write; the client's packets precede the worker's next answer.
 
     The job's end must not be in the write that grabs it: gearmand frees a workload that it has not yet sent.
     """
@@ -173,7 +173,7 @@ def test_one_connection_in_all_parts(server: Server) -> None:
 
 
 def finish_all(worker: Peer, count: int) -> None:
-    """Grab jobs until so many are done; ask at once for the next one, as a fast worker does."""
+    """Run this many jobs; grab the next one at once, as a fast worker does."""
     worker.send(GRAB_JOB.request())
     while count:
         packet_type, arguments = worker.receive()
@@ -185,7 +185,7 @@ def finish_all(worker: Peer, count: int) -> None:
 
 
 def test_job_created_comes_before_the_packets_of_the_job(server: Server) -> None:
-    """The client reads nothing before all is done."""
+    """The client reads nothing until all jobs have ended."""
     client, worker = server.peer(), can_do(server, b"f")
     handles = next_handles(client, COUNT)
     for n in range(0, COUNT, 8):
@@ -205,7 +205,7 @@ def is_told(peer: Peer, unique: bytes, expected: list[bytes]) -> bool:
 
 
 def test_job_created_comes_before_the_packets_of_a_job_that_is_joined(server: Server) -> None:
-    """The n-th submit is told from its answer on."""
+    """The n-th submit gets packets from its answer on."""
     client, watch = server.peer(), server.peer()
     handle = client.submit(job())
     worker = run(server, handle)
@@ -214,28 +214,28 @@ def test_job_created_comes_before_the_packets_of_a_job_that_is_joined(server: Se
         client.send(job())
         waiting = [*RUNNING, b"%d" % n]
         server.until(partial(is_told, watch, b"u", waiting))
-        tell(worker, WORK_DATA.request(handle, b"%d" % n))
+        send_unanswered(worker, WORK_DATA.request(handle, b"%d" % n))
         expected += [(JOB_CREATED, [handle]), *[(WORK_DATA, [handle, b"%d" % n])] * n]
     assert client.so_far() == expected
 
 
 def test_a_client_gets_packets_as_the_workers_sent_them(server: Server) -> None:
-    """Two jobs, each with its worker, by turns; and both ended in the order that is not that of the submits."""
+    """Two jobs, whose workers send by turns, and which end in the opposite order of the submits."""
     client = server.peer()
     first, second = (client.submit(job(b"%d" % n, function=b"f%d" % n)) for n in range(2))
     workers = [(run(server, first, b"f0"), first), (run(server, second, b"f1"), second)]
     expected: list[Packet] = []
     for n, (worker, handle) in enumerate(islice(cycle(workers), 20)):
-        tell(worker, WORK_DATA.request(handle, b"%d" % n))
+        send_unanswered(worker, WORK_DATA.request(handle, b"%d" % n))
         expected.append((WORK_DATA, [handle, b"%d" % n]))
     for worker, handle in reversed(workers):
-        tell(worker, WORK_COMPLETE.request(handle, b""))
+        send_unanswered(worker, WORK_COMPLETE.request(handle, b""))
         expected.append((WORK_COMPLETE, [handle, b""]))
     assert client.so_far() == expected
 
 
 def test_a_worker_may_end_its_jobs_in_any_order(server: Server) -> None:
-    """And what it sends of one in between those of another, arrives so."""
+    """Packets of one job that are sent between those of another arrive in this order."""
     client, worker = server.peer(), can_do(server, b"f")
     handles = [client.submit(job(b"")) for _ in range(3)]
     for handle in handles:
@@ -243,21 +243,21 @@ def test_a_worker_may_end_its_jobs_in_any_order(server: Server) -> None:
     order = [1, 0, 2, 1, 0, 2, 2, 1, 0]
     packets: list[Packet] = [(WORK_DATA, [handles[n], b"d"]) for n in order]
     packets += [(WORK_COMPLETE, [handles[n], b"done"]) for n in [2, 0, 1]]
-    tell(worker, *(packet_type.request(*arguments) for packet_type, arguments in packets))
+    send_unanswered(worker, *(packet_type.request(*arguments) for packet_type, arguments in packets))
     assert client.so_far() == packets
 
 
 def test_answers_and_the_packets_of_jobs_keep_their_order(server: Server) -> None:
-    """A status that was asked for after a packet had come tells of it."""
+    """A status that is requested after a packet was received takes account of the packet."""
     client = server.peer()
     handle = client.submit(SUBMIT_JOB.request(b"f", b"", b"work"))
     worker = run(server, handle)
     for n in range(1, 20):
-        tell(worker, WORK_STATUS.request(handle, b"%d" % n, b"20"))
+        send_unanswered(worker, WORK_STATUS.request(handle, b"%d" % n, b"20"))
         client.send(GET_STATUS.request(handle))
         numbers = [b"%d" % n, b"20"]
         assert client.so_far() == [(WORK_STATUS, [handle, *numbers]), (STATUS_RES, [handle, b"1", b"1", *numbers])]
-    tell(worker, WORK_COMPLETE.request(handle, b""))
+    send_unanswered(worker, WORK_COMPLETE.request(handle, b""))
     client.send(GET_STATUS.request(handle))
     assert client.so_far() == [(WORK_COMPLETE, [handle, b""]), (STATUS_RES, [handle, *UNKNOWN])]
     assert status(worker, handle) == UNKNOWN

@@ -1,6 +1,6 @@
-"""docs/gearman.md §3: ERROR packets, what closes the connection, and packets that come too late.
+"""docs/gearman.md §3: ERROR packets, requests that close the connection, and packets that are sent too late.
 
-An ERROR stands where the answer would, and the connection stays usable: every `so_far` asks for that.
+An ERROR takes the place of the answer, and the connection stays usable: every `so_far` needs that.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from txgearman.packets import (
 )
 
 from .harness import Peer, Server
-from .test_1_coalescing import BACKGROUND, FOREGROUND, PRIORITIES, REFUSED, TOO_LARGE, job, tell
+from .test_1_coalescing import BACKGROUND, FOREGROUND, PRIORITIES, REFUSED, TOO_LARGE, job, send_unanswered
 from .test_4_exception import NO_SUCH_EXCEPTION, NO_SUCH_JOB, UNKNOWN_OPTION, failure
 from .test_5_status import QUEUED, RUNNING, UNKNOWN, run, status
 from .test_6_client_disconnect import NOTHING, abandon, can_do
@@ -83,17 +83,17 @@ NO_REQUESTS = [
 
 
 def raw(number: int, body: bytes = b"", magic: bytes = REQ) -> bytes:
-    """A packet that the codec would not make."""
+    """Return a packet that the codec would refuse."""
     return magic + number.to_bytes(4, "big") + len(body).to_bytes(4, "big") + body
 
 
 def anything(packet_type: PacketType) -> bytes:
-    """A request of this type, with as many arguments as it has."""
+    """Return a request of this type, with as many arguments as it has."""
     return packet_type.request(*[b"x"] * len(packet_type.arguments))
 
 
 def results(handle: bytes) -> list[tuple[bytes, Packet]]:
-    """All that a worker can send for a job, and how it is refused."""
+    """Return all that a worker can send about a job, and the errors that refuse it."""
     return [
         (WORK_DATA.request(handle, b"late"), NO_SUCH_JOB),
         (WORK_WARNING.request(handle, b"late"), NO_SUCH_JOB),
@@ -105,7 +105,7 @@ def results(handle: bytes) -> list[tuple[bytes, Packet]]:
 
 
 def is_refused_all(peer: Peer, handle: bytes) -> None:
-    """Whatever this connection sends for the job."""
+    """Check that whatever this connection sends about the job is refused."""
     peer.send(*(packet for packet, _ in results(handle)))
     assert peer.so_far() == [error for _, error in results(handle)]
 
@@ -113,7 +113,7 @@ def is_refused_all(peer: Peer, handle: bytes) -> None:
 # Refused requests.
 
 
-def test_an_error_stands_where_the_answer_would(server: Server) -> None:
+def test_error_takes_place_of_answer_in_order(server: Server) -> None:
     client = server.peer()
     client.send(
         ECHO_REQ.request(b"1"),
@@ -129,7 +129,7 @@ def test_an_error_stands_where_the_answer_would(server: Server) -> None:
     assert rest == [TOO_LARGE, (STATUS_RES, [b"H:x:1", *UNKNOWN]), NOT_EXPECTED, (ECHO_RES, [b"2"])]
 
 
-def test_an_error_ends_without_a_nul(server: Server) -> None:
+def test_error_text_has_no_trailing_nul(server: Server) -> None:
     """C3."""
     client = server.peer()
     client.send(NOOP.request())
@@ -137,7 +137,7 @@ def test_an_error_ends_without_a_nul(server: Server) -> None:
     assert client._await(len(packet)) == packet
 
 
-def test_what_is_no_request_is_not_expected(server: Server) -> None:
+def test_packet_that_is_no_request_is_refused(server: Server) -> None:
     client = server.peer()
     for packet_type in NO_REQUESTS:
         client.send(anything(packet_type), ECHO)
@@ -145,7 +145,7 @@ def test_what_is_no_request_is_not_expected(server: Server) -> None:
 
 
 def test_options(server: Server) -> None:
-    """Those that are not known, and one that is: without case, up to a NUL."""
+    """Unknown ones, and the known one, whose name is case-insensitive and ends at a NUL."""
     client = server.peer()
     for option in [b"", b"bogus", b"exception", b"exceptions ", b" exceptions", b"o" * 5000]:
         assert client.ask(OPTION_REQ.request(option)) == UNKNOWN_OPTION
@@ -154,8 +154,8 @@ def test_options(server: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", [SUBMIT_REDUCE_JOB, SUBMIT_REDUCE_JOB_BACKGROUND], ids=str)
-def test_a_reducer_that_is_too_long(server: Server, kind: PacketType) -> None:
-    """What is refused is the reducer; the error speaks of the unique."""
+def test_too_long_reducer_is_refused(server: Server, kind: PacketType) -> None:
+    """The reducer is refused; the error names the unique."""
     client = server.peer()
     client.send(kind.request(b"f", b"u", b"r" * 65, b"", b""))
     assert client.so_far() == [TOO_LARGE]
@@ -163,7 +163,7 @@ def test_a_reducer_that_is_too_long(server: Server, kind: PacketType) -> None:
 
 
 def test_a_packet_with_the_magic_of_a_response(server: Server) -> None:
-    """It is refused, and not carried out."""
+    """It is refused, and not processed."""
     peer = server.peer()
     for packet_type in [CAN_DO, SUBMIT_JOB, JOB_CREATED, ECHO_REQ, GRAB_JOB, ERROR]:
         peer.send(packet_type.response(*[b"x"] * len(packet_type.arguments)), ECHO)
@@ -172,15 +172,15 @@ def test_a_packet_with_the_magic_of_a_response(server: Server) -> None:
 
 
 @pytest.mark.parametrize("function", [b"", b"f" * 511, b"f" * 512, b"f" * 513, b"f" * 8000, b"\xff\xfe", b"a b\t%s"])
-def test_a_function_of_any_length(server: Server, function: bytes) -> None:
-    """512 is not enforced."""
+def test_submit_takes_function_of_any_length(server: Server, function: bytes) -> None:
+    """The limit of 512 is not enforced."""
     handle = server.peer().submit(job(function=function))
     assert can_do(server, function).ask(GRAB_JOB.request()) == (JOB_ASSIGN, [handle, function, b"work"])
 
 
 @pytest.mark.parametrize("packet_type", [GRAB_JOB, GRAB_JOB_UNIQ], ids=str)
 def test_an_assignment_must_fit_into_8192_bytes(server: Server, packet_type: PacketType) -> None:
-    """With its header and without the workload; if not, the worker is thrown out, and then the next one."""
+    """With its header and without the workload. Otherwise each worker that grabs it is disconnected."""
     client = server.peer()
     handle = client.submit(job(b""))
     size = 8192 - len(packet_type.request()) - len(handle) - 2 - (packet_type is GRAB_JOB_UNIQ)
@@ -195,7 +195,7 @@ def test_an_assignment_must_fit_into_8192_bytes(server: Server, packet_type: Pac
         server.until(lambda: status(client, handles[1]) == QUEUED)
 
 
-def test_a_function_may_have_8191_bytes(server: Server) -> None:
+def test_function_may_have_8191_bytes(server: Server) -> None:
     client = server.peer()
     handle = client.submit(job(function=b"f" * 8191))
     assert client.table(b"status") == [b"f" * 8191 + b"\t1\t0\t0"]
@@ -203,13 +203,13 @@ def test_a_function_may_have_8191_bytes(server: Server) -> None:
 
 
 @pytest.mark.parametrize("epoch", [b"soon", b"", b"0", b"-5", b"0.5", b"0x10", b" -12abc"])
-def test_a_time_that_is_no_number_is_read_as_far_as_it_is_one(server: Server, epoch: bytes) -> None:
-    """0 where it is none; and all these have passed."""
+def test_epoch_is_read_up_to_first_non_digit(server: Server, epoch: bytes) -> None:
+    """It is 0 if there is no digit; all these times have passed."""
     handle = server.peer().submit(SUBMIT_JOB_EPOCH.request(b"f", b"u", epoch, b"work"))
     assert can_do(server, b"f").ask(GRAB_JOB_UNIQ.request()) == (JOB_ASSIGN_UNIQ, [handle, b"f", b"u", b"work"])
 
 
-def test_what_is_not_answered(server: Server) -> None:
+def test_requests_without_answer(server: Server) -> None:
     peer = server.peer()
     for packet in [
         CAN_DO.request(b""),
@@ -220,7 +220,7 @@ def test_what_is_not_answered(server: Server) -> None:
         SET_CLIENT_ID.request(b"with space\n"),
         RESET_ABILITIES.request(),
     ]:
-        tell(peer, packet, packet)
+        send_unanswered(peer, packet, packet)
 
 
 def test_a_grab_without_abilities(server: Server) -> None:
@@ -228,12 +228,12 @@ def test_a_grab_without_abilities(server: Server) -> None:
         assert server.peer().ask(packet_type.request()) == NOTHING
 
 
-# The queue is full.
+# Full queues.
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_when_the_queue_is_full(server: Server, running: bool) -> None:
-    """Jobs that run count; joining a job is allowed; a refused job takes no number."""
+def test_submit_is_refused_while_queue_is_full(server: Server, running: bool) -> None:
+    """Running jobs count; joining a job is allowed; a refused job takes no handle number."""
     client = server.peer()
     handle = client.submit(job())
     assert client.command(b"maxqueue f 1") == b"OK\r\n"
@@ -252,12 +252,12 @@ def test_queue_accepts_again_when_a_job_ends(server: Server) -> None:
     assert other.ask(job(b"v")) == QUEUE_FULL
     worker = run(server, handle)
     assert other.ask(job(b"v")) == QUEUE_FULL
-    tell(worker, WORK_COMPLETE.request(handle, b""))
+    send_unanswered(worker, WORK_COMPLETE.request(handle, b""))
     assert other.submit(job(b"v"))
     assert other.ask(job(b"w")) == QUEUE_FULL
 
 
-def test_an_abandoned_job_fills_the_queue(server: Server) -> None:
+def test_abandoned_job_counts_for_limit_of_queue(server: Server) -> None:
     """Until a worker grabs."""
     abandon(server, job())
     client = server.peer()
@@ -278,7 +278,7 @@ def test_each_function_has_its_own_limit(server: Server) -> None:
 
 
 def test_each_priority_has_its_own_limit(server: Server) -> None:
-    """High, normal, low. What counts against each of them is the number of jobs of the function."""
+    """High, normal, low. Each is compared with the number of all jobs of the function."""
     client = server.peer()
     client.submit(job(b""))
     assert client.command(b"maxqueue f 3 2 1") == b"OK\r\n"
@@ -295,7 +295,7 @@ def test_each_priority_has_its_own_limit(server: Server) -> None:
     ]
 
 
-# What closes the connection.
+# Requests that close the connection.
 
 
 @pytest.mark.parametrize(
@@ -313,8 +313,8 @@ def test_each_priority_has_its_own_limit(server: Server) -> None:
         raw(16, b"x" * 100, b"\0REX")[:12],
     ],
 )
-def test_a_wrong_header_closes_the_connection(server: Server, data: bytes) -> None:
-    """Type or magic; what it announces is not waited for."""
+def test_invalid_header_closes_connection(server: Server, data: bytes) -> None:
+    """Type or magic. The body that it announces is not awaited."""
     peer = server.peer()
     peer.send(data)
     assert peer.is_closed()
@@ -322,8 +322,8 @@ def test_a_wrong_header_closes_the_connection(server: Server, data: bytes) -> No
 
 
 @pytest.mark.parametrize("packet_type", [CAN_DO, CANT_DO, SET_CLIENT_ID], ids=str)
-def test_what_is_all_of_a_packet_may_have_8192_bytes(server: Server, packet_type: PacketType) -> None:
-    tell(server.peer(), packet_type.request(b"x" * 8192))
+def test_only_argument_may_have_8192_bytes(server: Server, packet_type: PacketType) -> None:
+    send_unanswered(server.peer(), packet_type.request(b"x" * 8192))
     peer = server.peer()
     peer.send(packet_type.request(b"x" * 8193))
     assert peer.is_closed()
@@ -340,7 +340,7 @@ def test_what_is_all_of_a_packet_may_have_8192_bytes(server: Server, packet_type
     ],
     ids=str,
 )
-def test_an_argument_of_more_than_8191_bytes_closes_the_connection(
+def test_argument_of_more_than_8191_bytes_closes_connection(
     server: Server, size: int, packet_type: PacketType, before: list[bytes], behind: list[bytes]
 ) -> None:
     """Any but the last one."""
@@ -354,7 +354,9 @@ def test_an_argument_of_more_than_8191_bytes_closes_the_connection(
 @pytest.mark.parametrize(
     "short", [raw(7), raw(7, b"f"), raw(7, b"f\0u"), raw(18, b"f\0u"), raw(36, b"f\0u\0w"), raw(37, b"f\0u\0r\0w")]
 )
-def test_h6_a_submit_with_too_few_arguments_eats_the_next_request_and_closes(server: Server, short: bytes) -> None:
+def test_h6_submit_with_too_few_arguments_consumes_next_request_and_closes_connection(
+    server: Server, short: bytes
+) -> None:
     peer = server.peer()
     peer.send(short)
     assert server.peer().so_far() == []
@@ -364,7 +366,9 @@ def test_h6_a_submit_with_too_few_arguments_eats_the_next_request_and_closes(ser
 
 
 @pytest.mark.parametrize("short", [raw(13, b"H:x:1"), raw(25, b"H:x:1"), raw(28, b"H:x:1"), raw(29, b"H:x:1")])
-def test_a_result_with_too_few_arguments_eats_the_next_request_and_closes(server: Server, short: bytes) -> None:
+def test_result_with_too_few_arguments_consumes_next_request_and_closes_connection(
+    server: Server, short: bytes
+) -> None:
     peer = server.peer()
     peer.send(short)
     assert server.peer().so_far() == []
@@ -372,8 +376,8 @@ def test_a_result_with_too_few_arguments_eats_the_next_request_and_closes(server
     assert peer.is_closed()
 
 
-def test_a_client_that_is_thrown_out_leaves_its_job(server: Server) -> None:
-    """As if it had closed the connection itself: H1."""
+def test_client_disconnected_for_error_abandons_its_job(server: Server) -> None:
+    """As if it had closed the connection itself (H1)."""
     client, other = server.peer(), server.peer()
     handle = client.submit(job())
     client.send(raw(43))
@@ -382,14 +386,14 @@ def test_a_client_that_is_thrown_out_leaves_its_job(server: Server) -> None:
     assert can_do(server, b"f").ask(GRAB_JOB.request()) == NOTHING
 
 
-def test_a_worker_that_is_thrown_out_gives_its_job_back(server: Server) -> None:
+def test_job_of_worker_disconnected_for_error_is_requeued(server: Server) -> None:
     client = server.peer()
     handle = client.submit(job())
     worker = run(server, handle)
     worker.send(raw(43))
     assert worker.is_closed()
     server.until(lambda: status(client, handle) == QUEUED)
-    tell(run(server, handle), WORK_COMPLETE.request(handle, b"done"))
+    send_unanswered(run(server, handle), WORK_COMPLETE.request(handle, b"done"))
     assert client.so_far() == [(WORK_COMPLETE, [handle, b"done"])]
 
 
@@ -397,14 +401,14 @@ def test_a_worker_that_is_thrown_out_gives_its_job_back(server: Server) -> None:
 
 
 @pytest.mark.parametrize("handle", [b"H:x:1", b"", b"x" * 63])
-def test_results_of_a_job_that_is_not_known(server: Server, handle: bytes) -> None:
+def test_results_of_unknown_job_are_refused(server: Server, handle: bytes) -> None:
     is_refused_all(server.peer(), handle)
 
 
 @pytest.mark.parametrize("running", [True, False])
 @pytest.mark.parametrize("who", ["another connection", "its client", "another worker", "a client that joined"])
-def test_results_from_who_is_not_the_worker(server: Server, running: bool, who: str) -> None:
-    """They change nothing, and nobody is told of them."""
+def test_results_from_other_connection_are_refused(server: Server, running: bool, who: str) -> None:
+    """They have no effect, and no client is notified."""
     client, other = server.peer(), server.peer()
     handle = client.submit(job())
     worker = run(server, handle) if running else can_do(server, b"f")
@@ -416,18 +420,18 @@ def test_results_from_who_is_not_the_worker(server: Server, running: bool, who: 
     assert status(worker, handle) == (RUNNING if running else QUEUED)
     assert client.so_far() == other.so_far() == worker.so_far() == []
     if running:
-        tell(worker, WORK_COMPLETE.request(handle, b"done"))
+        send_unanswered(worker, WORK_COMPLETE.request(handle, b"done"))
         assert client.so_far() == [(WORK_COMPLETE, [handle, b"done"])]
 
 
 @pytest.mark.parametrize("end", [WORK_COMPLETE, WORK_FAIL], ids=str)
-def test_results_after_the_end(server: Server, end: PacketType) -> None:
-    """Also with the NUL and more behind it that WORK_FAIL may have. Nobody is told of them."""
+def test_results_after_end_of_job_are_refused(server: Server, end: PacketType) -> None:
+    """Including a WORK_FAIL with a NUL and more after the handle. No client is notified."""
     client = server.peer()
     handle = client.submit(job())
     worker = run(server, handle)
     arguments = [handle, b"done"][: len(end.arguments)]
-    tell(worker, end.request(*arguments))
+    send_unanswered(worker, end.request(*arguments))
     is_refused_all(worker, handle)
     assert worker.ask(WORK_FAIL.request(handle + b"\0extra")) == REFUSED
     assert client.so_far() == [(end, arguments)]
@@ -443,7 +447,7 @@ def cancel(server: Server, handle: bytes) -> bytes:
 
 @pytest.mark.guarantee(number=5)
 def test_d2_cancel_of_a_queued_job(server: Server) -> None:
-    """Each submit is told, each time; the job stays listed until a worker grabs."""
+    """Each submit is notified of each cancel; the job stays listed until a worker grabs."""
     client, other = server.peer(), server.peer()
     (handle,) = {peer.submit(job()) for peer in [client, client, other]}
     for _ in range(2):
@@ -463,15 +467,15 @@ def test_d2_cancel_of_a_queued_job(server: Server) -> None:
     ("packet_type", "arguments"), [(WORK_COMPLETE, [b"done"]), (WORK_FAIL, []), (WORK_EXCEPTION, [b"boom"])]
 )
 def test_d2_cancel_of_a_running_job(server: Server, packet_type: PacketType, arguments: list[bytes]) -> None:
-    """The worker is told nothing, and all it sends is relayed behind the WORK_FAIL."""
+    """The worker is not notified, and all that it sends is relayed after the WORK_FAIL."""
     client = server.peer()
     handle = client.submit(job())
     worker = run(server, handle)
     assert cancel(server, handle) == cancel(server, handle) == b"OK\r\n"
     assert status(worker, handle) == RUNNING
-    tell(worker, WORK_DATA.request(handle, b"d"), WORK_STATUS.request(handle, b"1", b"2"))
+    send_unanswered(worker, WORK_DATA.request(handle, b"d"), WORK_STATUS.request(handle, b"1", b"2"))
     assert status(worker, handle) == [b"1", b"1", b"1", b"2"]
-    tell(worker, packet_type.request(handle, *arguments))
+    send_unanswered(worker, packet_type.request(handle, *arguments))
     end: Packet = failure(handle) if packet_type is WORK_EXCEPTION else (packet_type, [handle, *arguments])
     assert client.so_far() == [
         *[(WORK_FAIL, [handle])] * 2,
@@ -485,8 +489,8 @@ def test_d2_cancel_of_a_running_job(server: Server, packet_type: PacketType, arg
 
 @pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("kind", [SUBMIT_JOB, SUBMIT_JOB_BG], ids=str)
-def test_d2_a_cancelled_job_is_not_tried_again(server: Server, kind: PacketType) -> None:
-    """When its worker dies, it stays in the queue until the next grab; the client is told no more."""
+def test_d2_cancelled_job_is_not_retried(server: Server, kind: PacketType) -> None:
+    """When its worker is lost, it is queued until the next grab; the client is not notified again."""
     client, other = server.peer(), server.peer()
     handle = client.submit(job(kind=kind))
     worker = run(server, handle)
@@ -499,7 +503,7 @@ def test_d2_a_cancelled_job_is_not_tried_again(server: Server, kind: PacketType)
     assert client.so_far() == [(WORK_FAIL, [handle])] * (kind is SUBMIT_JOB)
 
 
-def test_cancel_of_a_background_job_is_told_to_nobody(server: Server) -> None:
+def test_cancel_of_background_job_notifies_no_client(server: Server) -> None:
     client = server.peer()
     handle = client.submit(job(kind=SUBMIT_JOB_BG))
     assert cancel(server, handle) == b"OK\r\n"
@@ -508,9 +512,9 @@ def test_cancel_of_a_background_job_is_told_to_nobody(server: Server) -> None:
 
 
 @pytest.mark.guarantee(number=5)
-def test_d2_a_worker_that_was_woken_for_a_cancelled_job_gets_none(server: Server) -> None:
+def test_d2_worker_woken_for_cancelled_job_gets_no_job(server: Server) -> None:
     client, worker = server.peer(), can_do(server, b"f")
-    tell(worker, PRE_SLEEP.request())
+    send_unanswered(worker, PRE_SLEEP.request())
     handle = client.submit(job())
     assert cancel(server, handle) == b"OK\r\n"
     assert worker.so_far() == [(NOOP, [])]
@@ -518,7 +522,7 @@ def test_d2_a_worker_that_was_woken_for_a_cancelled_job_gets_none(server: Server
     assert client.so_far() == [(WORK_FAIL, [handle])]
 
 
-def test_cancel_leaves_the_jobs_beside_it_alone(server: Server) -> None:
+def test_cancel_affects_no_other_job(server: Server) -> None:
     client = server.peer()
     handles = [client.submit(job(b"")) for _ in range(3)]
     assert cancel(server, handles[1]) == b"OK\r\n"

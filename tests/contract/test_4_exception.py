@@ -1,4 +1,4 @@
-"""docs/gearman.md §4: WORK_EXCEPTION. It is the end of the job; who did not ask for exceptions gets a WORK_FAIL."""
+"""docs/gearman.md §4: WORK_EXCEPTION. It ends the job; clients that did not ask for exceptions get a WORK_FAIL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from txgearman.packets import (
 
 from .conftest import Start
 from .harness import Peer, Server
-from .test_1_coalescing import REFUSED, job, tell
+from .test_1_coalescing import REFUSED, job, send_unanswered
 from .test_5_status import UNKNOWN, run, status
 from .test_6_client_disconnect import NOTHING, abandon_running, can_do
 
@@ -32,14 +32,14 @@ UNKNOWN_OPTION: Packet = (ERROR, [b"UNKNOWN_OPTION", b"Server does not recognize
 DATA = [b"", b"boom", b"bo\0om", b"\0", b"x" * 100_000]
 
 
-def wants(peer: Peer, option: bytes = b"exceptions") -> None:
+def set_option(peer: Peer, option: bytes = b"exceptions") -> None:
     assert peer.ask(OPTION_REQ.request(option)) == (OPTION_RES, [option])
 
 
-def asking(server: Server) -> Peer:
-    """A client that has asked for exceptions."""
+def client_with_exceptions(server: Server) -> Peer:
+    """Return a client that has asked for exceptions."""
     client = server.peer()
-    wants(client)
+    set_option(client)
     return client
 
 
@@ -48,144 +48,144 @@ def exception(handle: bytes, data: bytes = b"boom") -> Packet:
 
 
 def failure(handle: bytes) -> Packet:
-    """What is made of an exception for who did not ask for it."""
+    """Return what a client gets that did not ask for exceptions."""
     return WORK_FAIL, [handle + b"\0"]
 
 
-def throw(server: Server, handle: bytes, data: bytes = b"boom") -> Peer:
-    """Run this job into an exception. The worker is told nothing."""
+def raise_exception(server: Server, handle: bytes, data: bytes = b"boom") -> Peer:
+    """End this job by an exception, and return its worker, to which nothing is sent."""
     worker = run(server, handle)
-    tell(worker, WORK_EXCEPTION.request(handle, data))
+    send_unanswered(worker, WORK_EXCEPTION.request(handle, data))
     return worker
 
 
 @pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("data", DATA)
-def test_m1_who_did_not_ask_gets_a_failure_with_a_nul(server: Server, data: bytes) -> None:
+def test_m1_client_without_option_gets_work_fail_with_nul(server: Server, data: bytes) -> None:
     client = server.peer()
     handle = client.submit(job())
-    worker = throw(server, handle, data)
+    worker = raise_exception(server, handle, data)
     assert client.so_far() == [failure(handle)]
     assert status(worker, handle) == UNKNOWN
 
 
 @pytest.mark.guarantee(number=5)
-def test_m1_the_nul_is_in_the_packet(server: Server) -> None:
+def test_m1_nul_is_part_of_packet(server: Server) -> None:
     client = server.peer()
     handle = client.submit(job())
-    throw(server, handle)
+    raise_exception(server, handle)
     body = handle + b"\0"
     assert client._await(12 + len(body)) == RES + b"\0\0\0\x0e" + len(body).to_bytes(4, "big") + body
 
 
 @pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("nuls", [b"", b"\0", b"\0extra", b"\0\0"])
-def test_m1_a_failure_is_relayed_as_the_worker_wrote_it(server: Server, nuls: bytes) -> None:
+def test_m1_work_fail_is_relayed_unchanged(server: Server, nuls: bytes) -> None:
     client = server.peer()
     handle = client.submit(job())
-    tell(run(server, handle), WORK_FAIL.request(handle + nuls))
+    send_unanswered(run(server, handle), WORK_FAIL.request(handle + nuls))
     assert client.so_far() == [(WORK_FAIL, [handle + nuls])]
     assert status(client, handle) == UNKNOWN
 
 
 @pytest.mark.parametrize("data", DATA)
-def test_who_asked_gets_the_exception(server: Server, data: bytes) -> None:
-    client = asking(server)
+def test_client_with_option_gets_exception(server: Server, data: bytes) -> None:
+    client = client_with_exceptions(server)
     handle = client.submit(job())
-    worker = throw(server, handle, data)
+    worker = raise_exception(server, handle, data)
     assert client.so_far() == [exception(handle, data)]
     assert status(worker, handle) == UNKNOWN
 
 
 @pytest.mark.parametrize("option", [b"exceptions", b"EXCEPTIONS", b"Exceptions", b"exceptions\0", b"exceptions\0x"])
-def test_the_option_is_read_without_case_up_to_a_nul(server: Server, option: bytes) -> None:
-    """The answer repeats it as it came."""
+def test_option_name_is_case_insensitive_and_ends_at_nul(server: Server, option: bytes) -> None:
+    """The answer repeats it unchanged."""
     client = server.peer()
-    wants(client, option)
+    set_option(client, option)
     handle = client.submit(job())
-    throw(server, handle)
+    raise_exception(server, handle)
     assert client.so_far() == [exception(handle)]
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_what_counts_is_what_was_asked_when_the_exception_comes(server: Server, running: bool) -> None:
+def test_option_may_be_set_before_exception_is_sent(server: Server, running: bool) -> None:
     client = server.peer()
     handle = client.submit(job())
     if running:
         worker = run(server, handle)
-        wants(client)
-        tell(worker, WORK_EXCEPTION.request(handle, b"boom"))
+        set_option(client)
+        send_unanswered(worker, WORK_EXCEPTION.request(handle, b"boom"))
     else:
-        wants(client)
-        throw(server, handle)
+        set_option(client)
+        raise_exception(server, handle)
     assert client.so_far() == [exception(handle)]
 
 
-def test_to_ask_twice_is_as_once(server: Server) -> None:
-    """And an option that is not known takes nothing back."""
-    client = asking(server)
-    wants(client)
+def test_option_may_be_set_twice(server: Server) -> None:
+    """An unknown option does not reset it."""
+    client = client_with_exceptions(server)
+    set_option(client)
     assert client.ask(OPTION_REQ.request(b"bogus")) == UNKNOWN_OPTION
     handle = client.submit(job())
-    throw(server, handle)
+    raise_exception(server, handle)
     assert client.so_far() == [exception(handle)]
 
 
-def test_an_option_that_is_not_known_is_none(server: Server) -> None:
+def test_unknown_option_has_no_effect(server: Server) -> None:
     client = server.peer()
     assert client.ask(OPTION_REQ.request(b"exceptions ")) == UNKNOWN_OPTION
     handle = client.submit(job())
-    throw(server, handle)
+    raise_exception(server, handle)
     assert client.so_far() == [failure(handle)]
 
 
-def test_the_worker_can_not_ask_for_its_clients(server: Server) -> None:
+def test_option_of_worker_does_not_affect_clients(server: Server) -> None:
     client = server.peer()
     handle = client.submit(job())
     worker = run(server, handle)
-    wants(worker)
-    tell(worker, WORK_EXCEPTION.request(handle, b"boom"))
+    set_option(worker)
+    send_unanswered(worker, WORK_EXCEPTION.request(handle, b"boom"))
     assert client.so_far() == [failure(handle)]
 
 
-def test_each_connection_asks_for_itself(server: Server) -> None:
-    """D1: once for each of its submits."""
-    client, other = asking(server), server.peer()
+def test_option_affects_only_its_connection(server: Server) -> None:
+    """Once for each of its submits (D1)."""
+    client, other = client_with_exceptions(server), server.peer()
     (handle,) = {peer.submit(job()) for peer in [client, client, other, other, other]}
-    throw(server, handle)
+    raise_exception(server, handle)
     assert client.so_far() == [exception(handle)] * 2
     assert other.so_far() == [failure(handle)] * 3
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_worker_that_waits_for_its_job(server: Server, asked: bool) -> None:
+def test_worker_may_await_job_that_it_runs(server: Server, asked: bool) -> None:
     worker = can_do(server, b"f")
     if asked:
-        wants(worker)
+        set_option(worker)
     handle = worker.submit(job())
     worker.ask(GRAB_JOB.request())
     worker.send(WORK_EXCEPTION.request(handle, b"boom"))
     assert worker.so_far() == [exception(handle) if asked else failure(handle)]
 
 
-def test_an_exception_of_a_background_job_is_told_to_nobody(server: Server) -> None:
-    client = asking(server)
+def test_exception_of_background_job_notifies_no_client(server: Server) -> None:
+    client = client_with_exceptions(server)
     handle = client.submit(job(kind=SUBMIT_JOB_BG))
-    throw(server, handle)
+    raise_exception(server, handle)
     assert client.so_far() == []
     assert status(client, handle) == UNKNOWN
 
 
-def test_an_exception_of_a_job_whose_client_left(server: Server) -> None:
+def test_exception_of_job_whose_client_left(server: Server) -> None:
     handle, worker = abandon_running(server)
-    tell(worker, WORK_EXCEPTION.request(handle, b"boom"))
+    send_unanswered(worker, WORK_EXCEPTION.request(handle, b"boom"))
     assert status(worker, handle) == UNKNOWN
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_nothing_comes_after_an_exception(server: Server, asked: bool) -> None:
-    """D3: gearmand has none of it. What came before the exception, came."""
-    client = asking(server) if asked else server.peer()
+def test_nothing_is_sent_after_exception(server: Server, asked: bool) -> None:
+    """gearmand does not have D3. What was sent before the exception was relayed."""
+    client = client_with_exceptions(server) if asked else server.peer()
     handle = client.submit(job())
     worker = run(server, handle)
     worker.send(
@@ -203,10 +203,10 @@ def test_nothing_comes_after_an_exception(server: Server, asked: bool) -> None:
     assert client.so_far() == [(WORK_DATA, [handle, b"before"]), exception(handle) if asked else failure(handle)]
 
 
-def test_a_worker_that_dies_after_an_exception_leaves_no_job(server: Server) -> None:
-    client, other = asking(server), server.peer()
+def test_worker_disconnecting_after_exception_leaves_no_job(server: Server) -> None:
+    client, other = client_with_exceptions(server), server.peer()
     handle = client.submit(job())
-    worker = throw(server, handle)
+    worker = raise_exception(server, handle)
     worker.close()
     server.until(lambda: other.table(b"status") == [b"f\t0\t0\t0"])
     assert can_do(server, b"f").ask(GRAB_JOB.request()) == NOTHING
@@ -214,9 +214,9 @@ def test_a_worker_that_dies_after_an_exception_leaves_no_job(server: Server) -> 
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_option_exceptions_of_the_server_asks_for_all(start: Start, asked: bool) -> None:
+def test_server_option_exceptions_applies_to_all_clients(start: Start, asked: bool) -> None:
     server = start(exceptions=True)
-    client = asking(server) if asked else server.peer()
+    client = client_with_exceptions(server) if asked else server.peer()
     handle = client.submit(job())
-    throw(server, handle, b"bo\0om")
+    raise_exception(server, handle, b"bo\0om")
     assert client.so_far() == [exception(handle, b"bo\0om")]

@@ -34,21 +34,21 @@ LONGEST = b"x" * 63
 
 
 def status(peer: Peer, handle: bytes) -> list[bytes]:
-    """What is said of the job with this handle: known, running, numerator, denominator."""
+    """Return known, running, numerator, denominator of the job with this handle."""
     packet_type, (asked, *rest) = peer.ask(GET_STATUS.request(handle))
     assert (packet_type, asked) == (STATUS_RES, handle)
     return rest
 
 
 def status_unique(peer: Peer, unique: bytes) -> list[bytes]:
-    """What is said of the job with this unique: as `status`, and the number of clients that wait for it."""
+    """Return the same for the job with this unique, and the number of clients that await it."""
     packet_type, (asked, *rest) = peer.ask(GET_STATUS_UNIQUE.request(unique))
     assert (packet_type, asked) == (STATUS_RES_UNIQUE, unique)
     return rest
 
 
 def run(server: Server, handle: bytes, function: bytes = b"f") -> Peer:
-    """A new worker, which runs this job."""
+    """Return a new worker, which runs this job."""
     worker = server.peer()
     worker.send(CAN_DO.request(function))
     packet_type, (assigned, *_) = worker.ask(GRAB_JOB.request())
@@ -57,18 +57,18 @@ def run(server: Server, handle: bytes, function: bytes = b"f") -> Peer:
 
 
 @pytest.mark.parametrize("handle", [b"H:x:99", b"", b" ", b"\xff", LONGEST])
-def test_a_handle_that_is_not_known(server: Server, handle: bytes) -> None:
+def test_status_of_unknown_handle(server: Server, handle: bytes) -> None:
     assert status(server.peer(), handle) == UNKNOWN
 
 
 @pytest.mark.parametrize("unique", [b"nouniq", b"", b"-", b"\xff", LONGEST])
-def test_a_unique_that_is_not_known(server: Server, unique: bytes) -> None:
+def test_status_of_unknown_unique(server: Server, unique: bytes) -> None:
     assert status_unique(server.peer(), unique) == [*UNKNOWN, b"0"]
 
 
 @pytest.mark.parametrize("submit", [SUBMIT_JOB, SUBMIT_JOB_HIGH, SUBMIT_JOB_LOW])
-def test_a_queued_job(server: Server, submit: PacketType) -> None:
-    """Whoever asks is answered alike."""
+def test_status_of_queued_job(server: Server, submit: PacketType) -> None:
+    """Every connection gets the same answer."""
     client, other = server.peer(), server.peer()
     handle = client.submit(submit.request(b"f", b"uu", b"work"))
     assert status(client, handle) == status(other, handle) == QUEUED
@@ -82,7 +82,7 @@ def test_waiting_clients_are_counted_once_for_each_submit(server: Server) -> Non
         assert status_unique(peer, b"uu") == [*QUEUED, b"%d" % number]
 
 
-def test_a_running_job(server: Server) -> None:
+def test_status_of_running_job(server: Server) -> None:
     client, other = server.peer(), server.peer()
     (handle,) = {peer.submit(SUBMIT_JOB.request(b"f", b"uu", b"work")) for peer in (client, other)}
     run(server, handle)
@@ -91,7 +91,7 @@ def test_a_running_job(server: Server) -> None:
 
 
 @pytest.mark.parametrize("submit", [SUBMIT_JOB_BG, SUBMIT_JOB_HIGH_BG, SUBMIT_JOB_LOW_BG])
-def test_a_background_job_has_no_clients(server: Server, submit: PacketType) -> None:
+def test_background_job_has_no_waiting_clients(server: Server, submit: PacketType) -> None:
     client = server.peer()
     handle = client.submit(submit.request(b"f", b"uu", b"work"))
     assert (status(client, handle), status_unique(client, b"uu")) == (QUEUED, [*QUEUED, b"0"])
@@ -99,7 +99,7 @@ def test_a_background_job_has_no_clients(server: Server, submit: PacketType) -> 
     assert (status(client, handle), status_unique(client, b"uu")) == (RUNNING, [*RUNNING, b"0"])
 
 
-def test_a_background_job_that_a_client_joined(server: Server) -> None:
+def test_joined_background_job_has_waiting_client(server: Server) -> None:
     client = server.peer()
     handle = client.submit(SUBMIT_JOB_BG.request(b"f", b"uu", b"work"))
     assert client.submit(SUBMIT_JOB.request(b"f", b"uu", b"work")) == handle
@@ -116,7 +116,7 @@ def test_a_background_job_that_a_client_joined(server: Server) -> None:
         (b"-3", b"xyz", [b"4294967293", b"0"]),
         (b"4294967295", b"4294967296", [b"4294967295", b"0"]),
         (b"4294967297", b"99999999999", [b"1", b"1410065407"]),
-        # Of the denominator ten characters are read; for more than eleven see docs/gearman.md §5.
+        # Ten characters of the denominator are read; for more than eleven see docs/gearman.md §5.
         (b"00000000012", b"00000000012", [b"12", b"1"]),
         (b"          7", b"          7", [b"7", b"0"]),
         (b"12345678901", b"-9999999999", [b"3755744309", b"3294967297"]),
@@ -133,7 +133,7 @@ def test_a_background_job_that_a_client_joined(server: Server) -> None:
         (b"5", b"7\x008", [b"5", b"7"]),
     ],
 )
-def test_c2_status_is_relayed_as_it_came_and_stored_as_atoi_reads_it(
+def test_c2_status_is_relayed_unchanged_and_stored_as_atoi_reads_it(
     server: Server, numerator: bytes, denominator: bytes, stored: list[bytes]
 ) -> None:
     client, other = server.peer(), server.peer()
@@ -157,7 +157,7 @@ def test_the_last_status_counts(server: Server) -> None:
 
 @pytest.mark.parametrize("clients", [0, 1])
 @pytest.mark.parametrize("end", [WORK_COMPLETE, WORK_FAIL, WORK_EXCEPTION])
-def test_a_job_that_has_ended_is_not_known(server: Server, end: PacketType, clients: int) -> None:
+def test_ended_job_is_unknown(server: Server, end: PacketType, clients: int) -> None:
     client, other = server.peer(), server.peer()
     handle = client.submit((SUBMIT_JOB if clients else SUBMIT_JOB_BG).request(b"f", b"uu", b"work"))
     worker = run(server, handle)
@@ -169,7 +169,7 @@ def test_a_job_that_has_ended_is_not_known(server: Server, end: PacketType, clie
 
 @pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("submit", [SUBMIT_JOB, SUBMIT_JOB_BG])
-def test_d4_progress_is_forgotten_when_the_worker_goes(server: Server, submit: PacketType) -> None:
+def test_d4_progress_is_reset_when_worker_is_lost(server: Server, submit: PacketType) -> None:
     client, other = server.peer(), server.peer()
     handle = client.submit(submit.request(b"f", b"", b"work"))
     worker = run(server, handle)
@@ -206,7 +206,7 @@ def test_when_the_newest_has_ended_the_one_before_is_reported(server: Server) ->
 
 
 @pytest.mark.parametrize("unique", [b"", b"-"])
-def test_a_job_without_a_unique_of_its_own_is_not_found_by_it(server: Server, unique: bytes) -> None:
+def test_job_without_own_unique_is_not_found_by_unique(server: Server, unique: bytes) -> None:
     client = server.peer()
     handle = client.submit(SUBMIT_JOB.request(b"f", unique, b"work"))
     assert [status_unique(client, asked) for asked in (b"", b"-", b"work")] == [[*UNKNOWN, b"0"]] * 3
@@ -222,8 +222,8 @@ def test_the_longest_unique_is_found(server: Server) -> None:
 
 @pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("rest", [b"\0", b"\0rest", b"\0\0"])
-def test_h6_what_is_asked_for_ends_at_a_nul(server: Server, rest: bytes) -> None:
-    """The answer says it without the NUL."""
+def test_h6_handle_or_unique_ends_at_nul(server: Server, rest: bytes) -> None:
+    """The answer has it without the NUL."""
     client = server.peer()
     handle = client.submit(SUBMIT_JOB.request(b"f", b"uu", b"work"))
     assert client.ask(GET_STATUS.request(handle + rest)) == (STATUS_RES, [handle, *QUEUED])
@@ -242,8 +242,8 @@ def test_answers_come_in_the_order_of_the_requests(server: Server) -> None:
 
 
 @pytest.mark.guarantee(number=5)
-def test_h1_the_end_of_a_job_comes_before_word_that_it_is_not_known(server: Server) -> None:
-    """So a client may take a job for lost that is not known and of whose end it has not heard."""
+def test_h1_end_of_job_is_sent_before_status_that_it_is_unknown(server: Server) -> None:
+    """Therefore a client may treat a job as lost that is unknown and whose end it has not received."""
     client = server.peer()
     for number in range(20):
         handle = client.submit(SUBMIT_JOB.request(b"f%d" % number, b"", b"work"))

@@ -1,4 +1,4 @@
-"""docs/gearman.md §6: a client disconnects."""
+"""docs/gearman.md §6: disconnected clients."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WAKE: Packet = (NOOP, [])
 
 
 def leave(server: Server, client: Peer, *handles: bytes) -> None:
-    """Close this connection, the only one that waits for these jobs, and wait until the server has noticed."""
+    """Close this connection, the only one that awaits these jobs, and wait until the server has noticed."""
     client.close()
     admin = server.peer()
 
@@ -51,7 +51,7 @@ def leave(server: Server, client: Peer, *handles: bytes) -> None:
 
 
 def abandon(server: Server, submit: bytes, count: int = 1) -> bytes:
-    """Submit a job so many times, and leave. Its handle is returned."""
+    """Submit a job this many times, disconnect, and return its handle."""
     client = server.peer()
     (handle,) = {client.submit(submit) for _ in range(count)}
     leave(server, client, handle)
@@ -59,7 +59,7 @@ def abandon(server: Server, submit: bytes, count: int = 1) -> bytes:
 
 
 def abandon_running(server: Server, function: bytes = b"f") -> tuple[bytes, Peer]:
-    """A job whose client left while it ran; its worker."""
+    """Return a job whose client disconnected while it ran, and its worker."""
     client = server.peer()
     handle = client.submit(SUBMIT_JOB.request(function, b"uu", b"work"))
     worker = run(server, handle, function)
@@ -99,7 +99,7 @@ def test_an_abandoned_job_is_dropped_by_a_grab(server: Server, grab: PacketType)
 
 
 def test_an_abandoned_job_is_dropped_by_pre_sleep(server: Server) -> None:
-    """The worker is not woken for it, and sleeps."""
+    """The worker is not woken, and sleeps."""
     handle = abandon(server, SUBMIT_JOB.request(b"f", b"uu", b"work"))
     worker = can_do(server, b"f")
     worker.send(PRE_SLEEP.request())
@@ -118,7 +118,7 @@ def test_workers_of_other_functions_do_not_drop_it(server: Server, request_type:
     assert status(worker, handle) == QUEUED
 
 
-def test_a_worker_that_was_woken_for_an_abandoned_job_gets_none(server: Server) -> None:
+def test_worker_woken_for_abandoned_job_gets_no_job(server: Server) -> None:
     worker = can_do(server, b"f")
     worker.send(PRE_SLEEP.request())
     assert worker.so_far() == []
@@ -127,8 +127,8 @@ def test_a_worker_that_was_woken_for_an_abandoned_job_gets_none(server: Server) 
     assert worker.ask(GRAB_JOB.request()) == NOTHING
 
 
-def test_abandoned_jobs_are_passed_over(server: Server) -> None:
-    """Those before the job that is assigned are dropped, those behind it stay."""
+def test_grab_skips_abandoned_jobs(server: Server) -> None:
+    """Those before the job that is assigned are dropped, those after it stay."""
     client = server.peer()
     first = abandon(server, SUBMIT_JOB.request(b"f", b"1", b"work"))
     normal = client.submit(SUBMIT_JOB.request(b"f", b"2", b"work"))
@@ -142,7 +142,7 @@ def test_abandoned_jobs_are_passed_over(server: Server) -> None:
     assert status(worker, last) == UNKNOWN
 
 
-def test_pre_sleep_passes_over_abandoned_jobs(server: Server) -> None:
+def test_pre_sleep_skips_abandoned_jobs(server: Server) -> None:
     first = abandon(server, SUBMIT_JOB.request(b"f", b"1", b"work"))
     client = server.peer()
     handle = client.submit(SUBMIT_JOB.request(b"f", b"2", b"work"))
@@ -154,7 +154,7 @@ def test_pre_sleep_passes_over_abandoned_jobs(server: Server) -> None:
 
 
 def test_all_jobs_of_a_client_are_abandoned(server: Server) -> None:
-    """Of every function and priority; one grab drops all that the worker could do."""
+    """Of every function and priority. One grab drops all those of the worker's functions."""
     client = server.peer()
     submits = [t.request(f, b"", b"work") for t in (SUBMIT_JOB, SUBMIT_JOB_HIGH, SUBMIT_JOB_LOW) for f in (b"f", b"g")]
     handles = [client.submit(submit) for submit in submits]
@@ -165,7 +165,7 @@ def test_all_jobs_of_a_client_are_abandoned(server: Server) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_job_that_another_client_waits_for_is_not_abandoned(server: Server, count: int) -> None:
+def test_job_with_another_client_is_not_abandoned(server: Server, count: int) -> None:
     stays, leaves = server.peer(), server.peer()
     submit = SUBMIT_JOB.request(b"f", b"uu", b"work")
     (handle,) = {peer.submit(submit) for peer in [stays, *[leaves] * count]}
@@ -178,7 +178,7 @@ def test_a_job_that_another_client_waits_for_is_not_abandoned(server: Server, co
     assert stays.so_far() == [(WORK_COMPLETE, [handle, b"done"])]
 
 
-def test_leaving_ends_all_submits_of_the_connection(server: Server) -> None:
+def test_disconnect_ends_all_submits_of_connection(server: Server) -> None:
     handle = abandon(server, SUBMIT_JOB.request(b"f", b"uu", b"work"), count=3)
     worker = can_do(server, b"f")
     assert status_unique(worker, b"uu") == [*QUEUED, b"0"]
@@ -186,12 +186,12 @@ def test_leaving_ends_all_submits_of_the_connection(server: Server) -> None:
     assert status(worker, handle) == UNKNOWN
 
 
-# A running job.
+# Running jobs.
 
 
 @pytest.mark.parametrize("end", [WORK_COMPLETE, WORK_FAIL, WORK_EXCEPTION])
-def test_a_running_job_goes_on_without_its_client(server: Server, end: PacketType) -> None:
-    """The worker is told nothing, and all it sends is accepted."""
+def test_running_job_continues_without_client(server: Server, end: PacketType) -> None:
+    """The worker is not notified, and all that it sends is accepted."""
     handle, worker = abandon_running(server)
     assert worker.so_far() == []
     assert (status(worker, handle), worker.table(b"show jobs")) == (RUNNING, [handle + b"\t0\t1\t0"])
@@ -216,8 +216,8 @@ def test_a_running_job_can_be_joined_after_its_client_left(server: Server) -> No
     assert client.so_far() == [(WORK_DATA, [handle, b"d"]), (WORK_COMPLETE, [handle, b"done"])]
 
 
-def test_a_job_without_client_and_worker_is_as_an_abandoned_one(server: Server) -> None:
-    """It is back in the queue, sleeping workers are woken, and the first grab drops it."""
+def test_requeued_job_without_client_is_abandoned(server: Server) -> None:
+    """It is queued again, sleeping workers are woken, and the first grab drops it."""
     admin, sleeper = server.peer(), can_do(server, b"f")
     handle, worker = abandon_running(server)
     sleeper.send(PRE_SLEEP.request())
@@ -230,7 +230,7 @@ def test_a_job_without_client_and_worker_is_as_an_abandoned_one(server: Server) 
     assert status(sleeper, handle) == UNKNOWN
 
 
-def test_a_job_without_client_whose_tries_are_used_up_goes_at_once(start: Start) -> None:
+def test_job_without_client_or_retries_is_forgotten_at_once(start: Start) -> None:
     server = start(job_retries=1)
     admin, sleeper = server.peer(), can_do(server, b"f")
     handle, worker = abandon_running(server)
@@ -243,7 +243,7 @@ def test_a_job_without_client_whose_tries_are_used_up_goes_at_once(start: Start)
 
 
 @pytest.mark.guarantee(number=5)
-def test_h3_who_joined_it_hears_nothing_when_the_worker_dies(server: Server) -> None:
+def test_h3_client_that_joined_abandoned_running_job_gets_nothing_if_worker_is_lost(server: Server) -> None:
     handle, worker = abandon_running(server)
     client = server.peer()
     assert client.submit(SUBMIT_JOB.request(b"f", b"uu", b"work")) == handle
@@ -257,7 +257,7 @@ def test_h3_who_joined_it_hears_nothing_when_the_worker_dies(server: Server) -> 
 
 
 @pytest.mark.guarantee(number=5)
-def test_h3_does_not_happen_when_the_tries_are_used_up(start: Start) -> None:
+def test_h3_client_is_notified_if_retries_are_exhausted(start: Start) -> None:
     server = start(job_retries=1)
     handle, worker = abandon_running(server)
     client = server.peer()
@@ -267,7 +267,7 @@ def test_h3_does_not_happen_when_the_tries_are_used_up(start: Start) -> None:
     assert status(client, handle) == UNKNOWN
 
 
-# H1: a queued job is joined after its client left.
+# H1: a submit joins a queued job whose client has left.
 
 
 @pytest.mark.guarantee(number=5)
@@ -276,8 +276,8 @@ def test_h3_does_not_happen_when_the_tries_are_used_up(start: Start) -> None:
     "submit",
     [SUBMIT_JOB, SUBMIT_JOB_HIGH, SUBMIT_JOB_LOW, SUBMIT_JOB_BG, SUBMIT_JOB_HIGH_BG, SUBMIT_JOB_LOW_BG],
 )
-def test_h1_who_joins_an_abandoned_job_hears_nothing(server: Server, submit: PacketType, unique: bytes) -> None:
-    """L2: a background job that joins it is lost too."""
+def test_h1_client_that_joins_abandoned_job_gets_nothing(server: Server, submit: PacketType, unique: bytes) -> None:
+    """A background submit that joins it is lost, too (L2)."""
     handle = abandon(server, SUBMIT_JOB.request(b"f", unique, b"work"))
     client = server.peer()
     assert client.submit(submit.request(b"f", unique, b"work")) == handle
@@ -289,7 +289,7 @@ def test_h1_who_joins_an_abandoned_job_hears_nothing(server: Server, submit: Pac
 
 
 @pytest.mark.guarantee(number=5)
-def test_h1_a_sleeping_worker_is_not_woken_by_who_joins(server: Server) -> None:
+def test_h1_join_of_abandoned_job_wakes_no_worker(server: Server) -> None:
     handle = abandon(server, SUBMIT_JOB.request(b"f", b"uu", b"work"))
     worker = can_do(server, b"g")
     worker.send(PRE_SLEEP.request(), CAN_DO.request(b"f"))
@@ -308,7 +308,7 @@ def test_h1_clients_of_an_abandoned_job_are_counted(server: Server) -> None:
 
 
 @pytest.mark.guarantee(number=5)
-def test_h1_once_it_is_dropped_the_unique_is_free(server: Server) -> None:
+def test_h1_unique_is_free_after_abandoned_job_is_dropped(server: Server) -> None:
     submit = SUBMIT_JOB.request(b"f", b"uu", b"work")
     handle = abandon(server, submit)
     worker = can_do(server, b"f")
@@ -350,7 +350,7 @@ def test_background_jobs_run_without_their_client(server: Server) -> None:
 
 
 @pytest.mark.guarantee(number=5)
-def test_l5_jobs_of_a_client_that_closes_at_once_are_kept(server: Server) -> None:
+def test_l5_jobs_of_client_that_closes_at_once_are_kept(server: Server) -> None:
     client, admin = server.peer(), server.peer()
     client.send(*(SUBMIT_JOB_BG.request(b"f", b"", b"%d" % n) for n in range(100)))
     client.close()
@@ -373,7 +373,7 @@ def test_l1_a_background_job_is_lost_with_a_client_that_joined_it(server: Server
 
 
 def join_and_leave(server: Server) -> tuple[bytes, Peer]:
-    """A running background job that a client had joined; its worker."""
+    """Return a running background job that a client had joined, and its worker."""
     client = server.peer()
     handle = client.submit(SUBMIT_JOB_BG.request(b"f", b"uu", b"work"))
     worker = run(server, handle)
@@ -392,7 +392,7 @@ def test_l1_a_running_background_job_can_end_after_a_client_that_joined_it_left(
 
 
 @pytest.mark.guarantee(number=5)
-def test_l1_a_running_background_job_is_lost_if_the_worker_dies_too(server: Server) -> None:
+def test_l1_running_background_job_is_lost_if_worker_is_lost_too(server: Server) -> None:
     handle, worker = join_and_leave(server)
     worker.close()
     other = can_do(server, b"f")
@@ -401,11 +401,11 @@ def test_l1_a_running_background_job_is_lost_if_the_worker_dies_too(server: Serv
     assert status(other, handle) == UNKNOWN
 
 
-# A connection that is both.
+# A connection that is client and worker.
 
 
-def test_a_worker_that_waits_for_the_job_it_runs(server: Server) -> None:
-    """When it goes, it goes as a client and as a worker."""
+def test_worker_that_awaits_its_own_job_disconnects(server: Server) -> None:
+    """It disconnects as a client and as a worker."""
     both = server.peer()
     handle = both.submit(SUBMIT_JOB.request(b"f", b"uu", b"work"))
     both.send(CAN_DO.request(b"f"))
@@ -419,7 +419,7 @@ def test_a_worker_that_waits_for_the_job_it_runs(server: Server) -> None:
 
 
 @pytest.mark.parametrize("end", [WORK_COMPLETE, WORK_FAIL])
-def test_the_end_of_a_dropped_job_is_refused(server: Server, end: PacketType) -> None:
+def test_result_of_dropped_job_is_refused(server: Server, end: PacketType) -> None:
     handle = abandon(server, SUBMIT_JOB.request(b"f", b"uu", b"work"))
     worker = can_do(server, b"f")
     assert worker.ask(GRAB_JOB.request()) == NOTHING

@@ -39,7 +39,7 @@ from .test_6_client_disconnect import NOTHING, WAKE, can_do
 
 REFUSED: Packet = (ERROR, [b"JOB_NOT_FOUND", b"Job given in work result not found"])
 EXPIRED = 1.2
-"""Seconds after which a time-out of one second is over."""
+"""Seconds after which a timeout of one second has expired."""
 
 
 def timed(function: bytes, milliseconds: bytes = b"1000") -> bytes:
@@ -51,14 +51,14 @@ def submit(client: Peer, *functions: bytes) -> list[bytes]:
 
 
 def grab(worker: Peer, *handles: bytes) -> None:
-    """Grab these jobs, one by one."""
+    """Grab these jobs, one after the other."""
     for handle in handles:
         packet_type, (assigned, *_) = worker.ask(GRAB_JOB.request())
         assert (packet_type, assigned) == (JOB_ASSIGN, handle)
 
 
 def play(server: Server, steps: Sequence[bytes | str], client: Peer) -> list[bytes]:
-    """Let a worker send these packets; where the name of a function stands, a job of it is submitted and grabbed."""
+    """Let a worker send these packets. For the name of a function, a job is submitted and grabbed."""
     worker = server.peer()
     handles = []
     for step in steps:
@@ -73,7 +73,7 @@ def play(server: Server, steps: Sequence[bytes | str], client: Peer) -> list[byt
     return handles
 
 
-def test_the_function_is_registered(server: Server) -> None:
+def test_can_do_timeout_registers_function(server: Server) -> None:
     client, worker = server.peer(), server.peer()
     worker.send(timed(b"f", b"60000"), PRE_SLEEP.request())
     assert worker.so_far() == []
@@ -86,7 +86,7 @@ def test_the_function_is_registered(server: Server) -> None:
     assert client.so_far() == [(WORK_COMPLETE, [handle, b"done"])]
 
 
-def test_it_can_be_taken_back(server: Server) -> None:
+def test_function_with_timeout_can_be_removed(server: Server) -> None:
     (handle,) = submit(server.peer(), b"f")
     worker = server.peer()
     for request in (CANT_DO.request(b"f"), RESET_ABILITIES.request()):
@@ -104,7 +104,7 @@ SLEEP = PRE_SLEEP.request()
 QUEUE, RUN = QUEUED[:2], RUNNING[:2]
 
 Case: TypeAlias = tuple[Sequence[bytes | str], list[list[bytes]]]
-"""What a worker does, for `play`, and the state of each of its jobs after a second."""
+"""The actions of a worker, for `play`, and the state of each of its jobs after a second."""
 
 
 def each_of(texts: list[bytes], state: list[bytes]) -> list[Case]:
@@ -112,10 +112,10 @@ def each_of(texts: list[bytes], state: list[bytes]) -> list[Case]:
 
 
 CASES: list[Case] = [
-    # Milliseconds. Less than a second is raised to one; no number, 0 and less are no time-out.
+    # Milliseconds. Less than a second is raised to one; no number, 0 and less are no timeout.
     *each_of(ONE_SECOND, QUEUE),
     *each_of(NO_TIME_OUT, RUN),
-    # The newest registration counts, and only one from before the grab.
+    # The newest registration before the grab applies.
     ([CAN, ONE, "f"], [QUEUE]),
     ([LONG, ONE, "f"], [QUEUE]),
     ([ONE, CAN, "f"], [RUN]),
@@ -125,13 +125,13 @@ CASES: list[Case] = [
     ([ONE, "f", CAN], [QUEUE]),
     ([ONE, "f", NONE], [QUEUE]),
     ([ONE, "f", LONG], [QUEUE]),
-    # PRE_SLEEP stops the timer, if there is nothing to do. What else a worker says does not.
+    # PRE_SLEEP stops the timer, if there is no job. No other packet of a worker does.
     ([ONE, "f", SLEEP], [RUN]),
     ([ONE, "f", CAN_DO.request(b"waiting"), SLEEP], [QUEUE]),
     ([ONE, "f", GRAB_JOB.request()], [QUEUE]),
     ([ONE, "f", CAN_DO.request(b"g"), CANT_DO.request(b"g")], [QUEUE]),
-    # A connection has one timer. Each grab of a job sets it anew, or stops it; the job that goes back is the one for
-    # which it was first set.
+    # A connection has one timer. Each job that is assigned restarts or stops it; the job that is requeued is the one
+    # for which it was first started.
     ([ONE, "f", "f"], [QUEUE, RUN]),
     ([ONE, "f", CAN_DO.request(b"g"), "g"], [RUN, RUN]),
     ([ONE, CAN_DO.request(b"g"), "g", "f"], [RUN, QUEUE]),
@@ -141,7 +141,7 @@ CASES: list[Case] = [
 ]
 
 
-def test_which_jobs_go_back_to_the_queue(server: Server) -> None:
+def test_jobs_that_are_requeued_after_timeout(server: Server) -> None:
     client = server.peer()
     submit(client, b"waiting")
     handles = [play(server, steps, client) for steps, _ in CASES]
@@ -155,7 +155,7 @@ def test_which_jobs_go_back_to_the_queue(server: Server) -> None:
     assert client.so_far() == []
 
 
-def test_a_job_that_takes_too_long_for_the_last_time_fails(start: Start) -> None:
+def test_job_that_times_out_on_last_retry_fails(start: Start) -> None:
     server = start(job_retries=1)
     client, first, second = server.peer(), server.peer(), can_do(server, b"f")
     (handle,) = submit(client, b"f")
@@ -173,8 +173,8 @@ def test_a_job_that_takes_too_long_for_the_last_time_fails(start: Start) -> None
 
 
 @pytest.mark.guarantee(number=5)
-def test_d5_a_job_that_takes_too_long_is_given_to_another_worker_as_well(server: Server) -> None:
-    """Neither the first worker nor the client is told; only the second worker's result is delivered."""
+def test_d5_job_that_times_out_is_also_assigned_to_another_worker(server: Server) -> None:
+    """Neither the first worker nor the client is notified; only the second worker's result is delivered."""
     client, other, first, second = server.peer(), server.peer(), server.peer(), can_do(server, b"f")
     (handle,) = {peer.submit(SUBMIT_JOB.request(b"f", b"uu", b"work")) for peer in (client, other)}
     first.send(timed(b"f"))

@@ -1,4 +1,4 @@
-"""docs/gearman.md §9: jobs that wait for their time, and jobs with a reducer."""
+"""docs/gearman.md §9: scheduled jobs, and jobs with a reducer."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ FULL: Packet = (ERROR, [b"QUEUE_ERROR", b"Job queue is full"])
 
 
 def now(server: Server) -> float:
-    """The server's time."""
+    """Return the server's time."""
     return server.clock.seconds() if isinstance(server, MemoryServer) else time.time()
 
 
 def later(server: Server) -> bytes:
-    """A time that does not come while a test runs."""
+    """Return a time that is not reached while a test runs."""
     return b"%d" % (now(server) + 1000)
 
 
 def soon(server: Server) -> int:
-    """The next time that can be told in whole seconds, but leave the test half a second till then."""
+    """Return the next full second that is at least half a second away."""
     return int(now(server) + 0.5) + 1
 
 
 def wait_until_due(server: Server, epoch: int) -> None:
-    """gearmand looks at its watch once a second."""
+    """Wait until a job is due: gearmand checks the time once a second."""
     server.wait(max(0.0, epoch - now(server)) + 1.1)
 
 
@@ -84,7 +84,7 @@ def grab(worker: Peer) -> Packet:
 
 
 def handles_of_all(worker: Peer) -> list[bytes]:
-    """Take jobs until there is no more; their handles."""
+    """Grab all jobs that are due, and return their handles."""
     handles = []
     while (packet := grab(worker)) != NOTHING:
         handles.append(packet[1][0])
@@ -92,7 +92,7 @@ def handles_of_all(worker: Peer) -> list[bytes]:
 
 
 def grab_a_little_later(server: Server, worker: Peer) -> list[bytes]:
-    """The handle of the next job, or nothing."""
+    """Return the handle of the next job, if there is one."""
     server.wait(0.1)
     return grab(worker)[1][:1]
 
@@ -111,7 +111,7 @@ def test_epoch_job_is_known_and_queued_in_the_background(server: Server) -> None
 
 
 @pytest.mark.parametrize("epoch", [b"9223372036854775807", b"99999999999", b"99999999999abc", b" +99999999999"])
-def test_epoch_job_is_not_given_before_its_time(server: Server, epoch: bytes) -> None:
+def test_epoch_job_is_not_assigned_before_its_time(server: Server, epoch: bytes) -> None:
     client, worker = server.peer(), worker_of(server)
     submit_epoch(client, epoch)
     worker.send(GRAB_JOB.request(), GRAB_JOB_UNIQ.request(), GRAB_JOB_ALL.request())
@@ -120,20 +120,20 @@ def test_epoch_job_is_not_given_before_its_time(server: Server, epoch: bytes) ->
 
 
 @pytest.mark.parametrize("epoch", [b"0", b"-5", b"-9223372036854775808", b"", b"soon"])
-def test_epoch_job_is_given_at_once_if_its_time_was_long_ago(server: Server, epoch: bytes) -> None:
+def test_epoch_job_is_assigned_at_once_if_its_time_was_long_ago(server: Server, epoch: bytes) -> None:
     client, worker = server.peer(), worker_of(server)
     handle = submit_epoch(client, epoch, b"u")
     assert grab(worker) == (JOB_ASSIGN_UNIQ, [handle, b"f", b"u", b"at " + epoch])
 
 
-def test_epoch_job_is_given_at_once_if_its_time_was_just_now(server: Server) -> None:
+def test_epoch_job_is_assigned_at_once_if_its_time_was_just_now(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     epoch = b"%d" % (now(server) - 2)
     handle = submit_epoch(client, epoch)
     assert grab(worker) == (JOB_ASSIGN_UNIQ, [handle, b"f", b"", b"at " + epoch])
 
 
-def test_nobody_is_told_of_the_end_of_an_epoch_job(server: Server) -> None:
+def test_end_of_epoch_job_notifies_no_client(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     handle = submit_epoch(client, b"0")
     grab(worker)
@@ -143,7 +143,7 @@ def test_nobody_is_told_of_the_end_of_an_epoch_job(server: Server) -> None:
     assert client.ask(GET_STATUS.request(handle)) == (STATUS_RES, [handle, b"0", b"0", b"0", b"0"])
 
 
-def test_epoch_job_goes_back_to_the_queue_as_others_do(server: Server) -> None:
+def test_epoch_job_is_requeued(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     first, second = submit_epoch(client, b"0"), submit_epoch(client, b"-5")
     assert grab(worker)[1][0] == first
@@ -151,8 +151,8 @@ def test_epoch_job_goes_back_to_the_queue_as_others_do(server: Server) -> None:
     assert handles_of_all(worker) == [second, first]
 
 
-def test_jobs_that_are_due_do_not_wait_for_those_that_are_not(server: Server) -> None:
-    """In their queue, they keep the order in which they came, not that of their times."""
+def test_due_jobs_do_not_wait_for_scheduled_ones(server: Server) -> None:
+    """Within their queue, they keep the order of the submits, not that of their times."""
     client, worker = server.peer(), worker_of(server)
     submit_epoch(client, later(server))
     due = [
@@ -163,7 +163,7 @@ def test_jobs_that_are_due_do_not_wait_for_those_that_are_not(server: Server) ->
     assert handles_of_all(worker) == due
 
 
-def test_high_jobs_go_first(server: Server) -> None:
+def test_jobs_of_high_priority_precede_epoch_job(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     epoch = submit_epoch(client, b"0")
     high = client.submit(SUBMIT_JOB_HIGH.request(b"f", b"", b""))
@@ -171,7 +171,7 @@ def test_high_jobs_go_first(server: Server) -> None:
 
 
 @pytest.mark.parametrize("functions", [(b"f", b"g"), (b"g", b"f")])
-def test_an_epoch_job_keeps_no_other_function_back(server: Server, functions: tuple[bytes, bytes]) -> None:
+def test_epoch_job_delays_no_other_function(server: Server, functions: tuple[bytes, bytes]) -> None:
     client, worker = server.peer(), worker_of(server, *functions)
     submit_epoch(client, later(server))
     plain = client.submit(SUBMIT_JOB_LOW.request(b"g", b"", b""))
@@ -197,7 +197,7 @@ def test_h7_pre_sleep_before_the_time_is_not_answered(server: Server) -> None:
 
 
 @pytest.mark.guarantee(number=5)
-def test_h8_epoch_job_keeps_low_jobs_back(server: Server) -> None:
+def test_h8_epoch_job_delays_jobs_of_low_priority(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     submit_epoch(client, later(server))
     client.submit(SUBMIT_JOB_LOW.request(b"f", b"", b"low"))
@@ -205,7 +205,7 @@ def test_h8_epoch_job_keeps_low_jobs_back(server: Server) -> None:
 
 
 @pytest.mark.guarantee(number=5)
-def test_h8_normal_and_high_jobs_are_not_kept_back(server: Server) -> None:
+def test_h8_epoch_job_delays_no_jobs_of_normal_or_high_priority(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     submit_epoch(client, later(server))
     client.submit(SUBMIT_JOB_LOW.request(b"f", b"", b"low"))
@@ -215,7 +215,7 @@ def test_h8_normal_and_high_jobs_are_not_kept_back(server: Server) -> None:
 
 
 @pytest.mark.guarantee(number=5)
-def test_h8_a_worker_is_woken_again_and_again_for_a_low_job_that_it_does_not_get(server: Server) -> None:
+def test_h8_worker_is_woken_repeatedly_for_delayed_low_job(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     submit_epoch(client, later(server))
     client.submit(SUBMIT_JOB_LOW.request(b"f", b"", b"low"))
@@ -225,10 +225,10 @@ def test_h8_a_worker_is_woken_again_and_again_for_a_low_job_that_it_does_not_get
         assert grab(worker) == NOTHING
 
 
-# EPOCH: coalescing, and what ends it early.
+# EPOCH: coalescing, and jobs that end before their time.
 
 
-def test_the_first_submit_of_a_unique_has_the_say_on_the_time(server: Server) -> None:
+def test_time_of_first_submit_of_unique_applies(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     waiting = submit_epoch(client, later(server), b"u")
     assert submit_epoch(client, b"0", b"u") == waiting
@@ -243,7 +243,7 @@ def test_an_epoch_submit_that_joins_a_job_does_not_delay_it(server: Server) -> N
     assert grab(worker) == (JOB_ASSIGN_UNIQ, [handle, b"f", b"u", b"now"])
 
 
-def test_joining_an_epoch_job_wakes_nobody(server: Server) -> None:
+def test_join_of_epoch_job_wakes_no_worker(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     handle = submit_epoch(client, later(server), b"u")
     worker.send(PRE_SLEEP.request())
@@ -255,7 +255,7 @@ def test_joining_an_epoch_job_wakes_nobody(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("unique", "count"), [(b"-", 1), (b"", 2), (b"u" * 63, 1)])
-def test_epoch_jobs_coalesce_as_others_do(server: Server, unique: bytes, count: int) -> None:
+def test_epoch_jobs_coalesce(server: Server, unique: bytes, count: int) -> None:
     client, epoch = server.peer(), later(server)
     assert len({submit_epoch(client, epoch, unique) for _ in range(2)}) == count
 
@@ -275,7 +275,7 @@ def test_epoch_jobs_count_for_the_limit_of_the_queue(server: Server) -> None:
 
 
 @pytest.mark.guarantee(number=5)
-def test_l1_foreground_client_that_joins_and_leaves_kills_an_epoch_job(server: Server) -> None:
+def test_l1_foreground_client_that_joins_and_leaves_drops_epoch_job(server: Server) -> None:
     client, joiner, admin, worker = server.peer(), server.peer(), server.peer(), worker_of(server)
     handle = submit_epoch(client, later(server), b"u")
     assert joiner.submit(SUBMIT_JOB.request(b"f", b"u", b"")) == handle
@@ -329,7 +329,7 @@ def test_h7_sleeping_worker_is_not_woken_at_the_time(server: Server) -> None:
 
 
 @pytest.mark.guarantee(number=5)
-def test_h8_at_its_time_an_epoch_job_is_given_to_who_asks(server: Server) -> None:
+def test_h8_epoch_job_is_assigned_at_its_time_to_worker_that_grabs(server: Server) -> None:
     client, joiner, admin = server.peer(), server.peer(), server.peer()
     worker, epoch = worker_of(server), soon(server)
     due = b"%d" % epoch
@@ -363,14 +363,14 @@ REDUCE_TYPES = pytest.mark.parametrize("submit_type", [SUBMIT_REDUCE_JOB, SUBMIT
         (GRAB_JOB_ALL, JOB_ASSIGN_ALL, [b"f", b"u", b"red", b"da\0ta"]),
     ],
 )
-def test_how_a_reduce_job_is_given(
+def test_assignment_of_reduce_job(
     server: Server,
     submit_type: PacketType,
     grab_type: PacketType,
     assign_type: PacketType,
     arguments: list[bytes],
 ) -> None:
-    """The fourth argument of the submit goes nowhere."""
+    """The fourth argument of the submit is ignored."""
     client, worker = server.peer(), worker_of(server)
     for ignored in (b"", b"whatever"):
         handle = client.submit(submit_type.request(b"f", b"u", b"red", ignored, b"da\0ta"))
@@ -380,7 +380,7 @@ def test_how_a_reduce_job_is_given(
         client.so_far()
 
 
-def test_grab_job_all_of_plain_jobs(server: Server) -> None:
+def test_assignment_of_plain_job_to_grab_job_all(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     assert worker.ask(GRAB_JOB_ALL.request()) == NOTHING
     plain = client.submit(SUBMIT_JOB.request(b"f", b"u3", b"plain"))
@@ -389,7 +389,7 @@ def test_grab_job_all_of_plain_jobs(server: Server) -> None:
 
 
 @REDUCE_TYPES
-def test_an_empty_reducer_is_none(server: Server, submit_type: PacketType) -> None:
+def test_empty_reducer_makes_plain_job(server: Server, submit_type: PacketType) -> None:
     client, worker = server.peer(), worker_of(server)
     handle = client.submit(submit_type.request(b"f", b"u", b"", b"", b"data"))
     assert worker.ask(GRAB_JOB_ALL.request()) == (JOB_ASSIGN_UNIQ, [handle, b"f", b"u", b"data"])
@@ -399,7 +399,7 @@ def test_an_empty_reducer_is_none(server: Server, submit_type: PacketType) -> No
     ("submit_type", "waiting", "background"),
     [(SUBMIT_REDUCE_JOB, b"1", b"0"), (SUBMIT_REDUCE_JOB_BACKGROUND, b"0", b"1")],
 )
-def test_a_reduce_job_is_queued_as_any_normal_job(
+def test_reduce_job_has_normal_priority(
     server: Server, submit_type: PacketType, waiting: bytes, background: bytes
 ) -> None:
     client, admin = server.peer(), server.peer()
@@ -411,7 +411,7 @@ def test_a_reduce_job_is_queued_as_any_normal_job(
 
 
 @pytest.mark.parametrize(("submit_type", "copies"), [(SUBMIT_REDUCE_JOB, 1), (SUBMIT_REDUCE_JOB_BACKGROUND, 0)])
-def test_who_is_told_of_a_reduce_job(server: Server, submit_type: PacketType, copies: int) -> None:
+def test_clients_that_are_notified_of_reduce_job(server: Server, submit_type: PacketType, copies: int) -> None:
     client, worker = server.peer(), worker_of(server)
     worker.send(PRE_SLEEP.request())
     assert worker.so_far() == []
@@ -423,7 +423,7 @@ def test_who_is_told_of_a_reduce_job(server: Server, submit_type: PacketType, co
     assert client.so_far() == [(WORK_DATA, [handle, b"part"]), (WORK_COMPLETE, [handle, b"all"])][: 2 * copies]
 
 
-def test_a_reduce_job_keeps_its_reducer_in_the_next_attempt(server: Server) -> None:
+def test_requeued_reduce_job_keeps_its_reducer(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
     handle = client.submit(SUBMIT_REDUCE_JOB_BACKGROUND.request(b"f", b"u", b"red", b"", b"data"))
     worker.ask(GRAB_JOB.request())
@@ -449,7 +449,7 @@ def test_a_longer_reducer_is_refused(server: Server, submit_type: PacketType) ->
 @REDUCE_TYPES
 @pytest.mark.parametrize(("size", "count"), [(63, 1), (64, 2), (65, 2), (100, 2)])
 def test_a_reduce_job_may_have_a_long_unique(server: Server, submit_type: PacketType, size: int, count: int) -> None:
-    """What the worker gets of it then, is not what was sent; but it is not refused."""
+    """The worker does not get what was sent, but the submit is accepted."""
     client = server.peer()
     handles = {client.submit(submit_type.request(b"f", b"u" * size, b"red", b"", b"data")) for _ in range(2)}
     assert len(handles) == count
@@ -491,7 +491,7 @@ def test_the_limit_of_the_queue_holds_for_reduce_jobs(server: Server, submit_typ
 @pytest.mark.guarantee(number=5)
 @REDUCE_TYPES
 def test_h6_a_reduce_job_with_the_four_arguments_of_the_published_text(server: Server, submit_type: PacketType) -> None:
-    """The next request is taken for the rest of it; then the connection ends."""
+    """The next request is taken for the rest of it; then the connection is closed."""
     client, body = server.peer(), b"f\0u\0red\0data"
     packet = REQ + submit_type.number.to_bytes(4, "big") + len(body).to_bytes(4, "big") + body
     client.send(packet, ECHO_REQ.request(b"1"), ECHO_REQ.request(b"2"))
