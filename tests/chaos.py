@@ -1,7 +1,7 @@
-"""Everything at once: clients' tasks of every kind, workers, and two gearmands, with faults of every kind between them.
+"""A client with tasks of every kind, workers, and two gearmands, with faults of every kind between them.
 
-What goes wrong, and when, is drawn from one seed. What is held up when, and so what becomes of each task, is up to the
-machine; what must be true of each is checked whatever it is.
+The faults, and when they are injected, are drawn from one seed. The outcome of each task depends on the machine as
+well; what must be true of any outcome is checked.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from .daemons import Gearmand
 reactor: Any = global_reactor
 _log = Logger()
 
-# What the clients, workers and tasks are made with. Time-outs are short, so that a run sees many of them.
+# Options of clients, workers and tasks. Timeouts are short, so that many occur in a run.
 
 CLIENT_OPTIONS: Final[dict[str, Any]] = {
     "connect_timeout": 1.0,
@@ -65,32 +65,32 @@ WORKER_OPTIONS: Final[dict[str, Any]] = {
     "max_jobs": 10,
 }
 TASK_OPTIONS: Final[list[dict[str, Any]]] = [{}, {}, {}, {"timeout": 0.2}, {"timeout": 3.0}, {"retries": 2}]
-"""For each task, one of them is drawn."""
+"""One of them is drawn for each task."""
 SERVER_WAITS: Final = [0.0, 2.0]
-"""For each client, one of them is drawn."""
+"""One of them is drawn for each client."""
 
 WINDOW: Final = 300
-"""Tasks that are out at a time."""
-JOBS_PER_TROUBLE: Final = 250
-PATIENCE: Final = 20.0
-"""Seconds after which a task counts as forgotten, whatever has gone wrong."""
-REST: Final = 0.02
-"""Seconds for which nothing is submitted once there was no server."""
-LOG_KEEPS: Final = 200
-"""Events that Twisted keeps until somebody has begun to log; some have a job."""
+"""Tasks in flight at a time."""
+JOBS_PER_FAULT: Final = 250
+MAX_SECONDS: Final = 20.0
+"""Seconds after which a task must have an outcome, whatever happened."""
+SUBMIT_PAUSE: Final = 0.02
+"""Seconds for which nothing is submitted after a task had no server."""
+LOG_BUFFER: Final = 200
+"""Events that Twisted buffers until logging is started; some of them refer to a job."""
 SHARED_JOBS: Final = 20
-"""From how many jobs a task that shares one draws it, so that some come back when their client was away (H1)."""
-QUIET_PORTS: Final = range(20000, 30000)
-"""No connection gets one of these by chance, so that a gearmand that was away finds its own free."""
+"""How many jobs a task that shares one draws from, so that some are submitted again after their client left (H1)."""
+RESERVED_PORTS: Final = range(20000, 30000)
+"""The system assigns none of these to connections, so that the port of a gearmand is free when it is restarted."""
 
 
 def seal(text: bytes) -> bytes:
-    """Make a payload of which can be told whether it was altered on its way."""
+    """Return a payload with a checksum, which shows whether it was altered on its way."""
     return b"%08x %b" % (crc32(text), text)
 
 
 def unseal(payload: bytes) -> bytes | None:
-    """What was sealed; None if it was altered."""
+    """Return the text of a payload; None if it was altered."""
     text = payload[9:]
     return text if payload == seal(text) else None
 
@@ -99,12 +99,12 @@ ALTERED: Final = seal(b"the workload was altered")
 
 
 def answer(text: bytes) -> bytes:
-    """What a job comes to, as a result or an exception."""
+    """Return the result or the exception of a job."""
     return seal(text[::-1])
 
 
 def part(name: str, text: bytes) -> bytes:
-    """What a job sends on its way."""
+    """Return data or a warning that a job sends."""
     return seal(b"%b of %b" % (name.encode(), text[:16]))
 
 
@@ -119,10 +119,10 @@ def plain(job: Job, text: bytes) -> bytes:
     return answer(text)
 
 
-CHATTER: Final = ["status", "data", "warning", "data"]
+REPORTS: Final = ["status", "data", "warning", "data"]
 
 
-def chatty(job: Job, text: bytes) -> bytes:
+def reporting(job: Job, text: bytes) -> bytes:
     job.send_status(*progress(text))
     job.send_data(part("data", text))
     job.send_warning(part("warning", text))
@@ -135,7 +135,7 @@ def late(job: Job, text: bytes) -> Deferred[bytes]:
 
 
 def failing(job: Job, text: bytes) -> bytes:
-    raise JobFailed("as it should")
+    raise JobFailed("on purpose")
 
 
 def excepting(job: Job, text: bytes) -> None:
@@ -143,18 +143,18 @@ def excepting(job: Job, text: bytes) -> None:
 
 
 FUNCTIONS: Final[dict[str, Callable[[Job, bytes], Any]]] = {
-    function.__name__: function for function in (plain, chatty, late, failing, excepting)
+    function.__name__: function for function in (plain, reporting, late, failing, excepting)
 }
 ERRORS: Final[dict[str, type[Exception]]] = {"failing": TaskFailed, "excepting": TaskException}
-"""What the tasks of a function come to, where it is not a result."""
-SHARES: Final = (8, 4, 4, 1, 1)
-"""How many tasks each function gets, against each other."""
+"""The errors of the tasks of a function, where there is no result."""
+WEIGHTS: Final = (8, 4, 4, 1, 1)
+"""The share of tasks of each function."""
 
 
-class Witness:
-    """Witnesses one task: what it is told is right, and in order, and its Deferred fires once."""
+class TaskCheck:
+    """Checks one task: its events are correct and in order, and its Deferred fires once."""
 
-    __slots__ = ("chaos", "events", "function", "since", "stage", "text", "told", "unique", "was_cancelled")
+    __slots__ = ("chaos", "events", "function", "reported", "since", "stage", "text", "unique", "was_cancelled")
 
     def __init__(self, chaos: Chaos, function: str, text: bytes, unique: bytes) -> None:
         self.chaos = chaos
@@ -164,11 +164,11 @@ class Witness:
         self.since = reactor.seconds()
         self.stage = "submitted"
         self.events: list[str] = []
-        self.told: Any = None
+        self.reported: Any = None
         self.was_cancelled = False
 
     def task(self, background: bool, **options: Any) -> Task:
-        """Make it."""
+        """Return the task."""
         if background:
             options.pop("retries", None)
         else:
@@ -184,21 +184,21 @@ class Witness:
             **options,
         )
 
-    def complain(self, what: str) -> None:
-        self.chaos.complain(f"{what}, of {self.function} {self.text[:40]!r}, which was {self.stage}")
+    def report(self, what: str) -> None:
+        self.chaos.report(f"{what}, of {self.function} {self.text[:40]!r}, which was {self.stage}")
 
     def go(self, stage: str, *befores: str) -> None:
-        """The task comes to a stage, from one of those before."""
+        """Move the task to a stage, which must follow one of `befores`."""
         if self.stage not in befores:
-            self.complain(f"it can't be {stage}")
+            self.report(f"it must not be {stage}")
         self.stage = stage
 
     def compare(self, payload: object, right: object) -> None:
-        """Complain of what was not to come, such as another task's result, unless the network may have made it so."""
+        """Report a wrong payload, such as another task's result, unless the network may have altered it."""
         if payload != right:
             self.chaos.seen["altered"] += 1
-            if not self.chaos.trouble.may_have_altered(self.since):
-                self.complain(f"{payload!r:.200} has come in the place of {right!r:.200}")
+            if not self.chaos.faults.may_have_altered(self.since):
+                self.report(f"{payload!r:.200} was received instead of {right!r:.200}")
 
     # Callbacks.
 
@@ -231,53 +231,55 @@ class Witness:
 
     def complete(self, task: Task, result: bytes) -> None:
         self.go("ended", "created")
-        if self.function == "chatty":
+        if self.function == "reporting":
             self._compare_events()
-        self.told = result
+        self.reported = result
 
     def fail(self, task: Task, reason: Exception) -> None:
         self.go("ended", "submitted", "created", "excepted")
-        self.told = reason
+        self.reported = reason
 
     def fired(self, outcome: Any) -> None:
-        """The Deferred has."""
+        """Check the outcome with which the Deferred has fired."""
         if isinstance(outcome, JobHandle):
             self.go("fired", "created")
         else:
             self.go("fired", "ended")
             outcome = outcome.value if isinstance(outcome, Failure) else outcome
-            if outcome is not self.told:
-                self.complain(f"the callback was told {self.told!r}, and the Deferred {outcome!r}")
-            self._judge(outcome)
-        self.told = None  # an error has its task
+            if outcome is not self.reported:
+                self.report(f"the callback got {self.reported!r}, and the Deferred {outcome!r}")
+            self._check_outcome(outcome)
+        self.reported = None  # an error refers to its task
         self.chaos.ended(self, outcome)
 
     def _compare_events(self) -> None:
-        """What the job sent on its way came once. A task that joined it late has not had all of it; where a worker was
-        lost, another has begun anew."""
-        last = self.events[-len(CHATTER) :]
-        self.compare(last, CHATTER[len(CHATTER) - len(last) :])
+        """Check that everything that the job sent was received once.
 
-    def _judge(self, outcome: object) -> None:
+        A task that joined it late gets only the rest; after a worker was lost, another one sends everything again.
+        """
+        last = self.events[-len(REPORTS) :]
+        self.compare(last, REPORTS[len(REPORTS) - len(last) :])
+
+    def _check_outcome(self, outcome: object) -> None:
         error = ERRORS.get(self.function)
         if isinstance(outcome, bytes):
             self.compare(outcome, "an error" if error else answer(self.text))
         elif isinstance(outcome, CancelledError):
             if not self.was_cancelled:
-                self.complain("nobody has cancelled it")
+                self.report("it was not cancelled")
         elif isinstance(outcome, TaskFailed):
             self.compare(type(outcome), error)
         elif not isinstance(outcome, GearmanError):
-            self.complain(f"{outcome!r} is no error of ours")
+            self.report(f"{outcome!r} is no error of the library")
 
 
 class Server(Gearmand):
-    """A gearmand that comes back on its port, even if it ends by itself (C1)."""
+    """A gearmand that is restarted on its port, even if it crashes (C1)."""
 
     def __init__(self) -> None:
         super().__init__("--threads=2")
-        first = os.getpid() * 10 % len(QUIET_PORTS)  # not that of another run at the same time
-        self.port = next(port for port in (*QUIET_PORTS[first:], *QUIET_PORTS[:first]) if is_free(port))
+        first = os.getpid() * 10 % len(RESERVED_PORTS)  # so that runs at the same time use different ports
+        self.port = next(port for port in (*RESERVED_PORTS[first:], *RESERVED_PORTS[:first]) if is_free(port))
 
     @property
     def down(self) -> bool:
@@ -295,7 +297,7 @@ def is_free(port: int) -> bool:
 
 
 Service: TypeAlias = "tuple[GearmanClient | GearmanWorker, list[FaultProxy]]"
-"""One that uses the servers, and the proxies by which it does."""
+"""A client or worker, and its proxies, one for each server."""
 
 
 def is_ready(service: GearmanClient | GearmanWorker) -> bool:
@@ -306,16 +308,16 @@ def selectables_and_timers() -> set[Any]:
     return {*reactor.getReaders(), *reactor.getWriters(), *reactor.getDelayedCalls()}
 
 
-class Trouble:
-    """What goes wrong, and when: all of it is drawn beforehand.
+class FaultPlan:
+    """The faults of a run, which are all drawn in advance.
 
-    :ivar seen: what has happened, and how often.
-    :ivar era: how often what was said may have been altered.
+    :ivar seen: counts what has happened.
+    :ivar era: how often payloads may have been altered.
     """
 
     def __init__(self, draw: random.Random, servers: list[Server], services: list[Service], seen: Counter[str]) -> None:
         """
-        :param services: each with the proxies that it has for the servers.
+        :param services: each with its proxies.
         """
         self._draw = draw
         self._servers = servers
@@ -330,62 +332,62 @@ class Trouble:
         self.era = 0
 
     def plan(self, jobs: int) -> None:
-        """Draw it for so many jobs.
+        """Draw the faults for this many jobs.
 
-        The last of them are spared. Before these, a server forgets jobs: now the connection stays, and they are to be
-        found out.
+        The last jobs have none. Before them, a server forgets jobs while their connection stays open, so that the
+        client must detect it.
         """
         end = jobs * 9 // 10
-        steps = [(self._draw.randrange(end), self._draw_step()) for _ in range(jobs // JOBS_PER_TROUBLE)]
+        steps = [(self._draw.randrange(end), self._draw_step()) for _ in range(jobs // JOBS_PER_FAULT)]
         self._plan = sorted(steps, key=lambda step: step[0])
         self._plan.append((end, self._orphan(self._proxies[0], 0.0)))
 
-    def go_on(self, finished: int) -> None:
-        """So many jobs are finished."""
-        self._look_after_servers()
+    def proceed(self, finished: int) -> None:
+        """Inject the faults that are due after this many jobs."""
+        self._restart_crashed_servers()
         while self._plan and self._plan[0][0] <= finished:
             self._plan.pop(0)[1]()
 
     @property
     def over(self) -> bool:
-        """Whether nothing more goes wrong, unless more jobs are finished."""
-        self._look_after_servers()
+        """Whether no fault is active or scheduled, unless more jobs finish."""
+        self._restart_crashed_servers()
         return not (self._timers or self._stopping)
 
     def stop(self) -> None:
-        """It is the end."""
+        """Cancel what is scheduled."""
         for timer in self._timers:
             timer.cancel()
 
-    def later(self, seconds: float, call: Callable[[], object]) -> None:
-        """Do it then, if it is not the end before."""
+    def call_later(self, seconds: float, call: Callable[[], object]) -> None:
+        """Schedule a call, until `stop`."""
 
-        def now() -> None:
+        def run() -> None:
             self._timers.discard(timer)
             call()
 
-        timer = reactor.callLater(seconds, now)
+        timer = reactor.callLater(seconds, run)
         self._timers.add(timer)
 
     def may_have_altered(self, since: float) -> bool:
-        """Whether anything that was on its way since then may have been altered."""
+        """Return whether anything that was in transit since then may have been altered."""
         return self._altering > 0 or self._altered_until >= since
 
-    # What goes wrong. Each of these draws what it needs, and returns what makes it happen.
+    # Faults. Each of these draws its parameters, and returns a function that injects the fault.
 
     def _draw_step(self) -> Callable[[], object]:
-        shares = {
+        weights = {
             self._drop: 6,
             self._drop_after: 6,
-            self._hold_up: 8,
-            self._hide: 4,
+            self._slow_down: 8,
+            self._disappear: 4,
             self._alter: 2,
             self._orphan: 2,
             self._kill: 4,
             self._stop: 1,
             self._leave: 2,
         }
-        [step] = self._draw.choices(list(shares), list(shares.values()))
+        [step] = self._draw.choices(list(weights), list(weights.values()))
         return step(self._draw.choice(self._proxies), self._draw.uniform(0.02, 0.4))
 
     def _drop(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
@@ -394,36 +396,36 @@ class Trouble:
     def _drop_after(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
         size, direction = self._draw.randrange(1, 5000), self._draw.choice(list(Direction))
         reset = self._draw.random() < 0.5
-        return lambda: self._last(seconds, proxy.drop_after(size, direction, reset=reset))
+        return lambda: self._end_later(seconds, proxy.drop_after(size, direction, reset=reset))
 
-    def _hold_up(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
-        """So long, at times, that somebody's time is up."""
+    def _slow_down(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
+        """Some of these last longer than timeouts."""
         draw = self._draw
         directions = draw.choice([(), *((direction,) for direction in Direction)])
         size, late = draw.randrange(1, 100), draw.uniform(0.001, 0.1)
         return draw.choice(
             (
-                lambda: self._last(4 * seconds, proxy.fall_silent(*directions)),
-                lambda: self._last(seconds, proxy.delay(late, *directions)),
-                lambda: self._last(seconds, proxy.split(size, *directions)),
+                lambda: self._end_later(4 * seconds, proxy.fall_silent(*directions)),
+                lambda: self._end_later(seconds, proxy.delay(late, *directions)),
+                lambda: self._end_later(seconds, proxy.split(size, *directions)),
             )
         )
 
-    def _hide(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
+    def _disappear(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
         def black_hole() -> None:
-            self._last(seconds, proxy.black_hole_connections())
+            self._end_later(seconds, proxy.black_hole_connections())
             self._drop_now(proxy, reset=True)
 
-        return self._draw.choice((lambda: self._last(seconds, proxy.go_down()), black_hole))
+        return self._draw.choice((lambda: self._end_later(seconds, proxy.go_down()), black_hole))
 
     def _alter(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
-        """Afterwards, the connections whose two ends may not agree are dropped."""
+        """Afterwards, the connections are dropped, as the state of their two ends may differ."""
         rate, seed = self._draw.uniform(0.0001, 0.01), self._draw.randrange(2**32)
 
         def begin() -> None:
             self._altering += 1
-            self._last(seconds, proxy.corrupt(rate, seed=seed))
-            self.later(seconds, end)
+            self._end_later(seconds, proxy.corrupt(rate, seed=seed))
+            self.call_later(seconds, end)
 
         def end() -> None:
             self._drop_now(proxy, reset=True)
@@ -434,31 +436,31 @@ class Trouble:
         return begin
 
     def _orphan(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
-        """Jobs lose their client while no worker can take them, and others of their unique come (H1)."""
+        """Drop the client of queued jobs, so that further submits of their uniques join abandoned jobs (H1)."""
         place = self._draw.randrange(len(self._servers))
         client, *workers = [proxies[place] for _, proxies in self._services]
 
         def orphan() -> None:
             for worker in workers:
-                self._last(seconds + 0.3, worker.fall_silent())
-            self.later(0.1, partial(self._drop_now, client, True))
+                self._end_later(seconds + 0.3, worker.fall_silent())
+            self.call_later(0.1, partial(self._drop_now, client, True))
 
         return orphan
 
     def _kill(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
-        """A gearmand is restarted."""
+        """Restart a gearmand."""
         server, number = self._draw.choice(self._servers), self._draw.choice((signal.SIGKILL, signal.SIGTERM))
 
         def kill() -> None:
             if not server.down:
                 server.stop(number)
-                self.later(seconds, server.start)
+                self.call_later(seconds, server.start)
                 self.seen["restarts of gearmand"] += 1
 
         return kill
 
     def _stop(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
-        """The client or a worker is restarted."""
+        """Restart the client or a worker."""
         service, _ = self._draw.choice(self._services)
 
         def stop() -> None:
@@ -473,37 +475,37 @@ class Trouble:
         return stop
 
     def _leave(self, proxy: FaultProxy, seconds: float) -> Callable[[], object]:
-        """The client or a worker has but one server for a while."""
+        """Give the client or a worker only one server for a while."""
         service, proxies = self._draw.choice(self._services)
         one = self._draw.choice(proxies).address
 
         def leave() -> None:
             service.job_servers = [one]
-            self.later(seconds, come_back)
+            self.call_later(seconds, restore)
             self.seen["changes of job_servers"] += 1
 
-        def come_back() -> None:
+        def restore() -> None:
             service.job_servers = [proxy.address for proxy in proxies]
 
         return leave
 
-    def _last(self, seconds: float, fault: Fault) -> None:
-        """Have the fault last so long."""
+    def _end_later(self, seconds: float, fault: Fault) -> None:
+        """Count a fault, and schedule its end."""
         self.seen["faults"] += 1
 
         def end() -> None:
             fault.end()
             self.seen["faults that happened"] += fault.happened > 0
 
-        self.later(seconds, end)
+        self.call_later(seconds, end)
 
     def _drop_now(self, proxy: FaultProxy, reset: bool) -> None:
         self.seen["faults"] += 1
         if proxy.connections:
-            proxy.drop_connections(reset)
+            proxy.drop_connections(reset=reset)
             self.seen["faults that happened"] += 1
 
-    def _look_after_servers(self) -> None:
+    def _restart_crashed_servers(self) -> None:
         for server in self._servers:
             if server.crashed:
                 server.stop()
@@ -514,45 +516,45 @@ class Trouble:
 class Chaos:
     """One run.
 
-    :ivar seen: what has happened, and how often.
-    :ivar complaints: what must not happen, and has.
+    :ivar seen: counts what has happened.
+    :ivar problems: what has happened and must not.
     """
 
     def __init__(self, seed: int, jobs: int) -> None:
         self.seen: Counter[str] = Counter()
-        self.complaints: list[str] = []
+        self.problems: list[str] = []
         self._draw = random.Random(seed)
         self._jobs = jobs
         self._submitted = 0
         self._finished = 0
-        self._out: dict[Witness, Any] = {}
-        self._alive: WeakSet[Any] = WeakSet()
-        self._resting_until = 0.0
+        self._in_flight: dict[TaskCheck, Any] = {}
+        self._retained: WeakSet[Any] = WeakSet()
+        self._paused_until = 0.0
         self._shared: list[tuple[str, bytes, bytes]] = []
         self._shared_era = 0
         self._tick: Any = None
         self._done: Deferred[None] = Deferred()
 
     async def run(self) -> None:
-        """Do it, and complain of what went wrong."""
-        await deferLater(reactor, 0)  # the timer of the test's deadline is there from then on
+        """Run, and collect the problems."""
+        await deferLater(reactor, 0)  # the timer of the test's deadline is set by then
         before = selectables_and_timers()
         self._set_up()
         try:
-            self._keep_going()
+            self._run_tick()
             await self._done
-            await self._calm_down()
+            await self._check_recovery()
             self._submit_many(WINDOW, "late")
         finally:
             await self._stop()
         if self._finished != self._submitted:
-            self.complain(f"{self._finished} of {self._submitted} Deferreds have fired")
-        await self._look_for_remains(before)
+            self.report(f"{self._finished} of {self._submitted} Deferreds have fired")
+        await self._check_remains(before)
 
-    def complain(self, what: str) -> None:
-        self.complaints.append(what)
+    def report(self, what: str) -> None:
+        self.problems.append(what)
 
-    # Who takes part.
+    # Servers, client and workers.
 
     def _set_up(self) -> None:
         self._servers: list[Server] = []
@@ -565,8 +567,8 @@ class Chaos:
             self._worker_and_proxies(),
             self._worker_and_proxies(),
         ]
-        self.trouble = Trouble(self._draw, self._servers, self._services, self.seen)
-        self.trouble.plan(self._jobs)
+        self.faults = FaultPlan(self._draw, self._servers, self._services, self.seen)
+        self.faults.plan(self._jobs)
         for service, _ in self._services:
             service.startService()
 
@@ -587,12 +589,12 @@ class Chaos:
         return worker, proxies
 
     def _work(self, function: Callable[[Job, bytes], Any], job: Job) -> Any:
-        self._alive.add(job)
+        self._retained.add(job)
         text = unseal(job.workload)
         return ALTERED if text is None else function(job, text)
 
     async def _stop(self) -> None:
-        self.trouble.stop()
+        self.faults.stop()
         if self._tick.active():
             self._tick.cancel()
         await gatherResults([service.stopService() for service, _ in self._services])
@@ -601,113 +603,113 @@ class Chaos:
         for server in self._servers:
             server.stop()
 
-    async def _look_for_remains(self, before: set[Any]) -> None:
+    async def _check_remains(self, before: set[Any]) -> None:
         await deferLater(reactor, 0)
         left = selectables_and_timers() - before
         if left:
-            self.complain(f"left in the reactor: {left}")
-        for _ in range(LOG_KEEPS):
+            self.report(f"left in the reactor: {left}")
+        for _ in range(LOG_BUFFER):
             _log.debug("no job")
         gc.collect()
-        if self._alive:
-            remains = [str(each) for each in self._alive]
-            self.complain(f"{len(remains)} left in memory, such as {remains[:3]}")
+        if self._retained:
+            remains = [str(each) for each in self._retained]
+            self.report(f"{len(remains)} left in memory, such as {remains[:3]}")
 
     # Tasks.
 
-    def _keep_going(self) -> None:
-        """Every few milliseconds: submit as much as the limit allows, and have go wrong what is due."""
-        self._tick = reactor.callLater(0.002, self._keep_going)
-        self.trouble.go_on(self._finished)
-        self._look_for_forgotten()
-        while self._below_limit():
+    def _run_tick(self) -> None:
+        """Every few milliseconds: submit as much as the limit allows, and inject the faults that are due."""
+        self._tick = reactor.callLater(0.002, self._run_tick)
+        self.faults.proceed(self._finished)
+        self._check_oldest()
+        while self._may_submit():
             self._submit_one()
-        if self._finished == self._jobs or self.complaints:
+        if self._finished == self._jobs or self.problems:
             self._tick.cancel()
             self._done.callback(None)
 
-    def _below_limit(self) -> bool:
-        there_is = len(self._out) < WINDOW and self._submitted < self._jobs
-        return there_is and reactor.seconds() >= self._resting_until
+    def _may_submit(self) -> bool:
+        allowed = len(self._in_flight) < WINDOW and self._submitted < self._jobs
+        return allowed and reactor.seconds() >= self._paused_until
 
     def _submit_one(self) -> None:
         draw = self._draw
-        [function] = draw.choices(list(FUNCTIONS), SHARES)
+        [function] = draw.choices(list(FUNCTIONS), WEIGHTS)
         text = b"%d " % self._submitted + draw.randbytes(draw.choice((0, 10, 100, 100, 1000, 20000)))
         job = self._shared_job(function, text) if draw.random() < 0.2 else (function, text, b"")
-        witness = Witness(self, *job)
+        check = TaskCheck(self, *job)
         background = draw.random() < 0.1
-        self._submit(witness, background, priority=draw.choice(list(Priority)), **draw.choice(TASK_OPTIONS))
+        self._submit(check, background, priority=draw.choice(list(Priority)), **draw.choice(TASK_OPTIONS))
         if draw.random() < 0.03:
-            self._cancel_in(draw.choice((0, 0.001, 0.01, 0.1)), witness)
+            self._cancel_in(draw.choice((0, 0.001, 0.01, 0.1)), check)
 
     def _shared_job(self, function: str, text: bytes) -> tuple[str, bytes, bytes]:
-        """One that several tasks share: this one and those to come, or those that there were.
+        """Return a job that several tasks share: this one and later ones, or earlier ones.
 
-        None shares a job whose workload may have been altered.
+        No task shares a job whose workload may have been altered.
         """
-        if self._shared_era != self.trouble.era:
+        if self._shared_era != self.faults.era:
             self._shared.clear()
-            self._shared_era = self.trouble.era
+            self._shared_era = self.faults.era
         if len(self._shared) < SHARED_JOBS or self._draw.random() < 0.1:
             self._shared.append((function, text, b"%08x" % crc32(text)))
         del self._shared[:-SHARED_JOBS]
         return self._draw.choice(self._shared)
 
-    def _submit(self, witness: Witness, background: bool, **options: Any) -> None:
-        task = witness.task(background, **options)
-        self._alive.add(task)
+    def _submit(self, check: TaskCheck, background: bool, **options: Any) -> None:
+        task = check.task(background, **options)
+        self._retained.add(task)
         self._submitted += 1
-        deferred = self._out[witness] = self._client.submit(task)
-        deferred.addBoth(witness.fired)
+        deferred = self._in_flight[check] = self._client.submit(task)
+        deferred.addBoth(check.fired)
 
     def _submit_many(self, number: int, function: str) -> None:
         for _ in range(number):
             text = b"%d" % self._submitted
-            self._submit(Witness(self, function, text, b"%08x" % crc32(text)), background=False)
+            self._submit(TaskCheck(self, function, text, b"%08x" % crc32(text)), background=False)
 
-    def _cancel_in(self, seconds: float, witness: Witness) -> None:
+    def _cancel_in(self, seconds: float, check: TaskCheck) -> None:
         def cancel() -> None:
-            deferred = self._out.get(witness)
+            deferred = self._in_flight.get(check)
             if deferred is not None:
-                witness.was_cancelled = True
+                check.was_cancelled = True
                 deferred.cancel()
 
         if seconds:
-            self.trouble.later(seconds, cancel)
+            self.faults.call_later(seconds, cancel)
         else:
             cancel()
 
-    def ended(self, witness: Witness, outcome: object) -> None:
-        """A task's Deferred has fired."""
-        del self._out[witness]
+    def ended(self, check: TaskCheck, outcome: object) -> None:
+        """Count a task whose Deferred has fired."""
+        del self._in_flight[check]
         self._finished += 1
         self.seen["results" if isinstance(outcome, bytes) else type(outcome).__name__] += 1
         self.seen["forgotten jobs"] += isinstance(outcome, TaskLost) and outcome.forgotten
         if isinstance(outcome, (NoServersAvailable, ClientStopped)):
-            self._resting_until = reactor.seconds() + REST
+            self._paused_until = reactor.seconds() + SUBMIT_PAUSE
 
-    def _look_for_forgotten(self) -> None:
-        witness = next(iter(self._out), None)
-        if witness is not None and reactor.seconds() - witness.since > PATIENCE:
-            witness.complain(f"nothing was heard for {PATIENCE} seconds")
+    def _check_oldest(self) -> None:
+        check = next(iter(self._in_flight), None)
+        if check is not None and reactor.seconds() - check.since > MAX_SECONDS:
+            check.report(f"it has no outcome after {MAX_SECONDS} seconds")
 
-    # Afterwards.
+    # After the faults.
 
-    async def _calm_down(self) -> None:
-        """When the last fault is over, everything goes as if there had been none."""
-        await self._until("the faults are over", lambda: self.trouble.over)
+    async def _check_recovery(self) -> None:
+        """Check that everything works when the last fault is over."""
+        await self._until("the faults are over", lambda: self.faults.over)
         for service, _ in self._services:
             await self._until(f"{service} is ready", partial(is_ready, service))
         right = self.seen["results"]
         self._submit_many(WINDOW, "plain")
-        await self._until("new tasks are done", lambda: not self._out)
-        if self.seen["results"] != right + WINDOW and not self.complaints:
-            self.complain(f"of {WINDOW} new tasks, {self.seen['bytes'] - right} have a result")
+        await self._until("new tasks are done", lambda: not self._in_flight)
+        if self.seen["results"] != right + WINDOW and not self.problems:
+            self.report(f"of {WINDOW} new tasks, {self.seen['results'] - right} have a result")
 
     async def _until(self, what: str, condition: Callable[[], bool]) -> None:
-        end = reactor.seconds() + PATIENCE
-        while not (condition() or self.complaints):
+        end = reactor.seconds() + MAX_SECONDS
+        while not (condition() or self.problems):
             if reactor.seconds() > end:
-                self.complain(f"it has not come to this: {what}")
+                self.report(f"it has not happened in time: {what}")
             await deferLater(reactor, 0.01)

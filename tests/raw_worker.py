@@ -1,4 +1,4 @@
-"""A worker for tests, on the codec: it does what the test tells it, when the test tells it."""
+"""A worker for tests, made of the codec alone: each of its packets is under the control of the test."""
 
 from __future__ import annotations
 
@@ -59,22 +59,25 @@ class Job:
 
 
 class Worker(Protocol):
-    """Takes jobs and hands them to `do`, or else to whoever awaits `job()`."""
+    """Worker that passes its jobs to `do`, or else to the callers of `job()`.
+
+    :ivar settled: fires with True at the first NO_JOB; with False if the connection is lost before.
+    :ivar errors: the arguments of each ERROR that was received.
+    """
 
     def __init__(self, functions: tuple[bytes, ...], do: Callable[[Job], object] | None, grabs: int) -> None:
         self._functions = functions
-        self._most_grabs = grabs
+        self._max_grabs = grabs
         self._grabs = 0
         self._jobs: DeferredQueue[Job] = DeferredQueue()
         self._do = do or self._jobs.put
         self._decoder = Decoder(RES)
         self._closed: Deferred[None] = Deferred()
         self.settled: Deferred[bool] = Deferred()
-        """Fires with True at the first NO_JOB; with False if the connection is closed before."""
         self.errors: list[list[bytes]] = []
 
     def job(self) -> Deferred[Job]:
-        """The next job."""
+        """Return a Deferred of the next job."""
         return self._jobs.get()
 
     def write(self, packet: bytes) -> None:
@@ -82,7 +85,10 @@ class Worker(Protocol):
         transport.write(packet)
 
     def close(self) -> Deferred[None]:
-        """Close the connection; fires when it is closed."""
+        """Close the connection.
+
+        :return: fires when it is closed.
+        """
         transport: Any = self.transport
         transport.abortConnection()
         return self._closed
@@ -92,13 +98,13 @@ class Worker(Protocol):
             self.write(CAN_DO.request(function))
         self._grab()
 
-    def _settle(self, well: bool) -> None:
+    def _settle(self, connected: bool) -> None:
         if not self.settled.called:
-            self.settled.callback(well)
+            self.settled.callback(connected)
 
     def _grab(self) -> None:
-        self.write(GRAB_JOB_UNIQ.request() * (self._most_grabs - self._grabs))
-        self._grabs = self._most_grabs
+        self.write(GRAB_JOB_UNIQ.request() * (self._max_grabs - self._grabs))
+        self._grabs = self._max_grabs
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._settle(False)
@@ -128,7 +134,7 @@ def connect_worker(
 ) -> Deferred[Worker]:
     """Connect a worker to a job server on this machine.
 
-    :param grabs: how many jobs it asks for at once; more, where the pace matters.
+    :param grabs: how many jobs it requests at a time; more for speed.
     """
     from twisted.internet import reactor as global_reactor
 

@@ -35,6 +35,6 @@ async def test_chaos(seed: int) -> None:
     start = time.monotonic()
     await chaos.run()
     print(f"\nseed {seed}: {time.monotonic() - start:.1f} s, {dict(chaos.seen)}")
-    assert not chaos.complaints, f"seed {seed}: " + "\n".join(chaos.complaints[:20])
+    assert not chaos.problems, f"seed {seed}: " + "\n".join(chaos.problems[:20])
     assert chaos.seen["results"] > JOBS / 2
     assert chaos.seen["faults that happened"] > JOBS / 1000

@@ -1,5 +1,6 @@
-"""The whole client and the whole worker against servers that send anything: random bytes, packets out of place, and
-good streams with damage here and there. Each Deferred fires once, errors are typed, nothing is logged, nothing is left.
+"""The client and the worker against servers that send anything: random bytes, packets out of place, damaged streams.
+
+Each Deferred fires once, errors are typed, nothing is logged, and nothing is left in the reactor.
 
 For a long run by hand: ``HOSTILE_EXAMPLES=5000 pytest tests/test_hostile_servers.py --hypothesis-seed=1``.
 """
@@ -58,7 +59,7 @@ HANDLES: Final = [b"H:%d" % number for number in range(1, 5)]
 Step = tuple[Any, ...]
 
 
-# Bytes that no honest server sends.
+# Bytes that no valid server sends.
 
 EDITS: Final = st.lists(
     st.tuples(
@@ -68,7 +69,7 @@ EDITS: Final = st.lists(
     ),
     max_size=3,
 )
-"""Damage to a stream: what, where, and how much or to which byte."""
+"""Damage to a stream: kind, position, and how many bytes or which new byte."""
 
 
 def damaged(stream: bytes, edits: list[tuple[str, int, int]]) -> bytes:
@@ -94,7 +95,7 @@ ARGUMENTS: Final = st.sampled_from([*HANDLES, b"", b"f", b"u", b"0", b"1", b"7",
 
 @st.composite
 def any_packets(draw: st.DrawFn) -> bytes:
-    """A well-formed packet of any type, out of place mostly."""
+    """Draw a well-formed packet of any type, mostly out of place."""
     row = draw(st.sampled_from(list(PACKET_TYPES.values())))
     body = b"\0".join(draw(ARGUMENTS) for _ in row.arguments)
     magic = draw(st.sampled_from([RES, RES, RES, REQ]))
@@ -109,19 +110,19 @@ HARM: Final[list[tuple[int, st.SearchStrategy[Step]]]] = [
     (2, st.tuples(st.just("wait"), st.sampled_from([0.0, 0.1, 1.0, 5.0, 40.0]))),
     (1, st.tuples(st.just("lose"))),
 ]
-"""What any server may do to any service, and how often."""
+"""What any server may do to any service, each with its weight."""
 
 
 def weighted(*choices: tuple[int, st.SearchStrategy[Step]]) -> st.SearchStrategy[list[Step]]:
-    """Steps, some of them more often than others."""
+    """Draw lists of steps from strategies with weights."""
     each = [strategy for weight, strategy in choices for _ in range(weight)]
     return st.lists(st.integers(0, len(each) - 1).flatmap(each.__getitem__), min_size=15, max_size=60)
 
 
 class Scenario:
-    """What a service of ours and a server that the test plays have in common.
+    """A service of the library, and a server that the test plays.
 
-    :ivar answers: what the server would say to each packet that it got, if it were honest; it is said later, or never.
+    :ivar outcomes: of each Deferred, as `outcome` returns it.
     """
 
     def __init__(self, polite: bool) -> None:
@@ -130,13 +131,13 @@ class Scenario:
         self.endpoint.polite = polite
         self.outcomes: list[list[Any]] = []
 
-    def take_part(self, steps: list[Step]) -> None:
+    def perform(self, steps: list[Step]) -> None:
         for name, *arguments in steps:
             getattr(self, name)(*arguments)
             self.check()
 
     def check(self) -> None:
-        """What is so at all times."""
+        """Check what must be true at all times."""
         assert all(len(outcomes) <= 1 for outcomes in self.outcomes)
 
     @property
@@ -152,13 +153,13 @@ class Scenario:
                 self.endpoint.server.send(stream[start : start + cut])
 
     def answer(self, edits: list[tuple[str, int, int]], cut: int) -> None:
-        """Say what is due, damaged."""
+        """Answer what was received, with damage."""
         if self.connected:
-            due = b"".join(map(self.honest, self.endpoint.server.received()))
-            self.send(damaged(due, edits), cut)
+            answers = b"".join(map(self.valid_answer, self.endpoint.server.received()))
+            self.send(damaged(answers, edits), cut)
 
-    def honest(self, packet: Packet) -> bytes:
-        raise AssertionError("a subclass knows")
+    def valid_answer(self, packet: Packet) -> bytes:
+        raise NotImplementedError
 
     def wait(self, seconds: float) -> None:
         self.clock.pump([seconds / 8] * 8)
@@ -243,19 +244,19 @@ class ClientScenario(Scenario):
             self.deferreds[pick % len(self.deferreds)].cancel()
 
     def work(self, kind: str, pick: int, edits: list[tuple[str, int, int]], cut: int) -> None:
-        """One thing becomes of one of the newest jobs."""
+        """Send one packet about one of the newest jobs."""
         packet_type = WORK[kind]
         handle = b"H:%d" % max(1, self.created - pick)
         arguments = [b"5", b"7\0"] if kind == "status" else [b"data"] * (len(packet_type.arguments) - 1)
         self.send(damaged(packet_type.response(handle, *arguments), edits), cut)
 
-    def honest(self, packet: Packet) -> bytes:
+    def valid_answer(self, packet: Packet) -> bytes:
         if packet[0] not in SUBMITS:
             return answer(packet)
         if self.created % 7 == 6:
             self.created += 1
             return ERROR.response(b"QUEUE_ERROR", b"full")
-        # Those with a unique share a job sometimes.
+        # Some submits with a unique share a job.
         self.created += packet[1][1] != b"u" or self.created % 3 == 0
         return JOB_CREATED.response(b"H:%d" % self.created)
 
@@ -287,23 +288,23 @@ WORK: Final = {
     "fail": WORK_FAIL,
     "status": WORK_STATUS,
 }
-"""What can become of a job."""
+"""What a server can send about a job."""
 
 ANSWER: Final = st.tuples(st.just("answer"), EDITS, CUTS)
-WELL: Final[st.SearchStrategy[Step]] = st.tuples(st.just("answer"), st.just([]), CUTS)
+UNDAMAGED_ANSWER: Final[st.SearchStrategy[Step]] = st.tuples(st.just("answer"), st.just([]), CUTS)
 
 
-def work(edits: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
+def work_steps(edits: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
     return st.tuples(st.just("work"), st.sampled_from(sorted(set(WORK) - {"created"})), st.integers(0, 3), edits, CUTS)
 
 
 CLIENT_STEPS: Final = weighted(
     (8, st.one_of(*CALLS)),
-    (6, WELL),
-    (8, work(st.just([]))),
+    (6, UNDAMAGED_ANSWER),
+    (8, work_steps(st.just([]))),
     (1, ANSWER),
-    (1, work(EDITS)),
-    (1, st.just(("work", "created", 0, [], 7))),  # once more: a job that is another task's, or nobody's
+    (1, work_steps(EDITS)),
+    (1, st.just(("work", "created", 0, [], 7))),  # once more, for the job of another task, or of none
     *HARM,
 )
 
@@ -317,12 +318,12 @@ CLIENT_OPTIONS: Final = st.fixed_dictionaries(
 @given(CLIENT_STEPS, CLIENT_OPTIONS, st.sampled_from([False, False, False, True]))
 @example([("question", "echo"), ("send", b"", 1), ("wait", 40.0)], {}, True)
 @settings(max_examples=EXAMPLES, deadline=None)
-def test_whatever_a_server_sends_a_client_gets_one_outcome_for_each(
-    steps: list[Step], options: dict[str, Any], rude: bool
+def test_client_gets_one_outcome_per_task_whatever_server_sends(
+    steps: list[Step], options: dict[str, Any], impolite: bool
 ) -> None:
     with nothing_logged():
-        scenario = ClientScenario(polite=not rude, **options)
-        scenario.take_part(steps)
+        scenario = ClientScenario(polite=not impolite, **options)
+        scenario.perform(steps)
         scenario.end(scenario.client)
         scenario.check()
 
@@ -373,7 +374,7 @@ class WorkerScenario(Scenario):
             self.running -= 1
 
     def finish(self) -> None:
-        """The oldest of the slow jobs ends."""
+        """End the oldest of the slow jobs."""
         pending = [deferred for deferred in self.pending if not deferred.called]
         if pending:
             pending[0].callback(b"done")
@@ -382,7 +383,7 @@ class WorkerScenario(Scenario):
         super().check()
         assert 0 <= self.running <= 2
 
-    def honest(self, packet: Packet) -> bytes:
+    def valid_answer(self, packet: Packet) -> bytes:
         packet_type = packet[0]
         if packet_type is GRAB_JOB_ALL and self.greeted < len(self.endpoint.connections):
             self.greeted = len(self.endpoint.connections)
@@ -401,7 +402,7 @@ class WorkerScenario(Scenario):
 ASKED: Final[tuple[PacketType, ...]] = (ECHO_REQ, GET_STATUS, GET_STATUS_UNIQUE, OPTION_REQ)
 
 WORKER_STEPS: Final = weighted(
-    (12, WELL),
+    (12, UNDAMAGED_ANSWER),
     (4, st.tuples(st.just("finish"))),
     (2, st.just(("send", NOOP.response(), 7))),
     (2, st.just(("send", ERROR.response(b"JOB_NOT_FOUND", b""), 7))),
@@ -416,9 +417,9 @@ WORKER_STEPS: Final = weighted(
 @pytest.mark.guarantee(number=14)
 @given(WORKER_STEPS)
 @settings(max_examples=EXAMPLES, deadline=None)
-def test_whatever_a_server_sends_a_worker_goes_on_and_stops(steps: list[Step]) -> None:
+def test_worker_keeps_running_and_stops_whatever_server_sends(steps: list[Step]) -> None:
     with nothing_logged():
         scenario = WorkerScenario(polite=False)
-        scenario.take_part(steps)
+        scenario.perform(steps)
         scenario.end(scenario.worker)
         assert scenario.running == 0
