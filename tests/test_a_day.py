@@ -110,7 +110,7 @@ class Day:
             down.end()
         self.harness.advance(10 * MINUTE)
         for server in self.harness.servers:  # a server remembers the faults of a test
-            server._made.clear()
+            server._faults.injected.clear()
 
     def census(self) -> dict[str, Any]:
         """What there is."""

@@ -840,7 +840,7 @@ class PerlProtocol(JobServerProtocol):
 
 class PerlJobServer(MemoryJobServer):
     def buildProtocol(self, addr: IAddress | None) -> JobServerProtocol | None:
-        return PerlProtocol(self.clock, self._core, self, b"127.0.0.1")
+        return PerlProtocol(self.clock, self._core, self._faults, b"127.0.0.1")
 
 
 @pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]  # it says nothing of its types

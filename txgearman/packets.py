@@ -24,6 +24,53 @@ from typing import Final, TypeAlias
 
 from .errors import ProtocolError
 
+# Public, as the test kit's calls take packet types. The rest of this module is internal to the library.
+__all__ = [
+    "PacketType",
+    "CAN_DO",
+    "CANT_DO",
+    "RESET_ABILITIES",
+    "PRE_SLEEP",
+    "UNUSED",
+    "NOOP",
+    "SUBMIT_JOB",
+    "JOB_CREATED",
+    "GRAB_JOB",
+    "NO_JOB",
+    "JOB_ASSIGN",
+    "WORK_STATUS",
+    "WORK_COMPLETE",
+    "WORK_FAIL",
+    "GET_STATUS",
+    "ECHO_REQ",
+    "ECHO_RES",
+    "SUBMIT_JOB_BG",
+    "ERROR",
+    "STATUS_RES",
+    "SUBMIT_JOB_HIGH",
+    "SET_CLIENT_ID",
+    "CAN_DO_TIMEOUT",
+    "ALL_YOURS",
+    "WORK_EXCEPTION",
+    "OPTION_REQ",
+    "OPTION_RES",
+    "WORK_DATA",
+    "WORK_WARNING",
+    "GRAB_JOB_UNIQ",
+    "JOB_ASSIGN_UNIQ",
+    "SUBMIT_JOB_HIGH_BG",
+    "SUBMIT_JOB_LOW",
+    "SUBMIT_JOB_LOW_BG",
+    "SUBMIT_JOB_SCHED",
+    "SUBMIT_JOB_EPOCH",
+    "SUBMIT_REDUCE_JOB",
+    "SUBMIT_REDUCE_JOB_BACKGROUND",
+    "GRAB_JOB_ALL",
+    "JOB_ASSIGN_ALL",
+    "GET_STATUS_UNIQUE",
+    "STATUS_RES_UNIQUE",
+]
+
 REQ: Final = b"\0REQ"
 """The magic of packets to the server."""
 

@@ -195,7 +195,7 @@ def test_what_timed_out_unwritten_is_never_sent(place: Callable[[Seen], tuple[Cl
     harness, task = place([])
     harness.advance(TIMEOUT + 0.01)
     assert type(outcome(task)) is TaskTimedOut
-    for fault in list(harness.server._lasting):
+    for fault in list(harness.server._faults.active):
         fault.end()
     harness.advance(12)
     quietly(harness.client.add_task("work", b"next"))
@@ -588,7 +588,7 @@ def go_on(harness: ClientHarness, step: str) -> None:
     elif step == "wait":
         harness.advance(2)
     elif step == "well again":
-        for fault in list(server._lasting):
+        for fault in list(server._faults.active):
             fault.end()
 
 

@@ -705,7 +705,8 @@ def reading_paused(harness: ClientHarness, place: int = 0) -> bool:
 
 def unread(harness: ClientHarness) -> int:
     """Bytes that a server has written and the client has not read."""
-    return int(harness.server.connections[0].transport._size)
+    connection: Any = harness.server.connections[0]
+    return int(connection.transport._size)
 
 
 CHUNKS = 100

@@ -139,7 +139,7 @@ def go_down(scene: Scene) -> None:
         server.go_down()
     scene.harness.advance(200)
     for server in scene.harness.servers:
-        for fault in list(server._lasting):
+        for fault in list(server._faults.active):
             fault.end()
     scene.harness.advance(40)
 

@@ -1,1 +1,1 @@
-"""The parts of the test kit that are not a job server's behaviour: that one is held to gearmand by tests/contract."""
+"""Tests of the test kit, except for the behaviour of a job server: that is compared with gearmand in tests/contract."""

@@ -1,4 +1,4 @@
-"""Ends of a wire that record what comes to them, and raw connections to a `MemoryJobServer` on a `Clock`."""
+"""Protocols that record what they receive, and raw connections to a `MemoryJobServer` on a `Clock`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ CREATED = JOB_CREATED.response(b"H:memory:1")
 
 
 class Recorder(Protocol):
-    """One end of a wire.
+    """Protocol that records what it receives.
 
-    :ivar pieces: what came, as it came.
-    :ivar lost: the reasons that it was told.
+    :ivar pieces: the data of each call of dataReceived.
+    :ivar lost: the reason of each call of connectionLost.
     """
 
     transport: Any
@@ -39,13 +39,13 @@ class Recorder(Protocol):
         self.lost.append(reason.value)
 
     def received(self) -> bytes:
-        """All that came since the last call."""
+        """Return everything that was received since the last call."""
         data = b"".join(self.pieces)
         self.pieces.clear()
         return data
 
     def packets(self) -> list[Packet]:
-        """The same, as packets from a server."""
+        """Return the same, as packets from a server."""
         decoder = Decoder(RES)
         packets = decoder.feed(self.received())
         assert decoder.error is None
@@ -56,28 +56,28 @@ class Recorder(Protocol):
 
 
 def attempt(server: MemoryJobServer) -> list[Any]:
-    """Connect; what comes of it: nothing yet, a `Recorder`, or an exception."""
-    told = outcome(server.endpoint().connect(Factory.forProtocol(Recorder)))
+    """Connect, and return the outcome: nothing yet, a `Recorder`, or an exception."""
+    attempted = outcome(server.endpoint().connect(Factory.forProtocol(Recorder)))
     server.advance()
-    return told
+    return attempted
 
 
 def connect(server: MemoryJobServer) -> Recorder:
-    """A raw connection."""
+    """Return a raw connection."""
     (peer,) = attempt(server)
     assert isinstance(peer, Recorder)
     return peer
 
 
 def ask(server: MemoryJobServer, peer: Recorder, *packets: bytes) -> bytes:
-    """Send these in one piece; what has come when nothing moves any more."""
+    """Send these in one piece, and return what was received when nothing is in transit any more."""
     peer.transport.write(b"".join(packets))
     server.advance()
     return peer.received()
 
 
 def in_turns(server: MemoryJobServer, turns: int, act: Callable[[], object]) -> None:
-    """Do something in a later turn, while other things go on."""
+    """Call `act` in a later turn of the reactor."""
     if turns:
         server.clock.callLater(0, in_turns, server, turns - 1, act)
     else:

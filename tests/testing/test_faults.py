@@ -1,4 +1,4 @@
-"""Every fault happens as its name says, alone and with others, and says what it waited for."""
+"""Each fault of a `MemoryJobServer` happens as documented, alone and with others, and reports what did not occur."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def server() -> MemoryJobServer:
     return MemoryJobServer()
 
 
-def complaint(server: MemoryJobServer) -> str:
-    """What `verify` says, but for which packets came; empty if it is content."""
+def problems(server: MemoryJobServer) -> str:
+    """Return what `verify` reports, without the packet types that were received; empty if it passes."""
     try:
         server.verify()
     except AssertionError as error:
@@ -55,31 +55,31 @@ Make = Callable[[MemoryJobServer], Fault]
 NEVER_HAPPENED: list[tuple[Make, str]] = [
     (
         lambda server: server.refuse_connections(),
-        "refuse_connections() has not happened: nobody has tried to connect",
+        "refuse_connections() has not happened: no connection was attempted",
     ),
     (
         lambda server: server.black_hole_connections(),
-        "black_hole_connections() has not happened: nobody has tried to connect",
+        "black_hole_connections() has not happened: no connection was attempted",
     ),
     (
         lambda server: server.drop_before(SUBMIT_JOB),
-        "drop_before(SUBMIT_JOB) has not happened: no such packet has come",
+        "drop_before(SUBMIT_JOB) has not happened: no such packet was received",
     ),
     (
         lambda server: server.drop_after(SUBMIT_JOB, ECHO_REQ),
-        "drop_after(SUBMIT_JOB, ECHO_REQ) has not happened: no such packet has come",
+        "drop_after(SUBMIT_JOB, ECHO_REQ) has not happened: no such packet was received",
     ),
     (
         lambda server: server.leave_unanswered(ECHO_REQ, times=None),
-        "leave_unanswered(ECHO_REQ) has not happened: no such packet has come",
+        "leave_unanswered(ECHO_REQ) has not happened: no such packet was received",
     ),
     (
         lambda server: server.reject("QUEUE_ERROR"),
-        "reject('QUEUE_ERROR') has not happened: no such packet has come",
+        "reject('QUEUE_ERROR') has not happened: no such packet was received",
     ),
     (
         lambda server: server.reject("QUEUE_ERROR", "full", function="f"),
-        "reject('QUEUE_ERROR', function='f') has not happened: no such packet has come",
+        "reject('QUEUE_ERROR', function='f') has not happened: no such packet was received",
     ),
     (lambda server: server.hold_answers(), "hold_answers() has not happened: there was no answer to hold"),
     (lambda server: server.fall_silent(), "fall_silent() has not happened: there was no connection"),
@@ -88,73 +88,73 @@ NEVER_HAPPENED: list[tuple[Make, str]] = [
 
 
 @pytest.mark.parametrize(("make", "text"), NEVER_HAPPENED, ids=[text.split("(")[0] for _, text in NEVER_HAPPENED])
-def test_a_fault_that_has_not_happened(server: MemoryJobServer, make: Make, text: str) -> None:
-    """It is told, while it lasts and when it was ended; and in the words of the test."""
+def test_fault_that_has_not_happened_fails_verify(server: MemoryJobServer, make: Make, text: str) -> None:
+    """It is reported while it is active and after it has ended, by the call that injected it."""
     fault = make(server)
-    assert complaint(server) == text
+    assert problems(server) == text
     fault.end()
     fault.end()
-    assert complaint(server) == text
+    assert problems(server) == text
     assert fault.happened == 0
 
 
 @pytest.mark.parametrize(("make", "text"), NEVER_HAPPENED, ids=[text.split("(")[0] for _, text in NEVER_HAPPENED])
-def test_a_fault_ends_with_its_with(server: MemoryJobServer, make: Make, text: str) -> None:
-    """However that ends; and after it all is well."""
+def test_fault_ends_with_its_block(server: MemoryJobServer, make: Make, text: str) -> None:
+    """However the block ends; after it, the server works as before."""
     with pytest.raises(ZeroDivisionError), make(server) as fault:
         raise ZeroDivisionError
-    assert not server.lasts(fault)
+    assert fault.ended
     assert ask(server, connect(server), ECHO, SUBMIT) == ECHOED + CREATED
-    assert complaint(server) == text
+    assert problems(server) == text
 
 
-def test_a_complaint_tells_what_came_instead(server: MemoryJobServer) -> None:
+def test_verify_names_packet_types_that_were_received(server: MemoryJobServer) -> None:
     server.drop_before(SUBMIT_JOB)
-    for came in ("none at all", "ECHO_REQ, SUBMIT_JOB_BG"):
-        with pytest.raises(AssertionError, match=f"no such packet has come, only {came}$"):
+    for received in ("none at all", "ECHO_REQ, SUBMIT_JOB_BG"):
+        with pytest.raises(AssertionError, match=f"no such packet was received, only {received}$"):
             server.verify()
         ask(server, connect(server), ECHO, SUBMIT_JOB_BG.request(b"reverse", b"", b""))
 
 
-def test_all_complaints_are_told(server: MemoryJobServer) -> None:
+def test_verify_reports_all_faults(server: MemoryJobServer) -> None:
     for make, _ in NEVER_HAPPENED:
         make(server).end()
-    assert complaint(server) == "; ".join(text for _, text in NEVER_HAPPENED)
+    assert problems(server) == "; ".join(text for _, text in NEVER_HAPPENED)
 
 
-def test_without_a_fault_there_is_no_complaint(server: MemoryJobServer) -> None:
-    assert complaint(server) == ""
+def test_verify_passes_without_faults(server: MemoryJobServer) -> None:
+    assert problems(server) == ""
 
 
 @pytest.mark.parametrize("name", ["drop_before", "drop_after", "leave_unanswered"])
-def test_a_fault_that_has_not_happened_as_often_as_it_should(server: MemoryJobServer, name: str) -> None:
-    """One that was asked for twice and came once, is one that the test did not get."""
+def test_fault_that_happened_too_seldom_fails_verify(server: MemoryJobServer, name: str) -> None:
+    """A fault that was requested twice and happened once."""
     fault = getattr(server, name)(ECHO_REQ, times=2)
     ask(server, connect(server), ECHO)
     assert fault.happened == 1
-    assert complaint(server).startswith(f"{name}(ECHO_REQ")
+    assert problems(server).startswith(f"{name}(ECHO_REQ")
     ask(server, connect(server), ECHO)
-    assert complaint(server) == ""
-    assert not server.lasts(fault)
+    assert problems(server) == ""
+    assert fault.ended
 
 
 @pytest.mark.parametrize("answers", [1, 2])
-def test_held_answers_must_be_released(server: MemoryJobServer, answers: int) -> None:
+def test_verify_fails_while_answers_are_held(server: MemoryJobServer, answers: int) -> None:
     peer = connect(server)
     held = server.hold_answers()
     ask(server, peer, *[ECHO] * answers)
-    assert complaint(server) == f"hold_answers() still holds {len(ECHOED) * answers} bytes: release() was expected"
+    assert problems(server) == f"hold_answers() still holds {len(ECHOED) * answers} bytes: release() was expected"
     held.release()
-    assert complaint(server) == ""
+    assert problems(server) == ""
 
 
-def test_answers_that_were_held_for_somebody_who_left_are_no_longer_held(server: MemoryJobServer) -> None:
+def test_answers_held_for_closed_connection_are_discarded(server: MemoryJobServer) -> None:
     peer = connect(server)
     server.hold_answers()
     ask(server, peer, ECHO)
     peer.transport.loseConnection()
     server.advance()
-    assert complaint(server) == ""
+    assert problems(server) == ""
 
 
 # Wrong arguments.
@@ -164,10 +164,10 @@ BAD: Any = object()
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("size", [0, -1])
-def test_pieces_of_nothing(server: MemoryJobServer, size: int) -> None:
+def test_size_of_pieces_must_be_positive(server: MemoryJobServer, size: int) -> None:
     with pytest.raises(ValueError, match=f"size must be at least 1, not {size}"):
         server.split_answers(size)
-    assert complaint(server) == ""
+    assert problems(server) == ""
 
 
 @pytest.mark.guarantee(number=8)
@@ -182,13 +182,13 @@ def test_pieces_of_nothing(server: MemoryJobServer, size: int) -> None:
     ],
     ids=["drop_before", "drop_after", "leave_unanswered", "reject"],
 )
-def test_times_that_can_not_be_meant(
+def test_times_must_be_positive_int(
     server: MemoryJobServer, make: Callable[[MemoryJobServer, Any], Fault], times: Any
 ) -> None:
-    """They would last for ever."""
+    """Otherwise the fault would never end."""
     with pytest.raises((TypeError, ValueError)):
         make(server, times)
-    assert complaint(server) == ""
+    assert problems(server) == ""
 
 
 @pytest.mark.guarantee(number=8)
@@ -204,18 +204,18 @@ def test_times_that_can_not_be_meant(
     ],
     ids=["NUL", "no function", "name of a type", "list of types", "half a byte", "digits"],
 )
-def test_wrong_arguments_make_no_fault(server: MemoryJobServer, make: Callable[[Any], Fault]) -> None:
-    """They are told at the call, and the server goes on as if it had not been made."""
+def test_invalid_arguments_inject_no_fault(server: MemoryJobServer, make: Callable[[Any], Fault]) -> None:
+    """The call raises, and the server works as before."""
     with pytest.raises((TypeError, ValueError)):
         make(server)
-    assert complaint(server) == ""
+    assert problems(server) == ""
     assert ask(server, connect(server), ECHO, SUBMIT) == ECHOED + CREATED
 
 
 @pytest.mark.parametrize("name", ["drop_connections", "send_raw"])
-def test_what_needs_a_connection_says_so(server: MemoryJobServer, name: str) -> None:
+def test_call_without_connection_raises(server: MemoryJobServer, name: str) -> None:
     arguments = [b"raw"] if name == "send_raw" else []
-    with pytest.raises(AssertionError, match=rf"{name}\(\): nobody is connected"):
+    with pytest.raises(AssertionError, match=rf"{name}\(\) needs a connection"):
         getattr(server, name)(*arguments)
 
 
@@ -223,7 +223,7 @@ def test_what_needs_a_connection_says_so(server: MemoryJobServer, name: str) -> 
 
 
 def test_refuse_connections(server: MemoryJobServer) -> None:
-    """As long as it lasts, those that are there going on."""
+    """While it is active; open connections stay open."""
     before = connect(server)
     with server.refuse_connections() as fault:
         for _ in range(2):
@@ -231,7 +231,7 @@ def test_refuse_connections(server: MemoryJobServer) -> None:
         assert ask(server, before, ECHO) == ECHOED
     assert fault.happened == 2
     assert ask(server, connect(server), ECHO) == ECHOED
-    assert complaint(server) == ""
+    assert problems(server) == ""
 
 
 def test_black_hole_connections(server: MemoryJobServer) -> None:
@@ -243,19 +243,19 @@ def test_black_hole_connections(server: MemoryJobServer) -> None:
     assert ask(server, connect(server), ECHO) == ECHOED
 
 
-def test_a_refusal_comes_before_a_black_hole(server: MemoryJobServer) -> None:
-    """A packet that is refused does not get as far as a hole."""
+def test_refusal_takes_precedence_over_black_hole(server: MemoryJobServer) -> None:
+    """A refused attempt never reaches the black hole."""
     server.black_hole_connections()
     server.refuse_connections()
     assert [type(error) for error in attempt(server)] == [ConnectionRefusedError]
-    assert complaint(server) == "black_hole_connections() has not happened: nobody has tried to connect"
+    assert problems(server) == "black_hole_connections() has not happened: no connection was attempted"
 
 
 # Dropping.
 
 
 def test_drop_connections(server: MemoryJobServer) -> None:
-    """All of them, once what was under way has arrived; new ones are good."""
+    """All of them, once what was in transit has arrived; new ones are accepted."""
     peers = [connect(server), connect(server)]
     for peer in peers:
         peer.transport.write(ECHO)
@@ -267,8 +267,8 @@ def test_drop_connections(server: MemoryJobServer) -> None:
 
 
 @pytest.mark.parametrize("name", ["drop_before", "drop_after"])
-def test_a_drop_at_any_packet(server: MemoryJobServer, name: str) -> None:
-    """Each time, until it ends."""
+def test_drop_without_types_happens_at_any_packet(server: MemoryJobServer, name: str) -> None:
+    """Each time, until the fault ends."""
     with getattr(server, name)(times=None) as fault:
         for request in (ECHO, SUBMIT):
             peer = connect(server)
@@ -277,14 +277,14 @@ def test_a_drop_at_any_packet(server: MemoryJobServer, name: str) -> None:
     assert ask(server, connect(server), ECHO) == ECHOED
 
 
-def test_another_request_than_a_submit_may_be_rejected(server: MemoryJobServer) -> None:
+def test_reject_takes_any_packet_type(server: MemoryJobServer) -> None:
     server.reject("UNKNOWN_OPTION", "no such thing", ECHO_REQ)
     peer = connect(server)
     assert ask(server, peer, SUBMIT, ECHO) == CREATED + ERROR.response(b"UNKNOWN_OPTION", b"no such thing")
-    assert complaint(server) == ""
+    assert problems(server) == ""
 
 
-def test_dropping_twice_in_one_turn_is_dropping_once(server: MemoryJobServer) -> None:
+def test_connection_dropped_twice_in_one_turn_is_lost_once(server: MemoryJobServer) -> None:
     peer = connect(server)
     (connection,) = server.connections
     for _ in range(2):
@@ -294,8 +294,8 @@ def test_dropping_twice_in_one_turn_is_dropping_once(server: MemoryJobServer) ->
     assert server.connections == []
 
 
-def test_drop_connections_is_over_when_it_returns(server: MemoryJobServer) -> None:
-    """With a `Clock`; so are the other things that a test says to the server."""
+def test_calls_have_taken_effect_when_they_return(server: MemoryJobServer) -> None:
+    """With a `Clock`; the other calls of a test, too."""
     peer = connect(server)
     held = server.hold_answers()
     server.send_raw(b"raw")
@@ -303,12 +303,12 @@ def test_drop_connections_is_over_when_it_returns(server: MemoryJobServer) -> No
     assert peer.received() == b"raw"
     server.drop_connections()
     assert peer.lost_with() == [ConnectionLost]
-    with pytest.raises(AssertionError, match="nobody is connected"):
+    with pytest.raises(AssertionError, match="no client or worker is connected"):
         server.drop_connections()
 
 
 def test_drop_before(server: MemoryJobServer) -> None:
-    """What is behind the packet in the same piece is not done either; what was under way to it is lost."""
+    """What follows the packet in the same piece is not processed either; answers in transit are lost."""
     fault = server.drop_before(SUBMIT_JOB, SUBMIT_JOB_BG)
     peer, other = connect(server), connect(server)
     assert ask(server, other, ECHO) == ECHOED
@@ -316,13 +316,13 @@ def test_drop_before(server: MemoryJobServer) -> None:
     assert peer.lost_with() == [ConnectionLost]
     with pytest.raises(AssertionError, match="queued: none"):
         server.take("reverse")
-    assert ask(server, other, SUBMIT) == CREATED, "once is once"
+    assert ask(server, other, SUBMIT) == CREATED, "it happens once"
     assert fault.happened == 1
-    assert complaint(server) == ""
+    assert problems(server) == ""
 
 
 def test_drop_after(server: MemoryJobServer) -> None:
-    """The job is there, its answer is not."""
+    """The job is queued, its answer is lost."""
     server.drop_after(SUBMIT_JOB_BG)
     peer = connect(server)
     submit = SUBMIT_JOB_BG.request(b"reverse", b"", b"abc")
@@ -335,7 +335,7 @@ def test_drop_after(server: MemoryJobServer) -> None:
 
 
 @pytest.mark.parametrize("name", ["drop_before", "drop_after"])
-def test_a_drop_happens_as_often_as_asked_for(server: MemoryJobServer, name: str) -> None:
+def test_drop_happens_as_often_as_requested(server: MemoryJobServer, name: str) -> None:
     fault = getattr(server, name)(ECHO_REQ, times=2)
     for _ in range(2):
         peer = connect(server)
@@ -344,7 +344,7 @@ def test_a_drop_happens_as_often_as_asked_for(server: MemoryJobServer, name: str
     assert fault.happened == 2
 
 
-def test_two_drops_at_one_packet_happen_one_after_the_other(server: MemoryJobServer) -> None:
+def test_two_drops_at_same_packet_type_happen_one_after_the_other(server: MemoryJobServer) -> None:
     first, second = server.drop_before(ECHO_REQ), server.drop_after(ECHO_REQ)
     ask(server, connect(server), ECHO)
     assert (first.happened, second.happened) == (1, 0)
@@ -353,8 +353,8 @@ def test_two_drops_at_one_packet_happen_one_after_the_other(server: MemoryJobSer
     assert ask(server, connect(server), ECHO) == ECHOED
 
 
-def test_a_drop_gives_a_workers_job_back(server: MemoryJobServer) -> None:
-    """Its worker dies with the connection."""
+def test_drop_requeues_job_of_worker(server: MemoryJobServer) -> None:
+    """The server loses the worker with the connection."""
     client, worker = connect(server), connect(server)
     ask(server, client, SUBMIT)
     server.drop_after(GRAB_JOB)
@@ -362,7 +362,7 @@ def test_a_drop_gives_a_workers_job_back(server: MemoryJobServer) -> None:
     assert server.take("reverse").workload == b"abc"
 
 
-# Answers that are missing or others.
+# Missing and different answers.
 
 
 @pytest.mark.guarantee(number=17)
@@ -374,7 +374,7 @@ def test_leave_unanswered(server: MemoryJobServer) -> None:
 
 
 @pytest.mark.guarantee(number=17)
-def test_leave_unanswered_for_good(server: MemoryJobServer) -> None:
+def test_leave_unanswered_without_limit(server: MemoryJobServer) -> None:
     fault = server.leave_unanswered(ECHO_REQ, GET_STATUS, times=None)
     peer = connect(server)
     assert ask(server, peer, ECHO, SUBMIT, GET_STATUS.request(b"H:memory:1"), ECHO) == CREATED
@@ -386,42 +386,42 @@ def test_leave_unanswered_for_good(server: MemoryJobServer) -> None:
 @pytest.mark.guarantee(number=3)
 @pytest.mark.parametrize("packet_type", SUBMITS, ids=repr)
 def test_reject(server: MemoryJobServer, packet_type: PacketType) -> None:
-    """Any kind of submit; there is no job."""
+    """Any kind of submit; no job is queued."""
     arguments = [b"1" if name == "epoch" else b"f" for name in packet_type.arguments]
     submit = packet_type.request(*arguments)
     server.reject("QUEUE_ERROR", "Job queue is full")
     peer = connect(server)
     assert ask(server, peer, submit, ECHO, submit) == FULL + ECHOED + CREATED
-    assert complaint(server) == ""
+    assert problems(server) == ""
 
 
 @pytest.mark.guarantee(number=3)
 @pytest.mark.parametrize("function", ["sandbox\tf", b"sandbox\tf"])
-def test_reject_a_function(server: MemoryJobServer, function: str | bytes) -> None:
+def test_reject_with_function_affects_only_that_function(server: MemoryJobServer, function: str | bytes) -> None:
     fault = server.reject("QUEUE_ERROR", "Job queue is full", function=function, times=2)
     peer = connect(server)
-    theirs = SUBMIT_JOB_BG.request(b"sandbox\tf", b"", b"")
-    assert ask(server, peer, SUBMIT, theirs, ECHO) == CREATED + FULL + ECHOED
-    assert ask(server, peer, theirs, theirs) == FULL + JOB_CREATED.response(b"H:memory:2")
+    rejected = SUBMIT_JOB_BG.request(b"sandbox\tf", b"", b"")
+    assert ask(server, peer, SUBMIT, rejected, ECHO) == CREATED + FULL + ECHOED
+    assert ask(server, peer, rejected, rejected) == FULL + JOB_CREATED.response(b"H:memory:2")
     assert fault.happened == 2
 
 
 @pytest.mark.guarantee(number=3)
-def test_a_client_meets_a_rejection(server: MemoryJobServer) -> None:
+def test_rejected_task_fails_with_task_rejected(server: MemoryJobServer) -> None:
     client = server.client()
     with server.reject("NO", "thanks", times=None):
-        told = outcome(client.add_task("reverse", b"abc"))
+        fired = outcome(client.add_task("reverse", b"abc"))
         server.advance()
-    assert isinstance(told[0], TaskRejected)
-    assert (told[0].code, told[0].text) == ("NO", "thanks")
+    assert isinstance(fired[0], TaskRejected)
+    assert (fired[0].code, fired[0].text) == ("NO", "thanks")
 
 
 # Holding.
 
 
 @pytest.mark.guarantee(number=15)
-def test_held_answers_come_in_order(server: MemoryJobServer) -> None:
-    """On all connections, those that are new among them; the requests are done meanwhile."""
+def test_held_answers_arrive_in_order(server: MemoryJobServer) -> None:
+    """On all connections, new ones included; requests are processed meanwhile."""
     first = connect(server)
     held = server.hold_answers()
     second = connect(server)
@@ -436,8 +436,8 @@ def test_held_answers_come_in_order(server: MemoryJobServer) -> None:
     assert held.happened == 4
 
 
-def test_two_holds(server: MemoryJobServer) -> None:
-    """Nothing is sent while one of them lasts."""
+def test_answers_are_held_until_last_hold_is_released(server: MemoryJobServer) -> None:
+    """Nothing is sent while one of them is active."""
     peer = connect(server)
     first, second = server.hold_answers(), server.hold_answers()
     ask(server, peer, ECHO)
@@ -447,7 +447,7 @@ def test_two_holds(server: MemoryJobServer) -> None:
     assert ask(server, peer) == ECHOED
 
 
-def test_a_held_answer_is_lost_with_its_connection(server: MemoryJobServer) -> None:
+def test_held_answer_is_lost_with_its_connection(server: MemoryJobServer) -> None:
     peer, other = connect(server), connect(server)
     held = server.hold_answers()
     ask(server, peer, ECHO)
@@ -459,8 +459,8 @@ def test_a_held_answer_is_lost_with_its_connection(server: MemoryJobServer) -> N
     assert (peer.received(), peer.lost_with()) == (b"", [ConnectionLost])
 
 
-def test_nothing_is_kept_for_a_worker_that_is_gone(server: MemoryJobServer) -> None:
-    """One that sleeps with a job in its hands, and can do the function twice, is not to be woken in its grave."""
+def test_nothing_is_held_for_lost_worker(server: MemoryJobServer) -> None:
+    """A lost worker that slept, with a job and with two abilities for its function, must not be woken."""
     client, worker = connect(server), connect(server)
     ask(server, client, SUBMIT)
     can_do = CAN_DO.request(b"reverse")
@@ -478,7 +478,7 @@ def test_nothing_is_kept_for_a_worker_that_is_gone(server: MemoryJobServer) -> N
 
 
 def test_fall_silent(server: MemoryJobServer) -> None:
-    """Nothing is done, on old and new connections, until the end of it; then everything is, in order."""
+    """No request is processed, on old and new connections, until the fault ends; then all are, in order."""
     old = connect(server)
     silence = server.fall_silent()
     new = connect(server)
@@ -489,22 +489,22 @@ def test_fall_silent(server: MemoryJobServer) -> None:
     silence.end()
     assert ask(server, old) == ECHOED + CREATED
     assert ask(server, new) == ECHOED
-    assert complaint(server) == ""
+    assert problems(server) == ""
 
 
-def test_a_job_that_ends_in_silence_is_told_after_it(server: MemoryJobServer) -> None:
+def test_job_that_ends_during_silence_is_reported_after_it(server: MemoryJobServer) -> None:
     client = server.client()
-    told = outcome(client.add_task("reverse", b"abc"))
+    fired = outcome(client.add_task("reverse", b"abc"))
     job = server.take("reverse")
     with server.fall_silent():
         job.send_data(b"c")
         job.complete(b"cba")
-        assert told == []
+        assert fired == []
     server.advance()
-    assert told == [b"cba"]
+    assert fired == [b"cba"]
 
 
-def test_two_silences(server: MemoryJobServer) -> None:
+def test_silence_lasts_until_last_one_ends(server: MemoryJobServer) -> None:
     peer = connect(server)
     first, second = server.fall_silent(), server.fall_silent()
     peer.transport.write(ECHO)
@@ -514,8 +514,8 @@ def test_two_silences(server: MemoryJobServer) -> None:
     assert ask(server, peer) == ECHOED
 
 
-def test_silence_and_held_answers(server: MemoryJobServer) -> None:
-    """In any order of their ends."""
+def test_silence_and_hold_end_in_any_order(server: MemoryJobServer) -> None:
+    """Whichever ends first."""
     peer = connect(server)
     silence, held = server.fall_silent(), server.hold_answers()
     ask(server, peer, ECHO)
@@ -528,7 +528,7 @@ def test_silence_and_held_answers(server: MemoryJobServer) -> None:
     assert ask(server, peer) == ECHOED
 
 
-def test_somebody_leaves_a_silent_server(server: MemoryJobServer) -> None:
+def test_client_can_disconnect_from_silent_server(server: MemoryJobServer) -> None:
     peer = connect(server)
     silence = server.fall_silent()
     ask(server, peer, ECHO)
@@ -546,7 +546,7 @@ def test_somebody_leaves_a_silent_server(server: MemoryJobServer) -> None:
 @pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("size", [1, 2, 5, 22, 23, 1000])
 def test_split_answers(server: MemoryJobServer, size: int) -> None:
-    """What is sent is the same; no piece is longer, and only the last of an answer may be shorter."""
+    """The data is unchanged; no piece is longer than requested, and only the last of an answer may be shorter."""
     peer = connect(server)
     splitting = server.split_answers(size)
     peer.transport.write(ECHO)
@@ -558,8 +558,8 @@ def test_split_answers(server: MemoryJobServer, size: int) -> None:
 
 @pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("size", [1, 7, 20, 30, 60])
-def test_several_answers_of_one_turn_are_split_too(server: MemoryJobServer, size: int) -> None:
-    """No piece is longer than asked for, also where answers fit into one."""
+def test_answers_of_one_turn_are_split(server: MemoryJobServer, size: int) -> None:
+    """No piece is longer than requested, even where several answers fit into one."""
     peer = connect(server)
     server.split_answers(size)
     peer.transport.write(ECHO + SUBMIT + ECHO + ECHO)
@@ -570,8 +570,8 @@ def test_several_answers_of_one_turn_are_split_too(server: MemoryJobServer, size
 
 @pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("name", ["hold_answers", "fall_silent"])
-def test_pieces_stay_pieces_when_another_fault_is_short(server: MemoryJobServer, name: str) -> None:
-    """It comes and goes while an answer is under way."""
+def test_pieces_stay_separate_across_short_fault(server: MemoryJobServer, name: str) -> None:
+    """It begins and ends while an answer is in transit."""
     peer = connect(server)
     server.split_answers(1)
     peer.transport.write(ECHO)
@@ -582,7 +582,7 @@ def test_pieces_stay_pieces_when_another_fault_is_short(server: MemoryJobServer,
 
 
 @pytest.mark.guarantee(number=15)
-def test_the_end_of_splitting_sends_the_rest_at_once(server: MemoryJobServer) -> None:
+def test_rest_is_sent_at_once_when_splitting_ends(server: MemoryJobServer) -> None:
     peer = connect(server)
     splitting = server.split_answers(3)
     peer.transport.write(ECHO)
@@ -594,8 +594,8 @@ def test_the_end_of_splitting_sends_the_rest_at_once(server: MemoryJobServer) ->
     assert peer.received() == ECHOED
 
 
-def test_a_connection_that_is_dropped_while_it_gets_pieces(server: MemoryJobServer) -> None:
-    """It gets no more of them, and nothing is left to do."""
+def test_dropped_connection_gets_no_more_pieces(server: MemoryJobServer) -> None:
+    """Nothing is left to do for it."""
     peer, other = connect(server), connect(server)
     server.split_answers(1)
     for each in (peer, other):
@@ -610,8 +610,8 @@ def test_a_connection_that_is_dropped_while_it_gets_pieces(server: MemoryJobServ
 
 
 @pytest.mark.guarantee(number=15)
-def test_pieces_come_whole_before_the_server_closes(server: MemoryJobServer) -> None:
-    """It closes for what is not Gearman, once it has sent what it had to send."""
+def test_all_pieces_are_sent_before_server_closes_connection(server: MemoryJobServer) -> None:
+    """It closes the connection for an invalid request, after it has sent what is pending."""
     peer = connect(server)
     server.split_answers(4)
     assert ask(server, peer, ECHO, b"a b c d e f g\n") == ECHOED
@@ -619,7 +619,7 @@ def test_pieces_come_whole_before_the_server_closes(server: MemoryJobServer) -> 
 
 
 @pytest.mark.guarantee(number=15)
-def test_hold_and_split(server: MemoryJobServer) -> None:
+def test_held_answers_are_split_when_released(server: MemoryJobServer) -> None:
     peer = connect(server)
     server.split_answers(10)
     with server.hold_answers():
@@ -630,13 +630,13 @@ def test_hold_and_split(server: MemoryJobServer) -> None:
 
 
 @pytest.mark.guarantee(number=15)
-def test_a_client_reads_pieces(server: MemoryJobServer) -> None:
+def test_client_reads_split_answers(server: MemoryJobServer) -> None:
     """The real client, through a whole job, byte by byte."""
     server.split_answers(1)
     client = server.client()
-    told = outcome(client.add_task("reverse", b"abc"))
+    fired = outcome(client.add_task("reverse", b"abc"))
     server.take("reverse").complete(b"cba")
-    assert told == [b"cba"]
+    assert fired == [b"cba"]
 
 
 # Raw bytes.
@@ -649,7 +649,7 @@ def test_send_raw(server: MemoryJobServer) -> None:
     assert [peer.received() for peer in peers] == [b"\0what"] * 2
 
 
-def test_raw_bytes_are_held_and_split_as_all_others(server: MemoryJobServer) -> None:
+def test_raw_bytes_are_held_and_split(server: MemoryJobServer) -> None:
     peer = connect(server)
     server.split_answers(2)
     with server.hold_answers():
@@ -659,21 +659,21 @@ def test_raw_bytes_are_held_and_split_as_all_others(server: MemoryJobServer) -> 
 
 
 @pytest.mark.guarantee(number=14)
-def test_a_client_meets_raw_bytes(server: MemoryJobServer) -> None:
+def test_client_loses_task_after_invalid_raw_bytes(server: MemoryJobServer) -> None:
     client = server.client()
-    told = outcome(client.add_task("reverse", b"abc"))
+    fired = outcome(client.add_task("reverse", b"abc"))
     server.take("reverse")
     server.send_raw(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     server.advance()
-    assert isinstance(told[0], TaskLost)
+    assert isinstance(fired[0], TaskLost)
 
 
 # From within callbacks.
 
 
 @pytest.mark.guarantee(number=13)
-def test_a_callback_makes_and_ends_faults(server: MemoryJobServer) -> None:
-    """What comes behind it in the same piece is not lost."""
+def test_callback_can_inject_and_end_faults(server: MemoryJobServer) -> None:
+    """What follows in the same piece is not lost."""
     client = server.client()
     made: list[HeldAnswers] = []
     first = outcome(client.add_task("first", on_created=lambda _: made.append(server.hold_answers())))
@@ -689,47 +689,47 @@ def test_a_callback_makes_and_ends_faults(server: MemoryJobServer) -> None:
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ["hold_answers", "fall_silent"])
-def test_a_callback_ends_a_fault(server: MemoryJobServer, name: str) -> None:
-    """That of the time-out, as it were."""
+def test_timer_can_end_fault(server: MemoryJobServer, name: str) -> None:
+    """A callback of the clock, such as a timeout."""
     client = server.client()
-    told = outcome(client.add_task("reverse", b"abc"))
+    fired = outcome(client.add_task("reverse", b"abc"))
     job = server.take("reverse")
     fault = getattr(server, name)()
     job.complete(b"cba")
     server.clock.callLater(5, fault.end)
     server.advance(4)
-    assert told == []
+    assert fired == []
     server.advance(1)
-    assert told == [b"cba"]
+    assert fired == [b"cba"]
 
 
 @pytest.mark.guarantee(number=13)
-def test_a_callback_drops_the_connection(server: MemoryJobServer) -> None:
+def test_callback_can_drop_connections(server: MemoryJobServer) -> None:
     client = server.client()
     first = outcome(client.add_task("first", on_created=lambda _: server.drop_connections()))
     second = outcome(client.add_task("second"))
     server.advance()
-    assert [type(told[0]) for told in (first, second)] == [TaskLost, TaskLost]
+    assert [type(fired[0]) for fired in (first, second)] == [TaskLost, TaskLost]
 
 
 @pytest.mark.guarantee(number=13)
-def test_an_errback_makes_it_well_again(server: MemoryJobServer) -> None:
+def test_errback_can_end_fault_and_submit_again(server: MemoryJobServer) -> None:
     client = server.client()
     rejecting = server.reject("QUEUE_ERROR", times=None)
-    again: list[Any] = []
+    outcomes: list[Any] = []
 
     def try_again(_: object) -> None:
         rejecting.end()
-        client.add_task("reverse").addBoth(again.append)
+        client.add_task("reverse").addBoth(outcomes.append)
 
     client.add_task("reverse").addErrback(try_again)
     server.advance()
     server.take("reverse").fail()
-    assert [failure.type for failure in again] == [TaskFailed]
+    assert [failure.type for failure in outcomes] == [TaskFailed]
 
 
-def test_a_worker_in_memory_gets_nothing_in_the_end(server: MemoryJobServer) -> None:
-    """A rejected submit, as a worker sees it: there is no job; and the next one is there."""
+def test_rejected_submit_leaves_no_job_for_worker(server: MemoryJobServer) -> None:
+    """The next submit does."""
     client, worker = connect(server), connect(server)
     server.reject("QUEUE_ERROR")
     ask(server, client, SUBMIT)
@@ -738,6 +738,6 @@ def test_a_worker_in_memory_gets_nothing_in_the_end(server: MemoryJobServer) -> 
     assert ask(server, worker, GRAB_JOB.request()) == JOB_ASSIGN.response(b"H:memory:1", b"reverse", b"abc")
 
 
-def test_the_same_answer_is_not_another() -> None:
-    """The answers above differ, or the tests that tell them apart could not fail."""
+def test_expected_answers_are_distinct() -> None:
+    """Otherwise the tests that compare them could not fail."""
     assert len({ECHOED, CREATED, FULL, NO_JOB.response(), ECHO_RES.response(b"")}) == 5

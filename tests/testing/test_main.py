@@ -1,4 +1,4 @@
-"""`python -m txgearman.testing`, as a developer runs it."""
+"""`python -m txgearman.testing`, run as a process."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ MODULE = [sys.executable, "-m", "txgearman.testing"]
 
 @contextlib.contextmanager
 def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process, and the address that it has printed."""
+    """Start the process, and yield it with the address that it has printed."""
     process = subprocess.Popen(
         [*MODULE, "-p", "0", *options],
-        # Whoever runs the tests in the background may have SIGINT ignored, and that is inherited.
+        # Tests that run in the background may inherit an ignored SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         cwd=ROOT,
         env=environment(),
@@ -64,8 +64,8 @@ def ask(address: str, packet: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("busy", [False, True])
-def test_it_serves_until_a_signal_and_ends_quietly(name: str, busy: bool) -> None:
-    """With somebody connected, too."""
+def test_server_runs_until_signal_and_exits_without_output(name: str, busy: bool) -> None:
+    """With and without a client connected."""
     echoed = ECHO_RES.response(b"anyone?")
     with running() as (process, address), contextlib.ExitStack() as clients:
         assert address.startswith("127.0.0.1:")
@@ -73,31 +73,31 @@ def test_it_serves_until_a_signal_and_ends_quietly(name: str, busy: bool) -> Non
         if busy:
             clients.enter_context(connect(address))
         process.send_signal(getattr(signal, name))
-        said, _ = process.communicate(timeout=DEADLINE)
-        assert said == ""
+        output, _ = process.communicate(timeout=DEADLINE)
+        assert output == ""
         assert process.returncode in (0, -getattr(signal, name))
 
 
-def test_it_listens_on_ipv6_if_asked() -> None:
+def test_server_listens_on_ipv6_address() -> None:
     with running("-L", "::1") as (_, address):
         assert address.startswith("[::1]:")
         assert ask(address, b"version\n", 3) == b"OK "
 
 
-def test_its_options_are_heeded() -> None:
+def test_options_take_effect() -> None:
     with running("--job-handle-prefix", "H:mine") as (_, address):
         created = JOB_CREATED.response(b"H:mine:1")
         assert ask(address, SUBMIT_JOB_BG.request(b"f", b"", b""), len(created)) == created
 
 
-async def test_a_client_uses_the_address_as_it_is_printed() -> None:
+async def test_client_accepts_printed_address() -> None:
     with running() as (_, address):
         async with GearmanClient([address]) as client:
             assert list(await client.echo()) == [address]
 
 
 def refused(*options: str) -> str:
-    """The last thing that it says to these; there is no traceback, and nothing is printed as if it went well."""
+    """Run it with invalid options, and return its errors. There is no traceback, and no other output."""
     result = subprocess.run(
         [*MODULE, *options],
         cwd=ROOT,
@@ -114,20 +114,20 @@ def refused(*options: str) -> str:
     return result.stderr
 
 
-def test_a_port_that_is_taken_is_told_in_one_line() -> None:
+def test_occupied_port_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        said = refused("-p", str(port))
-    assert re.fullmatch(rf"txgearman\.testing: .*127\.0\.0\.1:{port}: .*in use\.?\n", said)
+        output = refused("-p", str(port))
+    assert re.fullmatch(rf"txgearman\.testing: .*127\.0\.0\.1:{port}: .*in use\.?\n", output)
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "text"),
     [
         (["-p", "no"], "--port: invalid int value: 'no'"),
         (["-p", "70000"], "port"),
         (["-p", "-1"], "port"),
-        (["-j", "-1", "-p", "0"], "job_retries must be a number from 0, not -1"),
+        (["-j", "-1", "-p", "0"], "job_retries must be an int of at least 0, not -1"),
         (["--job-handle-prefix", "x" * 41, "-p", "0"], "job_handle_prefix"),
         (["-L", "256.0.0.1", "-p", "0"], "256.0.0.1"),
         (["-L", "no such host", "-p", "0"], "no such host"),
@@ -135,18 +135,18 @@ def test_a_port_that_is_taken_is_told_in_one_line() -> None:
     ],
     ids=["text", "large port", "negative port", "retries", "prefix", "address", "host", "argument"],
 )
-def test_bad_options_are_told_in_the_last_line(options: list[str], complaint: str) -> None:
-    said = refused(*options)
-    assert complaint in said.splitlines()[-1]
+def test_invalid_options_are_reported_in_last_line(options: list[str], text: str) -> None:
+    output = refused(*options)
+    assert text in output.splitlines()[-1]
 
 
-def test_help_tells_every_option() -> None:
-    said = subprocess.run([*MODULE, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def test_help_lists_every_option() -> None:
+    output = subprocess.run([*MODULE, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for option in ("--port", "--listen", "--job-retries", "--job-handle-prefix", "--exceptions", "4730", "127.0.0.1"):
-        assert option in said
+        assert option in output
 
 
-def test_the_options_are_the_servers() -> None:
+def test_options_are_those_of_the_server() -> None:
     options = parse_arguments(["-j", "3", "--job-handle-prefix", "H:mine", "--exceptions"])
     assert (options.port, options.listen) == (4730, "127.0.0.1")
     assert job_server_options(options) == {"job_retries": 3, "job_handle_prefix": "H:mine", "exceptions": True}
@@ -154,7 +154,7 @@ def test_the_options_are_the_servers() -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Twisted 22.4 leaves the socket open
 async def test_main_in_this_process(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It prints where it is, and goes on for ever; what can't be is a SystemExit with one line."""
+    """It prints its address, and runs until it is cancelled; an error is a SystemExit with one line."""
     ports: list[Any] = []
     listen_tcp = reactor.listenTCP
 

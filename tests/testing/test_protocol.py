@@ -1,4 +1,4 @@
-"""Where the server differs from gearmand on purpose, as the docstring of `txgearman.testing` lists it."""
+"""Where the server deliberately differs from gearmand, as listed in the docstring of `txgearman.testing`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def server() -> Iterator[MemoryJobServer]:
 
 @pytest.mark.guarantee(number=5)
 @pytest.mark.parametrize("number", [0x80000000, 0xFFFFFFFF])
-def test_c1_a_type_that_kills_gearmand_closes_the_connection(server: MemoryJobServer, number: int) -> None:
+def test_c1_packet_type_that_crashes_gearmand_closes_connection(server: MemoryJobServer, number: int) -> None:
     peer = connect(server)
     assert ask(server, peer, struct.pack(">4sII", REQ, number, 0), ECHO) == b""
     assert len(peer.lost) == 1
@@ -44,13 +44,13 @@ def test_c1_a_type_that_kills_gearmand_closes_the_connection(server: MemoryJobSe
 
 
 @pytest.mark.guarantee(number=5)
-def test_c1_a_time_out_of_twenty_digits_is_a_long_one(server: MemoryJobServer) -> None:
+def test_c1_timeout_of_twenty_digits_is_long(server: MemoryJobServer) -> None:
     worker = connect(server)
     assert ask(server, worker, CAN_DO_TIMEOUT.request(b"reverse", b"9" * 20), ECHO) == ECHOED
 
 
 @pytest.mark.guarantee(number=5)
-def test_h6_too_few_arguments_close_the_connection(server: MemoryJobServer) -> None:
+def test_h6_too_few_arguments_close_connection(server: MemoryJobServer) -> None:
     peer = connect(server)
     assert ask(server, peer, struct.pack(">4sII", REQ, 7, 3) + b"f\0u", ECHO) == b""
     assert len(peer.lost) == 1
@@ -67,13 +67,15 @@ def test_h6_too_few_arguments_close_the_connection(server: MemoryJobServer) -> N
     ],
     ids=["GET_STATUS", "GET_STATUS_UNIQUE", "EPOCH", "EPOCH before"],
 )
-def test_h6_what_gearmand_leaves_unanswered_by_chance(server: MemoryJobServer, request_packet: bytes) -> None:
-    """It is always left unanswered; the next answer comes."""
+def test_h6_requests_that_gearmand_answers_by_chance_are_unanswered(
+    server: MemoryJobServer, request_packet: bytes
+) -> None:
+    """They are always left unanswered; the next request is answered."""
     assert ask(server, connect(server), request_packet, ECHO) == ECHOED
     assert server.command("status") == ".\n"
 
 
-def test_a_long_denominator_is_dropped_with_its_status(server: MemoryJobServer) -> None:
+def test_status_with_long_denominator_is_ignored(server: MemoryJobServer) -> None:
     client, worker = connect(server), connect(server)
     assert ask(server, client, SUBMIT) == CREATED
     ask(server, worker, CAN_DO.request(b"reverse"), GRAB_JOB.request())
@@ -82,7 +84,7 @@ def test_a_long_denominator_is_dropped_with_its_status(server: MemoryJobServer) 
 
 
 @pytest.mark.guarantee(number=5)
-def test_m6_a_reduce_job_with_a_long_unique_keeps_what_fits(server: MemoryJobServer) -> None:
+def test_m6_worker_gets_first_63_bytes_of_long_unique_of_reduce_job(server: MemoryJobServer) -> None:
     worker = connect(server)
     ask(server, connect(server), SUBMIT_REDUCE_JOB.request(b"f", b"u" * 100, b"red", b"", b"data"))
     assigned = ask(server, worker, CAN_DO.request(b"f"), GRAB_JOB_ALL.request())
@@ -90,7 +92,7 @@ def test_m6_a_reduce_job_with_a_long_unique_keeps_what_fits(server: MemoryJobSer
 
 
 @pytest.mark.guarantee(number=5)
-def test_h4_a_job_of_a_dropped_function_is_not_joined(server: MemoryJobServer) -> None:
+def test_h4_submit_does_not_join_job_of_dropped_function(server: MemoryJobServer) -> None:
     client = connect(server)
     ask(server, client, SUBMIT)
     assert server.command("drop function reverse") == "OK\r\n"
@@ -98,14 +100,14 @@ def test_h4_a_job_of_a_dropped_function_is_not_joined(server: MemoryJobServer) -
 
 
 @pytest.mark.guarantee(number=5)
-def test_h10_a_handle_prefix_is_never_cut() -> None:
+def test_h10_handle_prefix_is_never_truncated() -> None:
     assert MemoryJobServer(job_handle_prefix="x" * 40).command("status") == ".\n"
     with pytest.raises(ValueError, match="job_handle_prefix must have 40 bytes at most, not 41"):
         MemoryJobServer(job_handle_prefix="x" * 41)
 
 
-def test_a_time_out_of_a_job_that_has_ended_harms_nobody(server: MemoryJobServer) -> None:
-    """The timer of a worker that does not sleep goes on (docs/gearman.md §8), and finds nothing to do."""
+def test_timeout_of_ended_job_has_no_effect(server: MemoryJobServer) -> None:
+    """The timer of a worker that does not sleep keeps running (docs/gearman.md §8)."""
     client, worker = connect(server), connect(server)
     ask(server, client, SUBMIT)
     ask(server, worker, CAN_DO_TIMEOUT.request(b"reverse", b"5000"), GRAB_JOB.request())

@@ -1,4 +1,4 @@
-"""The proxy in the middle makes the faults that it is told to, where and when, and otherwise none."""
+"""`FaultProxy` injects the faults that are requested, where and when, and otherwise passes everything."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ reactor: Any = global_reactor
 TO_SERVER, TO_CLIENT = Direction.TO_SERVER, Direction.TO_CLIENT
 SHORT = 0.05
 """Seconds of a delay."""
-LITTLE_ROOM = 4096
-"""Bytes of a receive buffer that is small, as they are asked for. Linux gives twice as many."""
+SMALL_BUFFER = 4096
+"""Bytes that are requested for a small receive buffer. Linux allocates twice as many."""
 
 
 async def turns(number: int = 20) -> None:
-    """Let what is under way arrive; for what must not."""
+    """Wait for some turns, in which what is in transit would arrive."""
     for _ in range(number):
         await deferLater(reactor, 0)
 
@@ -50,7 +50,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 class Peer(Protocol):
-    """One end of a connection, which notes what it gets."""
+    """Protocol at one end of a connection, which records what it receives."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
@@ -74,7 +74,7 @@ class Peer(Protocol):
         self.lost.append(reason.value)
 
     async def gets(self, size: int) -> bytes:
-        """Await so many bytes in all."""
+        """Wait for this many bytes in all."""
         await until(lambda: self.size >= size)
         return self.data
 
@@ -85,7 +85,7 @@ class Peer(Protocol):
 
 @implementer(IHalfCloseableProtocol)
 class HalfPeer(Peer):
-    """One that goes on when the other side says that it will send nothing more."""
+    """Peer that stays connected when the other side closes its sending half."""
 
     ended = False
 
@@ -93,11 +93,11 @@ class HalfPeer(Peer):
         self.ended = True
 
     def writeConnectionLost(self) -> None:
-        """It knows."""
+        """Do nothing: the test closes it itself."""
 
 
 class Server(ServerFactory):
-    """The server behind the proxy, which is of the test."""
+    """The server behind the proxy, which the test controls."""
 
     noisy = False
     kind: type[Peer] = Peer
@@ -111,9 +111,9 @@ class Server(ServerFactory):
         self.peers.append(self.kind())
         return self.peers[-1]
 
-    def give_little_room(self) -> None:
-        """Have connections that are made from now on receive but little ahead of what is read."""
-        self.port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LITTLE_ROOM)
+    def use_small_buffers(self) -> None:
+        """Give new connections a small receive buffer."""
+        self.port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
 
     async def peer(self, place: int = 0) -> Peer:
         await until(lambda: len(self.peers) > place and self.peers[place].tcp)
@@ -133,7 +133,7 @@ def server() -> Iterator[Server]:
 
 
 class Clients:
-    """Makes connections, and ends them."""
+    """Opens connections, and closes them at the end of the test."""
 
     def __init__(self) -> None:
         self._peers: list[Peer] = []
@@ -144,13 +144,13 @@ class Clients:
         self._peers.append(await connectProtocol(endpoint, kind()))
         return self._peers[-1]
 
-    def connect_with_little_room(self, proxy: FaultProxy, kind: type[Peer] = Peer) -> Peer:
-        """The same, for one that receives but little ahead of what is read."""
+    def connect_with_small_buffer(self, proxy: FaultProxy, kind: type[Peer] = Peer) -> Peer:
+        """Return a new connection with a small receive buffer."""
         host, _, port = proxy.address.rpartition(":")
         peer = kind()
         with socket.socket() as connected:
-            # Later it would be too late: the other side has been told already how much there is room for.
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LITTLE_ROOM)
+            # Before it connects, as the size is announced to the other side then.
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
             connected.connect((host, int(port)))
             connected.setblocking(False)
             factory = Factory.forProtocol(lambda: peer)
@@ -186,32 +186,32 @@ def proxy(server: Server) -> Iterator[FaultProxy]:
 
 
 async def pair(clients: Clients, proxy: FaultProxy, server: Server) -> tuple[Peer, Peer]:
-    """The two ends of a connection through the proxy."""
+    """Return the two ends of a connection through the proxy."""
     place = len(server.peers)
     client = await clients.connect(proxy)
     return client, await server.peer(place)
 
 
 def ends(client: Peer, server: Peer, direction: Direction) -> tuple[Peer, Peer]:
-    """Who sends in a direction, and who gets it."""
+    """Return the sender and the receiver of a direction."""
     return (client, server) if direction is TO_SERVER else (server, client)
 
 
-async def pair_with_little_room(
+async def pair_with_small_buffer(
     clients: Clients, proxy: FaultProxy, server: Server, direction: Direction, kind: type[Peer] = Peer
 ) -> tuple[Peer, Peer]:
-    """Who sends in a direction, and who gets it but receives little ahead of what it reads."""
+    """Return the sender and the receiver of a direction; the receiver has a small receive buffer."""
     server.kind = kind
     if direction is TO_SERVER:
-        server.give_little_room()
+        server.use_small_buffers()
         client = await clients.connect(proxy, kind)
     else:
-        client = clients.connect_with_little_room(proxy, kind)
+        client = clients.connect_with_small_buffer(proxy, kind)
     return ends(client, await server.peer(), direction)
 
 
 async def passes(proxy: FaultProxy, size: int) -> None:
-    """Await that the proxy has given so many bytes, on its only connection, whether or not they were taken."""
+    """Wait until the proxy has written this many bytes to its only connection."""
     (only,) = proxy._relays
     await until(lambda: sum(pipe.passed for pipe in only.pipes) >= size)
 
@@ -223,7 +223,7 @@ ways_to_drop = pytest.mark.parametrize(("reset", "error"), [(False, ConnectionDo
 # Without a fault.
 
 
-async def test_what_is_sent_arrives(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+async def test_data_passes_unchanged(clients: Clients, proxy: FaultProxy, server: Server) -> None:
     client, peer = await pair(clients, proxy, server)
     there, back = random.Random(1).randbytes(3 * BUFFER), random.Random(2).randbytes(3 * BUFFER)
     client.tcp.write(there)
@@ -232,7 +232,7 @@ async def test_what_is_sent_arrives(clients: Clients, proxy: FaultProxy, server:
     assert await client.gets(len(back)) == back
 
 
-async def test_a_job_is_done_through_it(gearmand: Gearmand) -> None:
+async def test_client_and_worker_use_proxy(gearmand: Gearmand) -> None:
     async with FaultProxy(gearmand.address) as there, FaultProxy(gearmand.address) as here:
         assert there.address != here.address
         worker = GearmanWorker([there.address])
@@ -246,7 +246,7 @@ async def test_a_job_is_done_through_it(gearmand: Gearmand) -> None:
             assert not lost.value.acknowledged
 
 
-async def test_it_listens_where_it_is_told(server: Server, clients: Clients) -> None:
+async def test_proxy_listens_on_port_and_interface(server: Server, clients: Clients) -> None:
     port = free_port()
     async with FaultProxy(server.address, reactor, port=port) as proxy:
         assert proxy.address == f"127.0.0.1:{port}"
@@ -263,13 +263,13 @@ async def test_it_listens_where_it_is_told(server: Server, clients: Clients) -> 
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
-        (lambda address: FaultProxy(address, Clock()), ValueError, "needs the reactor"),
+        (lambda address: FaultProxy(address, Clock()), ValueError, "must provide IReactorTCP"),
         (lambda address: FaultProxy(address, reactor, port=65536), ValueError, "port must be from 0 to 65535"),
         (lambda address: FaultProxy("unix:/tmp/socket", reactor), ValueError, "'unix:/tmp/socket'"),
         (lambda address: FaultProxy("a b", reactor), ValueError, "can't read the address"),
     ],
 )
-def test_what_cant_be_a_proxy(make: Callable[[str], FaultProxy], error: type[Exception], text: str) -> None:
+def test_invalid_arguments_make_no_proxy(make: Callable[[str], FaultProxy], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         make("127.0.0.1:4730")
 
@@ -289,7 +289,7 @@ def test_what_cant_be_a_proxy(make: Callable[[str], FaultProxy], error: type[Exc
         (lambda proxy: proxy.corrupt(1.5), ValueError),
     ],
 )
-async def test_what_cant_be_a_fault(
+async def test_invalid_arguments_inject_no_fault_into_proxy(
     make: Callable[[FaultProxy], object], error: type[Exception], proxy: FaultProxy
 ) -> None:
     with pytest.raises(error):
@@ -301,7 +301,7 @@ async def test_what_cant_be_a_fault(
 
 
 @both_directions
-async def test_a_half_close_is_passed_on(
+async def test_half_close_is_passed_on(
     direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
     server.kind = HalfPeer
@@ -320,7 +320,7 @@ async def test_a_half_close_is_passed_on(
 
 @both_directions
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_close_is_passed_on(
+async def test_close_is_passed_on(
     direction: Direction, reset: bool, clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
     sender, getter = ends(*await pair(clients, proxy, server), direction)
@@ -334,7 +334,7 @@ async def test_a_close_is_passed_on(
     await until(lambda: not proxy.connections)
 
 
-async def test_a_server_that_cant_be_reached_is_a_reset(clients: Clients) -> None:
+async def test_connection_is_reset_if_server_is_unreachable(clients: Clients) -> None:
     proxy = FaultProxy(f"127.0.0.1:{free_port()}", reactor)
     client = await clients.connect(proxy)
     assert await client.loses() is ConnectionLost
@@ -343,12 +343,12 @@ async def test_a_server_that_cant_be_reached_is_a_reset(clients: Clients) -> Non
 
 
 @ways_to_drop
-async def test_a_connection_is_dropped_before_the_server_is_reached(
+async def test_connection_can_be_dropped_before_server_is_reached(
     reset: bool, error: type[Exception], clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
     client = await clients.connect(proxy)
     await until(lambda: proxy.connections)
-    proxy.drop_connections(reset)
+    proxy.drop_connections(reset=reset)
     assert await client.loses() is error
     await until(lambda: not proxy.connections)
 
@@ -356,8 +356,10 @@ async def test_a_connection_is_dropped_before_the_server_is_reached(
 # Connections.
 
 
-async def test_refused_connections(clients: Clients, proxy: FaultProxy, server: Server) -> None:
-    """From the call on, until the end of the last fault; those that are there go on."""
+async def test_refuse_connections_lasts_until_last_fault_ends(
+    clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    """From the call on; open connections stay open."""
     client, peer = await pair(clients, proxy, server)
     address = proxy.address
     with proxy.refuse_connections():
@@ -372,27 +374,27 @@ async def test_refused_connections(clients: Clients, proxy: FaultProxy, server: 
     proxy.verify()
 
 
-async def test_the_port_is_kept_while_connections_are_refused(proxy: FaultProxy) -> None:
-    """From those who would be given any that is free."""
+async def test_port_is_reserved_while_connections_are_refused(proxy: FaultProxy) -> None:
+    """Another process that asks for any free port must not get it."""
     with proxy.refuse_connections(), socket.socket() as other, pytest.raises(OSError, match="in use"):
         other.bind(("127.0.0.1", int(proxy.address.rpartition(":")[2])))
 
 
 @ways_to_drop
-async def test_a_server_that_is_down(
+async def test_go_down_drops_and_refuses_connections(
     reset: bool, error: type[Exception], clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
     client, peer = await pair(clients, proxy, server)
-    with proxy.go_down(reset):
+    with proxy.go_down(reset=reset):
         assert await clients.attempt(proxy) is ConnectionRefusedError
         assert (await client.loses(), await peer.loses()) == (error, error)
     assert await clients.attempt(proxy) is None
 
 
-async def test_a_black_hole(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+async def test_black_holed_connection_is_never_answered(clients: Clients, proxy: FaultProxy, server: Server) -> None:
     with proxy.black_hole_connections() as fault:
         client = await clients.connect(proxy)
-        client.tcp.write(b"anybody?")
+        client.tcp.write(b"anyone?")
         await until(lambda: fault.happened)
     proxy.fall_silent().end()
     later, peer = await pair(clients, proxy, server)
@@ -402,24 +404,24 @@ async def test_a_black_hole(clients: Clients, proxy: FaultProxy, server: Server)
 
 
 @ways_to_drop
-async def test_dropped_connections(
+async def test_drop_connections_closes_both_sides(
     reset: bool, error: type[Exception], clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
     client, peer = await pair(clients, proxy, server)
-    proxy.drop_connections(reset)
-    proxy.drop_connections(reset)
+    proxy.drop_connections(reset=reset)
+    proxy.drop_connections(reset=reset)
     assert (await client.loses(), await peer.loses()) == (error, error)
     await until(lambda: not proxy.connections)
-    with pytest.raises(AssertionError, match="nobody is connected"):
+    with pytest.raises(AssertionError, match="no client or worker is connected"):
         proxy.drop_connections()
 
 
 @both_directions
 @ways_to_drop
-async def test_dropped_after_so_many_bytes(
+async def test_drop_after_passes_exact_number_of_bytes(
     direction: Direction, reset: bool, error: type[Exception], clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
-    """They are counted from now on, and they arrive."""
+    """They are counted from the call on, and they arrive."""
     client, peer = await pair(clients, proxy, server)
     sender, getter = ends(client, peer, direction)
     sender.tcp.write(b"12345")
@@ -435,8 +437,8 @@ async def test_dropped_after_so_many_bytes(
     assert fault.happened == 1
 
 
-async def test_dropped_after_so_many_bytes_of_each(clients: Clients, proxy: FaultProxy, server: Server) -> None:
-    """New connections are counted from their beginning; the nearest place counts."""
+async def test_drop_after_counts_on_each_connection(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """New connections are counted from their first byte; the nearest offset applies."""
     with proxy.drop_after(4, TO_SERVER, times=None) as fault, proxy.drop_after(6, TO_SERVER):
         for place in range(2):
             client, peer = await pair(clients, proxy, server)
@@ -448,8 +450,8 @@ async def test_dropped_after_so_many_bytes_of_each(clients: Clients, proxy: Faul
     assert await peer.gets(7) == b"1234567"
 
 
-async def test_a_reset_behind_what_nobody_takes(clients: Clients, proxy: FaultProxy, server: Server) -> None:
-    """It waits for that, and for nothing else."""
+async def test_reset_waits_for_data_that_is_not_read(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """It waits for nothing else."""
     client, peer = await pair(clients, proxy, server)
     peer.tcp.pauseProducing()
     client.tcp.write(bytes(16 * BUFFER))
@@ -462,16 +464,16 @@ async def test_a_reset_behind_what_nobody_takes(clients: Clients, proxy: FaultPr
     assert fault.happened == 1
 
 
-# Nothing that was sent before is lost with the connection, even if it was not taken at once.
+# Nothing that was sent before is lost with the connection, even if it is not read at once.
 
-MORE_THAN_ROOM = 16384
-"""Bytes, most of which stay in the proxy's kernel while whoever gets them has little room, and does not read."""
+MORE_THAN_BUFFER = 16384
+"""Bytes, most of which stay in the proxy's kernel while a receiver with a small receive buffer does not read."""
 
-only_on_linux = pytest.mark.skipif(sys.platform != "linux", reason="nothing tells what the peer's kernel has")
+only_on_linux = pytest.mark.skipif(sys.platform != "linux", reason="what the peer's kernel has is not known")
 
 
-class TalkingPeer(Peer):
-    """One that goes on sending, whatever it gets, so that something of it is unread at any time."""
+class SendingPeer(Peer):
+    """Peer that keeps sending, so that some of it is unread at any time."""
 
     def dataReceived(self, data: bytes) -> None:
         super().dataReceived(data)
@@ -481,8 +483,8 @@ class TalkingPeer(Peer):
 @only_on_linux
 @both_directions
 @ways_to_drop
-@pytest.mark.parametrize("kind", [Peer, TalkingPeer])
-async def test_dropped_after_so_many_bytes_for_which_there_is_little_room(
+@pytest.mark.parametrize("kind", [Peer, SendingPeer])
+async def test_drop_after_passes_exact_number_of_bytes_into_small_buffer(
     direction: Direction,
     reset: bool,
     error: type[Exception],
@@ -491,7 +493,7 @@ async def test_dropped_after_so_many_bytes_for_which_there_is_little_room(
     proxy: FaultProxy,
     server: Server,
 ) -> None:
-    sender, getter = await pair_with_little_room(clients, proxy, server, direction, kind)
+    sender, getter = await pair_with_small_buffer(clients, proxy, server, direction, kind)
     proxy.drop_after(BUFFER, direction, reset=reset)
     data = random.Random(8).randbytes(2 * BUFFER)
     sender.tcp.write(data)
@@ -502,12 +504,12 @@ async def test_dropped_after_so_many_bytes_for_which_there_is_little_room(
 
 @only_on_linux
 @both_directions
-async def test_a_reset_is_passed_on_behind_what_was_sent(
+async def test_reset_is_passed_on_after_sent_data(
     direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
-    sender, getter = await pair_with_little_room(clients, proxy, server, direction)
+    sender, getter = await pair_with_small_buffer(clients, proxy, server, direction)
     getter.tcp.pauseProducing()
-    data = random.Random(9).randbytes(MORE_THAN_ROOM)
+    data = random.Random(9).randbytes(MORE_THAN_BUFFER)
     sender.tcp.write(data)
     await passes(proxy, len(data))
     sender.tcp.abortConnection()
@@ -520,18 +522,18 @@ async def test_a_reset_is_passed_on_behind_what_was_sent(
 
 @only_on_linux
 @both_directions
-async def test_a_reset_is_passed_on_behind_a_half_close(
+async def test_reset_is_passed_on_after_half_close(
     direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
-    sender, getter = await pair_with_little_room(clients, proxy, server, direction, HalfPeer)
+    sender, getter = await pair_with_small_buffer(clients, proxy, server, direction, HalfPeer)
     getter.tcp.pauseProducing()
-    data = random.Random(10).randbytes(MORE_THAN_ROOM)
+    data = random.Random(10).randbytes(MORE_THAN_BUFFER)
     sender.tcp.write(data)
     sender.tcp.loseWriteConnection()
     await passes(proxy, len(data))
     await turns()
     sender.tcp.abortConnection()
-    getter.tcp.write(b"only whoever writes to it notices that it is gone")
+    getter.tcp.write(b"a reset is noticed only by a write")
     await deferLater(reactor, SHORT)
     assert proxy.connections == 1
     getter.tcp.resumeProducing()
@@ -540,17 +542,17 @@ async def test_a_reset_is_passed_on_behind_a_half_close(
     await until(lambda: not proxy.connections)
 
 
-async def waits_for_room(
+async def pair_with_full_buffer(
     clients: Clients, proxy: FaultProxy, server: Server, reset: bool, kind: type[Peer] = Peer
 ) -> Peer:
-    """A peer that does not take what it is to get before its connection is lost."""
-    sender, getter = await pair_with_little_room(clients, proxy, server, TO_SERVER, kind)
+    """Return a peer whose receive buffer is full, and whose connection is to be dropped once it has read."""
+    sender, getter = await pair_with_small_buffer(clients, proxy, server, TO_SERVER, kind)
     getter.tcp.pauseProducing()
     if kind is HalfPeer:
         getter.tcp.loseWriteConnection()
-        await until(lambda: sender.ended)  # type: ignore[attr-defined]  # it is one, too
-    fault = proxy.drop_after(MORE_THAN_ROOM, TO_SERVER, reset=reset)
-    sender.tcp.write(bytes(MORE_THAN_ROOM))
+        await until(lambda: sender.ended)  # type: ignore[attr-defined]  # it is a HalfPeer, too
+    fault = proxy.drop_after(MORE_THAN_BUFFER, TO_SERVER, reset=reset)
+    sender.tcp.write(bytes(MORE_THAN_BUFFER))
     await until(lambda: fault.happened)
     await deferLater(reactor, SHORT)
     assert (proxy.connections, getter.lost) == (1, [])
@@ -562,32 +564,34 @@ both_ways_to_drop = pytest.mark.parametrize("reset", [False, True])
 
 @only_on_linux
 @pytest.mark.parametrize(("reset", "kind"), [(False, Peer), (True, Peer), (True, HalfPeer)])
-async def test_who_is_gone_is_not_waited_for(
+async def test_drop_does_not_wait_for_receiver_that_is_gone(
     reset: bool, kind: type[Peer], clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
-    """Even if nothing is read from it any more, and nothing written."""
-    getter = await waits_for_room(clients, proxy, server, reset, kind)
+    """Even if nothing is read from it and nothing is written to it any more."""
+    getter = await pair_with_full_buffer(clients, proxy, server, reset, kind)
     getter.tcp.abortConnection()
     await until(lambda: not proxy.connections)
 
 
 @only_on_linux
 @both_ways_to_drop
-async def test_what_waits_for_room_is_lost_when_all_is(
+async def test_drop_connections_does_not_wait_for_full_buffer(
     reset: bool, clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
-    getter = await waits_for_room(clients, proxy, server, reset)
+    getter = await pair_with_full_buffer(clients, proxy, server, reset)
     proxy.drop_connections(reset=True)
     await until(lambda: not proxy.connections)
     getter.tcp.resumeProducing()
     assert await getter.loses() is ConnectionLost
-    assert getter.size < MORE_THAN_ROOM
+    assert getter.size < MORE_THAN_BUFFER
 
 
 @only_on_linux
 @both_ways_to_drop
-async def test_the_end_does_not_wait_for_room(reset: bool, clients: Clients, proxy: FaultProxy, server: Server) -> None:
-    getter = await waits_for_room(clients, proxy, server, reset)
+async def test_close_does_not_wait_for_full_buffer(
+    reset: bool, clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    getter = await pair_with_full_buffer(clients, proxy, server, reset)
     await proxy.close()
     assert getter.lost == []
     getter.tcp.resumeProducing()
@@ -596,26 +600,26 @@ async def test_the_end_does_not_wait_for_room(reset: bool, clients: Clients, pro
 
 @only_on_linux
 @both_ways_to_drop
-async def test_who_sends_before_it_reads_is_read(
+async def test_drop_reads_from_receiver_that_sends_before_it_reads(
     reset: bool, clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
-    """It would not come to read otherwise."""
-    sender, getter = await pair_with_little_room(clients, proxy, server, TO_SERVER)
+    """Otherwise it would never read."""
+    sender, getter = await pair_with_small_buffer(clients, proxy, server, TO_SERVER)
     sender.tcp.pauseProducing()
     getter.tcp.pauseProducing()
     taken = Taking(getter, bytes(48 * BUFFER))
     await taken.stalls()
     assert taken.size < 48 * BUFFER
-    proxy.drop_after(MORE_THAN_ROOM, TO_SERVER, reset=reset)
-    sender.tcp.write(bytes(MORE_THAN_ROOM))
+    proxy.drop_after(MORE_THAN_BUFFER, TO_SERVER, reset=reset)
+    sender.tcp.write(bytes(MORE_THAN_BUFFER))
     await until(lambda: taken.size == 48 * BUFFER)
     getter.tcp.resumeProducing()
     await getter.loses()
-    assert getter.size == MORE_THAN_ROOM
+    assert getter.size == MORE_THAN_BUFFER
 
 
 @ways_to_drop
-async def test_dropped_where_nothing_tells_what_has_arrived(
+async def test_drop_after_on_systems_that_do_not_report_acknowledgements(
     reset: bool,
     error: type[Exception],
     monkeypatch: pytest.MonkeyPatch,
@@ -623,9 +627,9 @@ async def test_dropped_where_nothing_tells_what_has_arrived(
     proxy: FaultProxy,
     server: Server,
 ) -> None:
-    """On other systems than Linux, what the proxy's kernel has is sent all the same, however soon that is asked for."""
+    """On other systems than Linux, what the proxy's kernel has is sent all the same, even without a delay."""
     monkeypatch.setattr(relay, "sys", SimpleNamespace(platform="other"))
-    monkeypatch.setattr(relay, "POLL", 0)
+    monkeypatch.setattr(relay, "POLL_INTERVAL", 0)
     client, peer = await pair(clients, proxy, server)
     proxy.drop_after(5, TO_SERVER, reset=reset)
     client.tcp.write(b"123456")
@@ -641,7 +645,7 @@ async def test_dropped_where_nothing_tells_what_has_arrived(
 async def test_silence_in_one_direction(
     direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
-    """What was sent meanwhile passes at its end, the close too."""
+    """What was sent meanwhile passes at the end of the fault, a close included."""
     sender, getter = ends(*await pair(clients, proxy, server), direction)
     with proxy.fall_silent(direction) as fault:
         sender.tcp.write(b"one way")
@@ -664,7 +668,7 @@ async def test_silence_holds_new_connections(clients: Clients, proxy: FaultProxy
     assert (await peer.gets(5), await client.gets(4)) == (b"there", b"back")
 
 
-async def test_silence_holds_what_is_late(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+async def test_silence_holds_delayed_data(clients: Clients, proxy: FaultProxy, server: Server) -> None:
     client, peer = await pair(clients, proxy, server)
     proxy.delay(SHORT)
     client.tcp.write(b"late")
@@ -676,10 +680,10 @@ async def test_silence_holds_what_is_late(clients: Clients, proxy: FaultProxy, s
 
 
 @both_directions
-async def test_who_sends_into_silence_has_to_wait(
+async def test_sender_is_paused_during_silence(
     direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
-    """The proxy holds little; the rest stays with the sender."""
+    """The proxy buffers little; the rest stays with the sender."""
     sender, getter = ends(*await pair(clients, proxy, server), direction)
     data = random.Random(4).randbytes(32 * BUFFER)
     with proxy.fall_silent(direction):
@@ -691,7 +695,7 @@ async def test_who_sends_into_silence_has_to_wait(
 
 @both_directions
 @pytest.mark.parametrize("late", [False, True])
-async def test_who_sends_to_one_that_does_not_read_has_to_wait(
+async def test_sender_is_paused_if_receiver_does_not_read(
     direction: Direction, late: bool, clients: Clients, proxy: FaultProxy, server: Server
 ) -> None:
     sender, getter = ends(*await pair(clients, proxy, server), direction)
@@ -707,7 +711,7 @@ async def test_who_sends_to_one_that_does_not_read_has_to_wait(
 
 
 class Taking:
-    """Sends as fast as it is taken, and counts."""
+    """Pull producer that sends as fast as the transport takes it, and counts the bytes."""
 
     def __init__(self, sender: Peer, data: bytes) -> None:
         self._tcp = sender.tcp
@@ -723,10 +727,10 @@ class Taking:
             self._tcp.unregisterProducer()
 
     def stopProducing(self) -> None:
-        """The test says when."""
+        """Do nothing: the test closes the connection."""
 
     async def stalls(self) -> None:
-        """Nothing more is taken."""
+        """Wait until nothing more is taken."""
         before = -1
         while before != self.size:
             before = self.size
@@ -737,8 +741,8 @@ class Taking:
 
 
 @both_directions
-async def test_a_delay(direction: Direction, clients: Clients, proxy: FaultProxy, server: Server) -> None:
-    """Everything keeps its order; the other direction is as fast as ever."""
+async def test_delay_keeps_order(direction: Direction, clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """The other direction is not delayed."""
     sender, getter = ends(*await pair(clients, proxy, server), direction)
     with proxy.delay(SHORT, direction) as fault:
         start = reactor.seconds()
@@ -756,20 +760,20 @@ async def test_a_delay(direction: Direction, clients: Clients, proxy: FaultProxy
     assert fault.happened == 2
 
 
-async def test_a_reset_is_late_too(clients: Clients, proxy: FaultProxy, server: Server) -> None:
-    """Whoever does not know of it yet sends into the void."""
+async def test_reset_is_delayed(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """What the other side sends before it arrives is lost."""
     client, peer = await pair(clients, proxy, server)
     with proxy.delay(SHORT, TO_CLIENT):
         peer.tcp.abortConnection()
         await turns()
-        client.tcp.write(b"anybody?")
+        client.tcp.write(b"anyone?")
         await turns()
         assert client.lost == []
         assert await client.loses() is ConnectionLost
     assert peer.data == b""
 
 
-async def test_delays_add_up_and_their_end_lets_pass(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+async def test_delays_add_up_and_end(clients: Clients, proxy: FaultProxy, server: Server) -> None:
     client, peer = await pair(clients, proxy, server)
     start = reactor.seconds()
     with proxy.delay(1000), proxy.delay(SHORT):
@@ -784,8 +788,10 @@ async def test_delays_add_up_and_their_end_lets_pass(clients: Clients, proxy: Fa
 
 
 @both_directions
-async def test_pieces(direction: Direction, clients: Clients, proxy: FaultProxy, server: Server) -> None:
-    """They come one by one, unless too many faults go together; the last may be shorter."""
+async def test_split_passes_pieces_separately(
+    direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
+    """The smallest size applies; the last piece may be shorter."""
     sender, getter = ends(*await pair(clients, proxy, server), direction)
     with proxy.split(3, direction), proxy.split(5), proxy.delay(SHORT / 10):
         sender.tcp.write(b"12345678")
@@ -796,7 +802,7 @@ async def test_pieces(direction: Direction, clients: Clients, proxy: FaultProxy,
     assert sender.pieces == [b"12345", b"67"]
 
 
-async def test_pieces_end(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+async def test_rest_passes_at_once_when_split_ends(clients: Clients, proxy: FaultProxy, server: Server) -> None:
     client, peer = await pair(clients, proxy, server)
     data = random.Random(6).randbytes(1000)
     with proxy.split(1):
@@ -814,7 +820,9 @@ async def test_pieces_end(clients: Clients, proxy: FaultProxy, server: Server) -
 
 
 @both_directions
-async def test_one_byte_is_another(direction: Direction, clients: Clients, proxy: FaultProxy, server: Server) -> None:
+async def test_corrupt_byte_inverts_one_byte(
+    direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
+) -> None:
     client, peer = await pair(clients, proxy, server)
     sender, getter = ends(client, peer, direction)
     sender.tcp.write(b"before")
@@ -827,8 +835,8 @@ async def test_one_byte_is_another(direction: Direction, clients: Clients, proxy
     assert fault.happened == 1
 
 
-async def test_bytes_at_random_are_others(clients: Clients, proxy: FaultProxy, server: Server) -> None:
-    """The same ones each time, and about as many as was asked for."""
+async def test_corrupt_alters_same_bytes_for_same_seed(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """And about as many as requested."""
     seen = []
     for _ in range(2):
         client, peer = await pair(clients, proxy, server)
@@ -839,7 +847,7 @@ async def test_bytes_at_random_are_others(clients: Clients, proxy: FaultProxy, s
     assert seen[0] == seen[1]
 
 
-async def test_every_byte_is_another(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+async def test_corrupt_with_rate_of_1_alters_every_byte(clients: Clients, proxy: FaultProxy, server: Server) -> None:
     client, peer = await pair(clients, proxy, server)
     with proxy.corrupt(1):
         client.tcp.write(bytes(100))
@@ -852,15 +860,15 @@ async def test_every_byte_is_another(clients: Clients, proxy: FaultProxy, server
 NEVER_HAPPENED: list[tuple[Callable[[FaultProxy], Fault], str]] = [
     (
         lambda proxy: proxy.black_hole_connections(),
-        "black_hole_connections() has not happened: nobody has tried to connect",
+        "black_hole_connections() has not happened: no connection was attempted",
     ),
     (
         lambda proxy: proxy.drop_after(4, TO_CLIENT),
-        "drop_after(4, Direction.TO_CLIENT) has not happened: so many bytes have not passed",
+        "drop_after(4, Direction.TO_CLIENT) has not happened: fewer bytes have passed",
     ),
     (
         lambda proxy: proxy.corrupt_byte(4, TO_SERVER, times=None),
-        "corrupt_byte(4, Direction.TO_SERVER) has not happened: so many bytes have not passed",
+        "corrupt_byte(4, Direction.TO_SERVER) has not happened: fewer bytes have passed",
     ),
     (lambda proxy: proxy.corrupt(0.5), "corrupt(0.5) has not happened: no byte was chosen"),
     (lambda proxy: proxy.fall_silent(), "fall_silent() has not happened: there was no connection"),
@@ -872,19 +880,19 @@ NEVER_HAPPENED: list[tuple[Callable[[FaultProxy], Fault], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "complaint"), NEVER_HAPPENED)
-async def test_a_fault_that_has_not_happened_fails_the_test(
-    make: Callable[[FaultProxy], Fault], complaint: str, server: Server
+@pytest.mark.parametrize(("make", "text"), NEVER_HAPPENED)
+async def test_fault_that_has_not_happened_fails_close(
+    make: Callable[[FaultProxy], Fault], text: str, server: Server
 ) -> None:
     proxy = FaultProxy(server.address, reactor)
     make(proxy).end()
     with pytest.raises(AssertionError) as error:
         await proxy.close()
-    assert str(error.value) == complaint
+    assert str(error.value) == text
     await proxy.close(verify=False)
 
 
-async def test_the_end_of_a_test_that_fails_is_its_own(server: Server) -> None:
+async def test_exception_of_test_takes_precedence_over_verify(server: Server) -> None:
     async def test() -> None:
         async with FaultProxy(server.address, reactor) as proxy:
             proxy.split(1)
@@ -894,8 +902,8 @@ async def test_the_end_of_a_test_that_fails_is_its_own(server: Server) -> None:
         await test()
 
 
-async def test_after_its_end_nothing_is_left(clients: Clients, server: Server) -> None:
-    """Whatever is held up, on its way, or only half there: the conftest looks."""
+async def test_close_leaves_nothing_in_reactor(clients: Clients, server: Server) -> None:
+    """Whatever is delayed, in transit, or connecting: conftest.py checks that."""
     proxy = FaultProxy(server.address, reactor)
     client, peer = await pair(clients, proxy, server)
     proxy.delay(1000, TO_CLIENT)
@@ -911,23 +919,23 @@ async def test_after_its_end_nothing_is_left(clients: Clients, server: Server) -
     assert await clients.attempt(proxy) is ConnectionRefusedError
 
 
-async def test_an_ended_fault_does_not_open_a_closed_proxy(clients: Clients, server: Server) -> None:
+async def test_end_of_fault_does_not_reopen_closed_proxy(clients: Clients, server: Server) -> None:
     proxy = FaultProxy(server.address, reactor)
     with proxy.refuse_connections():
         await proxy.close()
     assert await clients.attempt(proxy) is ConnectionRefusedError
 
 
-async def test_it_ends_while_it_connects(clients: Clients) -> None:
-    """To a server of which nothing is heard."""
+async def test_close_while_connecting(clients: Clients) -> None:
+    """To a server that does not answer."""
     async with FaultProxy("192.0.2.1:4730", reactor) as proxy:
         client = await clients.connect(proxy)
         await until(lambda: proxy.connections)
     assert await client.loses() is ConnectionLost
 
 
-async def test_connections_that_are_gone_are_forgotten(clients: Clients, proxy: FaultProxy, server: Server) -> None:
-    """Also by the faults that count on them."""
+async def test_closed_connections_are_not_retained(clients: Clients, proxy: FaultProxy, server: Server) -> None:
+    """Not by faults that count their bytes either."""
     client, peer = await pair(clients, proxy, server)
     proxy.drop_after(100, TO_SERVER)
     gone = [weakref.ref(relay) for relay in proxy._relays]

@@ -1,4 +1,4 @@
-"""One line in conftest.py, and a test that leaves something fails."""
+"""The plugin needs one line in conftest.py, and fails a test that leaves something behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from txgearman.testing.pytest_plugin import job_server
 
 from ..test_examples import DEADLINE, ROOT, environment
 
-assert job_server  # the fixture, which the first tests take
+assert job_server  # the fixture of the first tests
 
 TESTS = """
 from txgearman.packets import SUBMIT_JOB
@@ -52,14 +52,14 @@ def test_needs_no_server():
 """
 
 
-def test_the_fixture_gives_a_server_on_a_clock(job_server: MemoryJobServer) -> None:
+def test_fixture_is_server_on_clock(job_server: MemoryJobServer) -> None:
     deferred = job_server.client().add_task("reverse", b"abc")
     job_server.take("reverse").complete(b"cba")
     assert job_server.result_of(deferred) == b"cba"
 
 
 @pytest.mark.guarantee(number=1)
-def test_what_fails_in_the_end_is_the_tests_own_affair(job_server: MemoryJobServer) -> None:
+def test_unmet_fault_fails_test_at_teardown(job_server: MemoryJobServer) -> None:
     deferred = job_server.client().add_task("reverse", b"abc")
     job_server.take("reverse").fail()
     with pytest.raises(TaskFailed):
@@ -68,7 +68,7 @@ def test_what_fails_in_the_end_is_the_tests_own_affair(job_server: MemoryJobServ
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What pytest prints of the tests above, with the one line that the plugin's docstring tells."""
+    """The output of pytest for the tests above, with the line that the plugin's docstring names."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "conftest.py").write_text('pytest_plugins = ["txgearman.testing.pytest_plugin"]\n')
     (folder / "test_user.py").write_text(TESTS)
@@ -84,26 +84,26 @@ def outcomes(report: str, word: str) -> set[str]:
     return set(re.findall(rf"^{word} test_user\.py::(\w+)", report, re.MULTILINE))
 
 
-def test_good_tests_pass_and_bad_ones_do_not(report: str) -> None:
+def test_passing_tests_pass_and_failing_tests_fail(report: str) -> None:
     assert outcomes(report, "FAILED") == {"test_nothing_queued"}
-    bad = {"test_never_dropped", "test_holds"}
-    assert outcomes(report, "ERROR") == bad
+    at_teardown = {"test_never_dropped", "test_holds"}
+    assert outcomes(report, "ERROR") == at_teardown
     good = {"test_good", "test_good_coroutine", "test_has_a_server_of_its_own", "test_needs_no_server"}
-    assert outcomes(report, "PASSED") - bad == good
+    assert outcomes(report, "PASSED") - at_teardown == good
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "drop_before(SUBMIT_JOB) has not happened: no such packet has come",
+        "drop_before(SUBMIT_JOB) has not happened: no such packet was received",
         "bytes: release() was expected",
         "no job for 'reverse' is due; queued: none",
     ],
 )
-def test_it_says_what_was_expected(report: str, text: str) -> None:
+def test_report_names_unmet_expectation(report: str, text: str) -> None:
     assert f"AssertionError: {text}" in report or re.search(rf"AssertionError: .*{re.escape(text)}", report)
 
 
-def test_the_plugins_text_has_the_line() -> None:
+def test_docstring_of_plugin_has_the_line_that_enables_it() -> None:
     source = (ROOT / "txgearman/testing/pytest_plugin.py").read_text()
     assert 'pytest_plugins = ["txgearman.testing.pytest_plugin"]' in source

@@ -1,4 +1,4 @@
-"""Requests come out of the stream as they went in, however it is cut."""
+"""Requests are parsed alike, however their bytes are cut into pieces."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from txgearman.testing.request_parser import MAX_ARGUMENT, MAX_LINE, InvalidRequ
 Outcome = Request | type[Exception]
 
 
-def drain(splitter: RequestParser) -> list[Outcome]:
-    """All that can be taken, and what is raised in between."""
+def drain(parser: RequestParser) -> list[Outcome]:
+    """Return all requests, and the exceptions that are raised in between."""
     taken: list[Outcome] = []
     while True:
         try:
-            request = splitter.take()
+            request = parser.take()
         except WrongMagic:
             taken.append(WrongMagic)
             continue
@@ -30,13 +30,13 @@ def drain(splitter: RequestParser) -> list[Outcome]:
         taken.append(request)
 
 
-def split(*pieces: bytes) -> list[Outcome]:
-    """What comes out of these, up to what is not Gearman."""
-    splitter = RequestParser()
+def parse(*pieces: bytes) -> list[Outcome]:
+    """Parse these pieces, up to the first invalid request."""
+    parser = RequestParser()
     taken: list[Outcome] = []
     for piece in pieces:
-        splitter.feed(piece)
-        taken += drain(splitter)
+        parser.feed(piece)
+        taken += drain(parser)
         if InvalidRequest in taken:
             break
     return taken
@@ -49,7 +49,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 @st.composite
 def packets(draw: st.DrawFn, magic: bytes) -> tuple[bytes, Outcome]:
-    """A packet's bytes, and what is to come of them."""
+    """A packet's bytes, and the expected outcome."""
     packet_type: PacketType = draw(st.sampled_from(list(PACKET_TYPES.values())))
     count = len(packet_type.arguments)
     arguments = [draw(st.binary(max_size=20)).replace(b"\0", b"\n" if n < count - 1 else b"\0") for n in range(count)]
@@ -60,7 +60,7 @@ def packets(draw: st.DrawFn, magic: bytes) -> tuple[bytes, Outcome]:
 
 @st.composite
 def lines(draw: st.DrawFn) -> tuple[bytes, Outcome]:
-    """A line begins with anything but a NUL, and has one end."""
+    """A line starts with anything but a NUL, and has one line end."""
     line = draw(st.binary(max_size=30)).replace(b"\n", b"").lstrip(b"\0") + draw(st.sampled_from([b"\n", b"\r\n"]))
     return line, line
 
@@ -70,23 +70,23 @@ streams = st.lists(st.one_of(packets(REQ), packets(RES), lines()), max_size=12)
 
 @pytest.mark.guarantee(number=15)
 @given(streams, st.lists(st.integers(0, 1000), max_size=30))
-def test_any_mix_in_any_fragmentation(stream: list[tuple[bytes, Outcome]], places: list[int]) -> None:
+def test_any_requests_are_parsed_in_any_fragmentation(stream: list[tuple[bytes, Outcome]], places: list[int]) -> None:
     """Packets, packets with the wrong magic, and lines."""
     data = b"".join(piece for piece, _ in stream)
-    assert split(*cut(data, places)) == [outcome for _, outcome in stream]
+    assert parse(*cut(data, places)) == [outcome for _, outcome in stream]
 
 
 @pytest.mark.guarantee(number=15)
 @given(streams)
-def test_any_mix_byte_by_byte(stream: list[tuple[bytes, Outcome]]) -> None:
+def test_any_requests_are_parsed_byte_by_byte(stream: list[tuple[bytes, Outcome]]) -> None:
     data = b"".join(piece for piece, _ in stream)
-    assert split(*(data[n : n + 1] for n in range(len(data)))) == [outcome for _, outcome in stream]
+    assert parse(*(data[n : n + 1] for n in range(len(data)))) == [outcome for _, outcome in stream]
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=10))
-def test_noise_comes_out_the_same_however_it_is_cut(noise: bytes, places: list[int]) -> None:
-    """What is not Gearman is found out at the same place."""
-    assert split(*cut(noise, places)) == split(noise)
+def test_invalid_bytes_give_same_result_in_any_fragmentation(noise: bytes, places: list[int]) -> None:
+    """The first invalid request is found at the same place."""
+    assert parse(*cut(noise, places)) == parse(noise)
 
 
 @pytest.mark.parametrize(
@@ -102,21 +102,21 @@ def test_noise_comes_out_the_same_however_it_is_cut(noise: bytes, places: list[i
     ],
     ids=["nothing", "a NUL", "half a header", "no end of line", "half a packet", "a huge packet", "a long line"],
 )
-def test_what_has_not_come_whole_is_awaited(data: bytes) -> None:
-    assert split(data) == []
+def test_incomplete_request_is_not_returned(data: bytes) -> None:
+    assert parse(data) == []
 
 
 LONGEST_LINE = b"a" * (MAX_LINE - 1) + b"\n"
 LONGEST = SUBMIT_JOB.request(b"f" * MAX_ARGUMENT, b"u" * MAX_ARGUMENT, b"w" * (MAX_ARGUMENT + 1))
 
 
-def test_the_longest_of_all() -> None:
-    """A last argument has no limit."""
+def test_longest_requests_are_accepted() -> None:
+    """The last argument has no limit."""
     name = b"f" * MAX_ARGUMENT
     arguments = [name, b"u" * MAX_ARGUMENT, b"w" * (MAX_ARGUMENT + 1)]
-    assert split(LONGEST_LINE + LONGEST) == [LONGEST_LINE, (SUBMIT_JOB, arguments)]
+    assert parse(LONGEST_LINE + LONGEST) == [LONGEST_LINE, (SUBMIT_JOB, arguments)]
     big = bytes(range(256)) * 4096
-    assert split(ECHO_REQ.request(big)) == [(ECHO_REQ, [big])]
+    assert parse(ECHO_REQ.request(big)) == [(ECHO_REQ, [big])]
 
 
 @pytest.mark.guarantee(number=14)
@@ -147,12 +147,12 @@ def test_the_longest_of_all() -> None:
         "NULs",
     ],
 )
-def test_what_is_not_gearman(data: bytes) -> None:
-    """Good requests before it come out; it ends the stream."""
+def test_invalid_request_is_reported(data: bytes) -> None:
+    """Valid requests before it are returned; it ends the stream."""
     before = ECHO_REQ.request(b"before")
     expected = [(ECHO_REQ, [b"before"]), b"version\n", InvalidRequest]
-    assert split(before + b"version\n" + data) == expected
-    assert split(before, b"version\n", *cut(data, [len(data) // 2])) == expected
+    assert parse(before + b"version\n" + data) == expected
+    assert parse(before, b"version\n", *cut(data, [len(data) // 2])) == expected
 
 
 @pytest.mark.guarantee(number=14)
@@ -161,14 +161,14 @@ def test_what_is_not_gearman(data: bytes) -> None:
     [REQ + b"\0\0\0\x2b\0\0\0\0", SUBMIT_JOB.request(b"f" * (MAX_ARGUMENT + 1), b"", b""), b"a" * MAX_LINE],
     ids=["type 43", "long function", "endless line"],
 )
-def test_what_is_not_gearman_is_so_for_good(data: bytes) -> None:
-    """As `take` says: asking again does not help, whatever comes behind it."""
-    splitter = RequestParser()
-    splitter.feed(data + ECHO_REQ.request(b"behind") + b"\nversion\n")
+def test_invalid_request_is_reported_at_each_further_call(data: bytes) -> None:
+    """Whatever follows it."""
+    parser = RequestParser()
+    parser.feed(data + ECHO_REQ.request(b"behind") + b"\nversion\n")
     for _ in range(3):
         with pytest.raises(InvalidRequest):
-            splitter.take()
+            parser.take()
 
 
-def test_a_wrong_magic_with_a_huge_size_is_awaited_too() -> None:
-    assert split(RES + b"\0\0\0\x10\0\0\0\x05abcd", b"eversion\n") == [WrongMagic, b"version\n"]
+def test_packet_with_wrong_magic_is_awaited_completely() -> None:
+    assert parse(RES + b"\0\0\0\x10\0\0\0\x05abcd", b"eversion\n") == [WrongMagic, b"version\n"]

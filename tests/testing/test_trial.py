@@ -1,4 +1,4 @@
-"""The mixin makes a trial test fail for what it leaves, and no other."""
+"""The mixin fails a trial test for what it leaves behind, and no other test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..test_examples import TRIAL, run
 
 
 class Cases(JobServerMixin, SynchronousTestCase):
-    """Not collected under this name; the tests below run these one by one."""
+    """Test methods that are not collected: the tests below run them one by one."""
 
     __test__ = False
 
@@ -32,19 +32,19 @@ class Cases(JobServerMixin, SynchronousTestCase):
         self.job_server.take("reverse").fail()
         self.failureResultOf(deferred, TaskFailed)
 
-    def good_without_a_server(self) -> None:
+    def good_without_server(self) -> None:
         assert "job_server" not in vars(self)
 
-    def good_with_a_job_left(self) -> None:
+    def good_with_job_left(self) -> None:
         deferred = self.job_server.client().add_task("reverse", b"abc")
         deferred.addErrback(lambda _: None)
         self.job_server.take("reverse")
 
-    def good_where_the_server_is_closed_already(self) -> None:
+    def good_with_closed_server(self) -> None:
         self.job_server.client()
         self.successResultOf(self.job_server.close())
 
-    def good_with_the_same_server_each_time(self) -> None:
+    def good_with_same_server_each_time(self) -> None:
         assert self.job_server is self.job_server
 
     def holds(self) -> None:
@@ -68,8 +68,8 @@ class Cases(JobServerMixin, SynchronousTestCase):
         self.fail("its own failure")
 
 
-def complaints(name: str) -> list[str]:
-    """Run one of them; its failures and errors."""
+def problems(name: str) -> list[str]:
+    """Run one of them, and return its failures and errors."""
     result = unittest.TestResult()
     Cases(name).run(result)
     assert result.testsRun == 1
@@ -77,39 +77,39 @@ def complaints(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", [name for name in vars(Cases) if name.startswith("good")])
-def test_a_good_test_passes(name: str) -> None:
-    assert complaints(name) == []
+def test_passing_test_passes(name: str) -> None:
+    assert problems(name) == []
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("holds", ["hold_answers() still holds ", "bytes: release() was expected"]),
-        ("never_dropped", ["drop_before(SUBMIT_JOB) has not happened: no such packet has come"]),
+        ("never_dropped", ["drop_before(SUBMIT_JOB) has not happened: no such packet was received"]),
         (
             "two_faults",
             [
-                "refuse_connections() has not happened: nobody has tried to connect; "
+                "refuse_connections() has not happened: no connection was attempted; "
                 "split_answers(2) has not happened: nothing was sent"
             ],
         ),
         ("nothing_queued", ["no job for 'reverse' is due; queued: none"]),
     ],
 )
-def test_a_bad_test_fails_once_and_says_why(name: str, expected: list[str]) -> None:
-    (complaint,) = complaints(name)
+def test_test_with_unmet_fault_fails_once_with_reason(name: str, expected: list[str]) -> None:
+    (problem,) = problems(name)
     for text in expected:
-        assert text in complaint
+        assert text in problem
 
 
-def test_a_test_that_fails_by_itself_says_so_first() -> None:
-    first, second = complaints("fails_by_itself")
+def test_failure_of_test_is_reported_before_that_of_cleanup() -> None:
+    first, second = problems("fails_by_itself")
     assert "its own failure" in first
     assert "drop_before(SUBMIT_JOB) has not happened" in second
 
 
-def test_a_test_that_is_run_again_has_a_server_of_its_own() -> None:
-    """As trial --until-failure does, with the same object."""
+def test_repeated_test_gets_new_server() -> None:
+    """As with trial --until-failure, which runs the same object again."""
     servers: list[MemoryJobServer] = []
 
     class Again(JobServerMixin, SynchronousTestCase):
@@ -143,7 +143,7 @@ class Tests(JobServerMixin, TestCase):
 
 @pytest.mark.guarantee(number=11)
 def test_under_trial_itself(tmp_path: Path) -> None:
-    """In a TestCase that may wait on the reactor; each bad test fails once."""
+    """In a TestCase that may wait for the reactor; each failing test fails once."""
     assert issubclass(TestCase, SynchronousTestCase)
     script = tmp_path / "test_reverser.py"
     script.write_text(SCRIPT)

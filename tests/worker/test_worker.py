@@ -1227,7 +1227,7 @@ def test_after_a_reconnect_everything_is_registered_again(server: MemoryJobServe
     worker.register_function("b", lambda job: b"b", max_jobs=2)
     worker.register_function("gone", lambda job: b"")
     server.advance()
-    fault = server.go_down(lose_jobs)
+    fault = server.go_down(lose_jobs=lose_jobs)
     worker.unregister_function("gone")
     worker.register_function("new", lambda job: b"n")
     server.advance(5)

@@ -1,4 +1,4 @@
-"""The text protocol: a line in, its answer out (docs/gearman.md §11)."""
+"""gearmand's text protocol: answers the lines of an administrator (docs/gearman.md §11)."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from .core import Connection, Core
+from ..validation import whole_number
+from .core import Connection, JobServerCore
 from .jobs import MAX_UNIQUE, Function, Job
 
 VERSION: Final = b"1.1.20-txgearman"
-"""What `version` says: the gearmand that this server behaves like, and that it is another."""
+"""The answer to `version`: the gearmand that this server imitates, and that it is not one itself."""
 
-MAX_WORDS: Final = 5
+MAX_ARGUMENTS: Final = 4
+"""gearmand closes the connection for a line with more."""
 
 OK: Final = b"OK\r\n"
 
 
-def answer(core: Core, line: bytes) -> bytes | None:
-    """The answer to a line, with its end; None where gearmand closes the connection."""
+def answer(core: JobServerCore, line: bytes) -> bytes | None:
+    """Answer a line.
+
+    :return: the answer, with its line end; None where gearmand closes the connection.
+    """
     command = Command(line)
-    if len(command.arguments) >= MAX_WORDS:
+    if len(command.arguments) > MAX_ARGUMENTS:
         return None
     return _COMMANDS.get(command.name.lower(), _unknown)(core, command)
 
@@ -29,9 +34,9 @@ def answer(core: Core, line: bytes) -> bytes | None:
 class Command:
     """One line.
 
-    :ivar name: its first word, as it was written.
-    :ivar arguments: the others. As in C, each ends at its first NUL.
-    :ivar bare: whether the line ends in LF, without a CR.
+    :ivar name: its first word, as it was received.
+    :ivar arguments: the other words. As in C, each ends at its first NUL.
+    :ivar bare: whether the line ends with LF alone, without CR.
     """
 
     def __init__(self, line: bytes) -> None:
@@ -41,7 +46,7 @@ class Command:
         self.name, *self.arguments = words
 
     def is_about(self, subject: bytes, count: int) -> bool:
-        """Whether it has that many arguments, and this is the first."""
+        """Return whether it has that many arguments, of which this is the first."""
         return len(self.arguments) == count and self.arguments[0].lower() == subject
 
 
@@ -49,13 +54,7 @@ def _c_string(text: bytes) -> bytes:
     return text.partition(b"\0")[0]
 
 
-def c_number(digits: bytes) -> int:
-    """The number at the start of a text, as C reads it, but of any size; 0 for none."""
-    match = re.match(rb"\s*([+-]?\d+)", digits)
-    return int(match[1]) if match else 0
-
-
-def _unknown(_: Core, command: Command) -> bytes:
+def _unknown(_: JobServerCore, command: Command) -> bytes:
     return b"ERR UNKNOWN_COMMAND Unknown+server+command%b\r\n" % command.name
 
 
@@ -72,17 +71,17 @@ def _row(function: Function, *numbers: int) -> bytes:
     return b"\t".join([_c_string(function.name), *(b"%d" % number for number in numbers)])
 
 
-def _status(core: Core, _: Command) -> bytes:
+def _status(core: JobServerCore, _: Command) -> bytes:
     functions = core.jobs.functions.values()
     return _listing([_row(each, each.total, each.running, len(each.abilities)) for each in functions])
 
 
-def _priority_status(core: Core, _: Command) -> bytes:
+def _priority_status(core: JobServerCore, _: Command) -> bytes:
     functions = core.jobs.functions.values()
     return _listing([_row(each, *map(len, each.queues), len(each.abilities)) for each in functions])
 
 
-def _workers(core: Core, _: Command) -> bytes:
+def _workers(core: JobServerCore, _: Command) -> bytes:
     return _listing([_worker(connection) for connection in core.connections])
 
 
@@ -91,7 +90,7 @@ def _worker(connection: Connection) -> bytes:
     return b"%d %b %b :%b" % (connection.number, connection.host, _c_string(connection.client_id), names)
 
 
-def _show(core: Core, command: Command) -> bytes:
+def _show(core: JobServerCore, command: Command) -> bytes:
     words = [argument.lower() for argument in command.arguments]
     if not words:
         return _unknown(core, command)
@@ -106,30 +105,30 @@ def _job(job: Job) -> bytes:
     return b"%b\t%d\t%d\t%d" % (job.handle, job.retries, job.dropped, job.background and not job.dropped)
 
 
-def _version(_: Core, __: Command) -> bytes:
+def _version(_: JobServerCore, __: Command) -> bytes:
     return b"OK %b\n" % VERSION
 
 
-def _verbose(_: Core, __: Command) -> bytes:
+def _verbose(_: JobServerCore, __: Command) -> bytes:
     return b"OK ERROR\n"
 
 
-def _getpid(_: Core, __: Command) -> bytes:
+def _getpid(_: JobServerCore, __: Command) -> bytes:
     return b"OK %d\n" % os.getpid()
 
 
-def _max_queue(core: Core, command: Command) -> bytes:
+def _max_queue(core: JobServerCore, command: Command) -> bytes:
     if not command.arguments:
         return _incomplete(command)
     name, *texts = command.arguments
     function = core.jobs.functions.get(name)
     if function is not None:
-        limits = [max(0, c_number(text)) for text in texts] or [0]
+        limits = [max(0, whole_number(text)) for text in texts] or [0]
         function.limits = limits * 3 if len(limits) == 1 else [*limits, 0][:3]
     return OK
 
 
-def _create(core: Core, command: Command) -> bytes:
+def _create(core: JobServerCore, command: Command) -> bytes:
     if not command.is_about(b"function", 2):
         return _incomplete(command)
     name = command.arguments[1]
@@ -137,7 +136,7 @@ def _create(core: Core, command: Command) -> bytes:
     return OK
 
 
-def _drop(core: Core, command: Command) -> bytes:
+def _drop(core: JobServerCore, command: Command) -> bytes:
     if not command.is_about(b"function", 2):
         return _incomplete(command)
     if command.arguments[1] not in core.jobs.functions:
@@ -147,7 +146,7 @@ def _drop(core: Core, command: Command) -> bytes:
     return b"ERR there are still connected workers or executing clients\r\n"
 
 
-def _cancel(core: Core, command: Command) -> bytes:
+def _cancel(core: JobServerCore, command: Command) -> bytes:
     if len(command.arguments) < 2:
         return _unknown(core, command)
     if not command.is_about(b"job", 2):
@@ -159,7 +158,7 @@ def _cancel(core: Core, command: Command) -> bytes:
     return OK
 
 
-_COMMANDS: Final[Mapping[bytes, Callable[[Core, Command], bytes]]] = {
+_COMMANDS: Final[Mapping[bytes, Callable[[JobServerCore, Command], bytes]]] = {
     b"status": _status,
     b"prioritystatus": _priority_status,
     b"workers": _workers,

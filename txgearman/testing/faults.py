@@ -1,13 +1,14 @@
-"""What a test can have go wrong, on purpose and at its word.
+"""The faults that a test injects into a `MemoryJobServer`, and what faults have in common.
 
-Each method of `Faults` makes one fault. It lasts until it has happened as often as was asked for, or until its `end()`;
-in a ``with`` statement, until the end of that. Faults go together as the test likes.
+Each method of `Faults` that returns a `Fault` injects one. It is active until it has happened as often as was
+requested, or until its `Fault.end`; in a ``with`` statement, until the end of the block. Several may be active at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Clock
@@ -26,6 +27,7 @@ from ..packets import (
     PacketType,
 )
 from ..validation import MAX_FUNCTION, check_count, name_bytes
+from .core import Connection
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,46 +43,50 @@ SUBMITS: Final = (
     SUBMIT_REDUCE_JOB,
     SUBMIT_REDUCE_JOB_BACKGROUND,
 )
-"""Every packet type that asks for a job."""
+"""Every packet type that submits a job."""
 
 MAX_TEXT: Final = 1000
 """Bytes of an ERROR's code and text."""
 
 
 class Fault:
-    """Something that goes wrong.
+    """A fault that a test injected into a `MemoryJobServer` or a `FaultProxy`.
 
-    :ivar happened: how often it has.
+    It is also a context manager, which ends the fault.
+
+    :ivar happened: how often it has happened.
     """
 
-    def __init__(self, faults: FaultMaker, name: str, expected: str, times: int | None = None) -> None:
-        """
-        :param name: the call that made it, for people.
-        :param expected: what must come for it to happen, for people.
-        :param times: how often it happens; None for as long as it lasts.
-        """
-        self._faults = faults
+    def __init__(self, registry: FaultRegistry, name: str, expected: str, times: int | None = None) -> None:
+        # For messages, `name` is the call that injected it, and `expected` what did not occur if it never happens.
+        # It ends after having happened `times` times; None for no limit.
+        self._registry = registry
         self._times = times
-        self.name = name
-        self.expected = expected
+        self._name = name
+        self._expected = expected
         self.happened = 0
 
-    def end(self) -> None:
-        """From now on, all is well again. With a `Clock`, what was held up has arrived when this returns."""
-        self._faults.end(self)
+    @property
+    def ended(self) -> bool:
+        """Whether it is no longer active: it was ended, or has happened as often as was requested."""
+        return self not in self._registry.active
 
-    def happens(self) -> None:
-        """It happens once."""
+    def end(self) -> None:
+        """End the fault. With a `Clock`, what it held up has arrived when this returns."""
+        self._registry.end(self)
+
+    def _occurred(self) -> None:
+        """Count one occurrence; the last one that was requested ends the fault."""
         self.happened += 1
         if self.happened == self._times:
-            self._faults.ended(self)
+            self._registry.deactivate(self)
 
-    def complaint(self) -> str | None:
-        """What is wrong with it at the end of a test; None if nothing is."""
+    def _problem(self) -> str | None:
+        """Return what makes the test fail that injected it; None if nothing does."""
         if not self.happened:
-            return f"{self.name} has not happened: {self.expected}"
+            return f"{self._name} has not happened: {self._expected}"
         if self._times is not None and self.happened < self._times:
-            return f"{self.name} has happened {self.happened} of {self._times} times"
+            return f"{self._name} has happened {self.happened} of {self._times} times"
         return None
 
     def __enter__(self) -> Self:
@@ -95,61 +101,69 @@ class Fault:
 AnyFault = TypeVar("AnyFault", bound=Fault)
 
 
-class FaultMaker:
-    """Makes faults, and knows which of them last."""
+class FaultRegistry:
+    """The faults of one server or proxy.
+
+    :ivar active: those that have not ended, oldest first.
+    :ivar injected: all of them, for `verify`.
+    """
 
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
-        self._lasting: list[Fault] = []
-        self._made: list[Fault] = []
+        self.active: list[Fault] = []
+        self.injected: list[Fault] = []
 
     def verify(self) -> None:
         """Check that every fault has happened, and that no answer is still held.
 
-        :raises AssertionError: telling what was expected.
+        :raises AssertionError: with the problem of each fault that has one.
         """
-        complaints = list(filter(None, (fault.complaint() for fault in self._made)))
-        if complaints:
-            raise AssertionError("; ".join(complaints))
-
-    def lasts(self, fault: Fault) -> bool:
-        """Whether it has not ended."""
-        return fault in self._lasting
+        problems = list(filter(None, (fault._problem() for fault in self.injected)))
+        if problems:
+            raise AssertionError("; ".join(problems))
 
     def end(self, fault: Fault) -> None:
-        """A test ends a fault."""
-        self.ended(fault)
-        self._settle()
+        """End a fault at the request of a test."""
+        self.deactivate(fault)
+        self.settle()
 
-    def ended(self, fault: Fault) -> None:
-        """A fault is over."""
-        if self.lasts(fault):
-            self._lasting.remove(fault)
+    def deactivate(self, fault: Fault) -> None:
+        """Make a fault inactive, and resume what it held up."""
+        if not fault.ended:
+            self.active.remove(fault)
             self._resume(fault)
 
-    def _resume(self, fault: Fault) -> None:
-        """Go on with what the fault has held up."""
-
-    def _make(self, fault: AnyFault) -> AnyFault:
-        self._made.append(fault)
-        self._lasting.append(fault)
-        return fault
-
-    def _settle(self) -> None:
-        """Let everything happen that is to happen now, if that is for us to say."""
+    def settle(self) -> None:
+        """Run everything that is due now, if the reactor is a `Clock`."""
         if isinstance(self._reactor, Clock):
             self._reactor.advance(0)
+
+    def first(self, kind: type[AnyFault]) -> AnyFault | None:
+        """Return the oldest active fault of a kind."""
+        return next((fault for fault in self.active if isinstance(fault, kind)), None)
+
+    def active_of(self, kind: type[AnyFault]) -> list[AnyFault]:
+        """Return the active faults of a kind."""
+        return [fault for fault in self.active if isinstance(fault, kind)]
+
+    def _resume(self, fault: Fault) -> None:
+        """Resume what a fault held up, which is no longer active."""
+
+    def _add(self, fault: AnyFault) -> AnyFault:
+        self.injected.append(fault)
+        self.active.append(fault)
+        return fault
 
 
 AnyAtPacket = TypeVar("AnyAtPacket", bound="_AtPacket")
 
 
 class _Refusal(Fault):
-    """Of connections."""
+    """Connections are refused."""
 
 
 class _BlackHole(Fault):
-    """For connections."""
+    """Attempts to connect are never answered."""
 
 
 class _Silence(Fault):
@@ -157,184 +171,172 @@ class _Silence(Fault):
 
 
 class _Splitting(Fault):
+    """Everything is sent in pieces."""
+
     size = 0
 
 
 class HeldAnswers(Fault):
-    """What `Faults.hold_answers` holds."""
+    """The answers that a `MemoryJobServer` holds back: `MemoryJobServer.hold_answers`."""
 
-    _faults: Faults
+    _registry: Faults
 
     def release(self) -> None:
-        """Send what was held, in order, and hold nothing more."""
+        """Send what was held back, in order, and end the fault."""
         self.end()
 
-    def complaint(self) -> str | None:
-        held = self._faults.held_up(self)
-        return f"{self.name} still holds {held} bytes: release() was expected" if held else super().complaint()
+    def _problem(self) -> str | None:
+        held = self._registry.held_bytes(self)
+        return f"{self._name} still holds {held} bytes: release() was expected" if held else super()._problem()
 
 
 class _AtPacket(Fault):
-    """Something that happens when packets of some types come."""
+    """A fault that happens when packets of some types are received."""
 
-    _faults: Faults
-
-    def complaint(self) -> str | None:
-        complaint = super().complaint()
-        return complaint if self.happened else f"{complaint}, only {self._faults.what_came()}"
-
+    _registry: Faults
     types: tuple[PacketType, ...] = ()
     function: bytes | None = None
 
+    def _problem(self) -> str | None:
+        problem = super()._problem()
+        return problem if self.happened else f"{problem}, only {self._registry.received_types()}"
+
     def matches(self, packet_type: PacketType, arguments: list[bytes]) -> bool:
+        """Return whether it happens at this packet."""
         wanted = not self.types or packet_type in self.types
         return wanted and (self.function is None or arguments[0] == self.function)
 
 
 class _Instead(_AtPacket):
-    """The server does not see the packet; this is done instead. By default, nothing."""
+    """The server does not process the packet, and does this instead: by default, nothing."""
 
-    def act(self, connection: Any) -> None:
-        """Do it."""
+    def act(self, connection: Connection) -> None:
+        """Do what is done instead."""
 
 
 class _DropBefore(_Instead):
-    def act(self, connection: Any) -> None:
+    def act(self, connection: Connection) -> None:
         connection.drop()
 
 
 class _Reject(_Instead):
     packet = b""
 
-    def act(self, connection: Any) -> None:
+    def act(self, connection: Connection) -> None:
         connection.send(self.packet)
 
 
 class _DropAfter(_AtPacket):
-    """The server has done what the packet asks for; its answer is not sent."""
+    """The server processes the packet; its answer is not sent."""
 
 
-class Faults(FaultMaker):
-    """The faults of one server."""
+class Faults(FaultRegistry):
+    """The faults of one server: the calls of tests that inject them, and the queries of connections that obey them.
 
-    def __init__(self, reactor: IReactorTime, connections: list[Any]) -> None:
+    What the calls do is documented at `MemoryJobServer`, which has them all.
+    """
+
+    def __init__(self, reactor: IReactorTime, connections: Sequence[Connection]) -> None:
         super().__init__(reactor)
         self._connections = connections
-        self._unsent: dict[Any, bytearray] = {}
-        self._sending: dict[Any, IDelayedCall] = {}
-        self._closing: set[Any] = set()
-        self._black_holed: set[Any] = set()
-        self._came: dict[PacketType, None] = {}
+        self._unsent: dict[Connection, bytearray] = {}
+        self._sending: dict[Connection, IDelayedCall] = {}
+        self._closing: set[Connection] = set()
+        self._black_holed: set[Connection] = set()
+        self._received: dict[PacketType, None] = {}
 
     # For tests.
 
+    def go_down(self) -> Fault:
+        """Drop every connection, and refuse new ones."""
+        fault = self.refuse_connections()
+        fault._occurred()
+        self.settle()
+        self._drop_all()
+        return fault
+
     def refuse_connections(self) -> Fault:
-        """Refuse every connection. Those that are there go on. (On a port, it is accepted and closed at once.)"""
-        return self._make(_Refusal(self, "refuse_connections()", "nobody has tried to connect"))
+        """Refuse new connections."""
+        return self._add(_Refusal(self, "refuse_connections()", "no connection was attempted"))
 
     def black_hole_connections(self) -> Fault:
-        """Let every attempt to connect wait for an answer that never comes. (On a port, the connection is made, and
-        nothing is ever read from it, as with a gearmand that has no file descriptor left: H12.)"""
-        return self._make(_BlackHole(self, "black_hole_connections()", "nobody has tried to connect"))
+        """Leave attempts to connect unanswered."""
+        return self._add(_BlackHole(self, "black_hole_connections()", "no connection was attempted"))
 
     def drop_connections(self) -> None:
-        """Lose every connection now. (What was written before has arrived: see `drop_before` for what has not.)"""
+        """Drop every connection."""
         self._need_connection("drop_connections()")
-        for connection in list(self._connections):
-            connection.drop()
-        self._settle()
+        self._drop_all()
 
-    def drop_before(self, *types: PacketType, times: int | None = 1) -> Fault:
-        """Lose the connection on which the next packet of one of these types comes; the server never sees it.
-
-        :param types: none for any packet.
-        :param times: how often; None for each time.
-        """
+    def drop_before(self, *types: PacketType, times: int | None) -> Fault:
+        """Drop a connection instead of processing a packet."""
         return self._at_packet(_DropBefore, "drop_before", types, times)
 
-    def drop_after(self, *types: PacketType, times: int | None = 1) -> Fault:
-        """The same, once the server has done what the packet asks for; its answer is lost."""
+    def drop_after(self, *types: PacketType, times: int | None) -> Fault:
+        """Drop a connection once a packet was processed."""
         return self._at_packet(_DropAfter, "drop_after", types, times)
 
-    def leave_unanswered(self, *types: PacketType, times: int | None = 1) -> Fault:
-        """Ignore the next packet of one of these types, as other servers do with some (H6).
-
-        :param types: none for any packet.
-        :param times: how many are ignored; None for all.
-        """
+    def leave_unanswered(self, *types: PacketType, times: int | None) -> Fault:
+        """Ignore a packet."""
         return self._at_packet(_Instead, "leave_unanswered", types, times)
 
     def reject(
-        self,
-        code: str,
-        text: str = "",
-        *types: PacketType,
-        function: str | bytes | None = None,
-        times: int | None = 1,
+        self, code: str, text: str, *types: PacketType, function: str | bytes | None, times: int | None
     ) -> Fault:
-        """Answer the next packet of one of these types with an ERROR.
-
-        :param code: such as ``"QUEUE_ERROR"``.
-        :param types: none for any that submits a job.
-        :param function: only those that begin with this function's name, its prefix included.
-        :param times: how many are rejected; None for all.
-        """
+        """Answer a packet with an ERROR."""
         packet = ERROR.response(name_bytes("code", code, MAX_TEXT), name_bytes("text", text, MAX_TEXT))
         wanted = None if function is None else name_bytes("function", function, MAX_FUNCTION)
         fault = self._at_packet(_Reject, "reject", types or SUBMITS, times)
-        fault.name = f"reject({code!r})" if function is None else f"reject({code!r}, function={function!r})"
+        fault._name = f"reject({code!r})" if function is None else f"reject({code!r}, function={function!r})"
         fault.packet = packet
         fault.function = wanted
         return fault
 
     def hold_answers(self) -> HeldAnswers:
-        """Send nothing, on any connection, until `HeldAnswers.release`. What comes in is done as ever."""
-        return self._make(HeldAnswers(self, "hold_answers()", "there was no answer to hold"))
+        """Send nothing."""
+        return self._add(HeldAnswers(self, "hold_answers()", "there was no answer to hold"))
 
     def fall_silent(self) -> Fault:
-        """Neither read nor send anything on any connection, like a host that has lost its power."""
-        fault = self._make(_Silence(self, "fall_silent()", "there was no connection"))
+        """Read nothing and send nothing."""
+        fault = self._add(_Silence(self, "fall_silent()", "there was no connection"))
         for connection in self._connections:
-            fault.happens()
-            connection.pause()
+            fault._occurred()
+            connection.pause_reading()
         return fault
 
     def split_answers(self, size: int) -> Fault:
-        """Send everything in pieces.
-
-        :param size: bytes in each, which comes in a turn of its own.
-        """
+        """Send everything in pieces."""
         check_count("size", size)
-        fault = self._make(_Splitting(self, f"split_answers({size})", "nothing was sent"))
+        fault = self._add(_Splitting(self, f"split_answers({size})", "nothing was sent"))
         fault.size = size
         return fault
 
     def send_raw(self, data: bytes) -> None:
-        """Send these bytes, whatever they are, to every connection."""
+        """Send these bytes to every connection."""
         self._need_connection("send_raw()")
         for connection in self._connections:
             connection.send(data)
-        self._settle()
+        self.settle()
 
-    # For the server.
+    # For the server and its connections.
 
     @property
     def silent(self) -> bool:
         """Whether nothing is read."""
-        return self._lasting_one(_Silence) is not None
+        return self.first(_Silence) is not None
 
-    def connection_made(self, connection: Any) -> None:
-        """There is a new connection."""
-        if self.black_holed():
+    def connection_made(self, connection: Connection) -> None:
+        """Apply the active faults to a new connection."""
+        if self.black_holes_connection():
             self._black_holed.add(connection)
-            connection.pause()
-        silence = self._lasting_one(_Silence)
+            connection.pause_reading()
+        silence = self.first(_Silence)
         if silence is not None:
-            silence.happens()
-            connection.pause()
+            silence._occurred()
+            connection.pause_reading()
 
-    def connection_lost(self, connection: Any) -> None:
-        """A connection is gone."""
+    def connection_lost(self, connection: Connection) -> None:
+        """Forget a connection."""
         self._unsent.pop(connection, None)
         self._closing.discard(connection)
         self._black_holed.discard(connection)
@@ -342,80 +344,80 @@ class Faults(FaultMaker):
         if call is not None:
             call.cancel()
 
-    def refused(self) -> bool:
-        """Whether a connection that is asked for is refused."""
-        return self._connecting_meets(_Refusal)
+    def refuses_connection(self) -> bool:
+        """Return whether an attempt to connect is refused."""
+        return self._happens_to_attempt(_Refusal)
 
-    def black_holed(self) -> bool:
-        """Whether an attempt to connect is to wait for ever."""
-        return self._connecting_meets(_BlackHole)
+    def black_holes_connection(self) -> bool:
+        """Return whether an attempt to connect is never answered."""
+        return self._happens_to_attempt(_BlackHole)
 
-    def before(self, connection: Any, packet_type: PacketType, arguments: list[bytes]) -> bool:
-        """A packet has come; return whether the server is not to see it."""
-        self._came[packet_type] = None
-        for fault in self._lasting:
+    def intercepts(self, connection: Connection, packet_type: PacketType, arguments: list[bytes]) -> bool:
+        """Return whether the server must not process a packet, which was received; do what is done instead."""
+        self._received[packet_type] = None
+        for fault in self.active:
             if isinstance(fault, _Instead) and fault.matches(packet_type, arguments):
-                fault.happens()
+                fault._occurred()
                 fault.act(connection)
                 return True
         return False
 
-    def after(self, connection: Any, packet_type: PacketType, arguments: list[bytes]) -> None:
-        """What a packet asks for has been done."""
-        for fault in self._lasting:
+    def packet_processed(self, connection: Connection, packet_type: PacketType, arguments: list[bytes]) -> None:
+        """Apply the active faults to a packet that the server has processed."""
+        for fault in self.active:
             if isinstance(fault, _DropAfter) and fault.matches(packet_type, arguments):
-                fault.happens()
+                fault._occurred()
                 connection.drop()
                 return
 
-    def send(self, connection: Any, data: bytes) -> None:
-        """Send, or do not, or not at once."""
-        hold = self._lasting_one(HeldAnswers)
+    def send(self, connection: Connection, data: bytes) -> None:
+        """Send now, later or in pieces, as the active faults have it."""
+        hold = self.first(HeldAnswers)
         if hold is not None:
-            hold.happens()
-        if connection in self._unsent or hold or self.silent or self._lasting_one(_Splitting):
+            hold._occurred()
+        if connection in self._unsent or hold or self.silent or self.first(_Splitting):
             self._unsent.setdefault(connection, bytearray()).extend(data)
             self._send_soon(connection)
         else:
             connection.transport.write(data)
 
-    def close_connection(self, connection: Any) -> None:
-        """Close the connection once everything is sent."""
+    def close_connection(self, connection: Connection) -> None:
+        """Close the connection once everything was sent."""
         if connection in self._unsent:
             self._closing.add(connection)
         else:
             connection.transport.loseConnection()
 
-    def what_came(self) -> str:
-        """Which types of packets the server has had."""
-        return ", ".join(packet_type.name for packet_type in self._came) or "none at all"
+    def received_types(self) -> str:
+        """Return the names of the packet types that were received, for messages."""
+        return ", ".join(packet_type.name for packet_type in self._received) or "none at all"
 
-    def held_up(self, hold: HeldAnswers) -> int:
-        """How many bytes it still holds."""
-        return sum(map(len, self._unsent.values())) if self.lasts(hold) else 0
+    def held_bytes(self, hold: HeldAnswers) -> int:
+        """Return how many bytes a hold still keeps."""
+        return 0 if hold.ended else sum(map(len, self._unsent.values()))
 
     def _resume(self, fault: Fault) -> None:
         if isinstance(fault, _Silence):
             for connection in [each for each in self._connections if each not in self._black_holed]:
-                connection.resume()
+                connection.resume_reading()
         for connection in list(self._unsent):
             self._send_soon(connection)
 
-    def _send_soon(self, connection: Any) -> None:
-        """Each piece has a turn of its own, so that it is received alone."""
+    def _send_soon(self, connection: Connection) -> None:
+        # Each piece is sent in a reactor turn of its own, so that it is received alone.
         if connection not in self._sending:
             self._sending[connection] = self._reactor.callLater(0, self._send_piece, connection)
 
-    def _send_piece(self, connection: Any) -> None:
+    def _send_piece(self, connection: Connection) -> None:
         del self._sending[connection]
-        if self.silent or self._lasting_one(HeldAnswers) is not None:
+        if self.silent or self.first(HeldAnswers) is not None:
             return
         unsent = self._unsent[connection]
-        splitting = self._lasting_one(_Splitting)
+        splitting = self.first(_Splitting)
         size = len(unsent)
-        if isinstance(splitting, _Splitting):
+        if splitting is not None:
             size = splitting.size
-            splitting.happens()
+            splitting._occurred()
         connection.transport.write(bytes(unsent[:size]))
         del unsent[:size]
         if unsent:
@@ -430,24 +432,26 @@ class Faults(FaultMaker):
     ) -> AnyAtPacket:
         for packet_type in types:
             if not isinstance(packet_type, PacketType):
-                raise TypeError(f"{name}() takes types of packets, not {packet_type!r}")
+                raise TypeError(f"the packet types of {name}() must be PacketType, not {packet_type!r}")
         if times is not None:
             check_count("times", times)
         names = ", ".join(packet_type.name for packet_type in types)
-        fault = kind(self, f"{name}({names})", "no such packet has come", times)
+        fault = kind(self, f"{name}({names})", "no such packet was received", times)
         fault.types = types
-        return self._make(fault)
+        return self._add(fault)
 
-    def _lasting_one(self, kind: type[Fault]) -> Fault | None:
-        return next((fault for fault in self._lasting if isinstance(fault, kind)), None)
-
-    def _connecting_meets(self, kind: type[Fault]) -> bool:
-        fault = self._lasting_one(kind)
+    def _happens_to_attempt(self, kind: type[Fault]) -> bool:
+        fault = self.first(kind)
         if fault is not None:
-            fault.happens()
+            fault._occurred()
         return fault is not None
 
     def _need_connection(self, name: str) -> None:
-        self._settle()
+        self.settle()
         if not self._connections:
-            raise AssertionError(f"{name}: nobody is connected")
+            raise AssertionError(f"{name} needs a connection, but no client or worker is connected")
+
+    def _drop_all(self) -> None:
+        for connection in list(self._connections):
+            connection.drop()
+        self.settle()

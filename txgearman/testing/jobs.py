@@ -1,36 +1,60 @@
-"""The jobs of a job server: queues, coalescing, who works on what and who waits for it. No wire, no Twisted.
+"""The jobs of a job server: queues, coalescing, the workers that run them and the clients that await them.
 
-It does what gearmand 1.1.20 does (docs/gearman.md, and the contract suite in the tests), where a client or a worker
-could notice; what looks like a mistake here is one there, too.
+It behaves as gearmand 1.1.20 does (docs/gearman.md, and the contract suite in the tests), wherever a client or a worker
+could notice; what looks like a mistake here is one there, too. It knows neither packets nor Twisted.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Final
+from typing import Protocol as Interface
 
 from ..models import Priority
 
 BY_WORKLOAD: Final = b"-"
-"""The unique that stands for the workload."""
+"""The unique that makes jobs coalesce by their workload."""
 
 MAX_UNIQUE: Final = 63
-"""Bytes of a unique that coalesces. A longer one is kept, but no other submit is found to have the same
-(docs/gearman.md §1)."""
+"""Bytes of a unique that coalesces. gearmand keeps a longer one, but finds no job by it (docs/gearman.md §1)."""
 
 
 class QueueFull(Exception):
-    """The function has as many jobs as a submit of this priority allows."""
+    """The function has as many jobs as are allowed for a submit of this priority."""
+
+
+class Listener(Interface):
+    """A client that awaits the result of a job.
+
+    :ivar exceptions: whether it asked for WORK_EXCEPTION.
+    """
+
+    exceptions: bool
+
+    def send(self, packet: bytes) -> None:
+        """Send a packet to it."""
+
+
+class Worker(Interface):
+    """A worker: a connection, or a test that plays one.
+
+    :ivar abilities: the newest first.
+    """
+
+    abilities: list[Ability]
+
+    def wake(self) -> None:
+        """Wake it if it sleeps: there is a job for it."""
 
 
 class Job:
     """One job.
 
-    :ivar listeners: the connections that wait for its result: one entry for each foreground submit (D1).
-    :ivar dropped: the last of those who waited has left, or an administrator cancelled it. It will not be run again;
-        but while it is known it is found by its unique, and whoever joins it waits in vain (H1, H2).
-    :ivar ability: that of the worker who has it; None while it is queued.
+    :ivar listeners: the clients that await its result, one entry for each foreground submit (D1).
+    :ivar dropped: whether its last listener has left, or an administrator cancelled it. It is never run again, but
+        while it is known it is found by its unique, and a submit that joins it never gets a result (H1, H2).
+    :ivar ability: that of the worker which has it; None while it is queued.
     """
 
     def __init__(
@@ -52,7 +76,7 @@ class Job:
         self.background = background
         self.reducer = reducer
         self.at = at
-        self.listeners: list[Any] = []
+        self.listeners: list[Listener] = []
         self.ability: Ability | None = None
         self.dropped = False
         self.retries = 0
@@ -60,22 +84,22 @@ class Job:
         self.denominator = 0
 
     @property
-    def worker(self) -> Any:
-        """The connection that has it; None while it is queued."""
-        return self.ability and self.ability.worker
+    def worker(self) -> Worker | None:
+        """The worker that has it; None while it is queued."""
+        return None if self.ability is None else self.ability.worker
 
     @property
     def key(self) -> tuple[Function, bytes] | None:
-        """What coalesces; None if nothing does."""
+        """What it coalesces by; None if it does not."""
         if self.unique == BY_WORKLOAD:
             return (self.function, b"-" + self.workload) if self.workload else None
         return (self.function, b"=" + self.unique) if 0 < len(self.unique) <= MAX_UNIQUE else None
 
 
 class Function:
-    """A function's queues, its workers, and how many jobs it may have.
+    """A function's queues, its workers, and its limits.
 
-    :ivar limits: by priority: a submit is refused while the function has that many jobs in all; 0 for no limit.
+    :ivar limits: by priority, the number of jobs in all from which on submits are refused; 0 for no limit.
     """
 
     def __init__(self, name: bytes) -> None:
@@ -87,17 +111,17 @@ class Function:
 
     @property
     def total(self) -> int:
-        """Its jobs, queued and running."""
+        """The number of its jobs, queued and running."""
         return sum(map(len, self.queues)) + self.running
 
 
 class Ability:
-    """That a worker can do a function: one CAN_DO.
+    """A function that a worker offers: one CAN_DO.
 
-    :ivar timeout: seconds that the worker may take for a job; None for as long as it likes.
+    :ivar timeout: seconds that the worker may take for a job; None for no limit.
     """
 
-    def __init__(self, worker: Any, function: Function, timeout: float | None) -> None:
+    def __init__(self, worker: Worker, function: Function, timeout: float | None) -> None:
         self.worker = worker
         self.function = function
         self.timeout = timeout
@@ -109,8 +133,8 @@ class Jobs:
 
     def __init__(self, seconds: Callable[[], float], job_retries: int, handle_prefix: bytes) -> None:
         """
-        :param seconds: tells the time, for jobs that wait for one.
-        :param job_retries: how often a job is given to a worker; 0 for as often as it takes.
+        :param seconds: returns the time, for jobs that are scheduled.
+        :param job_retries: how many workers a job is given to; 0 for no limit.
         """
         self._seconds = seconds
         self._job_retries = job_retries
@@ -126,21 +150,24 @@ class Jobs:
     # Functions and abilities.
 
     def function(self, name: bytes) -> Function:
-        """The function; made at its first mention."""
+        """Return the function, which is created at its first mention."""
         if name not in self.functions:
             self.functions[name] = Function(name)
         return self.functions[name]
 
     def drop_function(self, name: bytes) -> bool:
-        """Forget the function and its queue, unless it is in use. Its jobs stay known, and nobody is told (H4)."""
+        """Remove the function and its queue, unless it is in use. Its jobs stay known, and nobody is notified (H4).
+
+        :return: whether it was removed.
+        """
         function = self.functions[name]
         if function.abilities or function.running:
             return False
         del self.functions[name]
         return True
 
-    def add_ability(self, worker: Any, name: bytes, timeout: float | None = None) -> Ability:
-        """A worker can do a function."""
+    def add_ability(self, worker: Worker, name: bytes, timeout: float | None = None) -> Ability:
+        """Record that a worker offers a function."""
         ability = Ability(worker, self.function(name), timeout)
         ability.function.abilities.append(ability)
         return ability
@@ -148,21 +175,21 @@ class Jobs:
     # Submits.
 
     def by_handle(self, handle: bytes) -> Job | None:
-        """The job that is called so."""
+        """Return the job with this handle."""
         return self._by_handle.get(handle)
 
     def by_unique(self, unique: bytes) -> Job | None:
-        """The newest job with this unique, whatever its function."""
+        """Return the newest job with this unique, whatever its function."""
         if unique in (b"", BY_WORKLOAD):
             return None
         return next((job for job in reversed(self._by_handle.values()) if job.unique == unique), None)
 
-    def submit(self, job: Job, listener: Any = None) -> tuple[Job, bool]:
+    def submit(self, job: Job, listener: Listener | None = None) -> tuple[Job, bool]:
         """Queue a job, or join the one that has the same function and unique.
 
-        :param listener: who waits for its result; None for a background job.
+        :param listener: the client that awaits its result; None for a background job.
         :return: the job, and whether it is new.
-        :raises QueueFull: there may be no more jobs. (Joining one is always allowed.)
+        :raises QueueFull: the limit of the function is reached. (Joining a job is always allowed.)
         """
         joined = self._by_key.get(job.key) if job.key else None
         if joined is None:
@@ -184,10 +211,10 @@ class Jobs:
             self._by_key[job.key] = job
         job.function.queues[job.priority].append(job)
 
-    # The way of a job.
+    # The life of a job.
 
     def take(self, abilities: Iterable[Ability]) -> Job | None:
-        """Give out the next job that one of these abilities is good for; the first of them that has one, has it."""
+        """Assign the next job to a worker with these abilities. The first ability that has a job takes it."""
         for ability in abilities:
             job = self._next(ability.function)
             if job is not None:
@@ -199,8 +226,8 @@ class Jobs:
         return None
 
     def _next(self, function: Function) -> Job | None:
-        # Of the highest queue that has a job, even if the time of none there has come (H8). Where all that was in it
-        # was dropped, the next one is.
+        # gearmand looks only at the highest queue that has a job, even if none there is due (H8). Where every job in it
+        # was dropped, it goes on to the next queue.
         while queue := next(filter(None, function.queues), None):
             job = self._first_due([queue])
             if job is not None or queue:
@@ -208,11 +235,11 @@ class Jobs:
         return None
 
     def has_work_for(self, abilities: Iterable[Ability]) -> bool:
-        """Whether there is something to do; `take` may yet see it otherwise (H8)."""
+        """Return whether a job is due in any queue. `take` may still return None (H8)."""
         return any(self._first_due(ability.function.queues) is not None for ability in abilities)
 
     def _first_due(self, queues: Iterable[deque[Job]]) -> Job | None:
-        """The job whose turn it is. Dropped ones before it are found out now, and forgotten."""
+        """Return the first job that is due. Dropped jobs before it are forgotten only now."""
         for queue in queues:
             for job in list(queue):
                 if job.at <= self._seconds():
@@ -223,16 +250,16 @@ class Jobs:
         return None
 
     def finish(self, job: Job) -> None:
-        """It has ended."""
-        self._leave_worker(job)
+        """Forget a job that its worker has ended."""
+        self._release_worker(job)
         self._forget(job)
 
-    def give_back(self, job: Job) -> bool:
-        """Its worker is gone, or too slow.
+    def requeue(self, job: Job) -> bool:
+        """Take a job away from its worker, which is gone or too slow.
 
-        :return: whether it is queued again, behind the others; even if it was dropped. If not, it is forgotten.
+        :return: whether it is queued again, behind the others, even if it was dropped. If not, it is forgotten.
         """
-        self._leave_worker(job)
+        self._release_worker(job)
         job.numerator = job.denominator = 0
         job.retries += 1
         if job.retries == self._job_retries:
@@ -241,15 +268,17 @@ class Jobs:
         job.function.queues[job.priority].append(job)
         return True
 
-    def leave(self, listener: Any) -> None:
-        """The listener waits for nothing any more. A job for which nobody is left waiting is dropped; even one that
-        was submitted in the background, too (L1)."""
+    def remove_listener(self, listener: Listener) -> None:
+        """Remove a lost listener from its jobs.
+
+        A job that has no other listener is dropped, even if it was also submitted in the background (L1).
+        """
         for job in self:
             if listener in job.listeners:
                 job.listeners = [other for other in job.listeners if other is not listener]
                 job.dropped = job.dropped or not job.listeners
 
-    def _leave_worker(self, job: Job) -> None:
+    def _release_worker(self, job: Job) -> None:
         assert job.ability is not None
         job.ability.jobs.remove(job)
         job.ability = None

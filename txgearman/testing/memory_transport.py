@@ -1,7 +1,7 @@
-"""A wire in memory: an endpoint that leads to a `Factory` in the same process, with no socket between.
+"""In-memory connections: transports, and an endpoint that connects to a `Factory` of the same process without a socket.
 
 What is written at one end arrives at the other in a later turn of the reactor, in one piece with what was written
-after it in the same turn. With a `Clock`, ``clock.advance(0)`` runs all such turns until nothing moves any more.
+after it in the same turn. With a `Clock`, ``clock.advance(0)`` runs all such turns until nothing is in transit.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from zope.interface import implementer
 from .faults import Faults
 
 BUFFER: Final = 64 * 1024
-"""Bytes that may be under way before a producer is paused; as with Twisted's sockets."""
+"""Bytes that may be in transit before a producer is paused, as with Twisted's sockets."""
 
 
 @implementer(IAddress)
 class MemoryAddress:
-    """The address of an end of a wire.
+    """The address of one end of an in-memory connection.
 
-    :ivar name: for people.
+    :ivar name: which end it is, for messages.
     """
 
     def __init__(self, name: str) -> None:
@@ -45,10 +45,12 @@ class MemoryAddress:
 
 @implementer(ITransport, IConsumer, IPushProducer)
 class MemoryTransport:
-    """One end of a wire.
+    """One end of an in-memory connection.
 
-    :ivar disconnecting: whether it was asked to close.
-    :ivar disconnected: whether its protocol was told that it is closed, or is about to be.
+    :ivar disconnecting: whether `loseConnection` was called.
+    :ivar disconnected: whether `connectionLost` of its protocol was called, or is scheduled.
+    :ivar protocol: the protocol at this end.
+    :ivar other: the other end.
     """
 
     _log = Logger()
@@ -58,8 +60,8 @@ class MemoryTransport:
         self._address = MemoryAddress(name)
         self._outgoing: list[bytes] = []
         self._size = 0
-        self._moving = False
-        self._paused = False
+        self._delivery_scheduled = False
+        self._reading_paused = False
         self._receiving = False
         self._producer: Any = None
         self._streaming = True
@@ -77,21 +79,21 @@ class MemoryTransport:
         if data and not self.disconnected:
             self._outgoing.append(data)
             self._size += len(data)
-            self._pace()
-            self._move_soon()
+            self._pace_producer()
+            self._schedule_delivery()
 
     def writeSequence(self, data: Any) -> None:
         self.write(b"".join(data))
 
     def loseConnection(self) -> None:
-        """Close it once everything was sent, and the producer is unregistered. Nothing more is received."""
+        """Close it once everything was sent and the producer is unregistered. Nothing more is received."""
         if not (self.disconnecting or self.disconnected):
             self.disconnecting = True
-            self._move_soon()
+            self._schedule_delivery()
 
     def abortConnection(self) -> None:
-        """Close it now; what is under way in either direction is lost."""
-        self._lose(ConnectionAborted(), ConnectionLost())
+        """Close it now; what is in transit in either direction is lost."""
+        self._disconnect(ConnectionAborted(), ConnectionLost())
 
     def getPeer(self) -> MemoryAddress:
         return self.other._address
@@ -100,61 +102,61 @@ class MemoryTransport:
         return self._address
 
     def pauseProducing(self) -> None:
-        self._paused = True
+        self._reading_paused = True
 
     def resumeProducing(self) -> None:
-        self._paused = False
-        self.other._move_soon()
+        self._reading_paused = False
+        self.other._schedule_delivery()
 
     def stopProducing(self) -> None:
         self.loseConnection()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         if self._producer is not None:
-            raise RuntimeError("there is a producer already")
+            raise RuntimeError("unregister the producer before another one is registered")
         if self.disconnected:
             producer.stopProducing()
             return
         self._producer, self._streaming, self._producer_paused = producer, streaming, False
-        self._pace()
+        self._pace_producer()
 
     def unregisterProducer(self) -> None:
         self._producer = None
-        self._move_soon()
+        self._schedule_delivery()
 
-    # What happens in later turns.
+    # In later turns of the reactor.
 
-    def _move_soon(self) -> None:
-        if not (self._moving or self.disconnected):
-            self._moving = True
-            self._reactor.callLater(0, self._move)
+    def _schedule_delivery(self) -> None:
+        if not (self._delivery_scheduled or self.disconnected):
+            self._delivery_scheduled = True
+            self._reactor.callLater(0, self._deliver)
 
-    def _move(self) -> None:
-        self._moving = False
-        if self.disconnected or self.other._paused or self.other._receiving:
+    def _deliver(self) -> None:
+        self._delivery_scheduled = False
+        if self.disconnected or self.other._reading_paused or self.other._receiving:
             return
         data = b"".join(self._outgoing)
         self._outgoing.clear()
         self._size = 0
         if data and not self.other.disconnecting:
             self.other._receive(data)
-        self._pace()
+        self._pace_producer()
         if self.disconnecting and not self._outgoing and self._producer is None:
-            self._lose(ConnectionDone(), ConnectionDone())
+            self._disconnect(ConnectionDone(), ConnectionDone())
 
     def _receive(self, data: bytes) -> None:
-        # Whoever lets the clock go on from within it must not have it entered again.
+        # A protocol that advances the clock must not be re-entered.
         self._receiving = True
         try:
             self.protocol.dataReceived(data)
-        except Exception as error:  # the reactor does so too: it logs what a protocol raises, and closes its connection
-            self._log.failure("a protocol's dataReceived failed")
-            self._lose(error, ConnectionLost())
+        except Exception as error:  # as the reactor does, which logs what a protocol raises, and closes its connection
+            self._log.failure("connection closed: dataReceived raised an exception")
+            self._disconnect(error, ConnectionLost())
         finally:
             self._receiving = False
-            self.other._move_soon()
+            self.other._schedule_delivery()
 
-    def _pace(self) -> None:
+    def _pace_producer(self) -> None:
         if self._producer is None or self.disconnected:
             return
         full = self._size > BUFFER
@@ -168,14 +170,14 @@ class MemoryTransport:
             self._producer_paused = False
             self._producer.resumeProducing()
 
-    def _lose(self, here: BaseException, there: BaseException) -> None:
-        for end, error in ((self, here), (self.other, there)):
+    def _disconnect(self, own_reason: BaseException, other_reason: BaseException) -> None:
+        for end, reason in ((self, own_reason), (self.other, other_reason)):
             if not end.disconnected:
                 end.disconnected = True
                 end._outgoing.clear()
-                self._reactor.callLater(0, end._tell_lost, Failure(error))
+                self._reactor.callLater(0, end._notify_lost, Failure(reason))
 
-    def _tell_lost(self, reason: Failure) -> None:
+    def _notify_lost(self, reason: Failure) -> None:
         producer, self._producer = self._producer, None
         protocol, self.protocol = self.protocol, None
         try:
@@ -183,12 +185,12 @@ class MemoryTransport:
                 producer.stopProducing()
             protocol.connectionLost(reason)
         except Exception:  # as above
-            self._log.failure("a protocol's connectionLost failed")
+            self._log.failure("connectionLost raised an exception")
 
 
 @implementer(IStreamClientEndpoint)
 class MemoryEndpoint:
-    """An endpoint that leads to a factory of this process."""
+    """An endpoint that connects to a `MemoryJobServer` without a socket: `MemoryJobServer.endpoint`."""
 
     def __init__(self, reactor: IReactorTime, server_factory: Factory, faults: Faults) -> None:
         self._reactor = reactor
@@ -199,31 +201,32 @@ class MemoryEndpoint:
         return f"<MemoryEndpoint to {self._server_factory!r}>"
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
-        """Connect, in a later turn.
+        """Connect, in a later turn of the reactor.
 
-        :return: fires with the client's protocol. Cancelled, there is no connection.
+        :return: fires with the client's protocol; fails with `ConnectionRefusedError` while the server refuses
+            connections, or with what the factory raises. Cancelling it abandons the attempt.
         """
         client = MemoryTransport(self._reactor, "client")
 
         def cancel(_: object) -> None:
-            if turn.active():
-                turn.cancel()
+            if call.active():
+                call.cancel()
             if client.protocol is None:
                 client.disconnected = True
             else:
                 client.abortConnection()
 
         attempt: Deferred[Any] = Deferred(cancel)
-        turn = self._reactor.callLater(0, self._establish, client, protocolFactory, attempt)
+        call = self._reactor.callLater(0, self._establish, client, protocolFactory, attempt)
         return attempt
 
     def _establish(self, client: MemoryTransport, client_factory: Factory, attempt: Deferred[Any]) -> None:
-        if self._faults.refused():
+        if self._faults.refuses_connection():
             attempt.errback(ConnectionRefusedError())
-        elif not self._faults.black_holed():
+        elif not self._faults.black_holes_connection():
             try:
                 protocol = self._connect(client, client_factory)
-            except Exception:  # whatever the factory raises is what has become of the attempt
+            except Exception:  # whatever the factory raises is the outcome of the attempt
                 attempt.errback()
             else:
                 if not attempt.called:
@@ -234,7 +237,7 @@ class MemoryEndpoint:
         protocol = client_factory.buildProtocol(server.getHost())
         if protocol is None:
             raise NoProtocol
-        if client.disconnected:  # it was cancelled meanwhile
+        if client.disconnected:  # the factory has cancelled the attempt
             return None
         server.protocol = self._server_factory.buildProtocol(client.getHost())
         client.protocol, client.other, server.other = protocol, server, client

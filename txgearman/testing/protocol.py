@@ -1,4 +1,4 @@
-"""A connection to the server: requests in, answers out."""
+"""One connection to a `MemoryJobServer`: reads requests, and answers them."""
 
 from __future__ import annotations
 
@@ -54,27 +54,28 @@ from ..packets import (
     WORK_WARNING,
     PacketType,
 )
-from . import commands as text
-from .commands import c_number
-from .core import Core
+from ..validation import whole_number
+from . import commands
+from .core import JobServerCore
 from .faults import Faults
 from .jobs import MAX_UNIQUE, Ability, Job, QueueFull
 from .request_parser import InvalidRequest, RequestParser, WrongMagic
 
-LONGEST_UNIQUE: Final = 64
-"""Bytes. A longer one is refused; one of just this length is accepted, and mistreated (docs/gearman.md §1)."""
+MAX_ACCEPTED_UNIQUE: Final = 64
+"""Bytes. A longer unique is refused; one of exactly this length is accepted, but does not coalesce
+(docs/gearman.md §1)."""
 
 MAX_HANDLE: Final = 63
-"""Bytes. A longer one is not answered (H6)."""
+"""Bytes. A question about a longer handle is not answered (H6)."""
 
 MAX_CLIENT_ID: Final = 127
-"""Bytes that are kept of it."""
+"""Bytes. The rest of a longer client id is discarded."""
 
 MAX_ASSIGN: Final = 8192
-"""Bytes of a JOB_ASSIGN before the workload; gearmand closes the connection of a worker that would get more."""
+"""Bytes of a JOB_ASSIGN before the workload. gearmand closes the connection of a worker that would get more."""
 
-MAX_NUMBER: Final = 11
-"""Characters of WORK_STATUS's denominator, of which the last is not read; a longer one is dropped without a word
+MAX_DENOMINATOR: Final = 11
+"""Characters of WORK_STATUS's denominator, of which the last is not read. A WORK_STATUS with a longer one is ignored
 (docs/gearman.md §5)."""
 
 _UINT32: Final = (1 << 32) - 1
@@ -92,24 +93,23 @@ _PRIORITIES: Final[Mapping[PacketType, tuple[Priority, bool]]] = {
     SUBMIT_REDUCE_JOB: (Priority.NORMAL, False),
     SUBMIT_REDUCE_JOB_BACKGROUND: (Priority.NORMAL, True),
 }
-"""Of every submit: its priority, and whether it is in the background."""
+"""The priority of each submit, and whether it is in the background."""
 
 
 class JobServerProtocol(Protocol):
-    """One connection, of a client, a worker or an administrator; the server makes no difference.
+    """One connection of a client, a worker or an administrator: see `core.Connection`.
 
-    :ivar requests: the types of the packets that came on it, oldest first.
-    :ivar lost: fires when it is gone.
+    :ivar lost: fires when it is lost.
     """
 
     transport: Any
 
-    def __init__(self, reactor: IReactorTime, core: Core, faults: Faults, host: bytes) -> None:
+    def __init__(self, reactor: IReactorTime, core: JobServerCore, faults: Faults, host: bytes) -> None:
         self._reactor = reactor
         self._core = core
         self._faults = faults
-        self._splitter = RequestParser()
-        self._over = False
+        self._parser = RequestParser()
+        self._closed = False
         self._sleeping = False
         self._woken = False
         self._timer: IDelayedCall | None = None
@@ -126,47 +126,47 @@ class JobServerProtocol(Protocol):
     def connectionMade(self) -> None:
         if is_tcp(self.transport):
             self.transport.setTcpNoDelay(True)
-        self.number = self._core.connected(self)
+        self.number = self._core.connection_made(self)
         self._faults.connection_made(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_timer()
         self._faults.connection_lost(self)
-        self._over = True
-        self._core.disconnected(self)
+        self._closed = True
+        self._core.connection_lost(self)
         self.lost.callback(None)
 
     def drop(self) -> None:
-        """Close it without any more notice: what was not sent yet never is, and nothing more is read."""
-        self._over = True
+        """Abort the connection: what was not sent yet is lost, and nothing more is read."""
+        self._closed = True
         self.transport.abortConnection()
 
-    def pause(self) -> None:
-        """Read nothing more, until `resume`."""
+    def pause_reading(self) -> None:
+        """Read nothing more, until `resume_reading`."""
         self.transport.pauseProducing()
 
-    def resume(self) -> None:
-        """Read on, and do first what had come before."""
+    def resume_reading(self) -> None:
+        """Read on, after processing what was received before the pause."""
         self.transport.resumeProducing()
         self.dataReceived(b"")
 
     def send(self, packet: bytes) -> None:
         """Send a packet, or a line of text."""
-        if not self._over:
+        if not self._closed:
             self._faults.send(self, packet)
 
     def dataReceived(self, data: bytes) -> None:
-        self._splitter.feed(data)
+        self._parser.feed(data)
         try:
-            while not (self._over or self._faults.silent) and self._take_request():
+            while not (self._closed or self._faults.silent) and self._take_request():
                 pass
         except InvalidRequest:
-            self._over = True
+            self._closed = True
             self._faults.close_connection(self)
 
     def _take_request(self) -> bool:
         try:
-            request = self._splitter.take()
+            request = self._parser.take()
         except WrongMagic:
             self._refuse("INVALID_MAGIC", "Request magic expected")
             return True
@@ -177,24 +177,24 @@ class JobServerProtocol(Protocol):
         return request is not None
 
     def _line_received(self, line: bytes) -> None:
-        answer = text.answer(self._core, line)
+        answer = commands.answer(self._core, line)
         if answer is None:
             raise InvalidRequest
         self.send(answer)
 
     def _packet_received(self, packet_type: PacketType, arguments: list[bytes]) -> None:
         self.requests.append(packet_type)
-        if self._faults.before(self, packet_type, arguments):
+        if self._faults.intercepts(self, packet_type, arguments):
             return
         handler = self._handlers.get(packet_type)
         if handler is None:
             self._refuse("INVALID_COMMAND", "Command not expected")
         else:
             handler(self, packet_type, *arguments)
-        self._faults.after(self, packet_type, arguments)
+        self._faults.packet_processed(self, packet_type, arguments)
 
-    def _refuse(self, code: str, why: str) -> None:
-        self.send(ERROR.response(code.encode(), why.encode()))
+    def _refuse(self, code: str, text: str) -> None:
+        self.send(ERROR.response(code.encode(), text.encode()))
 
     # Clients.
 
@@ -204,27 +204,29 @@ class JobServerProtocol(Protocol):
     def _submit_epoch(
         self, packet_type: PacketType, function: bytes, unique: bytes, epoch: bytes, workload: bytes
     ) -> None:
-        at = c_number(epoch)
-        if _LONG_MIN <= at <= _LONG_MAX:  # else there is no answer (H6)
+        at = whole_number(epoch)
+        if _LONG_MIN <= at <= _LONG_MAX:  # gearmand does not answer others (H6)
             self._queue(packet_type, function, unique, workload, at=at)
 
     def _submit_reduce(
         self, packet_type: PacketType, function: bytes, unique: bytes, reducer: bytes, _: bytes, workload: bytes
     ) -> None:
-        if len(reducer) > LONGEST_UNIQUE:  # it looks at the wrong argument (docs/gearman.md §9)
+        if len(reducer) > MAX_ACCEPTED_UNIQUE:  # gearmand checks the wrong argument (docs/gearman.md §9)
             self._refuse("ARGUMENT_TOO_LARGE", "Unique value too large")
         else:
             self._queue(packet_type, function, unique, workload, reducer=reducer)
 
-    def _queue(self, packet_type: PacketType, function: bytes, unique: bytes, workload: bytes, **more: Any) -> None:
-        if len(unique) > LONGEST_UNIQUE and "reducer" not in more:
+    def _queue(self, packet_type: PacketType, function: bytes, unique: bytes, workload: bytes, **options: Any) -> None:
+        if len(unique) > MAX_ACCEPTED_UNIQUE and "reducer" not in options:
             self._refuse("ARGUMENT_TOO_LARGE", "Unique value too large")
             return
         jobs = self._core.jobs
         priority, background = _PRIORITIES[packet_type]
-        more.update(priority=priority, background=background)
+        options.update(priority=priority, background=background)
         try:
-            job, new = jobs.submit(Job(jobs.function(function), unique, workload, **more), None if background else self)
+            job, new = jobs.submit(
+                Job(jobs.function(function), unique, workload, **options), None if background else self
+            )
         except QueueFull:
             self._refuse("QUEUE_ERROR", "Job queue is full")
             return
@@ -234,7 +236,7 @@ class JobServerProtocol(Protocol):
 
     def _get_status(self, _: PacketType, handle: bytes) -> None:
         handle = handle.partition(b"\0")[0]
-        if len(handle) <= MAX_HANDLE:  # else there is no answer (H6)
+        if len(handle) <= MAX_HANDLE:  # gearmand does not answer others (H6)
             self.send(STATUS_RES.response(handle, *_status(self._core.jobs.by_handle(handle))))
 
     def _get_status_unique(self, _: PacketType, unique: bytes) -> None:
@@ -260,7 +262,7 @@ class JobServerProtocol(Protocol):
         self.abilities.insert(0, self._core.jobs.add_ability(self, function))
 
     def _can_do_timeout(self, _: PacketType, function: bytes, milliseconds: bytes) -> None:
-        number = c_number(milliseconds)
+        number = whole_number(milliseconds)
         timeout = max(number, 1000) / 1000 if number > 0 else None
         self.abilities.insert(0, self._core.jobs.add_ability(self, function, timeout))
 
@@ -281,7 +283,7 @@ class JobServerProtocol(Protocol):
             self._stop_timer()
 
     def wake(self) -> None:
-        """There is a job for it: a sleeping worker is told once, until it grabs."""
+        """Send NOOP to a worker that sleeps; once, until it grabs a job."""
         if self._sleeping and not self._woken:
             self._woken = True
             self.send(NOOP.response())
@@ -299,8 +301,11 @@ class JobServerProtocol(Protocol):
         self.send(packet)
 
     def _set_timer(self, job: Job) -> None:
-        """A connection has one timer. Each job that it gets sets it anew, or stops it; but the job that goes back is
-        the one for which it was set first, and the end of that one stops nothing (docs/gearman.md §8)."""
+        """Start, restart or stop the timer for a job that is assigned.
+
+        A connection has one timer. Each job that it is assigned restarts or stops it; but the job that is requeued is
+        the one for which it was first started, and the end of that job does not stop it (docs/gearman.md §8).
+        """
         assert job.ability is not None
         timeout = job.ability.timeout
         if timeout is None:
@@ -318,14 +323,14 @@ class JobServerProtocol(Protocol):
     def _time_out(self, job: Job) -> None:
         self._timer = None
         if job.worker is self:
-            self._core.give_back(job)
+            self._core.requeue(job)
 
-    # What a worker says of its job.
+    # What a worker sends about its job.
 
-    def _own_job(self, handle: bytes, otherwise: str) -> Job | None:
+    def _own_job(self, handle: bytes, error_text: str) -> Job | None:
         job = self._core.jobs.by_handle(handle)
         if job is None or job.worker is not self:
-            self._refuse("JOB_NOT_FOUND", otherwise)
+            self._refuse("JOB_NOT_FOUND", error_text)
             return None
         return job
 
@@ -336,8 +341,8 @@ class JobServerProtocol(Protocol):
 
     def _work_status(self, packet_type: PacketType, handle: bytes, numerator: bytes, denominator: bytes) -> None:
         job = self._own_job(handle, "Job given in work result not found")
-        if job and len(denominator) <= MAX_NUMBER:
-            numbers = (c_number(digits) for digits in (numerator, denominator[: MAX_NUMBER - 1]))
+        if job and len(denominator) <= MAX_DENOMINATOR:
+            numbers = (whole_number(digits) for digits in (numerator, denominator[: MAX_DENOMINATOR - 1]))
             stored = [min(max(number, _LONG_MIN), _LONG_MAX) & _UINT32 for number in numbers]
             self._core.work_status(job, packet_type.response(handle, numerator, denominator), *stored)
 

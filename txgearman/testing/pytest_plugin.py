@@ -1,8 +1,8 @@
-"""The test kit in pytest. One line in ``conftest.py`` switches it on::
+"""The test kit for pytest. One line in ``conftest.py`` enables it::
 
     pytest_plugins = ["txgearman.testing.pytest_plugin"]
 
-Then each test may take a ``job_server`` as an argument: a `MemoryJobServer` on a `Clock`, verified at the end.
+It defines the fixture ``job_server``: a `MemoryJobServer` on a `Clock`, which is closed and verified after the test.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .server import MemoryJobServer
 
 @pytest.fixture
 def job_server() -> Iterator[MemoryJobServer]:
-    """A job server in memory, on a `Clock`, verified at the end of the test."""
+    """An in-memory job server on a `Clock`, which is closed and verified after the test."""
     server = MemoryJobServer()
     yield server
     server.result_of(server.close())

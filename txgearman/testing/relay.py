@@ -1,4 +1,4 @@
-"""One connection that a `FaultProxy` stands in: both of its directions, and what the faults make of what passes."""
+"""One connection through a `FaultProxy`: its two directions, and the faults that apply to what passes."""
 
 from __future__ import annotations
 
@@ -24,55 +24,58 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 BUFFER: Final = 1024 * 1024
-"""Bytes that may wait in one direction. Whoever sends more must wait as well."""
+"""Bytes that may be queued in one direction. A sender that sends more is paused."""
 
-POLL: Final = 0.002
-"""Seconds from one look at what the peer's kernel has taken to the next. No event tells of it."""
+POLL_INTERVAL: Final = 0.002
+"""Seconds between checks of what the peer's kernel has acknowledged. There is no event for it."""
 
 
 class Direction(enum.Enum):
-    """Which way bytes go."""
+    """The direction in which bytes pass through a `FaultProxy`."""
 
     TO_SERVER = "to the server"
     TO_CLIENT = "to the client"
 
 
 class _End(enum.Enum):
-    """How a sender has ended; it has its place behind what was sent before."""
+    """How a sender has closed its connection; it is queued behind what was sent before."""
 
     CLEAN = enum.auto()
     RESET = enum.auto()
 
 
 class Drop(Interface):
-    """That a connection is to be lost, and how: `FaultProxy.drop_after`."""
+    """A connection that is to be dropped at an offset: `FaultProxy.drop_after`.
+
+    :ivar reset: whether by a reset.
+    """
 
     reset: bool
 
     def due_in(self, pipe: Pipe) -> int:
-        """After how many more bytes."""
+        """Return after how many more bytes it is dropped."""
 
-    def happens(self) -> None:
-        """It was lost."""
+    def dropped(self) -> None:
+        """Note that it was dropped."""
 
 
 class Traffic(Interface):
-    """What the faults say of the bytes of all connections."""
+    """What the active faults make of the bytes of all connections."""
 
     def silent(self, direction: Direction) -> bool:
-        """Whether nothing passes."""
+        """Return whether nothing passes."""
 
     def lateness(self, direction: Direction) -> float:
-        """How many seconds after it came a byte passes."""
+        """Return how many seconds a byte passes after it was received."""
 
     def piece_size(self, direction: Direction) -> int | None:
-        """How many bytes pass in one turn; None for as many as there are."""
+        """Return how many bytes pass in one reactor turn; None for no limit."""
 
     def altered(self, pipe: Pipe, data: bytes) -> bytes:
-        """What passes in the place of `data`, which is as long."""
+        """Return what passes instead of `data`, of the same length."""
 
     def next_drop(self, pipe: Pipe, size: int) -> Drop | None:
-        """What is to happen by the time that so many more bytes have passed."""
+        """Return the first drop that is due within so many more bytes; None if there is none."""
 
 
 _Part: TypeAlias = "memoryview | _End"
@@ -80,9 +83,9 @@ _Part: TypeAlias = "memoryview | _End"
 
 @implementer(IPushProducer)
 class Pipe:
-    """One direction of a connection: takes from one transport, and gives to another.
+    """One direction of a connection: reads from one transport, the source, and writes to another, the sink.
 
-    :ivar passed: how many bytes it has given.
+    :ivar passed: how many bytes it has written.
     """
 
     def __init__(self, relay: Relay, direction: Direction) -> None:
@@ -92,9 +95,9 @@ class Pipe:
         self._waiting: deque[tuple[float, _Part]] = deque()
         self._size = 0
         self._timer: IDelayedCall | None = None
-        self._apart = False  # whether the timer is there to keep pieces apart
-        self._full = False
-        self._paused = False
+        self._separating = False  # whether the timer separates two pieces
+        self._sink_full = False
+        self._reading_paused = False
         self._ended = False
         self._stopped = False
         self.source: Any = None
@@ -103,47 +106,47 @@ class Pipe:
         self.passed = 0
 
     def open(self, source: Any, sink: Any) -> None:
-        """Both ends are there. Until now, nothing was read."""
+        """Start, as both ends are connected. Until now, nothing was read."""
         self.source, self.sink = source, sink
         sink.registerProducer(self, True)
-        self._paused = True
+        self._reading_paused = True
         self._pace()
 
     def receive(self, data: bytes) -> None:
-        """The source has sent something."""
+        """Queue what the source has sent."""
         if not self._stopped:
             self._size += len(data)
             self._put(memoryview(data))
 
     def end(self, how: _End) -> None:
-        """The source sends nothing more."""
+        """Queue the end, as the source sends nothing more."""
         self._ended = True
         if not self._stopped:
             self._put(how)
 
     def stop(self) -> None:
-        """Nothing passes from now on."""
+        """Discard what is queued, and let nothing pass from now on."""
         self._stopped = True
         self._cancel_timer()
         self._waiting.clear()
 
-    # What the sink says.
+    # Called by the sink.
 
     def pauseProducing(self) -> None:
-        self._full = True
+        self._sink_full = True
 
     def resumeProducing(self) -> None:
-        self._full = False
+        self._sink_full = False
         self.move()
 
     def stopProducing(self) -> None:
-        """Its protocol says so, too."""
+        """Do nothing: the protocol of the sink stops this pipe, too."""
 
     # What passes.
 
     def move(self) -> None:
-        """Pass on what may pass now, and see to it that the rest does later."""
-        if self.sink is None or self._stopped or self._apart:
+        """Pass on what may pass now, and schedule the rest."""
+        if self.sink is None or self._stopped or self._separating:
             return
         self._cancel_timer()
         wait = self._seconds_to_wait()
@@ -151,8 +154,8 @@ class Pipe:
             self._pass(BUFFER)
             wait = self._seconds_to_wait()
         if wait is not None:
-            self._apart = wait == 0
-            then = self._let_piece_arrive if self._apart else self._time_has_come
+            self._separating = wait == 0
+            then = self._wait_for_receiver if self._separating else self._pass_due
             self._timer = self._reactor.callLater(wait, then)
         self._pace()
 
@@ -160,20 +163,20 @@ class Pipe:
         self._waiting.append((self._reactor.seconds(), part))
         self.move()
 
-    def _let_piece_arrive(self) -> None:
-        """In the turn after the one in which it was sent, whoever gets it in this process reads it."""
-        self._timer = self._reactor.callLater(0, self._time_has_come)
+    def _wait_for_receiver(self) -> None:
+        # A receiver in this process reads a piece in the turn after the one in which it was sent.
+        self._timer = self._reactor.callLater(0, self._pass_due)
 
-    def _time_has_come(self) -> None:
+    def _pass_due(self) -> None:
         self._timer = None
-        self._apart = False
+        self._separating = False
         if self._seconds_to_wait() == 0:
             self._pass(self._traffic.piece_size(self.direction) or BUFFER)
         self.move()
 
     def _seconds_to_wait(self) -> float | None:
-        """For the oldest part; None if no time is known."""
-        if not self._waiting or self._full or self._traffic.silent(self.direction):
+        """Return how long the oldest part still has to wait; None if that is not known."""
+        if not self._waiting or self._sink_full or self._traffic.silent(self.direction):
             return None
         now: float = self._reactor.seconds()
         return max(0.0, self._waiting[0][0] + self._traffic.lateness(self.direction) - now)
@@ -182,13 +185,13 @@ class Pipe:
         return self._traffic.piece_size(self.direction) is not None
 
     def _pass(self, size: int) -> None:
-        came, part = self._waiting.popleft()
+        received, part = self._waiting.popleft()
         if isinstance(part, _End):
             self._pass_end(part)
             return
         piece, rest = part[:size], part[size:]
         if rest:
-            self._waiting.appendleft((came, rest))
+            self._waiting.appendleft((received, rest))
         self._size -= len(piece)
         self._write(self._traffic.altered(self, bytes(piece)))
 
@@ -200,7 +203,7 @@ class Pipe:
         self.sink.write(data)
         if drop is not None:
             self._relay.drop_behind(self, drop.reset)
-            drop.happens()
+            drop.dropped()
 
     def _pass_end(self, how: _End) -> None:
         self.sink.unregisterProducer()
@@ -209,13 +212,13 @@ class Pipe:
         else:
             self._relay.drop_behind(self, reset=True)
 
-    # How it is held up.
+    # Flow control.
 
     def _pace(self) -> None:
-        """Read no more than what can wait here."""
-        held = self._full or self._size >= BUFFER or self._traffic.silent(self.direction)
-        if held != self._paused and not (self._ended or self._stopped):
-            self._paused = held
+        """Pause the source while nothing more may be queued."""
+        held = self._sink_full or self._size >= BUFFER or self._traffic.silent(self.direction)
+        if held != self._reading_paused and not (self._ended or self._stopped):
+            self._reading_paused = held
             if held:
                 self.source.pauseProducing()
             else:
@@ -229,12 +232,12 @@ class Pipe:
 
 @implementer(IHalfCloseableProtocol)
 class RelayEnd(Protocol):
-    """What sits on one of the two transports.
+    """Protocol at one end of a relay.
 
-    :ivar out: takes what is received here.
-    :ivar into: what it gives is sent here.
-    :ivar writes: whether that half of the connection is open.
-    :ivar lost: whether the transport is gone, or never was.
+    :ivar out: the pipe that takes what is received here.
+    :ivar into: the pipe whose bytes are sent here.
+    :ivar writes: whether the sending half of the connection is open.
+    :ivar lost: whether the transport is closed, or was never connected.
     """
 
     def __init__(self, relay: Relay, out: Pipe, into: Pipe) -> None:
@@ -279,7 +282,7 @@ class RelayEnd(Protocol):
         self._relay.end_lost()
 
     def close(self, reset: bool) -> None:
-        """Close it; cleanly, once everything was sent."""
+        """Close it: by a reset, or cleanly once everything was sent."""
         transport: Any = self.transport
         if self.lost:
             return
@@ -291,7 +294,7 @@ class RelayEnd(Protocol):
             transport.loseConnection()
 
     def close_behind(self, reset: bool) -> None:
-        """Close it, once the peer's kernel has everything that was written."""
+        """Close it once the peer's kernel has everything that was written."""
         self._closing = _CloseBehind(self, self._relay.reactor, reset)
 
     def _stop_waiting(self) -> None:
@@ -301,7 +304,7 @@ class RelayEnd(Protocol):
 
 
 class _ServerFactory(Factory):
-    """Hands out the server's end."""
+    """Factory of the end that faces the server."""
 
     noisy = False
 
@@ -313,7 +316,7 @@ class _ServerFactory(Factory):
 
 
 class Relay:
-    """A client's connection, and the one to the server that was made for it.
+    """A connection of a client, and the one to the server that was made for it.
 
     :ivar client, server: its ends.
     """
@@ -326,8 +329,8 @@ class Relay:
         gone: Callable[[Relay], object],
     ) -> None:
         """
-        :param endpoint: of the server; None for a connection that leads nowhere.
-        :param gone: called when both ends are.
+        :param endpoint: that of the server; None for a connection that is never read from.
+        :param gone: called when both ends are closed.
         """
         self.reactor = reactor
         self.traffic = traffic
@@ -341,18 +344,18 @@ class Relay:
         self.server = RelayEnd(self, to_client, to_server)
 
     def move(self) -> None:
-        """The faults have changed."""
+        """Pass on what may pass now, as the faults have changed."""
         for pipe in self.pipes:
             pipe.move()
 
     def drop(self, reset: bool) -> None:
-        """Close both ends. What waits here is lost."""
+        """Close both ends. What is queued here is lost."""
         self._stop()
         for end in (self.client, self.server):
             end.close(reset)
 
     def drop_behind(self, pipe: Pipe, reset: bool) -> None:
-        """Close both ends, but that which the pipe gives to only behind what it has given."""
+        """Close both ends: the sink of the pipe once its peer has what the pipe has written, the other at once."""
         self._stop()
         for end in (self.client, self.server):
             if end.into is pipe:
@@ -360,10 +363,10 @@ class Relay:
             else:
                 end.close(reset)
 
-    # What the ends say.
+    # Called by the ends.
 
     def end_made(self, end: RelayEnd) -> None:
-        """An end is connected."""
+        """Connect to the server after the client, and open the pipes after both."""
         client, server = self.client.transport, self.server.transport
         if end is self.server:
             self.pipes[0].open(client, server)
@@ -373,7 +376,7 @@ class Relay:
             self._connecting.addBoth(self._connected)
 
     def end_lost(self) -> None:
-        """An end is gone."""
+        """Report the relay gone once both ends are."""
         if self.client.lost and self.server.lost and self._connecting is None:
             self._gone(self)
 
@@ -394,16 +397,14 @@ class Relay:
 
 @implementer(IPullProducer)
 class _CloseBehind:
-    """The end of a connection whose peer is first to get everything that was written.
+    """Closes a connection once the peer's kernel has everything that was written.
 
-    A reset throws away what waits in the transport, and what waits in this side's kernel because the peer had no room
-    for it. A clean close throws away the latter as well when the peer goes on sending: nobody reads that any more, and
-    the kernel answers it by a reset. What the peer's kernel has, it keeps: Linux gives it to whoever reads, and only
-    then tells of the reset.
+    A reset discards what waits in the transport, and what waits in this side's kernel because the peer's receive buffer
+    is full. A clean close discards the latter as well if the peer goes on sending: nobody reads that any more, and the
+    kernel answers it by a reset. What the peer's kernel has is safe: Linux delivers it before it reports the reset.
 
-    So, what waits in the transport is sent; then comes the FIN, if it is a clean close; and then the peer's kernel must
-    have acknowledged everything. Meanwhile, what the peer sends is read and lost, for it may not read before it has
-    sent.
+    Therefore what waits in the transport is sent first, then the FIN of a clean close; and then the peer's kernel must
+    acknowledge everything. Meanwhile, what the peer sends is read and discarded, as it may not read before it has sent.
     """
 
     def __init__(self, end: RelayEnd, reactor: Any, reset: bool) -> None:
@@ -418,59 +419,59 @@ class _CloseBehind:
         transport.resumeProducing()
         if end.writes:
             transport.registerProducer(self, False)
-            transport.startWriting()  # if nothing waits, it would not ask otherwise
+            transport.startWriting()  # a transport with nothing to write would not call resumeProducing
             self._begun = True
         else:
-            self._look_later()
+            self._check_later()
 
     def stop(self) -> None:
-        """Wait no longer: the connection is gone, or is closed in another way."""
+        """Stop waiting: the connection is lost, or is closed in another way."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
 
-    # What the transport says.
+    # Called by the transport.
 
     def resumeProducing(self) -> None:
-        """Go on, as nothing waits in the transport any more."""
-        # It asks when this is registered, too, whatever waits.
+        """Send the FIN of a clean close, as nothing waits in the transport any more."""
+        # The transport also calls this at the registration, whatever waits.
         if self._begun:
             self._transport.unregisterProducer()
             if not self._reset:
                 self._transport.loseWriteConnection()
-            self._look_later()
+            self._check_later()
 
     def stopProducing(self) -> None:
-        """The connection went before."""
+        """Do nothing: the connection was lost before."""
 
-    # What its kernel says.
+    # Asking the kernel.
 
-    def _look_later(self) -> None:
-        self._timer = self._reactor.callLater(POLL, self._look)
+    def _check_later(self) -> None:
+        self._timer = self._reactor.callLater(POLL_INTERVAL, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
-        if self._is_over():
+        if self._is_done():
             self._end.close(self._reset)
         else:
-            self._look_later()
+            self._check_later()
 
-    def _is_over(self) -> bool:
-        """Tell whether the peer's kernel has everything, or the peer is gone."""
+    def _is_done(self) -> bool:
+        """Return whether the peer's kernel has everything, or the peer is gone."""
         handle: socket.socket = self._transport.getHandle()
-        # Where nothing is read or written, nothing else tells of a peer that is gone; and it takes nothing more.
+        # While nothing is read or written, only this reports that the peer is gone.
         if handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             return True
-        # The FIN counts as well, once it was sent.
+        # The FIN counts as a byte, once it was sent.
         return (self._reset or not self._end.writes) and not _unacknowledged(handle)
 
 
 def _unacknowledged(handle: socket.socket) -> int:
-    """Tell how many bytes the peer's kernel has not acknowledged; 0 where the system does not tell."""
+    """Return how many bytes the peer's kernel has not acknowledged; 0 where the system does not report it."""
     if sys.platform != "linux":
         return 0
     import fcntl
     import termios
 
-    size = fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4))  # of a TCP socket, this is SIOCOUTQ
+    size = fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4))  # for a TCP socket, this is SIOCOUTQ
     return int.from_bytes(size, sys.byteorder)

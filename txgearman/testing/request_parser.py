@@ -1,4 +1,4 @@
-"""Requests out of what a job server receives: binary packets and lines of text, mixed on one connection."""
+"""Parses what a job server receives: binary packets and lines of text, mixed on one connection."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Final, TypeAlias
 from ..packets import CAN_DO, CANT_DO, HEADER_SIZE, PACKET_TYPES, REQ, RES, SET_CLIENT_ID, Decoder, Packet, PacketType
 
 MAX_LINE: Final = 8192
-"""With its end."""
+"""Bytes of a line, with its end."""
 
 MAX_ARGUMENT: Final = 8191
-"""Of every argument but the last."""
+"""Bytes of each argument but the last."""
 
 MAX_NAME: Final = 8192
-"""Of the one argument of those packets that are no more than a name."""
+"""Bytes of the only argument of a packet that has no more than a name."""
 
 Request: TypeAlias = Packet | bytes
-"""A packet, or a line with its end."""
+"""A packet, or a line of text with its end."""
 
 
 class InvalidRequest(Exception):
-    """What gearmand closes a connection for."""
+    """A request for which gearmand closes the connection."""
 
 
 class WrongMagic(Exception):
-    """A packet with the magic of responses. Those after it are good."""
+    """A packet with the magic of responses. The requests after it are valid."""
 
 
 class RequestParser:
-    """Takes bytes in pieces of any size."""
+    """Parser of a stream of requests. It takes bytes in pieces of any size."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -40,10 +40,10 @@ class RequestParser:
         self._buffer += data
 
     def take(self) -> Request | None:
-        """The next request that has come whole.
+        """Return the next request that was received completely; None if there is none.
 
-        :raises WrongMagic: for one packet; ask again.
-        :raises InvalidRequest: for good.
+        :raises WrongMagic: for this packet only: call it again.
+        :raises InvalidRequest: for this request, and at each further call.
         """
         if self._broken:
             raise InvalidRequest

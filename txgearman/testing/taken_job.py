@@ -1,4 +1,4 @@
-"""A job that the test took, to play its worker."""
+"""A job that a test took to play its worker."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ from collections.abc import Callable
 
 from ..packets import WORK_COMPLETE, WORK_DATA, WORK_FAIL, WORK_STATUS, WORK_WARNING, PacketType
 from ..validation import payload_bytes
-from .core import Core
+from .core import JobServerCore
 from .jobs import Ability, Job
 
 
-class Hand:
+class ManualWorker:
     """The worker that a test plays: one for each job that it takes."""
 
     def __init__(self) -> None:
         self.abilities: list[Ability] = []
 
     def wake(self) -> None:
-        """It does not sleep."""
+        """Do nothing: it never sleeps."""
 
 
 class TakenJob:
-    """A job that a test took from a `MemoryJobServer`, as a worker would; the test now says what comes of it.
+    """A job that a test took from a `MemoryJobServer`, and whose worker it plays: `MemoryJobServer.take`.
 
-    With a `Clock`, whatever it says has arrived at the client when the call returns.
+    With a `Clock`, what a call sends has arrived at the client when the call returns. Once the job has ended, each call
+    raises `RuntimeError`.
 
-    :ivar handle: its handle.
-    :ivar function: the function's name, prefix included.
+    :ivar handle: the job handle.
+    :ivar function: the function's name, with the prefix if there is one.
     :ivar unique: as submitted; empty if there was none.
     :ivar workload: the payload.
     """
 
-    def __init__(self, core: Core, hand: Hand, job: Job, settle: Callable[[], None]) -> None:
+    def __init__(self, core: JobServerCore, worker: ManualWorker, job: Job, settle: Callable[[], None]) -> None:
         self._core = core
-        self._hand = hand
+        self._worker = worker
         self._job = job
         self._settle = settle
         self._ended = False
@@ -46,57 +47,57 @@ class TakenJob:
         return f"<TakenJob {self.handle.decode()} of {self.function!r}>"
 
     def send_data(self, data: bytes) -> None:
-        """WORK_DATA."""
+        """Send WORK_DATA: a part of the result."""
         self._send_data(WORK_DATA, data)
 
     def send_warning(self, data: bytes) -> None:
-        """WORK_WARNING."""
+        """Send WORK_WARNING."""
         self._send_data(WORK_WARNING, data)
 
     def send_status(self, numerator: int, denominator: int) -> None:
-        """WORK_STATUS."""
-        self._check()
+        """Send WORK_STATUS: how far the job has got."""
+        self._check_active()
         packet = WORK_STATUS.response(self.handle, b"%d" % numerator, b"%d" % denominator)
         self._core.work_status(self._job, packet, numerator, denominator)
         self._settle()
 
     def complete(self, result: bytes = b"") -> None:
-        """WORK_COMPLETE: it is done."""
+        """Send WORK_COMPLETE, which ends the job."""
         self._end(WORK_COMPLETE.response(self.handle, payload_bytes("result", result)))
 
     def fail(self) -> None:
-        """WORK_FAIL: there will be no result, and no reason."""
+        """Send WORK_FAIL, which ends the job without a result or a reason."""
         self._end(WORK_FAIL.response(self.handle))
 
     def send_exception(self, data: bytes) -> None:
-        """WORK_EXCEPTION, which is the end."""
+        """Send WORK_EXCEPTION, which ends the job."""
         payload = payload_bytes("data", data)
-        self._check()
+        self._check_active()
         self._ended = True
         self._core.work_exception(self._job, payload)
-        self._leave()
+        self._remove_worker()
 
     def abandon(self) -> None:
-        """The worker dies: the server gives the job to another one, as often as its `job_retries` allow."""
-        self._check()
+        """Disconnect the worker: the server gives the job to another one, as often as its `job_retries` allow."""
+        self._check_active()
         self._ended = True
-        self._leave()
+        self._remove_worker()
 
-    def _check(self) -> None:
+    def _check_active(self) -> None:
         if self._ended:
             raise RuntimeError(f"{self!r} has ended")
 
     def _send_data(self, packet_type: PacketType, data: bytes) -> None:
-        self._check()
+        self._check_active()
         self._core.work_data(self._job, packet_type, payload_bytes("data", data))
         self._settle()
 
     def _end(self, packet: bytes) -> None:
-        self._check()
+        self._check_active()
         self._ended = True
         self._core.work_end(self._job, packet)
-        self._leave()
+        self._remove_worker()
 
-    def _leave(self) -> None:
-        self._core.remove_abilities(self._hand.abilities)
+    def _remove_worker(self) -> None:
+        self._core.remove_abilities(self._worker.abilities)
         self._settle()

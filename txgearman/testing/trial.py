@@ -1,4 +1,4 @@
-"""The test kit in trial."""
+"""The test kit for trial."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .server import MemoryJobServer
 
 
 class JobServerMixin:
-    """Gives each test of a trial `TestCase` a job server of its own, and verifies it at the end.
+    """Mixin that gives each test of a trial `TestCase` its own job server, which is closed and verified after the test.
 
     ::
 
@@ -22,13 +22,13 @@ class JobServerMixin:
 
     @cached_property
     def job_server(self) -> MemoryJobServer:
-        """A `MemoryJobServer` on a `Clock`, made when a test first asks for it."""
+        """A `MemoryJobServer` on a `Clock`, created when a test first uses it."""
         server = MemoryJobServer()
         test: Any = self
         test.addCleanup(self._close_job_server)
         return server
 
     def _close_job_server(self) -> None:
-        # The same object may be run again, and is to have another one then.
+        # The same test object may be run again, and then needs a new server.
         server = self.__dict__.pop("job_server")
         server.result_of(server.close())
