@@ -44,9 +44,11 @@ def test_c1_packet_type_that_crashes_gearmand_closes_connection(server: MemoryJo
 
 
 @pytest.mark.guarantee(number=5)
-def test_c1_timeout_of_twenty_digits_is_long(server: MemoryJobServer) -> None:
+@pytest.mark.parametrize("digits", [20, 4301])
+def test_c1_timeout_of_many_digits_is_long(server: MemoryJobServer, digits: int) -> None:
+    """Python reads no number of more than 4300 digits."""
     worker = connect(server)
-    assert ask(server, worker, CAN_DO_TIMEOUT.request(b"reverse", b"9" * 20), ECHO) == ECHOED
+    assert ask(server, worker, CAN_DO_TIMEOUT.request(b"reverse", b"9" * digits), ECHO) == ECHOED
 
 
 @pytest.mark.guarantee(number=5)
