@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from txgearman import TaskException, TaskFailed, TaskLost, TaskTimedOut
 
 from .client_harness import ClientHarness, outcome
+from .wire import present
 
 MINUTE = 60
 TASKS_PER_MINUTE = 8
@@ -135,7 +136,7 @@ class Day:
         for deadlines in (policy._awaiting_server, policy._backing_off, policy._timeouts):
             tables += [deadlines._heap, deadlines._items, deadlines._numbers]
         for server in self.harness.client._servers:
-            connection = server.connection
+            connection = present(server.connection)
             tables += [
                 connection._outstanding,
                 connection._jobs,

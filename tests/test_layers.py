@@ -25,6 +25,7 @@ MODULES = [
     "connection.tls",
     "connection.waiters",
     "connection.options",
+    "connection.reactor",
     "connection.addresses",
     "connection.timers",
     "connection.protocol",

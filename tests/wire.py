@@ -6,7 +6,7 @@ For what no job server does, and where each packet counts. What job servers and 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -31,6 +31,8 @@ from txgearman.packets import (
     Decoder,
     Packet,
 )
+
+T = TypeVar("T")
 
 
 class WireTransport(StringTransport):
@@ -83,6 +85,12 @@ class ServerSide:
     def lose(self, error: Exception | None = None) -> None:
         """The connection goes, without any more notice."""
         self.transport.lose(error or ConnectionDone())
+
+
+def present(value: T | None) -> T:
+    """Return a value that must be there."""
+    assert value is not None
+    return value
 
 
 def outcome(deferred: Deferred[Any]) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.application.service import Service
 
 from .connection.options import ConnectionOptions
+from .connection.reactor import Reactor, reactor_or_default
 from .validation import MAX_FUNCTION, name_bytes
 
 if TYPE_CHECKING:
@@ -17,15 +18,13 @@ if TYPE_CHECKING:
 class GearmanService(Service):
     """A service that is an async context manager as well, which starts and stops it."""
 
-    def __init__(self, prefix: str | bytes, reactor: Any, connection_options: ConnectionOptions) -> None:
+    def __init__(self, prefix: str | bytes, reactor: Reactor | None, connection_options: ConnectionOptions) -> None:
         """
         :raises TypeError, ValueError: for an argument that can't be meant.
         """
-        if reactor is None:
-            from twisted.internet import reactor
         prefix_bytes = name_bytes("prefix", prefix, MAX_FUNCTION)
         self._prefix = prefix_bytes + b"\t" if prefix_bytes else b""
-        self._reactor = reactor
+        self._reactor = reactor_or_default(reactor)
         self._connection_options = connection_options
 
     async def __aenter__(self) -> Self:

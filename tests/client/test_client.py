@@ -42,6 +42,7 @@ from txgearman.testing import MemoryJobServer, TakenJob
 
 from ..client_harness import NOTHING, ClientHarness, loads, noting, outcome, outcomes
 from ..conftest import Failures
+from ..wire import present
 
 # Connecting.
 
@@ -516,7 +517,7 @@ def being_lost(harness: ClientHarness) -> None:
 def aborting(harness: ClientHarness) -> None:
     """The client has aborted it, and the socket is not gone yet."""
     harness.start()
-    next(iter(harness.client._servers)).connection.abort(ProtocolError("nonsense"))
+    present(next(iter(harness.client._servers)).connection).abort(ProtocolError("nonsense"))
 
 
 def stopped(harness: ClientHarness) -> None:

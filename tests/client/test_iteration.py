@@ -25,6 +25,7 @@ from txgearman.client.iteration import STREAM_BUFFER
 from txgearman.packets import WORK_DATA
 
 from ..client_harness import NOTHING, ClientHarness, loads, outcome
+from ..wire import present
 
 CHUNK = b"x" * 65536
 
@@ -699,7 +700,7 @@ class Slowly:
 
 def reading_paused(harness: ClientHarness, place: int = 0) -> bool:
     """Whether the client reads nothing from this server."""
-    connection = list(harness.client._servers)[place].connection
+    connection = present(list(harness.client._servers)[place].connection)
     return bool(connection.reading_paused)
 
 

@@ -887,7 +887,7 @@ class JobCanceller:
     def connection_ready(self, connection: GearmanProtocol) -> None:
         """Of no interest."""
 
-    def connection_down(self, factory: GearmanFactory, error: Exception) -> None:
+    def connection_down(self, factory: GearmanFactory[GearmanClientProtocol], error: Exception) -> None:
         for told in self.tasks:
             told.deferred.cancel()
 

@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
 
-from txgearman.client.protocol import GearmanClientFactory
+from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
 from txgearman.client.task import Task, TaskOwner
 from txgearman.connection.addresses import parse_address
 from txgearman.connection.factory import ConnectionListener
@@ -31,6 +31,7 @@ from txgearman.packets import ERROR, GET_STATUS, NOOP, OPTION_REQ, STATUS_RES
 from txgearman.testing import MemoryJobServer
 
 from ..wire import outcome as outcome_of
+from ..wire import present
 
 reactor: Any = global_reactor
 
@@ -147,7 +148,7 @@ class Pool:
         endpoints = [server.endpoint() for server in self.there]
         self.servers = ServerPool(endpoints, self.clock, self.make_factory, self.changed)
 
-    def make_factory(self, *, name: str, listener: ConnectionListener) -> GearmanClientFactory:
+    def make_factory(self, *, name: str, listener: ConnectionListener[GearmanClientProtocol]) -> GearmanClientFactory:
         return GearmanClientFactory(self.clock, name=name, listener=listener)
 
     def changed(self) -> None:
@@ -239,7 +240,7 @@ def test_an_attempt_over_tcp_has_the_time_of_a_connect() -> None:
     """Those of servers that join, too."""
     memory_reactor = MemoryReactorClock()
 
-    def make_factory(*, name: str, listener: ConnectionListener) -> GearmanClientFactory:
+    def make_factory(*, name: str, listener: ConnectionListener[GearmanClientProtocol]) -> GearmanClientFactory:
         return GearmanClientFactory(memory_reactor, name=name, listener=listener)
 
     servers = ServerPool(["10.0.0.1"], memory_reactor, make_factory, lambda: None, 3.0)
@@ -362,9 +363,9 @@ def test_without_a_unique_the_least_busy_server_is_chosen() -> None:
     pool = Pool().start()
     for _ in range(30):
         task = Task("work")
-        pool.servers.choose(b"").submit(task).addErrback(lambda _: None)
+        present(pool.servers.choose(b"")).submit(task).addErrback(lambda _: None)
     assert [server.info().in_flight for server in pool.servers] == [10, 10, 10]
-    list(pool.servers)[1].connection.close(ClientStopped())
+    present(list(pool.servers)[1].connection).close(ClientStopped())
     assert {pool.chosen() for _ in range(10)} == {"endpoint:0", "endpoint:2"}
     pool.stop()
 
@@ -438,7 +439,7 @@ def test_uniques_spread_evenly_and_move_little_when_a_server_leaves() -> None:
         assert [name for name in ranked(five, unique) if name != "10.0.0.4:4730"] == ranked(four, unique)
 
 
-def ranked(servers: ServerPool, unique: bytes) -> list[str]:
+def ranked(servers: ServerPool[GearmanClientProtocol], unique: bytes) -> list[str]:
     return [server.address for server in servers.ranked(unique)]
 
 
@@ -556,7 +557,7 @@ def test_each_attempt_of_a_unique_goes_to_the_next_in_rank() -> None:
     pool = Pool().start()
     for unique in (b"a", b"b", b"c"):
         ranked = [server.address for server in pool.servers.ranked(unique)]
-        chosen = [pool.servers.choose(unique, attempt, "").factory.name for attempt in range(6)]
+        chosen = [present(pool.servers.choose(unique, attempt, "")).factory.name for attempt in range(6)]
         assert chosen == ranked * 2
     pool.stop()
 
@@ -565,11 +566,11 @@ def test_each_attempt_of_a_unique_goes_to_the_next_in_rank() -> None:
 def test_another_attempt_without_a_unique_goes_to_another_server() -> None:
     pool = Pool().start()
     for last in ALL:
-        others = {pool.servers.choose(b"", 1, last).factory.name for _ in range(6)}
+        others = {present(pool.servers.choose(b"", 1, last)).factory.name for _ in range(6)}
         assert others == {*ALL} - {last}
     with pool.there[1].go_down(), pool.there[2].go_down():
         pool.advance()
-        assert pool.servers.choose(b"", 1, "endpoint:0").factory.name == "endpoint:0"  # there is no other
+        assert present(pool.servers.choose(b"", 1, "endpoint:0")).factory.name == "endpoint:0"  # there is no other
     pool.stop()
 
 
@@ -580,7 +581,7 @@ def test_another_attempt_goes_past_a_server_that_is_down() -> None:
     names = ranked(pool.servers, b"u")
     with pool.there[ALL.index(names[2])].go_down():
         pool.advance()
-        chosen = [pool.servers.choose(b"u", attempt).factory.name for attempt in range(4)]
+        chosen = [present(pool.servers.choose(b"u", attempt)).factory.name for attempt in range(4)]
     assert chosen == [names[0], names[1], names[0], names[0]]
     pool.stop()
 
@@ -589,8 +590,8 @@ def test_another_attempt_goes_past_a_server_that_is_down() -> None:
 def test_another_attempt_goes_elsewhere_though_it_waits_there() -> None:
     pool = Pool().start()
     for server in list(pool.servers)[1:]:
-        server.connection.pauseProducing()
-    assert {pool.servers.choose(b"", 1, "endpoint:0").factory.name for _ in range(6)} == {*ALL[1:]}
+        present(server.connection).pauseProducing()
+    assert {present(pool.servers.choose(b"", 1, "endpoint:0")).factory.name for _ in range(6)} == {*ALL[1:]}
     pool.stop()
 
 
@@ -600,7 +601,7 @@ def test_a_server_that_has_more_to_do_is_not_chosen(writing_paused: bool) -> Non
     pool = Pool().start()
     for server in pool.servers:
         if writing_paused:
-            server.connection.pauseProducing()
+            present(server.connection).pauseProducing()
     for _ in range(3):
         busy(pool, 1)
     assert {pool.chosen() for _ in range(6)} == {"endpoint:0", "endpoint:2"}
@@ -610,9 +611,9 @@ def test_a_server_that_has_more_to_do_is_not_chosen(writing_paused: bool) -> Non
 def test_a_server_that_takes_nothing_is_the_last_choice() -> None:
     pool = Pool().start()
     for server in list(pool.servers)[:2]:
-        server.connection.pauseProducing()
+        present(server.connection).pauseProducing()
     assert {pool.chosen() for _ in range(6)} == {"endpoint:2"}
-    list(pool.servers)[2].connection.pauseProducing()
+    present(list(pool.servers)[2].connection).pauseProducing()
     assert {pool.chosen() for _ in range(6)} == set(ALL)
     pool.stop()
 
@@ -624,7 +625,7 @@ def busy(pool: Pool, place: int) -> tuple[Task, list[Any]]:
     """A task that is out at a server of the pool, and what becomes of it."""
     task = Task("work")
     told = outcome_of(task._begin(TaskOwner()))
-    list(pool.servers)[place].connection.send_task(task)
+    present(list(pool.servers)[place].connection).send_task(task)
     pool.advance()
     return task, told
 

@@ -67,7 +67,7 @@ class Listener:
     def connection_ready(self, connection: GearmanProtocol) -> None:
         self.ready.append(connection)
 
-    def connection_down(self, factory: GearmanFactory, error: Exception) -> None:
+    def connection_down(self, factory: GearmanFactory[GearmanProtocol], error: Exception) -> None:
         self.errors.append(error)
 
 
@@ -91,7 +91,7 @@ class ServerConnection:
     def __init__(self, clock: Clock, endpoint: Any, option_requests: tuple[bytes, ...] = (), **arguments: Any) -> None:
         self.clock = clock
         self.listener = Listener()
-        self.factory = GearmanFactory(
+        self.factory: GearmanFactory[GearmanProtocol] = GearmanFactory(
             clock, option_requests=option_requests, listener=self.listener, **with_limits(arguments)
         )
         self.connector = EndpointConnector(endpoint, self.factory)
@@ -910,7 +910,7 @@ class LookUpFirst:
         return succeed(None).addCallback(lambda _: self._endpoint.connect(protocolFactory))
 
 
-def looking_up_first() -> tuple[Net, EndpointConnector]:
+def looking_up_first() -> tuple[Net, EndpointConnector[GearmanProtocol]]:
     """An attempt whose Deferred has fired, but with another one that has not."""
     net = Net()
     net.endpoint.black_hole = True
@@ -1060,7 +1060,7 @@ class Stopper(Listener):
         super().connection_ready(connection)
         self.stopped = outcome(self._net.factory.stop(ClientStopped()))
 
-    def connection_down(self, factory: GearmanFactory, error: Exception) -> None:
+    def connection_down(self, factory: GearmanFactory[GearmanProtocol], error: Exception) -> None:
         super().connection_down(factory, error)
         if self.stopped is None:
             self.stopped = outcome(factory.stop(ClientStopped()))
@@ -1352,7 +1352,7 @@ class PlainNet:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.factory = GearmanFactory(self.clock)
+        self.factory: GearmanFactory[GearmanProtocol] = GearmanFactory(self.clock)
         self.connector = PlainConnector()
         self.factory.startedConnecting(self.connector)
 
@@ -1434,7 +1434,7 @@ def test_an_endpoint_that_says_one_thing_and_does_another(
 ) -> None:
     """It is a failed attempt: one retry at a time, and nothing left in the end."""
     clock = Clock()
-    factory = GearmanFactory(clock)
+    factory: GearmanFactory[GearmanProtocol] = GearmanFactory(clock)
     endpoint = OddEndpoint(clock, outcome_of, connects)
     EndpointConnector(endpoint, factory).connect()
     for attempts in range(1, 5):
@@ -1479,7 +1479,7 @@ class Pipe:
 @pytest.mark.parametrize("end", ["abort", "close"])
 def test_a_transport_that_knows_no_abort_and_disconnects_at_once(end: str) -> None:
     clock = Clock()
-    factory = GearmanFactory(clock)
+    factory: GearmanFactory[GearmanProtocol] = GearmanFactory(clock)
     connection = factory.buildProtocol(None)
     pipe: Any = Pipe(connection)
     connection.makeConnection(pipe)
@@ -1492,7 +1492,7 @@ def test_a_transport_that_knows_no_abort_and_disconnects_at_once(end: str) -> No
 def test_an_endpoint_in_whose_connect_the_factory_is_stopped() -> None:
     """Looking something up may run anybody's code."""
     clock = Clock()
-    factory = GearmanFactory(clock)
+    factory: GearmanFactory[GearmanProtocol] = GearmanFactory(clock)
     told: list[Any] = []
 
     def stop() -> Deferred[Any]:

@@ -720,7 +720,7 @@ class Closing:
     def connection_ready(self, connection: GearmanProtocol) -> None:
         connection.close(STOP)
 
-    def connection_down(self, factory: GearmanFactory, error: Exception) -> None:
+    def connection_down(self, factory: GearmanFactory[GearmanWorkerProtocol], error: Exception) -> None:
         """It knows."""
 
 

@@ -43,7 +43,7 @@ from txgearman.worker import job as jobs_module
 from txgearman.worker.worker import DRAIN_TIMEOUT, POLL_INTERVAL, format_exception
 
 from ..conftest import Failures
-from ..wire import outcome
+from ..wire import outcome, present
 
 reactor: Any = global_reactor
 
@@ -252,7 +252,7 @@ def test_a_job_with_a_reducer_tells_it(server: MemoryJobServer) -> None:
     slow = Slow()
     server.worker().register_function("slow", slow)
     [connection] = [each.connection for each in server.client()._servers]  # no call of the client's submits one
-    connection.transport.write(SUBMIT_REDUCE_JOB.request(b"slow", b"u", b"red", b"\0"[:0], b"data"))
+    present(connection).transport.write(SUBMIT_REDUCE_JOB.request(b"slow", b"u", b"red", b"\0"[:0], b"data"))
     server.advance()
     assert [(job.reducer, job.workload, job.unique) for job in slow.jobs] == [(b"red", b"data", b"u")]
 

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, in
 from ..connection.addresses import Address
 from ..connection.options import CONNECT_TIMEOUT, ConnectionOptions
 from ..connection.pool import JobServer, ServerInfo, ServerPool
+from ..connection.reactor import Reactor
 from ..connection.tls import TLSOptions
 from ..errors import ClientStopped, GearmanError, UnknownFunction
 from ..models import JobHandle
@@ -20,7 +21,7 @@ from ..service import GearmanService
 from ..validation import function_bytes
 from . import commands as text
 from .commands import Command, FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
-from .protocol import AdminFactory
+from .protocol import AdminFactory, AdminProtocol
 
 __all__ = ["Answers", "GearmanAdmin"]
 
@@ -87,7 +88,7 @@ class GearmanAdmin(GearmanService):
         job_servers: Iterable[Address],
         *,
         prefix: str | bytes = "",
-        reactor: Any = None,
+        reactor: Reactor | None = None,
         server_timeout: float = ANSWER_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         max_packet_size: int = MAX_PACKET_SIZE,
@@ -177,7 +178,7 @@ class GearmanAdmin(GearmanService):
 
     @inlineCallbacks
     def _set_max_queue(
-        self, name: bytes, command: Command[None], server: JobServer
+        self, name: bytes, command: Command[None], server: JobServer[AdminProtocol]
     ) -> Generator[Deferred[Any], Any, None]:
         functions = yield self._ask(text.STATUS, server)
         if name not in {status.function for status in functions}:
@@ -231,11 +232,13 @@ class GearmanAdmin(GearmanService):
         return self._each(partial(self._ask, command))
 
     @staticmethod
-    def _ask(command: Command[T], server: JobServer) -> Deferred[T]:
+    def _ask(command: Command[T], server: JobServer[AdminProtocol]) -> Deferred[T]:
         return server.use(lambda connection: connection.ask(command.line, command.is_last)).addCallback(command.parse)
 
     @inlineCallbacks
-    def _each(self, call: Callable[[JobServer], Deferred[T]]) -> Generator[Deferred[Any], Any, Answers[T]]:
+    def _each(
+        self, call: Callable[[JobServer[AdminProtocol]], Deferred[T]]
+    ) -> Generator[Deferred[Any], Any, Answers[T]]:
         if not self._use():
             raise ClientStopped()
         servers = list(self._servers)

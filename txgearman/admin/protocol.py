@@ -8,13 +8,14 @@ before the fence's answer is the answer to the line; where there is none, the se
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred, fail
 
 from ..connection.factory import ConnectionListener, GearmanFactory
 from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import Fence, GearmanProtocol, Request
+from ..connection.reactor import Reactor
 from ..errors import ProtocolError, RequestUnsupported
 from ..packets import GET_STATUS, HEADER_SIZE, STATUS_RES
 
@@ -39,7 +40,7 @@ class AdminProtocol(GearmanProtocol):
 
     factory: AdminFactory
 
-    def __init__(self, reactor: Any, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
+    def __init__(self, reactor: Reactor, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
         super().__init__(reactor, connection_options)
         self._text: list[bytes] = []
         self._size = 0  # of the text so far
@@ -102,7 +103,7 @@ class AdminProtocol(GearmanProtocol):
         super().dataReceived(held[:size])
         return held[size:]
 
-    def request_succeeded(self, request: Any, arguments: list[bytes]) -> None:
+    def request_succeeded(self, request: object, arguments: list[bytes]) -> None:
         if not isinstance(request, TextRequest):
             super().request_succeeded(request, arguments)
             return
@@ -112,7 +113,7 @@ class AdminProtocol(GearmanProtocol):
         else:
             request.fail(RequestUnsupported(f"this server leaves '{request.line.decode(errors='replace')}' unanswered"))
 
-    def request_lost(self, request: Any, error: Exception) -> None:
+    def request_lost(self, request: object, error: Exception) -> None:
         text = self._take_text()
         if text and isinstance(request, TextRequest) and request.is_last:
             request.succeed([text])
@@ -126,17 +127,17 @@ class AdminProtocol(GearmanProtocol):
         return text
 
 
-class AdminFactory(GearmanFactory):
+class AdminFactory(GearmanFactory[AdminProtocol]):
     """Keeps an administrator's connection to one job server."""
 
     protocol = AdminProtocol
 
     def __init__(
         self,
-        reactor: Any = None,
+        reactor: Reactor | None = None,
         *,
         name: str = "",
-        listener: ConnectionListener | None = None,
+        listener: ConnectionListener[AdminProtocol] | None = None,
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
     ) -> None:
         """

@@ -11,11 +11,14 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from ..admin.commands import cancel_job
-from ..admin.protocol import AdminFactory
+from ..admin.protocol import AdminFactory, AdminProtocol
+from ..connection.factory import GearmanFactory
 from ..connection.options import ConnectionOptions
 from ..connection.pool import JobServer
+from ..connection.reactor import Reactor
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped
+from .protocol import GearmanClientProtocol
 
 __all__ = ["JobCanceller"]
 
@@ -23,7 +26,7 @@ __all__ = ["JobCanceller"]
 class _SharedConnection:
     """A connection, and how many wait for answers on it."""
 
-    def __init__(self, server: JobServer) -> None:
+    def __init__(self, server: JobServer[AdminProtocol]) -> None:
         self.server = server
         self.count = 0
 
@@ -31,13 +34,13 @@ class _SharedConnection:
 class JobCanceller:
     """Has servers drop jobs."""
 
-    def __init__(self, reactor: Any, connection_options: ConnectionOptions) -> None:
+    def __init__(self, reactor: Reactor, connection_options: ConnectionOptions) -> None:
         self._make_factory = partial(AdminFactory, reactor, connection_options=connection_options)
-        self._uses: dict[JobServer, _SharedConnection] = {}
-        self._closing: dict[AdminFactory, None] = {}
-        self._closed = Waiters()
+        self._uses: dict[JobServer[GearmanClientProtocol], _SharedConnection] = {}
+        self._closing: dict[GearmanFactory[AdminProtocol], None] = {}
+        self._closed: Waiters[None] = Waiters()
 
-    def cancel(self, server: JobServer, handle: bytes) -> Deferred[None]:
+    def cancel(self, server: JobServer[GearmanClientProtocol], handle: bytes) -> Deferred[None]:
         """Ask a server to drop a job.
 
         :return: as `GearmanAdmin.cancel_job`.
@@ -52,7 +55,7 @@ class JobCanceller:
         asked = use.server.use(lambda connection: connection.ask(command.line))
         return asked.addBoth(self._answered, server, use).addCallback(command.parse)
 
-    def _answered(self, outcome: Any, server: JobServer, use: _SharedConnection) -> Any:
+    def _answered(self, outcome: Any, server: JobServer[GearmanClientProtocol], use: _SharedConnection) -> Any:
         use.count -= 1
         if not use.count:
             if self._uses.get(server) is use:
@@ -61,12 +64,12 @@ class JobCanceller:
         return outcome
 
     def _close(self, use: _SharedConnection) -> None:
-        factory: Any = use.server.release_factory()
+        factory = use.server.release_factory()
         if factory is not None:
             self._closing[factory] = None
             factory.stop(ClientStopped()).addCallback(self._factory_closed, factory)
 
-    def _factory_closed(self, _: None, factory: AdminFactory) -> None:
+    def _factory_closed(self, _: None, factory: GearmanFactory[AdminProtocol]) -> None:
         del self._closing[factory]
         if not self._closing:
             self._closed.fire(None)

@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from ..connection.addresses import Address
 from ..connection.options import CONNECT_TIMEOUT, JOB_CHECK_INTERVAL, SERVER_TIMEOUT, ConnectionOptions
 from ..connection.pool import JobServer, ServerInfo, ServerPool
+from ..connection.reactor import Reactor
 from ..connection.tls import TLSOptions
 from ..errors import ClientStopped, NoServersAvailable, RequestUnsupported
 from ..models import JobHandle, JobStatus
@@ -31,7 +32,7 @@ from ..validation import MAX_HANDLE, MAX_UNIQUE, check_count, name_bytes, positi
 from .canceller import JobCanceller
 from .dispatcher import Dispatcher
 from .iteration import Stream, map_workloads
-from .protocol import GearmanClientFactory
+from .protocol import GearmanClientFactory, GearmanClientProtocol
 from .task import BackgroundOptions, Task, TaskOptions
 
 __all__ = ["GearmanClient"]
@@ -73,7 +74,7 @@ class GearmanClient(GearmanService):
         job_servers: Iterable[Address],
         *,
         prefix: str | bytes = "",
-        reactor: Any = None,
+        reactor: Reactor | None = None,
         exceptions: bool = True,
         max_in_flight: int | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
@@ -309,7 +310,7 @@ class GearmanClient(GearmanService):
 
     @inlineCallbacks
     def _status(
-        self, question: PacketType, subject: bytes, answer: PacketType, servers: list[JobServer]
+        self, question: PacketType, subject: bytes, answer: PacketType, servers: list[JobServer[GearmanClientProtocol]]
     ) -> Generator[Deferred[list[bytes]], list[bytes], JobStatus]:
         """Ask the first of `servers` that can be reached."""
         if not self._use():
@@ -357,7 +358,11 @@ class GearmanClient(GearmanService):
 
     @inlineCallbacks
     def _round_trip(
-        self, server: JobServer, data: bytes, seconds: dict[str, float], reasons: dict[str, BaseException]
+        self,
+        server: JobServer[GearmanClientProtocol],
+        data: bytes,
+        seconds: dict[str, float],
+        reasons: dict[str, BaseException],
     ) -> Generator[Deferred[Any], Any, None]:
         try:
             yield server.when_ready()

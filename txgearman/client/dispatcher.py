@@ -20,10 +20,12 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from ..connection.pool import ServerPool
+from ..connection.reactor import Reactor
 from ..connection.timers import DeadlineQueue
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped, GearmanError, NoServersAvailable, TaskTimedOut
 from ..models import JobHandle
+from .protocol import GearmanClientProtocol
 from .task import Task, TaskOwner
 from .task_queue import TaskQueue
 
@@ -46,8 +48,8 @@ class Dispatcher(TaskOwner):
 
     def __init__(
         self,
-        reactor: Any,
-        servers: ServerPool,
+        reactor: Reactor,
+        servers: ServerPool[GearmanClientProtocol],
         drop: Callable[[JobHandle], None],
         server_wait: float,
         max_in_flight: int | None,
@@ -66,7 +68,7 @@ class Dispatcher(TaskOwner):
         self._awaiting_server: DeadlineQueue[Task] = DeadlineQueue(reactor, self._server_wait_over)
         self._backing_off: DeadlineQueue[Task] = DeadlineQueue(reactor, self._route)
         self._timeouts: DeadlineQueue[Task] = DeadlineQueue(reactor, self._time_out)
-        self._drained = Waiters()
+        self._drained: Waiters[None] = Waiters()
 
     def submit(self, task: Task, prefix: bytes) -> Deferred[Any]:
         """Answer for a task from now on.
@@ -156,7 +158,7 @@ class Dispatcher(TaskOwner):
         else:
             connection.send_task(task)
 
-    def _choose(self, task: Task) -> Any:
+    def _choose(self, task: Task) -> GearmanClientProtocol | None:
         # gearmand takes the unique "-" to mean that the workload is the unique (docs/gearman.md §1).
         unique = task.unique
         return self._servers.choose(task._workload if unique == b"-" else unique, task._attempt, task._server)

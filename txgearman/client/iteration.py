@@ -83,7 +83,7 @@ class _Feed:
         self._window: deque[_Slot] = deque()
         self._coming: Deferred[Any] | None = None  # the next workload
         self._end: Failure | bool = False  # of the workloads
-        self._changed = Waiters()
+        self._changed: Waiters[None] = Waiters()
 
     async def results(self) -> AsyncGenerator[bytes, None]:
         workloads = aiter(self._workloads)
@@ -156,7 +156,7 @@ class Stream:
         task._options = task._options._replace(on_data=self._add)
         self._chunks: deque[bytes] = deque()
         self._size = 0
-        self._changed = Waiters()
+        self._changed: Waiters[None] = Waiters()
         self._outcome: bytes | Failure | None = None
         self._connection: Any = None  # that we have told to read nothing more
 

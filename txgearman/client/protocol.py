@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred
 from ..connection.factory import ConnectionListener, GearmanFactory
 from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import GearmanProtocol
+from ..connection.reactor import Reactor
 from ..connection.timers import PROBES_PER_PERIOD, PeriodicProbe
 from ..errors import (
     ClientStopped,
@@ -66,7 +67,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
 
     factory: GearmanClientFactory
 
-    def __init__(self, reactor: Any, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
+    def __init__(self, reactor: Reactor, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
         super().__init__(reactor, connection_options)
         # Tasks that will be written as soon as the server takes what was written before.
         self._backlog = TaskQueue()
@@ -179,7 +180,10 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
 
     # Answers to submits.
 
-    def fits(self, request: Any, arguments: list[bytes]) -> bool:
+    def answer_type(self, request: object) -> PacketType:
+        return JOB_CREATED if isinstance(request, (Task, Tombstone)) else super().answer_type(request)
+
+    def fits(self, request: object, arguments: list[bytes]) -> bool:
         if isinstance(request, (Task, Tombstone)):
             return bool(arguments[0])
         return super().fits(request, arguments)
@@ -201,7 +205,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
             self._jobs[handle] = task
         task._job_created(handle)
 
-    def request_succeeded(self, request: Any, arguments: list[bytes]) -> None:
+    def request_succeeded(self, request: object, arguments: list[bytes]) -> None:
         if not isinstance(request, Tombstone):
             super().request_succeeded(request, arguments)
         else:
@@ -210,7 +214,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
             if request.drop is not None:
                 request.drop(JobHandle(self.factory.name, arguments[0]))
 
-    def request_refused(self, request: Any, error: ServerError) -> None:
+    def request_refused(self, request: object, error: ServerError) -> None:
         if isinstance(request, Task):
             self._released(request)
             rejected = TaskRejected(request, error.code, error.text)
@@ -220,7 +224,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         elif not isinstance(request, Tombstone):
             super().request_refused(request, error)
 
-    def request_lost(self, request: Any, error: Exception) -> None:
+    def request_lost(self, request: object, error: Exception) -> None:
         if isinstance(request, Task):
             request._attempt_failed(_lost(request, error))
         elif not isinstance(request, Tombstone):
@@ -344,7 +348,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         if task is not None:
             task._attempt_failed(TaskFailed(task))
 
-    handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {
+    handlers: ClassVar[Mapping[PacketType, Callable[[GearmanClientProtocol, list[bytes]], None]]] = {
         JOB_CREATED: _job_created,
         WORK_DATA: _work_data,
         WORK_WARNING: _work_warning,
@@ -383,7 +387,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         return task
 
 
-class GearmanClientFactory(GearmanFactory):
+class GearmanClientFactory(GearmanFactory[GearmanClientProtocol]):
     """Keeps a client's connection to one job server: for those who want one connection without a `GearmanClient`.
 
     Give it to ``reactor.connectTCP``, await ``when_ready()``, and ``submit()`` on the protocol that it fires with.
@@ -393,11 +397,11 @@ class GearmanClientFactory(GearmanFactory):
 
     def __init__(
         self,
-        reactor: Any = None,
+        reactor: Reactor | None = None,
         *,
         name: str = "",
         exceptions: bool = True,
-        listener: ConnectionListener | None = None,
+        listener: ConnectionListener[GearmanClientProtocol] | None = None,
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
     ) -> None:
         """

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 from typing import Protocol as Interface
 
+from ..connection.protocol import Outstanding
 from ..models import JobHandle
-from ..packets import (
-    JOB_CREATED,
-    STATUS_RES,
-    PacketType,
-)
+from ..packets import STATUS_RES
 from ..validation import whole_number
 from .task import Task
 
@@ -22,7 +18,6 @@ class Tombstone:
     """Stands in the place of a task that was let go, and keeps of it only what tells its job from others."""
 
     __slots__ = ("_leading_arguments", "background", "drop")
-    answer: ClassVar[PacketType] = JOB_CREATED
 
     def __init__(
         self,
@@ -55,11 +50,12 @@ class JobOwner(Interface):
         """The server does not know the job any more."""
 
 
-class StatusQuery:
+class StatusQuery(Outstanding):
     """A GET_STATUS that asks whether the server still has a job of ours."""
 
     __slots__ = ("_connection", "subject")
-    answer: ClassVar[PacketType] = STATUS_RES
+    answer = STATUS_RES
+    subject: bytes
 
     def __init__(self, connection: JobOwner, handle: bytes) -> None:
         self._connection = connection

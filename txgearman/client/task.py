@@ -11,7 +11,7 @@ import datetime
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypedDict
+from typing import Any, Final, NamedTuple, Protocol, TypedDict
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -21,7 +21,6 @@ from typing_extensions import Unpack
 from ..errors import ClientStopped, TaskException
 from ..models import JobHandle, Priority
 from ..packets import (
-    JOB_CREATED,
     SUBMIT_JOB,
     SUBMIT_JOB_BG,
     SUBMIT_JOB_EPOCH,
@@ -248,9 +247,6 @@ class Task:
         "_timeout",
         "_workload",
     )
-
-    answer: ClassVar[PacketType] = JOB_CREATED
-    """What a server answers to its submit."""
 
     def __init__(
         self,

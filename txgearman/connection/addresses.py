@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from .options import CONNECT_TIMEOUT
+from .reactor import Reactor
 from .tls import MISSING, TLSOptions
 
 __all__ = [
@@ -37,7 +38,7 @@ _DESCRIPTION: Final = re.compile(r"[a-z][a-z0-9]*:.", re.ASCII | re.DOTALL)
 
 def parse_address(
     address: Address,
-    reactor: Any,
+    reactor: Reactor,
     place: int = 0,
     timeout: float = CONNECT_TIMEOUT,
     tls: TLSOptions | None = None,
@@ -74,7 +75,7 @@ def takes_tls_options(address: Address) -> bool:
 
 
 def _host_and_port(
-    address: str, match: re.Match[str], reactor: Any, timeout: float
+    address: str, match: re.Match[str], reactor: Reactor, timeout: float
 ) -> tuple[str, str, IStreamClientEndpoint]:
     """
     :return: the name of the server, and its host and endpoint.
@@ -92,7 +93,7 @@ def _host_and_port(
     return f"{host}:{port}", host, endpoint(reactor, host, port, timeout=timeout)
 
 
-def _described(description: str, reactor: Any) -> IStreamClientEndpoint:
+def _described(description: str, reactor: Reactor) -> IStreamClientEndpoint:
     try:
         endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
     except (ImportError, NameError) as error:  # what Twisted comes to where it has no TLS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Generic
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import (
@@ -14,46 +14,46 @@ from twisted.internet.error import (
 from twisted.internet.interfaces import (
     IAddress,
     IConnector,
+    IProtocol,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .factory import GearmanFactory
-from .protocol import GearmanProtocol
+from .factory import ConnectionT, GearmanFactory
 
 __all__ = [
     "EndpointConnector",
 ]
 
 
-class _Dial(Factory):
+class _Dial(Factory, Generic[ConnectionT]):
     """What an endpoint gets for one attempt: builds the connection, unless the attempt was given up meanwhile."""
 
     noisy = False
 
-    def __init__(self, connector: EndpointConnector) -> None:
+    def __init__(self, connector: EndpointConnector[ConnectionT]) -> None:
         self._connector = connector
 
     def buildProtocol(  # type: ignore[override]  # as with GearmanFactory
         self, addr: IAddress | None
-    ) -> GearmanProtocol | None:
+    ) -> ConnectionT | None:
         return self._connector.build_protocol(self, addr)
 
 
 @implementer(IConnector)
-class EndpointConnector:
+class EndpointConnector(Generic[ConnectionT]):
     """Connects a `GearmanFactory` through an endpoint, as often as the factory wants.
 
     Endpoints of their own accord connect once, and keep what happens to the connection from the factory.
     """
 
-    def __init__(self, endpoint: IStreamClientEndpoint, factory: GearmanFactory) -> None:
+    def __init__(self, endpoint: IStreamClientEndpoint, factory: GearmanFactory[ConnectionT]) -> None:
         self._endpoint = endpoint
         self._factory = factory
-        self._dial: _Dial | None = None
-        self._attempt: Deferred[Any] | None = None
+        self._dial: _Dial[ConnectionT] | None = None
+        self._attempt: Deferred[IProtocol] | None = None
         self.state = "disconnected"
         """``"disconnected"``, ``"connecting"`` or ``"connected"``, as with Twisted's own connectors."""
 
@@ -91,11 +91,11 @@ class EndpointConnector:
         elif self._factory.connection is not None:
             self._factory.connection.transport.loseConnection()
 
-    def getDestination(self) -> Any:
+    def getDestination(self) -> IStreamClientEndpoint:  # type: ignore[override]  # an endpoint's address is its own
         """The endpoint: only it knows where it leads."""
         return self._endpoint
 
-    def build_protocol(self, dial: _Dial, address: IAddress | None) -> GearmanProtocol | None:
+    def build_protocol(self, dial: _Dial[ConnectionT], address: IAddress | None) -> ConnectionT | None:
         """For the endpoint: None closes a connection that came too late."""
         if dial is not self._dial:
             return None
@@ -104,11 +104,11 @@ class EndpointConnector:
         connection.on_connection_lost = partial(self._lost, dial)
         return connection
 
-    def _made(self, _: object, dial: _Dial) -> None:
+    def _made(self, _: object, dial: _Dial[ConnectionT]) -> None:
         if dial is self._dial and self.state == "connecting":
             raise ConnectError(string="the endpoint says it connected, and built no protocol")
 
-    def _failed(self, reason: Failure, dial: _Dial | None) -> None:
+    def _failed(self, reason: Failure, dial: _Dial[ConnectionT] | None) -> None:
         if dial is self._dial:
             connection = self._factory.connection
             self._over()
@@ -117,7 +117,7 @@ class EndpointConnector:
                 assert isinstance(reason.value, Exception)
                 connection.abort(reason.value)
 
-    def _lost(self, dial: _Dial, reason: Failure) -> None:
+    def _lost(self, dial: _Dial[ConnectionT], reason: Failure) -> None:
         if dial is self._dial:
             self._over()
             self._factory.clientConnectionLost(self, reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Generic, TypeVar
 from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -21,25 +21,30 @@ from twisted.python.failure import Failure
 
 from .options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from .protocol import CLOSE_TIMEOUT, GearmanProtocol
+from .reactor import Reactor, reactor_or_default
 from .waiters import Waiters
 
 __all__ = [
-    "GearmanFactory",
     "ConnectionListener",
+    "ConnectionT",
+    "GearmanFactory",
 ]
 
+ConnectionT = TypeVar("ConnectionT", bound=GearmanProtocol)
+"""The class of a factory's connections."""
 
-class ConnectionListener(Interface):
+
+class ConnectionListener(Interface[ConnectionT]):
     """Who wants to know how the connection to a server is."""
 
-    def connection_ready(self, connection: GearmanProtocol) -> None:
+    def connection_ready(self, connection: ConnectionT) -> None:
         """The server has given a first good answer on this connection."""
 
-    def connection_down(self, factory: GearmanFactory, error: Exception) -> None:
+    def connection_down(self, factory: GearmanFactory[ConnectionT], error: Exception) -> None:
         """An attempt to connect failed, or the connection is of no more use, because of `error`."""
 
 
-class GearmanFactory(ReconnectingClientFactory):
+class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
     """Keeps one connection to one job server, with back-off.
 
     It may be given to an `EndpointConnector`, or to ``reactor.connectTCP``. The delays grow from `initialDelay` to
@@ -51,7 +56,7 @@ class GearmanFactory(ReconnectingClientFactory):
     :ivar next_attempt: the reactor's time of the next attempt; None unless it waits for one.
     """
 
-    protocol: type[GearmanProtocol] = GearmanProtocol  # type: ignore[assignment]  # it names this factory's own type
+    protocol: type[ConnectionT] = GearmanProtocol  # type: ignore[assignment]  # a subclass that has another sets it
     noisy = False
     initialDelay = delay = 0.5
     factor = 2.0
@@ -59,21 +64,20 @@ class GearmanFactory(ReconnectingClientFactory):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor | None,
         *,
         option_requests: tuple[bytes, ...] = (),
-        listener: ConnectionListener | None = None,
+        listener: ConnectionListener[ConnectionT] | None = None,
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
     ) -> None:
         """
         :param reactor: its clock times the attempts; None for the global one.
         :param observer: is told how the connection is.
         """
-        if reactor is None:
-            from twisted.internet import reactor
-        self.reactor = self.clock = reactor
+        self.reactor = reactor_or_default(reactor)
+        self.clock = self.reactor  # type: ignore[assignment]  # Twisted declares more than it uses
         self.option_requests = option_requests
-        self.connection: GearmanProtocol | None = None
+        self.connection: ConnectionT | None = None
         self.next_attempt: float | None = None
         self._listener = listener
         self._connection_options = connection_options
@@ -81,15 +85,15 @@ class GearmanFactory(ReconnectingClientFactory):
         self._timed_out = False
         self._active = False
         self._stopped_by: Exception | None = None
-        self._awaiting = Waiters()
-        self._stopping = Waiters()
+        self._awaiting: Waiters[ConnectionT] = Waiters()
+        self._stopping: Waiters[None] = Waiters()
 
     @property
     def connecting(self) -> bool:
         """Whether an attempt is under way or a connection is up."""
         return self._active and (self.connection is None or self.connection.error is None)
 
-    def when_ready(self) -> Deferred[Any]:
+    def when_ready(self) -> Deferred[ConnectionT]:
         """Await the outcome of the attempt under way, or else of the next one.
 
         :return: fires with the connection, once it is ready; at once if it is. Fails with what the attempt failed with,
@@ -115,7 +119,7 @@ class GearmanFactory(ReconnectingClientFactory):
         self._awaiting.fire(Failure(error))
         return self._stopping.wait() if self._active else succeed(None)
 
-    def retire(self, connection: GearmanProtocol | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
+    def retire(self, connection: ConnectionT | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
         """Connect no more; finish what is out, if there is a `connection` that is ready, and close it then.
 
         :return: as `stop`. A `stop` may be called all the same, to hurry it.
@@ -137,9 +141,9 @@ class GearmanFactory(ReconnectingClientFactory):
         self._timed_out = False
         self._deadline = self.reactor.callLater(self._connection_options.connect_timeout, self._give_up)
 
-    def buildProtocol(  # type: ignore[override]  # as with `protocol`
+    def buildProtocol(  # type: ignore[override]  # Twisted's own type wants a factory that is no Protocol
         self, addr: IAddress | None
-    ) -> GearmanProtocol:
+    ) -> ConnectionT:
         connection = self.connection = self.protocol(self.reactor, self._connection_options)
         connection.factory = self
         return connection
@@ -164,7 +168,7 @@ class GearmanFactory(ReconnectingClientFactory):
 
     # What the connection tells.
 
-    def connection_ready(self, connection: GearmanProtocol) -> None:
+    def connection_ready(self, connection: ConnectionT) -> None:
         """The server gave the first good answer on this connection."""
         if connection.error is None:
             self._clear_deadline()
@@ -173,7 +177,7 @@ class GearmanFactory(ReconnectingClientFactory):
                 self._listener.connection_ready(connection)
             self._awaiting.fire(connection)
 
-    def connection_down(self, connection: GearmanProtocol, error: Exception) -> None:
+    def connection_down(self, connection: ConnectionT, error: Exception) -> None:
         """The connection is of no more use."""
         if connection is self.connection:
             self._clear_deadline()

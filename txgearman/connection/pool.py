@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -18,9 +18,10 @@ from ..errors import ClientStopped, NoServersAvailable, ServerError
 from ..packets import PacketType
 from .addresses import Address, parse_address, takes_tls_options
 from .connector import EndpointConnector
-from .factory import ConnectionListener, GearmanFactory
+from .factory import ConnectionListener, ConnectionT, GearmanFactory
 from .options import CONNECT_TIMEOUT
 from .protocol import CLOSE_TIMEOUT, GearmanProtocol
+from .reactor import Reactor
 from .tls import TLSOptions
 from .waiters import Waiters
 
@@ -34,6 +35,7 @@ __all__ = [
 _log = Logger()
 
 T = TypeVar("T")
+_OtherT = TypeVar("_OtherT", bound=GearmanProtocol)
 
 
 class ServerState(enum.Enum):
@@ -67,13 +69,13 @@ class ServerInfo:
     last_error: Exception | None
 
 
-class MakeFactory(Interface):
+class MakeFactory(Interface[ConnectionT]):
     """Makes the factory for the connection to one server."""
 
-    def __call__(self, *, name: str, listener: ConnectionListener) -> GearmanFactory: ...
+    def __call__(self, *, name: str, listener: ConnectionListener[ConnectionT]) -> GearmanFactory[ConnectionT]: ...
 
 
-class JobServer:
+class JobServer(Generic[ConnectionT]):
     """One job server, and the connection to it.
 
     :ivar address: its name.
@@ -85,20 +87,20 @@ class JobServer:
         self,
         address: str,
         endpoint: IStreamClientEndpoint,
-        make_factory: MakeFactory,
+        make_factory: MakeFactory[ConnectionT],
         changed: Callable[[], None],
     ) -> None:
         self.address = address
-        self.connection: Any = None
+        self.connection: ConnectionT | None = None
         self.unreachable = False
         self.last_error: Exception | None = None
         self._endpoint = endpoint
         self._make_factory = make_factory
         self._changed = changed
-        self._factory: GearmanFactory | None = None
+        self._factory: GearmanFactory[ConnectionT] | None = None
         self._key = blake2b(address.encode()).digest()
 
-    def clone_for(self, make_factory: MakeFactory) -> JobServer:
+    def clone_for(self, make_factory: MakeFactory[_OtherT]) -> JobServer[_OtherT]:
         """The same server, for another connection."""
         return JobServer(self.address, self._endpoint, make_factory, lambda: None)
 
@@ -117,7 +119,7 @@ class JobServer:
         """Whether this very endpoint is its own."""
         return self._endpoint is endpoint
 
-    def release_factory(self) -> GearmanFactory | None:
+    def release_factory(self) -> GearmanFactory[ConnectionT] | None:
         """Be stopped, and hand out the factory that is to be stopped, if there is one."""
         factory, self._factory = self._factory, None
         self.connection = None
@@ -136,7 +138,7 @@ class JobServer:
         seconds = None if next_attempt is None else max(0.0, next_attempt - factory.reactor.seconds())
         return ServerInfo(self.address, ServerState.WAITING, 0, seconds, self.last_error)
 
-    def when_ready(self) -> Deferred[Any]:
+    def when_ready(self) -> Deferred[ConnectionT]:
         """Await the attempt to connect that is under way.
 
         :return: fires with the connection. Fails with `NoServersAvailable` if the attempt fails, or did just before.
@@ -156,7 +158,7 @@ class JobServer:
         """
         return self.use(lambda connection: connection.request(packet_type, argument, answer=answer, subject=subject))
 
-    def use(self, call: Callable[[Any], Deferred[T]]) -> Deferred[T]:
+    def use(self, call: Callable[[ConnectionT], Deferred[T]]) -> Deferred[T]:
         """Call with the connection, when it is ready.
 
         :return: fires as what was called does; but fails with `NoServersAvailable` where the server can't be reached,
@@ -170,7 +172,7 @@ class JobServer:
         assert failure.value is not None
         raise NoServersAvailable({self.address: failure.value}) from failure.value
 
-    def connection_ready(self, connection: GearmanProtocol) -> None:
+    def connection_ready(self, connection: ConnectionT) -> None:
         """For the factory."""
         if connection.factory is self._factory:
             _log.info("{address}: ready", address=self.address)
@@ -179,7 +181,7 @@ class JobServer:
             self.last_error = None
             self._changed()
 
-    def connection_down(self, factory: GearmanFactory, error: Exception) -> None:
+    def connection_down(self, factory: GearmanFactory[ConnectionT], error: Exception) -> None:
         """For the factory."""
         if factory is self._factory:
             _log.info("{address}: {error}", address=self.address, error=error)
@@ -209,14 +211,14 @@ class JobServer:
         return blake2b(unique, digest_size=8, key=self._key).digest()
 
 
-class ServerPool:
+class ServerPool(Generic[ConnectionT]):
     """All the job servers of one client or worker."""
 
     def __init__(
         self,
         job_servers: Iterable[Address],
-        reactor: Any,
-        make_factory: MakeFactory,
+        reactor: Reactor,
+        make_factory: MakeFactory[ConnectionT],
         changed: Callable[[], None],
         connect_timeout: float = CONNECT_TIMEOUT,
         tls: TLSOptions | None = None,
@@ -239,12 +241,12 @@ class ServerPool:
         """Whether connections are wanted."""
         self._turn = 0
         # Factories of servers that are left or stopped, with connections that are not gone yet.
-        self._leaving: dict[GearmanFactory, None] = {}
-        self._stopping: dict[GearmanFactory, None] = {}
-        self._stopped = Waiters()
-        self._by_address: dict[str, JobServer] = {}
-        self._servers: list[JobServer] = []
-        self.only_server: JobServer | None = None
+        self._leaving: dict[GearmanFactory[ConnectionT], None] = {}
+        self._stopping: dict[GearmanFactory[ConnectionT], None] = {}
+        self._stopped: Waiters[None] = Waiters()
+        self._by_address: dict[str, JobServer[ConnectionT]] = {}
+        self._servers: list[JobServer[ConnectionT]] = []
+        self.only_server: JobServer[ConnectionT] | None = None
         self.addresses: list[Address] = []
         """As they were given."""
         self._set(job_servers)
@@ -252,7 +254,7 @@ class ServerPool:
     def __len__(self) -> int:
         return len(self._servers)
 
-    def __iter__(self) -> Iterator[JobServer]:
+    def __iter__(self) -> Iterator[JobServer[ConnectionT]]:
         return iter(self._servers)
 
     def _set(self, job_servers: Iterable[Address]) -> None:
@@ -260,7 +262,7 @@ class ServerPool:
         if isinstance(job_servers, (str, bytes)):
             raise TypeError(f"job_servers must be a list of addresses, not the one address {job_servers!r}")
         addresses = list(job_servers)
-        servers: dict[str, JobServer] = {}
+        servers: dict[str, JobServer[ConnectionT]] = {}
         for place, address in enumerate(addresses):
             server = self._server(address, place, servers)
             if server.address in servers:
@@ -277,7 +279,9 @@ class ServerPool:
         """The server, if there is but one."""
         self.addresses = addresses
 
-    def _server(self, address: Address, place: int, others: Mapping[str, JobServer]) -> JobServer:
+    def _server(
+        self, address: Address, place: int, others: Mapping[str, JobServer[ConnectionT]]
+    ) -> JobServer[ConnectionT]:
         """The server of this address: the one that is here, or else a new one.
 
         :param others: those that it will be beside.
@@ -319,10 +323,10 @@ class ServerPool:
                 server.start()
         self._changed()
 
-    def _retire(self, factory: GearmanFactory, connection: Any, timeout: float) -> None:
+    def _retire(self, factory: GearmanFactory[ConnectionT], connection: ConnectionT | None, timeout: float) -> None:
         factory.retire(connection, timeout).addCallback(lambda _: self._leaving.pop(factory, None))
 
-    def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[Any]:
+    def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
         """Disconnect from all of them.
 
         :param timeout: seconds that what was written may take to go out.
@@ -339,12 +343,12 @@ class ServerPool:
             factory.stop(error, timeout).addCallback(self._factory_stopped, factory)
         return self._stopped.wait() if self._stopping else succeed(None)
 
-    def _factory_stopped(self, _: None, factory: GearmanFactory) -> None:
+    def _factory_stopped(self, _: None, factory: GearmanFactory[ConnectionT]) -> None:
         del self._stopping[factory]
         if not self._stopping:
             self._stopped.fire(None)
 
-    def by_address(self, address: str) -> JobServer:
+    def by_address(self, address: str) -> JobServer[ConnectionT]:
         """
         :raises ValueError: it is none of them.
         """
@@ -353,7 +357,7 @@ class ServerPool:
             raise ValueError(f"{address!r} is none of the job servers here: {', '.join(self._by_address)}")
         return server
 
-    def choose(self, unique: bytes, attempt: int = 0, last: str = "") -> Any:
+    def choose(self, unique: bytes, attempt: int = 0, last: str = "") -> ConnectionT | None:
         """Choose the connection for a task.
 
         :param unique: what coalesces; empty for nothing. Tasks with the same one go to the same server: the first
@@ -379,7 +383,7 @@ class ServerPool:
         """Whether there is a server that tasks can be sent to, or should wait for."""
         return any(server.connection is not None or not server.unreachable for server in self._servers)
 
-    def ranked(self, unique: bytes, attempt: int = 0) -> list[JobServer]:
+    def ranked(self, unique: bytes, attempt: int = 0) -> list[JobServer[ConnectionT]]:
         """The servers in the order in which they are tried for a unique."""
         if len(self._servers) == 1:
             return self._servers
@@ -387,7 +391,7 @@ class ServerPool:
         first = attempt % len(ranked)
         return ranked[first:] + ranked[:first]
 
-    def _least_loaded(self, last: str) -> JobServer:
+    def _least_loaded(self, last: str) -> JobServer[ConnectionT]:
         """Of the ready servers, or else of those that connect, the least busy one. Equal ones take turns."""
         if len(self._servers) == 1:
             return self._servers[0]

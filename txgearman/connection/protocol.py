@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 from typing import Protocol as Interface
 
 from twisted.internet.address import UNIXAddress
@@ -25,11 +25,13 @@ from twisted.internet.error import (
     TimeoutError,
 )
 from twisted.internet.interfaces import (
+    IConsumer,
     IDelayedCall,
     IHandshakeListener,
     IPushProducer,
     ISSLTransport,
     ITCPTransport,
+    ITransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -50,9 +52,13 @@ from ..packets import (
     PacketType,
 )
 from .options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
+from .reactor import Reactor
 from .timers import PROBES_PER_PERIOD, PeriodicProbe
 from .tls import explain_error
 from .waiters import Waiters
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "GearmanProtocol",
@@ -66,37 +72,60 @@ CLOSE_TIMEOUT: Final = 3.0
 _FENCE_HANDLE: Final = b"txgearman:fence"
 
 
-def is_tcp(transport: Any) -> bool:
-    """Whether this transport has the options of TCP. (Twisted 22.4 says of a unix socket that it has.)"""
-    return ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress)
+class IStreamTransport(ITransport, IConsumer, IPushProducer):
+    """A transport as a connection needs it. Every transport of Twisted for streams is one, under these three names."""
 
 
-class Outstanding(Interface):
-    """What waits for its answer from a server."""
+def tcp_transport(transport: ITransport) -> ITCPTransport | None:
+    """Return `transport` if it has the options of TCP. (Twisted 22.4 claims them for a unix socket.)"""
+    if ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
+        return transport
+    return None
 
-    @property
-    def answer(self) -> PacketType:
-        """The type of the answer, unless it is an ERROR."""
+
+ConnectionT_contra = TypeVar("ConnectionT_contra", contravariant=True)
 
 
-class ProtocolFactory(Interface):
+class ProtocolFactory(Interface[ConnectionT_contra]):
     """What a protocol needs of the factory that made it.
 
     :ivar reactor: its clock times what is due.
     :ivar option_requests: sent as OPTION_REQ on each new connection.
     """
 
-    reactor: Any
+    reactor: Reactor
     option_requests: tuple[bytes, ...]
 
-    def connection_ready(self, connection: Any) -> None:
+    def connection_ready(self, connection: ConnectionT_contra) -> None:
         """The server gave the first good answer on this connection."""
 
-    def connection_down(self, connection: Any, error: Exception) -> None:
+    def connection_down(self, connection: ConnectionT_contra, error: Exception) -> None:
         """The connection is of no more use."""
 
 
-class Request:
+class Outstanding:
+    """Base of the requests that handle their answers themselves.
+
+    A subclass of `GearmanProtocol` may send requests of another kind: it overrides the methods of the protocol that
+    handle their answers.
+
+    :ivar answer: the type of the answer, unless it is an ERROR.
+    :ivar subject: what the answer's first argument must be, where the server repeats it; else None.
+    """
+
+    __slots__ = ()
+
+    answer: PacketType
+    subject: bytes | None
+
+    def succeed(self, arguments: list[bytes]) -> None:
+        """The answer has come."""
+
+    def fail(self, error: Exception) -> None:
+        """There will be no answer, because of `error`."""
+
+
+class Request(Outstanding):
     """A question that is answered by one packet.
 
     :ivar deferred: fires with the answer's arguments. Cancelled, it has failed by the time that they come.
@@ -122,12 +151,13 @@ class Request:
             self.deferred.errback(error)
 
 
-class Fence:
+class Fence(Outstanding):
     """The GET_STATUS that tells whether the request before it was left unanswered. Nobody else waits for its answer."""
 
     __slots__ = ()
-    answer: ClassVar[PacketType] = STATUS_RES
-    subject: ClassVar[bytes] = _FENCE_HANDLE
+
+    answer = STATUS_RES
+    subject = _FENCE_HANDLE
 
 
 @implementer(IHandshakeListener, IPushProducer)
@@ -143,18 +173,18 @@ class GearmanProtocol(Protocol):
     :ivar on_idle: is called once when nothing is out any more, if it is set.
     """
 
-    factory: ProtocolFactory
-    transport: Any  # an ITransport, IConsumer and IPushProducer; mostly an ITCPTransport
-    handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {}
+    factory: ProtocolFactory[Self]
+    transport: IStreamTransport
+    handlers: ClassVar[Mapping[PacketType, Callable[[Self, list[bytes]], None]]] = {}
     """What to do with packets that are no answer to a request. A subclass fills this in."""
     in_flight = 0
     """What this connection is busy with, counted by a subclass."""
 
-    def __init__(self, reactor: Any, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
+    def __init__(self, reactor: Reactor, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
         self.connection_options = connection_options
         # Both magics: M2.
         self._decoder = Decoder(RES, REQ, max_packet_size=connection_options.max_packet_size)
-        self._outstanding: deque[Any] = deque()  # what waits for an answer, the oldest first
+        self._outstanding: deque[object] = deque()  # the requests that wait for an answer, the oldest first
         self._answered = 0
         self.corks = False
         """Whether what is written while data is received is kept to its end. A wire in memory may turn meanwhile."""
@@ -171,7 +201,7 @@ class GearmanProtocol(Protocol):
         self._heard = False
         self._silent_probes = 0
         self._abort_call: IDelayedCall | None = None
-        self._drained = Waiters()
+        self._drained: Waiters[None] = Waiters()
         self.on_connection_lost: Callable[[Failure], None] | None = None
         self.tls_established = False
         self.certificate_fault = ""
@@ -184,10 +214,11 @@ class GearmanProtocol(Protocol):
     # The life of the connection.
 
     def connectionMade(self) -> None:
-        if is_tcp(self.transport):
+        tcp = tcp_transport(self.transport)
+        if tcp is not None:
             self.corks = True
-            self.transport.setTcpNoDelay(True)
-            self.transport.setTcpKeepAlive(True)
+            tcp.setTcpNoDelay(True)
+            tcp.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
         self.send_opening()
 
@@ -229,6 +260,11 @@ class GearmanProtocol(Protocol):
         return self.has_outstanding
 
     @property
+    def load(self) -> int:
+        """How busy it is, where one of several connections is chosen."""
+        return self.in_flight
+
+    @property
     def retiring(self) -> bool:
         """Whether it is to finish what is out, and get nothing more."""
         return self.on_idle is not None
@@ -257,7 +293,7 @@ class GearmanProtocol(Protocol):
         """Tell what ended the connection so that it can be read."""
         if ISSLTransport.providedBy(self.transport):
             return explain_error(error, self)
-        if not self.ready and isinstance(error, (ConnectionDone, ConnectionLost)) and is_tcp(self.transport):
+        if not self.ready and isinstance(error, (ConnectionDone, ConnectionLost)) and tcp_transport(self.transport):
             return type(error)("before any answer; the server may want TLS, and an address with tls:")
         return error
 
@@ -274,7 +310,7 @@ class GearmanProtocol(Protocol):
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
-    def _teardown(self, error: Exception) -> None:
+    def _teardown(self: Self, error: Exception) -> None:
         if self.error is not None:
             return
         self.error = error
@@ -397,8 +433,11 @@ class GearmanProtocol(Protocol):
         """Find out whether the request sent just before is one that this server leaves unanswered."""
         self.send(Fence(), GET_STATUS.request(_FENCE_HANDLE))
 
-    def send(self, request: Outstanding, packet: bytes) -> None:
-        """Write `packet` and await its answer."""
+    def send(self, request: object, packet: bytes) -> None:
+        """Write `packet` and await its answer.
+
+        :param request: an `Outstanding`, or what this class handles the answers of.
+        """
         self._outstanding.append(request)
         self.write(packet)
         if not self.answer_probe.on:
@@ -430,28 +469,42 @@ class GearmanProtocol(Protocol):
         if corked:
             self.transport.writeSequence(corked)
 
-    def fits(self, request: Any, arguments: list[bytes]) -> bool:
+    # What becomes of a request. A subclass that sends others than an `Outstanding` overrides all of these.
+
+    def answer_type(self, request: object) -> PacketType:
+        """Return the type of packet that answers `request`, unless an ERROR does."""
+        assert isinstance(request, Outstanding)
+        return request.answer
+
+    def fits(self, request: object, arguments: list[bytes]) -> bool:
         """Whether an answer of the right type can be that of `request`."""
+        assert isinstance(request, Outstanding)
         return request.subject is None or request.subject == arguments[0]
 
-    def request_succeeded(self, request: Any, arguments: list[bytes]) -> None:
+    def request_succeeded(self, request: object, arguments: list[bytes]) -> None:
         """`request` got its answer."""
-        if not isinstance(request, Fence):
+        assert isinstance(request, Outstanding)
+        if isinstance(request, Fence):
+            self._fence_answered()
+        else:
             request.succeed(arguments)
-        elif not self.ready:
+
+    def _fence_answered(self: Self) -> None:
+        if not self.ready:
             self.ready = True
             if self._heartbeat is not None:
                 self._heartbeat.start()
             self.factory.connection_ready(self)
 
-    def request_refused(self, request: Any, error: ServerError) -> None:
+    def request_refused(self, request: object, error: ServerError) -> None:
         """`request` got an ERROR, or was left unanswered."""
+        assert isinstance(request, Outstanding)
         request.fail(error)
 
-    def request_lost(self, request: Any, error: Exception) -> None:
+    def request_lost(self, request: object, error: Exception) -> None:
         """The connection went before `request` was answered."""
-        if not isinstance(request, Fence):
-            request.fail(error)
+        assert isinstance(request, Outstanding)
+        request.fail(error)
 
     # What the server says.
 
@@ -469,7 +522,7 @@ class GearmanProtocol(Protocol):
         if self.on_idle is not None:
             self.check_idle()
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self: Self, data: bytes) -> None:
         handlers = self.handlers
         decoder = self._decoder
         for packets in decoder.packets(data):
@@ -490,10 +543,10 @@ class GearmanProtocol(Protocol):
         else:
             self.request_succeeded(self._take_answered(packet_type, arguments), arguments)
 
-    def _take_answered(self, packet_type: PacketType, arguments: list[bytes]) -> Any:
+    def _take_answered(self, packet_type: PacketType, arguments: list[bytes]) -> object:
         """Take the oldest request off the table, for the answer to it that has come."""
         outstanding = self._outstanding
-        oldest: Any = outstanding[0] if outstanding else None
+        oldest = outstanding[0] if outstanding else None
         next_oldest = outstanding[1] if len(outstanding) > 1 else None
         if self._answers(oldest, packet_type, arguments):
             self._take_oldest()
@@ -502,19 +555,20 @@ class GearmanProtocol(Protocol):
             self._take_oldest()
             self._take_oldest()
             # Told only now that the table is right: it may run anybody's code.
+            unanswered = self.answer_type(oldest)
             self.request_refused(
-                oldest, RequestUnsupported(f"this server leaves a request for {oldest.answer} unanswered")
+                oldest, RequestUnsupported(f"this server leaves a request for {unanswered} unanswered")
             )
             return next_oldest
-        due = "nothing" if oldest is None else oldest.answer
+        due = "nothing" if oldest is None else self.answer_type(oldest)
         raise ProtocolError(f"{packet_type} came where {due} was due: {arguments!r:.200}")
 
     def _take_oldest(self) -> None:
         self._outstanding.popleft()
         self._answered += 1
 
-    def _answers(self, request: Any, packet_type: PacketType, arguments: list[bytes]) -> bool:
-        return request is not None and request.answer is packet_type and self.fits(request, arguments)
+    def _answers(self, request: object, packet_type: PacketType, arguments: list[bytes]) -> bool:
+        return request is not None and self.answer_type(request) is packet_type and self.fits(request, arguments)
 
     def error_received(self, code: str, text: str) -> None:
         """An ERROR came: it stands in the place of the oldest request's answer."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall
+
+from .reactor import Reactor
 
 __all__ = [
     "DeadlineQueue",
@@ -28,7 +30,7 @@ class DeadlineQueue(Generic[T]):
 
     __slots__ = ("_call", "_due", "_heap", "_items", "_number", "_numbers", "_passed", "_reactor")
 
-    def __init__(self, reactor: Any, passed: Callable[[T], object]) -> None:
+    def __init__(self, reactor: Reactor, passed: Callable[[T], object]) -> None:
         """
         :param passed: is called with each item whose time has come. It may raise nothing.
         """
@@ -109,7 +111,7 @@ class PeriodicProbe:
 
     __slots__ = ("_call", "_interval", "_look", "_reactor", "on")
 
-    def __init__(self, reactor: Any, seconds: float, look: Callable[[], bool]) -> None:
+    def __init__(self, reactor: Reactor, seconds: float, look: Callable[[], bool]) -> None:
         """
         :param seconds: the period, in which it looks `PROBES_PER_PERIOD` times.
         :param look: returns whether it is to look again.

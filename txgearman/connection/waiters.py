@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
-__all__ = []
+__all__ = ["Waiters"]
+
+T = TypeVar("T")
 
 
-class Waiters:
+class Waiters(Generic[T]):
     """Deferreds that wait for one thing, each of which may be cancelled."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Deferred[Any], None] = {}
+        self._waiting: dict[Deferred[T], None] = {}
 
-    def wait(self) -> Deferred[Any]:
+    def wait(self) -> Deferred[T]:
         """Return a new one."""
-        deferred: Deferred[Any] = Deferred(self._forget)
+        deferred: Deferred[T] = Deferred(self._forget)
         self._waiting[deferred] = None
         return deferred
 
-    def fire(self, outcome: object) -> None:
+    def fire(self, outcome: T | Failure) -> None:
         """Fire all of them; with a `Failure`, as errbacks."""
         waiting, self._waiting = self._waiting, {}
         for deferred in waiting:
             if not deferred.called:  # another one's callback may have cancelled it
                 deferred.callback(outcome)
 
-    def _forget(self, deferred: Deferred[Any]) -> None:
+    def _forget(self, deferred: Deferred[T]) -> None:
         self._waiting.pop(deferred, None)

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from ..connection.protocol import is_tcp
+from ..connection.protocol import tcp_transport
 from ..models import Priority
 from ..packets import (
     CAN_DO,
@@ -124,8 +124,9 @@ class JobServerProtocol(Protocol):
     # The connection.
 
     def connectionMade(self) -> None:
-        if is_tcp(self.transport):
-            self.transport.setTcpNoDelay(True)
+        tcp = tcp_transport(self.transport)
+        if tcp is not None:
+            tcp.setTcpNoDelay(True)
         self.number = self._core.connection_made(self)
         self._faults.connection_made(self)
 

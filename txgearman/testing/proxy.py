@@ -62,12 +62,12 @@ class FaultProxy:
             raise ValueError(f"reactor must provide IReactorTCP, not {reactor!r}: for a Clock, see MemoryJobServer")
         check_port(port)
         self._reactor = sockets
-        _, self._endpoint = parse_address(job_server, reactor)
+        _, self._endpoint = parse_address(job_server, sockets)
         if not isinstance(self._endpoint, (TCP4ClientEndpoint, TCP6ClientEndpoint, HostnameEndpoint)):
             raise ValueError(f"job_server must be 'host', 'host:port' or '[v6]:port', not {job_server!r}")
         self._relays: dict[Relay, None] = {}
         self._faults = NetworkFaults(self._reactor, self._relays, self._accept)
-        self._all_gone = Waiters()
+        self._all_gone: Waiters[None] = Waiters()
         self._closed = False
         self._port = _Port(self._reactor, _RelayFactory(self._new_relay), interface, port)
 

@@ -53,7 +53,7 @@ class Owner(Interface):
     drain_timeout: float
     busy: int
 
-    def servers_for(self, post: Post) -> ServerPool:
+    def servers_for(self, post: Post) -> ServerPool[GearmanWorkerProtocol]:
         """The servers, with connections that are told to this post."""
 
     def fill(self) -> None:
@@ -119,7 +119,7 @@ class Post:
         self._worker = worker
         self._retired = False
         self._stopping = False
-        self._stopped = Waiters()
+        self._stopped: Waiters[None] = Waiters()
         self.quota = quota
         self.functions = {function.wire_name: function for function in functions}
         self.turns: dict[GearmanWorkerProtocol, GrabState] = {}

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from ..connection.factory import ConnectionListener, GearmanFactory
 from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import GearmanProtocol
+from ..connection.reactor import Reactor
 from ..errors import ProtocolError, RequestUnsupported, ServerError
 from ..packets import (
     CAN_DO,
@@ -134,7 +135,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     factory: GearmanWorkerFactory
 
-    def __init__(self, reactor: Any, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
+    def __init__(self, reactor: Reactor, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
         super().__init__(reactor, connection_options)
         self.dialect = GEARMAND
         self.grabs = 0
@@ -287,7 +288,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
             self.asleep = False
             self.factory.receiver.woken(self)
 
-    handlers: ClassVar[Mapping[PacketType, Callable[[Any, list[bytes]], None]]] = {
+    handlers: ClassVar[Mapping[PacketType, Callable[[GearmanWorkerProtocol, list[bytes]], None]]] = {
         NO_JOB: _no_job,
         JOB_ASSIGN: _assigned,
         JOB_ASSIGN_UNIQ: _assigned_uniq,
@@ -296,18 +297,18 @@ class GearmanWorkerProtocol(GearmanProtocol):
     }
 
 
-class GearmanWorkerFactory(GearmanFactory):
+class GearmanWorkerFactory(GearmanFactory[GearmanWorkerProtocol]):
     """Keeps a worker's connection to one job server, and registers its functions at each connect."""
 
     protocol = GearmanWorkerProtocol
 
     def __init__(
         self,
-        reactor: Any = None,
+        reactor: Reactor | None = None,
         *,
         receiver: JobReceiver,
         name: str = "",
-        listener: ConnectionListener | None = None,
+        listener: ConnectionListener[GearmanWorkerProtocol] | None = None,
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
     ) -> None:
         """
@@ -319,8 +320,7 @@ class GearmanWorkerFactory(GearmanFactory):
         self.receiver = receiver
         self.name = name
 
-    def connection_ready(self, connection: GearmanProtocol) -> None:
-        assert isinstance(connection, GearmanWorkerProtocol)
+    def connection_ready(self, connection: GearmanWorkerProtocol) -> None:
         if connection.error is None:
             connection.register()
             super().connection_ready(connection)

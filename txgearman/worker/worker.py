@@ -21,6 +21,7 @@ from ..connection.addresses import Address
 from ..connection.options import CONNECT_TIMEOUT, SERVER_TIMEOUT, ConnectionOptions
 from ..connection.pool import ServerInfo, ServerPool
 from ..connection.protocol import CLOSE_TIMEOUT
+from ..connection.reactor import Reactor, ThreadedReactor
 from ..connection.tls import TLSOptions
 from ..errors import JobEnded, JobFailed
 from ..packets import MAX_PACKET_SIZE
@@ -29,7 +30,7 @@ from ..validation import MAX_FUNCTION, check_count, function_bytes, name_bytes, 
 from .functions import Function
 from .groups import Post, Quota, cancel_timer
 from .job import Job
-from .protocol import GearmanWorkerFactory
+from .protocol import GearmanWorkerFactory, GearmanWorkerProtocol
 
 __all__ = ["GearmanWorker", "format_exception"]
 
@@ -79,7 +80,7 @@ class GearmanWorker(GearmanService):
         prefix: str | bytes = "",
         client_id: str | bytes = "",
         max_jobs: int = 10,
-        reactor: Any = None,
+        reactor: Reactor | None = None,
         format_exception: Callable[[Failure], bytes | None] = format_exception,
         poll_interval: float = POLL_INTERVAL,
         drain_timeout: float = DRAIN_TIMEOUT,
@@ -211,7 +212,7 @@ class GearmanWorker(GearmanService):
 
     def _grow_thread_pool(self) -> None:
         """Each job must start at once, and others, such as the resolver of names, need threads as well."""
-        if not hasattr(self._reactor, "getThreadPool"):
+        if not isinstance(self._reactor, ThreadedReactor):
             raise ValueError("threaded needs a reactor that has threads")
         if not self._has_threads:
             self._has_threads = True
@@ -306,7 +307,7 @@ class GearmanWorker(GearmanService):
     def _left(self, _: None, post: Post) -> None:
         cancel_timer(self._leaving.pop(post))
 
-    def servers_for(self, post: Post) -> ServerPool:
+    def servers_for(self, post: Post) -> ServerPool[GearmanWorkerProtocol]:
         """For a post: the servers, with connections that are told to it."""
         make_factory = partial(
             GearmanWorkerFactory, self._reactor, receiver=post, connection_options=self._connection_options

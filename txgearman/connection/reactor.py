@@ -1,0 +1,61 @@
+"""The reactor, as far as this library uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, Protocol, runtime_checkable
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.threadpool import ThreadPool
+
+__all__ = [
+    "Reactor",
+    "ThreadedReactor",
+    "reactor_or_default",
+]
+
+P = ParamSpec("P")
+
+
+class Reactor(Protocol):
+    """A reactor's clock: what every reactor has, and `twisted.internet.task.Clock`."""
+
+    def seconds(self) -> float:
+        """Return the current time."""
+
+    def callLater(
+        self,
+        delay: float,
+        callable: Callable[P, object],  # noqa: A002  # Twisted's name of it
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> IDelayedCall:
+        """Call `callable` in `delay` seconds."""
+
+
+@runtime_checkable
+class ThreadedReactor(Reactor, Protocol):
+    """A reactor with threads, as every reactor of Twisted has them."""
+
+    def callFromThread(
+        self,
+        callable: Callable[P, object],  # noqa: A002  # Twisted's name of it
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Call `callable` in the reactor's thread. May be called in any thread."""
+
+    def getThreadPool(self) -> ThreadPool:
+        """Return the pool in which threaded functions run."""
+
+    def suggestThreadPoolSize(self, size: int) -> None:
+        """Set how many threads the pool may have."""
+
+
+def reactor_or_default(reactor: Reactor | None) -> Reactor:
+    """Return `reactor`, or the global one if it is None."""
+    if reactor is not None:
+        return reactor
+    from twisted.internet import reactor as global_reactor
+
+    return global_reactor
