@@ -1,26 +1,35 @@
-"""What a client and a worker have in common: they are services, and they take some of the same arguments."""
+"""What client, worker and admin client share as services."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic
 
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
 
+from .connection.addresses import Address
+from .connection.factory import ConnectionT
 from .connection.options import ConnectionOptions
+from .connection.pool import MakeFactory, ServerInfo, ServerPool
 from .connection.reactor import Reactor, reactor_or_default
+from .connection.tls import TLSOptions
+from .errors import ClientStopped
 from .validation import MAX_FUNCTION, name_bytes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+__all__ = ["GearmanService", "PoolService"]
+
 
 class GearmanService(Service):
-    """A service that is an async context manager as well, which starts and stops it."""
+    """A service that is also an async context manager, which starts and stops it."""
 
     def __init__(self, prefix: str | bytes, reactor: Reactor | None, connection_options: ConnectionOptions) -> None:
         """
-        :raises TypeError, ValueError: for an argument that can't be meant.
+        :raises TypeError, ValueError: for an invalid argument.
         """
         prefix_bytes = name_bytes("prefix", prefix, MAX_FUNCTION)
         self._prefix = prefix_bytes + b"\t" if prefix_bytes else b""
@@ -34,5 +43,81 @@ class GearmanService(Service):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        stopped: Any = self.stopService()
-        await stopped
+        await self.stopService()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return succeed(None)
+
+
+class PoolService(GearmanService, Generic[ConnectionT]):
+    """A service with one pool of connections, which it opens at its start or first use."""
+
+    def __init__(
+        self,
+        job_servers: Iterable[Address],
+        prefix: str | bytes,
+        reactor: Reactor | None,
+        connection_options: ConnectionOptions,
+        tls: TLSOptions | None,
+        make_factory: MakeFactory[ConnectionT],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        :param changed: called whenever a server became ready or unreachable, or the servers were replaced.
+        :raises TypeError, ValueError: for an invalid argument.
+        """
+        super().__init__(prefix, reactor, connection_options)
+        connect_timeout = connection_options.connect_timeout
+        self._servers = ServerPool(job_servers, self._reactor, make_factory, changed, connect_timeout, tls)
+        self._stopped = False
+
+    @property
+    def job_servers(self) -> list[Address]:
+        """The addresses of the job servers. May be set at any time.
+
+        New servers are connected. Those that are no longer in the list get nothing more, finish what they have, and are
+        disconnected. Uniques stay with their servers, except those that a new server wins or a removed one leaves.
+
+        :raises TypeError, ValueError: when set to an invalid list; then nothing changes.
+        """
+        return list(self._servers.addresses)
+
+    @job_servers.setter
+    def job_servers(self, job_servers: Iterable[Address]) -> None:
+        self._servers.change(job_servers)
+
+    @property
+    def servers(self) -> list[ServerInfo]:
+        """The state of each job server, in the order of ``job_servers``."""
+        return [server.info() for server in self._servers]
+
+    def startService(self) -> None:
+        """Connect to all servers. Also restarts it after `stopService`."""
+        super().startService()
+        self._stopped = False
+        self._use()
+
+    def stopService(self) -> Deferred[None]:
+        """Fail what is unfinished with `ClientStopped`, and disconnect. May be called at any time, and repeatedly.
+
+        What was written, background jobs above all, still goes out.
+
+        :return: fires when no socket, timer or reader is left; within three seconds even if a server does not read.
+            Cancelled, it only stops waiting.
+        """
+        super().stopService()
+        self._stopped = True
+        return self._disconnect()
+
+    def _disconnect(self) -> Deferred[None]:
+        return self._servers.stop(ClientStopped())
+
+    def _use(self) -> bool:
+        """Connect at the first use.
+
+        :return: False if the service was stopped.
+        """
+        if not (self._servers.started or self._stopped):
+            self._servers.start()
+        return self._servers.started

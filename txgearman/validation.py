@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, TypeVar
 
 __all__ = [
     "MAX_FUNCTION",
@@ -24,6 +23,8 @@ __all__ = [
     "positive_seconds",
     "whole_number",
 ]
+
+CallbackT = TypeVar("CallbackT")
 
 
 def positive_seconds(name: str, value: float) -> float:
@@ -62,7 +63,7 @@ def check_flag(name: str, value: bool) -> bool:
     return value
 
 
-def check_callback(name: str, value: Callable[..., Any] | None) -> Callable[..., Any] | None:
+def check_callback(name: str, value: CallbackT) -> CallbackT:
     """Check what is to be called, and return it.
 
     :raises TypeError: it can't be called, and is not None either.

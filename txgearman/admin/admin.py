@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, inlineCallbacks
+from twisted.internet.defer import Deferred, FirstError, fail, gatherResults
+from twisted.python.failure import Failure
 
 from ..connection.addresses import Address
 from ..connection.options import CONNECT_TIMEOUT, ConnectionOptions
-from ..connection.pool import JobServer, ServerInfo, ServerPool
+from ..connection.pool import JobServer
 from ..connection.reactor import Reactor
 from ..connection.tls import TLSOptions
 from ..errors import ClientStopped, GearmanError, UnknownFunction
 from ..models import JobHandle
 from ..packets import MAX_PACKET_SIZE
-from ..service import GearmanService
+from ..service import PoolService
 from ..validation import function_bytes
 from . import commands as text
 from .commands import Command, FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
@@ -60,7 +61,7 @@ class Answers(Generic[T]):
         return result
 
 
-class GearmanAdmin(GearmanService):
+class GearmanAdmin(PoolService[AdminProtocol]):
     """Asks one or more job servers how they are, and tells them what to do.
 
     ::
@@ -108,19 +109,8 @@ class GearmanAdmin(GearmanService):
         connection_options = ConnectionOptions(
             connect_timeout, server_timeout=server_timeout, max_packet_size=max_packet_size
         )
-        super().__init__(prefix, reactor, connection_options)
-        make_factory = partial(AdminFactory, self._reactor, connection_options=connection_options)
-        self._servers = ServerPool(job_servers, self._reactor, make_factory, lambda: None, connect_timeout, tls)
-        self._stopped = False
-
-    @property
-    def job_servers(self) -> list[Address]:
-        """The addresses of the job servers. Others may be set at any time, as with `GearmanClient.job_servers`."""
-        return list(self._servers.addresses)
-
-    @job_servers.setter
-    def job_servers(self, job_servers: Iterable[Address]) -> None:
-        self._servers.change(job_servers)
+        make_factory = partial(AdminFactory, reactor, connection_options=connection_options)
+        super().__init__(job_servers, prefix, reactor, connection_options, tls, make_factory)
 
     # Questions.
 
@@ -176,14 +166,13 @@ class GearmanAdmin(GearmanService):
         name = self._wire_name(function)
         return self._each(partial(self._set_max_queue, name, text.max_queue(name, connection_options)))
 
-    @inlineCallbacks
-    def _set_max_queue(
-        self, name: bytes, command: Command[None], server: JobServer[AdminProtocol]
-    ) -> Generator[Deferred[Any], Any, None]:
-        functions = yield self._ask(text.STATUS, server)
-        if name not in {status.function for status in functions}:
-            raise UnknownFunction(f"this server has no function {name!r}")
-        yield self._ask(command, server)
+    def _set_max_queue(self, name: bytes, command: Command[None], server: JobServer[AdminProtocol]) -> Deferred[None]:
+        def set_it(functions: tuple[FunctionStatus, ...]) -> Deferred[None]:
+            if name not in {status.function for status in functions}:
+                raise UnknownFunction(f"this server has no function {name!r}")
+            return self._ask(command, server)
+
+        return self._ask(text.STATUS, server).addCallback(set_it)
 
     def create_function(self, function: str | bytes) -> Deferred[Answers[None]]:
         """Make a function known before it has a worker or a job. Only gearmand can do this."""
@@ -235,57 +224,35 @@ class GearmanAdmin(GearmanService):
     def _ask(command: Command[T], server: JobServer[AdminProtocol]) -> Deferred[T]:
         return server.use(lambda connection: connection.ask(command.line, command.is_last)).addCallback(command.parse)
 
-    @inlineCallbacks
-    def _each(
-        self, call: Callable[[JobServer[AdminProtocol]], Deferred[T]]
-    ) -> Generator[Deferred[Any], Any, Answers[T]]:
+    def _each(self, call: Callable[[JobServer[AdminProtocol]], Deferred[T]]) -> Deferred[Answers[T]]:
         if not self._use():
-            raise ClientStopped()
+            return fail(ClientStopped())
         servers = list(self._servers)
-        outcomes = [call(server).addErrback(_keep) for server in servers]
-        try:
-            told = yield gatherResults(outcomes, consumeErrors=True)
-        except FirstError as error:
-            error.subFailure.raiseException()
-        answers = dict(zip((server.address for server in servers), told, strict=True))
-        errors = {address: answer for address, answer in answers.items() if isinstance(answer, GearmanError)}
-        return Answers({address: answer for address, answer in answers.items() if address not in errors}, errors)
-
-    # Starting and stopping.
-
-    @property
-    def servers(self) -> list[ServerInfo]:
-        """How each job server is, in the order of ``job_servers``. ``in_flight`` is 0 here."""
-        return [server.info() for server in self._servers]
-
-    def startService(self) -> None:
-        """Connect to all servers. After `stopService`, too."""
-        super().startService()
-        self._stopped = False
-        self._use()
-
-    def stopService(self) -> Deferred[Any]:
-        """Fail what is not answered with `ClientStopped`, and disconnect. May be called at any time, and again.
-
-        :return: fires when no socket, timer or reader is left; within three seconds even where a server does not read.
-        """
-        super().stopService()
-        self._stopped = True
-        return self._servers.stop(ClientStopped())
-
-    def _use(self) -> bool:
-        """Connect at the first use; False if it was stopped."""
-        if not (self._servers.started or self._stopped):
-            self._servers.start()
-        return self._servers.started
+        asked = [call(server).addErrback(_as_answer) for server in servers]
+        gathered = gatherResults(asked, consumeErrors=True).addErrback(_first_error)
+        return gathered.addCallback(partial(_sorted, [server.address for server in servers]))
 
 
-def _keep(failure: Any) -> GearmanError:
-    """One server's error is an answer; but a stop ends the call."""
+def _as_answer(failure: Failure) -> GearmanError | Failure:
+    """Take one server's error as its answer; but a stop fails the call."""
     error = failure.value
-    if isinstance(error, GearmanError) and not isinstance(error, ClientStopped):
-        return error
-    raise error
+    return error if isinstance(error, GearmanError) and not isinstance(error, ClientStopped) else failure
+
+
+def _first_error(failure: Failure) -> Failure:
+    assert isinstance(failure.value, FirstError)
+    return failure.value.subFailure
+
+
+def _sorted(addresses: list[str], answers: list[T | GearmanError]) -> Answers[T]:
+    results: dict[str, T] = {}
+    errors: dict[str, GearmanError] = {}
+    for address, answer in zip(addresses, answers, strict=True):
+        if isinstance(answer, GearmanError):
+            errors[address] = answer
+        else:
+            results[address] = answer
+    return Answers(results, errors)
 
 
 def _check_limit(limit: int) -> None:

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from ..connection.addresses import Address
 from ..connection.options import CONNECT_TIMEOUT, JOB_CHECK_INTERVAL, SERVER_TIMEOUT, ConnectionOptions
-from ..connection.pool import JobServer, ServerInfo, ServerPool
+from ..connection.pool import JobServer
 from ..connection.reactor import Reactor
 from ..connection.tls import TLSOptions
 from ..errors import ClientStopped, NoServersAvailable, RequestUnsupported
@@ -27,7 +27,7 @@ from ..packets import (
     STATUS_RES_UNIQUE,
     PacketType,
 )
-from ..service import GearmanService
+from ..service import PoolService
 from ..validation import MAX_HANDLE, MAX_UNIQUE, check_count, name_bytes, positive_seconds, whole_number
 from .canceller import JobCanceller
 from .dispatcher import Dispatcher
@@ -40,7 +40,7 @@ __all__ = ["GearmanClient"]
 _log = Logger()
 
 
-class GearmanClient(GearmanService):
+class GearmanClient(PoolService[GearmanClientProtocol]):
     """Has jobs done by the workers of one or more job servers.
 
     ::
@@ -112,35 +112,16 @@ class GearmanClient(GearmanService):
         connection_options = ConnectionOptions(
             connect_timeout, server_timeout, heartbeat, job_check_interval, max_packet_size
         )
-        super().__init__(prefix, reactor, connection_options)
+        make_factory = partial(
+            GearmanClientFactory, reactor, exceptions=exceptions, connection_options=connection_options
+        )
+        super().__init__(job_servers, prefix, reactor, connection_options, tls, make_factory, self._servers_changed)
         if server_wait != 0:
             positive_seconds("server_wait", server_wait)
         if max_in_flight is not None:
             check_count("max_in_flight", max_in_flight)
-        make_factory = partial(
-            GearmanClientFactory, self._reactor, exceptions=exceptions, connection_options=connection_options
-        )
-        self._servers = ServerPool(
-            job_servers, self._reactor, make_factory, self._servers_changed, connect_timeout, tls
-        )
         self._dispatcher = Dispatcher(self._reactor, self._servers, self._drop, server_wait, max_in_flight)
         self._canceller = JobCanceller(self._reactor, connection_options)
-        self._stopped = False
-
-    @property
-    def job_servers(self) -> list[Address]:
-        """The addresses of the job servers. Others may be set at any time.
-
-        New servers are connected. Those that are no longer there get no more tasks, finish what they have, and are
-        disconnected. Each server keeps the uniques that it has, but for those that a new one wins or a gone one leaves.
-
-        :raises TypeError, ValueError: when set to what can't be read; then nothing is changed.
-        """
-        return list(self._servers.addresses)
-
-    @job_servers.setter
-    def job_servers(self, job_servers: Iterable[Address]) -> None:
-        self._servers.change(job_servers)
 
     def _servers_changed(self) -> None:
         self._dispatcher.servers_changed()
@@ -375,29 +356,9 @@ class GearmanClient(GearmanService):
             pass  # the fence behind the question was answered
         seconds[server.address] = self._reactor.seconds() - start
 
-    @property
-    def servers(self) -> list[ServerInfo]:
-        """How each job server is, in the order of ``job_servers``."""
-        return [server.info() for server in self._servers]
+    # Stopping.
 
-    # Starting and stopping.
-
-    def startService(self) -> None:
-        """Connect to all servers. After `stopService`, too."""
-        super().startService()
-        self._stopped = False
-        self._use()
-
-    def stopService(self) -> Deferred[Any]:
-        """Fail what is not finished with `ClientStopped`, and disconnect. `drain()` first to let it finish.
-
-        What was written, background jobs above all, still goes out. May be called at any time, and again.
-
-        :return: fires when no socket, timer or reader of the client is left; within three seconds even where a server
-            does not read. Cancelled, it only stops waiting.
-        """
-        super().stopService()
-        self._stopped = True
+    def _disconnect(self) -> Deferred[None]:
         closed = self._canceller.stop()
         return self._dispatcher.stop().addCallback(lambda _: closed)
 
@@ -407,12 +368,6 @@ class GearmanClient(GearmanService):
         :return: fires when no task is out; at once if none is. Cancelled, it only stops waiting.
         """
         return self._dispatcher.drain()
-
-    def _use(self) -> bool:
-        """Connect at the first use; False if the client was stopped."""
-        if not (self._servers.started or self._stopped):
-            self._servers.start()
-        return self._servers.started
 
 
 def _check_handle(handle: JobHandle) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from typing import Protocol as Interface
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -24,12 +24,17 @@ from zope.interface import implementer
 from ..errors import TLSError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from OpenSSL.crypto import X509
     from OpenSSL.SSL import Connection
+    from twisted.internet._sslverify import IOpenSSLTrustRoot
+    from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 __all__ = ["TLSOptions", "explain_error"]
 
 PathName: TypeAlias = "str | os.PathLike[str]"
+
+_Options: TypeAlias = "dict[str, Any]"  # type: ignore[explicit-any]  # CertificateOptions has a type for each argument
 
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _PRIVATE_KEY: Final = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
@@ -88,11 +93,11 @@ class TLSOptions:
     server_name: str | None = None
     """The host name or IP address that a server's certificate must be for. None for the host in the address."""
 
-    certificate_options: Mapping[str, Any] | None = field(default=None, hash=False)
+    certificate_options: Mapping[str, object] | None = field(default=None, hash=False)
     """More arguments for `twisted.internet.ssl.CertificateOptions`, such as ``acceptableCiphers``."""
 
-    _trust: Any = field(init=False, repr=False, compare=False)
-    _extra: dict[str, Any] = field(init=False, repr=False, compare=False)
+    _trust: IOpenSSLTrustRoot = field(init=False, repr=False, compare=False)
+    _extra: _Options = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _need_openssl()
@@ -100,18 +105,18 @@ class TLSOptions:
         object.__setattr__(self, "_extra", {**self._load_client(), **self._more_options()})
         self._try_out()
 
-    def _load_trust(self) -> Any:
+    def _load_trust(self) -> IOpenSSLTrustRoot:
         from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
 
+        trust: IOpenSSLTrustRoot  # which Twisted does not declare
         if self.trust_roots is None:
-            return platformTrust()
-        files = _files("trust_roots", self.trust_roots)
-        certificates = [certificate for file in files for certificate in _certificates("trust_roots", file)]
-        if not certificates:
-            raise ValueError(f"trust_roots: there is no certificate in {os.fspath(self.trust_roots)!r}")
-        return trustRootFromCertificates([Certificate(certificate) for certificate in certificates])
+            trust = platformTrust()
+        else:
+            certificates = _trusted_certificates(self.trust_roots)
+            trust = trustRootFromCertificates([Certificate(certificate) for certificate in certificates])
+        return trust
 
-    def _load_client(self) -> dict[str, Any]:
+    def _load_client(self) -> _Options:
         if self.certificate is None:
             if self.private_key is not None:
                 raise ValueError("private_key is of no use without certificate")
@@ -124,7 +129,7 @@ class TLSOptions:
         key = _private_key(_path("private_key", key_file))
         return _for_contexts({"certificate": own, "extraCertChain": chain, "privateKey": key})
 
-    def _more_options(self) -> dict[str, Any]:
+    def _more_options(self) -> _Options:
         from twisted.internet.ssl import TLSVersion
 
         if not isinstance(self.certificate_options, (Mapping, type(None))):
@@ -196,11 +201,11 @@ class _Verifier:
         self._creator = creator
         self._name = name
 
-    def clientConnectionForTLS(self, tlsProtocol: Any) -> Connection:
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> Connection:
         from OpenSSL.SSL import VERIFY_FAIL_IF_NO_PEER_CERT, VERIFY_PEER
 
         connection: Connection = self._creator.clientConnectionForTLS(tlsProtocol)
-        verify = partial(self._verify, tlsProtocol.wrappedProtocol)
+        verify = partial(self._verify, cast(ServerConnection, tlsProtocol.wrappedProtocol))
         connection.set_verify(VERIFY_PEER | VERIFY_FAIL_IF_NO_PEER_CERT, verify)
         return connection
 
@@ -307,7 +312,15 @@ def _certificates(argument: str, path: Path) -> Iterator[X509]:
             raise ValueError(f"{argument}: can't read a certificate in {str(path)!r}: {_reasons(error)}") from error
 
 
-def _private_key(path: Path) -> Any:
+def _trusted_certificates(trust_roots: PathName) -> list[X509]:
+    files = _files("trust_roots", trust_roots)
+    certificates = [certificate for file in files for certificate in _certificates("trust_roots", file)]
+    if not certificates:
+        raise ValueError(f"trust_roots: there is no certificate in {os.fspath(trust_roots)!r}")
+    return certificates
+
+
+def _private_key(path: Path) -> PrivateKeyTypes:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     match = _PRIVATE_KEY.search(_read("private_key", path))
@@ -319,7 +332,7 @@ def _private_key(path: Path) -> Any:
         raise ValueError(f"private_key: can't read the key in {str(path)!r}: {error}") from error
 
 
-def _for_contexts(client: dict[str, Any]) -> dict[str, Any]:
+def _for_contexts(client: _Options) -> _Options:
     """Make of cryptography's objects what this pyOpenSSL wants: since 24.3 these, before that only its own."""
     import OpenSSL
     from OpenSSL.crypto import X509, PKey
