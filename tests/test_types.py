@@ -1,0 +1,184 @@
+"""A misspelt name on the way of a task, a job or an admin line is an error of mypy, and so is one of an error's task.
+
+Each line below has one name between < and >. mypy is run once over a file that has each line twice, as it stands and
+with that name misspelt, each time in a function of its own: the first must be right, the second an error.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+pytest.importorskip("mypy", reason="mypy is not installed: it is one of the tools in the extra 'lint'")
+
+HEAD = """\
+from __future__ import annotations
+
+from typing import TypeVar
+
+from txgearman import GearmanAdmin, GearmanClient, Job, Task, TaskError
+from txgearman.admin.commands import STATUS
+from txgearman.admin.protocol import AdminFactory, AdminProtocol
+from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
+from txgearman.connection.pool import JobServer
+from txgearman.packets import PacketType
+from txgearman.worker.protocol import Assignment, GearmanWorkerFactory, GearmanWorkerProtocol
+
+T = TypeVar("T")
+
+def present(value: T | None) -> T:
+    assert value is not None
+    return value
+"""
+
+TASK = """\
+client.<submit>(task)
+client._dispatcher.<submit>(task, b"")
+client._servers.<started>
+client._dispatcher._servers.<choose>(b"")
+present(client._dispatcher._servers.choose(b"")).<send_task>(task)
+present(client._dispatcher._choose(task)).<send_task>(task)
+present(present(client._servers.only_server).connection).<send_task>(task)
+present(present(client._servers.only_server)._factory).<connection_ready>
+client._servers.by_address("").<when_ready>()
+client._servers.ranked(b"")[0].ask(packet_type, b"", answer=packet_type).<cancel>()
+client_connection.<send_task>(task)
+client_connection.transport.<write>(b"")
+client_connection.factory.<connection_ready>(client_connection)
+client_connection.factory.reactor.<callLater>(0.0, print)
+client_connection._decoder.<packets>(b"")
+client_connection.submit(task).<addCallback>(print)
+present(client_factory.connection).<send_task>(task)
+client_factory.protocol.<send_task>
+(await client_factory.when_ready()).<submit>(task)
+client_factory.buildProtocol(None).<submit>(task)
+present(task._holder).<discard>(task)
+present(task._owner).<task_ended>(task)
+task.<handle>
+present(task.handle).<server>
+task._options.<packet_type>
+"""
+
+JOB = """\
+job_connection.<grab>()
+job_connection.<work_complete>(b"", b"")
+job_connection.factory.<receiver>
+job_connection.factory.receiver.<assigned>(job_connection, assignment)
+job_connection.factory.receiver.<connection_closed>(job_connection, [])
+job_connection.transport.<write>(b"")
+job_connection.factory.<connection_ready>(job_connection)
+present(job_factory.connection).<work_complete>(b"", b"")
+(await job_factory.when_ready()).<grab>()
+job_factory.buildProtocol(None).<grab>()
+assignment.<workload>
+job.handle.<handle>
+job.<complete>(b"")
+job.connection.<work_complete>(b"", b"")
+"""
+
+ADMIN_LINE = """\
+admin.<status>()
+(await admin.status()).<one>()
+(await admin.status()).one()[0].<function>
+admin._servers.by_address("").use(lambda connection: connection.<ask>(b"status"))
+admin._servers.by_address("").use(lambda connection: connection.ask(b"status")).<addCallback>(STATUS.parse)
+(await admin._ask(STATUS, server))[0].<workers>
+present(server.connection).<ask>(STATUS.line)
+(await present(server.connection).ask(STATUS.line)).<decode>()
+STATUS.<parse>(b"")
+STATUS.parse(b"")[0].<running>
+admin_connection.<ask>(b"status")
+admin_connection.factory.<connection_ready>(admin_connection)
+present(admin_factory.connection).<ask>(b"status")
+(await admin_factory.when_ready()).<ask>(b"status")
+client._canceller.<cancel>(client._servers.by_address(""), b"")
+"""
+
+ERROR = """\
+error.<task>
+error.task.<function>
+error.task.<workload>
+error.task.<handle>
+present(error.task.handle).<server>
+"""
+
+NOT_YET = """\
+job.connection.<work_complete>(b"", b"")
+"""
+"""Lines of the above whose misspelt name is still Any's."""
+
+PARAMETERS = {
+    "client": "GearmanClient",
+    "task": "Task",
+    "packet_type": "PacketType",
+    "client_connection": "GearmanClientProtocol",
+    "client_factory": "GearmanClientFactory",
+    "job": "Job",
+    "assignment": "Assignment",
+    "job_connection": "GearmanWorkerProtocol",
+    "job_factory": "GearmanWorkerFactory",
+    "admin": "GearmanAdmin",
+    "server": "JobServer[AdminProtocol]",
+    "admin_connection": "AdminProtocol",
+    "admin_factory": "AdminFactory",
+    "error": "TaskError",
+}
+"""What the lines are about: each function has all of them."""
+
+LINES = [line for lines in (TASK, JOB, ADMIN_LINE, ERROR) for line in lines.splitlines()]
+
+NAME = re.compile(r"<(\w+)>")
+
+
+def misspelt(line: str) -> str:
+    """Return the line with the last two letters of its marked name in the wrong order."""
+    return NAME.sub(lambda match: match[1][:-2] + match[1][:-3:-1], line)
+
+
+def program() -> tuple[str, dict[int, str]]:
+    """Return the file for mypy, and its lines that are checked by their numbers."""
+    parameters = ", ".join(f"{name}: {kind}" for name, kind in PARAMETERS.items())
+    text, checked = HEAD, {}
+    for number, line in enumerate(LINES):
+        for kind, code in (("right", NAME.sub(r"\1", line)), ("misspelt", misspelt(line))):
+            text += f"\nasync def {kind}_{number}({parameters}) -> None:\n    {code}\n"
+            checked[text.count("\n")] = code
+    return text, checked
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What mypy says of each line."""
+    text, checked = program()
+    file = tmp_path_factory.mktemp("types") / "misspelt.py"
+    file.write_text(text)
+    # In this directory, for its settings and its cache.
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", "--hide-error-context", str(file)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    found: dict[str, list[str]] = {code: [] for code in checked.values()}
+    for number, message in re.findall(r"misspelt\.py:(\d+): error: (.*)", run.stdout):
+        found[checked[int(number)]].append(message)
+    assert run.returncode in (0, 1), run.stdout + run.stderr
+    return found
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_is_right_as_it_stands(line: str, errors: dict[str, list[str]]) -> None:
+    assert errors[NAME.sub(r"\1", line)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=pytest.mark.xfail(strict=True)) if line in NOT_YET.splitlines() else line
+        for line in LINES
+    ],
+)
+def test_a_misspelt_name_is_an_error(line: str, errors: dict[str, list[str]]) -> None:
+    assert [message for message in errors[misspelt(line)] if "has no attribute" in message]
