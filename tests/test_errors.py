@@ -64,7 +64,7 @@ def drawn_tree() -> dict[str, str]:
 
 
 def lost(acknowledged: bool, cause: Exception | None = None) -> TaskLost:
-    error = TaskLost(TASK, acknowledged)
+    error = TaskLost(TASK, acknowledged=acknowledged)
     error.__cause__ = cause
     return error
 
@@ -109,7 +109,7 @@ def test_every_exception_is_public_here_and_in_the_package() -> None:
         ),
         (lost(True), "resize: lost: the connection went after JOB_CREATED"),
         (lost(False), "resize: lost: the connection went before JOB_CREATED"),
-        (TaskLost(TASK, True, forgotten=True), "resize: lost: the server has forgotten its job"),
+        (TaskLost(TASK, acknowledged=True, forgotten=True), "resize: lost: the server has forgotten its job"),
         (lost(True, OSError("reset")), "resize: lost: the connection went after JOB_CREATED (reset)"),
         (TaskTimedOut(TASK), "resize: timed out"),
     ],

@@ -15,7 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-pytest.importorskip("mypy", reason="mypy is not installed: it is one of the tools in the extra 'lint'")
+for tool in ("mypy", "mypy_zope"):
+    pytest.importorskip(tool, reason=f"{tool} is not installed: it is in the extra 'lint'")
 
 HEAD = """\
 from __future__ import annotations

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from .models import TaskInfo
+from .models import TaskInfo, display_text
 
 __all__ = [
     "ClientStopped",
@@ -185,7 +185,7 @@ class TaskException(TaskFailed):
         self.data = data
 
     def _what(self) -> str:
-        return f"exception: {self.data[:_MAX_DATA_SHOWN].decode('utf-8', 'backslashreplace')}"
+        return f"exception: {display_text(self.data[:_MAX_DATA_SHOWN])}"
 
 
 class TaskRejected(TaskError):
@@ -224,7 +224,7 @@ class TaskLost(TaskError):
 
     _retriable = True
 
-    def __init__(self, task: TaskInfo, acknowledged: bool, forgotten: bool = False) -> None:
+    def __init__(self, task: TaskInfo, *, acknowledged: bool, forgotten: bool = False) -> None:
         super().__init__(task)
         self.acknowledged = acknowledged
         self.forgotten = forgotten

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-__all__ = ["JobHandle", "JobStatus", "Priority", "TaskInfo"]
+__all__ = ["JobHandle", "JobStatus", "Priority", "TaskInfo", "display_text"]
+
+
+def display_text(text: str | bytes) -> str:
+    """Return what is shown of a name or message from the wire: bytes that are not UTF-8 become escapes."""
+    return text if isinstance(text, str) else text.decode("utf-8", "backslashreplace")
 
 
 class Priority(enum.IntEnum):

@@ -132,13 +132,14 @@ def payload_bytes(what: str, value: object) -> bytes:
     raise TypeError(f"{what} must be bytes, not {type(value).__name__}")
 
 
-_LEADING_DIGITS: Final = re.compile(rb"\s*([+-]?\d{1,20})")  # more than any server keeps, and still good for a fraction
+# 20 significant digits: more than any server keeps, and what int() reads in no time.
+_LEADING_NUMBER: Final = re.compile(rb"\s*([+-]?)0*(\d{1,20})")
 
 
 def whole_number(text: bytes) -> int:
     """Read a number as far as it goes, as C's ``atoi`` does, since workers send all sorts (C2)."""
-    match = _LEADING_DIGITS.match(text)
-    return int(match[1]) if match else 0
+    match = _LEADING_NUMBER.match(text)
+    return int(match[1] + match[2]) if match else 0
 
 
 MAX_PAYLOAD: Final = 2**32 - 2**16

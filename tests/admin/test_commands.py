@@ -20,7 +20,7 @@ DEEDS: Final[list[text.Command[Any]]] = [
     text.create_function(b"f"),
     text.drop_function(b"f"),
     text.cancel_job(b"H:vm:1"),
-    text.shutdown(False),
+    text.shutdown(graceful=False),
 ]
 EVERYTHING: Final[list[text.Command[Any]]] = [*LISTS, *VALUES, *DEEDS]
 
@@ -222,8 +222,8 @@ def test_the_lines() -> None:
         b"cancel job H:vm:1",
         b"shutdown",
     ]
-    assert text.shutdown(True).line == b"shutdown graceful"
-    assert [command.line for command in [*EVERYTHING, text.shutdown(True)] if command.is_last] == [
+    assert text.shutdown(graceful=True).line == b"shutdown graceful"
+    assert [command.line for command in [*EVERYTHING, text.shutdown(graceful=True)] if command.is_last] == [
         b"shutdown",
         b"shutdown graceful",
     ]

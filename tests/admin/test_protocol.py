@@ -42,7 +42,7 @@ class ServerConnection:
         return connection
 
     def ask(self, line: bytes, is_last: bool = False) -> list[Any]:
-        return outcome(self.protocol.ask(line, is_last))
+        return outcome(self.protocol.ask(line, is_last=is_last))
 
     def written(self) -> bytes:
         transport: StringTransport = self.server.transport

@@ -160,11 +160,11 @@ class GearmanAdmin(PoolService[AdminProtocol]):
         :param high, low: of jobs of these priorities, if not the same.
         :raises TypeError, ValueError: for a name or a limit that can't be sent.
         """
-        connection_options = [limit if high is None else high, limit, limit if low is None else low]
-        for number in connection_options:
+        limits = [limit if high is None else high, limit, limit if low is None else low]
+        for number in limits:
             _check_limit(number)
         name = self._wire_name(function)
-        return self._each(partial(self._set_max_queue, name, text.max_queue(name, connection_options)))
+        return self._each(partial(self._set_max_queue, name, text.max_queue(name, limits)))
 
     def _set_max_queue(self, name: bytes, command: Command[None], server: JobServer[AdminProtocol]) -> Deferred[None]:
         def set_it(functions: tuple[FunctionStatus, ...]) -> Deferred[None]:
@@ -210,7 +210,7 @@ class GearmanAdmin(PoolService[AdminProtocol]):
 
         :param graceful: let jobs that run come to their end.
         """
-        return self._ask_all(text.shutdown(graceful))
+        return self._ask_all(text.shutdown(graceful=graceful))
 
     def _wire_name(self, function: str | bytes) -> bytes:
         return self._prefix + function_bytes(function)
@@ -222,7 +222,9 @@ class GearmanAdmin(PoolService[AdminProtocol]):
 
     @staticmethod
     def _ask(command: Command[T], server: JobServer[AdminProtocol]) -> Deferred[T]:
-        return server.use(lambda connection: connection.ask(command.line, command.is_last)).addCallback(command.parse)
+        return server.use(lambda connection: connection.ask(command.line, is_last=command.is_last)).addCallback(
+            command.parse
+        )
 
     def _each(self, call: Callable[[JobServer[AdminProtocol]], Deferred[T]]) -> Deferred[Answers[T]]:
         if not self._use():

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Generic, NoReturn, TypeVar
 from urllib.parse import unquote_plus
 
 from ..errors import ProtocolError, ServerError
+from ..models import display_text
 from ..validation import MAX_HANDLE, function_bytes, name_bytes
 
 __all__ = [
@@ -157,7 +158,7 @@ class Command(Generic[T]):
 
     line: bytes
     parse: Callable[[bytes], T]
-    is_last: bool = False
+    is_last: bool = field(default=False, kw_only=True)
 
 
 _ERR: Final = re.compile(rb"ERR ?([^\r\n]*?) *\r?\n")
@@ -172,7 +173,7 @@ def _refused(text: bytes) -> NoReturn:
     match = _ERR.fullmatch(text)
     if match is None:
         raise ProtocolError(f"not an answer to this command: {text[:200]!r}")
-    said = match[1].decode("utf-8", "backslashreplace")
+    said = display_text(match[1])
     code, _, explanation = said.partition(" ")
     if _CODE.fullmatch(code):
         raise ServerError(code, unquote_plus(explanation))
@@ -239,14 +240,14 @@ def _worker(row: bytes) -> WorkerInfo:
     if not colon:
         raise ProtocolError(f"not a row about a worker: {row[:200]!r}")
     names = tuple(name for name in functions.split(b" ") if name)
-    return WorkerInfo(int(match[1]), match[2].decode("utf-8", "backslashreplace"), client_id, names)
+    return WorkerInfo(int(match[1]), display_text(match[2]), client_id, names)
 
 
 def _value(text: bytes) -> str:
     match = None if text.startswith(b"ERR") else _VALUE.fullmatch(text)
     if match is None:
         _refused(text)
-    return match[1].decode("utf-8", "backslashreplace")
+    return display_text(match[1])
 
 
 def _number(text: bytes) -> int:
@@ -274,12 +275,12 @@ PID: Final = Command(b"getpid", _number)
 VERBOSITY: Final = Command(b"verbose", _value)
 
 
-def max_queue(function: bytes, connection_options: Iterable[int]) -> Command[None]:
+def max_queue(function: bytes, limits: Iterable[int]) -> Command[None]:
     """
     :param function: as it goes over the wire.
     :param limits: for HIGH, NORMAL and LOW.
     """
-    numbers = b" ".join(b"%d" % limit for limit in connection_options)
+    numbers = b" ".join(b"%d" % limit for limit in limits)
     return Command(b"maxqueue %b %b" % (_word("function", function_bytes(function)), numbers), _ok)
 
 
@@ -307,7 +308,7 @@ def cancel_job(handle: bytes) -> Command[None]:
     return Command(b"cancel job " + word, _ok)
 
 
-def shutdown(graceful: bool) -> Command[None]:
+def shutdown(*, graceful: bool) -> Command[None]:
     """
     :param graceful: let jobs that run come to their end.
     """

@@ -29,7 +29,7 @@ class TextRequest(Request):
 
     __slots__ = ("is_last", "line")
 
-    def __init__(self, line: bytes, is_last: bool) -> None:
+    def __init__(self, line: bytes, *, is_last: bool) -> None:
         super().__init__(STATUS_RES, Fence.subject)
         self.line = line
         self.is_last = is_last
@@ -47,7 +47,7 @@ class AdminProtocol(GearmanProtocol):
         self._packet = b""  # what has come of one
         self._received = 0
 
-    def ask(self, line: bytes, is_last: bool = False) -> Deferred[bytes]:
+    def ask(self, line: bytes, *, is_last: bool = False) -> Deferred[bytes]:
         """Send a command.
 
         :param line: without its end.
@@ -57,7 +57,7 @@ class AdminProtocol(GearmanProtocol):
         """
         if self.error is not None:
             return fail(self.error)
-        request = TextRequest(line, is_last)
+        request = TextRequest(line, is_last=is_last)
         # CRLF: after an LF alone, gearmand creates a function whose name is too short.
         self.send(request, line + b"\r\n" + GET_STATUS.request(Fence.subject))
         text: Deferred[bytes] = request.deferred.addCallback(lambda arguments: arguments[0])

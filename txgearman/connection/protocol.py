@@ -38,6 +38,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..errors import ProtocolError, RequestUnsupported, ServerError
+from ..models import display_text
 from ..packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -581,4 +582,4 @@ class GearmanProtocol(Protocol):
 
 def _code_and_text(arguments: list[bytes]) -> list[str]:
     # geard ends the text with a NUL, gearmand does not (C3).
-    return [argument.rstrip(b"\0").decode("utf-8", "backslashreplace") for argument in arguments]
+    return [display_text(argument.rstrip(b"\0")) for argument in arguments]
