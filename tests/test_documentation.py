@@ -106,7 +106,7 @@ def test_service_runs_under_twistd(gearmand: Gearmand, tmp_path: Path) -> None:
     script = tmp_path / "service.tac"
     script.write_text(block.replace("127.0.0.1:4730", gearmand.address))
     with Running("-c", TWISTD, "--pidfile=", "-noy", script, cwd=tmp_path) as twistd:
-        twistd.await_line(f"{gearmand.address}: ready")
+        twistd.await_line(f"connected to {gearmand.address}")
         twistd.terminate()
         assert "Server Shut Down" in twistd.said
         assert "Traceback" not in twistd.said

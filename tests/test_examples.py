@@ -184,7 +184,7 @@ def reverser(server: str, cwd: Path) -> Iterator[tuple[Running, socket.socket]]:
     arguments = ("-c", TWISTD, "--pidfile=", "-noy", EXAMPLES / "service.tac")
     with Running(*arguments, cwd=cwd, GEARMAN_SERVER=server, LISTEN="tcp:0:interface=127.0.0.1") as twistd:
         port = int(twistd.await_line(r"ReverserFactory starting on (\d+)")[1])
-        twistd.await_line(f"{server}: ready")
+        twistd.await_line(f"connected to {server}")
         with socket.create_connection(("127.0.0.1", port), DEADLINE) as connection:
             yield twistd, connection
 
@@ -209,7 +209,7 @@ def test_service_tells_of_trouble_and_goes_on(gearmand: Gearmand, tmp_path: Path
         connection.sendall(b"abc\r\n")
         assert answers.readline().startswith(b"ERROR ")
         gearmand.start()
-        twistd.await_line(f"{gearmand.address}: ready")
+        twistd.await_line(f"connected to {gearmand.address}")
         with example_worker(gearmand.address):
             connection.sendall(b"abc\r\n")
             assert answers.readline() == b"cba\r\n"
@@ -326,7 +326,10 @@ def not_text(folder: Path) -> Path:
             r"binary: 'utf-8' codec can't decode byte 0xff in position 3",
         ),
         (lambda folder: [REAL_FILES[0], "--server", f"127.0.0.1:{free_port()}"], r"127\.0\.0\.1:\d+: .*refused"),
-        (lambda folder: [REAL_FILES[0], "--server", "here:there"], r"can't make an endpoint of 'here:there'"),
+        (
+            lambda folder: [REAL_FILES[0], "--server", "here:there"],
+            r"an endpoint description must be valid, not 'here:there'",
+        ),
         (lambda folder: [REAL_FILES[0], "--no-worker"], r"--no-worker needs a --server"),
         (lambda folder: [REAL_FILES[0], "--top", "-1"], r"--top must not be negative"),
         (lambda folder: [], r"FILE"),

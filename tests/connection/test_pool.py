@@ -99,16 +99,16 @@ def test_tls_without_its_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("address", "complaint"),
     [
-        ("", "can't read the address ''"),
-        ("host:", "can't read"),
-        ("::1", "can't read"),
-        ("fe80::1:4730", "can't read"),
-        ("[::1", "can't read"),
-        ("a host", "can't read"),
-        ("host\n", "can't read"),
-        ("http://host:4730", "can't make an endpoint"),
-        ("nonsense:host:1", "can't make an endpoint"),
-        ("[jobs]:4730", "'jobs' in '\\[jobs\\]:4730' is not an IPv6 address"),
+        ("", "an address must be .* endpoint, not ''"),
+        ("host:", "an address must be"),
+        ("::1", "an address must be"),
+        ("fe80::1:4730", "an address must be"),
+        ("[::1", "an address must be"),
+        ("a host", "an address must be"),
+        ("host\n", "an address must be"),
+        ("http://host:4730", "an endpoint description must be valid"),
+        ("nonsense:host:1", "an endpoint description must be valid"),
+        ("[jobs]:4730", "the host in brackets must be an IPv6 address, not 'jobs'"),
         ("host:0", "must be from 1 to 65535"),
         ("host:65536", "must be from 1 to 65535"),
     ],
@@ -195,7 +195,7 @@ ALL = ["endpoint:0", "endpoint:1", "endpoint:2"]
         ([], ValueError, "job_servers must have at least one address"),
         ("host", TypeError, "job_servers must be a list of addresses"),
         (b"host", TypeError, "job_servers must be a list of addresses"),
-        (["host", "tcp:HOST:4730"], ValueError, "job_servers: host:4730 is there twice"),
+        (["host", "tcp:HOST:4730"], ValueError, "job_servers: each address must be different, not 'host:4730' twice"),
     ],
 )
 def test_job_servers_that_cannot_be_meant(job_servers: Any, kind: type[Exception], complaint: str) -> None:
@@ -211,7 +211,7 @@ def test_job_servers_that_cannot_be_meant(job_servers: Any, kind: type[Exception
 def test_tls_options_that_would_be_of_no_effect(job_servers: Any) -> None:
     """Who forgets the ``tls:`` does not mean plain text."""
     pool = Pool()
-    with pytest.raises(ValueError, match="tls is for addresses such as 'tls:host:port', and job_servers has none"):
+    with pytest.raises(ValueError, match="tls must be None if job_servers has no address such as 'tls:host:port'"):
         ServerPool(job_servers, reactor, pool.make_factory, pool.changed, tls=TLSOptions())
     assert len(ServerPool([*job_servers, "tls:j"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())) == 2
 
@@ -220,7 +220,7 @@ def test_tls_options_that_would_be_of_no_effect(job_servers: Any) -> None:
 def test_servers_without_tls_do_not_take_the_place_of_those_with_it() -> None:
     pool = Pool()
     servers = ServerPool(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())
-    with pytest.raises(ValueError, match="job_servers has none"):
+    with pytest.raises(ValueError, match="tls must be None"):
         servers.change(["jobs"])
     assert [server.address for server in servers] == ["tls:jobs:4730"]
     servers.change(["tls:other"])
@@ -267,7 +267,7 @@ def test_a_server_is_found_by_its_address() -> None:
     pool = Pool()
     assert pool.servers.by_address("endpoint:1").address == "endpoint:1"
     assert len(pool.servers) == 3
-    with pytest.raises(ValueError, match=r"'host:1' is none of the job servers here: endpoint:0, endpoint:1"):
+    with pytest.raises(ValueError, match=r"server must be one of endpoint:0, endpoint:1, endpoint:2, not 'host:1'"):
         pool.servers.by_address("host:1")
 
 
@@ -316,7 +316,7 @@ def test_a_server_that_speaks_nonsense_is_down_until_it_answers_well() -> None:
     (info,) = pool.infos()
     assert (info.state, type(info.last_error)) == (ServerState.WAITING, ProtocolError)
     assert (info.next_attempt or 0) > 0
-    with pytest.raises(NoServersAvailable, match="endpoint:0: NOOP came where nothing was due"):
+    with pytest.raises(NoServersAvailable, match="endpoint:0: received NOOP when nothing was due"):
         pool.chosen()
     pool.advance(2)
     assert pool.chosen() == pool.chosen(b"u") == "endpoint:0"
@@ -752,7 +752,7 @@ def test_a_server_that_stays_is_the_same_however_it_is_written() -> None:
     assert list(servers)[1:] == [second, first]
     assert servers.by_address("jobs.example.com:4730") is second
     servers.change(["10.0.0.3"])
-    with pytest.raises(ValueError, match=r"none of the job servers here: 10\.0\.0\.3:4730"):
+    with pytest.raises(ValueError, match=r"server must be one of 10\.0\.0\.3:4730"):
         servers.by_address("10.0.0.1:4730")
 
 

@@ -243,7 +243,7 @@ def test_a_tcp_connection_that_is_lost_before_any_answer_may_want_tls(error: Exc
     net.server.lose(error)
     (told,) = net.listener.errors
     assert type(told) is type(error)
-    assert str(told).endswith(": before any answer; the server may want TLS, and an address with tls:.")
+    assert str(told).endswith(": before any answer; the server may require TLS, which takes an address with tls:.")
 
 
 # TLS, as far as the connection can see; `test_tls` has the real one.
@@ -1662,7 +1662,7 @@ def test_a_heartbeat_asks_in_silence_and_drops_who_is_gone() -> None:
     assert net.connection.error is None
     let_pass(net, 0.25)
     assert closed_by(net, TimeoutError)
-    assert "silence, and no answer to ECHO_REQ within 8.0 seconds" in str(net.listener.errors[0])
+    assert "no data, and no answer to ECHO_REQ within 8.0 seconds" in str(net.listener.errors[0])
 
 
 def test_who_answers_the_heartbeat_is_asked_again_after_the_next_silence() -> None:
@@ -1842,7 +1842,7 @@ def test_a_deaf_connection_hears_how_it_is_closed() -> None:
     assert net.server.transport.producerState == "producing"
 
 
-# A connection that is used no more.
+# A server that was removed from the list.
 
 
 def test_a_connection_that_is_to_be_left_finishes_what_is_out() -> None:
@@ -1853,7 +1853,7 @@ def test_a_connection_that_is_to_be_left_finishes_what_is_out() -> None:
     assert (connection.retiring, connection.busy, left) == (True, True, [])
     net.server.send_opening()
     assert told == [[b"1"]]
-    assert "used no more" in str(connection.error)
+    assert "removed from the list" in str(connection.error)
     net.clock.advance(0)
     assert (len(left), net.endpoint.attempts, net.clock.getDelayedCalls()) == (1, 1, [])
 

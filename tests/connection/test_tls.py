@@ -178,7 +178,7 @@ async def test_more_options_reach_the_connection(gearmand: Gearmand, certificate
     with Stunnel(gearmand.address, certificates.server, "sslVersion = TLSv1.2") as stunnel:
         tls = replace(certificates.options, certificate_options={"raiseMinimumTo": TLSVersion.TLSv1_3})
         async with GearmanClient([f"tls:{stunnel.address}"], tls=tls) as client:
-            with pytest.raises(NoServersAvailable, match="the server speaks other versions of TLS"):
+            with pytest.raises(NoServersAvailable, match="the server supports other versions of TLS"):
                 await client.echo()
 
 
@@ -248,12 +248,12 @@ def stranger(certificates: Certificates) -> TLSOptions:
     return replace(certificates.options, certificate=certificates.stranger)
 
 
-AFTER: Final = r"no answer after the handshake \(the server may want another client certificate\): .*"
+AFTER: Final = r"no answer after the handshake \(the server may require another client certificate\): .*"
 """Of TLS 1.3: a busy machine may lose what the server says as it closes."""
 
 FAULTS: Final = {
     "unknown CA": Fault(
-        "certificate verify failed: its CA is none of the trust roots, or an intermediate certificate is missing",
+        "certificate verify failed: its CA is not one of the trust roots, or an intermediate certificate is missing",
         server=lambda certificates: certificates.theirs.issue("127.0.0.1"),
     ),
     "another host": Fault(
@@ -283,11 +283,11 @@ FAULTS: Final = {
         server=lambda certificates: certificates.ours.issue("127.0.0.1", not_before=FUTURE, not_after=FUTURE),
     ),
     "no client certificate, TLS 1.2": Fault(
-        r".* alert handshake failure \(the server may want a client certificate, or other ciphers\)",
+        r".* alert handshake failure \(the server may require a client certificate, or other ciphers\)",
         settings=wants_a_client_certificate("TLSv1.2"),
     ),
     "no client certificate, TLS 1.3": Fault(
-        rf".* alert certificate required \(the server wants a client certificate\)|{AFTER}",
+        rf".* alert certificate required \(the server requires a client certificate\)|{AFTER}",
         settings=wants_a_client_certificate("TLSv1.3"),
     ),
     "a client certificate of another CA, TLS 1.2": Fault(
@@ -301,7 +301,7 @@ FAULTS: Final = {
         tls=stranger,
     ),
     "an expired client certificate": Fault(
-        r".* alert certificate expired \(the server does not take the client certificate\)",
+        r".* alert certificate expired \(the server does not accept the client certificate\)",
         settings=wants_a_client_certificate("TLSv1.2"),
         tls=lambda certificates: replace(
             certificates.options, certificate=certificates.ours.issue("worker@example.com", not_after=PAST)
@@ -354,7 +354,7 @@ async def test_a_server_that_speaks_plain_text(gearmand: Gearmand, certificates:
 async def test_a_server_that_speaks_tls_where_plain_text_is_expected(stunnel: Stunnel) -> None:
     """It says nothing, so nobody can tell; but that it may be so is told."""
     told = await a_minute_of_failures(stunnel.address, None)
-    assert all("the server may want TLS, and an address with tls:" in str(error) for error in told)
+    assert all("the server may require TLS, which takes an address with tls:" in str(error) for error in told)
 
 
 @pytest.mark.guarantee(number=14)
@@ -479,7 +479,7 @@ async def test_a_worker_is_told_as_well(stunnel: Stunnel, certificates: Certific
     worker = reversing(f"tls:{stunnel.address}", replace(certificates.options, trust_roots=certificates.theirs.roots))
     async with worker:
         await until(lambda: worker.servers[0].state is ServerState.WAITING)
-        assert str(worker.servers[0].last_error).startswith("TLS: certificate verify failed: its CA is none")
+        assert str(worker.servers[0].last_error).startswith("TLS: certificate verify failed: its CA is not one")
 
 
 # Stopping.
@@ -567,24 +567,30 @@ def encrypted(key: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"trust_roots": "nothing"}, "trust_roots: can't read '.*nothing': .*No such file"),
-        ({"trust_roots": "empty"}, "trust_roots: there is no certificate in '.*empty'"),
-        ({"trust_roots": "directory"}, "trust_roots: there is no certificate in '.*directory'"),
-        ({"trust_roots": "key"}, "trust_roots: there is no certificate in '.*key'"),
-        ({"trust_roots": "broken certificate"}, "trust_roots: can't read a certificate in '.*broken certificate': "),
-        ({"certificate": "nothing"}, "certificate: can't read '.*nothing': .*No such file"),
-        ({"certificate": "directory"}, "certificate: can't read '.*directory': "),
-        ({"certificate": "key"}, "certificate: there is no certificate in '.*key'"),
-        ({"certificate": "certificate"}, "private_key: there is no private key in '.*certificate'"),
-        ({"certificate": "certificate", "private_key": "nothing"}, "private_key: can't read '.*nothing'"),
-        ({"certificate": "certificate", "private_key": "empty"}, "private_key: there is no private key in '.*empty'"),
-        ({"certificate": "broken key"}, "private_key: can't read the key in '.*broken key': "),
+        ({"trust_roots": "nothing"}, "trust_roots must be a readable file, not '.*nothing': .*No such file"),
+        ({"trust_roots": "empty"}, "trust_roots must be a file or directory with a certificate, not '.*empty'"),
+        ({"trust_roots": "directory"}, "trust_roots must be a file or directory with a certificate, not '.*directory'"),
+        ({"trust_roots": "key"}, "trust_roots must be a file or directory with a certificate, not '.*key'"),
+        ({"trust_roots": "broken certificate"}, "trust_roots must be valid certificates, not '.*broken certificate': "),
+        ({"certificate": "nothing"}, "certificate must be a readable file, not '.*nothing': .*No such file"),
+        ({"certificate": "directory"}, "certificate must be a readable file, not '.*directory': "),
+        ({"certificate": "key"}, "certificate must be a file with a certificate, not '.*key'"),
+        ({"certificate": "certificate"}, "private_key must be a file with a private key, not '.*certificate'"),
+        (
+            {"certificate": "certificate", "private_key": "nothing"},
+            "private_key must be a readable file, not '.*nothing'",
+        ),
+        (
+            {"certificate": "certificate", "private_key": "empty"},
+            "private_key must be a file with a private key, not '.*empty'",
+        ),
+        ({"certificate": "broken key"}, "private_key must be a valid, unencrypted key, not '.*broken key': "),
         (
             {"certificate": "certificate", "private_key": "encrypted key"},
-            "private_key: can't read the key in '.*encrypted key': .*encrypted",
+            "private_key must be a valid, unencrypted key, not '.*encrypted key': .*encrypted",
         ),
-        ({"certificate": "certificate", "private_key": "other key"}, "private_key does not belong to certificate: "),
-        ({"private_key": "key"}, "private_key is of no use without certificate"),
+        ({"certificate": "certificate", "private_key": "other key"}, "private_key must be the key of certificate: "),
+        ({"private_key": "key"}, "private_key must be None if certificate is None"),
     ],
 )
 def test_files_that_cannot_be_meant(arguments: dict[str, str], complaint: str, files: dict[str, Path]) -> None:
@@ -598,18 +604,22 @@ def test_files_that_cannot_be_meant(arguments: dict[str, str], complaint: str, f
     ("arguments", "kind", "complaint"),
     [
         ({"trust_roots": 1}, TypeError, "trust_roots must be a path, not int"),
-        ({"trust_roots": "a\0b"}, ValueError, "trust_roots: can't read 'a\\\\x00b': "),
+        ({"trust_roots": "a\0b"}, ValueError, "trust_roots must be a readable file, not 'a\\\\x00b': "),
         ({"certificate": b"/c.pem"}, TypeError, "certificate must be a path, not bytes"),
         ({"server_name": b"host"}, TypeError, "server_name must be str, not bytes"),
-        ({"server_name": ""}, ValueError, "server_name: no certificate can be for ''"),
-        ({"server_name": "a..b"}, ValueError, "server_name: no certificate can be for 'a..b'"),
+        ({"server_name": ""}, ValueError, "server_name: the host must be valid in a certificate, not ''"),
+        ({"server_name": "a..b"}, ValueError, "server_name: the host must be valid in a certificate, not 'a..b'"),
         ({"certificate_options": [1]}, TypeError, "certificate_options must be a mapping, not list"),
         (
             {"certificate_options": {"trustRoot": None}},
             ValueError,
-            "certificate_options: trustRoot is what trust_roots",
+            "certificate_options must not have trustRoot: use trust_roots",
         ),
-        ({"certificate_options": {"nonsense": 1}}, TypeError, "certificate_options: "),
+        (
+            {"certificate_options": {"nonsense": 1}},
+            TypeError,
+            "certificate_options must be valid for CertificateOptions: ",
+        ),
         (
             {
                 "certificate_options": {
@@ -618,7 +628,7 @@ def test_files_that_cannot_be_meant(arguments: dict[str, str], complaint: str, f
                 }
             },
             ValueError,
-            "certificate_options: .*raiseMinimumTo",
+            "certificate_options must be valid .*: .*raiseMinimumTo",
         ),
     ],
 )
@@ -630,14 +640,14 @@ def test_options_that_cannot_be_meant(arguments: Any, kind: type[Exception], com
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("kind", [GearmanAdmin, GearmanClient, GearmanWorker])
 def test_options_without_an_address_for_them(kind: Any, certificates: Certificates) -> None:
-    with pytest.raises(ValueError, match="tls is for addresses such as 'tls:host:port', and job_servers has none"):
+    with pytest.raises(ValueError, match="tls must be None if job_servers has no address such as 'tls:host:port'"):
         kind(["jobs"], tls=certificates.options)
     assert len(kind(["jobs", "tls:jobs"], tls=certificates.options).job_servers) == 2
 
 
 @pytest.mark.guarantee(number=8)
 def test_a_host_that_no_certificate_can_be_for() -> None:
-    with pytest.raises(ValueError, match=r"job_servers: no certificate can be for 'a\.\.b'"):
+    with pytest.raises(ValueError, match=r"job_servers: the host must be valid in a certificate, not 'a\.\.b'"):
         GearmanClient(["tls:a..b:4730"])
 
 

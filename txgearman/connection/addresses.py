@@ -1,4 +1,4 @@
-"""The addresses of job servers, as users write them."""
+"""Addresses of job servers, as users write them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ DEFAULT_PORT: Final = 4730
 
 
 Address: TypeAlias = "str | IStreamClientEndpoint"
-"""``host``, ``host:port``, ``[v6]:port``, or one of these behind ``tls:``; the description of a Twisted client
-endpoint; or an endpoint."""
+"""Address of a job server: ``host``, ``host:port``, ``[v6]:port``, or ``tls:`` and one of these; the description of a
+Twisted client endpoint; or an endpoint."""
 
 
 _HOST: Final = re.compile(
@@ -39,21 +39,21 @@ _DESCRIPTION: Final = re.compile(r"[a-z][a-z0-9]*:.", re.ASCII | re.DOTALL)
 def parse_address(
     address: Address,
     reactor: Reactor,
-    place: int = 0,
+    index: int = 0,
     timeout: float = CONNECT_TIMEOUT,
     tls: TLSOptions | None = None,
 ) -> tuple[str, IStreamClientEndpoint]:
-    """Read one of ``job_servers``.
+    """Parse one of ``job_servers``.
 
-    :param place: its place in the list, which names it if it is an endpoint.
+    :param index: position in the list, which names the server if the address is an endpoint.
     :param timeout: seconds that a connection to a host may take. Descriptions and endpoints have their own.
-    :param tls: for ``tls:host``, ``tls:host:port`` and ``tls:[v6]:port``; None for the defaults.
-    :return: its name, which is the same for all clients that have the same list; and its endpoint. A host's name is
-        resolved at each connect, over IPv4 and IPv6.
-    :raises TypeError, ValueError: it can't be read.
+    :param tls: options for ``tls:host``, ``tls:host:port`` and ``tls:[v6]:port``; None for the defaults.
+    :return: name of the server, which is the same for all clients with the same list, and its endpoint. The name of a
+        host is resolved at each connect, over IPv4 and IPv6.
+    :raises TypeError, ValueError: the address is invalid.
     """
     if IStreamClientEndpoint.providedBy(address):
-        return f"endpoint:{place}", address
+        return f"endpoint:{index}", address
     if not isinstance(address, str):
         raise TypeError(f"job_servers: an address must be str or an IStreamClientEndpoint, not {address!r}")
     match = _HOST.fullmatch(address)
@@ -63,13 +63,13 @@ def parse_address(
     if _DESCRIPTION.match(address) and not isIPv6Address(address):
         return address, _described(address, reactor)
     raise ValueError(
-        f"job_servers: can't read the address {address!r}; write 'host', 'host:port', '[v6]:port' "
-        "or the description of a Twisted client endpoint"
+        "job_servers: an address must be 'host', 'host:port', '[v6]:port' or the description of a Twisted client "
+        f"endpoint, not {address!r}"
     )
 
 
 def takes_tls_options(address: Address) -> bool:
-    """Whether it says that TLS is spoken, and not how."""
+    """Check whether an address requires TLS without having options of its own for it."""
     match = _HOST.fullmatch(address) if isinstance(address, str) else None
     return match is not None and match["tls"] is not None
 
@@ -77,18 +77,16 @@ def takes_tls_options(address: Address) -> bool:
 def _host_and_port(
     address: str, match: re.Match[str], reactor: Reactor, timeout: float
 ) -> tuple[str, str, IStreamClientEndpoint]:
-    """
-    :return: the name of the server, and its host and endpoint.
-    """
+    """Return the name of the server, its host and its endpoint."""
     port = int(match["port"] or DEFAULT_PORT)
     if not 0 < port < 65536:
-        raise ValueError(f"job_servers: the port of {address!r} must be from 1 to 65535")
+        raise ValueError(f"job_servers: the port must be from 1 to 65535, not {port}, in {address!r}")
     if match["v6"] is not None:
         if not isIPv6Address(match["v6"]):
-            raise ValueError(f"job_servers: {match['v6']!r} in {address!r} is not an IPv6 address")
+            raise ValueError(f"job_servers: the host in brackets must be an IPv6 address, not {match['v6']!r}")
         return f"[{match['v6']}]:{port}", match["v6"], TCP6ClientEndpoint(reactor, match["v6"], port, timeout=timeout)
     host = match["host"].lower()
-    # Literal addresses need no resolver, and so no thread.
+    # Literal addresses need no resolver, and therefore no thread.
     endpoint = TCP4ClientEndpoint if isIPAddress(host) else HostnameEndpoint
     return f"{host}:{port}", host, endpoint(reactor, host, port, timeout=timeout)
 
@@ -96,8 +94,8 @@ def _host_and_port(
 def _described(description: str, reactor: Reactor) -> IStreamClientEndpoint:
     try:
         endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
-    except (ImportError, NameError) as error:  # what Twisted comes to where it has no TLS
+    except (ImportError, NameError) as error:  # which Twisted raises if TLS is not installed
         raise ValueError(f"job_servers: {description!r}: {MISSING}") from error
-    except Exception as error:  # each kind of endpoint has errors of its own
-        raise ValueError(f"job_servers: can't make an endpoint of {description!r}: {error}") from error
+    except Exception as error:  # whatever the parser of this kind of endpoint raises
+        raise ValueError(f"job_servers: an endpoint description must be valid, not {description!r}: {error}") from error
     return endpoint

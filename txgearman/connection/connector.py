@@ -1,4 +1,4 @@
-"""Lets a factory reconnect over any Twisted endpoint."""
+"""The connector by which a factory reconnects over any Twisted endpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class _Dial(Factory, Generic[ConnectionT]):
-    """What an endpoint gets for one attempt: builds the connection, unless the attempt was given up meanwhile."""
+    """Factory for one attempt of an endpoint. It builds no connection once the attempt was given up."""
 
     noisy = False
 
@@ -44,9 +44,11 @@ class _Dial(Factory, Generic[ConnectionT]):
 
 @implementer(IConnector)
 class EndpointConnector(Generic[ConnectionT]):
-    """Connects a `GearmanFactory` through an endpoint, as often as the factory wants.
+    """Connector between an endpoint and a `GearmanFactory`, for any number of attempts.
 
-    Endpoints of their own accord connect once, and keep what happens to the connection from the factory.
+    An endpoint alone connects once, and does not report to the factory what happens to the connection.
+
+    :ivar state: ``"disconnected"``, ``"connecting"`` or ``"connected"``, as with Twisted's own connectors.
     """
 
     def __init__(self, endpoint: IStreamClientEndpoint, factory: GearmanFactory[ConnectionT]) -> None:
@@ -55,10 +57,9 @@ class EndpointConnector(Generic[ConnectionT]):
         self._dial: _Dial[ConnectionT] | None = None
         self._attempt: Deferred[IProtocol] | None = None
         self.state = "disconnected"
-        """``"disconnected"``, ``"connecting"`` or ``"connected"``, as with Twisted's own connectors."""
 
     def connect(self) -> None:
-        """Make an attempt; the factory is told what comes of it."""
+        """Start an attempt. Its outcome is reported to the factory."""
         if self.state != "disconnected":
             raise RuntimeError(f"already {self.state}")
         self.state = "connecting"
@@ -68,35 +69,38 @@ class EndpointConnector(Generic[ConnectionT]):
         attempt = maybeDeferred(self._endpoint.connect, dial)
         if self._dial is dial:
             self._attempt = attempt
-        else:  # it is over by now
+        else:  # it has ended already
             attempt.cancel()
         attempt.addCallback(self._made, dial).addErrback(self._failed, dial)
 
     def stopConnecting(self) -> None:
-        """Give up the attempt under way.
+        """Give up the current attempt.
 
         :raises twisted.internet.error.NotConnectingError: there is none.
         """
         if self.state != "connecting":
-            raise NotConnectingError("no attempt is under way")
+            raise NotConnectingError("no attempt is in progress")
         if self._attempt is not None:
             self._attempt.cancel()
-        else:  # the endpoint has not even returned
+        else:  # connect() of the endpoint has not returned yet
             self._failed(Failure(UserError()), self._dial)
 
     def disconnect(self) -> None:
-        """Close the connection, or give up the attempt to make one."""
+        """Close the connection, or give up the current attempt."""
         if self.state == "connecting":
             self.stopConnecting()
         elif self._factory.connection is not None:
             self._factory.connection.transport.loseConnection()
 
     def getDestination(self) -> IStreamClientEndpoint:  # type: ignore[override]  # an endpoint's address is its own
-        """The endpoint: only it knows where it leads."""
+        """Return the endpoint, which alone knows its address."""
         return self._endpoint
 
     def build_protocol(self, dial: _Dial[ConnectionT], address: IAddress | None) -> ConnectionT | None:
-        """For the endpoint: None closes a connection that came too late."""
+        """Build the connection of an attempt.
+
+        :return: None if the attempt was given up, so that the endpoint closes the transport.
+        """
         if dial is not self._dial:
             return None
         self.state = "connected"
@@ -106,23 +110,23 @@ class EndpointConnector(Generic[ConnectionT]):
 
     def _made(self, _: object, dial: _Dial[ConnectionT]) -> None:
         if dial is self._dial and self.state == "connecting":
-            raise ConnectError(string="the endpoint says it connected, and built no protocol")
+            raise ConnectError(string="the endpoint connected without building a protocol")
 
     def _failed(self, reason: Failure, dial: _Dial[ConnectionT] | None) -> None:
         if dial is self._dial:
             connection = self._factory.connection
-            self._over()
+            self._ended()
             self._factory.clientConnectionFailed(self, reason)
-            if connection is not None and connection.connected:  # the endpoint wanted more than a connection
+            if connection is not None and connection.connected:  # an endpoint may fail after its connect
                 assert isinstance(reason.value, Exception)
                 connection.abort(reason.value)
 
     def _lost(self, dial: _Dial[ConnectionT], reason: Failure) -> None:
         if dial is self._dial:
-            self._over()
+            self._ended()
             self._factory.clientConnectionLost(self, reason)
 
-    def _over(self) -> None:
+    def _ended(self) -> None:
         self.state = "disconnected"
         self._dial = None
         self._attempt = None

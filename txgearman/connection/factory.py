@@ -1,4 +1,4 @@
-"""Keeps one connection to one job server: the ReconnectingClientFactory."""
+"""The factory of the connection to one job server: a `ReconnectingClientFactory`."""
 
 from __future__ import annotations
 
@@ -35,25 +35,26 @@ ConnectionT = TypeVar("ConnectionT", bound=GearmanProtocol)
 
 
 class ConnectionListener(Interface[ConnectionT]):
-    """Who wants to know how the connection to a server is."""
+    """Receiver of changes in the state of a connection."""
 
     def connection_ready(self, connection: ConnectionT) -> None:
-        """The server has given a first good answer on this connection."""
+        """The server has sent the first good answer on this connection."""
 
     def connection_down(self, factory: GearmanFactory[ConnectionT], error: Exception) -> None:
-        """An attempt to connect failed, or the connection is of no more use, because of `error`."""
+        """An attempt to connect failed, or the connection can't be used any longer, because of `error`."""
 
 
 class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
-    """Keeps one connection to one job server, with back-off.
+    """Factory that keeps one connection to one job server, with back-off.
 
-    It may be given to an `EndpointConnector`, or to ``reactor.connectTCP``. The delays grow from `initialDelay` to
-    `maxDelay` seconds, and start anew at the first good answer, not at the connect: a server that accepts and then
-    closes, or whose TLS handshake fails, is not tried again in a hot loop.
+    Pass it to an `EndpointConnector`, or to ``reactor.connectTCP``. The delay between attempts grows from
+    `initialDelay` to `maxDelay` seconds. The first good answer resets it, not the connect: otherwise a server that
+    accepts and then closes, or whose TLS handshake fails, would be retried in a hot loop.
 
-    :ivar option_requests: sent as OPTION_REQ on each new connection.
-    :ivar connection: the live connection, ready or not; or None.
-    :ivar next_attempt: the reactor's time of the next attempt; None unless it waits for one.
+    :ivar reactor: the clock of the timers.
+    :ivar option_requests: options to send as OPTION_REQ on each new connection.
+    :ivar connection: the current connection, ready or not; None if there is none.
+    :ivar next_attempt: time of the reactor at which the next attempt starts; None unless one is scheduled.
     """
 
     protocol: type[ConnectionT] = GearmanProtocol  # type: ignore[assignment]  # a subclass that has another sets it
@@ -71,8 +72,8 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
     ) -> None:
         """
-        :param reactor: its clock times the attempts; None for the global one.
-        :param observer: is told how the connection is.
+        :param reactor: None for the global one.
+        :param listener: receives the changes in the state of the connection.
         """
         self.reactor = reactor_or_default(reactor)
         self.clock = self.reactor  # type: ignore[assignment]  # Twisted declares more than it uses
@@ -90,14 +91,14 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
 
     @property
     def connecting(self) -> bool:
-        """Whether an attempt is under way or a connection is up."""
+        """Whether an attempt is in progress or a connection is up."""
         return self._active and (self.connection is None or self.connection.error is None)
 
     def when_ready(self) -> Deferred[ConnectionT]:
-        """Await the outcome of the attempt under way, or else of the next one.
+        """Wait for the outcome of the current attempt, or else of the next one.
 
-        :return: fires with the connection, once it is ready; at once if it is. Fails with what the attempt failed with,
-            or with the error that `stop()` was given.
+        :return: fires with the connection once it is ready; at once if it is. Fails with the error of the attempt, or
+            with the one given to `stop()`. Cancelling it only stops waiting.
         """
         if self.connection is not None and self.connection.ready and self.connection.error is None:
             return succeed(self.connection)
@@ -106,10 +107,11 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         return self._awaiting.wait()
 
     def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
-        """Close the connection and try no more. What waits for an answer fails with `error`, or because of it.
+        """Close the connection, and do not reconnect.
 
-        :param timeout: seconds that what was written may take to go out.
-        :return: fires when no socket and no timer is left; soon, whatever the peer does.
+        :param error: the reason, with which all outstanding requests fail.
+        :param timeout: seconds until the connection is aborted if data is still unsent.
+        :return: fires when no socket and no timer is left, whether the peer reads or not.
         """
         self._stopped_by = error
         self.stopTrying()
@@ -120,11 +122,13 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         return self._stopping.wait() if self._active else succeed(None)
 
     def retire(self, connection: ConnectionT | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
-        """Connect no more; finish what is out, if there is a `connection` that is ready, and close it then.
+        """Do not reconnect, and close the connection once nothing is in flight on it.
 
-        :return: as `stop`. A `stop` may be called all the same, to hurry it.
+        :param connection: the connection, if it is ready.
+        :param timeout: as with `stop`, for that close.
+        :return: fires as with `stop`, which may still be called to close the connection sooner.
         """
-        over = ConnectionDone("this job server is used no more")
+        over = ConnectionDone("this job server was removed from the list")
         if connection is None:
             return self.stop(over)
         self.stopTrying()
@@ -132,14 +136,14 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         connection.retire(partial(self.stop, over, timeout))
         return stopped
 
-    # What the connector tells.
+    # Calls of the connector.
 
     def startedConnecting(self, connector: IConnector) -> None:
         self.connector = connector
         self.next_attempt = None
         self._active = True
         self._timed_out = False
-        self._deadline = self.reactor.callLater(self._connection_options.connect_timeout, self._give_up)
+        self._deadline = self.reactor.callLater(self._connection_options.connect_timeout, self._connect_timed_out)
 
     def buildProtocol(  # type: ignore[override]  # Twisted's own type wants a factory that is no Protocol
         self, addr: IAddress | None
@@ -149,27 +153,27 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         return connection
 
     def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:
-        self._attempt_over()
+        self._attempt_ended()
         super().clientConnectionFailed(connector, reason)
         assert isinstance(reason.value, Exception)
-        self._tell_down(self._timeout_error() if self._timed_out else reason.value)
-        self._tell_stopped()
+        self._report_down(self._timeout_error() if self._timed_out else reason.value)
+        self._report_stopped()
 
     def clientConnectionLost(self, connector: IConnector, reason: Failure) -> None:
-        self._attempt_over()
+        self._attempt_ended()
         super().clientConnectionLost(connector, reason)
-        self._tell_stopped()
+        self._report_stopped()
 
     def retry(self, connector: IConnector | None = None) -> None:
         super().retry(connector)
-        # Twisted keeps the delay with its jitter nowhere else.
+        # The delay that includes the jitter is not kept elsewhere.
         if self._callID is not None:
             self.next_attempt = self._callID.getTime()
 
-    # What the connection tells.
+    # Calls of the connection.
 
     def connection_ready(self, connection: ConnectionT) -> None:
-        """The server gave the first good answer on this connection."""
+        """The server has sent the first good answer on this connection."""
         if connection.error is None:
             self._clear_deadline()
             self.resetDelay()
@@ -178,33 +182,33 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
             self._awaiting.fire(connection)
 
     def connection_down(self, connection: ConnectionT, error: Exception) -> None:
-        """The connection is of no more use."""
+        """The connection can't be used any longer, because of `error`."""
         if connection is self.connection:
             self._clear_deadline()
-            self._tell_down(error)
+            self._report_down(error)
 
-    def _tell_down(self, error: Exception) -> None:
+    def _report_down(self, error: Exception) -> None:
         if self._listener is not None:
             self._listener.connection_down(self, error)
         self._awaiting.fire(Failure(self._stopped_by or error))
 
-    def _tell_stopped(self) -> None:
+    def _report_stopped(self) -> None:
         if not self.continueTrying:
             self._stopping.fire(None)
 
-    def _give_up(self) -> None:
+    def _connect_timed_out(self) -> None:
         self._deadline = None
         self._timed_out = True
         if self.connection is not None:
             self.connection.abort(self.connection.explain_error(self._timeout_error()))
         else:
-            assert self.connector is not None  # there is a deadline only where there is an attempt
+            assert self.connector is not None  # startedConnecting sets both
             self.connector.stopConnecting()
 
     def _timeout_error(self) -> TimeoutError:
         return TimeoutError(string=f"no good answer within {self._connection_options.connect_timeout} seconds")
 
-    def _attempt_over(self) -> None:
+    def _attempt_ended(self) -> None:
         self._active = False
         self.connection = None
         self._clear_deadline()

@@ -1,4 +1,4 @@
-"""What one connection keeps to: its time-outs and sizes."""
+"""Options of a connection: its time-outs and sizes."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ JOB_CHECK_INTERVAL: Final = 60.0
 
 @dataclass(frozen=True)
 class ConnectionOptions:
-    """What a connection to a job server puts up with.
+    """Options of a connection to a job server.
 
-    :ivar connect_timeout: seconds from the start of an attempt to connect to the server's first good answer.
-    :ivar server_timeout: seconds that a server may owe answers and give none. Then its connection is dropped: answers
-        come in order, so that no other would come either. A workload must get through in this time; while something
-        large comes from the server, that counts for an answer.
-    :ivar heartbeat: seconds of silence after which an idle server is asked whether it is there. If it says nothing for
-        as long again, its connection is dropped. None: it is not asked. Nor is it while more is written than it takes,
-        since the question would wait behind that.
+    :ivar connect_timeout: seconds from the start of a connection attempt until the server must have sent its first
+        good answer.
+    :ivar server_timeout: seconds that the server may leave a request unanswered. Then the connection is dropped, since
+        answers arrive in order and no other would arrive either. A workload must be transmitted in this time. A large
+        packet from the server counts as an answer while it arrives.
+    :ivar heartbeat: seconds of silence after which an idle server is sent an ECHO_REQ; if it stays silent for as long
+        again, the connection is dropped. None disables it. It is suspended while the write buffer is full, since the
+        ECHO_REQ would wait behind the buffered data.
     :ivar job_check_interval: seconds of silence about a foreground task after which a client asks whether the server
         still has its job.
-    :ivar max_packet_size: bytes that the body of a packet from the server may have.
-    :raises TypeError, ValueError: for what can't be meant.
+    :ivar max_packet_size: maximum number of bytes in the body of a packet from the server.
+    :raises TypeError, ValueError: an option is invalid.
     """
 
     connect_timeout: float = CONNECT_TIMEOUT

@@ -1,4 +1,4 @@
-"""Many job servers: their addresses, whether they are there, and which of them a task goes to."""
+"""The pool of connections to job servers: which of them are up, and which one a task goes to."""
 
 from __future__ import annotations
 
@@ -39,27 +39,28 @@ _OtherT = TypeVar("_OtherT", bound=GearmanProtocol)
 
 
 class ServerState(enum.Enum):
-    """How the connection to a server is."""
+    """State of the connection to a server."""
 
     STOPPED = "stopped"
-    """No connection is wanted: the client was not started, or was stopped."""
+    """Not connected: the service was not started, or was stopped."""
     CONNECTING = "connecting"
-    """An attempt is under way, up to the first good answer."""
+    """An attempt is in progress, up to the first good answer."""
     READY = "ready"
     """Tasks can be sent."""
     WAITING = "waiting"
-    """The last attempt or connection failed; the next attempt comes after a delay."""
+    """The last attempt or connection failed; the next attempt follows after a delay."""
 
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """One of a client's job servers at the time of asking.
+    """State of one job server at the time of the call.
 
-    :ivar address: as `JobHandle.server` names it.
+    :ivar address: the address, as in `JobHandle.server`.
     :ivar state: see `ServerState`.
-    :ivar in_flight: tasks that were written to it and have no outcome yet.
-    :ivar next_attempt: seconds to the next attempt to connect; None unless one is planned.
-    :ivar last_error: what ended the last attempt or connection; None since the last good answer.
+    :ivar in_flight: number of a client's tasks that were written to the server and have no outcome yet, or of a
+        worker's jobs that run; 0 for an admin client.
+    :ivar next_attempt: seconds until the next attempt to connect; None unless one is scheduled.
+    :ivar last_error: the error of the last attempt or connection; None once a good answer was received.
     """
 
     address: str
@@ -70,17 +71,18 @@ class ServerInfo:
 
 
 class MakeFactory(Interface[ConnectionT]):
-    """Makes the factory for the connection to one server."""
+    """Callable that makes the factory of the connection to one server; `name` is its address."""
 
     def __call__(self, *, name: str, listener: ConnectionListener[ConnectionT]) -> GearmanFactory[ConnectionT]: ...
 
 
 class JobServer(Generic[ConnectionT]):
-    """One job server, and the connection to it.
+    """A job server, and the connection to it.
 
-    :ivar address: its name.
-    :ivar connection: the connection, while it is ready; else None.
-    :ivar unreachable: whether the last attempt or connection failed, so that nothing should wait for this server.
+    :ivar address: the address, which identifies the server.
+    :ivar connection: the connection while it is ready, else None.
+    :ivar unreachable: whether the last attempt or connection failed, so that no task should wait for this server.
+    :ivar last_error: the error of that attempt or connection; None once a good answer was received.
     """
 
     def __init__(
@@ -101,32 +103,32 @@ class JobServer(Generic[ConnectionT]):
         self._key = blake2b(address.encode()).digest()
 
     def clone_for(self, make_factory: MakeFactory[_OtherT]) -> JobServer[_OtherT]:
-        """The same server, for another connection."""
+        """Return the same server with another connection, made by `make_factory`."""
         return JobServer(self.address, self._endpoint, make_factory, lambda: None)
 
     def start(self) -> None:
-        """Connect, and keep connected."""
+        """Connect, and reconnect after each failure."""
         self.unreachable = False
         self._factory = self._make_factory(name=self.address, listener=self)
         EndpointConnector(self._endpoint, self._factory).connect()
 
     @property
     def started(self) -> bool:
-        """Whether a connection is wanted."""
+        """Whether the server was started, and not stopped since."""
         return self._factory is not None
 
     def leads_to(self, endpoint: IStreamClientEndpoint) -> bool:
-        """Whether this very endpoint is its own."""
+        """Check whether the server is connected through this very endpoint."""
         return self._endpoint is endpoint
 
     def release_factory(self) -> GearmanFactory[ConnectionT] | None:
-        """Be stopped, and hand out the factory that is to be stopped, if there is one."""
+        """Give up the connection, and return its factory, which the caller has to stop. None if it was not started."""
         factory, self._factory = self._factory, None
         self.connection = None
         return factory
 
     def info(self) -> ServerInfo:
-        """What is to be told of it."""
+        """Return the state of the server."""
         factory = self._factory
         if factory is None:
             return ServerInfo(self.address, ServerState.STOPPED, 0, None, self.last_error)
@@ -139,9 +141,10 @@ class JobServer(Generic[ConnectionT]):
         return ServerInfo(self.address, ServerState.WAITING, 0, seconds, self.last_error)
 
     def when_ready(self) -> Deferred[ConnectionT]:
-        """Await the attempt to connect that is under way.
+        """Wait for the current attempt to connect.
 
-        :return: fires with the connection. Fails with `NoServersAvailable` if the attempt fails, or did just before.
+        :return: fires with the connection; at once if it is ready. Fails with `NoServersAvailable` if the attempt
+            fails or the last one has failed, and with `ClientStopped`. Cancelling it only stops waiting.
         """
         if self._factory is None:
             return fail(ClientStopped())
@@ -152,17 +155,18 @@ class JobServer(Generic[ConnectionT]):
     def ask(
         self, packet_type: PacketType, argument: bytes, *, answer: PacketType, subject: bytes | None = None
     ) -> Deferred[list[bytes]]:
-        """Ask this server something, when it is ready.
+        """Send a request once the server is ready.
 
-        See `GearmanProtocol.request`; but fails with `NoServersAvailable` where the server can't be reached.
+        :return: fires and fails as with `GearmanProtocol.request`, except that it fails with `NoServersAvailable` if
+            the server can't be reached or the connection is lost.
         """
         return self.use(lambda connection: connection.request(packet_type, argument, answer=answer, subject=subject))
 
     def use(self, call: Callable[[ConnectionT], Deferred[T]]) -> Deferred[T]:
-        """Call with the connection, when it is ready.
+        """Call `call` with the connection once it is ready.
 
-        :return: fires as what was called does; but fails with `NoServersAvailable` where the server can't be reached,
-            or the connection goes.
+        :return: fires with the outcome of the call. Fails with `NoServersAvailable` if the server can't be reached or
+            the connection is lost.
         """
         return self.when_ready().addCallback(call).addErrback(self._as_unavailable)
 
@@ -173,32 +177,33 @@ class JobServer(Generic[ConnectionT]):
         raise NoServersAvailable({self.address: failure.value}) from failure.value
 
     def connection_ready(self, connection: ConnectionT) -> None:
-        """For the factory."""
         if connection.factory is self._factory:
-            _log.info("{address}: ready", address=self.address)
+            _log.info("connected to {address}", address=self.address)
             self.connection = connection
             self.unreachable = False
             self.last_error = None
             self._changed()
 
     def connection_down(self, factory: GearmanFactory[ConnectionT], error: Exception) -> None:
-        """For the factory."""
         if factory is self._factory:
-            _log.info("{address}: {error}", address=self.address, error=error)
+            if self.connection is not None:
+                _log.warn("lost the connection to {address}: {error}", address=self.address, error=error)
+            else:
+                _log.info("could not connect to {address}: {error}", address=self.address, error=error)
             self.connection = None
             self.unreachable = True
             self.last_error = error
             self._changed()
 
     def reason(self) -> Exception:
-        """Why it can't be reached."""
+        """Return why the server can't be reached."""
         assert self.last_error is not None
         return self.last_error
 
     def load(self, avoided: str = "") -> tuple[int, bool, bool, int]:
-        """The smaller, the better is it to send it something.
+        """Return the sort key for the choice of a server: the least one is the best.
 
-        :param avoided: the address of a server that is to be the last choice of those that are alike.
+        :param avoided: address of the server to choose last among those in the same state.
         """
         avoid = self.address == avoided
         if self.connection is not None:
@@ -206,13 +211,20 @@ class JobServer(Generic[ConnectionT]):
         return 2 if self.unreachable else 1, avoid, False, 0
 
     def score(self, unique: bytes) -> bytes:
-        """Its rank for a unique: the highest wins. (Rendezvous hashing: a server that comes or goes moves only the
-        uniques that it wins or loses.)"""
+        """Return the rank of the server for a unique: the highest one wins.
+
+        This is rendezvous hashing: a server that is added or removed moves only the uniques that it wins or loses.
+        """
         return blake2b(unique, digest_size=8, key=self._key).digest()
 
 
 class ServerPool(Generic[ConnectionT]):
-    """All the job servers of one client or worker."""
+    """The job servers of a client, a worker's function group or an admin client.
+
+    :ivar started: whether the pool was started, and not stopped since.
+    :ivar only_server: the server, if there is only one; else None.
+    :ivar addresses: the addresses, as they were passed.
+    """
 
     def __init__(
         self,
@@ -224,11 +236,11 @@ class ServerPool(Generic[ConnectionT]):
         tls: TLSOptions | None = None,
     ) -> None:
         """
-        :param changed: called whenever a server has become ready, or refused.
+        :param changed: called whenever a server became ready or unreachable, or the servers were replaced.
         :param connect_timeout: seconds that a connection to a host may take.
-        :param tls: for those of the addresses that begin with ``tls:`` and have no options of their own.
-        :raises TypeError, ValueError: ``job_servers`` is empty, has an address twice, or one that can't be read; or
-            ``tls`` is for none of them.
+        :param tls: options for those addresses that begin with ``tls:`` and have no options of their own.
+        :raises TypeError, ValueError: ``job_servers`` is empty, or has an invalid address or the same one twice; or
+            ``tls`` applies to none of them.
         """
         self._reactor = reactor
         self._make_factory = make_factory
@@ -238,9 +250,8 @@ class ServerPool(Generic[ConnectionT]):
             raise TypeError(f"tls must be TLSOptions, not {type(tls).__name__}")
         self._tls = tls
         self.started = False
-        """Whether connections are wanted."""
         self._turn = 0
-        # Factories of servers that are left or stopped, with connections that are not gone yet.
+        # Factories of servers that were removed or stopped, and whose connections are not closed yet.
         self._leaving: dict[GearmanFactory[ConnectionT], None] = {}
         self._stopping: dict[GearmanFactory[ConnectionT], None] = {}
         self._stopped: Waiters[None] = Waiters()
@@ -248,7 +259,6 @@ class ServerPool(Generic[ConnectionT]):
         self._servers: list[JobServer[ConnectionT]] = []
         self.only_server: JobServer[ConnectionT] | None = None
         self.addresses: list[Address] = []
-        """As they were given."""
         self._set(job_servers)
 
     def __len__(self) -> int:
@@ -258,64 +268,64 @@ class ServerPool(Generic[ConnectionT]):
         return iter(self._servers)
 
     def _set(self, job_servers: Iterable[Address]) -> None:
-        """Take these for the servers; those that were there before stay what they are."""
+        """Replace the servers. Those that are in the new list, too, keep their connection."""
         if isinstance(job_servers, (str, bytes)):
             raise TypeError(f"job_servers must be a list of addresses, not the one address {job_servers!r}")
         addresses = list(job_servers)
         servers: dict[str, JobServer[ConnectionT]] = {}
-        for place, address in enumerate(addresses):
-            server = self._server(address, place, servers)
+        for index, address in enumerate(addresses):
+            server = self._server(address, index, servers)
             if server.address in servers:
-                raise ValueError(f"job_servers: {server.address} is there twice")
+                raise ValueError(f"job_servers: each address must be different, not {server.address!r} twice")
             servers[server.address] = server
         if not servers:
             raise ValueError("job_servers must have at least one address")
         if self._tls is not None and not any(map(takes_tls_options, addresses)):
-            # Whoever gives them does not mean plain text.
-            raise ValueError("tls is for addresses such as 'tls:host:port', and job_servers has none")
+            # Whoever passes TLS options does not want plain text.
+            raise ValueError("tls must be None if job_servers has no address such as 'tls:host:port'")
         self._by_address = servers
         self._servers = list(servers.values())
         self.only_server = self._servers[0] if len(servers) == 1 else None
-        """The server, if there is but one."""
         self.addresses = addresses
 
     def _server(
-        self, address: Address, place: int, others: Mapping[str, JobServer[ConnectionT]]
+        self, address: Address, index: int, others: Mapping[str, JobServer[ConnectionT]]
     ) -> JobServer[ConnectionT]:
-        """The server of this address: the one that is here, or else a new one.
+        """Return the server of an address: the present one, or a new one.
 
-        :param others: those that it will be beside.
+        :param index: of the address in the new list.
+        :param others: the servers of the new list before it.
         """
-        name, endpoint = parse_address(address, self._reactor, place, self._connect_timeout, self._tls)
+        name, endpoint = parse_address(address, self._reactor, index, self._connect_timeout, self._tls)
         if endpoint is address:
             for server in self._servers:
                 if server.leads_to(endpoint):
                     return server
             while name in self._by_address or name in others:
-                place += 1
-                name = f"endpoint:{place}"
+                index += 1
+                name = f"endpoint:{index}"
         return self._by_address.get(name) or JobServer(name, endpoint, self._make_factory, self._changed)
 
     def start(self) -> None:
-        """Connect to all of them."""
+        """Connect to all servers."""
         self.started = True
         for server in self._servers:
             server.start()
 
     def change(self, job_servers: Iterable[Address], timeout: float = CLOSE_TIMEOUT) -> None:
-        """Have these servers from now on. New ones are connected; those that are no longer there finish what they have.
+        """Replace the servers. New ones are connected; removed ones finish what is in flight, and are disconnected.
 
-        :param timeout: seconds that what was written to those may take to go out at the end.
-        :raises TypeError, ValueError: as at the beginning; then nothing is changed.
+        :param timeout: seconds until the connection of a removed server is aborted if data is still unsent at its end.
+        :raises TypeError, ValueError: as for the arguments of the class; then nothing changes.
         """
         before = self._servers
         self._set(job_servers)
         if not self.started:
             return
-        left = [(server.connection, server.release_factory()) for server in before if server not in self._servers]
-        self._leaving.update({factory: None for _, factory in left if factory is not None})
-        # Those who are told of what comes now may change the servers again, or stop.
-        for connection, factory in left:
+        removed = [(server.connection, server.release_factory()) for server in before if server not in self._servers]
+        self._leaving.update({factory: None for _, factory in removed if factory is not None})
+        # Whatever is called from here on may replace the servers again, or stop the pool.
+        for connection, factory in removed:
             if factory is not None:
                 self._retire(factory, connection, timeout)
         for server in self._servers:
@@ -327,14 +337,14 @@ class ServerPool(Generic[ConnectionT]):
         factory.retire(connection, timeout).addCallback(lambda _: self._leaving.pop(factory, None))
 
     def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
-        """Disconnect from all of them.
+        """Disconnect from all servers.
 
-        :param timeout: seconds that what was written may take to go out.
-
+        :param error: the reason, with which all outstanding requests fail.
+        :param timeout: seconds until a connection is aborted if data is still unsent.
         :return: fires when no socket and no timer is left, of this stop or an earlier one.
         """
         self.started = False
-        # All are detached before the first is stopped: what a stop fails may run anybody's code, which may start anew.
+        # All factories are detached before the first is stopped, which may run the user's code, which may start again.
         detached = [factory for server in self._servers if (factory := server.release_factory())]
         detached += self._leaving
         self._leaving.clear()
@@ -349,23 +359,24 @@ class ServerPool(Generic[ConnectionT]):
             self._stopped.fire(None)
 
     def by_address(self, address: str) -> JobServer[ConnectionT]:
-        """
-        :raises ValueError: it is none of them.
+        """Return the server of an address.
+
+        :raises ValueError: there is none.
         """
         server = self._by_address.get(address)
         if server is None:
-            raise ValueError(f"{address!r} is none of the job servers here: {', '.join(self._by_address)}")
+            raise ValueError(f"server must be one of {', '.join(self._by_address)}, not {address!r}")
         return server
 
     def choose(self, unique: bytes, attempt: int = 0, last: str = "") -> ConnectionT | None:
         """Choose the connection for a task.
 
-        :param unique: what coalesces; empty for nothing. Tasks with the same one go to the same server: the first
-            in rank that is not down.
-        :param attempt: how often the task was submitted before. Each time it goes to the next in rank.
-        :param last: the address of the server that it was sent to last. Without a unique it goes to another one.
-        :return: a connection that is ready; or None, if a server that the task should wait for is just connecting.
-        :raises NoServersAvailable: there is none of either.
+        :param unique: unique of the task; empty if it has none. Tasks with the same unique go to the same server: the
+            first one in rank that is reachable.
+        :param attempt: how often the task was submitted before. Each attempt begins at the next server in rank.
+        :param last: address of the server that the task was sent to last. Without a unique, it goes to another one.
+        :return: a connection that is ready; None if the task should wait for a server that is connecting.
+        :raises NoServersAvailable: no server can be reached.
         """
         by_rank = unique and len(self._servers) > 1
         for server in self.ranked(unique, attempt) if by_rank else [self._least_loaded(last)]:
@@ -376,15 +387,15 @@ class ServerPool(Generic[ConnectionT]):
         raise self.none_available()
 
     def none_available(self) -> NoServersAvailable:
-        """Why no server can be reached, if none can."""
+        """Return the error for the case that no server can be reached."""
         return NoServersAvailable({server.address: server.reason() for server in self._servers})
 
     def any_reachable(self) -> bool:
-        """Whether there is a server that tasks can be sent to, or should wait for."""
+        """Check whether a server is ready, or connecting so that tasks should wait for it."""
         return any(server.connection is not None or not server.unreachable for server in self._servers)
 
     def ranked(self, unique: bytes, attempt: int = 0) -> list[JobServer[ConnectionT]]:
-        """The servers in the order in which they are tried for a unique."""
+        """Return the servers in the order in which they are tried for a unique."""
         if len(self._servers) == 1:
             return self._servers
         ranked = sorted(self._servers, key=lambda server: server.score(unique), reverse=True)
@@ -392,7 +403,7 @@ class ServerPool(Generic[ConnectionT]):
         return ranked[first:] + ranked[:first]
 
     def _least_loaded(self, last: str) -> JobServer[ConnectionT]:
-        """Of the ready servers, or else of those that connect, the least busy one. Equal ones take turns."""
+        """Return the least busy one of the ready servers, or else of the connecting ones. Equal ones take turns."""
         if len(self._servers) == 1:
             return self._servers[0]
         self._turn = (self._turn + 1) % len(self._servers)

@@ -1,13 +1,13 @@
 """One connection to a job server: framing, and the matching of answers to requests.
 
-A job server answers strictly in order, and an ERROR stands where the answer it replaces would (docs/gearman.md §2 and
-§3).
+A job server answers strictly in order, and sends an ERROR in the place of the answer that it replaces
+(docs/gearman.md §2 and §3).
 
-**Fences.** Some servers leave some requests unanswered (H6; geard every OPTION_REQ and ECHO_REQ), and the
-next answer would then be taken for theirs. So each such request is followed at once by a *fence*, a GET_STATUS about a
-job that nobody has, which every server answers: when the fence's answer comes first, the request before it is known to
-be unanswered, and nothing is ever off by one (guarantee 17). The same fence ends the handshake of each new connection;
-its answer is the first sign that there is a job server at the other end.
+**Fences.** Some servers leave some requests unanswered (H6; geard every OPTION_REQ and ECHO_REQ), and the next answer
+would then be taken for theirs. So each such request is followed at once by a *fence*: a GET_STATUS about a job that
+does not exist, which every server answers. If the answer to the fence arrives first, the request before it was left
+unanswered, and later answers are still matched correctly (guarantee 17). A fence also ends the opening of each new
+connection: its answer is the first evidence that the peer is a job server.
 """
 
 from __future__ import annotations
@@ -65,20 +65,23 @@ __all__ = [
     "GearmanProtocol",
 ]
 
-_CORKED: Final = 64 * 1024  # bytes that are worth a write of their own; a transport wants to hold no more
+_MAX_CORKED: Final = 64 * 1024  # bytes; from there on a transport asks its producer to pause
 
 CLOSE_TIMEOUT: Final = 3.0
-"""Seconds that a peer which reads nothing may hold up a close before the connection is aborted."""
+"""Seconds until a close is turned into an abort because the peer does not read."""
 
 _FENCE_HANDLE: Final = b"txgearman:fence"
 
 
 class IStreamTransport(ITransport, IConsumer, IPushProducer):
-    """A transport as a connection needs it. Every transport of Twisted for streams is one, under these three names."""
+    """A stream transport. Those of Twisted provide the three interfaces one by one, so this is for annotations only."""
 
 
 def tcp_transport(transport: ITransport) -> ITCPTransport | None:
-    """Return `transport` if it has the options of TCP. (Twisted 22.4 claims them for a unix socket.)"""
+    """Return the transport if it has the options of TCP, else None.
+
+    It does not suffice that it provides `ITCPTransport`: in Twisted 22.4 a unix socket does.
+    """
     if ITCPTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
         return transport
     return None
@@ -88,30 +91,30 @@ ConnectionT_contra = TypeVar("ConnectionT_contra", contravariant=True)
 
 
 class ProtocolFactory(Interface[ConnectionT_contra]):
-    """What a protocol needs of the factory that made it.
+    """The factory of a `GearmanProtocol`, as the protocol uses it.
 
-    :ivar reactor: its clock times what is due.
-    :ivar option_requests: sent as OPTION_REQ on each new connection.
+    :ivar reactor: the clock of the timers.
+    :ivar option_requests: options to send as OPTION_REQ on each new connection.
     """
 
     reactor: Reactor
     option_requests: tuple[bytes, ...]
 
     def connection_ready(self, connection: ConnectionT_contra) -> None:
-        """The server gave the first good answer on this connection."""
+        """The server has sent the first good answer on this connection."""
 
     def connection_down(self, connection: ConnectionT_contra, error: Exception) -> None:
-        """The connection is of no more use."""
+        """The connection can't be used any longer, because of `error`."""
 
 
 class Outstanding:
-    """Base of the requests that handle their answers themselves.
+    """Base of the requests that handle their answer themselves.
 
-    A subclass of `GearmanProtocol` may send requests of another kind: it overrides the methods of the protocol that
-    handle their answers.
+    A subclass of `GearmanProtocol` may send other objects as requests, and then overrides the methods of the protocol
+    that handle answers.
 
-    :ivar answer: the type of the answer, unless it is an ERROR.
-    :ivar subject: what the answer's first argument must be, where the server repeats it; else None.
+    :ivar answer: packet type of the answer, unless it is an ERROR.
+    :ivar subject: the first argument that the answer must have; None if the server does not repeat any.
     """
 
     __slots__ = ()
@@ -120,28 +123,24 @@ class Outstanding:
     subject: bytes | None
 
     def succeed(self, arguments: list[bytes]) -> None:
-        """The answer has come."""
+        """Handle the answer."""
 
     def fail(self, error: Exception) -> None:
-        """There will be no answer, because of `error`."""
+        """Handle that there is no answer, because of `error`."""
 
 
 class Request(Outstanding):
-    """A question that is answered by one packet.
+    """A request that is answered by one packet.
 
-    :ivar deferred: fires with the answer's arguments. Cancelled, it has failed by the time that they come.
+    :ivar deferred: fires with the arguments of the answer. If it was cancelled, the answer is ignored.
     """
 
     __slots__ = ("answer", "deferred", "subject")
 
     def __init__(self, answer: PacketType, subject: bytes | None = None) -> None:
-        """
-        :param subject: what the answer's first argument must be, where the server repeats it.
-        """
         self.answer = answer
         self.subject = subject
-        # With a canceller, even one that does nothing, cancel() fails it at once.
-        self.deferred: Deferred[list[bytes]] = Deferred(lambda _: None)
+        self.deferred: Deferred[list[bytes]] = Deferred()
 
     def succeed(self, arguments: list[bytes]) -> None:
         if not self.deferred.called:
@@ -153,7 +152,7 @@ class Request(Outstanding):
 
 
 class Fence(Outstanding):
-    """The GET_STATUS that tells whether the request before it was left unanswered. Nobody else waits for its answer."""
+    """The GET_STATUS whose answer shows that the request before it was left unanswered, if that is so."""
 
     __slots__ = ()
 
@@ -163,32 +162,35 @@ class Fence(Outstanding):
 
 @implementer(IHandshakeListener, IPushProducer)
 class GearmanProtocol(Protocol):
-    """One connection to a job server.
+    """A connection to one job server.
 
-    :ivar shaken: over TLS, whether its handshake is done.
-    :ivar certificate_fault: over TLS, what is wrong with the server's certificate; empty for nothing.
-    :ivar ready: whether the server has answered well at least once on this connection.
-    :ivar error: None while the connection is of use; then what ended it.
-    :ivar paused: whether more is written than the server takes just now, so that what can wait should.
-    :ivar deaf: whether nothing is read, by our own will.
-    :ivar on_idle: is called once when nothing is out any more, if it is set.
+    :ivar tls_established: whether the TLS handshake is complete.
+    :ivar certificate_fault: what is wrong with the server's certificate; empty if nothing is, or without TLS.
+    :ivar ready: whether the server has sent a good answer on this connection.
+    :ivar error: the error that ended the connection; None while it can be used.
+    :ivar corks: whether packets written while data is received are sent together at its end. In-memory transports may
+        deliver the first of them before, and so get each at once.
+    :ivar writing_paused: whether the write buffer is full, so that callers should hold back.
+    :ivar reading_paused: whether the connection has stopped reading.
+    :ivar answer_probe: checks that the server makes progress while an answer is due.
+    :ivar on_idle: called once as soon as nothing is in flight, if it is set.
+    :ivar on_connection_lost: called with the reason when the transport has closed, if it is set.
     """
 
     factory: ProtocolFactory[Self]
     transport: IStreamTransport
     handlers: ClassVar[Mapping[PacketType, Callable[[Self, list[bytes]], None]]] = {}
-    """What to do with packets that are no answer to a request. A subclass fills this in."""
+    """Handlers of the packets that are not the answer to a request. Set by a subclass."""
     in_flight = 0
-    """What this connection is busy with, counted by a subclass."""
+    """Number of tasks or jobs on this connection. Counted by a subclass."""
 
     def __init__(self, reactor: Reactor, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
         self.connection_options = connection_options
         # Both magics: M2.
         self._decoder = Decoder(RES, REQ, max_packet_size=connection_options.max_packet_size)
-        self._outstanding: deque[object] = deque()  # the requests that wait for an answer, the oldest first
+        self._outstanding: deque[object] = deque()  # requests without an answer so far, the oldest first
         self._answered = 0
         self.corks = False
-        """Whether what is written while data is received is kept to its end. A wire in memory may turn meanwhile."""
         self._corked: list[bytes] | None = None
         self._corked_size = 0
         self.answer_probe = PeriodicProbe(reactor, connection_options.server_timeout, self._probe_answers)
@@ -212,7 +214,7 @@ class GearmanProtocol(Protocol):
         self.reading_paused = False
         self.error: Exception | None = None
 
-    # The life of the connection.
+    # Opening and closing.
 
     def connectionMade(self) -> None:
         tcp = tcp_transport(self.transport)
@@ -224,9 +226,9 @@ class GearmanProtocol(Protocol):
         self.send_opening()
 
     def send_opening(self) -> None:
-        """Send what comes first, with a fence as the last."""
+        """Send the first requests of a connection, the last of which is a fence."""
         for option in self.factory.option_requests:
-            # A server that refuses or ignores an option works without it.
+            # A server that refuses or ignores an option is usable without it.
             self.request(OPTION_REQ, option, answer=OPTION_RES, subject=option).addErrback(lambda _: None)
         if not self.factory.option_requests:
             self.send_fence()
@@ -235,48 +237,52 @@ class GearmanProtocol(Protocol):
         self.tls_established = True
 
     def abort(self, error: Exception) -> None:
-        """Drop the connection now, unsent data and all, because of `error`."""
+        """Close the connection at once, and discard unsent data.
+
+        :param error: the reason, with which all outstanding requests fail.
+        """
         self._teardown(error)
         self._abort_transport()
 
     def close(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Close the connection once what was written has gone out, or `timeout` seconds have passed.
+        """Close the connection once unsent data was sent.
 
-        What waits for an answer fails at once, because of `error`.
+        :param error: the reason, with which all outstanding requests fail at once.
+        :param timeout: seconds until the connection is aborted if data is still unsent.
         """
         if self.error is not None:
             return
         self.uncork()
         self._teardown(error)
         if ISSLTransport.providedBy(self.transport) and not self.tls_established:
-            self._abort_transport()  # nothing can go out before the peer shakes hands, which it may never do
+            self._abort_transport()  # no data can be sent before the handshake, which the peer may never complete
             return
         self._abort_call = self.factory.reactor.callLater(timeout, self._abort_late)
-        self.transport.unregisterProducer()  # else it would wait for one that has no more to say
+        self.transport.unregisterProducer()  # else it would wait for more data
         self.transport.loseConnection()
 
     @property
     def busy(self) -> bool:
-        """Whether anything is out."""
+        """Whether anything is in flight."""
         return self.has_outstanding
 
     @property
     def load(self) -> int:
-        """How busy it is, where one of several connections is chosen."""
+        """Measure of how busy the connection is, for the choice of the least busy one."""
         return self.in_flight
 
     @property
     def retiring(self) -> bool:
-        """Whether it is to finish what is out, and get nothing more."""
+        """Whether `retire` was called, so that no new work should be sent."""
         return self.on_idle is not None
 
     def retire(self, on_idle: Callable[[], object]) -> None:
-        """Finish what is out; then call `on_idle`, unless the connection is of no more use by then."""
+        """Call `on_idle` as soon as nothing is in flight, unless the connection is lost before."""
         self.on_idle = on_idle
         self.check_idle()
 
     def check_idle(self) -> None:
-        """Tell the end of what was out, if that is so."""
+        """Call `on_idle` if it is set and nothing is in flight."""
         if self.on_idle is not None and not self.busy and self.error is None:
             on_idle, self.on_idle = self.on_idle, None
             on_idle()
@@ -291,11 +297,11 @@ class GearmanProtocol(Protocol):
             self.on_connection_lost(reason)
 
     def explain_error(self, error: Exception) -> Exception:
-        """Tell what ended the connection so that it can be read."""
+        """Return the error that ended the connection, with a helpful text."""
         if ISSLTransport.providedBy(self.transport):
             return explain_error(error, self)
         if not self.ready and isinstance(error, (ConnectionDone, ConnectionLost)) and tcp_transport(self.transport):
-            return type(error)("before any answer; the server may want TLS, and an address with tls:")
+            return type(error)("before any answer; the server may require TLS, which takes an address with tls:")
         return error
 
     def _abort_late(self) -> None:
@@ -307,7 +313,7 @@ class GearmanProtocol(Protocol):
         abort = getattr(self.transport, "abortConnection", None)
         if abort is not None:
             abort()
-        else:  # not every endpoint's transport can: that of a process can't
+        else:  # some endpoints have transports without it, such as those of processes
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
@@ -318,52 +324,52 @@ class GearmanProtocol(Protocol):
         self.answer_probe.stop()
         if self._heartbeat is not None:
             self._heartbeat.stop()
-        self.resume_reading()  # TLS is not closed without hearing the other end
-        # First those who choose a connection, so that what is submitted in answer to a failure below goes elsewhere.
+        self.resume_reading()  # a TLS connection closes only once it has read the peer's close alert
+        # Before requests fail, so that what is submitted in reaction to their failure goes to another connection.
         self.factory.connection_down(self, error)
         self.lose_outstanding(error)
 
     def lose_outstanding(self, error: Exception) -> None:
-        """Fail everything that waits for this connection. The table is empty before the first one is told."""
+        """Fail all outstanding requests. The table is empty before the first of them fails."""
         outstanding, self._outstanding = self._outstanding, deque()
         for request in outstanding:
             self.request_lost(request, error)
         self._drained.fire(None)
 
-    # How fast the server takes what is written.
+    # Flow control of written data.
 
     def pauseProducing(self) -> None:
-        """For the transport."""
         self.writing_paused = True
 
     def resumeProducing(self) -> None:
-        """For the transport."""
         self.writing_paused = False
         self._drained.fire(None)
 
     def stopProducing(self) -> None:
-        """For the transport: the connection is gone, which `connectionLost` will tell as well."""
+        """Do nothing: the transport calls `connectionLost` as well."""
 
     def when_drained(self) -> Deferred[None]:
-        """
-        :return: fires when what was written is out, or the connection is of no more use; at once if it is so.
+        """Wait until more data can be written without filling the write buffer.
+
+        :return: fires when the write buffer has been sent, or the connection is lost; at once if the buffer is not
+            full.
         """
         return self._drained.wait() if self.writing_paused and self.error is None else succeed(None)
 
-    # Whether the server is there.
+    # Detection of silent servers.
 
     @property
     def has_outstanding(self) -> bool:
-        """Whether the server owes an answer."""
+        """Whether an answer of the server is due."""
         return bool(self._outstanding)
 
     @property
     def progress(self) -> int:
-        """A number that changes with each answer, and with each piece of something large that comes before the next."""
+        """Number that changes with each answer, and with each part of a large packet."""
         return self._answered + self._decoder.unfinished
 
     def expect_answer(self) -> None:
-        """The server has just been asked something; it has the limits' ``server_timeout`` to say anything."""
+        """Start the time that the server has for its next answer: the ``server_timeout`` of the options."""
         self._progress = self.progress
         self._unanswered_probes = 0
         self.answer_probe.start()
@@ -382,30 +388,30 @@ class GearmanProtocol(Protocol):
         return False
 
     def pause_reading(self) -> None:
-        """Read nothing more, so that the server has to wait."""
+        """Stop reading, so that the server has to wait."""
         if not self.reading_paused:
             self.reading_paused = True
             self.transport.pauseProducing()
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Continue reading."""
         if self.reading_paused:
             self.reading_paused = False
             self.transport.resumeProducing()
 
     def _probe_connection(self) -> bool:
-        # While something large goes out, the question would wait behind it.
+        # While much is being sent, an ECHO_REQ would wait behind it.
         self._silent_probes = (
             0 if self._heard or self.reading_paused or self.writing_paused else self._silent_probes + 1
         )
         self._heard = False
         if self._silent_probes == PROBES_PER_PERIOD:
-            self.request(ECHO_REQ, b"", answer=ECHO_RES).addErrback(lambda _: None)  # any byte is good enough
+            self.request(ECHO_REQ, b"", answer=ECHO_RES).addErrback(lambda _: None)  # any byte received counts
         if self._silent_probes < 2 * PROBES_PER_PERIOD:
             return True
         self.abort(
             TimeoutError(
-                string=f"silence, and no answer to ECHO_REQ within {self.connection_options.heartbeat} seconds"
+                string=f"no data, and no answer to ECHO_REQ within {self.connection_options.heartbeat} seconds"
             )
         )
         return False
@@ -415,12 +421,13 @@ class GearmanProtocol(Protocol):
     def request(
         self, packet_type: PacketType, *arguments: bytes, answer: PacketType, subject: bytes | None = None
     ) -> Deferred[list[bytes]]:
-        """Ask the server something, with a fence behind it.
+        """Send a request, with a fence behind it.
 
-        :param answer: the type of packet that answers it.
-        :param subject: what the answer's first argument will be, if the server repeats it.
-        :return: fires with the answer's arguments. Fails with `ServerError` for an ERROR or no answer, or with what
-            ended the connection. Cancelled, it is forgotten; the server has been asked.
+        :param answer: packet type of the answer.
+        :param subject: the first argument that the answer will have; None if the server does not repeat any.
+        :return: fires with the arguments of the answer. Fails with `ServerError` if the server answers with an ERROR,
+            with `RequestUnsupported` if it does not answer, or with the error that ended the connection. Cancelling it
+            only ignores the answer.
         """
         if self.error is not None:
             return fail(self.error)
@@ -431,13 +438,13 @@ class GearmanProtocol(Protocol):
         return deferred
 
     def send_fence(self) -> None:
-        """Find out whether the request sent just before is one that this server leaves unanswered."""
+        """Send the request that shows whether the server has left the one before it unanswered."""
         self.send(Fence(), GET_STATUS.request(_FENCE_HANDLE))
 
     def send(self, request: object, packet: bytes) -> None:
-        """Write `packet` and await its answer.
+        """Write the packet of a request, and add the request to the table of outstanding ones.
 
-        :param request: an `Outstanding`, or what this class handles the answers of.
+        :param request: an `Outstanding`, or an object for which this class overrides the handling of answers.
         """
         self._outstanding.append(request)
         self.write(packet)
@@ -447,43 +454,42 @@ class GearmanProtocol(Protocol):
             self.resume_reading()
 
     def write(self, packet: bytes) -> None:
-        """Send a packet, now or when the connection is uncorked."""
+        """Write a packet, now or when the connection is uncorked."""
         corked = self._corked
         if corked is None:
             self.transport.write(packet)
         else:
             corked.append(packet)
             self._corked_size += len(packet)
-            if self._corked_size > _CORKED:
+            if self._corked_size > _MAX_CORKED:
                 self.uncork()
                 self.cork()
 
     def cork(self) -> None:
-        """From now on packets are kept, to go out in one piece: one call of the transport costs as much as it takes to
-        make several small ones."""
+        """Collect packets until `uncork`. (Making several small packets costs as much as one call of the transport.)"""
         self._corked = []
         self._corked_size = 0
 
     def uncork(self) -> None:
-        """Write what was kept."""
+        """Write the packets that were collected."""
         corked, self._corked = self._corked, None
         if corked:
             self.transport.writeSequence(corked)
 
-    # What becomes of a request. A subclass that sends others than an `Outstanding` overrides all of these.
+    # Outcomes of a request. A subclass that sends others than an `Outstanding` overrides all of them.
 
     def answer_type(self, request: object) -> PacketType:
-        """Return the type of packet that answers `request`, unless an ERROR does."""
+        """Return the packet type of the answer to `request`, unless it is an ERROR."""
         assert isinstance(request, Outstanding)
         return request.answer
 
     def fits(self, request: object, arguments: list[bytes]) -> bool:
-        """Whether an answer of the right type can be that of `request`."""
+        """Check whether an answer of the right type can be that of `request`."""
         assert isinstance(request, Outstanding)
         return request.subject is None or request.subject == arguments[0]
 
     def request_succeeded(self, request: object, arguments: list[bytes]) -> None:
-        """`request` got its answer."""
+        """Handle the answer to `request`."""
         assert isinstance(request, Outstanding)
         if isinstance(request, Fence):
             self._fence_answered()
@@ -498,16 +504,16 @@ class GearmanProtocol(Protocol):
             self.factory.connection_ready(self)
 
     def request_refused(self, request: object, error: ServerError) -> None:
-        """`request` got an ERROR, or was left unanswered."""
+        """Handle an ERROR in answer to `request`, or that the server left it unanswered."""
         assert isinstance(request, Outstanding)
         request.fail(error)
 
     def request_lost(self, request: object, error: Exception) -> None:
-        """The connection went before `request` was answered."""
+        """Handle that the connection was lost before `request` was answered."""
         assert isinstance(request, Outstanding)
         request.fail(error)
 
-    # What the server says.
+    # Received data.
 
     def dataReceived(self, data: bytes) -> None:
         if self.error is not None:
@@ -518,7 +524,7 @@ class GearmanProtocol(Protocol):
         try:
             self._receive(data)
         except ProtocolError as error:
-            self.abort(error.with_traceback(None))  # it is kept, and its frames would keep what they were about
+            self.abort(error.with_traceback(None))  # the error is kept, and would keep its frames' objects alive
         self.uncork()
         if self.on_idle is not None:
             self.check_idle()
@@ -533,7 +539,7 @@ class GearmanProtocol(Protocol):
                     handler(self, arguments)
                 else:
                     self._answer_received(packet_type, arguments)
-                if self.error is not None:  # somebody's callback closed it
+                if self.error is not None:  # a callback has closed the connection
                     return
         if decoder.error is not None:
             raise decoder.error
@@ -545,7 +551,7 @@ class GearmanProtocol(Protocol):
             self.request_succeeded(self._take_answered(packet_type, arguments), arguments)
 
     def _take_answered(self, packet_type: PacketType, arguments: list[bytes]) -> object:
-        """Take the oldest request off the table, for the answer to it that has come."""
+        """Remove from the table the request that this packet answers, and return it."""
         outstanding = self._outstanding
         oldest = outstanding[0] if outstanding else None
         next_oldest = outstanding[1] if len(outstanding) > 1 else None
@@ -555,14 +561,12 @@ class GearmanProtocol(Protocol):
         if isinstance(next_oldest, Fence) and self._answers(next_oldest, packet_type, arguments):
             self._take_oldest()
             self._take_oldest()
-            # Told only now that the table is right: it may run anybody's code.
+            # Only now that the table is consistent: it may run the user's code.
             unanswered = self.answer_type(oldest)
-            self.request_refused(
-                oldest, RequestUnsupported(f"this server leaves a request for {unanswered} unanswered")
-            )
+            self.request_refused(oldest, RequestUnsupported(f"this server leaves requests for {unanswered} unanswered"))
             return next_oldest
         due = "nothing" if oldest is None else self.answer_type(oldest)
-        raise ProtocolError(f"{packet_type} came where {due} was due: {arguments!r:.200}")
+        raise ProtocolError(f"received {packet_type} when {due} was due: {arguments!r:.200}")
 
     def _take_oldest(self) -> None:
         self._outstanding.popleft()
@@ -572,10 +576,10 @@ class GearmanProtocol(Protocol):
         return request is not None and self.answer_type(request) is packet_type and self.fits(request, arguments)
 
     def error_received(self, code: str, text: str) -> None:
-        """An ERROR came: it stands in the place of the oldest request's answer."""
+        """Handle an ERROR: the answer to the oldest request."""
         request = self._outstanding[0] if self._outstanding else None
         if request is None or isinstance(request, Fence):
-            raise ProtocolError(f"ERROR that answers nothing: {code}: {text}")
+            raise ProtocolError(f"received an ERROR that answers no request: {code}: {text}")
         self._take_oldest()
         self.request_refused(request, ServerError(code, text))
 

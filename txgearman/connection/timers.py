@@ -1,4 +1,4 @@
-"""Timers: deadlines of many items on one timer of the reactor, and a probe that repeats."""
+"""Timers: deadlines of many items on one timer of the reactor, and a periodic probe."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ __all__ = [
 
 T = TypeVar("T")
 
-_SPARE: Final = 64  # entries of the heap that may be stale, whatever there is besides
+_MIN_STALE: Final = 64  # stale entries that the heap may always have
 
 
 class DeadlineQueue(Generic[T]):
-    """Items, each with a time at which it is handed over unless it was let go before.
+    """Items, each with a deadline at which it is passed to a callback unless it was discarded before.
 
-    There is one timer while there is an item, and none otherwise. To add or to let go of an item takes the same time
-    however many there are, and nothing of an item is kept once it is gone.
+    There is one timer while there are items, and none otherwise. Adding and discarding take constant time, and no
+    reference to an item is kept after its removal.
     """
 
     __slots__ = ("_call", "_due", "_heap", "_items", "_number", "_numbers", "_passed", "_reactor")
 
     def __init__(self, reactor: Reactor, passed: Callable[[T], object]) -> None:
         """
-        :param passed: is called with each item whose time has come. It may raise nothing.
+        :param passed: called with each item whose deadline has passed. It must not raise.
         """
         self._reactor = reactor
         self._passed = passed
-        self._heap: list[tuple[float, int]] = []  # with stale numbers in it: taking one out would take a search
+        self._heap: list[tuple[float, int]] = []  # keeps discarded numbers, since removing one would take a search
         self._items: dict[int, T] = {}
         self._numbers: dict[T, int] = {}
         self._number = 0
@@ -47,7 +47,7 @@ class DeadlineQueue(Generic[T]):
         return len(self._items)
 
     def add(self, item: T, seconds: float) -> None:
-        """Hand `item` over in so many seconds. It must not be here already."""
+        """Add an item, which must not be in the queue, with its deadline in `seconds`."""
         deadline = self._reactor.seconds() + seconds
         number = self._number = self._number + 1
         self._items[number] = item
@@ -57,18 +57,18 @@ class DeadlineQueue(Generic[T]):
             self._set_timer()
 
     def discard(self, item: T) -> None:
-        """Forget `item`, if it is here."""
+        """Remove an item, if it is in the queue."""
         number = self._numbers.pop(item, None)
         if number is not None:
             del self._items[number]
             if not self._items:
                 self.pop_all()
-            elif len(self._heap) > 2 * len(self._items) + _SPARE:
+            elif len(self._heap) > 2 * len(self._items) + _MIN_STALE:
                 self._heap = [entry for entry in self._heap if entry[1] in self._items]
                 heapify(self._heap)
 
     def pop_all(self) -> list[T]:
-        """Forget all items, and return them in the order in which they came."""
+        """Remove all items, and return them in the order in which they were added."""
         items = list(self._items.values())
         self._items.clear()
         self._numbers.clear()
@@ -79,17 +79,17 @@ class DeadlineQueue(Generic[T]):
     def _set_timer(self) -> None:
         self._stop_timer()
         self._due = self._heap[0][0]
-        self._call = self._reactor.callLater(max(0.0, self._due - self._reactor.seconds()), self._time_has_come)
+        self._call = self._reactor.callLater(max(0.0, self._due - self._reactor.seconds()), self._fire)
 
     def _stop_timer(self) -> None:
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
-    def _time_has_come(self) -> None:
+    def _fire(self) -> None:
         self._call = None
-        # Not the heap's first itself: what is handed over may add, let go, and clear.
-        now = max(self._reactor.seconds(), self._due)  # what rounding makes of a sum must not bring it here twice
+        # The callback may add and discard items, so the heap is looked at anew each time.
+        now = max(self._reactor.seconds(), self._due)  # rounding may let it fire slightly before the deadline
         while self._heap and self._heap[0][0] <= now:
             item = self._items.pop(heappop(self._heap)[1], None)
             if item is not None:
@@ -102,42 +102,42 @@ class DeadlineQueue(Generic[T]):
 
 
 PROBES_PER_PERIOD: Final = 2
-"""Looks in vain, one after the other, that make a silence. One is not enough: where somebody's code has blocked the
-reactor, a timer comes late, and just before the bytes that have long been there are read."""
+"""Consecutive checks without progress that count as silence. One does not suffice: after code that blocks the reactor,
+the timer fires late, and before the bytes that arrived meanwhile are read."""
 
 
 class PeriodicProbe:
-    """Looks at something several times in each of its periods, for as long as there is something to look at."""
+    """Check that is repeated several times in each period, until it reports that it is no longer needed."""
 
-    __slots__ = ("_call", "_interval", "_look", "_reactor", "on")
+    __slots__ = ("_call", "_interval", "_probe", "_reactor", "on")
 
-    def __init__(self, reactor: Reactor, seconds: float, look: Callable[[], bool]) -> None:
+    def __init__(self, reactor: Reactor, seconds: float, probe: Callable[[], bool]) -> None:
         """
-        :param seconds: the period, in which it looks `PROBES_PER_PERIOD` times.
-        :param look: returns whether it is to look again.
+        :param seconds: the period, in which `probe` is called `PROBES_PER_PERIOD` times.
+        :param probe: returns whether to go on.
         """
         self._reactor = reactor
         self._interval = seconds / PROBES_PER_PERIOD
-        self._look = look
+        self._probe = probe
         self._call: IDelayedCall | None = None
         self.on = False
-        """Whether it will look."""
+        """Whether a check is scheduled."""
 
     def start(self) -> None:
-        """Look from now on, if it does not already."""
+        """Start checking, unless it has started already."""
         if self._call is None:
             self.on = True
-            self._call = self._reactor.callLater(self._interval, self._time_has_come)
+            self._call = self._reactor.callLater(self._interval, self._fire)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         if self._call is not None:
             self._call.cancel()
             self._call = None
             self.on = False
 
-    def _time_has_come(self) -> None:
+    def _fire(self) -> None:
         self._call = None
         self.on = False
-        if self._look():
+        if self._probe():
             self.start()

@@ -1,6 +1,6 @@
-"""TLS: how it is spoken at ``tls:`` addresses, and what is told where it fails.
+"""TLS: the options for ``tls:`` addresses, and the errors of connections over TLS.
 
-pyOpenSSL is imported only where TLS is used: the library does without it.
+pyOpenSSL is imported only if TLS is used, since the library does not require it.
 """
 
 from __future__ import annotations
@@ -42,59 +42,58 @@ _PRIVATE_KEY: Final = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----
 MISSING: Final = "TLS needs txgearman[tls], which is not installed"
 
 _VERSIONS: Final = {"method", "raiseMinimumTo", "insecurelyLowerMinimumTo", "lowerMaximumSecurityTo"}
-"""The certificate options that choose versions of TLS."""
+"""Certificate options that select versions of TLS."""
 
 _FAULTS: Final = {
     9: "it is not valid yet",
     10: "it has expired",
-    18: "it is self-signed, and none of the trust roots",
-    19: "its CA is none of the trust roots",
-    20: "its CA is none of the trust roots, or an intermediate certificate is missing",
-    21: "its CA is none of the trust roots, or an intermediate certificate is missing",
+    18: "it is self-signed, and not one of the trust roots",
+    19: "its CA is not one of the trust roots",
+    20: "its CA is not one of the trust roots, or an intermediate certificate is missing",
+    21: "its CA is not one of the trust roots, or an intermediate certificate is missing",
 }
-"""What OpenSSL may find wrong with a certificate, by its numbers."""
+"""Explanations of OpenSSL's verification errors, by number."""
 
 _PLAIN_TEXT: Final = "the server may speak plain text"
 
 _HINTS: Final = (
-    ("alert certificate required", "the server wants a client certificate"),
+    ("alert certificate required", "the server requires a client certificate"),
     ("alert unknown ca", "the server does not trust who issued the client certificate"),
-    ("alert handshake failure", "the server may want a client certificate, or other ciphers"),
-    ("alert protocol version", "the server speaks other versions of TLS"),
-    ("alert .*certificate", "the server does not take the client certificate"),
+    ("alert handshake failure", "the server may require a client certificate, or other ciphers"),
+    ("alert protocol version", "the server supports other versions of TLS"),
+    ("alert .*certificate", "the server does not accept the client certificate"),
     ("wrong version number", _PLAIN_TEXT),
     ("packet length too long", _PLAIN_TEXT),
 )
-"""What OpenSSL's words mean here, by patterns of a part of them. The first that fits is it."""
+"""Explanations of OpenSSL's messages, by patterns that are searched in them. The first match applies."""
 
 
 @dataclass(frozen=True)
 class TLSOptions:
-    """How TLS is spoken with the job servers at ``tls:`` addresses.
+    """Options for TLS with the job servers at ``tls:`` addresses.
 
-    A server must show a certificate that is valid, comes from a CA that is trusted, and is for the host that the
-    address names. TLS 1.2 is the least. The files are read here, once; a certificate that was renewed takes a new
-    object.
+    A server must present a valid certificate for the host in its address, issued by a trusted CA. The minimum version
+    is TLS 1.2. The files are read once, when this object is created: a renewed certificate needs a new object.
 
-    :raises TypeError, ValueError: for an argument that can't be meant, such as a file that is not there, or has no PEM
-        of its kind in it; or where txgearman was installed without its extra ``tls``.
+    :raises TypeError, ValueError: an argument is invalid, such as a file that does not exist or has no PEM of the
+        required kind; or txgearman was installed without its extra ``tls``.
     """
 
     trust_roots: PathName | None = None
-    """A PEM file with the certificates of the CAs that are trusted, or a directory of such files, which are called
-    ``*.pem`` or ``*.crt``. None for those that the platform trusts."""
+    """A PEM file with the certificates of the trusted CAs, or a directory of such files, named ``*.pem`` or ``*.crt``.
+    None for the CAs that the platform trusts."""
 
     certificate: PathName | None = None
-    """A PEM file with the client's certificate, for servers that want one. Those of intermediate CAs may follow it."""
+    """A PEM file with the client certificate, for servers that require one. Intermediate certificates may follow it."""
 
     private_key: PathName | None = None
-    """A PEM file with the key of that certificate, not encrypted. None if it is in the same file."""
+    """A PEM file with the unencrypted private key of that certificate. None if it is in the same file."""
 
     server_name: str | None = None
-    """The host name or IP address that a server's certificate must be for. None for the host in the address."""
+    """Host name or IP address for which the server's certificate must be valid. None for the host in the address."""
 
     certificate_options: Mapping[str, object] | None = field(default=None, hash=False)
-    """More arguments for `twisted.internet.ssl.CertificateOptions`, such as ``acceptableCiphers``."""
+    """Further arguments for `twisted.internet.ssl.CertificateOptions`, such as ``acceptableCiphers``."""
 
     _trust: IOpenSSLTrustRoot = field(init=False, repr=False, compare=False)
     _extra: _Options = field(init=False, repr=False, compare=False)
@@ -119,11 +118,11 @@ class TLSOptions:
     def _load_client(self) -> _Options:
         if self.certificate is None:
             if self.private_key is not None:
-                raise ValueError("private_key is of no use without certificate")
+                raise ValueError("private_key must be None if certificate is None")
             return {}
         certificates = list(_certificates("certificate", _path("certificate", self.certificate)))
         if not certificates:
-            raise ValueError(f"certificate: there is no certificate in {os.fspath(self.certificate)!r}")
+            raise ValueError(f"certificate must be a file with a certificate, not {os.fspath(self.certificate)!r}")
         key_file = self.certificate if self.private_key is None else self.private_key
         own, *chain = (certificate.to_cryptography() for certificate in certificates)
         key = _private_key(_path("private_key", key_file))
@@ -136,32 +135,32 @@ class TLSOptions:
             raise TypeError(f"certificate_options must be a mapping, not {type(self.certificate_options).__name__}")
         options = dict(self.certificate_options or {})
         if "trustRoot" in options:
-            raise ValueError("certificate_options: trustRoot is what trust_roots is for")
+            raise ValueError("certificate_options must not have trustRoot: use trust_roots")
         if not _VERSIONS & set(options):
-            options["raiseMinimumTo"] = TLSVersion.TLSv1_2  # the least of Twisted 22.4 is 1.0
+            options["raiseMinimumTo"] = TLSVersion.TLSv1_2  # by default, Twisted 22.4 accepts 1.0
         return options
 
     def _try_out(self) -> None:
-        """Tell now what would fail at each connect."""
+        """Raise now the errors that each connect would raise."""
         from OpenSSL import SSL
         from twisted.internet.ssl import CertificateOptions
 
         try:
             CertificateOptions(trustRoot=self._trust, **self._extra).getContext()
         except (TypeError, ValueError) as error:
-            raise type(error)(f"certificate_options: {error}") from error
+            raise type(error)(f"certificate_options must be valid for CertificateOptions: {error}") from error
         except SSL.Error as error:
-            raise ValueError(f"private_key does not belong to certificate: {_reasons(error)}") from error
+            raise ValueError(f"private_key must be the key of certificate: {_reasons(error)}") from error
         if self.server_name is not None:
             if not isinstance(self.server_name, str):
                 raise TypeError(f"server_name must be str, not {type(self.server_name).__name__}")
             self._creator(self.server_name, "server_name")
 
     def wrap(self, endpoint: IStreamClientEndpoint, host: str) -> IStreamClientEndpoint:
-        """Make the endpoint that speaks TLS over another one.
+        """Return an endpoint that adds TLS to another one.
 
-        :param host: that of the address.
-        :raises ValueError: there can't be a certificate for such a host.
+        :param host: the host in the address.
+        :raises ValueError: no certificate can be valid for such a host.
         """
         wrapped: IStreamClientEndpoint = wrapClientTLS(self._creator(self.server_name or host, "job_servers"), endpoint)
         return wrapped
@@ -173,15 +172,15 @@ class TLSOptions:
             creator = optionsForClientTLS(name, trustRoot=self._trust, extraCertificateOptions=self._extra)
             return _Verifier(creator, name)
         except ValueError as error:  # UnicodeError among them
-            raise ValueError(f"{argument}: no certificate can be for {name!r}: {error}") from error
+            raise ValueError(f"{argument}: the host must be valid in a certificate, not {name!r}: {error}") from error
 
 
 class ServerConnection(Interface):
-    """A connection, as it is known here.
+    """A connection to a job server over TLS.
 
-    :ivar shaken: whether the handshake of TLS is done.
-    :ivar ready: whether the server has answered well.
-    :ivar certificate_fault: what was found wrong with the server's certificate; empty for nothing.
+    :ivar tls_established: whether the TLS handshake is complete.
+    :ivar ready: whether the server has sent a good answer.
+    :ivar certificate_fault: what is wrong with the server's certificate; empty if nothing is.
     """
 
     tls_established: bool
@@ -191,10 +190,10 @@ class ServerConnection(Interface):
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Verifier:
-    """Makes connections that verify what the server shows, and tell the connection what is wrong with it.
+    """Creator of TLS connections that verify the server's certificate and report to the protocol what is wrong with it.
 
-    Twisted verifies the name as well. But where a certificate has no host's name in it at all, 26.10 logs an error and
-    takes it for good: whoever has a client certificate of the same CA could stand in for a server.
+    Twisted verifies the name as well. But 26.10 accepts a certificate without any host name, and only logs an error:
+    whoever has a client certificate of the same CA could impersonate a server.
     """
 
     def __init__(self, creator: IOpenSSLClientConnectionCreator, name: str) -> None:
@@ -212,7 +211,7 @@ class _Verifier:
     def _verify(
         self, connection: ServerConnection, _: Connection, certificate: X509, code: int, depth: int, fine: int
     ) -> bool:
-        """For OpenSSL: called for each certificate of the chain, the server's own (`depth` 0) the last."""
+        """Verify a certificate. OpenSSL calls this for each one of the chain, with the server's own (depth 0) last."""
         if not fine:
             connection.certificate_fault = _FAULTS.get(code, f"OpenSSL's verify error {code}")
         elif depth == 0:
@@ -227,42 +226,42 @@ class _Verifier:
         verify = verify_certificate_ip_address if literal else verify_certificate_hostname
         try:
             verify(certificate.to_cryptography(), name)
-        except Exception as error:  # of whatever kind: the name could not be verified
+        except Exception as error:  # of any kind: the name could not be verified
             return f"it is not for {name}: {error}"
         return ""
 
 
 def explain_error(error: Exception, connection: ServerConnection) -> Exception:
-    """Tell what has ended a connection over TLS so that it can be read.
+    """Return the error that ended a connection over TLS, with a helpful text.
 
-    :return: a `TLSError` that has `error` as its cause; or `error` itself, where it is not about TLS.
+    :return: a `TLSError` with `error` as its cause; or `error` itself if it does not concern TLS.
     """
-    words = _words(error, connection)
-    if not words:
+    explanation = _explanation(error, connection)
+    if not explanation:
         return error
-    told = TLSError(f"TLS: {words}")
-    told.__cause__ = error.with_traceback(None)  # it is kept, and its frames would keep the connection
-    return told
+    explained = TLSError(f"TLS: {explanation}")
+    explained.__cause__ = error.with_traceback(None)  # the error is kept, and its frames would keep the connection
+    return explained
 
 
-def _words(error: Exception, connection: ServerConnection) -> str:
+def _explanation(error: Exception, connection: ServerConnection) -> str:
     from OpenSSL.SSL import Error
 
     if connection.certificate_fault:
         return f"certificate verify failed: {connection.certificate_fault}"
     if isinstance(error, Error):
         return _reasons(error)
-    if type(error).__module__.startswith("service_identity"):  # Twisted's verification, at others' endpoints
+    if type(error).__module__.startswith("service_identity"):  # Twisted's own verification, of other endpoints
         return f"certificate verify failed: {error}"
     if not connection.tls_established:
         return f"no handshake ({_PLAIN_TEXT}): {error}"
     if not connection.ready and not isinstance(error, TimeoutError):
-        return f"no answer after the handshake (the server may want another client certificate): {error}"
+        return f"no answer after the handshake (the server may require another client certificate): {error}"
     return ""
 
 
 def _reasons(error: Exception) -> str:
-    """OpenSSL's words for an error of its own, and what they mean here."""
+    """Return the messages of an OpenSSL error, with an explanation if there is one."""
     queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
     reasons = "; ".join(reason for _, _, reason in queue) or repr(error)
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, reasons)), "")
@@ -270,8 +269,9 @@ def _reasons(error: Exception) -> str:
 
 
 def _need_openssl() -> None:
-    """
-    :raises ValueError: it is not there.
+    """Check that pyOpenSSL is installed.
+
+    :raises ValueError: it is not.
     """
     try:
         for module in ("OpenSSL", "service_identity"):
@@ -288,18 +288,18 @@ def _path(argument: str, path: PathName) -> Path:
 
 
 def _files(argument: str, path: PathName) -> list[Path]:
-    """The file, or those in the directory that may have PEM in them."""
-    place = _path(argument, path)
-    if not place.is_dir():
-        return [place]
-    return sorted(file for file in place.iterdir() if file.suffix in (".pem", ".crt"))
+    """Return the file, or the PEM files in the directory."""
+    file_or_directory = _path(argument, path)
+    if not file_or_directory.is_dir():
+        return [file_or_directory]
+    return sorted(file for file in file_or_directory.iterdir() if file.suffix in (".pem", ".crt"))
 
 
 def _read(argument: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError for a NUL in it
-        raise ValueError(f"{argument}: can't read {str(path)!r}: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError if the path has a NUL
+        raise ValueError(f"{argument} must be a readable file, not {str(path)!r}: {error}") from error
 
 
 def _certificates(argument: str, path: Path) -> Iterator[X509]:
@@ -309,14 +309,14 @@ def _certificates(argument: str, path: Path) -> Iterator[X509]:
         try:
             yield crypto.load_certificate(crypto.FILETYPE_PEM, text)
         except crypto.Error as error:
-            raise ValueError(f"{argument}: can't read a certificate in {str(path)!r}: {_reasons(error)}") from error
+            raise ValueError(f"{argument} must be valid certificates, not {str(path)!r}: {_reasons(error)}") from error
 
 
 def _trusted_certificates(trust_roots: PathName) -> list[X509]:
     files = _files("trust_roots", trust_roots)
     certificates = [certificate for file in files for certificate in _certificates("trust_roots", file)]
     if not certificates:
-        raise ValueError(f"trust_roots: there is no certificate in {os.fspath(trust_roots)!r}")
+        raise ValueError(f"trust_roots must be a file or directory with a certificate, not {os.fspath(trust_roots)!r}")
     return certificates
 
 
@@ -325,15 +325,15 @@ def _private_key(path: Path) -> PrivateKeyTypes:
 
     match = _PRIVATE_KEY.search(_read("private_key", path))
     if match is None:
-        raise ValueError(f"private_key: there is no private key in {str(path)!r}")
+        raise ValueError(f"private_key must be a file with a private key, not {str(path)!r}")
     try:
         return load_pem_private_key(match[0], None)
-    except (TypeError, ValueError) as error:  # TypeError for one that is encrypted
-        raise ValueError(f"private_key: can't read the key in {str(path)!r}: {error}") from error
+    except (TypeError, ValueError) as error:  # TypeError if the key is encrypted
+        raise ValueError(f"private_key must be a valid, unencrypted key, not {str(path)!r}: {error}") from error
 
 
 def _for_contexts(client: _Options) -> _Options:
-    """Make of cryptography's objects what this pyOpenSSL wants: since 24.3 these, before that only its own."""
+    """Convert cryptography's objects to pyOpenSSL's for versions before 24.3, which accept only their own."""
     import OpenSSL
     from OpenSSL.crypto import X509, PKey
 

@@ -1,4 +1,4 @@
-"""Deferreds that wait for one event."""
+"""Deferreds that wait for the same event."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ T = TypeVar("T")
 
 
 class Waiters(Generic[T]):
-    """Deferreds that wait for one thing, each of which may be cancelled."""
+    """Deferreds that wait for the same event. Each can be cancelled."""
 
     def __init__(self) -> None:
         self._waiting: dict[Deferred[T], None] = {}
 
     def wait(self) -> Deferred[T]:
-        """Return a new one."""
+        """Return a new Deferred that waits for the event."""
         deferred: Deferred[T] = Deferred(self._forget)
         self._waiting[deferred] = None
         return deferred
 
     def fire(self, outcome: T | Failure) -> None:
-        """Fire all of them; with a `Failure`, as errbacks."""
+        """Fire all Deferreds: with the outcome, or with a `Failure` as errbacks."""
         waiting, self._waiting = self._waiting, {}
         for deferred in waiting:
-            if not deferred.called:  # another one's callback may have cancelled it
+            if not deferred.called:  # a callback of another one may have cancelled it
                 deferred.callback(outcome)
 
     def _forget(self, deferred: Deferred[T]) -> None:
