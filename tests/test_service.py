@@ -108,7 +108,7 @@ def test_a_prefix_is_joined_by_a_tab(prefix: str | bytes, expected: bytes) -> No
     [
         ({"prefix": None}, TypeError, "prefix must be str or bytes, not NoneType"),
         ({"prefix": "a\0b"}, ValueError, "prefix must not have a NUL"),
-        ({"prefix": "\ud800"}, ValueError, "prefix can't be encoded as UTF-8"),
+        ({"prefix": "\ud800"}, ValueError, "prefix must be encodable as UTF-8"),
         ({"prefix": b"x" * (MAX_FUNCTION + 1)}, ValueError, f"prefix must have {MAX_FUNCTION} bytes at most, not 8051"),
     ],
 )

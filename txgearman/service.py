@@ -74,7 +74,7 @@ class PoolService(GearmanService, Generic[ConnectionT]):
 
     @property
     def job_servers(self) -> list[Address]:
-        """The addresses of the job servers. May be set at any time.
+        """Addresses of the job servers. Can be set at any time.
 
         New servers are connected. Those that are no longer in the list get nothing more, finish what they have, and are
         disconnected. Uniques stay with their servers, except those that a new server wins or a removed one leaves.
@@ -89,22 +89,23 @@ class PoolService(GearmanService, Generic[ConnectionT]):
 
     @property
     def servers(self) -> list[ServerInfo]:
-        """The state of each job server, in the order of ``job_servers``."""
+        """State of each job server, in the order of ``job_servers``."""
         return [server.info() for server in self._servers]
 
     def startService(self) -> None:
-        """Connect to all servers. Also restarts it after `stopService`."""
+        """Connect to all servers. A stopped service can be started again."""
         super().startService()
         self._stopped = False
         self._use()
 
     def stopService(self) -> Deferred[None]:
-        """Fail what is unfinished with `ClientStopped`, and disconnect. May be called at any time, and repeatedly.
+        """Fail everything unfinished with `ClientStopped`, and disconnect. Can be called at any time, and repeatedly.
 
-        What was written, background jobs above all, still goes out.
+        What was written, such as background jobs, is still transmitted. Use `GearmanClient.drain` before to let tasks
+        finish.
 
-        :return: fires when no socket, timer or reader is left; within three seconds even if a server does not read.
-            Cancelled, it only stops waiting.
+        :return: fires when no socket, timer or reader is left: within three seconds, even if a server does not read.
+            Cancelling it does not undo the stop.
         """
         super().stopService()
         self._stopped = True

@@ -30,8 +30,8 @@ CallbackT = TypeVar("CallbackT")
 def positive_seconds(name: str, value: float) -> float:
     """Check a number of seconds, and return it.
 
-    :raises TypeError: it is no number.
-    :raises ValueError: it is not more than 0, or not finite.
+    :raises TypeError: it is not a number.
+    :raises ValueError: it is not positive, or not finite.
     """
     if not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
@@ -41,9 +41,9 @@ def positive_seconds(name: str, value: float) -> float:
 
 
 def check_count(name: str, value: int, least: int = 1) -> int:
-    """Check a whole number, and return it.
+    """Check an integer, and return it.
 
-    :raises TypeError: it is no `int`.
+    :raises TypeError: it is not an `int`.
     :raises ValueError: it is less than `least`.
     """
     if type(value) is not int:
@@ -54,9 +54,9 @@ def check_count(name: str, value: int, least: int = 1) -> int:
 
 
 def check_flag(name: str, value: bool) -> bool:
-    """Check a yes or no, and return it.
+    """Check a flag, and return it.
 
-    :raises TypeError: it is no `bool`.
+    :raises TypeError: it is not a `bool`.
     """
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be bool, not {type(value).__name__}")
@@ -64,9 +64,9 @@ def check_flag(name: str, value: bool) -> bool:
 
 
 def check_callback(name: str, value: CallbackT) -> CallbackT:
-    """Check what is to be called, and return it.
+    """Check an optional callback, and return it.
 
-    :raises TypeError: it can't be called, and is not None either.
+    :raises TypeError: it is neither callable nor None.
     """
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be callable, not {type(value).__name__}")
@@ -74,28 +74,33 @@ def check_callback(name: str, value: CallbackT) -> CallbackT:
 
 
 MAX_FUNCTION: Final = 8050
-"""Bytes of a function's name, prefix included. gearmand takes 8191 in a submit. But when it assigns the job, header,
-handle, function, unique and their NULs must fit into 8192 bytes; if they do not, it closes the connection of each
-worker that asks for the job. This is what the longest handle and unique leave."""
+"""Maximum length of a function's name in bytes, including its prefix.
+
+gearmand accepts 8191 in a submit. But when it assigns the job, header, handle, function, unique and their NULs must fit
+into 8192 bytes; otherwise it closes the connection of each worker that asks for the job. This is what the longest
+handle and unique leave."""
 
 
 MAX_UNIQUE: Final = 63
-"""Bytes of a unique. gearmand takes 64, but then the worker's workload begins with a NUL that nobody sent
-(M6); from 65 on it refuses."""
+"""Maximum length of a unique in bytes.
+
+gearmand accepts 64, but then inserts a NUL before the workload that the worker gets (M6); it refuses longer ones."""
 
 
 MAX_HANDLE: Final = 63
-"""Bytes of a job handle. gearmand makes none longer, and leaves a question about a longer one unanswered (H6)."""
+"""Maximum length of a job handle in bytes. gearmand makes no longer ones, and leaves requests about them unanswered
+(H6)."""
 
 
 def name_bytes(what: str, value: str | bytes, limit: int) -> bytes:
-    """Check a name that goes over the wire, and return it as bytes.
+    """Check a name, and return it as bytes.
 
-    :param what: the argument's name, for the error.
+    :param what: name of the argument, for the error.
     :param value: a `str` is encoded as UTF-8.
+    :param limit: maximum length in bytes.
     :raises TypeError: it is neither `str` nor `bytes`.
-    :raises ValueError: it has a NUL, which would shift every argument after it (M6), or more than `limit`
-        bytes.
+    :raises ValueError: it has a NUL, which would shift the arguments that follow it in a packet (M6); or it is too
+        long.
     """
     if type(value) is bytes and len(value) <= limit and b"\0" not in value:
         return value
@@ -103,7 +108,7 @@ def name_bytes(what: str, value: str | bytes, limit: int) -> bytes:
         try:
             value = value.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{what} can't be encoded as UTF-8: {value!r:.80}") from error
+            raise ValueError(f"{what} must be encodable as UTF-8, not {value!r:.80}") from error
     elif not isinstance(value, bytes):
         raise TypeError(f"{what} must be str or bytes, not {type(value).__name__}")
     if b"\0" in value:
@@ -114,7 +119,7 @@ def name_bytes(what: str, value: str | bytes, limit: int) -> bytes:
 
 
 def function_bytes(function: str | bytes) -> bytes:
-    """Check a function's name, and return it as bytes. Raises as `name_bytes` does."""
+    """Check the name of a function, and return it as bytes. Raises as `name_bytes`."""
     name = name_bytes("function", function, MAX_FUNCTION)
     if not name:
         raise ValueError("function must not be empty")
@@ -124,7 +129,7 @@ def function_bytes(function: str | bytes) -> bytes:
 def payload_bytes(what: str, value: object) -> bytes:
     """Check a payload, and return it as bytes.
 
-    :param what: the argument's name, for the error.
+    :param what: name of the argument, for the error.
     :raises TypeError: it is neither `bytes` nor `bytearray` nor `memoryview`.
     """
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -132,15 +137,15 @@ def payload_bytes(what: str, value: object) -> bytes:
     raise TypeError(f"{what} must be bytes, not {type(value).__name__}")
 
 
-# 20 significant digits: more than any server keeps, and what int() reads in no time.
+# At most 20 significant digits: more than any server keeps, and few enough for a fast int().
 _LEADING_NUMBER: Final = re.compile(rb"\s*([+-]?)0*(\d{1,20})")
 
 
 def whole_number(text: bytes) -> int:
-    """Read a number as far as it goes, as C's ``atoi`` does, since workers send all sorts (C2)."""
+    """Parse the number at the start of a text as C's ``atoi`` does, since workers send any text (C2); 0 if none."""
     match = _LEADING_NUMBER.match(text)
     return int(match[1] + match[2]) if match else 0
 
 
 MAX_PAYLOAD: Final = 2**32 - 2**16
-"""Of a payload: what a header can tell, less space for the names beside it."""
+"""Maximum length of a payload in bytes: the largest size that fits into a header, less space for the names."""

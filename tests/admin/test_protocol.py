@@ -93,7 +93,7 @@ def test_silence_is_told_at_once_and_shifts_no_answer() -> None:
     connection.server.send(ANSWERED, b".\n", ANSWERED)
     (error,), (answer,) = told
     assert isinstance(error, ServerError)
-    assert (error.code, error.text) == ("", "this server leaves 'version' unanswered")
+    assert (error.code, error.text) == ("", "this server does not answer the command 'version'")
     assert answer == b".\n"
 
 

@@ -166,7 +166,7 @@ async def test_several_servers_have_a_column_and_their_own_errors(gearmand: Gear
     assert result.code == ExitCode.NO_SERVER
     refused, silent = result.err.splitlines()
     assert refused.startswith(f"txgearman: {unreachable}: Connection was refused")
-    assert silent == f"txgearman: {geard.address}: this server leaves 'version' unanswered"
+    assert silent == f"txgearman: {geard.address}: this server does not answer the command 'version'"
 
 
 async def test_invalid_address_is_usage_error() -> None:

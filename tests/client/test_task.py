@@ -404,7 +404,7 @@ MISTAKES: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, f"function {TOO_LONG}{MAX_FUNCTION + 1}", {"function": b"f" * (MAX_FUNCTION + 1)}),
     (ValueError, f"function {TOO_LONG}8192", {"function": "f" * 8192}),
     (ValueError, f"function {TOO_LONG}{MAX_FUNCTION + 1}", {"function": "é" * (MAX_FUNCTION // 2) + "f"}),
-    (ValueError, "function can't be encoded as UTF-8", {"function": "re\udcffsize"}),
+    (ValueError, "function must be encodable as UTF-8", {"function": "re\udcffsize"}),
     (TypeError, "function must be str or bytes, not int", {"function": 5}),
     (TypeError, "function must be str or bytes, not NoneType", {"function": None}),
     (TypeError, "function must be str or bytes, not bytearray", {"function": bytearray(b"resize")}),

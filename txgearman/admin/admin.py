@@ -1,4 +1,4 @@
-"""`GearmanAdmin`: what an administrator sees."""
+"""The API of the admin client: `GearmanAdmin`."""
 
 from __future__ import annotations
 
@@ -33,36 +33,36 @@ ANSWER_TIMEOUT: Final = 10.0
 
 @dataclass(frozen=True)
 class Answers(Generic[T]):
-    """What each server answered to one call. An address is in one of the two.
+    """The answers of all servers to one call. Each address is either in `results` or in `errors`.
 
-    :ivar results: the answers, by the servers' addresses, in the order of ``job_servers``.
-    :ivar errors: of the others: `NoServersAvailable` if it can't be reached or does not answer in time; `ServerError`
-        if it refuses; `RequestUnsupported` if it does not know the command; `ProtocolError` if its answer
-        can't be read.
+    :ivar results: the answers, by address, in the order of ``job_servers``.
+    :ivar errors: the errors, by address: `NoServersAvailable` if the server can't be reached or does not answer in
+        time; `ServerError` if it refuses; `RequestUnsupported` if it does not know the command; `ProtocolError` if its
+        answer can't be parsed.
     """
 
     results: Mapping[str, T]
     errors: Mapping[str, GearmanError]
 
     def all(self) -> Mapping[str, T]:
-        """The results, where all servers must have answered. Raises the first error otherwise."""
+        """Return the results if all servers have answered; otherwise raise the first error."""
         for error in self.errors.values():
             raise error
         return self.results
 
     def one(self) -> T:
-        """The answer of the only server. Raises its error if it has one.
+        """Return the answer of the only server, or raise its error.
 
-        :raises ValueError: there are several.
+        :raises ValueError: there are several servers.
         """
         if len(self.results) + len(self.errors) != 1:
-            raise ValueError("there are several servers; see results and errors")
+            raise ValueError("one() needs exactly one server: use all(), or results and errors")
         (result,) = self.all().values()
         return result
 
 
 class GearmanAdmin(PoolService[AdminProtocol]):
-    """Asks one or more job servers how they are, and tells them what to do.
+    """Monitors and controls one or more job servers.
 
     ::
 
@@ -71,17 +71,17 @@ class GearmanAdmin(PoolService[AdminProtocol]):
             for address, functions in answers.results.items():
                 ...
 
-    Each call goes to every server at the same time. Its Deferred fires with `Answers`, which has each server's answer
-    or error: a server that is down or refuses does not fail the call. So look at ``errors``; or take ``all()``, or
-    ``one()`` where there is but one server, which raise. A stop fails a call as a whole, with `ClientStopped`.
-    Cancelled, a call is forgotten; the servers have been told. Nothing is told twice.
+    Each call is sent to all servers at the same time. Its Deferred fires with `Answers`, which has the answer or error
+    of each server: a server that is down or refuses does not fail the call. So check ``errors``; or use ``all()``, or
+    ``one()`` if there is only one server, which raise. `stopService` fails all pending calls with `ClientStopped`.
+    Cancelling a call only ignores the answers. No command is sent twice.
 
-    It is an `IService`, and an async context manager that starts and stops it. It connects when it is started, or at
-    the first use, with one connection to each server; calls do not wait for each other's answers. Connections that fail
-    are made again after half a second to half a minute; a call meanwhile fails at once.
+    It is an `IService`, and an async context manager that starts and stops it. It connects at its start or first use,
+    with one connection to each server; calls do not wait for each other's answers. It reconnects after half a second to
+    half a minute; until then calls fail at once.
 
-    Names of functions are given without the prefix, and told as they are on the server. They must not have a space or
-    an end of line, since a command is a line of words.
+    Pass the names of functions without the prefix; they are returned as the server has them, with it. They must not
+    have a space or an end of line, since a command is a line of words.
     """
 
     def __init__(
@@ -96,15 +96,14 @@ class GearmanAdmin(PoolService[AdminProtocol]):
         tls: TLSOptions | None = None,
     ) -> None:
         """
-        :param job_servers: as `GearmanClient` has them.
-        :param prefix: joined with a TAB to the names of functions that are given here.
+        :param job_servers: as for `GearmanClient`.
+        :param prefix: joined with a TAB to the names of functions that are passed to methods.
         :param reactor: None for the global one.
-        :param server_timeout: seconds without a byte of the answer that is due, after which a server is taken for dead
-            and its connection is dropped.
+        :param server_timeout: seconds without a byte of an answer that is due, after which the connection is dropped.
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
-        :param max_packet_size: bytes that an answer may have.
-        :param tls: as `GearmanClient` has it.
-        :raises TypeError, ValueError: for an argument that can't be meant.
+        :param max_packet_size: maximum number of bytes in an answer.
+        :param tls: as for `GearmanClient`.
+        :raises TypeError, ValueError: an argument is invalid.
         """
         connection_options = ConnectionOptions(
             connect_timeout, server_timeout=server_timeout, max_packet_size=max_packet_size
@@ -112,38 +111,38 @@ class GearmanAdmin(PoolService[AdminProtocol]):
         make_factory = partial(AdminFactory, reactor, connection_options=connection_options)
         super().__init__(job_servers, prefix, reactor, connection_options, tls, make_factory)
 
-    # Questions.
+    # Queries.
 
     def status(self) -> Deferred[Answers[tuple[FunctionStatus, ...]]]:
-        """What functions there are, and how many jobs and workers they have."""
+        """Get the functions of each server, with the numbers of their jobs and workers."""
         return self._ask_all(text.STATUS)
 
     def priority_status(self) -> Deferred[Answers[tuple[PriorityStatus, ...]]]:
-        """What functions there are, and how many jobs wait in each of their queues. Only gearmand knows this."""
+        """Get the functions of each server, with the numbers of jobs in each of their queues. gearmand only."""
         return self._ask_all(text.PRIORITY_STATUS)
 
     def workers(self) -> Deferred[Answers[tuple[WorkerInfo, ...]]]:
-        """The connections that a server has: workers with what they offer, and all others, this one too."""
+        """Get the connections to each server: those of workers, with their functions, and all others."""
         return self._ask_all(text.WORKERS)
 
     def jobs(self) -> Deferred[Answers[tuple[JobInfo, ...]]]:
-        """The jobs that a server has. Only gearmand knows this."""
+        """Get the jobs of each server. gearmand only."""
         return self._ask_all(text.JOBS)
 
     def unique_jobs(self) -> Deferred[Answers[tuple[bytes, ...]]]:
-        """The uniques of the jobs that a server has, empty for a job without one. Only gearmand knows this."""
+        """Get the uniques of the jobs of each server; an empty one for a job without. gearmand only."""
         return self._ask_all(text.UNIQUE_JOBS)
 
     def version(self) -> Deferred[Answers[str]]:
-        """What the server calls its version. geard does not tell."""
+        """Get the version of each server. Not supported by geard."""
         return self._ask_all(text.VERSION)
 
     def pid(self) -> Deferred[Answers[int]]:
-        """The number of the server's process. Only gearmand tells it."""
+        """Get the process id of each server. gearmand only."""
         return self._ask_all(text.PID)
 
     def verbosity(self) -> Deferred[Answers[str]]:
-        """What the server writes to its log, such as ``"ERROR"``. Only gearmand tells it."""
+        """Get the log level of each server, such as ``"ERROR"``. gearmand only."""
         return self._ask_all(text.VERBOSITY)
 
     # Commands.
@@ -151,14 +150,14 @@ class GearmanAdmin(PoolService[AdminProtocol]):
     def set_max_queue(
         self, function: str | bytes, limit: int, *, high: int | None = None, low: int | None = None
     ) -> Deferred[Answers[None]]:
-        """Limit how many jobs a function may have, queued and running. Over it, submits fail with `TaskRejected`.
+        """Limit the number of jobs of a function, queued and running. Beyond it, submits fail with `TaskRejected`.
 
-        A server that does not have the function would say OK and do nothing: it has the error `UnknownFunction`
-        here. (`create_function` it first.) perl's server drops jobs that are over a limit.
+        The error of a server that does not have the function is `UnknownFunction`: it would answer OK and do nothing.
+        (Use `create_function` first.) perl's server drops jobs that are over a limit.
 
-        :param limit: of jobs of each priority; 0 for none.
-        :param high, low: of jobs of these priorities, if not the same.
-        :raises TypeError, ValueError: for a name or a limit that can't be sent.
+        :param limit: maximum number of jobs of each priority; 0 for no limit.
+        :param high, low: limits for these priorities, if they differ.
+        :raises TypeError, ValueError: the name or a limit is invalid.
         """
         limits = [limit if high is None else high, limit, limit if low is None else low]
         for number in limits:
@@ -167,37 +166,36 @@ class GearmanAdmin(PoolService[AdminProtocol]):
         return self._each(partial(self._set_max_queue, name, text.max_queue(name, limits)))
 
     def _set_max_queue(self, name: bytes, command: Command[None], server: JobServer[AdminProtocol]) -> Deferred[None]:
-        def set_it(functions: tuple[FunctionStatus, ...]) -> Deferred[None]:
+        def set_limits(functions: tuple[FunctionStatus, ...]) -> Deferred[None]:
             if name not in {status.function for status in functions}:
                 raise UnknownFunction(f"this server has no function {name!r}")
             return self._ask(command, server)
 
-        return self._ask(text.STATUS, server).addCallback(set_it)
+        return self._ask(text.STATUS, server).addCallback(set_limits)
 
     def create_function(self, function: str | bytes) -> Deferred[Answers[None]]:
-        """Make a function known before it has a worker or a job. Only gearmand can do this."""
+        """Create a function before it has a worker or a job. gearmand only."""
         return self._ask_all(text.create_function(self._wire_name(function)))
 
     def drop_function(self, function: str | bytes) -> Deferred[Answers[None]]:
-        """Make a server forget a function that has no workers. Only gearmand can do this.
+        """Delete a function that has no workers. gearmand only.
 
-        Whoever waits for jobs in its queue is not told, and waits for ever (H4).
+        Clients that wait for jobs in its queue are not notified, and wait for ever (H4).
         """
         return self._ask_all(text.drop_function(self._wire_name(function)))
 
     def cancel_job(self, handle: JobHandle) -> Deferred[None]:
-        """Ask the server that has a job to drop it.
+        """Ask the server of a job to drop it.
 
-        gearmand fails its tasks and drops it if it is queued; one that runs goes on all the same, but nobody is told of
-        its result. Until it would have run, a new job of the same function and unique is lost with it
-        (H2). geard only drops jobs that are queued, and does not tell those who wait (H5). perl's server
-        can't.
+        gearmand fails its tasks, and drops the job if it is queued. A running job continues, but its result is
+        discarded. Until the job would have run, a new job of the same function and unique is lost with it (H2). geard
+        drops queued jobs only, and does not notify those who wait for them (H5). perl's server does not support it.
 
-        :return: fires when the server has done so. Fails with `ServerError`, whose code is ``"UNKNOWN_JOB"`` if it has
-            no such job; with `NoServersAvailable`, or `ClientStopped`. Cancelled, it is forgotten; the server has been
-            told.
-        :raises TypeError: it is no `JobHandle`.
-        :raises ValueError: the handle names a server that is none of these, or can't be sent.
+        :return: fires when the server has confirmed. Fails with `ServerError`, whose code is ``"UNKNOWN_JOB"`` if the
+            server does not have the job; with `RequestUnsupported`, `NoServersAvailable` or `ClientStopped`. Cancelling
+            it only ignores the server's answer.
+        :raises TypeError: `handle` is not a `JobHandle`.
+        :raises ValueError: the handle names a server that is not one of ``job_servers``, or can't be sent.
         """
         if not isinstance(handle, JobHandle):
             raise TypeError(f"handle must be a JobHandle, not {type(handle).__name__}; see JobHandle.from_string()")
@@ -206,16 +204,16 @@ class GearmanAdmin(PoolService[AdminProtocol]):
         return self._ask(command, server) if self._use() else fail(ClientStopped())
 
     def shutdown(self, *, graceful: bool = False) -> Deferred[Answers[None]]:
-        """Have the servers end. perl's server does so; gearmand has no such command any more (send it a signal).
+        """Shut the servers down. Only perl's server supports it; send gearmand a signal instead.
 
-        :param graceful: let jobs that run come to their end.
+        :param graceful: whether running jobs may finish first.
         """
         return self._ask_all(text.shutdown(graceful=graceful))
 
     def _wire_name(self, function: str | bytes) -> bytes:
         return self._prefix + function_bytes(function)
 
-    # Each server.
+    # All servers.
 
     def _ask_all(self, command: Command[T]) -> Deferred[Answers[T]]:
         return self._each(partial(self._ask, command))
@@ -236,7 +234,7 @@ class GearmanAdmin(PoolService[AdminProtocol]):
 
 
 def _as_answer(failure: Failure) -> GearmanError | Failure:
-    """Take one server's error as its answer; but a stop fails the call."""
+    """Return the error of a server as its answer; but `ClientStopped` fails the call as a whole."""
     error = failure.value
     return error if isinstance(error, GearmanError) and not isinstance(error, ClientStopped) else failure
 
@@ -259,6 +257,6 @@ def _sorted(addresses: list[str], answers: list[T | GearmanError]) -> Answers[T]
 
 def _check_limit(limit: int) -> None:
     if type(limit) is not int:
-        raise TypeError(f"a limit must be int, not {type(limit).__name__}")
+        raise TypeError(f"limit must be int, not {type(limit).__name__}")
     if not 0 <= limit <= text.MAX_QUEUE:
-        raise ValueError(f"a limit must be from 0 to {text.MAX_QUEUE}, not {limit}")
+        raise ValueError(f"limit must be from 0 to {text.MAX_QUEUE}, not {limit}")

@@ -1,15 +1,15 @@
-"""The text protocol of job servers: what is asked, and what the answers mean. It does no input and no output.
+"""The text protocol of job servers: commands, and the parsers of their answers. Does no I/O.
 
-A `Command` is one line to a server and the parser of its answer::
+A `Command` is a line to send to a server and the parser of its answer::
 
     >>> STATUS.line
     b'status'
     >>> STATUS.parse(b"sandbox\\tresize\\t3\\t1\\t2\\n.\\n")
     (FunctionStatus(function=b'sandbox\\tresize', total=3, running=1, workers=2),)
 
-Names are bytes and are printed raw, so that a row may hold any TABs, spaces and newlines besides its own
-(docs/gearman.md §11). So the numbers of a row are read from its end, and a line that has none is the start of the next
-one. What is left to doubt is told at `WorkerInfo` and `UNIQUE_JOBS`.
+Servers print names raw, so that a row may have TABs, spaces and newlines in addition to its own (docs/gearman.md §11).
+So the numbers of a row are parsed from its end, and a line without numbers belongs to the row on the next line.
+`WorkerInfo` and `UNIQUE_JOBS` note what remains ambiguous.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ __all__ = [
 T = TypeVar("T")
 
 MAX_QUEUE: Final = 2**31 - 1
-"""The largest limit of a queue; servers keep it in a C ``int``."""
+"""The largest limit of a queue: servers store it in a C ``int``."""
 
 
-# What servers tell.
+# Answers.
 
 
 @dataclass(frozen=True)
 class Named:
-    """Something that is told of a function.
+    """Base of answers about a function.
 
-    :ivar function: the function's name as it goes over the wire: with its prefix.
+    :ivar function: name of the function as the server has it: with its prefix.
     """
 
     function: bytes
 
     @property
     def prefix(self) -> bytes:
-        """What stands before the first TAB of the name; empty if there is none."""
+        """The part of the name before its first TAB; empty if there is none."""
         before, tab, _ = self.function.partition(b"\t")
         return before if tab else b""
 
@@ -78,11 +78,12 @@ class Named:
 
 @dataclass(frozen=True)
 class FunctionStatus(Named):
-    """A function's jobs and workers.
+    """Numbers of jobs and workers of a function.
 
-    :ivar total: its jobs, queued and running. gearmand counts those whose client has left, too, until a worker asks.
-    :ivar running: those that a worker has.
-    :ivar workers: workers that offer it, busy ones too.
+    :ivar total: number of jobs, queued and running. gearmand also counts jobs whose client has disconnected, until a
+        worker asks for a job.
+    :ivar running: number of jobs that a worker has.
+    :ivar workers: number of workers that offer the function, including busy ones.
     """
 
     total: int
@@ -91,16 +92,16 @@ class FunctionStatus(Named):
 
     @property
     def queued(self) -> int:
-        """Jobs that wait for a worker."""
+        """Number of jobs that wait for a worker."""
         return self.total - self.running
 
 
 @dataclass(frozen=True)
 class PriorityStatus(Named):
-    """A function's queues, and its workers.
+    """Lengths of the queues of a function, and the number of its workers.
 
-    :ivar high, normal, low: jobs that wait in each queue.
-    :ivar workers: workers that offer it.
+    :ivar high, normal, low: number of jobs in each queue.
+    :ivar workers: number of workers that offer the function.
     """
 
     high: int
@@ -111,15 +112,15 @@ class PriorityStatus(Named):
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """One connection to a server: a worker's, or any other.
+    """A connection to a server: of a worker, or any other.
 
-    The protocol sets nothing between a name and the next but a space, so that a function with a space in its name
-    is told as two. A client id with " : " in it is read right, a function called ":" is not.
+    Names are separated by spaces only, so that a function with a space in its name appears as two. A client id with
+    " : " in it is parsed correctly, a function named ":" is not.
 
     :ivar number: the server's number of the connection.
-    :ivar address: where it comes from, in the server's words. gearmand prints nonsense for IPv6 (C4).
-    :ivar client_id: what it calls itself; ``b"-"`` if it has not said.
-    :ivar functions: what it offers; nothing unless it is a worker.
+    :ivar address: the peer's address, as the server prints it. gearmand does not print IPv6 addresses correctly (C4).
+    :ivar client_id: the id that the peer has set; ``b"-"`` if it has not.
+    :ivar functions: the functions that it offers; empty unless it is a worker.
     """
 
     number: int
@@ -130,12 +131,12 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class JobInfo:
-    """A job that a server has.
+    """A job on a server.
 
-    :ivar handle: its handle; with the server's address, a `JobHandle`.
-    :ivar retries: how often a worker was lost with it.
-    :ivar ignored: nobody waits for it any more, and it will be dropped rather than run.
-    :ivar stored: it is in the server's queue store: a background job.
+    :ivar handle: the handle; together with the server's address, a `JobHandle`.
+    :ivar retries: how often a worker disconnected while it ran the job.
+    :ivar ignored: whether no client waits for it any more, so that it will be dropped instead of run.
+    :ivar stored: whether it is in the server's persistent queue, as background jobs are.
     """
 
     handle: bytes
@@ -144,16 +145,16 @@ class JobInfo:
     stored: bool
 
 
-# How to read it.
+# Parsers.
 
 
 @dataclass(frozen=True)
 class Command(Generic[T]):
-    """A line to a server, and what its answer means.
+    """A line to send to a server, and the parser of its answer.
 
-    :ivar line: without its end.
-    :ivar parse: reads the answer. Raises `ServerError` for a refusal, `ProtocolError` for what is no answer.
-    :ivar is_last: whether the server closes the connection after it.
+    :ivar line: the line without its end.
+    :ivar parse: parses the answer. Raises `ServerError` if the server refused, `ProtocolError` if it is no answer.
+    :ivar is_last: whether the server closes the connection after its answer.
     """
 
     line: bytes
@@ -169,19 +170,19 @@ _WORKER: Final = re.compile(rb"(\d+) (\S*) ", re.ASCII)
 
 
 def _refused(text: bytes) -> NoReturn:
-    """Tell what a server said instead of an answer."""
+    """Raise the error for a text that is not the expected answer."""
     match = _ERR.fullmatch(text)
     if match is None:
-        raise ProtocolError(f"not an answer to this command: {text[:200]!r}")
-    said = display_text(match[1])
-    code, _, explanation = said.partition(" ")
+        raise ProtocolError(f"received text that does not answer this command: {text[:200]!r}")
+    message = display_text(match[1])
+    code, _, explanation = message.partition(" ")
     if _CODE.fullmatch(code):
         raise ServerError(code, unquote_plus(explanation))
-    raise ServerError("ERR", said)  # gearmand has no code for some
+    raise ServerError("ERR", message)  # some errors of gearmand have no code
 
 
 def _lines(text: bytes) -> list[bytes]:
-    """The lines of a list, without its last: a dot alone."""
+    """Split a list into lines, without the last one: a dot."""
     lines = text.split(b"\r\n" if text.endswith(b".\r\n") else b"\n")
     if lines[-2:] != [b".", b""]:
         _refused(text)
@@ -189,9 +190,9 @@ def _lines(text: bytes) -> list[bytes]:
 
 
 def _rows(text: bytes, numbers: int) -> list[tuple[bytes, list[int]]]:
-    """Read a list whose rows are a name and as many numbers, with TABs between them."""
+    """Parse a list whose rows have a name and as many numbers, separated by TABs."""
     rows: list[tuple[bytes, list[int]]] = []
-    begun: list[bytes] = []  # lines of a name that is not at its end
+    begun: list[bytes] = []  # lines of an incomplete row
     for line in _lines(text):
         begun.append(line)
         head, *fields = line.rsplit(b"\t", numbers)
@@ -200,7 +201,7 @@ def _rows(text: bytes, numbers: int) -> list[tuple[bytes, list[int]]]:
             rows.append((b"\n".join(begun), [int(field) for field in fields]))
             begun = []
     if begun:
-        raise ProtocolError(f"a row without its numbers: {begun!r:.200}")
+        raise ProtocolError(f"received a row without its numbers: {begun!r:.200}")
     return rows
 
 
@@ -227,9 +228,9 @@ def _workers(text: bytes) -> tuple[WorkerInfo, ...]:
         if _WORKER.match(line):
             rows.append(line)
         elif rows:
-            rows[-1] += b"\n" + line  # a client id or a function has a newline
+            rows[-1] += b"\n" + line  # a client id or function has a newline in it
         else:
-            raise ProtocolError(f"not a row about a worker: {line[:200]!r}")
+            raise ProtocolError(f"received a row that is not of a worker: {line[:200]!r}")
     return tuple(map(_worker, rows))
 
 
@@ -238,7 +239,7 @@ def _worker(row: bytes) -> WorkerInfo:
     assert match is not None
     client_id, colon, functions = (row[match.end() :] + b" ").rpartition(b" : ")
     if not colon:
-        raise ProtocolError(f"not a row about a worker: {row[:200]!r}")
+        raise ProtocolError(f"received a row that is not of a worker: {row[:200]!r}")
     names = tuple(name for name in functions.split(b" ") if name)
     return WorkerInfo(int(match[1]), display_text(match[2]), client_id, names)
 
@@ -262,22 +263,23 @@ def _ok(text: bytes) -> None:
         _refused(text)
 
 
-# What can be asked.
+# Commands.
 
 STATUS: Final = Command(b"status", _status)
 PRIORITY_STATUS: Final = Command(b"prioritystatus", _priority_status)
 WORKERS: Final = Command(b"workers", _workers)
 JOBS: Final = Command(b"show jobs", _jobs)
 UNIQUE_JOBS: Final = Command(b"show unique jobs", _unique_jobs)
-"""One per job; empty for a job without one. A unique with a newline in it is told as two."""
+"""The uniques of all jobs; empty for a job without one. A unique with a newline in it appears as two."""
 VERSION: Final = Command(b"version", _value)
 PID: Final = Command(b"getpid", _number)
 VERBOSITY: Final = Command(b"verbose", _value)
 
 
 def max_queue(function: bytes, limits: Iterable[int]) -> Command[None]:
-    """
-    :param function: as it goes over the wire.
+    """Make the command that limits the queues of a function.
+
+    :param function: the name with its prefix.
     :param limits: for HIGH, NORMAL and LOW.
     """
     numbers = b" ".join(b"%d" % limit for limit in limits)
@@ -285,22 +287,25 @@ def max_queue(function: bytes, limits: Iterable[int]) -> Command[None]:
 
 
 def create_function(function: bytes) -> Command[None]:
-    """
-    :param function: as it goes over the wire.
+    """Make the command that creates a function.
+
+    :param function: the name with its prefix.
     """
     return Command(b"create function " + _word("function", function_bytes(function)), _ok)
 
 
 def drop_function(function: bytes) -> Command[None]:
-    """
-    :param function: as it goes over the wire.
+    """Make the command that deletes a function.
+
+    :param function: the name with its prefix.
     """
     return Command(b"drop function " + _word("function", function_bytes(function)), _ok)
 
 
 def cancel_job(handle: bytes) -> Command[None]:
-    """
-    :param handle: as the server gave it.
+    """Make the command that drops a job.
+
+    :param handle: the handle, as the server sent it.
     """
     word = _word("handle", name_bytes("handle", handle, MAX_HANDLE))
     if not word:
@@ -309,15 +314,19 @@ def cancel_job(handle: bytes) -> Command[None]:
 
 
 def shutdown(*, graceful: bool) -> Command[None]:
-    """
-    :param graceful: let jobs that run come to their end.
+    """Make the command that shuts a server down.
+
+    :param graceful: whether running jobs may finish first.
     """
     return Command(b"shutdown graceful" if graceful else b"shutdown", _ok, is_last=True)
 
 
 def _word(what: str, value: bytes) -> bytes:
-    """Refuse what would not reach the server as one word. With one word each, no line here is too long for a server,
-    nor has it too many words: for both it closes the connection (docs/gearman.md §11)."""
+    """Check that a value reaches the server as one word.
+
+    So no line is too long for a server, nor has too many words: in both cases it would close the connection
+    (docs/gearman.md §11).
+    """
     if any(character in value for character in b" \r\n"):
-        raise ValueError(f"{what} must not have a space or an end of line here: a command is words: {value[:80]!r}")
+        raise ValueError(f"{what} must be without space and end of line in a command, not {value[:80]!r}")
     return value

@@ -1,9 +1,9 @@
-"""An administrator's connection to one job server: lines out, their answers back.
+"""An admin client's connection to one job server: sends lines, and matches the answers to them.
 
-The text protocol does not say where an answer ends: that depends on the command, a job's unique may look like the end
-of a list (M7), and geard answers most commands with silence. But a server takes binary packets on the same
-connection, and answers all in order. So each line is followed by a *fence* as in `connection`, and the text that comes
-before the fence's answer is the answer to the line; where there is none, the server does not know the command.
+The text protocol does not mark the end of an answer: it depends on the command, a job's unique may look like the end of
+a list (M7), and geard does not answer most commands. But servers accept binary packets on the same connection, and
+answer everything in order. So each line is followed by a *fence* as in `connection.protocol`: the text received before
+the answer to the fence is the answer to the line. If there is none, the server does not know the command.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import Fence, GearmanProtocol, Request
 from ..connection.reactor import Reactor
 from ..errors import ProtocolError, RequestUnsupported
+from ..models import display_text
 from ..packets import GET_STATUS, HEADER_SIZE, STATUS_RES
 
 __all__ = ["AdminFactory", "AdminProtocol"]
 
-_LARGEST_PACKET: Final = 1024  # only answers to fences are due, and perhaps an ERROR
+_MAX_PACKET: Final = 1024  # bytes; only answers to fences are expected, and perhaps an ERROR
 
 
 class TextRequest(Request):
-    """A line, with its fence. Its ``deferred`` fires with a list of one: the text."""
+    """A line, with its fence. The only argument of its answer is the text."""
 
     __slots__ = ("is_last", "line")
 
@@ -36,7 +37,7 @@ class TextRequest(Request):
 
 
 class AdminProtocol(GearmanProtocol):
-    """An administrator's connection to one job server. `AdminFactory` makes them."""
+    """An admin client's connection to one job server, made by an `AdminFactory`."""
 
     factory: AdminFactory
 
@@ -44,31 +45,31 @@ class AdminProtocol(GearmanProtocol):
         super().__init__(reactor, connection_options)
         self._text: list[bytes] = []
         self._size = 0  # of the text so far
-        self._packet = b""  # what has come of one
+        self._packet = b""  # the beginning of an incomplete packet
         self._received = 0
 
     def ask(self, line: bytes, *, is_last: bool = False) -> Deferred[bytes]:
         """Send a command.
 
-        :param line: without its end.
-        :param is_last: the server may close the connection after its answer.
-        :return: fires with the text of the answer. Fails with `RequestUnsupported` if the
-            server leaves it without one, or with what ended the connection. Cancelled, it is forgotten.
+        :param line: the command, without the end of the line.
+        :param is_last: whether the server may close the connection after its answer.
+        :return: fires with the text of the answer. Fails with `RequestUnsupported` if the server does not answer, or
+            with the error that ended the connection. Cancelling it only ignores the answer.
         """
         if self.error is not None:
             return fail(self.error)
         request = TextRequest(line, is_last=is_last)
-        # CRLF: after an LF alone, gearmand creates a function whose name is too short.
+        # CRLF: with LF alone, gearmand cuts off the last byte of the name in "create function".
         self.send(request, line + b"\r\n" + GET_STATUS.request(Fence.subject))
         text: Deferred[bytes] = request.deferred.addCallback(lambda arguments: arguments[0])
         return text
 
     @property
     def progress(self) -> int:
-        """A number that changes with each byte: a long list may take its time."""
+        """Number that changes with each byte, since a long list may take long."""
         return self._received
 
-    # What the server says.
+    # Received data.
 
     def dataReceived(self, data: bytes) -> None:
         self._received += len(data)
@@ -85,21 +86,26 @@ class AdminProtocol(GearmanProtocol):
         self._text.append(text)
         self._size += len(text)
         if not (self._outstanding and isinstance(self._outstanding[0], TextRequest)):
-            self.abort(ProtocolError(f"text that answers nothing: {text[:200]!r}"))
+            self.abort(ProtocolError(f"received text that answers no command: {text[:200]!r}"))
         elif self._size > self.connection_options.max_packet_size:
             limit = self.connection_options.max_packet_size
-            self.abort(ProtocolError(f"an answer of {self._size} bytes and more; max_packet_size is {limit}"))
+            self.abort(
+                ProtocolError(f"received an answer of more than max_packet_size={limit} bytes: {self._size} so far")
+            )
 
     def _packet_received(self, data: bytes) -> bytes:
-        """Go on with a packet; return what is behind it."""
+        """Receive a packet, or a part of it.
+
+        :return: the data after the packet.
+        """
         held = self._packet + data
         size = HEADER_SIZE + int.from_bytes(held[8:HEADER_SIZE], "big")
-        if len(held) < HEADER_SIZE or len(held) < size <= _LARGEST_PACKET:
+        if len(held) < HEADER_SIZE or len(held) < size <= _MAX_PACKET:
             self._packet = held
             return b""
         self._packet = b""
-        if size > _LARGEST_PACKET:
-            self.abort(ProtocolError(f"a packet of {size} bytes where text was due: {held[:HEADER_SIZE]!r}"))
+        if size > _MAX_PACKET:
+            self.abort(ProtocolError(f"received a packet of {size} bytes when text was due: {held[:HEADER_SIZE]!r}"))
         super().dataReceived(held[:size])
         return held[size:]
 
@@ -111,7 +117,7 @@ class AdminProtocol(GearmanProtocol):
         if text:
             request.succeed([text])
         else:
-            request.fail(RequestUnsupported(f"this server leaves '{request.line.decode(errors='replace')}' unanswered"))
+            request.fail(RequestUnsupported(f"this server does not answer the command {display_text(request.line)!r}"))
 
     def request_lost(self, request: object, error: Exception) -> None:
         text = self._take_text()
@@ -128,7 +134,7 @@ class AdminProtocol(GearmanProtocol):
 
 
 class AdminFactory(GearmanFactory[AdminProtocol]):
-    """Keeps an administrator's connection to one job server."""
+    """Factory that keeps an admin client's connection to one job server."""
 
     protocol = AdminProtocol
 

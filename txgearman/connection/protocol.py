@@ -168,8 +168,8 @@ class GearmanProtocol(Protocol):
     :ivar certificate_fault: what is wrong with the server's certificate; empty if nothing is, or without TLS.
     :ivar ready: whether the server has sent a good answer on this connection.
     :ivar error: the error that ended the connection; None while it can be used.
-    :ivar corks: whether packets written while data is received are sent together at its end. In-memory transports may
-        deliver the first of them before, and so get each at once.
+    :ivar corks: whether packets written while data is handled are sent together at its end. Only over TCP, since a
+        callback may advance an in-memory wire meanwhile.
     :ivar writing_paused: whether the write buffer is full, so that callers should hold back.
     :ivar reading_paused: whether the connection has stopped reading.
     :ivar answer_probe: checks that the server makes progress while an answer is due.
