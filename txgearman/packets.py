@@ -1,17 +1,17 @@
-"""The wire: Gearman's binary packets, as bytes and back. It does no input and no output.
+"""The binary codec: encodes and decodes Gearman's packets. Does no I/O.
 
-A packet is 12 bytes of header (magic, type, size of the body; big-endian) and a body: the arguments, separated by
-NUL, of which only the last one may hold a NUL, since it runs to the end of the packet.
+A packet has a header of 12 bytes (magic, type, size of the body; big-endian) and a body: the arguments, separated by
+NUL. Only the last argument may contain a NUL, since it extends to the end of the packet.
 
-One row per packet type in the table below drives encoding, decoding and the tests::
+The table below has one row for each packet type, which drives encoding, decoding and the tests::
 
     >>> SUBMIT_JOB.request(b"reverse", b"", b"abc")
     b'\\x00REQ\\x00\\x00\\x00\\x07\\x00\\x00\\x00\\x0creverse\\x00\\x00abc'
     >>> Decoder(RES).feed(JOB_CREATED.response(b"H:host:1"))
     [(JOB_CREATED, [b'H:host:1'])]
 
-The same codec serves clients, workers and servers. Numbers such as H6 or M2 are those of
-docs/what-servers-do.md, which lists what servers were measured to do.
+The same codec serves clients, workers and servers. Numbers such as H6 or M2 refer to docs/what-servers-do.md, which
+lists the measured behaviour of servers.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ RES: Final = b"\0RES"
 HEADER_SIZE: Final = 12
 
 MAX_PACKET_SIZE: Final = 512 * 1024 * 1024
-"""The default limit of a body, in bytes: twice the largest payload that was seen to go there and back through job
-servers (docs/gearman.md §10). A header that announces more is nonsense, or an attack on our memory."""
+"""Default limit of the body of a packet in bytes: twice the largest payload that was measured to pass through job
+servers and back (docs/gearman.md §10). A header that announces more is corrupt, or an attempt to exhaust memory."""
 
 _WIRE_LIMIT: Final = 0xFFFFFFFF  # the size is a 32-bit number
 
@@ -99,15 +99,15 @@ def _word(magic: bytes, number: int) -> int:
 
 
 class PacketType:
-    """One row of the table. Compared and hashed by identity: each type is there once.
+    """A type of packets: one row of the table. There is one object for each type.
 
-    :ivar number: its number on the wire.
-    :ivar name: its name in the protocol.
-    :ivar arguments: the names of its arguments, in order.
-    :ivar count: how many they are.
-    :ivar cuts: how many NULs divide them.
-    :ivar request_header: encodes the header of a packet for the server, by the number of bytes of its body, for those
-        who put the body together themselves.
+    :ivar number: the number of the type on the wire.
+    :ivar name: the name in the protocol.
+    :ivar arguments: the names of the arguments, in order.
+    :ivar count: the number of arguments.
+    :ivar cuts: the number of NULs between them.
+    :ivar request_header: encodes the header of a packet to the server from the size of its body, for callers that
+        assemble the body themselves.
     """
 
     __slots__ = ("_request_word", "_response_word", "arguments", "count", "cuts", "name", "number", "request_header")
@@ -126,15 +126,15 @@ class PacketType:
         return self.name
 
     def request(self, *arguments: bytes) -> bytes:
-        """Encode a packet of this type for the server.
+        """Encode a packet of this type to the server.
 
-        :raises ValueError: the number of arguments is wrong, an argument other than the last has a NUL, or the
-            packet is longer than its header can tell.
+        :raises ValueError: the number of arguments is wrong, an argument other than the last has a NUL, or the body is
+            larger than the header can express.
         """
         return self._encode(self._request_word, arguments)
 
     def response(self, *arguments: bytes) -> bytes:
-        """Encode a packet of this type from the server. Raises as `request` does."""
+        """Encode a packet of this type from the server. Raises as `request`."""
         return self._encode(self._response_word, arguments)
 
     def _encode(self, word: int, arguments: tuple[bytes, ...]) -> bytes:
@@ -154,7 +154,7 @@ class PacketType:
 
 
 PACKET_TYPES: dict[int, PacketType] = {}
-"""Every packet type by its number."""
+"""All packet types, by number."""
 
 
 def _row(number: int, name: str, *arguments: str) -> PacketType:
