@@ -55,7 +55,7 @@ async def refusal(deferred: Deferred[Answers[Any]]) -> tuple[str, str]:
     return error.value.code, error.value.text
 
 
-# What gearmand tells.
+# Queries.
 
 
 async def test_status(admin: GearmanAdmin, client: GearmanClient) -> None:
@@ -105,14 +105,14 @@ async def test_m7_unique_jobs(admin: GearmanAdmin, client: GearmanClient) -> Non
     assert sorted((await admin.unique_jobs()).one()) == [b"", b".", b"aaa", b"u"]
 
 
-async def test_what_it_tells_of_itself(gearmand: Gearmand, admin: GearmanAdmin) -> None:
+async def test_version_pid_and_verbosity(gearmand: Gearmand, admin: GearmanAdmin) -> None:
     version, pid, verbosity = admin.version(), admin.pid(), admin.verbosity()
     assert (await version).results == {gearmand.address: gearmand.admin("version")[0].removeprefix("OK ")}
     assert (await pid).one() == int(gearmand.admin("getpid")[0].removeprefix("OK "))
     assert (await verbosity).one() == "ERROR"
 
 
-# What gearmand does.
+# Commands.
 
 
 async def test_a_full_queue(admin: GearmanAdmin, client: GearmanClient) -> None:
@@ -126,12 +126,12 @@ async def test_a_full_queue(admin: GearmanAdmin, client: GearmanClient) -> None:
     await client.add_task_bg("f", priority=Priority.HIGH)
 
 
-async def test_the_limit_of_an_unknown_function_is_told(admin: GearmanAdmin) -> None:
+async def test_limit_of_unknown_function_is_an_error(admin: GearmanAdmin) -> None:
     """gearmand says OK, and does nothing."""
     assert await refusal(admin.set_max_queue("nope", 1)) == ("", "this server has no function b'nope'")
 
 
-async def test_functions_come_and_go(admin: GearmanAdmin) -> None:
+async def test_functions_are_created_and_dropped(admin: GearmanAdmin) -> None:
     """The name is not cut, as gearmand does behind an LF."""
     (await admin.create_function("newf")).all()
     assert [status.function for status in (await admin.status()).one()] == [b"newf"]
@@ -140,7 +140,7 @@ async def test_functions_come_and_go(admin: GearmanAdmin) -> None:
     assert await refusal(admin.drop_function("newf")) == ("ERR", "function not found")
 
 
-async def test_a_function_that_is_busy_stays(gearmand: Gearmand, admin: GearmanAdmin) -> None:
+async def test_function_with_workers_is_not_dropped(gearmand: Gearmand, admin: GearmanAdmin) -> None:
     worker = await connect_worker(gearmand.port, b"f")
     assert await worker.settled
     assert await refusal(admin.drop_function("f")) == (
@@ -186,7 +186,7 @@ async def test_hundreds_of_calls_share_a_connection(admin: GearmanAdmin) -> None
 # geard, and several servers.
 
 
-async def test_geard_is_silent_and_that_is_told(geard: Geard) -> None:
+async def test_unanswered_commands_of_geard_are_unsupported(geard: Geard) -> None:
     """At once, not by a time-out."""
     async with GearmanAdmin([geard.address], server_timeout=50.0) as admin:
         assert await refusal(admin.version()) == ("", "this server does not answer the command 'version'")
@@ -232,7 +232,7 @@ async def test_each_server_has_its_answer_or_its_error(gearmand: Gearmand, geard
 # In memory.
 
 
-def test_it_connects_again(logged_failures: object) -> None:
+def test_admin_reconnects(logged_failures: object) -> None:
     server = MemoryJobServer()
     admin = GearmanAdmin([server.endpoint()], reactor=server.clock)
     assert server.result_of(admin.status()).one() == ()
@@ -252,7 +252,7 @@ def memory() -> tuple[Clock, MemoryEndpoint, GearmanAdmin]:
 
 
 @pytest.mark.guarantee(number=10)
-def test_a_dead_server_is_told_and_dropped() -> None:
+def test_dead_server_is_reported_and_dropped() -> None:
     clock, endpoint, admin = memory()
     told = outcome(admin.version())
     clock.pump([2.5] * 3)
@@ -265,7 +265,7 @@ def test_a_dead_server_is_told_and_dropped() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_an_answer_that_can_not_be_read_is_an_error_of_its_server() -> None:
+def test_answer_that_can_not_be_parsed_is_error_of_its_server() -> None:
     _, endpoint, admin = memory()
     told = outcome(admin.status())
     endpoint.server.send(b"what?\n", ANSWERED)
@@ -273,7 +273,7 @@ def test_an_answer_that_can_not_be_read_is_an_error_of_its_server() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_stop_fails_what_waits() -> None:
+def test_stop_fails_pending_calls() -> None:
     clock, _, admin = memory()
     told = [outcome(call) for call in (admin.status(), admin.cancel_job(JobHandle("endpoint:0", b"H:x:1")))]
     stopped = outcome(admin.stopService())
@@ -285,7 +285,7 @@ def test_a_stop_fails_what_waits() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_it_starts_anew_after_a_stop() -> None:
+def test_admin_can_be_restarted() -> None:
     clock, endpoint, admin = memory()
     admin.startService()
     admin.startService()
@@ -299,7 +299,7 @@ def test_it_starts_anew_after_a_stop() -> None:
     admin.stopService()
 
 
-def test_job_servers_may_change() -> None:
+def test_job_servers_can_be_replaced() -> None:
     """A server that leaves gives its answer before it is disconnected."""
     clock, endpoint, admin = memory()
     told = outcome(admin.version())
@@ -317,7 +317,7 @@ def test_job_servers_may_change() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_cancelled_call_is_forgotten() -> None:
+def test_answer_to_cancelled_call_is_ignored() -> None:
     _, endpoint, admin = memory()
     call = admin.version()
     told = outcome(call)
@@ -329,7 +329,7 @@ def test_a_cancelled_call_is_forgotten() -> None:
     admin.stopService()
 
 
-def test_the_answer_to_a_shutdown_is_one_though_the_server_is_gone() -> None:
+def test_answer_to_shutdown_counts_though_connection_closes() -> None:
     """As perl's does."""
     _, endpoint, admin = memory()
     told = outcome(admin.shutdown())
@@ -354,7 +354,7 @@ def test_the_answer_to_a_shutdown_is_one_though_the_server_is_gone() -> None:
         lambda admin: GearmanAdmin(["127.0.0.1"], server_timeout=0),
     ],
 )
-def test_what_can_not_be_sent_is_told_at_the_call(call: Any) -> None:
+def test_invalid_values_are_refused_at_the_call(call: Any) -> None:
     _, endpoint, admin = memory()
     with pytest.raises(ValueError):  # each has a text of its own
         call(admin)
@@ -371,7 +371,7 @@ def test_what_can_not_be_sent_is_told_at_the_call(call: Any) -> None:
         lambda admin: admin.cancel_job("H:x:1"),
     ],
 )
-def test_what_is_of_a_wrong_type_is_told_at_the_call(call: Any) -> None:
+def test_wrong_types_are_refused_at_the_call(call: Any) -> None:
     _, endpoint, admin = memory()
     with pytest.raises(TypeError):
         call(admin)

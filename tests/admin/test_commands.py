@@ -80,19 +80,19 @@ def by_line(command: Any) -> str:
     ],
     ids=label,
 )
-def test_what_servers_answer(command: text.Command[Any], answer: bytes, result: object) -> None:
+def test_answers_of_servers_are_parsed(command: text.Command[Any], answer: bytes, result: object) -> None:
     assert command.parse(answer) == result
 
 
 @pytest.mark.parametrize("command", LISTS, ids=by_line)
 @pytest.mark.parametrize("answer", [b".\n", b".\r\n"])
-def test_an_empty_list(command: text.Command[Any], answer: bytes) -> None:
+def test_empty_list(command: text.Command[Any], answer: bytes) -> None:
     assert command.parse(answer) == ()
 
 
 @pytest.mark.parametrize("command", DEEDS, ids=by_line)
 @pytest.mark.parametrize("answer", [b"OK\r\n", b"OK\n", b"OK \r\n"])
-def test_done(command: text.Command[Any], answer: bytes) -> None:
+def test_ok(command: text.Command[Any], answer: bytes) -> None:
     assert command.parse(answer) is None
 
 
@@ -108,7 +108,7 @@ def test_done(command: text.Command[Any], answer: bytes) -> None:
         (b"ERR\n", "ERR", ""),
     ],
 )
-def test_a_refusal_is_a_server_error(command: text.Command[Any], answer: bytes, code: str, explanation: str) -> None:
+def test_refusal_is_a_server_error(command: text.Command[Any], answer: bytes, code: str, explanation: str) -> None:
     with pytest.raises(ServerError) as refusal:
         command.parse(answer)
     assert (refusal.value.code, refusal.value.text) == (code, explanation)
@@ -118,7 +118,7 @@ def test_a_refusal_is_a_server_error(command: text.Command[Any], answer: bytes, 
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"OK", b"ERR UNKNOWN", b"ERR a\nERR b\n", b"\n"]
 )
-def test_what_is_no_answer_is_a_protocol_error(command: text.Command[Any], answer: bytes) -> None:
+def test_text_that_is_no_answer_is_a_protocol_error(command: text.Command[Any], answer: bytes) -> None:
     with pytest.raises(ProtocolError):
         command.parse(answer)
 
@@ -135,7 +135,7 @@ def test_what_is_no_answer_is_a_protocol_error(command: text.Command[Any], answe
         (text.create_function(b"f"), b"OK 1\n"),
     ],
 )
-def test_a_row_that_can_not_be_read_is_a_protocol_error(command: text.Command[Any], answer: bytes) -> None:
+def test_row_that_can_not_be_parsed_is_a_protocol_error(command: text.Command[Any], answer: bytes) -> None:
     with pytest.raises(ProtocolError):
         command.parse(answer)
 
@@ -159,7 +159,7 @@ def reads_back(rows: list[tuple[Any, ...]]) -> bool:
 
 @pytest.mark.guarantee(number=15)
 @given(st.lists(st.tuples(names, numbers, numbers, numbers)).filter(reads_back))
-def test_rows_come_out_as_they_went_in(rows: list[tuple[bytes, int, int, int]]) -> None:
+def test_rows_are_parsed_as_printed(rows: list[tuple[bytes, int, int, int]]) -> None:
     """Whatever TABs, spaces and carriage returns the names have."""
     answer = b"".join(b"%b\t%d\t%d\t%d\n" % row for row in rows) + b".\n"
     assert text.STATUS.parse(answer) == tuple(FunctionStatus(*row) for row in rows)
@@ -170,7 +170,7 @@ lines = st.text("ab \t\n.").map(str.encode)
 
 @pytest.mark.guarantee(number=15)
 @given(st.lists(st.tuples(lines, numbers, numbers, numbers), max_size=5))
-def test_names_of_several_lines_come_out_as_they_went_in(rows: list[tuple[bytes, int, int, int]]) -> None:
+def test_names_with_newlines_are_parsed_as_printed(rows: list[tuple[bytes, int, int, int]]) -> None:
     """No line of these names looks like the end of a row, as they have no digits."""
     answer = b"".join(b"%b\t%d\t%d\t%d\n" % row for row in rows) + b".\n"
     assert text.STATUS.parse(answer) == tuple(FunctionStatus(*row) for row in rows)
@@ -183,7 +183,7 @@ workers = st.tuples(numbers, st.ip_addresses(v=4).map(str), ids, st.lists(words)
 
 @pytest.mark.guarantee(number=15)
 @given(st.lists(workers))
-def test_workers_come_out_as_they_went_in(rows: list[tuple[int, str, bytes, list[bytes]]]) -> None:
+def test_workers_are_parsed_as_printed(rows: list[tuple[int, str, bytes, list[bytes]]]) -> None:
     """Ids with spaces and colons, functions with TABs."""
     answer = b"".join(
         b"%d %b %b :%b\n" % (number, address.encode(), client_id, b"".join(b" " + name for name in functions))
@@ -197,7 +197,7 @@ def test_workers_come_out_as_they_went_in(rows: list[tuple[int, str, bytes, list
     ("function", "prefix", "name"),
     [(b"f", b"", b"f"), (b"p\tf", b"p", b"f"), (b"p\tf\tg", b"p", b"f\tg"), (b"\tf", b"", b"f"), (b"p\t", b"p", b"")],
 )
-def test_the_prefix_of_a_name(function: bytes, prefix: bytes, name: bytes) -> None:
+def test_prefix_of_a_name(function: bytes, prefix: bytes, name: bytes) -> None:
     for record in (FunctionStatus(function, 3, 1, 0), PriorityStatus(function, 0, 0, 0, 0)):
         assert (record.prefix, record.name) == (prefix, name)
 
@@ -206,7 +206,7 @@ def test_queued_jobs_are_those_that_do_not_run() -> None:
     assert FunctionStatus(b"f", 3, 1, 1).queued == 2
 
 
-def test_the_lines() -> None:
+def test_lines_of_commands() -> None:
     assert [command.line for command in EVERYTHING] == [
         b"status",
         b"prioritystatus",
@@ -229,14 +229,14 @@ def test_the_lines() -> None:
     ]
 
 
-def test_a_name_may_have_a_prefix_and_any_letters() -> None:
+def test_name_can_have_a_prefix_and_any_letters() -> None:
     name = "päfix\tfünction\v\f".encode() + b"\xff"
     assert text.create_function(name).line == b"create function " + name
 
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("name", [b"", b"a b", b"a\nb", b"a\rb", b"a\0b", b" ", b"x" * (MAX_FUNCTION + 1)])
-def test_what_is_not_one_word_is_refused(name: bytes) -> None:
+def test_value_that_is_not_one_word_is_refused(name: bytes) -> None:
     """It would be another command, or close the connection."""
     for make in (text.create_function, text.drop_function, lambda name: text.max_queue(name, [1, 1, 1])):
         with pytest.raises(ValueError, match=r"^function "):

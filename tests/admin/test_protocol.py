@@ -51,14 +51,14 @@ class ServerConnection:
         return data
 
 
-def test_a_line_goes_out_with_a_fence() -> None:
+def test_line_is_sent_with_a_fence() -> None:
     """CRLF: behind an LF alone, gearmand creates a function with a shorter name."""
     connection = ServerConnection()
     connection.ask(b"create function f")
     assert connection.written() == b"create function f\r\n" + FENCE
 
 
-def test_the_text_before_the_fence_is_the_answer() -> None:
+def test_text_before_answer_to_fence_is_the_answer() -> None:
     connection = ServerConnection()
     told = connection.ask(b"status")
     connection.server.send(b"f\t0\t0\t0\n.\n")
@@ -76,7 +76,7 @@ def test_lines_are_pipelined_and_answered_in_order() -> None:
 
 
 @pytest.mark.guarantee(number=15)
-def test_any_fragmentation_is_the_same() -> None:
+def test_answers_are_intact_in_any_fragmentation() -> None:
     connection = ServerConnection()
     told = [connection.ask(b"status"), connection.ask(b"version"), connection.ask(b"getpid")]
     for byte in b".\n" + ANSWERED + ANSWERED + b"OK 2\n" + ANSWERED:
@@ -86,7 +86,7 @@ def test_any_fragmentation_is_the_same() -> None:
 
 
 @pytest.mark.guarantee(number=17)
-def test_silence_is_told_at_once_and_shifts_no_answer() -> None:
+def test_unanswered_command_fails_at_once_and_shifts_no_answer() -> None:
     """geard answers hardly any command."""
     connection = ServerConnection()
     told = [connection.ask(b"version"), connection.ask(b"status")]
@@ -97,7 +97,7 @@ def test_silence_is_told_at_once_and_shifts_no_answer() -> None:
     assert answer == b".\n"
 
 
-def test_an_error_packet_is_a_server_error() -> None:
+def test_error_packet_is_a_server_error() -> None:
     connection = ServerConnection()
     told = connection.ask(b"version")
     connection.server.send(ERROR.response(b"INVALID_COMMAND", b"no"))
@@ -105,7 +105,7 @@ def test_an_error_packet_is_a_server_error() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_cancelled_command_shifts_no_answer() -> None:
+def test_cancelled_command_shifts_no_answer() -> None:
     connection = ServerConnection()
     first = connection.protocol.ask(b"version")
     told = outcome(first)
@@ -126,14 +126,14 @@ def test_a_cancelled_command_shifts_no_answer() -> None:
         STATUS_RES.response(b"another", b"0", b"0", b"0", b"0"),
     ],
 )
-def test_nonsense_ends_the_connection(nonsense: bytes) -> None:
+def test_garbage_ends_connection(nonsense: bytes) -> None:
     connection = ServerConnection()
     connection.server.send(nonsense)
     assert connection.server.transport.aborted
 
 
 @pytest.mark.guarantee(number=14)
-def test_a_packet_that_is_none_fails_who_waits() -> None:
+def test_invalid_packet_fails_pending_commands() -> None:
     connection = ServerConnection()
     told = connection.ask(b"status")
     connection.server.send(b"f\t1", b"\0RES\0\0\0\x14\xff\xff\xff\xff")
@@ -141,7 +141,7 @@ def test_a_packet_that_is_none_fails_who_waits() -> None:
     assert connection.server.transport.aborted
 
 
-def test_an_answer_of_too_many_bytes_ends_the_connection() -> None:
+def test_too_large_answer_ends_connection() -> None:
     connection = ServerConnection(max_packet_size=1000)
     told = connection.ask(b"status")
     connection.server.send(b"x" * 600)
@@ -153,7 +153,7 @@ def test_an_answer_of_too_many_bytes_ends_the_connection() -> None:
 
 
 @pytest.mark.guarantee(number=10)
-def test_a_server_that_says_no_more_is_dropped() -> None:
+def test_server_that_stops_answering_is_dropped() -> None:
     connection = ServerConnection(server_timeout=5.0)
     told = [connection.ask(b"status"), connection.ask(b"version")]
     connection.clock.pump([2.4, 2.4])
@@ -166,7 +166,7 @@ def test_a_server_that_says_no_more_is_dropped() -> None:
 
 
 @pytest.mark.guarantee(number=10)
-def test_what_comes_slowly_is_not_late() -> None:
+def test_slow_answer_is_not_late() -> None:
     connection = ServerConnection(server_timeout=5.0)
     told = connection.ask(b"status")
     for _ in range(3):
@@ -185,7 +185,7 @@ def test_no_timer_runs_while_nothing_is_due() -> None:
     assert connection.clock.getDelayedCalls() == []
 
 
-def test_a_connection_that_goes_fails_what_waits() -> None:
+def test_lost_connection_fails_pending_commands() -> None:
     connection = ServerConnection()
     told = [connection.ask(b"status"), connection.ask(b"shutdown", is_last=True)]
     connection.server.send(b"f\t")
@@ -194,7 +194,7 @@ def test_a_connection_that_goes_fails_what_waits() -> None:
     assert told == [[lost], [lost]]
 
 
-def test_the_answer_to_the_last_command_is_one_without_its_fence() -> None:
+def test_answer_to_last_command_needs_no_fence() -> None:
     """perl's server answers to a shutdown, and closes."""
     connection = ServerConnection()
     told = connection.ask(b"shutdown", is_last=True)
@@ -204,7 +204,7 @@ def test_the_answer_to_the_last_command_is_one_without_its_fence() -> None:
     assert told == [b"OK\n"]
 
 
-def test_after_its_end_a_connection_takes_no_more() -> None:
+def test_closed_connection_refuses_commands() -> None:
     connection = ServerConnection()
     protocol = connection.protocol
     connection.factory.stop(ClientStopped())
@@ -213,7 +213,7 @@ def test_after_its_end_a_connection_takes_no_more() -> None:
     assert connection.clock.getDelayedCalls() == []
 
 
-def test_a_callback_may_stop_it_in_the_middle() -> None:
+def test_callback_can_end_connection() -> None:
     connection = ServerConnection()
     connection.protocol.ask(b"version").addCallback(lambda _: connection.protocol.abort(ClientStopped()))
     told = connection.ask(b"getpid")

@@ -1,10 +1,9 @@
-"""Addresses, liveness, and the choice of a server, with job servers in memory."""
+"""The pool: liveness, the choice of a server, and changes of the list, with job servers in memory."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
@@ -21,7 +20,6 @@ from zope.interface import implementer
 
 from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
 from txgearman.client.task import Task, TaskOwner
-from txgearman.connection.addresses import parse_address
 from txgearman.connection.factory import ConnectionListener
 from txgearman.connection.pool import ServerInfo, ServerPool, ServerState
 from txgearman.connection.protocol import CLOSE_TIMEOUT
@@ -35,110 +33,11 @@ from ..wire import present
 
 reactor: Any = global_reactor
 
-# Addresses.
-
-
-@pytest.mark.parametrize(
-    ("address", "name", "kind"),
-    [
-        ("10.0.0.1", "10.0.0.1:4730", TCP4ClientEndpoint),
-        ("10.0.0.1:4731", "10.0.0.1:4731", TCP4ClientEndpoint),
-        ("tcp:10.0.0.1:4731", "10.0.0.1:4731", TCP4ClientEndpoint),
-        ("[::1]", "[::1]:4730", TCP6ClientEndpoint),
-        ("[::1]:4731", "[::1]:4731", TCP6ClientEndpoint),
-        ("tcp:[::1]:4731", "[::1]:4731", TCP6ClientEndpoint),
-        ("jobs", "jobs:4730", HostnameEndpoint),
-        ("Jobs.Example.com:4731", "jobs.example.com:4731", HostnameEndpoint),
-        ("tcp:jobs.example.com:4731", "jobs.example.com:4731", HostnameEndpoint),
-        ("tcp:4731", "tcp:4731", HostnameEndpoint),
-        ("tcp", "tcp:4730", HostnameEndpoint),
-        ("unix:/run/gearmand.sock", "unix:/run/gearmand.sock", UNIXClientEndpoint),
-        ("tcp:host=10.0.0.1:port=4731", "tcp:host=10.0.0.1:port=4731", TCP4ClientEndpoint),
-    ],
-)
-def test_an_address_has_a_name_and_an_endpoint(address: str, name: str, kind: type) -> None:
-    told, endpoint = parse_address(address, reactor)
-    assert (told, type(endpoint)) == (name, kind)
-
-
-@pytest.mark.parametrize(
-    ("address", "name"),
-    [
-        ("tls:jobs", "tls:jobs:4730"),
-        ("tls:Jobs:4731", "tls:jobs:4731"),
-        ("tls:10.0.0.1", "tls:10.0.0.1:4730"),
-        ("tls:[::1]", "tls:[::1]:4730"),
-        ("tls:[::1]:4731", "tls:[::1]:4731"),
-        ("tls:4730:4730", "tls:4730:4730"),
-        ("tls:4730", "tls:4730"),  # a host of that name, as with tcp
-    ],
-)
-def test_tls_by_an_address_alone(address: str, name: str) -> None:
-    told, endpoint = parse_address(address, reactor)
-    assert told == name
-    assert IStreamClientEndpoint.providedBy(endpoint)
-
-
-def test_tls_by_description() -> None:
-    """That of an address without options is shown in `test_tls`."""
-    name, endpoint = parse_address("tls:jobs.example.com:4730:timeout=3", reactor)
-    assert name == "tls:jobs.example.com:4730:timeout=3"
-    assert IStreamClientEndpoint.providedBy(endpoint)
-
-
-def test_tls_without_its_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(reactor: object, description: str) -> None:
-        raise NameError("name 'optionsForClientTLS' is not defined")
-
-    monkeypatch.setattr("txgearman.connection.addresses.clientFromString", missing)
-    with pytest.raises(ValueError, match=r"'tls:jobs:4730:timeout=3': TLS needs txgearman\[tls\], which is not"):
-        parse_address("tls:jobs:4730:timeout=3", reactor)
-
-
-@pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize(
-    ("address", "complaint"),
-    [
-        ("", "an address must be .* endpoint, not ''"),
-        ("host:", "an address must be"),
-        ("::1", "an address must be"),
-        ("fe80::1:4730", "an address must be"),
-        ("[::1", "an address must be"),
-        ("a host", "an address must be"),
-        ("host\n", "an address must be"),
-        ("http://host:4730", "an endpoint description must be valid"),
-        ("nonsense:host:1", "an endpoint description must be valid"),
-        ("[jobs]:4730", "the host in brackets must be an IPv6 address, not 'jobs'"),
-        ("host:0", "must be from 1 to 65535"),
-        ("host:65536", "must be from 1 to 65535"),
-    ],
-)
-def test_an_address_that_cannot_be_read(address: str, complaint: str) -> None:
-    with pytest.raises(ValueError, match=f"^job_servers: .*{complaint}"):
-        parse_address(address, reactor)
-
-
-@pytest.mark.guarantee(number=8)
-@given(st.text())
-def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
-    with suppress(ValueError):
-        name, endpoint = parse_address(text, reactor)
-        assert name
-        assert IStreamClientEndpoint.providedBy(endpoint)
-
-
-@pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize("address", [None, 4730, b"host", ("host", 4730)])
-def test_an_address_of_a_wrong_type(address: Any) -> None:
-    with pytest.raises(TypeError, match="job_servers: an address must be str or an IStreamClientEndpoint"):
-        parse_address(address, reactor)
-
-
 # Several servers.
 
 
 class Pool:
-    """Job servers in memory, and what the client's side is told of changes."""
+    """Job servers in memory, a pool of connections to them, and the number of changes that it reported."""
 
     def __init__(self, size: int = 3) -> None:
         self.clock = Clock()
@@ -198,7 +97,7 @@ ALL = ["endpoint:0", "endpoint:1", "endpoint:2"]
         (["host", "tcp:HOST:4730"], ValueError, "job_servers: each address must be different, not 'host:4730' twice"),
     ],
 )
-def test_job_servers_that_cannot_be_meant(job_servers: Any, kind: type[Exception], complaint: str) -> None:
+def test_invalid_job_servers_are_refused(job_servers: Any, kind: type[Exception], complaint: str) -> None:
     pool = Pool()
     with pytest.raises(kind, match=complaint):
         ServerPool(job_servers, reactor, pool.make_factory, pool.changed)
@@ -208,7 +107,7 @@ def test_job_servers_that_cannot_be_meant(job_servers: Any, kind: type[Exception
 @pytest.mark.parametrize(
     "job_servers", [["jobs"], ["tls:jobs:4730:timeout=3"], [TCP4ClientEndpoint(reactor, "jobs", 1)]]
 )
-def test_tls_options_that_would_be_of_no_effect(job_servers: Any) -> None:
+def test_tls_options_without_effect_are_refused(job_servers: Any) -> None:
     """Who forgets the ``tls:`` does not mean plain text."""
     pool = Pool()
     with pytest.raises(ValueError, match="tls must be None if job_servers has no address such as 'tls:host:port'"):
@@ -217,7 +116,7 @@ def test_tls_options_that_would_be_of_no_effect(job_servers: Any) -> None:
 
 
 @pytest.mark.guarantee(number=8)
-def test_servers_without_tls_do_not_take_the_place_of_those_with_it() -> None:
+def test_servers_without_tls_do_not_replace_those_with_tls() -> None:
     pool = Pool()
     servers = ServerPool(["tls:jobs"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())
     with pytest.raises(ValueError, match="tls must be None"):
@@ -236,7 +135,7 @@ def test_tls_options_of_a_wrong_type() -> None:
 
 
 @pytest.mark.guarantee(number=10)
-def test_an_attempt_over_tcp_has_the_time_of_a_connect() -> None:
+def test_connect_timeout_applies_to_tcp_endpoints() -> None:
     """Those of servers that join, too."""
     memory_reactor = MemoryReactorClock()
 
@@ -252,7 +151,7 @@ def test_an_attempt_over_tcp_has_the_time_of_a_connect() -> None:
     ]
 
 
-def test_it_is_known_whether_there_is_but_one_server() -> None:
+def test_only_server_is_set_if_there_is_one_server() -> None:
     pool = Pool(2)
     first, second = pool.servers.addresses
     assert pool.servers.only_server is None
@@ -263,7 +162,7 @@ def test_it_is_known_whether_there_is_but_one_server() -> None:
     assert pool.servers.only_server is None
 
 
-def test_a_server_is_found_by_its_address() -> None:
+def test_server_is_found_by_its_address() -> None:
     pool = Pool()
     assert pool.servers.by_address("endpoint:1").address == "endpoint:1"
     assert len(pool.servers) == 3
@@ -271,8 +170,8 @@ def test_a_server_is_found_by_its_address() -> None:
         pool.servers.by_address("host:1")
 
 
-def test_another_connection_to_a_server() -> None:
-    """It has the same name, and is nobody's choice."""
+def test_clone_of_server_has_its_own_connection() -> None:
+    """It has the same name, and is never chosen."""
     pool = Pool().start()
     changes = pool.changes
     clone_for = pool.servers.by_address("endpoint:1").clone_for(pool.make_factory)
@@ -310,7 +209,7 @@ def test_states_from_start_to_stop() -> None:
 
 
 @pytest.mark.guarantee(number=14)
-def test_a_server_that_speaks_nonsense_is_down_until_it_answers_well() -> None:
+def test_server_that_sends_garbage_is_down_until_a_good_answer() -> None:
     pool = Pool(1).start()
     pool.there[0].send_raw(NOOP.response())
     (info,) = pool.infos()
@@ -324,8 +223,8 @@ def test_a_server_that_speaks_nonsense_is_down_until_it_answers_well() -> None:
     pool.stop()
 
 
-def test_a_server_may_be_started_again_while_the_old_connection_closes() -> None:
-    """What the old connection still tells is not taken for news of the new one."""
+def test_server_can_be_restarted_while_old_connection_closes() -> None:
+    """Events of the old connection are not attributed to the new one."""
     pool = Pool(1).start()
     pool.there[0].fall_silent()
     pool.servers.stop(ClientStopped())
@@ -337,7 +236,7 @@ def test_a_server_may_be_started_again_while_the_old_connection_closes() -> None
     pool.stop()
 
 
-def test_an_attempt_of_a_stopped_start_tells_nothing() -> None:
+def test_connection_of_stopped_start_is_ignored() -> None:
     pool = Pool(1)
     silence = pool.there[0].fall_silent()
     pool.start()
@@ -359,7 +258,7 @@ def test_an_attempt_of_a_stopped_start_tells_nothing() -> None:
 # The choice.
 
 
-def test_without_a_unique_the_least_busy_server_is_chosen() -> None:
+def test_least_busy_server_is_chosen_without_unique() -> None:
     pool = Pool().start()
     for _ in range(30):
         task = Task("work")
@@ -376,7 +275,7 @@ def test_equal_servers_take_turns() -> None:
     pool.stop()
 
 
-def test_a_ready_server_is_not_waited_for_another() -> None:
+def test_ready_server_is_preferred_to_connecting_one() -> None:
     pool = Pool()
     pool.there[0].black_hole_connections()
     pool.there[1].refuse_connections()
@@ -385,7 +284,7 @@ def test_a_ready_server_is_not_waited_for_another() -> None:
     pool.stop()
 
 
-def test_while_one_still_connects_it_is_waited_for_and_no_longer() -> None:
+def test_choice_waits_while_a_server_is_connecting() -> None:
     pool = Pool()
     pool.there[0].fall_silent()
     for server in pool.there[1:]:
@@ -400,7 +299,7 @@ def test_while_one_still_connects_it_is_waited_for_and_no_longer() -> None:
     pool.stop()
 
 
-def test_with_a_unique_the_first_in_rank_is_chosen_and_waited_for() -> None:
+def test_first_in_rank_is_chosen_and_waited_for_with_unique() -> None:
     pool = Pool()
     names = ranked(pool.servers, b"u")
     first, second = (pool.there[ALL.index(name)] for name in names[:2])
@@ -418,7 +317,7 @@ def test_with_a_unique_the_first_in_rank_is_chosen_and_waited_for() -> None:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=63), min_size=1, max_size=50, unique=True))
-def test_the_rank_does_not_depend_on_the_order_of_the_list(uniques: list[bytes]) -> None:
+def test_rank_does_not_depend_on_order_of_list(uniques: list[bytes]) -> None:
     names = ["10.0.0.1", "10.0.0.2", "10.0.0.3:4731", "jobs.example.com"]
 
     there, back = (ServerPool(order, reactor, _unused, _unused) for order in (names, names[::-1]))
@@ -426,7 +325,7 @@ def test_the_rank_does_not_depend_on_the_order_of_the_list(uniques: list[bytes])
         assert ranked(there, unique) == ranked(back, unique)
 
 
-def test_uniques_spread_evenly_and_move_little_when_a_server_leaves() -> None:
+def test_uniques_spread_evenly_and_move_little_when_server_is_removed() -> None:
     """Each of five servers gets its fifth, and only the uniques of the one that leaves move."""
     names = [f"10.0.0.{number}" for number in range(5)]
 
@@ -462,7 +361,7 @@ def outcome(deferred: Deferred[Any]) -> Any:
     return getattr(result, "value", result)
 
 
-def test_a_question_waits_for_the_attempt_under_way() -> None:
+def test_request_waits_for_current_attempt() -> None:
     pool = Pool(1)
     silence = pool.there[0].fall_silent()
     asked = ask(pool.start())
@@ -471,7 +370,7 @@ def test_a_question_waits_for_the_attempt_under_way() -> None:
     pool.stop()
 
 
-def test_a_question_to_a_server_that_refused_fails_with_its_reason() -> None:
+def test_request_to_unreachable_server_fails_with_reason() -> None:
     pool = Pool(1)
     pool.there[0].refuse_connections()
     error = outcome(ask(pool.start()))
@@ -482,7 +381,7 @@ def test_a_question_to_a_server_that_refused_fails_with_its_reason() -> None:
 
 @pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("ready", [True, False], ids=["ready", "connecting"])
-def test_a_question_fails_when_the_server_goes(ready: bool) -> None:
+def test_request_fails_when_connection_is_lost(ready: bool) -> None:
     pool = Pool(1)
     silence = pool.there[0].fall_silent()
     pool.start()
@@ -497,7 +396,7 @@ def test_a_question_fails_when_the_server_goes(ready: bool) -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_question_fails_when_the_client_stops() -> None:
+def test_request_fails_when_pool_is_stopped() -> None:
     pool = Pool(1)
     pool.there[0].leave_unanswered(OPTION_REQ, GET_STATUS, times=None)
     asked = ask(pool.start())
@@ -506,11 +405,11 @@ def test_a_question_fails_when_the_client_stops() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_question_to_a_server_that_is_stopped_fails() -> None:
+def test_request_to_stopped_server_fails() -> None:
     assert type(outcome(ask(Pool(1)))) is ClientStopped
 
 
-def test_a_question_may_be_cancelled() -> None:
+def test_cancelled_request_is_not_sent() -> None:
     """It is then not sent."""
     pool = Pool(1)
     silence = pool.there[0].fall_silent()
@@ -522,7 +421,7 @@ def test_a_question_may_be_cancelled() -> None:
     pool.stop()
 
 
-def test_a_refused_question_says_what_the_server_said() -> None:
+def test_refused_request_fails_with_error_of_server() -> None:
     pool = Pool(1).start()
     pool.there[0].leave_unanswered(GET_STATUS, times=2)
     asked = ask(pool)
@@ -540,7 +439,7 @@ class Unusable:
         raise RuntimeError("no such luck")
 
 
-def test_an_endpoint_that_raises_is_a_server_that_is_down() -> None:
+def test_server_with_endpoint_that_raises_is_down() -> None:
     pool = Pool(1)
     pool.servers = ServerPool([Unusable()], pool.clock, pool.make_factory, pool.changed)
     pool.start()
@@ -553,7 +452,7 @@ def test_an_endpoint_that_raises_is_a_server_that_is_down() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_each_attempt_of_a_unique_goes_to_the_next_in_rank() -> None:
+def test_each_attempt_with_unique_goes_to_next_in_rank() -> None:
     pool = Pool().start()
     for unique in (b"a", b"b", b"c"):
         ranked = [server.address for server in pool.servers.ranked(unique)]
@@ -563,7 +462,7 @@ def test_each_attempt_of_a_unique_goes_to_the_next_in_rank() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_another_attempt_without_a_unique_goes_to_another_server() -> None:
+def test_next_attempt_without_unique_goes_to_another_server() -> None:
     pool = Pool().start()
     for last in ALL:
         others = {present(pool.servers.choose(b"", 1, last)).factory.name for _ in range(6)}
@@ -575,7 +474,7 @@ def test_another_attempt_without_a_unique_goes_to_another_server() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_another_attempt_goes_past_a_server_that_is_down() -> None:
+def test_next_attempt_skips_server_that_is_down() -> None:
     """And on from the last in rank to the first."""
     pool = Pool().start()
     names = ranked(pool.servers, b"u")
@@ -587,7 +486,7 @@ def test_another_attempt_goes_past_a_server_that_is_down() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_another_attempt_goes_elsewhere_though_it_waits_there() -> None:
+def test_next_attempt_goes_to_another_server_even_if_its_writing_is_paused() -> None:
     pool = Pool().start()
     for server in list(pool.servers)[1:]:
         present(server.connection).pauseProducing()
@@ -596,8 +495,8 @@ def test_another_attempt_goes_elsewhere_though_it_waits_there() -> None:
 
 
 @pytest.mark.parametrize("writing_paused", [False, True])
-def test_a_server_that_has_more_to_do_is_not_chosen(writing_paused: bool) -> None:
-    """Whether it was told so yet, or the tasks wait to be written."""
+def test_busier_server_is_not_chosen(writing_paused: bool) -> None:
+    """Whether the tasks were written, or wait because writing is paused."""
     pool = Pool().start()
     for server in pool.servers:
         if writing_paused:
@@ -608,7 +507,7 @@ def test_a_server_that_has_more_to_do_is_not_chosen(writing_paused: bool) -> Non
     pool.stop()
 
 
-def test_a_server_that_takes_nothing_is_the_last_choice() -> None:
+def test_server_with_paused_writing_is_chosen_last() -> None:
     pool = Pool().start()
     for server in list(pool.servers)[:2]:
         present(server.connection).pauseProducing()
@@ -630,7 +529,7 @@ def busy(pool: Pool, place: int) -> tuple[Task, list[Any]]:
     return task, told
 
 
-def test_a_server_that_joins_is_connected() -> None:
+def test_added_server_is_connected() -> None:
     pool = Pool()
     joined = MemoryJobServer(pool.clock)
     pool.start()
@@ -646,7 +545,7 @@ def test_a_server_that_joins_is_connected() -> None:
     pool.stop()
 
 
-def test_before_the_start_servers_are_only_noted() -> None:
+def test_servers_replaced_before_start_are_not_connected() -> None:
     pool = Pool()
     pool.servers.change(pool.servers.addresses[1:])
     assert (len(pool.servers), pool.changes, pool.states()) == (2, 0, [ServerState.STOPPED] * 2)
@@ -655,7 +554,7 @@ def test_before_the_start_servers_are_only_noted() -> None:
     pool.stop()
 
 
-def test_an_idle_server_that_leaves_is_left_at_once() -> None:
+def test_removed_idle_server_is_disconnected_at_once() -> None:
     pool = Pool().start()
     pool.servers.change(pool.servers.addresses[:2])
     pool.advance()
@@ -666,7 +565,7 @@ def test_an_idle_server_that_leaves_is_left_at_once() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_a_server_that_leaves_finishes_what_it_has() -> None:
+def test_removed_server_finishes_its_tasks() -> None:
     pool = Pool().start()
     _, told = busy(pool, 2)
     pool.servers.change(pool.servers.addresses[:2])
@@ -682,7 +581,7 @@ def test_a_server_that_leaves_finishes_what_it_has() -> None:
 
 @pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("leaves", [True, False])
-def test_a_peer_that_reads_nothing_has_the_time_that_it_is_given(leaves: bool) -> None:
+def test_timeout_limits_close_of_peer_that_does_not_read(leaves: bool) -> None:
     """To leave it, and to stop."""
     pool = Pool().start()
     with pool.there[2].fall_silent():
@@ -698,7 +597,7 @@ def test_a_peer_that_reads_nothing_has_the_time_that_it_is_given(leaves: bool) -
 
 @pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("state", ["connecting", "waiting"])
-def test_a_server_that_leaves_while_it_is_not_ready(state: str) -> None:
+def test_server_can_be_removed_while_it_is_not_ready(state: str) -> None:
     pool = Pool()
     third = pool.there[2]
     with third.fall_silent() if state == "connecting" else third.refuse_connections():
@@ -711,7 +610,7 @@ def test_a_server_that_leaves_while_it_is_not_ready(state: str) -> None:
 
 
 @pytest.mark.guarantee(number=11)
-def test_a_stop_does_not_wait_for_what_a_leaving_server_has() -> None:
+def test_stop_does_not_wait_for_tasks_of_removed_server() -> None:
     pool = Pool().start()
     _, told = busy(pool, 2)
     pool.servers.change(pool.servers.addresses[:2])
@@ -722,7 +621,7 @@ def test_a_stop_does_not_wait_for_what_a_leaving_server_has() -> None:
     pool.stop()
 
 
-def test_a_server_that_left_may_come_back_meanwhile() -> None:
+def test_removed_server_can_be_added_again_meanwhile() -> None:
     """It is a new one, with a connection of its own."""
     pool = Pool().start()
     addresses = pool.servers.addresses
@@ -737,7 +636,7 @@ def test_a_server_that_left_may_come_back_meanwhile() -> None:
     pool.stop()
 
 
-def test_an_endpoint_keeps_its_name_wherever_it_stands() -> None:
+def test_endpoint_keeps_its_name_at_any_position() -> None:
     pool = Pool()
     first, _, third = pool.servers.addresses
     new = MemoryJobServer(pool.clock)
@@ -745,7 +644,7 @@ def test_an_endpoint_keeps_its_name_wherever_it_stands() -> None:
     assert [info.address for info in pool.infos()] == ["endpoint:2", "endpoint:3", "endpoint:0", "endpoint:4"]
 
 
-def test_a_server_that_stays_is_the_same_however_it_is_written() -> None:
+def test_server_is_kept_if_its_address_is_written_differently() -> None:
     servers = ServerPool(["10.0.0.1", "jobs.example.com"], reactor, _unused, lambda: None)
     first, second = servers
     servers.change(["10.0.0.3", "tcp:JOBS.example.com:4730", "10.0.0.1:4730"])
@@ -758,7 +657,7 @@ def test_a_server_that_stays_is_the_same_however_it_is_written() -> None:
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("wrong", [[], ["a b"], "host", [None], ["10.0.0.1", "10.0.0.1:4730"]])
-def test_servers_that_cannot_be_meant_change_nothing(wrong: Any) -> None:
+def test_invalid_servers_change_nothing(wrong: Any) -> None:
     pool = Pool().start()
     before, addresses = list(pool.servers), pool.servers.addresses
     with pytest.raises((TypeError, ValueError), match="job_servers"):
@@ -769,7 +668,7 @@ def test_servers_that_cannot_be_meant_change_nothing(wrong: Any) -> None:
     pool.stop()
 
 
-def test_uniques_move_only_to_a_server_that_joins() -> None:
+def test_uniques_move_only_to_added_server() -> None:
     pool = Pool().start()
     uniques = [b"%d" % number for number in range(1000)]
     before = {unique: pool.chosen(unique) for unique in uniques}
@@ -782,7 +681,7 @@ def test_uniques_move_only_to_a_server_that_joins() -> None:
     pool.stop()
 
 
-def test_there_is_hope_while_a_server_is_there_or_is_just_connecting() -> None:
+def test_a_server_is_reachable_while_ready_or_connecting() -> None:
     pool = Pool(1)
     assert [server.address for server in pool.servers.ranked(b"u", 5)] == ["endpoint:0"]
     pool.servers.start()
@@ -799,7 +698,7 @@ def test_there_is_hope_while_a_server_is_there_or_is_just_connecting() -> None:
 
 
 @pytest.mark.guarantee(number=13)
-def test_who_is_told_that_a_server_leaves_may_change_them_again() -> None:
+def test_errback_of_removed_server_can_replace_servers_again() -> None:
     """Those of the first change that were to join are then never connected."""
     pool = Pool()
     addresses = list(pool.servers.addresses)
@@ -817,7 +716,7 @@ def test_who_is_told_that_a_server_leaves_may_change_them_again() -> None:
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("stops", [False, True])
-def test_who_is_told_while_servers_join_may_change_them_again_or_stop(stops: bool) -> None:
+def test_callback_of_change_can_replace_servers_again_or_stop(stops: bool) -> None:
     """Those that were to join after it are then never connected."""
     pool = Pool(2)
     first, second = pool.servers.addresses
@@ -832,7 +731,7 @@ def test_who_is_told_while_servers_join_may_change_them_again_or_stop(stops: boo
 
 
 @pytest.mark.guarantee(number=11)
-def test_a_stop_waits_for_the_last_of_its_connections() -> None:
+def test_stop_waits_for_last_connection() -> None:
     pool = Pool().start()
     with pool.there[1].fall_silent():
         stopped = outcome_of(pool.servers.stop(ClientStopped()))

@@ -15,11 +15,11 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 
 from txgearman.connection import timers as deadlines
-from txgearman.connection.timers import DeadlineQueue
+from txgearman.connection.timers import PROBES_PER_PERIOD, DeadlineQueue, PeriodicProbe
 
 
 class Item:
-    """Something that can be looked for after it is gone."""
+    """An object to which weak references are possible."""
 
 
 class CountingClock(Clock):
@@ -43,9 +43,9 @@ class CountingClock(Clock):
 
 
 class Kept:
-    """DeadlineQueue, and what they have handed over: with the time.
+    """A queue, and the items that it has passed on, with the time.
 
-    :ivar react: what happens when an item is handed over.
+    :ivar react: called when an item is passed on.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Kept:
 
 
 @pytest.mark.guarantee(number=10)
-def test_items_are_handed_over_at_their_time_the_first_first() -> None:
+def test_items_are_passed_on_at_their_deadlines_in_order() -> None:
     kept = Kept()
     for item, seconds in (("c", 3.0), ("a", 1.0), ("b", 2.0), ("also b", 2.0)):
         kept.deadlines.add(item, seconds)
@@ -76,7 +76,7 @@ def test_items_are_handed_over_at_their_time_the_first_first() -> None:
 
 
 @pytest.mark.guarantee(number=10)
-def test_there_is_one_timer_for_the_earliest_and_none_for_nothing() -> None:
+def test_there_is_one_timer_while_there_are_items() -> None:
     kept = Kept()
     assert kept.timers == []
     for seconds in (5.0, 4.0, 6.0):
@@ -90,7 +90,7 @@ def test_there_is_one_timer_for_the_earliest_and_none_for_nothing() -> None:
 
 
 @pytest.mark.guarantee(number=10)
-def test_what_comes_late_comes_all_the_same() -> None:
+def test_late_items_are_passed_on() -> None:
     """A reactor that was blocked turns once for many."""
     kept = Kept()
     for number in range(5):
@@ -101,7 +101,7 @@ def test_what_comes_late_comes_all_the_same() -> None:
 
 
 @pytest.mark.guarantee(number=10)
-def test_time_may_go_on_while_items_are_handed_over() -> None:
+def test_time_can_pass_while_items_are_passed_on() -> None:
     """What has become due by the end comes right after it."""
     kept = Kept()
     for number in range(3):
@@ -124,7 +124,7 @@ def test_many_items_need_few_timers() -> None:
     assert (kept.timers, kept.clock.made) == ([30.0], 1)
 
 
-def test_an_item_that_was_let_go_is_never_handed_over() -> None:
+def test_discarded_item_is_never_passed_on() -> None:
     kept = Kept()
     for item in "abc":
         kept.deadlines.add(item, 1.0)
@@ -134,7 +134,7 @@ def test_an_item_that_was_let_go_is_never_handed_over() -> None:
     assert [item for _, item in kept.passed] == ["a", "c"]
 
 
-def test_a_timer_that_finds_nothing_due_waits_for_the_next() -> None:
+def test_timer_without_due_item_waits_for_next() -> None:
     kept = Kept()
     kept.deadlines.add("first", 1.0)
     kept.deadlines.add("second", 2.0)
@@ -145,7 +145,7 @@ def test_a_timer_that_finds_nothing_due_waits_for_the_next() -> None:
     assert kept.passed == [(2.0, "second")]
 
 
-def test_an_item_may_come_again_from_within() -> None:
+def test_callback_can_add_its_item_again() -> None:
     kept = Kept()
     kept.deadlines.add("again", 1.0)
     kept.react = lambda item: kept.deadlines.add(item, 1.0) if len(kept.passed) < 3 else None
@@ -154,7 +154,7 @@ def test_an_item_may_come_again_from_within() -> None:
     assert kept.timers == []
 
 
-def test_another_may_be_let_go_from_within() -> None:
+def test_callback_can_discard_another_item() -> None:
     kept = Kept()
     for item in "abc":
         kept.deadlines.add(item, 1.0)
@@ -164,7 +164,7 @@ def test_another_may_be_let_go_from_within() -> None:
 
 
 @pytest.mark.parametrize("later", [1.0, 2.0])
-def test_all_may_be_forgotten_from_within(later: float) -> None:
+def test_callback_can_pop_all_items(later: float) -> None:
     kept = Kept()
     kept.deadlines.add("a", 1.0)
     kept.deadlines.add("b", later)
@@ -174,7 +174,7 @@ def test_all_may_be_forgotten_from_within(later: float) -> None:
     assert ([item for _, item in kept.passed], cleared, kept.timers) == (["a"], ["b"], [])
 
 
-def test_clear_tells_what_there_was_in_the_order_in_which_it_came() -> None:
+def test_pop_all_returns_items_in_order_of_addition() -> None:
     kept = Kept()
     for item, seconds in (("a", 3.0), ("b", 1.0), ("c", 2.0)):
         kept.deadlines.add(item, seconds)
@@ -184,7 +184,7 @@ def test_clear_tells_what_there_was_in_the_order_in_which_it_came() -> None:
     assert kept.passed == []
 
 
-def test_a_sum_that_is_rounded_down_makes_no_second_timer() -> None:
+def test_deadline_rounded_down_sets_no_second_timer() -> None:
     """3.6 + (7.7 - 3.6) is a little less than 7.7; that is not too early for what is due at 7.7."""
     kept = Kept()
     kept.clock.advance(3.5)
@@ -199,12 +199,12 @@ def test_a_sum_that_is_rounded_down_makes_no_second_timer() -> None:
     assert kept.timers == []
 
 
-def test_what_was_forgotten_sets_no_timer() -> None:
-    """Whether it was let go, or all were forgotten; and it may be let go again, or come again."""
+def test_discarded_item_sets_no_timer() -> None:
+    """Whether it was discarded or popped; and it can be discarded or added again."""
     kept = Kept()
     kept.deadlines.add("first", 1.0)
-    kept.deadlines.add("let go", 2.0)
-    kept.deadlines.discard("let go")
+    kept.deadlines.add("discarded", 2.0)
+    kept.deadlines.discard("discarded")
     kept.clock.advance(1)
     assert kept.timers == []
     kept.deadlines.add("later", 5.0)
@@ -218,8 +218,8 @@ def test_what_was_forgotten_sets_no_timer() -> None:
     assert kept.passed == [(1.0, "first"), (4.0, "later")]
 
 
-def test_what_is_left_of_many_comes_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The heap is made anew now and then: seldom, so that to let go takes as long however many there are."""
+def test_remaining_items_are_passed_on_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heap is rebuilt from time to time: seldom enough for discarding in constant time."""
     heaps: list[int] = []
 
     def heapify_and_count(heap: list[Any]) -> None:
@@ -239,7 +239,7 @@ def test_what_is_left_of_many_comes_in_order(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.guarantee(number=12)
-def test_nothing_of_an_item_is_kept() -> None:
+def test_discarded_items_are_not_retained() -> None:
     """One that waits long must not keep those that came after it, nor the numbers of millions."""
     kept = Kept()
     kept.deadlines.add("long", 1e6)
@@ -257,7 +257,7 @@ def test_nothing_of_an_item_is_kept() -> None:
 
 
 @pytest.mark.guarantee(number=12)
-def test_what_was_forgotten_with_all_is_not_kept() -> None:
+def test_popped_items_are_not_retained() -> None:
     kept = Kept()
     item: Item | None = Item()
     gone = weakref.ref(item)
@@ -268,7 +268,7 @@ def test_what_was_forgotten_with_all_is_not_kept() -> None:
 
 
 @pytest.mark.guarantee(number=12)
-def test_what_was_handed_over_is_not_kept() -> None:
+def test_passed_items_are_not_retained() -> None:
     kept = Kept()
     item: Item | None = Item()
     gone = weakref.ref(item)
@@ -282,13 +282,13 @@ def test_what_was_handed_over_is_not_kept() -> None:
 
 ACTIONS = st.one_of(
     st.tuples(st.just("add"), st.integers(0, 20), st.floats(0.01, 10.0)),
-    st.tuples(st.just("let go"), st.integers(0, 20), st.just(0.0)),
+    st.tuples(st.just("discarded"), st.integers(0, 20), st.just(0.0)),
     st.tuples(st.just("advance"), st.just(0), st.floats(0.0, 3.0)),
 )
 
 
 @given(st.lists(ACTIONS, max_size=60))
-def test_it_does_what_a_timer_for_each_would_do(actions: list[tuple[str, int, float]]) -> None:
+def test_queue_behaves_as_one_timer_for_each_item(actions: list[tuple[str, int, float]]) -> None:
     kept = Kept()
     model: dict[int, float] = {}
     expected: list[int] = []
@@ -296,7 +296,7 @@ def test_it_does_what_a_timer_for_each_would_do(actions: list[tuple[str, int, fl
         if what == "add" and item not in model:
             kept.deadlines.add(item, seconds)
             model[item] = kept.clock.seconds() + seconds
-        elif what == "let go":
+        elif what == "discarded":
             kept.deadlines.discard(item)
             model.pop(item, None)
         elif what == "advance":
@@ -306,3 +306,67 @@ def test_it_does_what_a_timer_for_each_would_do(actions: list[tuple[str, int, fl
         assert [item for _, item in kept.passed] == expected
         assert len(kept.deadlines) == len(model)
         assert len(kept.timers) == bool(model)
+
+
+# The probe.
+
+
+class Probed:
+    """Records the times at which a probe is called, and ends it after so many."""
+
+    def __init__(self, most: int) -> None:
+        self.clock = Clock()
+        self.times: list[float] = []
+        self._most = most
+        self.probe = PeriodicProbe(self.clock, 10.0, self._called)
+
+    def _called(self) -> bool:
+        self.times.append(self.clock.seconds())
+        return len(self.times) < self._most
+
+
+def test_probe_repeats_several_times_in_a_period_until_it_returns_false() -> None:
+    probed = Probed(3)
+    assert not probed.probe.on
+    probed.probe.start()
+    probed.probe.start()  # it does already
+    assert probed.probe.on
+    probed.clock.pump([1.0] * 60)
+    each = 10.0 / PROBES_PER_PERIOD
+    assert probed.times == [each, 2 * each, 3 * each]
+    assert (probed.probe.on, probed.clock.getDelayedCalls()) == (False, [])
+
+
+@pytest.mark.guarantee(number=10)
+def test_stopped_probe_leaves_no_timer() -> None:
+    probed = Probed(3)
+    probed.probe.stop()
+    probed.probe.start()
+    probed.probe.stop()
+    assert (probed.probe.on, probed.clock.getDelayedCalls()) == (False, [])
+    probed.probe.start()
+    probed.clock.advance(10.0 / PROBES_PER_PERIOD)
+    assert len(probed.times) == 1
+
+
+def test_probe_can_stop_itself() -> None:
+    clock = Clock()
+
+    def called() -> bool:
+        probe.stop()
+        return False
+
+    probe = PeriodicProbe(clock, 10.0, called)
+    probe.start()
+    clock.advance(10.0)
+    assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.guarantee(number=17)
+def test_probe_after_a_late_one_leaves_time_to_read() -> None:
+    """After code that blocks the reactor, answers that arrived long ago are read only after the timers."""
+    probed = Probed(5)
+    probed.probe.start()
+    probed.clock.advance(100.0)
+    assert probed.times == [100.0]
+    assert probed.clock.getDelayedCalls()[0].getTime() == 100.0 + 10.0 / PROBES_PER_PERIOD

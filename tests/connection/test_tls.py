@@ -1,4 +1,4 @@
-"""TLS: the options, client and worker over it on real servers, and what is told where it fails.
+"""TLS: its options, client and worker over it on real servers, and its errors.
 
 stunnel speaks it in front of gearmand, since Debian's has none (docs/gearman.md §12); geard has its own.
 """
@@ -93,7 +93,7 @@ def reversing(address: str, tls: TLSOptions, **options: Any) -> GearmanWorker:
 
 
 async def test_administration_through_stunnel(stunnel: Stunnel, certificates: Certificates) -> None:
-    """Whose certificate nobody trusts who was not told to."""
+    """Its certificate is trusted only because of the options."""
     address = f"tls:{stunnel.address}"
     async with GearmanAdmin([address], tls=certificates.options) as admin:
         assert (await admin.version()).one().startswith(("1.", "2."))
@@ -147,7 +147,7 @@ async def test_client_certificates_with_stunnel(
             assert list(await client.echo()) == [f"tls:{stunnel.address}"]
 
 
-async def test_the_platforms_trust_roots_are_the_default(
+async def test_trust_roots_of_platform_are_the_default(
     stunnel: Stunnel, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OpenSSL reads this variable at each new context."""
@@ -160,7 +160,7 @@ async def test_the_platforms_trust_roots_are_the_default(
             await client.echo()
 
 
-async def test_the_name_may_be_another_than_the_hosts(gearmand: Gearmand, certificates: Certificates) -> None:
+async def test_server_name_can_differ_from_host(gearmand: Gearmand, certificates: Certificates) -> None:
     certificate = certificates.ours.issue("jobs.example.com")
     with Stunnel(gearmand.address, certificate) as stunnel:
         for name in ("jobs.example.com", "JOBS.example.com"):
@@ -169,12 +169,12 @@ async def test_the_name_may_be_another_than_the_hosts(gearmand: Gearmand, certif
                 assert await client.echo()
 
 
-async def test_a_host_name_is_resolved_and_verified(stunnel: Stunnel, certificates: Certificates) -> None:
+async def test_host_name_is_resolved_and_verified(stunnel: Stunnel, certificates: Certificates) -> None:
     async with GearmanClient([f"tls:localhost:{stunnel.port}"], tls=certificates.options) as client:
         assert await client.echo()
 
 
-async def test_more_options_reach_the_connection(gearmand: Gearmand, certificates: Certificates) -> None:
+async def test_certificate_options_apply_to_connection(gearmand: Gearmand, certificates: Certificates) -> None:
     with Stunnel(gearmand.address, certificates.server, "sslVersion = TLSv1.2") as stunnel:
         tls = replace(certificates.options, certificate_options={"raiseMinimumTo": TLSVersion.TLSv1_3})
         async with GearmanClient([f"tls:{stunnel.address}"], tls=tls) as client:
@@ -198,7 +198,7 @@ class Warp(Clock):
 
 
 async def a_minute_of_failures(address: str, tls: TLSOptions | None) -> list[Exception]:
-    """What a client that can't connect tells of each attempt in a minute.
+    """Return the errors of the attempts of a client that can't connect, in a minute.
 
     Each is followed by a delay that grows: there are some seven of them.
     """
@@ -226,9 +226,9 @@ async def a_minute_of_failures(address: str, tls: TLSOptions | None) -> list[Exc
 
 @dataclass(frozen=True)
 class Fault:
-    """A server that nobody should talk to, or that talks to nobody.
+    """A server that clients must not accept, or that does not accept the client.
 
-    :ivar told: a pattern of what is told of it.
+    :ivar told: pattern of the error.
     :ivar server: makes the certificate of stunnel.
     :ivar settings: makes more settings of stunnel.
     :ivar tls: the options of the client.
@@ -312,9 +312,7 @@ FAULTS: Final = {
 
 @pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-async def test_a_fault_is_told_in_words_and_backed_off(
-    fault: Fault, gearmand: Gearmand, certificates: Certificates
-) -> None:
+async def test_fault_is_explained_and_backed_off(fault: Fault, gearmand: Gearmand, certificates: Certificates) -> None:
     with Stunnel(gearmand.address, fault.server(certificates), *fault.settings(certificates)) as stunnel:
         told = await a_minute_of_failures(f"tls:{stunnel.address}", fault.tls(certificates))
     assert {type(error) for error in told} == {TLSError}
@@ -339,7 +337,7 @@ def listening(protocol: type[Protocol]) -> Iterator[str]:
 
 
 @pytest.mark.guarantee(number=14)
-async def test_a_server_that_speaks_plain_text(gearmand: Gearmand, certificates: Certificates) -> None:
+async def test_plain_text_server_at_tls_address(gearmand: Gearmand, certificates: Certificates) -> None:
     """gearmand closes the connection; others answer."""
     told = await a_minute_of_failures(f"tls:{gearmand.address}", certificates.options)
     assert {type(error) for error in told} == {TLSError}
@@ -351,14 +349,14 @@ async def test_a_server_that_speaks_plain_text(gearmand: Gearmand, certificates:
 
 
 @pytest.mark.guarantee(number=14)
-async def test_a_server_that_speaks_tls_where_plain_text_is_expected(stunnel: Stunnel) -> None:
+async def test_tls_server_at_plain_text_address(stunnel: Stunnel) -> None:
     """It says nothing, so nobody can tell; but that it may be so is told."""
     told = await a_minute_of_failures(stunnel.address, None)
     assert all("the server may require TLS, which takes an address with tls:" in str(error) for error in told)
 
 
 @pytest.mark.guarantee(number=14)
-async def test_a_tunnel_that_leads_nowhere(certificates: Certificates) -> None:
+async def test_tunnel_to_closed_port(certificates: Certificates) -> None:
     with Stunnel("127.0.0.1:1", certificates.server) as stunnel:
         told = await a_minute_of_failures(f"tls:{stunnel.address}", certificates.options)
     assert {type(error) for error in told} == {TLSError}
@@ -375,7 +373,7 @@ class Listener(Protocol):
 
 
 @pytest.mark.guarantee(number=10)
-async def test_a_server_that_never_shakes_hands(certificates: Certificates) -> None:
+async def test_server_that_never_completes_handshake(certificates: Certificates) -> None:
     clock = Warp()
     Listener.heard.clear()
     with listening(Listener) as address:
@@ -396,8 +394,8 @@ async def test_a_server_that_never_shakes_hands(certificates: Certificates) -> N
 
 
 @pytest.mark.guarantee(number=10)
-async def test_a_tunnel_to_a_silent_server(certificates: Certificates) -> None:
-    """The handshake is done: it is not about TLS."""
+async def test_tunnel_to_silent_server(certificates: Certificates) -> None:
+    """The handshake is complete: it is not an error of TLS."""
     with listening(Listener) as address, Stunnel(address, certificates.server) as stunnel:
         client = GearmanClient([f"tls:{stunnel.address}"], tls=certificates.options, connect_timeout=0.5)
         async with client:
@@ -408,7 +406,7 @@ async def test_a_tunnel_to_a_silent_server(certificates: Certificates) -> None:
     assert "no good answer within 0.5 seconds" in str(reason)
 
 
-async def test_a_connection_that_is_lost_later_is_not_about_tls(stunnel: Stunnel, certificates: Certificates) -> None:
+async def test_later_loss_is_not_reported_as_tls_error(stunnel: Stunnel, certificates: Certificates) -> None:
     async with GearmanClient([f"tls:{stunnel.address}"], tls=certificates.options) as client:
         await client.echo()
         stunnel.stop()
@@ -434,7 +432,7 @@ class Forger(ProxyFactory):
 
 
 @pytest.mark.guarantee(number=14)
-async def test_what_was_forged_on_the_way_is_told(stunnel: Stunnel, certificates: Certificates) -> None:
+async def test_forged_data_is_reported(stunnel: Stunnel, certificates: Certificates) -> None:
     forger = Forger(stunnel.port)
     port = reactor.listenTCP(0, forger, interface="127.0.0.1")
     async with GearmanClient([f"tls:127.0.0.1:{port.getHost().port}"], tls=certificates.options) as client:
@@ -456,8 +454,8 @@ def described(certificates: Certificates, stunnel: Stunnel, host: str) -> str:
     return f"tls:{host}:{stunnel.port}:trustRoots={roots}:endpoint=tcp\\:127.0.0.1\\:{stunnel.port}"
 
 
-async def test_a_description_with_options_of_its_own_is_twisteds(stunnel: Stunnel, certificates: Certificates) -> None:
-    """What Twisted finds wrong is told as well."""
+async def test_description_with_options_is_verified_by_twisted(stunnel: Stunnel, certificates: Certificates) -> None:
+    """The fault that Twisted finds is reported as well."""
     address = described(certificates, stunnel, "localhost")
     async with GearmanClient([address]) as client:
         assert list(await client.echo()) == [address]
@@ -466,7 +464,7 @@ async def test_a_description_with_options_of_its_own_is_twisteds(stunnel: Stunne
             await client.echo()
 
 
-async def test_an_endpoint_of_the_callers(stunnel: Stunnel, certificates: Certificates) -> None:
+async def test_endpoint_of_the_caller(stunnel: Stunnel, certificates: Certificates) -> None:
     root = Certificate.loadPEM(certificates.theirs.roots.read_bytes())
     creator = optionsForClientTLS("127.0.0.1", trustRoot=root)
     endpoint = wrapClientTLS(creator, TCP4ClientEndpoint(reactor, "127.0.0.1", stunnel.port))
@@ -475,7 +473,7 @@ async def test_an_endpoint_of_the_callers(stunnel: Stunnel, certificates: Certif
             await client.echo()
 
 
-async def test_a_worker_is_told_as_well(stunnel: Stunnel, certificates: Certificates) -> None:
+async def test_fault_is_explained_to_worker(stunnel: Stunnel, certificates: Certificates) -> None:
     worker = reversing(f"tls:{stunnel.address}", replace(certificates.options, trust_roots=certificates.theirs.roots))
     async with worker:
         await until(lambda: worker.servers[0].state is ServerState.WAITING)
@@ -486,7 +484,7 @@ async def test_a_worker_is_told_as_well(stunnel: Stunnel, certificates: Certific
 
 
 @pytest.mark.guarantee(number=11)
-async def test_stopped_in_the_middle_of_a_handshake(certificates: Certificates) -> None:
+async def test_stop_during_handshake(certificates: Certificates) -> None:
     Listener.heard.clear()
     with listening(Listener) as address:
         client = GearmanClient([f"tls:{address}"], tls=certificates.options)
@@ -503,7 +501,7 @@ async def test_stopped_in_the_middle_of_a_handshake(certificates: Certificates) 
 
 
 @pytest.mark.guarantee(number=11)
-async def test_stopped_while_the_peer_reads_nothing(stunnel: Stunnel, certificates: Certificates) -> None:
+async def test_stop_while_peer_does_not_read(stunnel: Stunnel, certificates: Certificates) -> None:
     client = GearmanClient([f"tls:{stunnel.address}"], tls=certificates.options)
     await client.echo()
     stunnel.signal(signal.SIGSTOP)
@@ -515,9 +513,7 @@ async def test_stopped_while_the_peer_reads_nothing(stunnel: Stunnel, certificat
     assert CLOSE_TIMEOUT - 0.5 < time.monotonic() - start < CLOSE_TIMEOUT + PATIENCE
 
 
-async def test_what_was_written_goes_out_before_a_stop(
-    gearmand: Gearmand, stunnel: Stunnel, certificates: Certificates
-) -> None:
+async def test_stop_sends_written_data_first(gearmand: Gearmand, stunnel: Stunnel, certificates: Certificates) -> None:
     """More than the buffers on the way hold; further tasks were not written yet."""
     client = GearmanClient([f"tls:{stunnel.address}"], tls=certificates.options)
     await client.echo()
@@ -593,7 +589,7 @@ def encrypted(key: str) -> str:
         ({"private_key": "key"}, "private_key must be None if certificate is None"),
     ],
 )
-def test_files_that_cannot_be_meant(arguments: dict[str, str], complaint: str, files: dict[str, Path]) -> None:
+def test_invalid_files_are_refused(arguments: dict[str, str], complaint: str, files: dict[str, Path]) -> None:
     paths: dict[str, Any] = {name: files[file] for name, file in arguments.items()}
     with pytest.raises(ValueError, match=f"^{complaint}"):
         TLSOptions(**paths)
@@ -632,26 +628,26 @@ def test_files_that_cannot_be_meant(arguments: dict[str, str], complaint: str, f
         ),
     ],
 )
-def test_options_that_cannot_be_meant(arguments: Any, kind: type[Exception], complaint: str) -> None:
+def test_invalid_options_are_refused(arguments: Any, kind: type[Exception], complaint: str) -> None:
     with pytest.raises(kind, match=f"^{complaint}"):
         TLSOptions(**arguments)
 
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("kind", [GearmanAdmin, GearmanClient, GearmanWorker])
-def test_options_without_an_address_for_them(kind: Any, certificates: Certificates) -> None:
+def test_tls_options_without_tls_address_are_refused(kind: Any, certificates: Certificates) -> None:
     with pytest.raises(ValueError, match="tls must be None if job_servers has no address such as 'tls:host:port'"):
         kind(["jobs"], tls=certificates.options)
     assert len(kind(["jobs", "tls:jobs"], tls=certificates.options).job_servers) == 2
 
 
 @pytest.mark.guarantee(number=8)
-def test_a_host_that_no_certificate_can_be_for() -> None:
+def test_host_that_is_invalid_in_certificates_is_refused() -> None:
     with pytest.raises(ValueError, match=r"job_servers: the host must be valid in a certificate, not 'a\.\.b'"):
         GearmanClient(["tls:a..b:4730"])
 
 
-def test_the_options_are_a_value(certificates: Certificates) -> None:
+def test_options_are_a_value(certificates: Certificates) -> None:
     """They may be kept in settings and logged: they show no key."""
     same = TLSOptions(trust_roots=certificates.ours.roots, certificate=certificates.client)
     assert same == certificates.with_client
@@ -673,7 +669,7 @@ async def test_trust_roots_in_a_directory(stunnel: Stunnel, certificates: Certif
         assert await client.echo()
 
 
-def test_old_versions_are_not_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_versions_are_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless they are asked for; Twisted 22.4 would speak TLS 1.0."""
     made: list[dict[str, Any]] = []
 
@@ -689,14 +685,14 @@ def test_old_versions_are_not_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("missing", ["OpenSSL", "service_identity"])
-def test_without_its_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_need_extra_tls(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     for call in (TLSOptions, lambda: GearmanClient(["tls:jobs"])):
         with pytest.raises(ValueError, match=rf"^TLS needs txgearman\[tls\], which is not installed: .*{missing}"):
             call()
 
 
-def test_without_its_extra_all_else_works() -> None:
+def test_everything_else_works_without_extra_tls() -> None:
     """In a process where pyOpenSSL can't be imported."""
     script = """
 import sys
@@ -717,7 +713,7 @@ for address in ("tls:jobs:4730", "tls:jobs:4730:timeout=3"):
 
 
 @pytest.mark.parametrize("error", [SysCallError(104, "ECONNRESET"), ZeroReturnError()])
-def test_errors_of_openssl_without_reasons(error: Exception) -> None:
+def test_openssl_errors_without_reasons(error: Exception) -> None:
     """They are rare: Twisted makes others of them."""
 
     class ServerConnection:
