@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from .models import TaskInfo, display_text
+from .models import TaskInfo, decode_text
 
 __all__ = [
     "ClientStopped",
@@ -185,7 +185,7 @@ class TaskException(TaskFailed):
         self.data = data
 
     def _what(self) -> str:
-        return f"exception: {display_text(self.data[:_MAX_DATA_SHOWN])}"
+        return f"exception: {decode_text(self.data[:_MAX_DATA_SHOWN])}"
 
 
 class TaskRejected(TaskError):

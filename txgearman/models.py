@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-__all__ = ["JobHandle", "JobStatus", "Priority", "TaskInfo", "display_text"]
+__all__ = ["JobHandle", "JobStatus", "Priority", "TaskInfo", "decode_text"]
 
 
-def display_text(text: str | bytes) -> str:
-    """Return what is shown of a name or message from the wire: bytes that are not UTF-8 become escapes."""
+def decode_text(text: str | bytes) -> str:
+    """Return a name or message from the wire as text: decoded as UTF-8, with escapes for what is not UTF-8."""
     return text if isinstance(text, str) else text.decode("utf-8", "backslashreplace")
 
 

@@ -748,6 +748,8 @@ def check_still_good(net: Net) -> None:
         (b"99999999999999999999", 99999999999999999999),
         (b"1" * 20, int("1" * 20)),
         (b"1" * 5000, int("1" * 20)),
+        (b"0" * 5000 + b"7", 7),
+        (b"-" + b"0" * 30, 0),
     ],
 )
 def test_numbers_are_read_as_far_as_they_go(text: bytes, number: int) -> None:

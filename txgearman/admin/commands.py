@@ -21,7 +21,7 @@ from typing import Final, Generic, NoReturn, TypeVar
 from urllib.parse import unquote_plus
 
 from ..errors import ProtocolError, ServerError
-from ..models import display_text
+from ..models import decode_text
 from ..validation import MAX_HANDLE, function_bytes, name_bytes
 
 __all__ = [
@@ -174,7 +174,7 @@ def _refused(text: bytes) -> NoReturn:
     match = _ERR.fullmatch(text)
     if match is None:
         raise ProtocolError(f"received text that does not answer this command: {text[:200]!r}")
-    message = display_text(match[1])
+    message = decode_text(match[1])
     code, _, explanation = message.partition(" ")
     if _CODE.fullmatch(code):
         raise ServerError(code, unquote_plus(explanation))
@@ -241,14 +241,14 @@ def _worker(row: bytes) -> WorkerInfo:
     if not colon:
         raise ProtocolError(f"received a row that is not of a worker: {row[:200]!r}")
     names = tuple(name for name in functions.split(b" ") if name)
-    return WorkerInfo(int(match[1]), display_text(match[2]), client_id, names)
+    return WorkerInfo(int(match[1]), decode_text(match[2]), client_id, names)
 
 
 def _value(text: bytes) -> str:
     match = None if text.startswith(b"ERR") else _VALUE.fullmatch(text)
     if match is None:
         _refused(text)
-    return display_text(match[1])
+    return decode_text(match[1])
 
 
 def _number(text: bytes) -> int:

@@ -17,7 +17,7 @@ from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import Fence, GearmanProtocol, Request
 from ..connection.reactor import Reactor
 from ..errors import ProtocolError, RequestUnsupported
-from ..models import display_text
+from ..models import decode_text
 from ..packets import GET_STATUS, HEADER_SIZE, STATUS_RES
 
 __all__ = ["AdminFactory", "AdminProtocol"]
@@ -117,7 +117,7 @@ class AdminProtocol(GearmanProtocol):
         if text:
             request.succeed([text])
         else:
-            request.fail(RequestUnsupported(f"this server does not answer the command {display_text(request.line)!r}"))
+            request.fail(RequestUnsupported(f"this server does not answer the command {decode_text(request.line)!r}"))
 
     def request_lost(self, request: object, error: Exception) -> None:
         text = self._take_text()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["decode_name", "display_name"]
+from ..models import decode_text
 
-
-def decode_name(name: bytes) -> str:
-    """Decode a name as UTF-8, and escape what is not UTF-8, as Python does."""
-    return name.decode("utf-8", "backslashreplace")
+__all__ = ["display_name"]
 
 
 def display_name(name: str | bytes) -> str:
@@ -15,5 +12,4 @@ def display_name(name: str | bytes) -> str:
 
     The text has no TAB, no end of line and no control character, so it is safe in a table and on a terminal.
     """
-    text = name if isinstance(name, str) else decode_name(name)
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in decode_text(name))

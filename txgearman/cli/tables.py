@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .names import decode_name, display_name
+from ..models import decode_text
+from .names import display_name
 from .terminal import Terminal
 
 __all__ = ["Table", "format_cell", "print_table", "rich_table"]
@@ -39,7 +40,7 @@ def format_cell(value: Any) -> str:
 def _json_value(value: Any) -> Any:
     """Return a value that JSON has. JSON escapes control characters itself, so bytes are only decoded."""
     if isinstance(value, bytes):
-        return decode_name(value)
+        return decode_text(value)
     return [_json_value(item) for item in value] if isinstance(value, tuple) else value
 
 

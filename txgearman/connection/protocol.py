@@ -38,7 +38,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..errors import ProtocolError, RequestUnsupported, ServerError
-from ..models import display_text
+from ..models import decode_text
 from ..packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -586,4 +586,4 @@ class GearmanProtocol(Protocol):
 
 def _code_and_text(arguments: list[bytes]) -> list[str]:
     # geard ends the text with a NUL, gearmand does not (C3).
-    return [display_text(argument.rstrip(b"\0")) for argument in arguments]
+    return [decode_text(argument.rstrip(b"\0")) for argument in arguments]
