@@ -1,7 +1,8 @@
-"""What a client and a worker have in common: the service that starts and stops, and its prefix."""
+"""What client, worker and admin client share as services."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,17 +10,21 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
+from txgearman.admin.protocol import AdminFactory, AdminProtocol
 from txgearman.connection.options import ConnectionOptions
-from txgearman.service import GearmanService
+from txgearman.connection.pool import ServerState
+from txgearman.errors import ClientStopped
+from txgearman.service import GearmanService, PoolService
+from txgearman.testing import MemoryJobServer
 from txgearman.validation import MAX_FUNCTION
 
 from .wire import outcome
 
 
 class Service(GearmanService):
-    """One that stops when the test says so.
+    """A service that has stopped once the test says so.
 
-    :ivar stopping: what its stop waits for.
+    :ivar stopping: the Deferred of its stop.
     """
 
     def __init__(self, **changes: Any) -> None:
@@ -39,7 +44,7 @@ class Service(GearmanService):
 # The context manager.
 
 
-async def test_it_runs_as_long_as_its_block() -> None:
+async def test_service_runs_during_its_block() -> None:
     service = Service()
     async with service as entered:
         assert (entered is service, bool(service.running)) == (True, True)
@@ -47,7 +52,7 @@ async def test_it_runs_as_long_as_its_block() -> None:
 
 
 @pytest.mark.guarantee(number=11)
-def test_the_block_ends_when_the_stop_does() -> None:
+def test_block_ends_when_service_has_stopped() -> None:
     service = Service()
     stopping = service.stopping = Deferred()
 
@@ -62,7 +67,7 @@ def test_the_block_ends_when_the_stop_does() -> None:
     assert ended == ["over"]
 
 
-async def test_what_the_block_raises_comes_out_after_the_stop() -> None:
+async def test_error_of_block_is_raised_after_stop() -> None:
     service = Service()
     with pytest.raises(ZeroDivisionError):
         async with service:
@@ -70,7 +75,7 @@ async def test_what_the_block_raises_comes_out_after_the_stop() -> None:
     assert not service.running
 
 
-async def test_a_failure_to_stop_is_told() -> None:
+async def test_failure_to_stop_is_raised() -> None:
     service = Service()
     service.stopping = fail(OSError("stuck"))
     with pytest.raises(OSError, match="stuck"):
@@ -78,7 +83,7 @@ async def test_a_failure_to_stop_is_told() -> None:
             pass
 
 
-def test_it_is_a_service_among_others() -> None:
+def test_service_can_have_a_parent() -> None:
     service, parent = Service(), MultiService()
     stopping = service.stopping = Deferred()
     assert IService.providedBy(service)
@@ -98,7 +103,7 @@ def test_it_is_a_service_among_others() -> None:
     ("prefix", "expected"),
     [("", b""), (b"", b""), ("sandbox", b"sandbox\t"), (b"\xff", b"\xff\t"), ("ü", b"\xc3\xbc\t")],
 )
-def test_a_prefix_is_joined_by_a_tab(prefix: str | bytes, expected: bytes) -> None:
+def test_prefix_is_joined_by_a_tab(prefix: str | bytes, expected: bytes) -> None:
     assert Service(prefix=prefix)._prefix == expected
 
 
@@ -112,15 +117,87 @@ def test_a_prefix_is_joined_by_a_tab(prefix: str | bytes, expected: bytes) -> No
         ({"prefix": b"x" * (MAX_FUNCTION + 1)}, ValueError, f"prefix must have {MAX_FUNCTION} bytes at most, not 8051"),
     ],
 )
-def test_an_argument_that_cannot_be_meant_is_refused(
-    changes: dict[str, Any], error: type[Exception], text: str
-) -> None:
-    """Its name and its limit are told."""
+def test_invalid_argument_is_refused(changes: dict[str, Any], error: type[Exception], text: str) -> None:
+    """The error names the argument and its limit."""
     with pytest.raises(error, match=text):
         Service(**changes)
 
 
-def test_the_global_reactor_is_the_default() -> None:
+def test_global_reactor_is_the_default() -> None:
     from twisted.internet import reactor
 
     assert Service(reactor=None)._reactor is reactor
+
+
+# The pool of client and admin client.
+
+
+class Pooled(PoolService[AdminProtocol]):
+    """A service with a pool of connections to job servers in memory."""
+
+    def __init__(self, *servers: MemoryJobServer) -> None:
+        clock, options = servers[0].clock, ConnectionOptions()
+        endpoints = [server.endpoint() for server in servers]
+        make_factory = partial(AdminFactory, clock, connection_options=options)
+        super().__init__(endpoints, "", clock, options, None, make_factory)
+
+    def states(self) -> list[ServerState]:
+        return [server.state for server in self.servers]
+
+
+def test_pool_connects_at_start_and_reconnects_after_restart() -> None:
+    server = MemoryJobServer()
+    service = Pooled(server)
+    assert service.states() == [ServerState.STOPPED]
+    for _ in range(2):
+        service.startService()
+        server.advance()
+        assert service.states() == [ServerState.READY]
+        stopped = outcome(service.stopService())
+        server.advance()
+        assert (stopped, service.states(), bool(service.running)) == ([None], [ServerState.STOPPED], False)
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_pool_connects_at_first_use_unless_stopped() -> None:
+    server = MemoryJobServer()
+    service = Pooled(server)
+    assert service._use()
+    assert service._use()
+    server.advance()
+    assert len(server.connections) == 1
+    service.stopService()
+    assert not service._use()
+    server.advance()
+    assert server.connections == []
+
+
+@pytest.mark.guarantee(number=1)
+def test_stop_of_pool_fails_pending_requests() -> None:
+    server = MemoryJobServer()
+    server.fall_silent()
+    service = Pooled(server)
+    service.startService()
+    pending = outcome(next(iter(service._servers)).when_ready())
+    service.stopService()
+    assert [type(error) for error in pending] == [ClientStopped]
+    server.advance(60)
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_job_servers_can_be_replaced() -> None:
+    first = MemoryJobServer()
+    second = MemoryJobServer(first.clock)
+    service = Pooled(first)
+    service.startService()
+    first.advance()
+    service.job_servers = [second.endpoint(), *service.job_servers]
+    first.advance()
+    assert service.states() == [ServerState.READY] * 2
+    service.job_servers = service.job_servers[:1]
+    first.advance()
+    assert (len(first.connections), len(second.connections), len(service.job_servers)) == (0, 1, 1)
+    with pytest.raises(ValueError, match="job_servers"):
+        service.job_servers = []
+    service.stopService()
+    first.advance()
