@@ -83,7 +83,7 @@ WAY: Final = [
     ("connection.pool", ["choose(): by the unique's rank,", "or the least busy one"], []),
     ("client.task", ["_begin() makes the Deferred"],
      ["_data_received(), ...", "_job_completed(), _attempt_failed()"]),
-    ("client.protocol", ["send_task() writes SUBMIT_JOB,", "if the server takes more"],
+    ("client.protocol", ["_send_task() writes SUBMIT_JOB,", "if the server takes more"],
      ["JOB_CREATED: the handle gets a task", "WORK_...: _next_copy(), _next_end()"]),
     ("connection.protocol", ["send() notes what answer is due", "send_fence() follows some"],
      ["dataReceived() gives each answer", "to the oldest request"]),

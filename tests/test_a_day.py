@@ -140,7 +140,7 @@ class Day:
             tables += [
                 connection._outstanding,
                 connection._jobs,
-                connection._ended,
+                connection._remembered_ends,
                 connection._held,
                 connection._backlog,
                 connection._heard_of,

@@ -1,4 +1,4 @@
-"""A Gearman client and worker for Twisted. See `GearmanClient`, `GearmanWorker` and `GearmanAdmin`."""
+"""A Gearman client, worker and admin client for Twisted: `GearmanClient`, `GearmanWorker` and `GearmanAdmin`."""
 
 from .admin.admin import Answers, GearmanAdmin
 from .admin.commands import FunctionStatus, JobInfo, PriorityStatus, WorkerInfo

@@ -3,23 +3,24 @@
 ::
 
     GearmanError                     .retriable: whether `retries=` submits again after it
-    ├── ProtocolError                the server sent what is not Gearman, or more than max_packet_size
+    ├── ProtocolError                the server violated the protocol, or sent more than max_packet_size
     ├── ServerError                  an ERROR packet, or ERR in the text protocol: .code, .text
     │   ├── RequestUnsupported       this server never answers such a request (.code is empty)
     │   └── UnknownFunction          the server does not have the function (.code is empty)
-    ├── TLSError                     TLS with a server failed: its certificate, ours, or no TLS at all
-    ├── NoServersAvailable           no job server could be reached: .reasons, one per server
+    ├── TLSError                     TLS with a server failed: its certificate, the client's, or the server has no TLS
+    ├── NoServersAvailable           no job server could be reached: .reasons, by address
     ├── ClientStopped                the client was stopped
-    ├── JobFailed                    raised by a worker's function: the job fails, without an exception
+    ├── JobFailed                    for a worker's function to raise: fails the job without an exception
     ├── JobEnded                     a worker's function used a job that had ended
-    └── TaskError                    .task
+    └── TaskError                    a task ended without a result: .task
         ├── TaskFailed               WORK_FAIL
         │   └── TaskException        WORK_EXCEPTION: .data
         ├── TaskRejected             the server answered the submit with ERROR: .code, .text
         ├── TaskLost                 the connection was lost, or the server forgot the job: .acknowledged, .forgotten
-        └── TaskTimedOut             its timeout passed
+        └── TaskTimedOut             the timeout of the task passed
 
-These report what happened outside. Invalid arguments raise the builtin ``TypeError`` or ``ValueError`` at the call.
+They report what happened at a server, a worker or on a connection. Invalid arguments raise the builtin ``TypeError`` or
+``ValueError`` at the call.
 """
 
 from __future__ import annotations
@@ -50,33 +51,33 @@ __all__ = [
 
 _QUEUE_FULL: Final = "QUEUE_ERROR"  # docs/gearman.md §3
 
-_MAX_DATA_SHOWN: Final = 200  # bytes of an exception's data in its text
+_MAX_DATA_SHOWN: Final = 200  # bytes of WORK_EXCEPTION data in the text of the error
 
 
 class GearmanError(Exception):
-    """The base of every exception here."""
+    """Base of all exceptions of txgearman."""
 
     _retriable: ClassVar[bool] = False
 
     @property
     def retriable(self) -> bool:
-        """Whether a task that failed with this error is submitted again, if it has ``retries`` left."""
+        """Whether a task that failed with this error is resubmitted, if it has ``retries`` left."""
         return self._retriable
 
 
 class ProtocolError(GearmanError):
-    """The server sent what is not Gearman, an answer to no request, or more than ``max_packet_size``.
+    """The server sent bytes that are not Gearman, an answer to no request, or more than ``max_packet_size``.
 
-    Its connection is aborted; see ``last_error`` in ``GearmanClient.servers``.
+    The connection is aborted; ``last_error`` in ``GearmanClient.servers`` has the error.
     """
 
 
 class ServerError(GearmanError):
     """The server answered a request with an ERROR packet, or a command of the text protocol with ERR.
 
-    :ivar code: the server's error code, such as ``"UNKNOWN_OPTION"``; geard sends numbers (C3). ``"ERR"`` where the
-        text protocol has none.
-    :ivar text: its explanation; may be empty.
+    :ivar code: the server's error code, such as ``"UNKNOWN_OPTION"``; geard sends numbers (C3). ``"ERR"`` if the text
+        protocol gave none.
+    :ivar text: the server's explanation; may be empty.
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -89,9 +90,9 @@ class ServerError(GearmanError):
 
 
 class RequestUnsupported(ServerError):
-    """The server leaves such a request without an answer, and always does. ``code`` is empty.
+    """The server does not answer requests of this type. ``code`` is empty.
 
-    geard does so with GET_STATUS_UNIQUE, and with most commands of the text protocol (H6).
+    geard answers neither GET_STATUS_UNIQUE nor most commands of the text protocol (H6).
     """
 
     def __init__(self, text: str) -> None:
@@ -99,25 +100,25 @@ class RequestUnsupported(ServerError):
 
 
 class UnknownFunction(ServerError):
-    """The server does not have the function. ``code`` is empty: gearmand answers OK, and does nothing."""
+    """The server does not have the function. ``code`` is empty: gearmand answers OK and does nothing."""
 
     def __init__(self, text: str) -> None:
         super().__init__("", text)
 
 
 class TLSError(GearmanError):
-    """TLS with a server failed. The text says what is wrong; ``__cause__`` is the error of Twisted or OpenSSL.
+    """TLS with a server failed. The text names the fault; ``__cause__`` is the error of Twisted or OpenSSL.
 
-    The connection is tried again, after a delay; see ``last_error`` in ``GearmanClient.servers``.
+    The client reconnects after a delay; ``last_error`` in ``GearmanClient.servers`` has the error.
     """
 
 
 class NoServersAvailable(GearmanError):
     """No job server could be reached.
 
-    It is retriable, though ``server_wait`` is the better way to wait for a server.
+    It is retriable. To wait for a server, prefer ``server_wait`` of `GearmanClient`.
 
-    :ivar reasons: the last error of each server that was asked, by its address.
+    :ivar reasons: the last error of each server that was tried, by its address.
     """
 
     _retriable = True
@@ -131,27 +132,27 @@ class NoServersAvailable(GearmanError):
 
 
 class ClientStopped(GearmanError):
-    """The client was stopped, before the call or before its outcome."""
+    """The client was stopped, before the call or while it was pending."""
 
     def __init__(self, text: str = "the client was stopped") -> None:
         super().__init__(text)
 
 
 class JobFailed(GearmanError):
-    """For a worker's functions to raise: the job ends in WORK_FAIL, which carries no reason.
+    """For a worker's function to raise: the job ends with WORK_FAIL, which carries no reason.
 
-    Whatever else they raise is sent as WORK_EXCEPTION. The text of this one is for the worker's log.
+    Any other exception is sent as WORK_EXCEPTION. The text of a `JobFailed` appears in the worker's log only.
     """
 
 
 class JobEnded(GearmanError):
-    """A worker's function used a job that had ended: was completed, timed out, lost its connection ..."""
+    """A worker's function used a job that had ended: completed, timed out, or lost its connection."""
 
 
 class TaskError(GearmanError):
     """A task ended without a result.
 
-    :ivar task: the `Task`.
+    :ivar task: the task: a `TaskInfo`.
     """
 
     def __init__(self, task: TaskInfo) -> None:
@@ -166,7 +167,7 @@ class TaskError(GearmanError):
 
 
 class TaskFailed(TaskError):
-    """The worker sent WORK_FAIL. It carries no reason.
+    """The worker sent WORK_FAIL, which carries no reason.
 
     It is retriable: the next attempt goes to another server, if there is one.
     """
@@ -177,7 +178,7 @@ class TaskFailed(TaskError):
 class TaskException(TaskFailed):
     """The worker sent WORK_EXCEPTION.
 
-    :ivar data: what the worker sent with it, in whatever form the worker chose.
+    :ivar data: the bytes that the worker sent with it; their format is the worker's choice.
     """
 
     def __init__(self, task: TaskInfo, data: bytes) -> None:
@@ -189,12 +190,12 @@ class TaskException(TaskFailed):
 
 
 class TaskRejected(TaskError):
-    """The server answered the submit with ERROR: there is no job.
+    """The server answered the submit with ERROR, and has not created a job.
 
-    It is retriable if the queue was full (``QUEUE_ERROR``); what else is refused, would be again.
+    It is retriable if the queue was full (``QUEUE_ERROR``); any other refusal would be repeated.
 
-    :ivar code: such as ``"QUEUE_ERROR"``; empty where the server left the submit without an answer, and ``__cause__``
-        is `RequestUnsupported`.
+    :ivar code: the server's error code, such as ``"QUEUE_ERROR"``; empty if the server left the submit unanswered, in
+        which case ``__cause__`` is a `RequestUnsupported`.
     :ivar text: the server's explanation.
     """
 
@@ -212,14 +213,14 @@ class TaskRejected(TaskError):
 
 
 class TaskLost(TaskError):
-    """The connection was lost after the task was sent and before its outcome came; or the server forgot the job.
+    """The connection was lost between the submit and the outcome, or the server forgot the job.
 
-    After a lost connection the job may be queued, running, or done; nobody here can know. ``__cause__`` is what ended
-    the connection. It is retriable: the job may then run twice.
+    After a lost connection the job may be queued, running or done: the client can't find out. ``__cause__`` is the
+    error that ended the connection. It is retriable: the job may then run twice.
 
-    :ivar acknowledged: whether JOB_CREATED had come. If not, the server may never have received the task.
-    :ivar forgotten: whether the connection is up, but the server answered that it has no such job, and never reported
-        its end (H1 to H3, H5, H9).
+    :ivar acknowledged: whether JOB_CREATED had arrived. If not, the server may never have received the task.
+    :ivar forgotten: whether the connection is up, but the server answered that it does not know the job, whose end it
+        never reported (H1 to H3, H5, H9).
     """
 
     _retriable = True
@@ -231,14 +232,14 @@ class TaskLost(TaskError):
 
     def _what(self) -> str:
         if self.forgotten:
-            return "lost: the server has forgotten its job"
+            return "job forgotten by the server"
         when = "after" if self.acknowledged else "before"
-        text = f"lost: the connection went {when} JOB_CREATED"
+        text = f"connection lost {when} JOB_CREATED"
         return f"{text} ({self.__cause__})" if self.__cause__ else text
 
 
 class TaskTimedOut(TaskError):
-    """The task's ``timeout`` passed, all attempts together. The job may still run."""
+    """The ``timeout`` of the task passed, all attempts together. The job may still run."""
 
     def _what(self) -> str:
         return "timed out"

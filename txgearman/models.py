@@ -1,4 +1,4 @@
-"""Plain values of the API: `Priority`, `JobHandle`, `JobStatus`, and what may be read of a task."""
+"""Value types of the API: `Priority`, `JobHandle`, `JobStatus`, and `TaskInfo`, the read-only view of a task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def decode_text(text: str | bytes) -> str:
 
 
 class Priority(enum.IntEnum):
-    """Which of a function's queues a job waits in: all HIGH jobs are done before NORMAL ones, and those before LOW."""
+    """Priority of a job: workers of its function get all HIGH jobs before NORMAL ones, and those before LOW ones."""
 
     HIGH = 0
     NORMAL = 1
@@ -24,44 +24,44 @@ class Priority(enum.IntEnum):
 
 
 class JobHandle(NamedTuple):
-    """Names a job on its server.
+    """Identifier of a job: the address of its server, and the handle that the server assigned.
 
-    Its string, ``10.0.0.1:4730//H:host:12``, is printable whatever the bytes of the handle are; keep it in a database
-    and read it back by `from_string`. A server that restarts counts from 1 again, so that an old handle may come to
-    name another job (M4).
+    Its string, such as ``10.0.0.1:4730//H:host:12``, is printable whatever bytes the handle has; it can be stored, and
+    parsed again by `from_string`. A server that restarts counts from 1 again, so an old handle may later identify
+    another job (M4).
     """
 
     server: str
-    """The server's address, as in ``GearmanClient.servers``."""
+    """Address of the server, as in ``GearmanClient.servers``."""
 
     handle: bytes
-    """The handle as the server gave it."""
+    """The handle, as the server sent it."""
 
     def __str__(self) -> str:
         return f"{self.server}//{quote_from_bytes(self.handle, safe=':')}"
 
     @classmethod
     def from_string(cls, text: str) -> JobHandle:
-        """Read what ``str()`` of a handle printed.
+        """Parse what ``str()`` of a handle returned.
 
-        :raises ValueError: it is not one.
+        :raises ValueError: `text` is not a job handle.
         """
         server, _, handle = text.rpartition("//")
-        read = cls(server, unquote_to_bytes(handle))
-        if not (server and handle) or str(read) != text:
-            raise ValueError(f"not a job handle, which reads like '10.0.0.1:4730//H:host:12': {text!r}")
-        return read
+        parsed = cls(server, unquote_to_bytes(handle))
+        if not (server and handle) or str(parsed) != text:
+            raise ValueError(f"text must be a job handle such as '10.0.0.1:4730//H:host:12', not {text!r}")
+        return parsed
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What a server knows of a job.
+    """Status of a job, as reported by its server.
 
-    :ivar known: whether it knows the job at all. It forgets jobs that ended.
-    :ivar running: whether a worker has it.
-    :ivar numerator, denominator: how far the worker says it is; 0 and 0 where it has not said.
-    :ivar waiting_clients: how many clients wait for its result; None where the server does not say, as in the
-        answer about a handle.
+    :ivar known: whether the server has the job. Servers forget jobs that have ended.
+    :ivar running: whether a worker is running it.
+    :ivar numerator, denominator: the progress that the worker reported last; both 0 if it has reported none.
+    :ivar waiting_clients: number of clients that wait for the result; None if the server does not report it, as for a
+        status by handle.
     """
 
     known: bool
@@ -72,28 +72,28 @@ class JobStatus:
 
     @property
     def progress(self) -> float | None:
-        """The fraction that is done, or None where the worker has not said."""
+        """Fraction of the job that is done; None if the worker has reported no progress."""
         return self.numerator / self.denominator if self.denominator else None
 
 
 class TaskInfo(Protocol):
-    """What may be read of a task, in callbacks and of `TaskError.task`; see `Task`."""
+    """Read-only view of a task, which callbacks and `TaskError.task` offer; see `Task`."""
 
     @property
     def function(self) -> str | bytes:
-        """The function's name, as it was given."""
+        """Name of the function, as it was passed."""
 
     @property
     def workload(self) -> bytes:
-        """What the worker gets."""
+        """Bytes that the worker receives."""
 
     @property
     def background(self) -> bool:
-        """Whether nobody waits for the result."""
+        """Whether it is a background task, whose client does not get the result."""
 
     @property
     def unique(self) -> bytes:
-        """What makes jobs coalesce; empty for nothing."""
+        """Key by which jobs coalesce; empty for none."""
 
     @property
     def timeout(self) -> float | None:
@@ -101,27 +101,27 @@ class TaskInfo(Protocol):
 
     @property
     def priority(self) -> Priority:
-        """Which of the function's queues the job waits in."""
+        """Priority of the job."""
 
     @property
     def at(self) -> int | None:
-        """When the server may start the job, in POSIX seconds; None for at once."""
+        """Earliest start of the job, in POSIX seconds; None for as soon as possible."""
 
     @property
     def retries(self) -> int:
-        """How often the task may be submitted again."""
+        """How often the task may be resubmitted."""
 
     @property
     def handle(self) -> JobHandle | None:
-        """The job's handle, once the server has sent it."""
+        """Handle of the job; None until the server has sent it."""
 
     @property
     def server(self) -> str:
-        """The address of the server that the task was sent to last; empty before."""
+        """Address of the server that the task was last sent to; empty before."""
 
     @property
     def attempt(self) -> int:
-        """How often the task was submitted again."""
+        """How often the task has been resubmitted."""
 
     @property
     def ended(self) -> bool:

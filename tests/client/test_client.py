@@ -375,7 +375,7 @@ def test_a_refused_unique_fails_its_own_task() -> None:
     harness = ClientHarness()
     refused = Task("work", b"2")
     refused._leading_arguments = b"work\0" + b"u" * 65 + b"\0"
-    tasks = [
+    tasks: list[Deferred[Any]] = [
         harness.client.add_task("work", b"1"),
         harness.client.submit(refused),
         harness.client.add_task("work", b"3"),
@@ -796,7 +796,7 @@ def test_a_handle_that_cannot_be_asked_about(handle: Any, kind: type[Exception],
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("unique", ["", b"", "-", b"-"])
 def test_a_unique_that_names_no_job(unique: str | bytes) -> None:
-    with pytest.raises(ValueError, match="unique must name a job"):
+    with pytest.raises(ValueError, match="unique must identify a job"):
         ClientHarness().client.get_status_unique(unique)
 
 

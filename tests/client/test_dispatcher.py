@@ -67,15 +67,15 @@ def stop(harness: ClientHarness) -> None:
 def writes() -> Iterator[list[Task]]:
     """Each task at each time that it is written to a server."""
     written: list[Task] = []
-    send_task = GearmanClientProtocol.send_task
+    _send_task = GearmanClientProtocol._send_task
 
     def send_and_note(connection: GearmanClientProtocol, task: Task) -> None:
         if not connection.writing_paused:
             written.append(task)
-        send_task(connection, task)
+        _send_task(connection, task)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GearmanClientProtocol, "send_task", send_and_note)
+        patch.setattr(GearmanClientProtocol, "_send_task", send_and_note)
         yield written
 
 
@@ -1014,7 +1014,7 @@ def test_there_are_never_more_in_flight_than_may_be(steps: list[tuple[str, int]]
             harness.advance(pick)
         harness.advance()
         assert harness.client.servers[0].in_flight <= most
-        assert harness.client._dispatcher._inside <= most
+        assert harness.client._dispatcher._admitted <= most
     harness.advance(100)
     assert let_in == sorted(let_in, key=int)
     while harness.server.queued("work"):

@@ -343,7 +343,7 @@ def test_a_workload_that_cannot_be_sent_raises_when_it_is_its_turn(slow: bool, w
         ({"function": "f" * 8050}, ValueError, "prefix and function must have 8050 bytes at most, not 8053"),
         ({"retries": -1}, ValueError, "retries must be at least 0"),
         ({"timeout": 0}, ValueError, "timeout must be a positive number"),
-        ({"at": 5}, ValueError, "at is for background tasks"),
+        ({"at": 5}, ValueError, "at must be None for a foreground task"),
         ({"background": True}, TypeError, "background"),
         ({"workload": b"x"}, TypeError, "workload"),
         ({"on_nothing": print}, TypeError, "on_nothing"),

@@ -206,7 +206,7 @@ class ClientMachine(RuleBasedStateMachine):
     @invariant()
     def no_more_are_in_flight_than_may_be(self) -> None:
         if self.tasks and self.most is not None:
-            assert self.client._dispatcher._inside <= self.most
+            assert self.client._dispatcher._admitted <= self.most
 
     @invariant()
     def what_is_counted_is_what_is_out(self) -> None:

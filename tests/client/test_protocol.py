@@ -24,7 +24,7 @@ from twisted.internet.error import ConnectionLost, TimeoutError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
+from txgearman.client.protocol import ConnectionTasks, GearmanClientFactory, GearmanClientProtocol
 from txgearman.client.task import Task, TaskOwner
 from txgearman.connection.connector import EndpointConnector
 from txgearman.connection.factory import GearmanFactory
@@ -129,6 +129,7 @@ class Net:
         EndpointConnector(self.endpoint, self.factory).connect()
         assert isinstance(self.factory.connection, GearmanClientProtocol)
         self.connection = self.factory.connection
+        self.tasks = ConnectionTasks(self.connection)
         self.server = self.endpoint.server
 
     def submit(self, workload: bytes = b"", **options: Any) -> Told:
@@ -636,7 +637,11 @@ def test_little_is_kept_of_jobs_that_failed(unique: bytes, kept: int) -> None:
         net.submit(unique=unique.replace(b"%d", b"%d" % number))
         handle = b"H:%d" % number
         net.server.send(created(handle), work_fail(handle))
-    assert (len(net.connection._jobs), len(net.connection._outstanding), len(net.connection._ended)) == (0, 0, kept)
+    assert (len(net.connection._jobs), len(net.connection._outstanding), len(net.connection._remembered_ends)) == (
+        0,
+        0,
+        kept,
+    )
     assert net.connection.in_flight == 0
 
 
@@ -1122,19 +1127,19 @@ def is_lost_to_a_wrong_answer(net: Net, deferred: Deferred[Any]) -> None:
 
 def is_held_and_lost(net: Net, deferred: Any) -> None:
     net.server.send(created())
-    net.connection.hold(deferred.task)
+    net.tasks.hold(deferred._task)
     net.server.lose()
 
 
 def is_held_and_completes(net: Net, deferred: Any) -> None:
     net.server.send(created())
-    net.connection.hold(deferred.task)
+    net.tasks.hold(deferred._task)
     net.server.send(complete(b"r"))
 
 
 def is_held_and_cancelled(net: Net, deferred: Any) -> None:
     net.server.send(created())
-    net.connection.hold(deferred.task)
+    net.tasks.hold(deferred._task)
     deferred.cancel()
 
 
@@ -1222,7 +1227,7 @@ def test_many_tasks_leave_the_tables_empty() -> None:
     assert (
         len(net.connection._outstanding),
         net.connection._jobs,
-        net.connection._ended,
+        net.connection._remembered_ends,
         net.connection.in_flight,
     ) == (0, {}, {}, 0)
 
@@ -1521,7 +1526,7 @@ def owned(net: Net, workload: bytes = b"", **options: Any) -> tuple[Task, Owner,
     task, owner = Task(b"f", workload, **options), Owner()
     told: list[Any] = []
     task._begin(owner).addCallbacks(told.append, lambda failure: told.append(failure.type))
-    net.connection.send_task(task)
+    net.connection._send_task(task)
     return task, owner, told
 
 
@@ -1721,7 +1726,7 @@ def test_a_connection_is_left_when_its_last_task_is_cancelled(acknowledged: bool
 @pytest.mark.parametrize("options", [{"timeout": 5.0}, {"retries": 1}])
 def test_a_connection_alone_has_no_time_outs_and_no_retries(options: dict[str, Any]) -> None:
     net = Net()
-    with pytest.raises(ValueError, match="timeout and retries are for tasks of a GearmanClient"):
+    with pytest.raises(ValueError, match="timeout and retries need a GearmanClient"):
         net.connection.submit(Task("f", **options))
     assert net.server.received() == []
 
@@ -1767,7 +1772,7 @@ def test_a_job_that_the_server_forgot_is_lost() -> None:
     net.say(H1, known=False)
     assert told.outcomes == [TaskLost]
     assert (told.error.acknowledged, told.error.forgotten) == (True, True)
-    assert "the server has forgotten its job" in str(told.error)
+    assert "job forgotten by the server" in str(told.error)
     assert (net.connection.in_flight, net.connection.error) == (0, None)
 
 
@@ -1938,16 +1943,16 @@ def test_background_tasks_are_not_asked_after() -> None:
 def test_while_all_that_is_out_is_held_nothing_is_read() -> None:
     net = Net()
     first, second = net.submit(), net.submit(unique=b"u")
-    net.connection.hold(first.task)
+    net.tasks.hold(first.task)
     assert not net.connection.reading_paused  # what was asked is not answered
     net.server.send(created(H1), created(H2))
-    net.connection.hold(first.task)
+    net.tasks.hold(first.task)
     assert not net.connection.reading_paused  # somebody else waits
-    net.connection.hold(second.task)
+    net.tasks.hold(second.task)
     assert net.connection.reading_paused
-    net.connection.release(second.task)
+    net.tasks.release(second.task)
     assert not net.connection.reading_paused
-    net.connection.hold(first.task)
+    net.tasks.hold(first.task)
     assert not net.connection.reading_paused  # the second can take more
 
 
@@ -1956,11 +1961,11 @@ def test_while_the_server_owes_an_answer_it_is_read() -> None:
     told = net.submit()
     net.server.send(created())
     asked = net.connection.request(ECHO_REQ, b"1", answer=ECHO_RES)
-    net.connection.hold(told.task)
+    net.tasks.hold(told.task)
     assert not net.connection.reading_paused
     net.server.send(ECHO_RES.response(b"1"), answer(FENCE))
     assert asked.called
-    net.connection.hold(told.task)
+    net.tasks.hold(told.task)
     assert net.connection.reading_paused
 
 
@@ -1968,7 +1973,7 @@ def test_where_all_that_is_out_is_held_one_more_task_is_heard() -> None:
     net = Net()
     held = net.submit()
     net.server.send(created(H1))
-    net.connection.hold(held.task)
+    net.tasks.hold(held.task)
     assert net.connection.reading_paused
     other = net.submit()
     assert not net.connection.reading_paused
@@ -1981,15 +1986,15 @@ def test_a_held_task_that_is_let_go_holds_nobody_up() -> None:
     net = Net()
     first, second, third = net.submit(), net.submit(), net.submit()
     net.server.send(created(b"H:1"), created(b"H:2"), created(b"H:3"))
-    net.connection.hold(first.task)
+    net.tasks.hold(first.task)
     first.deferred.cancel()
-    net.connection.hold(second.task)
+    net.tasks.hold(second.task)
     assert not net.connection.reading_paused  # the third waits
     net.server.send(complete(b"", b"H:2"))
-    net.connection.hold(third.task)
+    net.tasks.hold(third.task)
     assert net.connection.reading_paused
     third.deferred.cancel()
-    net.connection.release(third.task)
+    net.tasks.release(third.task)
     assert not net.connection.reading_paused
 
 
@@ -1998,7 +2003,7 @@ def test_a_task_may_be_held_on_a_connection_that_is_gone() -> None:
     told = net.submit()
     net.server.send(created())
     net.server.lose()
-    net.connection.hold(told.task)
+    net.tasks.hold(told.task)
     assert not net.connection.reading_paused
 
 
@@ -2006,10 +2011,10 @@ def test_a_held_task_is_not_asked_after() -> None:
     """It is by our own will that nothing is heard of it, and the answer would come behind all its data."""
     net = Sweep()
     told = net.begun(H1)
-    net.connection.hold(told.task)
+    net.tasks.hold(told.task)
     net.wait(60)
     assert net.asked() == []
-    net.connection.release(told.task)
+    net.tasks.release(told.task)
     net.wait(12)
     assert net.asked() == [H1]
 

@@ -19,7 +19,7 @@ from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
 
 from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
-from txgearman.client.task import Task, TaskOwner
+from txgearman.client.task import Task
 from txgearman.connection.factory import ConnectionListener
 from txgearman.connection.pool import ServerInfo, ServerPool, ServerState
 from txgearman.connection.protocol import CLOSE_TIMEOUT
@@ -523,8 +523,7 @@ def test_server_with_paused_writing_is_chosen_last() -> None:
 def busy(pool: Pool, place: int) -> tuple[Task, list[Any]]:
     """A task that is out at a server of the pool, and what becomes of it."""
     task = Task("work")
-    told = outcome_of(task._begin(TaskOwner()))
-    present(list(pool.servers)[place].connection).send_task(task)
+    told = outcome_of(present(list(pool.servers)[place].connection).submit(task))
     pool.advance()
     return task, told
 

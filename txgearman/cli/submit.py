@@ -87,7 +87,11 @@ def _submit_background(request: Request, client: GearmanClient, workload: bytes)
     """
     with usage_errors():
         submitted = client.submit(Task(request.function, workload, **request.options))
-    return submitted.addCallback(lambda handle: f"{handle}\n".encode())
+    return submitted.addCallback(_line_of)
+
+
+def _line_of(handle: object) -> bytes:
+    return f"{handle}\n".encode()
 
 
 async def _stream_result(
@@ -160,7 +164,7 @@ class LineBatch:
         """Submit a foreground job; its Deferred fires with its data and result, joined."""
         data: list[bytes] = []
         with usage_errors():
-            task = Task(
+            submitted = self._client.add_task(
                 self._request.function,
                 workload,
                 on_data=lambda _, chunk: data.append(chunk),
@@ -168,7 +172,6 @@ class LineBatch:
                 on_retry=lambda _, __: data.clear(),
                 **self._request.options,
             )
-            submitted = self._client.submit(task)
         return submitted.addCallback(lambda result: b"".join([*data, result]))
 
     def _line_failed(self, failure: Failure, line: int) -> bytes:

@@ -1,1 +1,1 @@
-"""The client: API, policy and wire."""
+"""The client: API, policy and wire protocol."""

@@ -1,12 +1,12 @@
-"""Has servers drop jobs for a client: in the text protocol, which has connections of its own.
+"""Asks servers to drop jobs: in the text protocol, over connections of its own.
 
-A connection is made when the first job is to be dropped, and closed when the answer to the last one has come.
+The connection to a server is made for the first job to drop, and closed when no answer is outstanding.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -22,49 +22,56 @@ from .protocol import GearmanClientProtocol
 
 __all__ = ["JobCanceller"]
 
+T = TypeVar("T")
+
 
 class _SharedConnection:
-    """A connection, and how many wait for answers on it."""
+    """A connection to one server.
+
+    :ivar outstanding: number of commands that wait for their answer on it.
+    """
 
     def __init__(self, server: JobServer[AdminProtocol]) -> None:
         self.server = server
-        self.count = 0
+        self.outstanding = 0
 
 
 class JobCanceller:
-    """Has servers drop jobs."""
+    """Asks servers to drop jobs."""
 
     def __init__(self, reactor: Reactor, connection_options: ConnectionOptions) -> None:
         self._make_factory = partial(AdminFactory, reactor, connection_options=connection_options)
-        self._uses: dict[JobServer[GearmanClientProtocol], _SharedConnection] = {}
+        self._connections: dict[JobServer[GearmanClientProtocol], _SharedConnection] = {}
         self._closing: dict[GearmanFactory[AdminProtocol], None] = {}
         self._closed: Waiters[None] = Waiters()
 
     def cancel(self, server: JobServer[GearmanClientProtocol], handle: bytes) -> Deferred[None]:
         """Ask a server to drop a job.
 
-        :return: as `GearmanAdmin.cancel_job`.
+        :return: as for `GearmanAdmin.cancel_job`.
         :raises ValueError: the handle can't be sent.
         """
         command = cancel_job(handle)
-        use = self._uses.get(server)
-        if use is None:
-            use = self._uses[server] = _SharedConnection(server.clone_for(self._make_factory))
-            use.server.start()
-        use.count += 1
-        asked = use.server.use(lambda connection: connection.ask(command.line))
-        return asked.addBoth(self._answered, server, use).addCallback(command.parse)
+        connection = self._connections.get(server)
+        if connection is None:
+            connection = self._connections[server] = _SharedConnection(server.clone_for(self._make_factory))
+            connection.server.start()
+        connection.outstanding += 1
+        answered = connection.server.use(lambda protocol: protocol.ask(command.line))
+        answered.addBoth(self._release, server, connection)
+        return answered.addCallback(command.parse)
 
-    def _answered(self, outcome: Any, server: JobServer[GearmanClientProtocol], use: _SharedConnection) -> Any:
-        use.count -= 1
-        if not use.count:
-            if self._uses.get(server) is use:
-                del self._uses[server]
-            self._close(use)
+    def _release(self, outcome: T, server: JobServer[GearmanClientProtocol], connection: _SharedConnection) -> T:
+        """Close the connection if no answer is outstanding on it."""
+        connection.outstanding -= 1
+        if not connection.outstanding:
+            if self._connections.get(server) is connection:
+                del self._connections[server]
+            self._close(connection)
         return outcome
 
-    def _close(self, use: _SharedConnection) -> None:
-        factory = use.server.release_factory()
+    def _close(self, connection: _SharedConnection) -> None:
+        factory = connection.server.release_factory()
         if factory is not None:
             self._closing[factory] = None
             factory.stop(ClientStopped()).addCallback(self._factory_closed, factory)
@@ -75,11 +82,11 @@ class JobCanceller:
             self._closed.fire(None)
 
     def stop(self) -> Deferred[None]:
-        """Fail what is not answered with `ClientStopped`.
+        """Fail outstanding commands with `ClientStopped`, and disconnect.
 
         :return: fires when no socket and no timer is left.
         """
-        uses, self._uses = self._uses, {}
-        for use in uses.values():
-            self._close(use)
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            self._close(connection)
         return self._closed.wait() if self._closing else succeed(None)

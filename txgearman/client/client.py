@@ -1,10 +1,9 @@
-"""`GearmanClient`: what a caller sees, and the policy."""
+"""`GearmanClient`: the API of the client."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable
 from functools import partial
-from typing import Any
 
 from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, inlineCallbacks
 from twisted.logger import Logger
@@ -33,7 +32,7 @@ from .canceller import JobCanceller
 from .dispatcher import Dispatcher
 from .iteration import Stream, map_workloads
 from .protocol import GearmanClientFactory, GearmanClientProtocol
-from .task import BackgroundOptions, Task, TaskOptions
+from .task import BackgroundOptions, Task, TaskOptions, TaskResult
 
 __all__ = ["GearmanClient"]
 
@@ -41,32 +40,33 @@ _log = Logger()
 
 
 class GearmanClient(PoolService[GearmanClientProtocol]):
-    """Has jobs done by the workers of one or more job servers.
+    """Submits jobs to one or more job servers.
 
     ::
 
         client = GearmanClient(["10.0.0.1", "10.0.0.2:4731"])
         deferred = client.add_task("reverse", b"abc")     # fires with b"cba"
 
-    It connects at `startService()`, or at the first use. It is an `IService`, and an async context manager that
-    starts and stops it. Connections that fail are tried again after half a second to half a minute.
+    A client is an `IService`, and an async context manager that starts and stops it. It connects on `startService()`,
+    or on first use. A connection that fails or is lost is retried after a delay that grows from half a second to half a
+    minute.
 
-    A task without a unique goes to the connected server that has the fewest tasks. A unique chooses its server, the
-    same one for every client with the same servers, so that jobs coalesce across a pool; while that server is down, the
-    next in rank. A task that was not written to any server yet moves on where its server can't be reached; when the
-    last attempt to reach each of them has failed, it waits for ``server_wait`` seconds that one comes back, and then
-    fails with `NoServersAvailable`. (Without ``server_wait``, at once: maybe before the call returns. Whoever tries
-    again should wait a little first.)
+    **Routing.** A task without a unique goes to the connected server that has the fewest tasks. A task with a unique
+    goes to the server that ranks highest for that unique, or to the next in rank while that one is down. All clients
+    with the same servers rank them alike, so that jobs coalesce across the pool. A task that was not sent yet fails
+    over if its server can't be reached. Once the latest attempt to reach each server has failed, tasks wait up to
+    ``server_wait`` seconds for a server, and then fail with `NoServersAvailable`. Without ``server_wait`` they fail at
+    once, possibly before the call returns: wait a little before submitting again.
 
-    **What a Deferred means.** Each fires exactly once. Once a task is written to a server, a connection that goes
-    fails it with `TaskLost`, and so does a server that has forgotten its job; it is submitted again only where
-    ``retries`` says so. ``cancel()`` means letting go: a task that was not written is never sent; of one that was,
-    nothing more is heard, but its job may still run (unless ``drop_on_cancel`` has the server drop it in time).
+    **Outcomes.** Each Deferred fires exactly once. There are no hidden retries: if the connection is lost after a task
+    was sent, or the server forgets its job, the task fails with `TaskLost`; it is resubmitted only if you pass
+    ``retries``. Cancelling a Deferred abandons its task: if it was not sent yet, it never is; otherwise nothing more is
+    reported of it, but its job may still run, unless ``drop_on_cancel`` has the server drop the job in time.
 
-    **Retries.** A foreground task with ``retries=n`` is submitted up to n times more, after a rest of 0.5, 1, 2 ... 30
-    seconds, to the next server in rank, or else to another one. That is so after `TaskLost`, `TaskFailed`,
-    `TaskException`, `NoServersAvailable`, and a `TaskRejected` because the queue was full; after nothing else. Its job
-    may then be done more than once. A background task is never submitted twice.
+    **Retries.** A foreground task with ``retries=n`` is resubmitted up to n times, after a delay of 0.5, 1, 2 ... 30
+    seconds: with a unique to the next server in rank, without one to another server, if there is one. Retriable
+    failures are `TaskLost`, `TaskFailed`, `TaskException`, `NoServersAvailable`, and a `TaskRejected` because the queue
+    was full. The job may then run more than once. A background task is never submitted twice.
     """
 
     def __init__(
@@ -86,28 +86,30 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         tls: TLSOptions | None = None,
     ) -> None:
         """
-        :param job_servers: ``"host"``, ``"host:port"`` (default port 4730), ``"[v6]:port"``, or one of these behind
-            ``"tls:"``; the description of a Twisted client endpoint (``"unix:/path"``); or an `IStreamClientEndpoint`.
-            One or more.
-        :param prefix: joined to each function's name with a TAB, as workers with that prefix expect; so applications
-            can share servers.
-        :param reactor: None for the global one.
-        :param exceptions: ask for what workers raise: tasks fail with `TaskException`, which has its data. Without,
-            gearmand says no more than WORK_FAIL.
-        :param max_in_flight: how many tasks may be out at a time; those over it wait here, in order. None: no limit.
+        :param job_servers: addresses of one or more job servers, each of which is ``"host"``, ``"host:port"`` (default
+            port 4730), ``"[v6]:port"``, one of these after ``"tls:"``, a Twisted client endpoint description
+            (``"unix:/path"``), or an `IStreamClientEndpoint`.
+        :param prefix: is joined to each function's name with a TAB, as for workers with the same prefix, so that
+            applications can share servers. Empty for none.
+        :param reactor: None for the global reactor.
+        :param exceptions: whether to ask servers to forward WORK_EXCEPTION, so that tasks fail with `TaskException` and
+            its data. If not, gearmand reports an exception as WORK_FAIL.
+        :param max_in_flight: maximum number of tasks in flight; further tasks wait in the client, in order. None for no
+            limit.
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
-        :param server_timeout: seconds that a server may owe answers, such as JOB_CREATED, and give none; then its
-            connection is dropped. A workload must get through in this time.
-        :param server_wait: seconds that a task may wait for a server to come back while none can be reached; 0: none.
-        :param heartbeat: seconds of silence after which a server is asked whether it is there. If it says nothing for
-            as long again, its connection is dropped. None: it is not asked, and a half-open connection with nothing to
-            send is found by TCP only.
-        :param job_check_interval: seconds of silence about a foreground task after which its server is asked whether it
-            still has the job; a job that it forgot is a `TaskLost`. It may take half as long again.
-        :param max_packet_size: bytes that a workload may have, and the body of a packet from a server.
-        :param tls: how TLS is spoken with servers at ``"tls:host"``, ``"tls:host:port"`` and ``"tls:[v6]:port"``; None
-            for the defaults of `TLSOptions`. A description with options of its own says all of it.
-        :raises TypeError, ValueError: for an argument that can't be meant.
+        :param server_timeout: seconds that a server may leave a request, such as a submit, unanswered; then its
+            connection is dropped. A workload must be transmitted within this time.
+        :param server_wait: seconds that a task may wait for a server while none can be reached; 0 for not at all.
+        :param heartbeat: seconds of silence after which a server is asked for a sign of life; after as many seconds
+            again, its connection is dropped. None to leave the detection of a half-open connection to TCP, which
+            detects it only when there is something to send.
+        :param job_check_interval: seconds without a packet about a foreground task after which its server is asked
+            whether it still has the job; if not, the task fails with `TaskLost`. Detection takes up to one and a half
+            times as long.
+        :param max_packet_size: maximum size in bytes of a workload, and of the body of a packet from a server.
+        :param tls: TLS options for servers at ``"tls:host"``, ``"tls:host:port"`` and ``"tls:[v6]:port"``; None for the
+            defaults of `TLSOptions`. They do not apply to a ``"tls:"`` description with options of its own.
+        :raises TypeError, ValueError: an argument is invalid.
         """
         connection_options = ConnectionOptions(
             connect_timeout, server_timeout, heartbeat, job_check_interval, max_packet_size
@@ -129,44 +131,46 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
     # Tasks.
 
     def add_task(self, function: str | bytes, workload: bytes = b"", **options: Unpack[TaskOptions]) -> Deferred[bytes]:
-        """Have a job done and get its result.
+        """Submit a foreground job.
 
-        The callbacks come in this order: ``on_created``, what data, warnings and status there are, then one of
-        ``on_complete`` and ``on_fail``, and then the Deferred.
+        Callbacks are called in this order: ``on_created``; any of ``on_data``, ``on_warning`` and ``on_status``; then
+        either ``on_complete`` or ``on_fail``. The Deferred fires last.
 
-        :param options: `TaskOptions`, by keyword, as with `Task`: ``unique``, ``priority``, ``timeout``, ``retries``,
-            ``drop_on_cancel`` and the callbacks.
+        :param options: `TaskOptions`, as for `Task`: ``unique``, ``priority``, ``timeout``, ``retries``,
+            ``drop_on_cancel``, and the callbacks.
         :return: fires with the result. Fails with `TaskFailed`, `TaskException`, `TaskRejected`, `TaskLost`,
-            `TaskTimedOut`, `NoServersAvailable` or `ClientStopped`. Cancelled before the task was written, it is never
-            sent; after that, the job may still run, and nothing more is heard of it. With ``drop_on_cancel``, the
-            server is asked to drop it.
-        :raises TypeError, ValueError: for what can't be sent; nothing is.
+            `TaskTimedOut`, `NoServersAvailable` or `ClientStopped`. If it is cancelled before the task was sent, the
+            task is never sent; if later, nothing more is reported of it, and its job may still run. With
+            ``drop_on_cancel``, the server is asked to drop the job.
+        :raises TypeError, ValueError: an argument is invalid; nothing is sent.
         """
-        return self.submit(Task(function, workload, False, **options))
+        return self.submit(Task(function, workload, False, **options))  # type: ignore[return-value]  # bytes: foreground
 
     def add_task_bg(
         self, function: str | bytes, workload: bytes = b"", **options: Unpack[BackgroundOptions]
     ) -> Deferred[JobHandle]:
-        """Have a job done without waiting for it.
+        """Submit a background job.
 
-        The server keeps the job until a worker has done it; whether it survives the server is the server's setting.
-        gearmand answers as ever, but throws the job away, if it has the unique of a foreground job whose client left
-        (L1, L2): give background jobs uniques of their own.
+        The server keeps the job until a worker has done it. Whether the job survives a restart of the server depends on
+        the server's configuration. Give background jobs uniques of their own: gearmand answers as usual but discards
+        the job if it coalesces with a foreground job whose client has disconnected (L1, L2).
 
-        :param options: `BackgroundOptions`, by keyword, as with `Task`: ``unique``, ``priority``, ``at``, ``timeout``,
+        :param options: `BackgroundOptions`, as for `Task`: ``unique``, ``priority``, ``at``, ``timeout``,
             ``drop_on_cancel``, ``on_created`` and ``on_fail``.
-        :return: fires with the job's handle once the server has it. Fails with `TaskRejected`, `TaskLost` and
-            `TaskTimedOut` (the server may have it), `NoServersAvailable` or `ClientStopped`. Cancelled as with
-            `add_task`.
-        :raises TypeError, ValueError: for what can't be sent; nothing is.
+        :return: fires with the job's handle once the server has queued the job. Fails with `TaskRejected`,
+            `NoServersAvailable` or `ClientStopped`; or with `TaskLost` or `TaskTimedOut`, in which case the server may
+            have the job. Cancelling it has the same effect as for `add_task`.
+        :raises TypeError, ValueError: an argument is invalid; nothing is sent.
         """
-        return self.submit(Task(function, workload, True, **options))
+        return self.submit(Task(function, workload, True, **options))  # type: ignore[return-value]  # a background task
 
-    def submit(self, task: Task) -> Deferred[Any]:
-        """Submit a task made before: what `add_task` and `add_task_bg` are made of.
+    def submit(self, task: Task) -> Deferred[TaskResult]:
+        """Submit a task. `add_task` and `add_task_bg` are shorthands for this.
 
-        :return: fires with `bytes`, or with a `JobHandle` if it is a background task; as with those.
-        :raises ValueError: the task was submitted before, or is too long with the prefix or for ``max_packet_size``.
+        :return: as for `add_task`, or as for `add_task_bg` if it is a background task.
+        :raises TypeError: `task` is not a `Task`.
+        :raises ValueError: the task was submitted before, its workload exceeds ``max_packet_size``, or its function's
+            name is too long with the prefix.
         """
         if not isinstance(task, Task):
             raise TypeError(f"task must be a Task, not {type(task).__name__}")
@@ -181,23 +185,27 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         return ValueError(f"workload must have max_packet_size={most} bytes at most, not {len(task._workload)}")
 
     def _drop(self, handle: JobHandle) -> None:
-        """A task with `drop_on_cancel` was let go."""
+        """Have the server drop the job of a task with ``drop_on_cancel`` that was cancelled or has timed out."""
         try:
             dropped = self.cancel_job(handle)
-        except ValueError as error:  # its server is none of ours any more
+        except ValueError as error:  # its server has been removed from the client's meanwhile
             dropped = fail(error)
-        dropped.addErrback(lambda failure: _log.info("{job} is not dropped: {why}", job=handle, why=failure.value))
+        dropped.addErrback(
+            lambda failure: _log.info("{job} was not dropped: {reason}", job=handle, reason=failure.value)
+        )
 
     def cancel_job(self, handle: JobHandle) -> Deferred[None]:
-        """Ask the server that has a job to drop it. A connection of its own is made for that.
+        """Ask the server of a job to drop it, over a connection made for that purpose.
 
-        gearmand fails the job's tasks, here and anywhere, and drops it if it is queued. If it runs, the worker is not
-        told. Until a worker has asked for it, gearmand loses a new job of the same function and unique (H2).
-        geard only drops queued jobs, and does not tell those who wait (H5); perl's server can't.
+        gearmand fails all tasks of the job, whichever client they belong to, and removes the job if it is queued. A
+        worker that runs it is not notified. gearmand also loses a new job of the same function and unique, until a
+        worker has asked for it (H2). geard drops queued jobs only, and does not notify the clients that wait for them
+        (H5). Perl's server does not support it.
 
-        :return: fires when the server has done so. Fails with `ServerError`, whose code is ``"UNKNOWN_JOB"`` if the
-            server has no such job; with `NoServersAvailable`, or `ClientStopped`. Cancelled, it only stops waiting.
-        :raises ValueError: the handle names a server that is none of this client's, or can't be sent.
+        :return: fires when the server has confirmed. Fails with `ServerError`, whose code is ``"UNKNOWN_JOB"`` if the
+            server does not have the job; with `NoServersAvailable`, or with `ClientStopped`. Cancelling it only ignores
+            the server's answer.
+        :raises ValueError: the handle names a server that is not one of this client's, or can't be sent.
         """
         _check_handle(handle)
         server = self._servers.by_address(handle.server)
@@ -211,64 +219,71 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         concurrency: int = 100,
         **options: Unpack[TaskOptions],
     ) -> AsyncGenerator[bytes, None]:
-        """Have a job done for each of many workloads, and go through the results, in the same order.
+        """Submit a foreground job for each of many workloads, and iterate over the results in the same order.
 
         ::
 
             async for result in client.map("resize", images, concurrency=20):
                 ...
 
-        Workloads are taken as they are needed: so many that no more than `concurrency` tasks are out, or done and not
-        gone through yet. A loop that is left early lets go of those. (At once, with CPython, or where the iterator is
-        closed, by ``contextlib.aclosing``.)
+        Workloads are consumed lazily: at most `concurrency` tasks are in flight, or done with a result that was not yet
+        iterated over. Leaving the loop early cancels these tasks: at once in CPython, or when the iterator is closed,
+        for which there is ``contextlib.aclosing``.
 
-        :param workloads: an iterable or async iterable; it may be endless.
+        :param workloads: an iterable or async iterable of `bytes`, possibly infinite.
+        :param concurrency: maximum number of tasks that are in flight, or whose results wait for the loop.
         :param options: those of `add_task`, for each task.
-        :return: an async iterator of results. It raises what the first task in order that fails does, and is at its end
-            then.
-        :raises TypeError, ValueError: for what can't be meant; nothing is sent. For a workload, when it is its turn.
+        :return: an async iterator of the results. It raises the error of the first task in order that fails, and ends
+            with it.
+        :raises TypeError, ValueError: an argument is invalid; nothing is sent. An invalid workload raises when its turn
+            comes.
         """
         check_count("concurrency", concurrency)
-        Task(function, b"", False, **options)._leading_arguments_with(self._prefix)  # what is wrong is told now
-        return map_workloads(
-            lambda workload: self.submit(Task(function, workload, False, **options)), workloads, concurrency
-        )
+        # Invalid options raise here, not in the loop.
+        Task(function, b"", False, **options)._leading_arguments_with(self._prefix)
+
+        def submit(workload: bytes) -> Deferred[bytes]:
+            return self.submit(Task(function, workload, False, **options))  # type: ignore[return-value]  # as add_task
+
+        return map_workloads(submit, workloads, concurrency)
 
     def stream(
         self, function: str | bytes, workload: bytes = b"", **options: Unpack[TaskOptions]
     ) -> AsyncGenerator[bytes, None]:
-        """Have a job done, and go through its result in parts as they come.
+        """Submit a foreground job, and iterate over its data as the worker sends it.
 
         ::
 
             async for chunk in client.stream("log", b"today"):
                 ...
 
-        Where the loop is slower than the worker, chunks wait here. From a megabyte on nothing more is read from the
-        server, as long as nobody else waits for anything on the same connection. A loop that is left early lets go of
-        the task, as with `map`.
+        If the loop is slower than the worker, chunks are buffered. From one megabyte on, nothing more is read from the
+        server while no other task waits for anything on the same connection. Leaving the loop early cancels the task,
+        as for `map`.
 
-        :param options: those of `add_task`, but for ``on_data``. With ``retries``, chunks may come again.
-        :return: an async iterator of the payloads of each WORK_DATA, and of the WORK_COMPLETE unless it is empty.
-            It raises what `add_task` would fail with, after the chunks that came before. The task is submitted when the
-            first one is asked for.
-        :raises TypeError, ValueError: for what can't be sent; nothing is.
+        :param options: those of `add_task` except ``on_data``. With ``retries``, chunks may be repeated.
+        :return: an async iterator of the data of each WORK_DATA, and of the WORK_COMPLETE unless that is empty. It
+            raises the error that the task fails with, after the chunks that came before. The task is submitted when the
+            first chunk is asked for.
+        :raises TypeError, ValueError: an argument is invalid; nothing is sent.
         """
         task = Task(function, workload, False, **options)
-        if len(task._workload) > self._connection_options.max_packet_size:  # what is wrong is told now
+        # An invalid argument raises here, not in the loop.
+        if len(task._workload) > self._connection_options.max_packet_size:
             raise self._too_large(task)
         task._leading_arguments_with(self._prefix)
         return Stream(task).chunks(self.submit)
 
-    # Questions.
+    # Queries.
 
     def get_status(self, handle: JobHandle) -> Deferred[JobStatus]:
-        """Ask the server that has a job how far it is.
+        """Ask the server of a job for its status.
 
-        :return: fires with what the server knows. Fails with `NoServersAvailable` if that server can't be reached, or
-            goes away before it answers; with `ServerError` if it refuses; with `ClientStopped`. Cancelled, the answer
-            is forgotten.
-        :raises ValueError: the handle names a server that is none of this client's, or is longer than any server's.
+        :return: fires with the status. Fails with `NoServersAvailable` if the server can't be reached, or its
+            connection is lost before it answers; with `ServerError` if the server refuses; with `ClientStopped`.
+            Cancelling it only ignores the server's answer.
+        :raises ValueError: the handle names a server that is not one of this client's, is empty, or is longer than any
+            server's.
         """
         _check_handle(handle)
         name = name_bytes("handle", handle.handle, MAX_HANDLE)
@@ -277,29 +292,30 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         return self._status(GET_STATUS, name, STATUS_RES, [self._servers.by_address(handle.server)])
 
     def get_status_unique(self, unique: str | bytes) -> Deferred[JobStatus]:
-        """Ask for the job with a unique, on the server that tasks with it go to.
+        """Ask for the status of the job with a unique, on the server that tasks with this unique go to.
 
-        If jobs of several functions have it, the server tells of one of them. gearmand knows this question, geard not.
+        If jobs of several functions have the unique, the server reports one of them. gearmand supports this query,
+        geard does not.
 
-        :return: as `get_status`; also fails with `RequestUnsupported`, on a server without it.
-        :raises ValueError: the unique is empty or ``"-"``, which name no job, or can't be sent.
+        :return: as for `get_status`; also fails with `RequestUnsupported`.
+        :raises ValueError: the unique is empty or ``"-"``, which identify no job, or can't be sent.
         """
         name = name_bytes("unique", unique, MAX_UNIQUE)
         if name in (b"", b"-"):
-            raise ValueError(f"unique must name a job, which {unique!r} does not")
+            raise ValueError(f"unique must identify a job, not be {unique!r}")
         return self._status(GET_STATUS_UNIQUE, name, STATUS_RES_UNIQUE, self._servers.ranked(name))
 
     @inlineCallbacks
     def _status(
-        self, question: PacketType, subject: bytes, answer: PacketType, servers: list[JobServer[GearmanClientProtocol]]
+        self, query: PacketType, subject: bytes, answer: PacketType, servers: list[JobServer[GearmanClientProtocol]]
     ) -> Generator[Deferred[list[bytes]], list[bytes], JobStatus]:
-        """Ask the first of `servers` that can be reached."""
+        """Query the first of `servers` that can be reached."""
         if not self._use():
             raise ClientStopped()
         reasons: dict[str, BaseException] = {}
         for server in servers:
             try:
-                arguments = yield server.ask(question, subject, answer=answer, subject=subject)
+                arguments = yield server.ask(query, subject, answer=answer, subject=subject)
             except NoServersAvailable as error:
                 reasons.update(error.reasons)
             else:
@@ -308,12 +324,14 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         raise NoServersAvailable(reasons)
 
     def echo(self, data: bytes = b"") -> Deferred[dict[str, float]]:
-        """Make a round trip to every server that is connected, or whose first attempt is under way.
+        """Measure the round trip to each server that is connected, or whose first connection attempt is under way.
 
-        geard does not answer an ECHO_REQ, but the question sent behind it (H6); that counts.
+        geard leaves an ECHO_REQ unanswered (H6); for it, the answer to the request that follows counts.
 
-        :return: fires with the seconds that each server took, by its address. Servers that could not be reached
-            are not in it; fails with `NoServersAvailable` if none could. Cancelled, the answers are forgotten.
+        :return: fires with the seconds that each server took, by address, without those that could not be reached.
+            Fails with `NoServersAvailable` if none could be, or with `ClientStopped`. Cancelling it only ignores the
+            answers.
+        :raises TypeError, ValueError: `data` is not bytes, or exceeds ``max_packet_size``.
         """
         if not isinstance(data, bytes):
             raise TypeError(f"data must be bytes, not {type(data).__name__}")
@@ -323,7 +341,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         return self._echo(data)
 
     @inlineCallbacks
-    def _echo(self, data: bytes) -> Generator[Deferred[Any], Any, dict[str, float]]:
+    def _echo(self, data: bytes) -> Generator[Deferred[list[None]], object, dict[str, float]]:
         if not self._use():
             raise ClientStopped()
         seconds: dict[str, float] = {}
@@ -344,7 +362,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         data: bytes,
         seconds: dict[str, float],
         reasons: dict[str, BaseException],
-    ) -> Generator[Deferred[Any], Any, None]:
+    ) -> Generator[Deferred[GearmanClientProtocol] | Deferred[list[bytes]], object, None]:
         try:
             yield server.when_ready()
             start = self._reactor.seconds()
@@ -353,7 +371,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             reasons.update(error.reasons)
             return
         except RequestUnsupported:
-            pass  # the fence behind the question was answered
+            pass  # the fence after the request was answered
         seconds[server.address] = self._reactor.seconds() - start
 
     # Stopping.
@@ -363,9 +381,9 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         return self._dispatcher.stop().addCallback(lambda _: closed)
 
     def drain(self) -> Deferred[None]:
-        """Await the outcome of every task, those submitted meanwhile too.
+        """Wait until every task has its outcome, including those submitted meanwhile.
 
-        :return: fires when no task is out; at once if none is. Cancelled, it only stops waiting.
+        :return: fires when no task is unfinished; at once if none is. Cancelling it only ends the wait.
         """
         return self._dispatcher.drain()
 

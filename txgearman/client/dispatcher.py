@@ -1,20 +1,20 @@
-"""The policy: when a task is sent, to which server, and whether again.
+"""The policy: when a task is sent, to which server, and whether it is sent again.
 
-From its submit to its outcome a task is in one of these places, which is its holder:
+From its submit to its outcome a task has one of these holders:
 
 ===================  ===================================================================================
-admission queue      as many tasks as may be in flight are (``max_in_flight``)
-awaiting connection  the server that it should go to is connecting
-awaiting server      no server can be reached; it waits up to ``server_wait`` seconds until one can be
-backing off          it has failed, and is submitted again after a delay (``retries``)
-on a connection      written to a server, or about to be as soon as that takes what was written before
+admission queue      ``max_in_flight`` tasks are in flight already
+awaiting connection  the server that the task should go to is connecting
+awaiting server      no server can be reached; the task waits up to ``server_wait`` seconds for one
+backing off          an attempt failed, and the task is resubmitted after a delay (``retries``)
+on a connection      written, or about to be as soon as the server has taken what was written before
 ===================  ===================================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
@@ -26,7 +26,7 @@ from ..connection.waiters import Waiters
 from ..errors import ClientStopped, GearmanError, NoServersAvailable, TaskTimedOut
 from ..models import JobHandle
 from .protocol import GearmanClientProtocol
-from .task import Task, TaskOwner
+from .task import Task, TaskOwner, TaskResult
 from .task_queue import TaskQueue
 
 __all__ = ["Dispatcher", "retry_delay"]
@@ -38,13 +38,15 @@ MAX_RETRY_DELAY: Final = 30.0
 
 
 def retry_delay(attempt: int) -> float:
-    """Seconds before a task is submitted again; 1 is the first retry. Half a second, and twice as long each time, up to
-    half a minute; as between attempts to connect."""
+    """Return the seconds to wait before retry number `attempt`, of which 1 is the first.
+
+    The delay doubles with each retry, from half a second up to half a minute, as between attempts to connect.
+    """
     return min(MIN_RETRY_DELAY * 2.0 ** (attempt - 1), MAX_RETRY_DELAY)
 
 
 class Dispatcher(TaskOwner):
-    """Sends tasks to job servers, and answers for each until it has its outcome."""
+    """Sends tasks to job servers, and owns each of them until it has its outcome."""
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class Dispatcher(TaskOwner):
         max_in_flight: int | None,
     ) -> None:
         """
-        :param drop: asks a job's server to drop it.
+        :param drop: asks the server of a job to drop it.
         """
         self._drop = drop
         self._servers = servers
@@ -70,25 +72,25 @@ class Dispatcher(TaskOwner):
         self._timeouts: DeadlineQueue[Task] = DeadlineQueue(reactor, self._time_out)
         self._drained: Waiters[None] = Waiters()
 
-    def submit(self, task: Task, prefix: bytes) -> Deferred[Any]:
-        """Answer for a task from now on.
+    def submit(self, task: Task, prefix: bytes) -> Deferred[TaskResult]:
+        """Begin a task, and send it as soon as it may be sent.
 
         :return: the task's Deferred.
-        :raises ValueError: it can't begin.
+        :raises ValueError: the task was submitted before, or its function's name becomes too long.
         """
         deferred = task._begin(self, prefix)
         self._unfinished += 1
         timeout = task._timeout
         if timeout is not None:
             self._timeouts.add(task, timeout)
-        if self._max_in_flight is not None and (self._admission_queue or self._inside > self._max_in_flight):
+        if self._max_in_flight is not None and (self._admission_queue or self._admitted > self._max_in_flight):
             self._admission_queue.append(task)
         else:
             self.reroute(task)
         return deferred
 
-    def stop(self) -> Deferred[Any]:
-        """Fail all tasks, and disconnect.
+    def stop(self) -> Deferred[None]:
+        """Fail all tasks with `ClientStopped`, and disconnect.
 
         :return: fires when no socket and no timer is left.
         """
@@ -104,46 +106,49 @@ class Dispatcher(TaskOwner):
         return stopped
 
     def drain(self) -> Deferred[None]:
-        """Await the outcome of every task."""
+        """Wait until every task has its outcome."""
         return self._drained.wait() if self._unfinished else succeed(None)
 
     def servers_changed(self) -> None:
-        """A server has become ready, or can't be reached, or there are others now."""
+        """Reroute waiting tasks: a server has become ready or unreachable, or servers were added or removed."""
         for _ in range(len(self._awaiting_connection)):
             task = self._awaiting_connection.pop()
-            if task is not None:  # else the outcome of another has cancelled those that were left
+            if task is not None:  # else the outcome of another task has cancelled the remaining ones
                 self._route(task)
         if self._awaiting_server and self._servers.any_reachable():
             for task in self._awaiting_server.pop_all():
-                self._route(task)  # which ends none, since there is hope
+                self._route(task)  # which fails none of them, since a server can be reached
 
-    # Where a task goes.
+    # Admission and routing.
 
     @property
-    def _inside(self) -> int:
-        """How many tasks are past the gate."""
+    def _admitted(self) -> int:
+        """Number of unfinished tasks outside the admission queue."""
         return self._unfinished - len(self._admission_queue)
 
     def _admit(self) -> None:
-        """Admit those that max_in_flight allows. It takes no call in a call, however many fail at once."""
+        """Admit as many tasks as ``max_in_flight`` allows.
+
+        Not re-entrant, so that many simultaneous failures do not recurse.
+        """
         if not self._admitting and self._max_in_flight is not None:
             self._admitting = True
-            while self._inside < self._max_in_flight and (task := self._admission_queue.pop()) is not None:
+            while self._admitted < self._max_in_flight and (task := self._admission_queue.pop()) is not None:
                 self.reroute(task)
             self._admitting = False
 
     def reroute(self, task: Task) -> None:
-        """For the task, which is on no connection now."""
+        """Send a task that no connection holds, or queue or fail it."""
         only_server = self._servers.only_server
         if only_server is not None and only_server.connection is not None:
-            only_server.connection.send_task(task)
+            only_server.connection._send_task(task)
         elif self._servers.started:
             self._route(task)
         else:
             task._attempt_failed(ClientStopped())
 
     def _route(self, task: Task) -> None:
-        """Send the task, or let it wait for a server, or fail it."""
+        """Send the task, have it wait for a server, or fail it."""
         try:
             connection = self._choose(task)
         except NoServersAvailable as error:
@@ -156,14 +161,14 @@ class Dispatcher(TaskOwner):
         if connection is None:
             self._awaiting_connection.append(task)
         else:
-            connection.send_task(task)
+            connection._send_task(task)
 
     def _choose(self, task: Task) -> GearmanClientProtocol | None:
         # gearmand takes the unique "-" to mean that the workload is the unique (docs/gearman.md §1).
         unique = task.unique
         return self._servers.choose(task._workload if unique == b"-" else unique, task._attempt, task._server)
 
-    # What ends a wait.
+    # Time limits.
 
     def _server_wait_over(self, task: Task) -> None:
         task._holder = None
@@ -172,26 +177,23 @@ class Dispatcher(TaskOwner):
     def _time_out(self, task: Task) -> None:
         task._abandon(TaskTimedOut(task))
 
-    # For the task.
+    # TaskOwner.
 
     def drop(self, handle: JobHandle) -> None:
-        """For the task."""
         self._drop(handle)
 
     def retry(self, task: Task, reason: Exception) -> bool:
-        """For the task."""
         if not (self._servers.started and isinstance(reason, GearmanError) and reason.retriable):
             return False
-        rest = retry_delay(task._attempt + 1)
-        _log.info("{reason}; again in {rest} seconds", reason=reason, rest=rest)
-        # It has its place before the caller is told, who may cancel it or stop the client.
-        self._backing_off.add(task, rest)
+        delay = retry_delay(task._attempt + 1)
+        _log.info("retrying {task} in {delay} seconds: {reason}", task=task, delay=delay, reason=reason)
+        # Hold the task before on_retry is called, which may cancel it or stop the client.
+        self._backing_off.add(task, delay)
         task._holder = self._backing_off
         task._retry_scheduled()
         return True
 
     def task_ended(self, task: Task) -> None:
-        """For the task."""
         self._unfinished -= 1
         if task._timeout is not None:
             self._timeouts.discard(task)

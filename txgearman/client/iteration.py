@@ -1,29 +1,35 @@
-"""Results as they come: what is behind `GearmanClient.map` and `GearmanClient.stream`.
+"""The async iterators behind `GearmanClient.map` and `GearmanClient.stream`.
 
-Both are async generators that await nothing while they are closed, so that a loop which is left early can let go of
-what is out at once, whoever closes them.
+Both are async generators that await nothing while they are closed. So a loop that is left early cancels its tasks at
+once, whoever closes the generator.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from ..connection.waiters import Waiters
-from .task import Task
+from .protocol import ConnectionTasks
+from .task import Task, TaskResult
 
 __all__ = ["STREAM_BUFFER", "Stream", "map_workloads"]
 
+T = TypeVar("T")
+
 STREAM_BUFFER: Final = 1024 * 1024
-"""Bytes of chunks that may wait for the caller before nothing more is read."""
+"""Bytes of chunks to buffer before reading from the server is paused."""
 
 
-def cancel_all(deferreds: Iterable[Deferred[Any]]) -> None:
-    """Cancel them; nobody wants to hear of it. The newest first: what waits for a place must not be sent meanwhile."""
+def cancel_all(deferreds: Iterable[Deferred[T]]) -> None:
+    """Cancel these Deferreds and ignore how they end.
+
+    The newest is cancelled first: else the end of one task would admit the next one, which would then be sent.
+    """
     for deferred in reversed(list(deferreds)):
         deferred.addErrback(lambda _: None)
         deferred.cancel()
@@ -34,13 +40,13 @@ def map_workloads(
     workloads: Iterable[bytes] | AsyncIterable[bytes],
     concurrency: int,
 ) -> AsyncGenerator[bytes, None]:
-    """The results of all workloads, in order.
+    """Return an async generator of the results of all workloads, in order.
 
-    :param concurrency: how many may be out, or done and not gone through.
-    :raises TypeError: the workloads can't be gone through.
+    :param concurrency: maximum number of tasks that are in flight, or done and not yet yielded.
+    :raises TypeError: the workloads are not iterable.
     """
     if isinstance(workloads, AsyncIterable):
-        return _Feed(submit, workloads, concurrency).results()
+        return _AsyncMap(submit, workloads, concurrency).results()
     if isinstance(workloads, (bytes, str)) or not isinstance(workloads, Iterable):
         raise TypeError(f"workloads must be an iterable of bytes, not {type(workloads).__name__}")
     return _map_iterable(submit, workloads, concurrency)
@@ -62,7 +68,7 @@ async def _map_iterable(
 
 
 class _Slot:
-    """One task of a `_Feed`, and what has become of it."""
+    """A task of an `_AsyncMap`, and its outcome."""
 
     __slots__ = ("deferred", "outcome")
 
@@ -71,8 +77,8 @@ class _Slot:
         self.outcome: bytes | Failure | None = None
 
 
-class _Feed:
-    """Results of workloads that come when they come: a result must not wait for the next workload."""
+class _AsyncMap:
+    """Maps workloads that arrive asynchronously: a result does not wait for the next workload."""
 
     def __init__(
         self, submit: Callable[[bytes], Deferred[bytes]], workloads: AsyncIterable[bytes], concurrency: int
@@ -81,14 +87,14 @@ class _Feed:
         self._workloads = workloads
         self._concurrency = concurrency
         self._window: deque[_Slot] = deque()
-        self._coming: Deferred[Any] | None = None  # the next workload
+        self._next_workload: Deferred[bytes] | None = None
         self._end: Failure | bool = False  # of the workloads
         self._changed: Waiters[None] = Waiters()
 
     async def results(self) -> AsyncGenerator[bytes, None]:
         workloads = aiter(self._workloads)
         try:
-            while self._take_what_comes(workloads) or self._window:
+            while self._fill_window(workloads) or self._window:
                 if self._window and self._window[0].outcome is not None:
                     yield _result(self._window.popleft().outcome)
                 else:
@@ -96,43 +102,43 @@ class _Feed:
             if isinstance(self._end, Failure):
                 self._end.raiseException()
         finally:
-            self._end = True  # a workload that comes all the same is not sent
-            out = [self._coming, *(slot.deferred for slot in self._window)]
-            cancel_all(deferred for deferred in out if deferred is not None)
+            self._end = True  # a workload that still arrives is not sent
+            cancel_all(slot.deferred for slot in self._window if slot.deferred is not None)
+            if self._next_workload is not None:
+                cancel_all([self._next_workload])
 
-    def _take_what_comes(self, workloads: AsyncIterator[bytes]) -> bool:
-        """Ask for workloads while the window has a free place and they come at once; whether there may be more."""
-        while not self._end and self._coming is None and len(self._window) < self._concurrency:
-            coming: Deferred[Any] = ensureDeferred(_next(workloads))
-            self._coming = coming
-            coming.addCallback(self._came).addErrback(self._ended)
+    def _fill_window(self, workloads: AsyncIterator[bytes]) -> bool:
+        """Request workloads while the window has a free slot and they arrive at once; whether there may be more."""
+        while not self._end and self._next_workload is None and len(self._window) < self._concurrency:
+            next_workload = self._next_workload = ensureDeferred(_next(workloads))
+            next_workload.addCallback(self._workload_received).addErrback(self._workloads_ended)
         return not self._end
 
-    def _came(self, workload: bytes) -> None:
+    def _workload_received(self, workload: bytes) -> None:
         if self._end:
             return
-        self._coming = None
+        self._next_workload = None
         slot = _Slot()
         deferred = self._submit(workload)
         self._window.append(slot)
-        slot.deferred = deferred.addBoth(self._done, slot)
+        slot.deferred = deferred.addBoth(self._task_ended, slot)
         self._changed.fire(None)
 
-    def _done(self, outcome: bytes | Failure, slot: _Slot) -> None:
+    def _task_ended(self, outcome: bytes | Failure, slot: _Slot) -> None:
         slot.outcome = outcome
         self._changed.fire(None)
 
-    def _ended(self, failure: Failure) -> None:
-        self._coming = None
+    def _workloads_ended(self, failure: Failure) -> None:
+        self._next_workload = None
         self._end = failure if failure.check(StopAsyncIteration) is None else True
         self._changed.fire(None)
 
 
-async def _next(workloads: AsyncIterator[bytes]) -> Any:
+async def _next(workloads: AsyncIterator[bytes]) -> bytes:
     return await anext(workloads)
 
 
-def _result(outcome: bytes | Failure | None) -> bytes:
+def _result(outcome: TaskResult | Failure | None) -> bytes:
     if isinstance(outcome, Failure):
         outcome.raiseException()
     assert isinstance(outcome, bytes)
@@ -140,30 +146,30 @@ def _result(outcome: bytes | Failure | None) -> bytes:
 
 
 class Stream:
-    """The data of one task.
+    """The data of one task, in chunks.
 
     :ivar task: the task.
     """
 
     def __init__(self, task: Task) -> None:
         """
-        :param task: its ``on_data`` is this from now on.
-        :raises TypeError: it has one.
+        :param task: a foreground task, not yet submitted. The stream sets its ``on_data``.
+        :raises TypeError: the task has an ``on_data`` already.
         """
         if task._options.on_data is not None:
-            raise TypeError("on_data is what a stream takes for itself: go through its chunks")
+            raise TypeError("on_data must be None for a stream: iterate over its chunks instead")
         self.task = task
-        task._options = task._options._replace(on_data=self._add)
+        task._options = task._options._replace(on_data=self._data_received)
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._changed: Waiters[None] = Waiters()
-        self._outcome: bytes | Failure | None = None
-        self._connection: Any = None  # that we have told to read nothing more
+        self._outcome: TaskResult | Failure | None = None
+        self._paused: ConnectionTasks | None = None  # the connection on which the task is held
 
-    async def chunks(self, submit: Callable[[Task], Deferred[bytes]]) -> AsyncGenerator[bytes, None]:
-        """Submit the task, and go through its chunks."""
+    async def chunks(self, submit: Callable[[Task], Deferred[TaskResult]]) -> AsyncGenerator[bytes, None]:
+        """Submit the task, and yield its chunks."""
         deferred = submit(self.task)
-        deferred.addBoth(self._end)
+        deferred.addBoth(self._task_ended)
         try:
             while self._chunks or self._outcome is None:
                 if self._chunks:
@@ -174,32 +180,37 @@ class Stream:
             if result:
                 yield result
         finally:
-            self._release()
+            self._resume()
             cancel_all([deferred])
 
-    def _add(self, task: Task, data: bytes) -> None:
+    def _data_received(self, task: Task, data: bytes) -> None:
         self._chunks.append(data)
         self._size += len(data)
         if self._size > STREAM_BUFFER:
-            if self._connection is not task._holder:  # but that of an attempt before
-                self._release()
-            self._connection = task._holder
-            self._connection.hold(task)
+            self._pause(task)
         self._changed.fire(None)
 
     def _take(self) -> bytes:
         chunk = self._chunks.popleft()
         self._size -= len(chunk)
         if self._size <= STREAM_BUFFER:
-            self._release()
+            self._resume()
         return chunk
 
-    def _release(self) -> None:
-        connection, self._connection = self._connection, None
+    def _pause(self, task: Task) -> None:
+        connection = task._holder
+        assert isinstance(connection, ConnectionTasks)
+        if connection is not self._paused:  # which is the connection of an earlier attempt
+            self._resume()
+        self._paused = connection
+        connection.hold(task)
+
+    def _resume(self) -> None:
+        connection, self._paused = self._paused, None
         if connection is not None:
             connection.release(self.task)
 
-    def _end(self, outcome: bytes | Failure) -> None:
+    def _task_ended(self, outcome: TaskResult | Failure) -> None:
         self._outcome = outcome
-        self._release()
+        self._resume()
         self._changed.fire(None)

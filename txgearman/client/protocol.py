@@ -1,22 +1,22 @@
-"""The client's half of the protocol on one connection: tasks go out as submits, and what comes back goes to its task.
+"""The client's half of the protocol on one connection: submits go out, and what comes back goes to its task.
 
-A job has one handle, but may have several tasks of ours: those submitted with the same function and unique while it was
-there. The server then sends each packet once for each foreground one, one copy right behind the other (D1), and
-`SharedJob` deals the copies out. A cancelled task leaves its place empty, since the server goes on sending its copies.
-So does one that got WORK_FAIL because an administrator cancelled its running job (D2), if another task joins that job
-later: gearmand then sends a copy for each that ever waited on this connection.
+A job has one handle, but may have several tasks of this client: those submitted with the same function and unique while
+it existed. The server then sends each packet once for each foreground task, one copy directly after the other (D1);
+`SharedJob` assigns the copies to the tasks. A cancelled task leaves a tombstone, since the server goes on sending its
+copies. So does a task that got WORK_FAIL because an administrator cancelled its running job (D2), if another task joins
+that job later: gearmand then sends one copy for each task that ever waited for the job on this connection.
 
-A gearmand whose host name is so long that the number of a job does not fit behind it gives distinct jobs one handle,
-and sends the result of one to the client of another (H10). So two jobs of ours with one handle end the connection.
+A gearmand with a very long host name truncates handles, so that distinct jobs get the same handle, and sends the result
+of one job to the client of another (H10). So two jobs of this client with one handle end the connection.
 
-A job server may forget a job and say nothing (H1 to H3, H5, H9). So each connection asks from time to time, in one
-sweep, after the jobs of which it has long heard nothing (guarantee 16).
+A job server may forget a job without notice (H1 to H3, H5, H9). So each connection periodically asks, in one sweep,
+after the jobs that have long been silent (guarantee 16).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from twisted.internet.defer import Deferred
 
@@ -48,77 +48,104 @@ from ..packets import (
 )
 from ..validation import MAX_HANDLE, whole_number
 from .shared_job import SharedJob, StatusQuery, Tombstone
-from .task import Task, TaskOwner
+from .task import Task, TaskOwner, TaskResult
 from .task_queue import TaskQueue
 
 __all__ = [
+    "ConnectionTasks",
     "GearmanClientFactory",
     "GearmanClientProtocol",
 ]
 
-MAX_REMEMBERED_ENDS: Final = 1000  # failed jobs of a connection to remember, for those that join them after their end
+MAX_REMEMBERED_ENDS: Final = 1000  # failed jobs to remember for each connection, for tasks that join them afterwards
 
 
-class GearmanClientProtocol(GearmanProtocol, TaskOwner):
+class ConnectionTasks(TaskOwner):
+    """The tasks on a connection: their holder, and the owner of those that were submitted to the connection itself."""
+
+    def __init__(self, connection: GearmanClientProtocol) -> None:
+        self._connection = connection
+
+    def discard(self, task: Task) -> None:
+        """Ignore what arrives for a task that was cancelled or has timed out."""
+        self._connection._discard(task)
+
+    def hold(self, task: Task) -> None:
+        """Hold a task whose caller can take no more data for now: pause reading, unless anybody else waits for data.
+
+        Reading is paused while all tasks in flight are held and no answer is due. Sending a request resumes it, so call
+        this again for each packet of data that arrives while the task is held.
+        """
+        self._connection._hold(task)
+
+    def release(self, task: Task) -> None:
+        """Resume reading: the task's caller can take more data, or the task has ended."""
+        self._connection._release(task)
+
+    def reroute(self, task: Task) -> None:
+        """Fail a task that was submitted to this connection: it has no other to go to."""
+        task._attempt_failed(_lost(task, self._connection.error or ClientStopped()))
+
+
+class GearmanClientProtocol(GearmanProtocol):
     """A client's connection to one job server. `GearmanClientFactory` makes them.
 
-    :ivar in_flight: tasks that were written to it and have no outcome yet.
+    :ivar in_flight: number of tasks that were written to the connection and have no outcome yet.
     """
 
     factory: GearmanClientFactory
 
     def __init__(self, reactor: Reactor, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
         super().__init__(reactor, connection_options)
-        # Tasks that will be written as soon as the server takes what was written before.
+        self._tasks = ConnectionTasks(self)
+        # Tasks to write once the server has taken what was written before.
         self._backlog = TaskQueue()
         self._job_probe = PeriodicProbe(reactor, connection_options.job_check_interval, self._probe_jobs)
         self._silent_probes_of: dict[bytes, int] = {}
         self._heard_of: set[bytes] = set()
         self._held: set[Task] = set()
         self._jobs: dict[bytes, Task | Tombstone | SharedJob] = {}
-        # How many tasks of a handle and head got a WORK_FAIL or WORK_EXCEPTION; oldest first.
-        self._ended: dict[tuple[bytes, bytes], int] = {}
+        # How many tasks, by handle and leading arguments, got WORK_FAIL or WORK_EXCEPTION; the oldest entry first.
+        self._remembered_ends: dict[tuple[bytes, bytes], int] = {}
         self.in_flight = 0
 
-    def submit(self, task: Task) -> Deferred[Any]:
-        """Submit a task on this connection, and on no other.
+    def submit(self, task: Task) -> Deferred[TaskResult]:
+        """Submit a task on this connection only.
 
         :return: fires with the result of a foreground task, or the `JobHandle` of a background one. Fails with a
-            `TaskError`. Cancelled, the task is forgotten here; the job may still run.
-        :raises ValueError: the task was submitted before, or has ``timeout`` or ``retries``, which take a client.
+            `TaskError`. If it is cancelled, what arrives for the task is ignored; its job may still run.
+        :raises ValueError: the task was submitted before, or has ``timeout`` or ``retries``, which need a
+            `GearmanClient`.
         """
         if task._timeout is not None or task._options.retries:
-            raise ValueError("timeout and retries are for tasks of a GearmanClient, not of one connection")
-        deferred = task._begin(self)
+            raise ValueError("timeout and retries need a GearmanClient: a connection alone supports neither")
+        deferred = task._begin(self._tasks)
         if self.error is None:
-            self.send_task(task)
+            self._send_task(task)
         else:
             task._attempt_failed(_lost(task, self.error))
         return deferred
 
-    def reroute(self, task: Task) -> None:
-        """For a task that was submitted here: it goes nowhere else."""
-        task._attempt_failed(_lost(task, self.error or ClientStopped()))
-
     @property
     def load(self) -> int:
-        """How many tasks it has, written or not."""
+        """Number of tasks on this connection, written or not."""
         return self.in_flight + len(self._backlog)
 
-    def send_task(self, task: Task) -> None:
-        """Write a task that was begun, now or as soon as the server takes what was written before."""
+    def _send_task(self, task: Task) -> None:
+        """Write a task that was begun, now or once the server has taken what was written before."""
         if self.writing_paused:
             self._backlog.append(task)
             return
-        task._holder = self
+        task._holder = self._tasks
         task._server = self.factory.name
         self.in_flight += 1
-        head, workload = task._leading_arguments, task._workload
+        leading_arguments, workload = task._leading_arguments, task._workload
         options = task._options
         if options.at is not None:
-            head = b"%b%d\0" % (head, options.at)
-        # Put together here, since the task has checked its parts.
-        packet = options.packet_type.request_header(len(head) + len(workload)) + head + workload
+            leading_arguments = b"%b%d\0" % (leading_arguments, options.at)
+        # Not by PacketType.request(): the task has validated its arguments already.
+        header = options.packet_type.request_header(len(leading_arguments) + len(workload))
+        packet = header + leading_arguments + workload
         task._position = self._answered + len(self._outstanding)
         self.send(task, packet)
         if options.at is not None:
@@ -128,15 +155,15 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         self.writing_paused = False
         self.cork()
         while not self.writing_paused and (task := self._backlog.pop()) is not None:
-            self.send_task(task)
+            self._send_task(task)
         self.uncork()
         if not self.writing_paused:
             super().resumeProducing()
 
-    def discard(self, task: Task) -> None:
-        """Forget a task that was cancelled."""
+    def _discard(self, task: Task) -> None:
+        """Replace a task that was cancelled by a tombstone."""
         if self.error is not None:
-            return  # the tables are gone already
+            return  # the tables are empty already
         self.in_flight -= 1
         self._held.discard(task)
         if not task._job_handle:
@@ -153,21 +180,18 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
                 task._drop(JobHandle(self.factory.name, task._job_handle))
         self.check_idle()
 
-    # Tasks whose caller can take no more data for now.
+    # Flow control of received data.
 
-    def hold(self, task: Task) -> None:
-        """The task's caller wants no more data for now. Nothing is read while all that is out is held: what anybody
-        else waits for comes on the same connection. To be said again with each data, if it is still so."""
+    def _hold(self, task: Task) -> None:
         self._held.add(task)
         if len(self._held) == self.in_flight and not self.has_outstanding and self.error is None:
             self.pause_reading()
 
-    def release(self, task: Task) -> None:
-        """The task's caller can take more, or the task is at its end."""
+    def _release(self, task: Task) -> None:
         self._held.discard(task)
         self.resume_reading()
 
-    # Whether anything is out.
+    # Idle and retiring.
 
     @property
     def busy(self) -> bool:
@@ -198,8 +222,8 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         outstanding.popleft()
         self._answered += 1
         if task._background:
-            self._released(task)
-        elif handle in self._jobs or self._ended or not self._job_probe.on:
+            self._task_removed(task)
+        elif handle in self._jobs or self._remembered_ends or not self._job_probe.on:
             self._join(handle, task)
         else:
             self._jobs[handle] = task
@@ -216,7 +240,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
 
     def request_refused(self, request: object, error: ServerError) -> None:
         if isinstance(request, Task):
-            self._released(request)
+            self._task_removed(request)
             rejected = TaskRejected(request, error.code, error.text)
             if isinstance(error, RequestUnsupported):
                 rejected.__cause__ = error
@@ -252,15 +276,15 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         if not self._job_probe.on:
             self._silent_probes_of = {handle: 0}
             self._job_probe.start()
-        if self._ended:
-            # Behind the task, not before it: should these copies never come, it gets its outcome all the same.
-            for _ in range(self._ended.pop((handle, task._leading_arguments), 0)):
+        if self._remembered_ends:
+            # After the task, not before it: if these copies never arrive, the task still gets its outcome.
+            for _ in range(self._remembered_ends.pop((handle, task._leading_arguments), 0)):
                 self._shared(handle).join(Tombstone(task._leading_arguments))
 
     def _share(self, handle: bytes, task: Task | Tombstone) -> None:
         job = self._shared(handle)
         is_same = job.can_be_of(task)
-        job.join(task)  # even so, that it is lost with the others
+        job.join(task)  # even if it is another job, so that the task is lost with the others
         if not is_same:
             if isinstance(task, Task):
                 task._job_handle = handle
@@ -273,45 +297,49 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         return job
 
     def _remember_end(self, handle: bytes, task: Task | Tombstone) -> None:
-        """The task's job may still be there, with its place in it. (Only jobs with a unique can be joined.)"""
-        if not task._leading_arguments.endswith(b"\0\0"):
-            self._ended[handle, task._leading_arguments] = self._ended.pop((handle, task._leading_arguments), 0) + 1
-            if len(self._ended) > MAX_REMEMBERED_ENDS:
-                del self._ended[next(iter(self._ended))]
+        """Remember a failed task whose job may still exist: if another task joins the job, copies for both arrive.
 
-    def _released(self, task: Task) -> None:
-        """The task is no longer in any table here."""
+        Only a job with a unique can be joined.
+        """
+        if not task._leading_arguments.endswith(b"\0\0"):
+            key = handle, task._leading_arguments
+            self._remembered_ends[key] = self._remembered_ends.pop(key, 0) + 1
+            if len(self._remembered_ends) > MAX_REMEMBERED_ENDS:
+                del self._remembered_ends[next(iter(self._remembered_ends))]
+
+    def _task_removed(self, task: Task) -> None:
+        """Note that the task has left the tables."""
         task._holder = None
         self.in_flight -= 1
         if self._held:
             self._held.discard(task)
 
-    # Whether the server still has the jobs.
+    # Detection of forgotten jobs.
 
     def _probe_jobs(self) -> bool:
         silent, suspects = {}, []
         for handle in self._jobs:
-            looks = -1 if handle in self._heard_of or self.reading_paused else self._silent_probes_of.get(handle, -1)
-            silent[handle] = looks + 1
-            if looks + 1 == PROBES_PER_PERIOD:
+            was_heard = handle in self._heard_of or self.reading_paused
+            silent[handle] = 0 if was_heard else self._silent_probes_of.get(handle, -1) + 1
+            if silent[handle] == PROBES_PER_PERIOD:
                 silent[handle] = 0
                 suspects.append(handle)
         self._silent_probes_of = silent
         self._heard_of.clear()
         for handle in suspects:
             if len(handle) <= MAX_HANDLE and b"\0" not in handle:  # else some servers do not answer (H6)
-                self.send(StatusQuery(self, handle), GET_STATUS.request(handle))
+                self.send(StatusQuery(handle, self._job_forgotten), GET_STATUS.request(handle))
         return bool(self._jobs)
 
-    def job_forgotten(self, handle: bytes) -> None:
-        """The server has no such job, and had said nothing of its end before: it will say nothing any more."""
+    def _job_forgotten(self, handle: bytes) -> None:
+        """Fail the tasks of a job that the server does not have, and whose end it has not reported before."""
         job = self._jobs.pop(handle, None)
         for task in job.remaining() if isinstance(job, SharedJob) else [job]:
             if isinstance(task, Task):
-                self._released(task)
+                self._task_removed(task)
                 task._attempt_failed(TaskLost(task, acknowledged=True, forgotten=True))
 
-    # What becomes of jobs. A handle may be followed by a NUL and more in a WORK_FAIL (M1).
+    # Packets about jobs. In a WORK_FAIL, a NUL and more may follow the handle (M1).
 
     def _work_data(self, arguments: list[bytes]) -> None:
         task = self._next_copy(arguments[0])
@@ -335,7 +363,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
             task = self._next_end(handle, task)
             if not isinstance(task, Task):
                 return
-        self._released(task)
+        self._task_removed(task)
         task._job_completed(result)
 
     def _work_exception(self, arguments: list[bytes]) -> None:
@@ -359,7 +387,7 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
     }
 
     def _next_copy(self, handle: bytes) -> Task | None:
-        """Whose is this packet? None: the task has ended or was let go, and late is quiet."""
+        """Return the task that this packet is for; None if it has ended or was cancelled (guarantee 6)."""
         job = self._jobs.get(handle)
         if job is not None:
             self._heard_of.add(handle)
@@ -368,7 +396,10 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         return job if isinstance(job, Task) else None
 
     def _next_end(self, handle: bytes, job: Task | Tombstone | SharedJob | None) -> Task | Tombstone | None:
-        """Whose is this final packet? The job, which was taken off the table, goes back there until the last one."""
+        """Return the task that this final packet is for; None if nobody waits for it.
+
+        :param job: was removed from the table of jobs. It is put back unless this was the last copy.
+        """
         if not isinstance(job, SharedJob):
             return job
         task, last = job.next_end()
@@ -377,20 +408,21 @@ class GearmanClientProtocol(GearmanProtocol, TaskOwner):
         return task
 
     def _next_failed(self, handle: bytes) -> Task | None:
-        """Whose is this final packet, after which the job may be there all the same? None: late is quiet."""
+        """Return the task that this failure is for; None if nobody waits for it. The job may still exist."""
         task = self._next_end(handle, self._jobs.pop(handle, None))
         if task is not None:
             self._remember_end(handle, task)
         if not isinstance(task, Task):
             return None
-        self._released(task)
+        self._task_removed(task)
         return task
 
 
 class GearmanClientFactory(GearmanFactory[GearmanClientProtocol]):
-    """Keeps a client's connection to one job server: for those who want one connection without a `GearmanClient`.
+    """Keeps a client's connection to one job server, for programs that need a single connection and no `GearmanClient`.
 
-    Give it to ``reactor.connectTCP``, await ``when_ready()``, and ``submit()`` on the protocol that it fires with.
+    Pass it to ``reactor.connectTCP``, wait for ``when_ready()``, and call ``submit()`` of the protocol that it fires
+    with.
     """
 
     protocol = GearmanClientProtocol
@@ -405,10 +437,12 @@ class GearmanClientFactory(GearmanFactory[GearmanClientProtocol]):
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
     ) -> None:
         """
-        :param reactor: None for the global one.
-        :param name: the server's address, as job handles are to name it.
-        :param exceptions: ask the server for WORK_EXCEPTION, at each connect. Without, gearmand makes it a WORK_FAIL.
-        :param limits: time-outs and sizes.
+        :param reactor: None for the global reactor.
+        :param name: address of the server, for job handles.
+        :param exceptions: whether to ask the server, on each connection, to forward WORK_EXCEPTION. If not, gearmand
+            sends WORK_FAIL instead.
+        :param listener: is notified when the connection becomes ready, and when it is lost.
+        :param connection_options: time-outs and sizes.
         """
         super().__init__(
             reactor,
@@ -420,7 +454,7 @@ class GearmanClientFactory(GearmanFactory[GearmanClientProtocol]):
 
 
 def _lost(task: Task, error: Exception) -> Exception:
-    """What a task fails with when the connection went because of `error`."""
+    """Return what a task fails with if its connection is lost because of `error`."""
     if isinstance(error, ClientStopped):
         return ClientStopped()
     lost = TaskLost(task, acknowledged=bool(task._job_handle))

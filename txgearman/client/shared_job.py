@@ -1,9 +1,8 @@
-"""One job of several tasks: which task gets which copy of a packet."""
+"""A job that several tasks of one connection share: which task gets which copy of a packet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol as Interface
 
 from ..connection.protocol import Outstanding
 from ..models import JobHandle
@@ -15,101 +14,106 @@ __all__ = ["Tombstone", "StatusQuery", "SharedJob"]
 
 
 class Tombstone:
-    """Stands in the place of a task that was let go, and keeps of it only what tells its job from others."""
+    """Tombstone for a cancelled task: keeps only what identifies its job.
+
+    :ivar background: whether it was a background task, of which the server sends no more packets.
+    :ivar drop: has the server drop the job once its handle is known; None if the job may run.
+    """
 
     __slots__ = ("_leading_arguments", "background", "drop")
 
     def __init__(
         self,
-        head: bytes,
+        leading_arguments: bytes,
         background: bool = False,
         drop: Callable[[JobHandle], object] | None = None,
     ) -> None:
         """
-        :param head: what its packets began with: function and unique, each with a NUL behind it.
-        :param drop: is to be told the job's handle.
+        :param leading_arguments: those of the task: function and unique, each followed by a NUL.
         """
-        self._leading_arguments = head
+        self._leading_arguments = leading_arguments
         self.background = background
         self.drop = drop
 
 
 def _can_share(one: Task | Tombstone, other: Task | Tombstone) -> bool:
-    """Whether one job may be that of both."""
+    """Whether the server may have put both tasks into one job."""
     function, unique, _ = one._leading_arguments.split(b"\0")
     other_function, other_unique, _ = other._leading_arguments.split(b"\0")
-    # With "-" the workload is the unique, which the other may have said itself.
-    alike = unique == other_unique or b"-" in (unique, other_unique)
-    return function == other_function and alike and bool(unique and other_unique)
-
-
-class JobOwner(Interface):
-    """The connection that has a job."""
-
-    def job_forgotten(self, handle: bytes) -> None:
-        """The server does not know the job any more."""
+    # With "-" the workload is the unique, and the other task may have the same bytes for its unique.
+    same_unique = unique == other_unique or b"-" in (unique, other_unique)
+    return function == other_function and same_unique and bool(unique and other_unique)
 
 
 class StatusQuery(Outstanding):
-    """A GET_STATUS that asks whether the server still has a job of ours."""
+    """A GET_STATUS that asks whether the server still has one of the connection's jobs.
 
-    __slots__ = ("_connection", "subject")
+    :ivar subject: the handle of the job, which the answer repeats.
+    """
+
+    __slots__ = ("_job_forgotten", "subject")
     answer = STATUS_RES
     subject: bytes
 
-    def __init__(self, connection: JobOwner, handle: bytes) -> None:
-        self._connection = connection
+    def __init__(self, handle: bytes, job_forgotten: Callable[[bytes], None]) -> None:
+        """
+        :param job_forgotten: called with the handle if the server does not have the job.
+        """
         self.subject = handle
+        self._job_forgotten = job_forgotten
 
     def succeed(self, arguments: list[bytes]) -> None:
         if not whole_number(arguments[1]):
-            self._connection.job_forgotten(self.subject)
+            self._job_forgotten(self.subject)
 
     def fail(self, error: Exception) -> None:
-        """Whatever ended the connection has ended the job's tasks, too."""
+        """Do nothing: whatever ended the connection has failed the job's tasks, too."""
 
 
 class SharedJob:
-    """The foreground tasks of one handle, by the order of their JOB_CREATED, with the places of those let go."""
+    """The foreground tasks of one job, in the order of their JOB_CREATED, with tombstones for cancelled ones.
 
-    __slots__ = ("_ended", "_tasks", "_turn")
+    The server sends one copy of each packet for each task, in that order.
+    """
+
+    __slots__ = ("_ended_count", "_next", "_tasks")
 
     def __init__(self, first: Task | Tombstone) -> None:
         self._tasks: list[Task | Tombstone] = []
         self.join(first)
-        self._turn = 0  # whose copy the next packet is
-        self._ended = 0  # how many have had their final packet
+        self._next = 0  # index of the task that the next copy is for
+        self._ended_count = 0  # how many tasks, from the first on, have got their final packet
 
     def join(self, task: Task | Tombstone) -> None:
-        """Add the task whose JOB_CREATED has come."""
+        """Add a task whose JOB_CREATED has arrived."""
         if isinstance(task, Task):
             task._position = len(self._tasks)
         self._tasks.append(task)
 
     def can_be_of(self, task: Task | Tombstone) -> bool:
-        """Whether this can be the job of the task, too."""
+        """Whether the task may share this job."""
         return _can_share(self._tasks[0], task)
 
     def discard(self, task: Task) -> None:
-        """Forget the task, but not that copies for it will come."""
+        """Replace a task by a tombstone, since copies for it will still arrive."""
         self._tasks[task._position] = Tombstone(task._leading_arguments)
 
     def next_copy(self) -> Task | Tombstone:
-        """Whose is this copy of a packet that is not the last?"""
-        task = self._tasks[self._turn]
-        self._turn += 1
-        if self._turn == len(self._tasks):
-            self._turn = self._ended
+        """Return the task that this copy of a non-final packet is for."""
+        task = self._tasks[self._next]
+        self._next += 1
+        if self._next == len(self._tasks):
+            self._next = self._ended_count
         return task
 
     def next_end(self) -> tuple[Task | Tombstone, bool]:
-        """Whose is this copy of a final packet, and was it the last copy?"""
-        task = self._tasks[self._ended]
-        self._tasks[self._ended] = Tombstone(task._leading_arguments)
-        self._ended += 1
-        self._turn = max(self._turn, self._ended)
-        return task, self._ended == len(self._tasks)
+        """Return the task that this copy of a final packet is for, and whether it was the last copy."""
+        task = self._tasks[self._ended_count]
+        self._tasks[self._ended_count] = Tombstone(task._leading_arguments)
+        self._ended_count += 1
+        self._next = max(self._next, self._ended_count)
+        return task, self._ended_count == len(self._tasks)
 
     def remaining(self) -> list[Task]:
-        """The tasks that wait for an outcome."""
+        """The tasks without an outcome."""
         return [task for task in self._tasks if isinstance(task, Task)]

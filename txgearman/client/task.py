@@ -1,8 +1,8 @@
-"""What a caller asks for, and what the caller is told: `Task`, `Priority`, `JobHandle`, `JobStatus`.
+"""A task: its arguments, its options, and the order of its events.
 
-A task is asked for by its arguments, `begin()` hands out its Deferred, and whoever holds the task then tells it what
-happens: ``tell_...`` for what may come several times, ``end_...`` for the outcome. All of guarantee 2 (order) and
-guarantee 13 (a callback can do no harm) is kept here; where the events come from is no concern of this module.
+`Task._begin` returns the task's Deferred. Whoever holds the task then reports each event to it (`Task._job_created`,
+`Task._data_received` ...), up to its outcome. Guarantees 2 (order) and 13 (isolated callbacks) are kept here; this
+module does not know where the events come from.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import datetime
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, Protocol, TypedDict
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from typing_extensions import Unpack
+from typing_extensions import TypeVarTuple, Unpack
 
 from ..errors import ClientStopped, TaskException
 from ..models import JobHandle, Priority
@@ -47,11 +47,19 @@ __all__ = [
     "BackgroundOptions",
     "Options",
     "Task",
+    "TaskHolder",
     "TaskOptions",
     "TaskOwner",
+    "TaskResult",
 ]
 
 _log = Logger()
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+TaskResult: TypeAlias = bytes | JobHandle
+"""What the Deferred of a task fires with: the result of a foreground task, or the handle of a background one."""
 
 _NO_UNIQUE: Final = b""
 
@@ -59,24 +67,24 @@ _NO_UNIQUE: Final = b""
 _SUBMIT: Final = (SUBMIT_JOB_HIGH, SUBMIT_JOB, SUBMIT_JOB_LOW)
 _SUBMIT_BACKGROUND: Final = (SUBMIT_JOB_HIGH_BG, SUBMIT_JOB_BG, SUBMIT_JOB_LOW_BG)
 
-_MAX_EPOCH: Final = 2**63 - 1  # a larger number is left unanswered (H6)
+_MAX_EPOCH: Final = 2**63 - 1  # gearmand leaves a submit with a larger number unanswered (H6)
 
 
 class TaskHolder(Protocol):
-    """Where a task is while it waits for something: a queue, or a connection."""
+    """Where a submitted task currently is: a queue, or a connection."""
 
     def discard(self, task: Task) -> None:
-        """Forget the task; what comes for it from now on is dropped."""
+        """Remove the task, and ignore what arrives for it later."""
 
 
-class _OfAll(TypedDict, total=False):
+class _CommonOptions(TypedDict, total=False):
     priority: Priority
     drop_on_cancel: bool
     on_created: Callable[[Task], object] | None
     on_fail: Callable[[Task, Exception], object] | None
 
 
-class _OfForeground(_OfAll, total=False):
+class _ForegroundOptions(_CommonOptions, total=False):
     retries: int
     on_data: Callable[[Task, bytes], object] | None
     on_warning: Callable[[Task, bytes], object] | None
@@ -86,21 +94,21 @@ class _OfForeground(_OfAll, total=False):
     on_retry: Callable[[Task, int], object] | None
 
 
-class AnyOptions(_OfForeground, total=False):
-    """What `Task` takes by keyword beside what it names itself."""
+class AnyOptions(_ForegroundOptions, total=False):
+    """Keyword arguments of `Task` beyond its named parameters."""
 
     at: datetime.datetime | float | None
 
 
-class TaskOptions(_OfForeground, total=False):
-    """What may be said of a foreground task, by keyword: as with `Task`."""
+class TaskOptions(_ForegroundOptions, total=False):
+    """Keyword options of a foreground task. `Task` describes them."""
 
     unique: str | bytes
     timeout: float | None
 
 
-class BackgroundOptions(_OfAll, total=False):
-    """What may be said of a background task, by keyword: as with `Task`."""
+class BackgroundOptions(_CommonOptions, total=False):
+    """Keyword options of a background task. `Task` describes them."""
 
     unique: str | bytes
     timeout: float | None
@@ -108,10 +116,10 @@ class BackgroundOptions(_OfAll, total=False):
 
 
 class Options(NamedTuple):
-    """What was said of a task that is seldom said, checked; or else what is so if nothing is said."""
+    """Validated options of a task that most tasks leave at their defaults."""
 
     packet_type: PacketType
-    """What the task is submitted by."""
+    """Type of packet that submits the task."""
     priority: Priority = Priority.NORMAL
     at: int | None = None
     retries: int = 0
@@ -126,13 +134,13 @@ class Options(NamedTuple):
     on_retry: Callable[[Task, int], object] | None = None
 
     @classmethod
-    def read(cls, said: AnyOptions, background: bool) -> Options:
-        """Check what was said of a task.
+    def from_keywords(cls, keywords: AnyOptions, background: bool) -> Options:
+        """Validate keyword arguments.
 
-        :raises TypeError, ValueError: it can't be meant.
+        :raises TypeError, ValueError: an argument is invalid, or not allowed for this kind of task.
         """
         checked = {}
-        for name, value in said.items():
+        for name, value in keywords.items():
             check = _CHECKS.get(name)
             if check is None:
                 raise TypeError(f"a task has no option {name!r}")
@@ -141,17 +149,19 @@ class Options(NamedTuple):
         if background:
             options._check_background()
         elif options.at is not None:
-            raise ValueError("at is for background tasks: the protocol has no other that waits for a time")
+            raise ValueError("at must be None for a foreground task: servers schedule background jobs only")
         return options
 
     def _check_background(self) -> None:
         for name in ("on_data", "on_warning", "on_status", "on_complete", "on_exception"):
             if getattr(self, name) is not None:
-                raise ValueError(f"{name} is for foreground tasks: nobody is told what becomes of a background one")
-        if self.retries or self.on_retry is not None:
-            raise ValueError("retries are for foreground tasks: a background one is never submitted twice")
+                raise ValueError(f"{name} must be None for a background task: servers do not report on its job")
+        if self.retries:
+            raise ValueError("retries must be 0 for a background task: it is never submitted twice")
+        if self.on_retry is not None:
+            raise ValueError("on_retry must be None for a background task: it is never submitted twice")
         if self.at is not None and self.priority is not Priority.NORMAL:
-            raise ValueError("at goes with Priority.NORMAL only: the protocol has no other that waits for a time")
+            raise ValueError(f"priority must be Priority.NORMAL for a task with at, not {self.priority!r}")
 
 
 def _packet_type(
@@ -167,69 +177,77 @@ _PLAIN_BACKGROUND: Final = Options(SUBMIT_JOB_BG)
 
 
 class TaskOwner:
-    """Who answers for a task from its submit to its end. This one just lets it end."""
+    """Owner of a task from its submit to its outcome. This base class retries nothing."""
 
     def drop(self, handle: JobHandle) -> None:
-        """The task was let go, and its caller wants the job to be dropped."""
+        """Have the server drop the job of a task that was cancelled or has timed out."""
 
     def reroute(self, task: Task) -> None:
-        """The task was not written where it was to be; it is to go elsewhere."""
+        """Send a task that was not written to the connection it was assigned to elsewhere."""
         task._attempt_failed(ClientStopped())
 
     def retry(self, task: Task, reason: Exception) -> bool:
-        """An attempt has failed; whether the task is to be submitted again, which is the owner's to do then."""
+        """Schedule another attempt of a task that failed with `reason`.
+
+        :return: whether there will be one; if not, the task fails for good.
+        """
         return False
 
     def task_ended(self, task: Task) -> None:
-        """The task has its outcome, and its Deferred has fired."""
+        """Note that the task has its outcome, and that its Deferred has fired."""
 
 
-class _TaskDeferred(Deferred[Any]):
-    # The way from the Deferred to its task, for cancelling: cheaper than a canceller object for each task.
-    task: Task | None
+class _TaskDeferred(Deferred[TaskResult]):
+    # The canceller finds the task here: cheaper than one canceller object for each task.
+    _task: Task | None
 
 
-def _cancel(deferred: Deferred[Any]) -> None:
+def _cancel(deferred: Deferred[TaskResult]) -> None:
     assert isinstance(deferred, _TaskDeferred)
-    task = deferred.task
+    task = deferred._task
     if task is not None:
         task._abandon(CancelledError())
 
 
 class Task:
-    """One piece of work for some worker, with what the caller wants to hear of it.
+    """A piece of work for a worker, and the callbacks for its events.
 
-    A task is submitted once. Every callback gets the task first; what it returns is ignored, and what it raises is
-    logged.
+    A task is submitted once. Each callback gets the task as its first argument; what it returns is ignored, and what
+    it raises is logged.
 
-    :param function: the name that workers registered, without the client's prefix; a `str` is sent as UTF-8.
-    :param workload: what the worker gets. Any bytes.
-    :param background: nobody waits for the result; the Deferred fires with a `JobHandle` once the server has the job.
-    :param unique: jobs of one function with the same unique are one job while it is queued or running, and each
-        of their tasks gets its result. ``b"-"`` makes the workload the unique. Empty: always a job of its own.
+    :param function: name of the function as workers registered it, without the client's prefix; a `str` is encoded as
+        UTF-8.
+    :param workload: bytes that the worker receives.
+    :param background: whether nobody waits for the result. If so, the Deferred fires with a `JobHandle` once the server
+        has queued the job.
+    :param unique: key by which jobs coalesce; empty, the default, for a job of its own. While a job of the same
+        function and unique is queued or running, the task shares that job, and each of its tasks gets the result.
+        ``b"-"`` makes the workload the key.
+    :param timeout: seconds from the submit to the outcome, all attempts together; None for no limit. Then the task
+        fails with `TaskTimedOut`. As after a cancel, its job may still run.
     :param priority: see `Priority`.
-    :param at: when the server may start the job, as an aware `datetime` or POSIX seconds; whole seconds count, rounded
-        up. For background tasks of normal priority. gearmand 1.1 starts it only when a worker asks for its next
-        job after that time (H7).
-    :param timeout: seconds from the submit to the outcome, all attempts together; then the task fails with
-        `TaskTimedOut`. As with a cancel, its job may still run.
-    :param retries: how often a foreground task that failed is submitted again: see `GearmanClient`. Its job may then be
-        done more than once, or in part more than once.
-    :param drop_on_cancel: where the task is let go, by a cancel or its timeout, a `GearmanClient` asks the server to
-        drop the job, as `GearmanClient.cancel_job` does; others that wait for the same job lose it, too.
-    :param on_created: ``(task)``: the server has the job; ``task.handle`` is set. Comes again with each retry.
-    :param on_data: ``(task, data)``: a part of the result, or whatever the function means by WORK_DATA.
-    :param on_warning: ``(task, data)``.
-    :param on_status: ``(task, numerator, denominator)``. What a worker sends that is not a whole number counts as far
-        as its leading digits go. If a worker dies, another starts the job anew, and data and status come again.
-    :param on_complete: ``(task, result)``; the Deferred fires after it.
-    :param on_exception: ``(task, data)``: the worker sent WORK_EXCEPTION; ``on_fail`` or ``on_retry`` follows.
-    :param on_retry: ``(task, attempt)``: it failed, and will be submitted again after a while; 1 for the first retry.
-    :param on_fail: ``(task, reason)``: `reason` is the exception that the Deferred fails with after it.
-    :raises TypeError, ValueError: for what can't be sent; nothing is.
+    :param at: earliest start of the job, as an aware `datetime` or POSIX seconds, rounded up to whole seconds; None for
+        as soon as possible. Only for background tasks of normal priority. gearmand 1.1 starts the job only when a
+        worker asks for its next job after that time (H7).
+    :param retries: how often a foreground task is resubmitted after a retriable failure: see `GearmanClient`. Its job
+        may then run more than once, in whole or in part.
+    :param drop_on_cancel: whether a `GearmanClient` asks the server to drop the job if the task is cancelled or times
+        out, as `GearmanClient.cancel_job` does. Other tasks that share the job then fail, too.
+    :param on_created: ``(task)``: the server has the job, and ``task.handle`` is set. Called again for each retry.
+    :param on_data: ``(task, data)``: the worker sent WORK_DATA, a part of the result or whatever the function uses it
+        for.
+    :param on_warning: ``(task, data)``: the worker sent WORK_WARNING.
+    :param on_status: ``(task, numerator, denominator)``: the worker reported progress. Of anything but a whole number,
+        the leading digits count. If the worker dies, another one restarts the job, and data and status come again.
+    :param on_complete: ``(task, result)``: the job is done. The Deferred fires next.
+    :param on_exception: ``(task, data)``: the worker sent WORK_EXCEPTION. ``on_fail`` or ``on_retry`` is called next.
+    :param on_retry: ``(task, attempt)``: the attempt failed, and the task will be resubmitted after a delay; `attempt`
+        is 1 for the first retry.
+    :param on_fail: ``(task, reason)``: the task failed. The Deferred fails next, with the exception `reason`.
+    :raises TypeError, ValueError: an argument is invalid.
     """
 
-    # Few, since the collector goes through all of them time and again: so most tasks share their options.
+    # Few slots, since the garbage collector traverses all tasks in flight: most tasks share one object of options.
     __slots__ = (
         "__weakref__",
         "_attempt",
@@ -261,8 +279,8 @@ class Task:
         self._leading_arguments = (
             _known_leading_arguments(function) if type(function) is str else _leading_arguments(function)
         )
-        """What its packets begin with: function and unique, each with a NUL behind it. With the client's prefix, once
-        the task is submitted."""
+        """The first arguments of its submit: function and unique, each followed by a NUL. The function has the client's
+        prefix once the task is submitted."""
         self._workload = workload if type(workload) is bytes else payload_bytes("workload", workload)
         self._background = background
         if unique is not _NO_UNIQUE:
@@ -270,20 +288,16 @@ class Task:
             self._leading_arguments = b"%b%b\0" % (self._leading_arguments[:-1], unique_bytes)
         self._timeout = None if timeout is None else positive_seconds("timeout", timeout)
         plain = _PLAIN_BACKGROUND if background else _PLAIN
-        self._options = Options.read(options, background) if options else plain
-        """What else was said, and what follows from it."""
+        self._options = Options.from_keywords(options, background) if options else plain
         self._holder: TaskHolder | None = None
-        """Where the task is now; None before it is submitted, and after its end."""
+        """Where the task is now; None before the submit and after the outcome."""
         self._position: int
-        """Which of its holder's places it has, for the holder."""
+        """Position of the task within its holder, which sets it."""
         self._job_handle = b""
-        """The bytes of the job's handle; empty before JOB_CREATED."""
+        """Handle of the job; empty before JOB_CREATED."""
         self._server = ""
-        """The address of the server that it was sent to last; empty before."""
         self._attempt = 0
-        """How often it was submitted again."""
         self._ended = False
-        """Whether it has its outcome, or is about to."""
         self._owner: TaskOwner | None = None
         self._deferred: _TaskDeferred | None = None
 
@@ -294,26 +308,26 @@ class Task:
         name = self._function if isinstance(self._function, str) else self._function.decode("utf-8", "backslashreplace")
         return f"{name} {self.handle}" if self._job_handle else name
 
-    # What may be read of it.
+    # Public, and read-only: `TaskInfo`.
 
     @property
     def function(self) -> str | bytes:
-        """The function's name, as it was given."""
+        """Name of the function, as it was passed."""
         return self._function
 
     @property
     def workload(self) -> bytes:
-        """What the worker gets."""
+        """Bytes that the worker receives."""
         return self._workload
 
     @property
     def background(self) -> bool:
-        """Whether nobody waits for the result."""
+        """Whether it is a background task, whose client does not get the result."""
         return self._background
 
     @property
     def unique(self) -> bytes:
-        """What makes jobs coalesce; empty for nothing."""
+        """Key by which jobs coalesce; empty for none."""
         return self._leading_arguments.split(b"\0")[1]
 
     @property
@@ -323,48 +337,48 @@ class Task:
 
     @property
     def priority(self) -> Priority:
-        """Which of the function's queues the job waits in."""
+        """Priority of the job."""
         return self._options.priority
 
     @property
     def at(self) -> int | None:
-        """When the server may start the job, in POSIX seconds; None for at once."""
+        """Earliest start of the job, in POSIX seconds; None for as soon as possible."""
         return self._options.at
 
     @property
     def retries(self) -> int:
-        """How often the task may be submitted again."""
+        """How often the task may be resubmitted."""
         return self._options.retries
 
     @property
     def handle(self) -> JobHandle | None:
-        """The job's handle, once the server has sent it."""
+        """Handle of the job; None until the server has sent it."""
         return JobHandle(self._server, self._job_handle) if self._job_handle else None
 
     @property
     def server(self) -> str:
-        """The address of the server that the task was sent to last; empty before."""
+        """Address of the server that the task was last sent to; empty before."""
         return self._server
 
     @property
     def attempt(self) -> int:
-        """How often the task was submitted again."""
+        """How often the task has been resubmitted."""
         return self._attempt
 
     @property
     def ended(self) -> bool:
-        """Whether the task has its outcome, or is about to have it."""
+        """Whether the task has its outcome, or its last callback is running."""
         return self._ended
 
-    # For the rest of the client.
+    # For the other modules of the client.
 
     @property
     def _wire_function(self) -> bytes:
-        """The function's name as it goes over the wire."""
+        """Name of the function as sent: with the prefix, once the task is submitted."""
         return self._leading_arguments.partition(b"\0")[0]
 
     def _leading_arguments_with(self, prefix: bytes) -> bytes:
-        """What its packets begin with, with a prefix before the function's name.
+        """Return the first arguments of the submit, with `prefix` before the function's name.
 
         :raises ValueError: the name becomes too long.
         """
@@ -373,11 +387,11 @@ class Task:
             raise ValueError(f"prefix and function must have {MAX_FUNCTION} bytes at most, not {length}")
         return prefix + self._leading_arguments
 
-    def _begin(self, owner: TaskOwner, prefix: bytes = b"") -> Deferred[Any]:
-        """Make the task's Deferred.
+    def _begin(self, owner: TaskOwner, prefix: bytes = b"") -> Deferred[TaskResult]:
+        """Create the task's Deferred.
 
-        :param owner: answers for the task.
-        :param prefix: what the name of the function gets before it on the wire.
+        :param owner: owns the task up to its outcome.
+        :param prefix: bytes that precede the function's name in the submit.
         :raises ValueError: the task was submitted before, or its function's name becomes too long.
         """
         if self._ended or self._owner is not None:
@@ -386,52 +400,52 @@ class Task:
             self._leading_arguments = self._leading_arguments_with(prefix)
         self._owner = owner
         deferred = self._deferred = _TaskDeferred(_cancel)
-        deferred.task = self
+        deferred._task = self
         return deferred
 
     @property
     def _drop(self) -> Callable[[JobHandle], None] | None:
-        """Drops the job of the task once it is let go, if that is wanted."""
+        """Has the server drop a job; None unless the task was submitted with ``drop_on_cancel``."""
         return self._owner.drop if self._owner is not None and self._options.drop_on_cancel else None
 
     def _job_created(self, handle: bytes) -> None:
-        """JOB_CREATED has come. For a background task it is the outcome."""
+        """Handle JOB_CREATED, which is the outcome of a background task."""
         self._job_handle = handle
         callback = self._options.on_created
         if callback is not None:
             self._call(callback)
         if self._background:
-            self._end(JobHandle(self._server, handle))
+            self._end(JobHandle(self._server, handle), None, handle)
 
     def _data_received(self, data: bytes) -> None:
-        """WORK_DATA has come."""
+        """Handle WORK_DATA."""
         self._call(self._options.on_data, data)
 
     def _warning_received(self, data: bytes) -> None:
-        """WORK_WARNING has come."""
+        """Handle WORK_WARNING."""
         self._call(self._options.on_warning, data)
 
     def _status_received(self, numerator: int, denominator: int) -> None:
-        """WORK_STATUS has come."""
+        """Handle WORK_STATUS."""
         self._call(self._options.on_status, numerator, denominator)
 
     def _job_completed(self, result: bytes) -> None:
-        """WORK_COMPLETE has come."""
+        """Handle WORK_COMPLETE."""
         self._end(result, self._options.on_complete, result)
 
     def _exception_received(self, data: bytes) -> None:
-        """WORK_EXCEPTION has come. It is the end of the job, whatever else a server sends (D3, H13)."""
+        """Handle WORK_EXCEPTION. It ends the job, whatever the server sends after it (D3, H13)."""
         if self._deferred is not None:
             self._call(self._options.on_exception, data)
         self._attempt_failed(TaskException(self, data))
 
     def _attempt_failed(self, reason: Exception) -> None:
-        """There will be no result; unless the task has retries left, and its owner takes it back."""
+        """Fail the task, unless it has retries left and its owner schedules one."""
         if not (self._attempt < self._options.retries and self._retry(reason)):
             self._end(Failure(reason), self._options.on_fail, reason)
 
     def _abandon(self, reason: Exception) -> None:
-        """Nobody waits for it any more: whoever holds it is to forget it."""
+        """Remove the task from its holder, and fail it."""
         if self._holder is not None:
             self._holder.discard(self)
         self._attempt_failed(reason)
@@ -440,30 +454,31 @@ class Task:
         return self._owner is not None and self._owner.retry(self, reason)
 
     def _return_unsent(self) -> None:
-        """It was not written after all. Nothing happens if it has ended."""
+        """Return the task to its owner, since it was not written. Does nothing if it has ended."""
         if self._owner is not None:
             self._owner.reroute(self)
 
     def _retry_scheduled(self) -> None:
-        """It will be submitted again, as if it had never been."""
+        """Reset the task for its next attempt."""
         self._attempt += 1
         self._job_handle = b""
         self._call(self._options.on_retry, self._attempt)
 
-    def _end(self, outcome: Any, callback: Callable[[Task, Any], object] | None = None, told: Any = None) -> None:
+    def _end(self, outcome: TaskResult | Failure, callback: Callable[[Task, T], object] | None, argument: T) -> None:
+        """Call the last callback, and fire the Deferred."""
         deferred, owner = self._deferred, self._owner
         if deferred is None or owner is None:
-            return  # it ended before; one outcome is enough
+            return  # it has its one outcome already
         self._ended = True
-        # Who keeps the task, keeps nothing else with it.
-        deferred.task = self._deferred = self._owner = self._holder = None
+        # A caller that keeps the task must keep nothing else alive with it.
+        deferred._task = self._deferred = self._owner = self._holder = None
         if callback is not None:
-            self._call(callback, told)
+            self._call(callback, argument)
         if not deferred.called:  # the callback may have cancelled it
             deferred.callback(outcome)
         owner.task_ended(self)
 
-    def _call(self, callback: Callable[..., object] | None, *arguments: Any) -> None:
+    def _call(self, callback: Callable[[Task, Unpack[Ts]], object] | None, *arguments: Unpack[Ts]) -> None:
         if callback is None:
             return
         try:
@@ -476,7 +491,7 @@ def _leading_arguments(function: str | bytes) -> bytes:
     return function_bytes(function) + b"\0\0"
 
 
-# A program has few functions, and asks for each very often.
+# A program submits few functions, each of them often.
 _known_leading_arguments = lru_cache(1024)(_leading_arguments)
 
 
@@ -495,7 +510,7 @@ def _epoch(name: str, at: datetime.datetime | float | None) -> int | None:
         return None
     if isinstance(at, datetime.datetime):
         if at.utcoffset() is None:
-            raise ValueError(f"{name} must be an aware datetime, with a time zone: {at!r}")
+            raise ValueError(f"{name} must be an aware datetime, with a time zone, not {at!r}")
         at = at.timestamp()
     elif isinstance(at, bool) or not isinstance(at, (int, float)):
         raise TypeError(f"{name} must be an aware datetime or POSIX seconds, not {type(at).__name__}")
@@ -504,7 +519,7 @@ def _epoch(name: str, at: datetime.datetime | float | None) -> int | None:
     return math.ceil(at)
 
 
-_CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {
+_CHECKS: Final[Mapping[str, Callable[[str, Any], Any]]] = {  # type: ignore[explicit-any]  # each check has its own type
     "priority": _priority,
     "at": _epoch,
     "retries": _retries,

@@ -1,4 +1,4 @@
-"""Tasks that wait, in order."""
+"""A queue of tasks from which any task can be removed."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ __all__ = [
     "TaskQueue",
 ]
 
-_SPARE: Final = 64  # places of a queue that may be empty, whatever there is besides
+_MAX_SPARE: Final = 64  # entries of removed tasks to keep beyond the number of tasks, before they are compacted
 
 
 class TaskQueue:
-    """Tasks that wait, the first come first. A cancelled one leaves it."""
+    """First-in, first-out queue of tasks. Removing a cancelled task takes constant time on average."""
 
     __slots__ = ("_empty", "_popped", "_tasks")
 
     def __init__(self) -> None:
-        self._tasks: deque[Task | None] = deque()  # None where one has left
-        self._popped = 0  # places that were before the first
-        self._empty = 0
+        self._tasks: deque[Task | None] = deque()  # None for a task that was removed
+        self._popped = 0  # entries that were popped so far: the position of the first one
+        self._empty = 0  # entries that are None
 
     def __len__(self) -> int:
         return len(self._tasks) - self._empty
 
     def append(self, task: Task) -> None:
-        """Let the task wait here."""
+        """Add a task at the end, and become its holder."""
         task._position = self._popped + len(self._tasks)
         task._holder = self
         self._tasks.append(task)
 
     def pop(self) -> Task | None:
-        """Take the first one out; None if there is none."""
+        """Remove and return the first task; None if there is none."""
         while self._tasks:
             task = self._tasks.popleft()
             self._popped += 1
@@ -45,13 +45,14 @@ class TaskQueue:
         return None
 
     def pop_all(self) -> list[Task]:
-        """Take all of them out."""
+        """Remove and return all tasks."""
         return list(iter(self.pop, None))
 
     def discard(self, task: Task) -> None:
+        """Remove a task of this queue."""
         self._tasks[task._position - self._popped] = None
         self._empty += 1
-        if self._empty > len(self) + _SPARE:
+        if self._empty > len(self) + _MAX_SPARE:
             left = self.pop_all()
             self._popped = 0
             for task in left:
