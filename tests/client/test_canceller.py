@@ -56,7 +56,7 @@ async def created(client: GearmanClient, **options: Any) -> tuple[Deferred[bytes
 # On real servers.
 
 
-async def test_a_job_is_dropped_and_its_task_fails(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_cancel_job_drops_job_and_fails_its_task(gearmand: Gearmand, client: GearmanClient) -> None:
     task, handle = await created(client)
     await client.cancel_job(handle)
     with pytest.raises(TaskFailed):
@@ -69,20 +69,20 @@ async def test_a_job_is_dropped_and_its_task_fails(gearmand: Gearmand, client: G
     await worker.close()
 
 
-async def test_hundreds_are_dropped_at_once(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_cancel_job_drops_hundreds_of_jobs_at_once(gearmand: Gearmand, client: GearmanClient) -> None:
     handles = await gatherResults([client.add_task_bg("f") for _ in range(500)])
     assert await total(gearmand) == 500
     await gatherResults([client.cancel_job(handle) for handle in handles])
     assert await total(gearmand) == 0
 
 
-async def test_a_job_that_is_not_there_is_told(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_cancel_job_fails_for_unknown_job(gearmand: Gearmand, client: GearmanClient) -> None:
     with pytest.raises(ServerError) as error:
         await client.cancel_job(JobHandle(gearmand.address, b"H:nobody:1"))
     assert error.value.code == "UNKNOWN_JOB"
 
 
-async def test_geard_drops_queued_jobs(geard: Geard) -> None:
+async def test_cancel_job_drops_queued_job_at_geard(geard: Geard) -> None:
     async with GearmanClient([geard.address]) as client:
         handle = await client.add_task_bg("f")
         await client.cancel_job(handle)
@@ -90,7 +90,7 @@ async def test_geard_drops_queued_jobs(geard: Geard) -> None:
 
 
 @pytest.mark.guarantee(number=9)
-async def test_a_cancel_drops_the_job(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_cancel_drops_job_with_drop_on_cancel(gearmand: Gearmand, client: GearmanClient) -> None:
     task, _ = await created(client, drop_on_cancel=True)
     task.cancel()
     with pytest.raises(CancelledError):
@@ -101,7 +101,7 @@ async def test_a_cancel_drops_the_job(gearmand: Gearmand, client: GearmanClient)
 
 
 @pytest.mark.guarantee(number=9)
-async def test_without_the_option_a_cancel_lets_go_only(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_cancel_leaves_job_queued_without_drop_on_cancel(gearmand: Gearmand, client: GearmanClient) -> None:
     task, _ = await created(client)
     task.addErrback(lambda _: None)
     task.cancel()
@@ -109,7 +109,7 @@ async def test_without_the_option_a_cancel_lets_go_only(gearmand: Gearmand, clie
     assert await total(gearmand) == 1
 
 
-async def test_a_time_out_drops_the_job(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_timeout_drops_job_with_drop_on_cancel(gearmand: Gearmand, client: GearmanClient) -> None:
     task, _ = await created(client, drop_on_cancel=True, timeout=0.1)
     with pytest.raises(TaskTimedOut):
         await task
@@ -117,7 +117,7 @@ async def test_a_time_out_drops_the_job(gearmand: Gearmand, client: GearmanClien
         pass
 
 
-async def test_a_loop_that_is_left_drops_its_jobs(gearmand: Gearmand, client: GearmanClient) -> None:
+async def test_leaving_map_drops_jobs_with_drop_on_cancel(gearmand: Gearmand, client: GearmanClient) -> None:
     results = client.map("f", [b"a", b"b", b"c"], concurrency=3, drop_on_cancel=True)
     waiting = ensureDeferred(first(results))
     while await total(gearmand) < 3:
@@ -145,7 +145,7 @@ def server() -> MemoryJobServer:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_cancel_before_job_created_drops_the_job_that_comes_late() -> None:
+def test_cancel_before_job_created_drops_job_once_created() -> None:
     """Neither handle nor job are there when it is cancelled."""
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
@@ -170,7 +170,7 @@ def test_a_cancel_before_job_created_drops_the_job_that_comes_late() -> None:
     assert clock.getDelayedCalls() == []
 
 
-def test_the_connection_goes_when_nothing_is_to_be_dropped(server: MemoryJobServer) -> None:
+def test_connection_is_closed_after_last_command(server: MemoryJobServer) -> None:
     client = server.client()
     handles = [server.result_of(client.add_task_bg("f")) for _ in range(3)]
     before = len(server.connections)
@@ -181,7 +181,7 @@ def test_the_connection_goes_when_nothing_is_to_be_dropped(server: MemoryJobServ
     server.close()
 
 
-def test_a_server_that_is_down_is_told(server: MemoryJobServer) -> None:
+def test_cancel_job_fails_while_server_is_down(server: MemoryJobServer) -> None:
     client = server.client()
     handle = server.result_of(client.add_task_bg("f"))
     with server.go_down(), pytest.raises(NoServersAvailable):
@@ -190,7 +190,7 @@ def test_a_server_that_is_down_is_told(server: MemoryJobServer) -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_stop_fails_what_waits() -> None:
+def test_stop_fails_outstanding_commands() -> None:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
     canceller = JobCanceller(clock, DEFAULT_CONNECTION_OPTIONS)
@@ -205,7 +205,7 @@ def test_a_stop_fails_what_waits() -> None:
     assert outcome(canceller.stop()) == [None]
 
 
-def test_two_connections_may_be_closing_at_a_time() -> None:
+def test_stop_waits_for_two_closing_connections() -> None:
     clock = Clock()
     canceller = JobCanceller(clock, DEFAULT_CONNECTION_OPTIONS)
     endpoints = [MemoryEndpoint(clock) for _ in range(2)]
@@ -218,7 +218,7 @@ def test_two_connections_may_be_closing_at_a_time() -> None:
     assert stopped == [None]
 
 
-def test_what_can_not_be_dropped_is_told_at_the_call(server: MemoryJobServer) -> None:
+def test_cancel_job_raises_for_invalid_handle(server: MemoryJobServer) -> None:
     client = server.client()
     with pytest.raises(TypeError):
         client.cancel_job("H:x:1")  # type: ignore[arg-type]
@@ -232,7 +232,7 @@ def test_what_can_not_be_dropped_is_told_at_the_call(server: MemoryJobServer) ->
     server.close()
 
 
-def test_a_job_of_a_server_that_has_left_is_let_go_only(server: MemoryJobServer) -> None:
+def test_cancel_abandons_task_of_removed_server(server: MemoryJobServer) -> None:
     other = MemoryJobServer(server.clock)
     client = server.client()
     task = client.add_task("f", drop_on_cancel=True)

@@ -47,7 +47,7 @@ from ..wire import present
 # Connecting.
 
 
-def test_it_is_a_service() -> None:
+def test_client_is_service() -> None:
     harness = ClientHarness()
     assert IService.providedBy(harness.client)
     parent = MultiService()
@@ -65,7 +65,7 @@ def test_it_is_a_service() -> None:
 
 
 @pytest.mark.parametrize("use", ["add_task", "add_task_bg", "get_status_unique"])
-def test_it_connects_to_every_server_at_the_first_use(use: str) -> None:
+def test_client_connects_to_every_server_on_first_use(use: str) -> None:
     harness = ClientHarness(3)
     harness.advance()
     assert harness.connected() == [0, 0, 0]
@@ -76,13 +76,13 @@ def test_it_connects_to_every_server_at_the_first_use(use: str) -> None:
     harness.stop()
 
 
-def test_without_a_reactor_it_takes_the_global_one() -> None:
+def test_client_uses_global_reactor_by_default() -> None:
     client = GearmanClient(["127.0.0.1:1"])
     assert client._reactor is global_reactor
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_async_with_starts_and_stops(stopped: bool) -> None:
+def test_async_with_starts_and_stops_client(stopped: bool) -> None:
     harness = ClientHarness()
 
     async def use() -> bytes:
@@ -100,7 +100,7 @@ def test_async_with_starts_and_stops(stopped: bool) -> None:
 
 
 @pytest.mark.parametrize(("exceptions", "kind"), [(True, TaskException), (False, TaskFailed)])
-def test_exceptions_are_asked_for_or_not(exceptions: bool, kind: type[Exception]) -> None:
+def test_client_asks_for_exceptions_if_enabled(exceptions: bool, kind: type[Exception]) -> None:
     harness = ClientHarness(exceptions=exceptions)
     task = harness.client.add_task("work")
     harness.server.take("work").send_exception(b"bo\0om")
@@ -110,7 +110,7 @@ def test_exceptions_are_asked_for_or_not(exceptions: bool, kind: type[Exception]
 
 
 @pytest.mark.guarantee(number=10)
-def test_the_time_to_connect_is_limited() -> None:
+def test_connect_timeout_fails_waiting_task() -> None:
     harness = ClientHarness(connect_timeout=5.0)
     harness.server.black_hole_connections()
     task = harness.client.add_task("work")
@@ -127,7 +127,7 @@ def test_the_time_to_connect_is_limited() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_tasks_wait_for_the_first_attempt_and_go_out_in_order() -> None:
+def test_tasks_wait_for_first_attempt_and_are_sent_in_order() -> None:
     harness = ClientHarness()
     silence = harness.server.fall_silent()
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(3)]
@@ -142,7 +142,7 @@ def test_tasks_wait_for_the_first_attempt_and_go_out_in_order() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_unwritten_tasks_move_on_until_every_server_has_refused() -> None:
+def test_unsent_tasks_fail_over_until_every_server_has_failed() -> None:
     harness = ClientHarness(3)
     for server in harness.servers:
         server.fall_silent()
@@ -158,7 +158,7 @@ def test_unwritten_tasks_move_on_until_every_server_has_refused() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_unwritten_tasks_go_to_the_server_that_is_there() -> None:
+def test_unsent_tasks_fail_over_to_reachable_server() -> None:
     harness = ClientHarness(2)
     silences = [server.fall_silent() for server in harness.servers]
     tasks = [harness.client.add_task("work", b"%d" % number, unique=b"%d" % number) for number in range(10)]
@@ -172,7 +172,7 @@ def test_unwritten_tasks_go_to_the_server_that_is_there() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_a_server_that_accepts_and_never_answers_gets_no_task() -> None:
+def test_server_that_never_answers_gets_no_task() -> None:
     """gearmand at its limit of file descriptors does (H12)."""
     harness = ClientHarness(2)
     with harness.server.hold_answers():
@@ -186,7 +186,7 @@ def test_a_server_that_accepts_and_never_answers_gets_no_task() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_written_tasks_are_lost_and_not_sent_again() -> None:
+def test_sent_tasks_are_lost_with_connection_and_not_resent() -> None:
     harness = ClientHarness()
     harness.server.drop_after(SUBMIT_JOB)
     tasks: list[Deferred[Any]] = [harness.client.add_task("work"), harness.client.add_task_bg("work")]
@@ -199,7 +199,7 @@ def test_written_tasks_are_lost_and_not_sent_again() -> None:
 
 @pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("half", [[], [("data", b"half")]], ids=["after JOB_CREATED", "under way"])
-def test_a_task_that_the_server_has_is_lost_with_the_connection(half: list[tuple[str, bytes]]) -> None:
+def test_acknowledged_task_is_lost_with_connection(half: list[tuple[str, bytes]]) -> None:
     harness = ClientHarness()
     seen: list[tuple[Any, ...]] = []
     task = harness.client.add_task("work", **noting(seen))
@@ -214,7 +214,7 @@ def test_a_task_that_the_server_has_is_lost_with_the_connection(half: list[tuple
 
 
 @pytest.mark.guarantee(number=7)
-def test_what_is_submitted_on_a_loss_goes_to_another_server() -> None:
+def test_task_submitted_by_lost_task_goes_to_another_server() -> None:
     """The one that just went is no longer chosen when the tasks that it had are told."""
     harness = ClientHarness(2).start()
     again: list[Deferred[Any]] = []
@@ -230,7 +230,7 @@ def test_what_is_submitted_on_a_loss_goes_to_another_server() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_the_unique_dash_goes_where_its_workload_goes() -> None:
+def test_unique_dash_is_routed_by_workload() -> None:
     """Since the workload is then what coalesces."""
     for load in (b"a", b"b", b"c", b"d"):
         places = []
@@ -253,7 +253,7 @@ NONSENSE = {
 
 @pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("nonsense", NONSENSE)
-def test_the_client_is_alive_when_the_server_is_sane_again(nonsense: str) -> None:
+def test_client_recovers_from_invalid_data_with_backoff(nonsense: str) -> None:
     """What it says is met with back-off."""
     harness = ClientHarness().start()
     task = harness.client.add_task("work")
@@ -295,7 +295,7 @@ NAIVE = datetime.datetime(2030, 1, 1)
     ],
 )
 @pytest.mark.parametrize("call", ["add_task", "add_task_bg", "stream"])
-def test_what_cannot_be_sent(call: str, options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_invalid_task_arguments_raise_and_send_nothing(call: str, options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
     harness = ClientHarness(prefix="pp", max_packet_size=1000)
     good = harness.client.add_task("work", b"good")
     with pytest.raises(kind, match=complaint):
@@ -309,7 +309,7 @@ def test_what_cannot_be_sent(call: str, options: dict[str, Any], kind: type[Exce
 
 
 @pytest.mark.guarantee(number=8)
-def test_a_naive_datetime() -> None:
+def test_naive_datetime_raises() -> None:
     harness = ClientHarness()
     with pytest.raises(ValueError, match="at must be an aware datetime"):
         harness.client.add_task_bg("work", at=NAIVE)
@@ -317,7 +317,7 @@ def test_a_naive_datetime() -> None:
 
 
 @pytest.mark.guarantee(number=8)
-def test_a_task_is_submitted_once() -> None:
+def test_second_submit_of_task_raises() -> None:
     harness = ClientHarness()
     task = Task("work", b"x")
     harness.client.submit(task).addErrback(lambda _: None)
@@ -343,13 +343,13 @@ def test_a_task_is_submitted_once() -> None:
         ({"job_servers": ["a:b:c"]}, ValueError, "job_servers: an endpoint description must be valid, not 'a:b:c'"),
     ],
 )
-def test_a_client_that_cannot_be_meant(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_invalid_client_arguments_raise(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
     with pytest.raises(kind, match=complaint):
         GearmanClient(**{"job_servers": ["127.0.0.1"], **options})
 
 
 @pytest.mark.parametrize("prefix", ["pre", b"pre"])
-def test_the_prefix_is_joined_by_a_tab(prefix: str | bytes) -> None:
+def test_prefix_is_joined_to_function_by_tab(prefix: str | bytes) -> None:
     harness = ClientHarness(prefix=prefix)
     task = harness.client.add_task("work", b"x")
     harness.server.take("pre\twork").complete(b"y")
@@ -357,7 +357,7 @@ def test_the_prefix_is_joined_by_a_tab(prefix: str | bytes) -> None:
     harness.stop()
 
 
-def test_priorities_run_high_before_normal_before_low() -> None:
+def test_jobs_run_in_order_of_priority() -> None:
     harness = ClientHarness()
     for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
         harness.client.add_task("work", priority.name.encode(), priority=priority).addErrback(lambda _: None)
@@ -370,7 +370,7 @@ def test_priorities_run_high_before_normal_before_low() -> None:
 
 
 @pytest.mark.guarantee(number=3)
-def test_a_refused_unique_fails_its_own_task() -> None:
+def test_refused_unique_fails_its_own_task() -> None:
     """The client sends none that long; here it is made to."""
     harness = ClientHarness()
     refused = Task("work", b"2")
@@ -393,7 +393,7 @@ def test_a_refused_unique_fails_its_own_task() -> None:
 @pytest.mark.parametrize(
     ("end", "kind"), [(TakenJob.fail, TaskFailed), (lambda job: job.send_exception(b"x"), TaskException)]
 )
-def test_a_failure_and_an_exception_reach_each_task_once(
+def test_failure_of_shared_job_reaches_each_task_once(
     end: Callable[[TakenJob], None], kind: type[Exception]
 ) -> None:
     harness = ClientHarness()
@@ -407,7 +407,7 @@ def test_a_failure_and_an_exception_reach_each_task_once(
 
 
 @pytest.mark.guarantee(number=4)
-def test_a_cancelled_task_of_a_shared_job_takes_nothing_from_the_others() -> None:
+def test_cancelled_task_of_shared_job_takes_nothing_from_others() -> None:
     harness = ClientHarness()
     seen: list[list[tuple[Any, ...]]] = [[], [], []]
     tasks = [harness.client.add_task("work", unique="u", **noting(events)) for events in seen]
@@ -422,7 +422,7 @@ def test_a_cancelled_task_of_a_shared_job_takes_nothing_from_the_others() -> Non
 
 
 @pytest.mark.guarantee(number=4)
-def test_the_unique_dash_coalesces_by_workload() -> None:
+def test_unique_dash_coalesces_by_workload() -> None:
     harness = ClientHarness().start()
     handles = [harness.client.add_task_bg("work", load, unique="-") for load in (b"a", b"a", b"b", b"", b"")]
     harness.advance()
@@ -437,7 +437,7 @@ def test_the_unique_dash_coalesces_by_workload() -> None:
 
 @pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("early", [True, False], ids=["before JOB_CREATED", "after JOB_CREATED"])
-def test_packets_for_a_task_that_was_cancelled(early: bool) -> None:
+def test_packets_for_cancelled_task_are_ignored(early: bool) -> None:
     harness = ClientHarness().start()
     seen: list[tuple[Any, ...]] = []
     task = harness.client.add_task("work", **noting(seen))
@@ -453,7 +453,7 @@ def test_packets_for_a_task_that_was_cancelled(early: bool) -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_task_cancelled_while_it_waits_is_never_sent() -> None:
+def test_task_cancelled_while_awaiting_connection_is_never_sent() -> None:
     harness = ClientHarness()
     silence = harness.server.fall_silent()
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(3)]
@@ -467,7 +467,7 @@ def test_a_task_cancelled_while_it_waits_is_never_sent() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_waiting_task_cancelled_by_the_failure_of_another() -> None:
+def test_failing_task_may_cancel_waiting_task() -> None:
     harness = ClientHarness()
     harness.server.refuse_connections()
     first, second = harness.client.add_task("work"), harness.client.add_task("work")
@@ -530,7 +530,7 @@ def stopped(harness: ClientHarness) -> None:
 @pytest.mark.parametrize(
     "state", [never_started, connecting, not_answered, ready, refused, lost, being_lost, aborting, stopped]
 )
-def test_stopping_in_every_state_leaves_nothing(state: Callable[[ClientHarness], None]) -> None:
+def test_stop_leaves_nothing_in_any_connection_state(state: Callable[[ClientHarness], None]) -> None:
     harness = ClientHarness()
     state(harness)
     tasks: list[Deferred[Any]] = [harness.client.add_task("work"), harness.client.add_task_bg("work")]
@@ -548,7 +548,7 @@ def test_stopping_in_every_state_leaves_nothing(state: Callable[[ClientHarness],
 
 
 @pytest.mark.guarantee(number=11)
-def test_a_peer_that_reads_nothing_holds_it_up_for_three_seconds_only() -> None:
+def test_stop_takes_three_seconds_if_server_does_not_read() -> None:
     harness = ClientHarness().start()
     harness.server.fall_silent()
     stopped = harness.client.stopService()
@@ -559,7 +559,7 @@ def test_a_peer_that_reads_nothing_holds_it_up_for_three_seconds_only() -> None:
     harness.stop()
 
 
-def test_it_can_be_started_again() -> None:
+def test_stopped_client_can_be_started_again() -> None:
     harness = ClientHarness().start()
     harness.stop()
     harness.start()
@@ -567,7 +567,7 @@ def test_it_can_be_started_again() -> None:
     harness.stop()
 
 
-def test_drain_awaits_those_submitted_meanwhile() -> None:
+def test_drain_awaits_tasks_submitted_meanwhile() -> None:
     harness = ClientHarness()
     assert outcome(harness.client.drain()) is None
     first = harness.client.add_task("work")
@@ -589,7 +589,7 @@ def test_drain_awaits_those_submitted_meanwhile() -> None:
 
 @pytest.mark.guarantee(number=12)
 @pytest.mark.parametrize("end", ["cancelled unsent", "cancelled unacknowledged", "cancelled", "done"])
-def test_nothing_of_a_task_is_kept_wherever_it_ended(end: str) -> None:
+def test_client_keeps_no_reference_to_ended_task(end: str) -> None:
     harness = ClientHarness() if end == "cancelled unsent" else ClientHarness().start()
     gc.disable()
     try:
@@ -653,7 +653,7 @@ class Meddler:
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_callback_raises(event: str, logged_failures: Failures) -> None:
+def test_callback_may_raise(event: str, logged_failures: Failures) -> None:
     def what(meddler: Meddler) -> None:
         raise ZeroDivisionError("of the caller's own")
 
@@ -665,7 +665,7 @@ def test_a_callback_raises(event: str, logged_failures: Failures) -> None:
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_callback_cancels_its_own_task(event: str) -> None:
+def test_callback_may_cancel_its_own_task(event: str) -> None:
     meddler = Meddler(event, lambda meddler: meddler.first.cancel())
     assert type(outcome(meddler.first)) is CancelledError
     assert outcome(meddler.second) == b"done too"
@@ -674,7 +674,7 @@ def test_a_callback_cancels_its_own_task(event: str) -> None:
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_callback_cancels_another_task(event: str) -> None:
+def test_callback_may_cancel_another_task(event: str) -> None:
     meddler = Meddler(event, lambda meddler: meddler.second.cancel())
     assert type(outcome(meddler.second)) is CancelledError
     meddler.finish()
@@ -682,7 +682,7 @@ def test_a_callback_cancels_another_task(event: str) -> None:
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_callback_adds_a_task(event: str) -> None:
+def test_callback_may_add_task(event: str) -> None:
     meddler = Meddler(event, lambda meddler: meddler.more.append(meddler.harness.client.add_task("work", b"3")))
     assert outcome(meddler.second) == b"done too"
     meddler.harness.server.take("work").complete(b"third")
@@ -692,7 +692,7 @@ def test_a_callback_adds_a_task(event: str) -> None:
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_callback_stops_the_service(event: str) -> None:
+def test_callback_may_stop_service(event: str) -> None:
     meddler = Meddler(event, lambda meddler: meddler.more.append(meddler.harness.client.stopService()))
     assert type(outcome(meddler.second)) is ClientStopped
     meddler.finish()
@@ -700,7 +700,7 @@ def test_a_callback_stops_the_service(event: str) -> None:
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
-def test_a_callback_stops_the_service_and_starts_it(event: str) -> None:
+def test_callback_may_stop_and_start_service(event: str) -> None:
     def what(meddler: Meddler) -> None:
         meddler.more.append(meddler.harness.client.stopService())
         meddler.harness.client.startService()
@@ -712,7 +712,7 @@ def test_a_callback_stops_the_service_and_starts_it(event: str) -> None:
 
 
 @pytest.mark.guarantee(number=13)
-def test_a_task_that_waits_is_told_of_the_stop_and_submits_again() -> None:
+def test_task_submitted_during_stop_fails_with_client_stopped() -> None:
     harness = ClientHarness()
     harness.server.black_hole_connections()
     again: list[Any] = []
@@ -725,7 +725,7 @@ def test_a_task_that_waits_is_told_of_the_stop_and_submits_again() -> None:
 # Questions.
 
 
-def test_status_of_a_handle_is_asked_of_its_server() -> None:
+def test_get_status_asks_server_of_handle() -> None:
     harness = ClientHarness(2).start()
     submitted = harness.client.add_task_bg("work")
     harness.advance()
@@ -737,7 +737,7 @@ def test_status_of_a_handle_is_asked_of_its_server() -> None:
     harness.stop()
 
 
-def test_status_of_a_unique() -> None:
+def test_get_status_unique_returns_status() -> None:
     harness = ClientHarness()
     harness.client.add_task("work", unique="u").addErrback(lambda _: None)
     harness.server.take("work").send_status(3, 8)
@@ -747,7 +747,7 @@ def test_status_of_a_unique() -> None:
     harness.stop()
 
 
-def test_status_of_a_unique_is_asked_where_its_tasks_go() -> None:
+def test_get_status_unique_asks_server_that_tasks_go_to() -> None:
     """While the first in rank is down, the next; and if it goes before it answers, the one after that."""
     harness = ClientHarness(3)
     harness.client.add_task("work", unique="u").addErrback(lambda _: None)
@@ -763,7 +763,7 @@ def test_status_of_a_unique_is_asked_where_its_tasks_go() -> None:
     harness.stop()
 
 
-def test_status_where_no_server_is() -> None:
+def test_get_status_fails_without_server() -> None:
     harness = ClientHarness(2)
     for server in harness.servers:
         server.refuse_connections()
@@ -786,7 +786,7 @@ def test_status_where_no_server_is() -> None:
         (JobHandle("endpoint:0", b"H\0"), ValueError, "handle must not have a NUL"),
     ],
 )
-def test_a_handle_that_cannot_be_asked_about(handle: Any, kind: type[Exception], complaint: str) -> None:
+def test_get_status_raises_for_invalid_handle(handle: Any, kind: type[Exception], complaint: str) -> None:
     harness = ClientHarness()
     with pytest.raises(kind, match=complaint):
         harness.client.get_status(handle)
@@ -795,12 +795,12 @@ def test_a_handle_that_cannot_be_asked_about(handle: Any, kind: type[Exception],
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("unique", ["", b"", "-", b"-"])
-def test_a_unique_that_names_no_job(unique: str | bytes) -> None:
+def test_get_status_unique_raises_for_unique_without_job(unique: str | bytes) -> None:
     with pytest.raises(ValueError, match="unique must identify a job"):
         ClientHarness().client.get_status_unique(unique)
 
 
-def test_echo_makes_a_round_trip_to_each_server_that_is_there() -> None:
+def test_echo_measures_round_trip_to_each_reachable_server() -> None:
     """Its time runs from when it is sent, and not while a server connects."""
     harness = ClientHarness(3)
     harness.server.refuse_connections()
@@ -817,7 +817,7 @@ def test_echo_makes_a_round_trip_to_each_server_that_is_there() -> None:
     harness.stop()
 
 
-def test_echo_where_the_answer_is_left_out() -> None:
+def test_echo_measures_server_that_leaves_it_unanswered() -> None:
     """geard does (H6): the fence behind it makes the round trip."""
     harness = ClientHarness().start()
     harness.server.leave_unanswered(ECHO_REQ)
@@ -828,7 +828,7 @@ def test_echo_where_the_answer_is_left_out() -> None:
     harness.stop()
 
 
-def test_echo_that_is_refused() -> None:
+def test_echo_fails_with_server_error_if_refused() -> None:
     harness = ClientHarness().start()
     harness.server.leave_unanswered(ECHO_REQ, GET_STATUS, times=2)
     echoed = harness.client.echo()
@@ -838,7 +838,7 @@ def test_echo_that_is_refused() -> None:
     harness.stop()
 
 
-def test_echo_where_no_server_is() -> None:
+def test_echo_fails_without_server() -> None:
     harness = ClientHarness(2)
     for server in harness.servers:
         server.refuse_connections()
@@ -850,7 +850,7 @@ def test_echo_where_no_server_is() -> None:
 
 
 @pytest.mark.parametrize("question", ["get_status", "get_status_unique"])
-def test_a_question_may_be_cancelled(question: str) -> None:
+def test_cancelled_query_leaves_next_answer_alone(question: str) -> None:
     """The next one gets its own answer."""
     harness = ClientHarness().start()
     submitted = harness.client.add_task_bg("work", unique=b"u")
@@ -866,7 +866,7 @@ def test_a_question_may_be_cancelled(question: str) -> None:
 
 
 @pytest.mark.guarantee(number=11)
-def test_a_stop_whose_deferred_is_cancelled_stops_all_the_same() -> None:
+def test_cancelling_stop_does_not_undo_it() -> None:
     harness = ClientHarness().start()
     stopped = harness.client.stopService()
     stopped.cancel()
@@ -874,7 +874,7 @@ def test_a_stop_whose_deferred_is_cancelled_stops_all_the_same() -> None:
     harness.stop()
 
 
-def test_echo_may_be_cancelled() -> None:
+def test_cancelled_echo_leaves_connections_alone() -> None:
     harness = ClientHarness(2).start()
     echoed = harness.client.echo()
     echoed.cancel()
@@ -892,7 +892,7 @@ def test_echo_may_be_cancelled() -> None:
         (b"x" * 11, ValueError, "data must have max_packet_size=10 bytes at most, not 11"),
     ],
 )
-def test_echo_of_what_cannot_be_sent(data: Any, kind: type[Exception], complaint: str) -> None:
+def test_echo_raises_for_invalid_data(data: Any, kind: type[Exception], complaint: str) -> None:
     harness = ClientHarness(max_packet_size=10)
     with pytest.raises(kind, match=complaint):
         harness.client.echo(data)
@@ -903,7 +903,7 @@ def test_echo_of_what_cannot_be_sent(data: Any, kind: type[Exception], complaint
 
 
 @pytest.mark.guarantee(number=11)
-def test_a_callback_starts_the_client_while_its_servers_are_being_stopped() -> None:
+def test_callback_may_start_client_during_stop() -> None:
     """It is then connected to all of them anew, and nothing of the old connections is left."""
     harness = ClientHarness(3).start()
 
@@ -921,7 +921,7 @@ def test_a_callback_starts_the_client_while_its_servers_are_being_stopped() -> N
 
 
 @pytest.mark.guarantee(number=11)
-def test_every_stop_waits_until_nothing_is_left() -> None:
+def test_every_stop_fires_once_nothing_is_left() -> None:
     """The second one too, and one after a start, for a peer that does not read."""
     harness = ClientHarness().start()
     harness.server.fall_silent()
@@ -935,7 +935,7 @@ def test_every_stop_waits_until_nothing_is_left() -> None:
     harness.stop()
 
 
-def test_a_stop_that_nobody_waits_for_any_more_goes_on() -> None:
+def test_cancelling_stop_of_several_servers_does_not_undo_it() -> None:
     harness = ClientHarness(3).start()
     stopped = harness.client.stopService()
     stopped.cancel()
@@ -944,7 +944,7 @@ def test_a_stop_that_nobody_waits_for_any_more_goes_on() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_question_goes_on_to_no_server_of_a_stopped_client() -> None:
+def test_query_of_stopped_client_tries_no_other_server() -> None:
     harness = ClientHarness(2).start()
     harness.client.add_task("work", b"x", unique="u").addErrback(lambda _: harness.client.stopService())
     harness.servers[harness.place_of_work()].drop_before(GET_STATUS_UNIQUE)
@@ -956,7 +956,7 @@ def test_a_question_goes_on_to_no_server_of_a_stopped_client() -> None:
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("task", ["work", None, b"work"])
-def test_what_is_no_task_is_not_submitted(task: Any) -> None:
+def test_submit_raises_for_anything_but_task(task: Any) -> None:
     harness = ClientHarness()
     with pytest.raises(TypeError, match="task must be a Task, not "):
         harness.client.submit(task)
@@ -966,7 +966,7 @@ def test_what_is_no_task_is_not_submitted(task: Any) -> None:
 # job_servers that change.
 
 
-def test_a_server_that_joins_is_connected_and_gets_its_share() -> None:
+def test_added_server_is_connected_and_gets_tasks() -> None:
     harness = ClientHarness(2)
     both = harness.client.job_servers
     harness.client.job_servers = both[:1]
@@ -981,7 +981,7 @@ def test_a_server_that_joins_is_connected_and_gets_its_share() -> None:
     harness.stop()
 
 
-def test_a_server_that_leaves_finishes_what_it_has() -> None:
+def test_removed_server_finishes_its_tasks() -> None:
     """It gets nothing more, and is disconnected after the last outcome."""
     harness = ClientHarness(2).start()
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(4)]
@@ -1001,7 +1001,7 @@ def test_a_server_that_leaves_finishes_what_it_has() -> None:
     harness.stop()
 
 
-def test_a_server_that_leaves_with_nothing_out_is_disconnected_at_once() -> None:
+def test_removed_server_without_tasks_is_disconnected_at_once() -> None:
     harness = ClientHarness(2).start()
     harness.client.job_servers = harness.client.job_servers[1:]
     harness.advance()
@@ -1011,7 +1011,7 @@ def test_a_server_that_leaves_with_nothing_out_is_disconnected_at_once() -> None
 
 @pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("state", ["connecting", "in back-off"])
-def test_a_server_that_leaves_while_it_is_not_there_leaves_nothing(state: str) -> None:
+def test_removed_server_without_connection_leaves_nothing(state: str) -> None:
     harness = ClientHarness(2)
     both = harness.client.job_servers
     harness.client.job_servers = both[1:]
@@ -1032,7 +1032,7 @@ def test_a_server_that_leaves_while_it_is_not_there_leaves_nothing(state: str) -
 
 
 @pytest.mark.guarantee(number=7)
-def test_a_leaving_server_that_is_lost_loses_its_tasks_and_is_not_tried_again() -> None:
+def test_lost_connection_to_removed_server_is_not_retried() -> None:
     harness = ClientHarness(2).start()
     task = harness.client.add_task("work", unique="u")
     place = 0 if harness.advance() or harness.server.queued("work") else 1
@@ -1045,7 +1045,7 @@ def test_a_leaving_server_that_is_lost_loses_its_tasks_and_is_not_tried_again() 
 
 
 @pytest.mark.guarantee(number=7)
-def test_what_a_leaving_server_was_not_written_goes_to_another() -> None:
+def test_unsent_tasks_of_removed_server_go_to_another() -> None:
     harness = ClientHarness(2)
     both = harness.client.job_servers
     harness.client.job_servers = both[:1]
@@ -1065,7 +1065,7 @@ def test_what_a_leaving_server_was_not_written_goes_to_another() -> None:
 
 
 @pytest.mark.guarantee(number=11)
-def test_a_stop_while_servers_leave() -> None:
+def test_stop_disconnects_removed_servers() -> None:
     harness = ClientHarness(2).start()
     tasks = [harness.client.add_task("work") for _ in range(2)]
     harness.advance()
@@ -1076,7 +1076,7 @@ def test_a_stop_while_servers_leave() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_drain_awaits_those_of_a_leaving_server() -> None:
+def test_drain_awaits_tasks_of_removed_server() -> None:
     harness = ClientHarness(2).start()
     tasks = [harness.client.add_task("work") for _ in range(2)]
     harness.advance()
@@ -1089,7 +1089,7 @@ def test_drain_awaits_those_of_a_leaving_server() -> None:
     harness.stop()
 
 
-def test_a_server_may_come_back_while_it_still_leaves() -> None:
+def test_server_may_be_added_again_before_it_is_disconnected() -> None:
     harness = ClientHarness(2).start()
     both = harness.client.job_servers
     tasks = [harness.client.add_task("work") for _ in range(2)]
@@ -1105,7 +1105,7 @@ def test_a_server_may_come_back_while_it_still_leaves() -> None:
     harness.stop()
 
 
-def test_handles_are_asked_about_where_their_server_is_one_of_ours() -> None:
+def test_get_status_raises_for_handle_of_removed_server() -> None:
     harness = ClientHarness(2).start()
     submitted = [harness.client.add_task_bg("work") for _ in range(2)]
     harness.advance()
@@ -1120,7 +1120,7 @@ def test_handles_are_asked_about_where_their_server_is_one_of_ours() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_questions_to_a_server_that_leaves_before_it_is_there() -> None:
+def test_queries_fail_if_connecting_server_is_removed() -> None:
     harness = ClientHarness(2)
     harness.server.black_hole_connections()
     both = harness.client.job_servers
@@ -1134,7 +1134,7 @@ def test_questions_to_a_server_that_leaves_before_it_is_there() -> None:
     harness.stop()
 
 
-def test_patient_tasks_go_to_a_server_that_joins() -> None:
+def test_tasks_awaiting_server_go_to_added_server() -> None:
     harness = ClientHarness(2, server_wait=60.0)
     both = harness.client.job_servers
     harness.client.job_servers = both[:1]
@@ -1148,7 +1148,7 @@ def test_patient_tasks_go_to_a_server_that_joins() -> None:
 
 
 @pytest.mark.guarantee(number=10)
-def test_patience_ends_though_a_server_that_joined_does_not_answer() -> None:
+def test_server_wait_ends_if_added_server_does_not_answer() -> None:
     harness = ClientHarness(2, server_wait=5.0, connect_timeout=8.0)
     both = harness.client.job_servers
     harness.client.job_servers = both[:1]
@@ -1167,7 +1167,7 @@ def test_patience_ends_though_a_server_that_joined_does_not_answer() -> None:
 @pytest.mark.parametrize(
     ("job_servers", "kind"), [([], ValueError), ("127.0.0.1", TypeError), (["a:b:c"], ValueError), ([5], TypeError)]
 )
-def test_job_servers_that_cannot_be_meant_change_nothing(job_servers: Any, kind: type[Exception]) -> None:
+def test_invalid_job_servers_change_nothing(job_servers: Any, kind: type[Exception]) -> None:
     harness = ClientHarness(2).start()
     before = harness.client.job_servers
     with pytest.raises(kind):
@@ -1182,7 +1182,7 @@ def test_job_servers_that_cannot_be_meant_change_nothing(job_servers: Any, kind:
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("then", ["change", "stop", "stop and start"])
-def test_those_who_are_told_while_servers_change_may_change_them_again(then: str) -> None:
+def test_callback_may_change_job_servers_during_change(then: str) -> None:
     harness = ClientHarness(4)
     addresses = harness.client.job_servers
     harness.client.job_servers = addresses[:2]
@@ -1239,7 +1239,7 @@ def servers_leave(harness: ClientHarness) -> None:
 @pytest.mark.guarantee(number=1)
 @pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("state", [gated, in_the_backlog, half_open, servers_leave])
-def test_stopping_with_tasks_out_leaves_nothing_within_three_seconds(state: Callable[[ClientHarness], None]) -> None:
+def test_stop_with_tasks_in_flight_leaves_nothing_after_three_seconds(state: Callable[[ClientHarness], None]) -> None:
     harness = ClientHarness(max_in_flight=2, heartbeat=60.0)
     state(harness)
     tasks: list[Deferred[Any]] = [harness.client.add_task("work", timeout=99, retries=2) for _ in range(5)]
@@ -1266,7 +1266,7 @@ def test_stopping_with_tasks_out_leaves_nothing_within_three_seconds(state: Call
         ({"job_check_interval": None}, TypeError, "job_check_interval must be a number of seconds, not NoneType"),
     ],
 )
-def test_a_policy_that_cannot_be_meant(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_invalid_policy_arguments_raise(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
     with pytest.raises(kind, match=complaint):
         GearmanClient(["127.0.0.1"], **options)
 
@@ -1274,7 +1274,7 @@ def test_a_policy_that_cannot_be_meant(options: dict[str, Any], kind: type[Excep
 # What is behind map and stream has tests of its own.
 
 
-def test_results_are_gone_through_as_they_come() -> None:
+def test_map_and_stream_yield_results() -> None:
     harness = ClientHarness().start()
 
     async def use() -> list[bytes]:
@@ -1291,7 +1291,7 @@ def test_results_are_gone_through_as_they_come() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_cancel_may_have_the_server_drop_the_job() -> None:
+def test_cancel_drops_job_with_drop_on_cancel() -> None:
     server = MemoryJobServer()
     client = server.client()
     task = client.add_task("work", b"abc", drop_on_cancel=True)
@@ -1307,7 +1307,7 @@ def test_a_cancel_may_have_the_server_drop_the_job() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_job_that_can_not_be_dropped_is_let_go() -> None:
+def test_cancel_abandons_task_if_job_cannot_be_dropped() -> None:
     """Its server is none of the client's any more; or there is no such server at all."""
     server, other = MemoryJobServer(), MemoryJobServer()
     client = server.client()

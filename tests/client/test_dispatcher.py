@@ -172,7 +172,7 @@ PLACES: list[Callable[[Seen], tuple[ClientHarness, Deferred[bytes]]]] = [
 
 @pytest.mark.guarantee(number=10)
 @pytest.mark.parametrize("place", PLACES)
-def test_the_time_of_a_task_passes_wherever_it_is(
+def test_timeout_fails_task_in_any_state(
     place: Callable[[Seen], tuple[ClientHarness, Deferred[bytes]]],
 ) -> None:
     seen: Seen = []
@@ -191,7 +191,7 @@ def test_the_time_of_a_task_passes_wherever_it_is(
 
 @pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("place", [at_the_gate, waiting_for_a_connecting_server, patient, in_the_backlog])
-def test_what_timed_out_unwritten_is_never_sent(place: Callable[[Seen], tuple[ClientHarness, Deferred[bytes]]]) -> None:
+def test_unsent_task_that_timed_out_is_never_sent(place: Callable[[Seen], tuple[ClientHarness, Deferred[bytes]]]) -> None:
     harness, task = place([])
     harness.advance(TIMEOUT + 0.01)
     assert type(outcome(task)) is TaskTimedOut
@@ -215,7 +215,7 @@ def test_what_timed_out_unwritten_is_never_sent(place: Callable[[Seen], tuple[Cl
     [TakenJob.complete, TakenJob.fail, lambda job: job.send_exception(b"x")],
     ids=["complete", "fail", "exception"],
 )
-def test_what_comes_after_the_time_hits_nobody(end: Callable[[TakenJob], None], unique: str) -> None:
+def test_packets_for_timed_out_task_are_ignored(end: Callable[[TakenJob], None], unique: str) -> None:
     harness = ClientHarness()
     seen: Seen = []
     late = submit(harness, seen, unique=unique)
@@ -238,7 +238,7 @@ def test_what_comes_after_the_time_hits_nobody(end: Callable[[TakenJob], None], 
 
 
 @pytest.mark.guarantee(number=10)
-def test_a_background_task_has_a_time_to_be_taken_by_a_server() -> None:
+def test_background_task_times_out_if_not_acknowledged() -> None:
     harness = ClientHarness().start()
     silence = harness.server.fall_silent()
     told: Seen = []
@@ -255,7 +255,7 @@ def test_a_background_task_has_a_time_to_be_taken_by_a_server() -> None:
 
 @pytest.mark.guarantee(number=10)
 @pytest.mark.parametrize("background", [False, True])
-def test_a_task_that_ends_in_time_leaves_no_timer(background: bool) -> None:
+def test_task_that_ends_in_time_leaves_no_timer(background: bool) -> None:
     harness = ClientHarness()
     if background:
         done: Deferred[Any] = harness.client.add_task_bg("work", timeout=10_000)
@@ -270,7 +270,7 @@ def test_a_task_that_ends_in_time_leaves_no_timer(background: bool) -> None:
 
 @pytest.mark.guarantee(number=10)
 @pytest.mark.slow
-def test_a_hundred_thousand_time_outs_are_one_timer() -> None:
+def test_hundred_thousand_timeouts_share_one_timer() -> None:
     """And to add one, or to take one away, asks for no other, but for those that are due before all others."""
     clock = CountingClock()
     harness = ClientHarness(clock=clock)
@@ -295,7 +295,7 @@ def test_a_hundred_thousand_time_outs_are_one_timer() -> None:
 
 
 @pytest.mark.guarantee(number=10)
-def test_the_time_is_for_all_attempts_together() -> None:
+def test_timeout_covers_all_attempts() -> None:
     harness = ClientHarness()
     seen: Seen = []
     task = harness.client.add_task("work", timeout=2.5, retries=100, **noting(seen))
@@ -312,7 +312,7 @@ def test_the_time_is_for_all_attempts_together() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_rests_grow_to_half_a_minute() -> None:
+def test_retry_delay_grows_to_half_a_minute() -> None:
     assert [retry_delay(attempt) for attempt in range(1, 10)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
     assert retry_delay(1000) == 30
 
@@ -340,7 +340,7 @@ def raise_exception(harness: ClientHarness) -> None:
         (raise_exception, TaskException),
     ],
 )
-def test_it_is_submitted_as_often_as_was_asked_for(
+def test_failed_task_is_resubmitted_up_to_retries(
     go_wrong: Callable[[ClientHarness], None], kind: type[Exception], retries: int
 ) -> None:
     harness = ClientHarness(server_wait=100.0).start()
@@ -373,7 +373,7 @@ def with_a_full_queue(harness: ClientHarness, times: int) -> None:
 @pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize(("server", "kind"), [(losing, TaskLost), (with_a_full_queue, TaskRejected)])
 @pytest.mark.parametrize("retries", [0, 2])
-def test_where_no_attempt_is_answered_it_is_submitted_as_often(
+def test_unacknowledged_task_is_resubmitted_up_to_retries(
     server: Callable[[ClientHarness, int], None], kind: type[Exception], retries: int
 ) -> None:
     harness = ClientHarness(server_wait=100.0).start()
@@ -390,7 +390,7 @@ def test_where_no_attempt_is_answered_it_is_submitted_as_often(
 
 
 @pytest.mark.guarantee(number=7)
-def test_what_is_refused_for_itself_is_not_submitted_again() -> None:
+def test_rejected_task_is_not_resubmitted() -> None:
     harness = ClientHarness().start()
     harness.server.reject("ARGUMENT_TOO_LARGE")
     task = harness.client.add_task("work", retries=5)
@@ -400,7 +400,7 @@ def test_what_is_refused_for_itself_is_not_submitted_again() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_a_client_without_a_server_tries_as_often() -> None:
+def test_task_without_server_is_retried_up_to_retries() -> None:
     harness = ClientHarness(2)
     for server in harness.servers:
         server.refuse_connections()
@@ -421,7 +421,7 @@ def test_a_client_without_a_server_tries_as_often() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_a_job_that_the_server_forgot_is_submitted_again() -> None:
+def test_task_of_forgotten_job_is_resubmitted() -> None:
     harness = ClientHarness(job_check_interval=10.0)
     seen: Seen = []
     task = harness.client.add_task("work", retries=1, **noting(seen))
@@ -435,7 +435,7 @@ def test_a_job_that_the_server_forgot_is_submitted_again() -> None:
 
 
 @pytest.mark.guarantee(number=2)
-def test_events_of_a_task_that_fails_and_then_completes_come_in_order() -> None:
+def test_events_of_retried_task_come_in_order() -> None:
     harness = ClientHarness()
     seen: Seen = []
     handles: list[Any] = []
@@ -466,7 +466,7 @@ def test_events_of_a_task_that_fails_and_then_completes_come_in_order() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_it_rests_before_each_attempt() -> None:
+def test_task_is_resubmitted_after_retry_delay() -> None:
     harness = ClientHarness()
     quietly(harness.client.add_task("work", retries=8))
     for rest in (0.5, 1, 2, 4, 8, 16, 30, 30):
@@ -479,7 +479,7 @@ def test_it_rests_before_each_attempt() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_with_a_unique_the_next_attempt_is_at_the_next_in_rank() -> None:
+def test_task_with_unique_is_retried_on_next_server_in_rank() -> None:
     harness = ClientHarness(3).start()
     task = harness.client.add_task("work", unique="u", retries=5)
     places = []
@@ -497,7 +497,7 @@ def test_with_a_unique_the_next_attempt_is_at_the_next_in_rank() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_without_a_unique_the_next_attempt_is_at_another_server() -> None:
+def test_task_without_unique_is_retried_on_another_server() -> None:
     """Even if that is the busier one."""
     harness = ClientHarness(2).start()
     task = harness.client.add_task("work", b"again", retries=4)
@@ -521,7 +521,7 @@ def test_without_a_unique_the_next_attempt_is_at_another_server() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_a_retry_stays_where_there_is_no_other_server() -> None:
+def test_task_is_retried_on_same_server_if_there_is_no_other() -> None:
     harness = ClientHarness(2)
     harness.servers[1].refuse_connections()
     task = harness.client.add_task("work", retries=1)
@@ -534,7 +534,7 @@ def test_a_retry_stays_where_there_is_no_other_server() -> None:
 
 @pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("drop", [MemoryJobServer.drop_before, MemoryJobServer.drop_after])
-def test_a_background_task_that_was_written_is_never_submitted_again(drop: Callable[..., Fault]) -> None:
+def test_sent_background_task_is_never_resubmitted(drop: Callable[..., Fault]) -> None:
     harness = ClientHarness(2, server_wait=100.0).start()
     for server in harness.servers:
         drop(server, SUBMIT_JOB_BG)
@@ -552,7 +552,7 @@ def test_a_background_task_that_was_written_is_never_submitted_again(drop: Calla
     st.lists(st.sampled_from(["drop", "hold", "silence", "down", "well again", "wait"]), max_size=12),
     st.integers(0, 12),
 )
-def test_a_background_task_is_written_once_whatever_is_lost(steps: list[str], when: int) -> None:
+def test_background_task_is_sent_at_most_once(steps: list[str], when: int) -> None:
     harness = ClientHarness(2, server_wait=20.0, server_timeout=5.0).start()
     tasks: list[Deferred[Any]] = []
     with writes() as written:
@@ -625,7 +625,7 @@ def add_another(harness: ClientHarness, tasks: list[Deferred[Any]]) -> None:
     ],
 )
 @pytest.mark.parametrize("go_wrong", [fail, lose])
-def test_on_retry_does_what_it_likes(
+def test_on_retry_may_do_anything(
     action: Callable[[ClientHarness, list[Deferred[Any]]], None],
     kind: type,
     go_wrong: Callable[[ClientHarness], None],
@@ -662,7 +662,7 @@ def loads_of_done(harness: ClientHarness) -> list[bytes]:
 
 
 @pytest.mark.guarantee(number=1)
-def test_the_time_may_be_over_when_the_rest_is() -> None:
+def test_timeout_may_coincide_with_retry() -> None:
     for timeout in (0.49, 0.5, 0.51):
         harness = ClientHarness()
         seen: Seen = []
@@ -675,7 +675,7 @@ def test_the_time_may_be_over_when_the_rest_is() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_resting_task_that_is_cancelled_is_not_submitted_again() -> None:
+def test_task_cancelled_while_backing_off_is_not_resubmitted() -> None:
     harness = ClientHarness()
     task = harness.client.add_task("work", retries=1)
     harness.server.take("work").fail()
@@ -690,7 +690,7 @@ def test_a_resting_task_that_is_cancelled_is_not_submitted_again() -> None:
 # Patience.
 
 
-def test_tasks_survive_a_restart_of_the_only_server() -> None:
+def test_tasks_survive_restart_of_only_server_with_server_wait() -> None:
     harness = ClientHarness(server_wait=100.0).start()
     down = harness.server.go_down(lose_jobs=True)
     tasks = [harness.client.add_task("work", b"%d" % number, unique=b"%d" % number) for number in range(3)]
@@ -706,7 +706,7 @@ def test_tasks_survive_a_restart_of_the_only_server() -> None:
     harness.stop()
 
 
-def test_without_patience_they_fail_at_once_and_tell_why() -> None:
+def test_tasks_fail_at_once_with_reasons_without_server_wait() -> None:
     harness = ClientHarness(2).start()
     for server in harness.servers:
         server.go_down()
@@ -720,7 +720,7 @@ def test_without_patience_they_fail_at_once_and_tell_why() -> None:
     harness.stop()
 
 
-def test_patience_has_an_end_and_tells_why() -> None:
+def test_tasks_fail_with_reasons_after_server_wait() -> None:
     harness = ClientHarness(2, server_wait=5.0).start()
     for server in harness.servers:
         server.go_down()
@@ -735,7 +735,7 @@ def test_patience_has_an_end_and_tells_why() -> None:
     harness.stop()
 
 
-def test_patience_and_then_a_retry() -> None:
+def test_task_is_retried_after_server_wait() -> None:
     harness = ClientHarness(server_wait=100.0).start()
     down = harness.server.go_down()
     seen: Seen = []
@@ -750,7 +750,7 @@ def test_patience_and_then_a_retry() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_patient_task_that_is_cancelled_is_never_sent() -> None:
+def test_task_cancelled_while_awaiting_server_is_never_sent() -> None:
     harness = ClientHarness(server_wait=100.0).start()
     down = harness.server.go_down()
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(3)]
@@ -764,7 +764,7 @@ def test_a_patient_task_that_is_cancelled_is_never_sent() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_patient_task_that_another_ones_end_cancels() -> None:
+def test_failing_task_may_cancel_task_awaiting_server() -> None:
     harness = ClientHarness(server_wait=5.0)
     harness.server.refuse_connections()
     harness.start()
@@ -775,7 +775,7 @@ def test_a_patient_task_that_another_ones_end_cancels() -> None:
     harness.stop()
 
 
-def test_a_failed_attempt_to_connect_costs_nothing_for_each_patient_task(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_connection_attempt_routes_no_task_awaiting_server(monkeypatch: pytest.MonkeyPatch) -> None:
     harness = ClientHarness(server_wait=10_000.0).start()
     down = harness.server.go_down()
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(10_000)]
@@ -799,7 +799,7 @@ def test_a_failed_attempt_to_connect_costs_nothing_for_each_patient_task(monkeyp
 
 
 @pytest.mark.guarantee(number=11)
-def test_a_stop_ends_those_who_wait_wherever_they_do() -> None:
+def test_stop_fails_task_in_any_state() -> None:
     seen: Seen = []
     for place in PLACES:
         harness, task = place(seen)
@@ -814,7 +814,7 @@ def test_a_stop_ends_those_who_wait_wherever_they_do() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_drain_awaits_those_who_wait_wherever_they_do() -> None:
+def test_drain_awaits_task_in_any_state() -> None:
     for place in PLACES:
         harness, task = place([])
         drained = harness.client.drain()
@@ -826,7 +826,7 @@ def test_drain_awaits_those_who_wait_wherever_they_do() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_task_that_waits_for_a_connecting_server_and_that_another_ones_end_cancels() -> None:
+def test_failing_task_may_cancel_tasks_awaiting_connection() -> None:
     harness = ClientHarness()
     harness.server.refuse_connections()
     first, second, third = (harness.client.add_task("work") for _ in range(3))
@@ -840,7 +840,7 @@ def test_a_task_that_waits_for_a_connecting_server_and_that_another_ones_end_can
 # The gate.
 
 
-def test_no_more_than_so_many_are_in_flight_and_the_others_wait_in_order() -> None:
+def test_max_in_flight_queues_tasks_in_order() -> None:
     harness = ClientHarness(max_in_flight=2).start()
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(6)]
     done: list[bytes] = []
@@ -854,7 +854,7 @@ def test_no_more_than_so_many_are_in_flight_and_the_others_wait_in_order() -> No
     harness.stop()
 
 
-def test_a_resting_task_keeps_its_place_behind_the_gate() -> None:
+def test_task_backing_off_stays_admitted() -> None:
     harness = ClientHarness(max_in_flight=1)
     tasks = [harness.client.add_task("work", b"1", retries=1), harness.client.add_task("work", b"2")]
     harness.server.take("work").fail()
@@ -867,7 +867,7 @@ def test_a_resting_task_keeps_its_place_behind_the_gate() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_task_at_the_gate_that_is_cancelled_is_never_sent() -> None:
+def test_task_cancelled_in_admission_queue_is_never_sent() -> None:
     harness = ClientHarness(max_in_flight=1)
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(4)]
     tasks[1].cancel()
@@ -881,7 +881,7 @@ def test_a_task_at_the_gate_that_is_cancelled_is_never_sent() -> None:
 
 @pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("wanted", [False, True])
-def test_the_job_of_a_cancelled_task_is_dropped_where_that_is_wanted(wanted: bool) -> None:
+def test_cancel_drops_job_only_with_drop_on_cancel(wanted: bool) -> None:
     server = MemoryJobServer()
     client = server.client()
     task = client.add_task("work", drop_on_cancel=wanted)
@@ -893,7 +893,7 @@ def test_the_job_of_a_cancelled_task_is_dropped_where_that_is_wanted(wanted: boo
     server.close()
 
 
-def test_a_background_task_is_in_flight_until_the_server_has_it() -> None:
+def test_background_task_is_in_flight_until_acknowledged() -> None:
     harness = ClientHarness(max_in_flight=3)
     tasks = [harness.client.add_task_bg("work", b"%d" % number) for number in range(10)]
     assert loads(harness.server) == [b"%d" % number for number in range(10)]
@@ -901,7 +901,7 @@ def test_a_background_task_is_in_flight_until_the_server_has_it() -> None:
     harness.stop()
 
 
-def test_what_a_callback_submits_waits_behind_those_at_the_gate() -> None:
+def test_task_submitted_by_callback_waits_behind_admission_queue() -> None:
     harness = ClientHarness(max_in_flight=1)
     more: list[Deferred[bytes]] = []
     first = harness.client.add_task(
@@ -913,7 +913,7 @@ def test_what_a_callback_submits_waits_behind_those_at_the_gate() -> None:
     harness.stop()
 
 
-def test_what_is_submitted_while_others_are_let_in_waits_behind_those_at_the_gate() -> None:
+def test_task_submitted_during_admission_waits_behind_admission_queue() -> None:
     """Even where it finds a free place that one of them is about to take."""
     harness = ClientHarness(max_in_flight=2).start()
     ended: list[str] = []
@@ -937,7 +937,7 @@ def test_what_is_submitted_while_others_are_let_in_waits_behind_those_at_the_gat
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_stop_ends_those_at_the_gate_though_the_client_is_started_in_it() -> None:
+def test_stop_fails_admission_queue_though_callback_starts_client() -> None:
     harness = ClientHarness(max_in_flight=1).start()
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(3)]
     tasks[0].addErrback(lambda _: harness.client.startService())
@@ -948,7 +948,7 @@ def test_a_stop_ends_those_at_the_gate_though_the_client_is_started_in_it() -> N
     harness.stop()
 
 
-def test_ten_thousand_at_the_gate_fail_at_once() -> None:
+def test_ten_thousand_tasks_in_admission_queue_fail_without_recursion() -> None:
     """In no deeper a call than one."""
     harness = ClientHarness(max_in_flight=1)
     harness.server.drop_before(SUBMIT_JOB)
@@ -963,7 +963,7 @@ def test_ten_thousand_at_the_gate_fail_at_once() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_what_is_submitted_in_a_stop_is_stopped_though_the_gate_was_full() -> None:
+def test_task_submitted_during_stop_fails_with_full_admission_queue() -> None:
     harness = ClientHarness(max_in_flight=1)
     more: list[Deferred[Any]] = []
     tasks = [harness.client.add_task("work") for _ in range(3)]
@@ -985,7 +985,7 @@ STEPS = st.lists(
 
 @settings(deadline=None, max_examples=100)
 @given(STEPS, st.integers(1, 3))
-def test_there_are_never_more_in_flight_than_may_be(steps: list[tuple[str, int]], most: int) -> None:
+def test_tasks_in_flight_never_exceed_maximum(steps: list[tuple[str, int]], most: int) -> None:
     """Out of those that were let in and have no outcome, the resting and the waiting ones too."""
     harness = ClientHarness(max_in_flight=most, server_wait=100.0).start()
     tasks: list[Deferred[Any]] = []

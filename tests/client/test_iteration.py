@@ -149,7 +149,7 @@ def check_that_nothing_is_out(harness: ClientHarness) -> None:
 
 @BOTH
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 10, 11, 100])
-def test_results_come_in_the_order_of_the_inputs(inputs: type[Inputs], concurrency: int) -> None:
+def test_map_yields_results_in_order_of_workloads(inputs: type[Inputs], concurrency: int) -> None:
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.map("work", inputs(10), concurrency=concurrency))
     while harness.server.queued("work"):
@@ -160,7 +160,7 @@ def test_results_come_in_the_order_of_the_inputs(inputs: type[Inputs], concurren
 
 
 @BOTH
-def test_inputs_are_taken_as_they_are_needed(inputs: type[Inputs]) -> None:
+def test_map_takes_workloads_as_needed(inputs: type[Inputs]) -> None:
     harness = ClientHarness().start()
     source = inputs()
     results = harness.client.map("work", source, concurrency=3)
@@ -179,7 +179,7 @@ def test_inputs_are_taken_as_they_are_needed(inputs: type[Inputs]) -> None:
 
 
 @BOTH
-def test_a_slow_loop_bounds_what_is_done_and_not_gone_through(inputs: type[Inputs]) -> None:
+def test_slow_loop_bounds_finished_tasks_of_map(inputs: type[Inputs]) -> None:
     harness = ClientHarness().start()
     source = inputs(7)
     held: Deferred[None] = Deferred()
@@ -196,14 +196,14 @@ def test_a_slow_loop_bounds_what_is_done_and_not_gone_through(inputs: type[Input
 
 
 @pytest.mark.parametrize("nothing", [[], AsyncInputs(0), iter(())], ids=["list", "async", "iterator"])
-def test_nothing_comes_of_nothing(nothing: Any) -> None:
+def test_map_of_no_workloads_yields_nothing(nothing: Any) -> None:
     harness = ClientHarness()
     loop = Loop(harness, harness.client.map("work", nothing))
     assert (loop.outcome, loop.results) == ("at its end", [])
     harness.check_that_nothing_was_done()
 
 
-def test_options_are_those_of_each_task() -> None:
+def test_map_passes_options_to_each_task() -> None:
     harness = ClientHarness(prefix="p").start()
     created: list[bytes] = []
     options: dict[str, Any] = {"unique": "u", "on_created": lambda task: created.append(task.workload)}
@@ -215,7 +215,7 @@ def test_options_are_those_of_each_task() -> None:
     harness.stop()
 
 
-def test_results_that_are_empty_are_results() -> None:
+def test_map_yields_empty_results() -> None:
     harness = ClientHarness().start()
     for source in (Inputs(2), AsyncInputs(2)):
         loop = Loop(harness, harness.client.map("work", source))
@@ -229,7 +229,7 @@ def test_results_that_are_empty_are_results() -> None:
 
 
 @BOTH
-def test_a_failure_raises_at_its_place_and_lets_go_of_the_rest(inputs: type[Inputs]) -> None:
+def test_map_raises_first_failure_in_order_and_cancels_others(inputs: type[Inputs]) -> None:
     harness = ClientHarness().start()
     source = inputs()
     loop = Loop(harness, harness.client.map("work", source, concurrency=3))
@@ -245,7 +245,7 @@ def test_a_failure_raises_at_its_place_and_lets_go_of_the_rest(inputs: type[Inpu
 
 
 @BOTH
-def test_a_generator_that_raised_is_at_its_end(inputs: type[Inputs]) -> None:
+def test_map_ends_after_raising(inputs: type[Inputs]) -> None:
     harness = ClientHarness().start()
     results = harness.client.map("work", inputs())
     first = ensureDeferred(anext(results))
@@ -257,7 +257,7 @@ def test_a_generator_that_raised_is_at_its_end(inputs: type[Inputs]) -> None:
 
 
 @BOTH
-def test_many_failures_are_one_and_the_others_are_no_noise(inputs: type[Inputs]) -> None:
+def test_map_raises_one_of_many_failures_and_logs_none(inputs: type[Inputs]) -> None:
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.map("work", inputs(5)))
     for job in [harness.server.take("work") for _ in range(5)][::-1]:
@@ -270,7 +270,7 @@ def test_many_failures_are_one_and_the_others_are_no_noise(inputs: type[Inputs])
 
 
 @BOTH
-def test_each_task_is_tried_as_often_as_was_asked_for(inputs: type[Inputs]) -> None:
+def test_map_retries_each_task(inputs: type[Inputs]) -> None:
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.map("work", inputs(2), retries=1))
     harness.server.take("work").fail()
@@ -299,7 +299,7 @@ def souring(kind: type[Inputs]) -> Any:
     return later() if kind is AsyncInputs else now()
 
 
-def test_inputs_that_raise_do_so_for_the_loop_at_once() -> None:
+def test_error_of_iterable_is_raised_at_once() -> None:
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.map("work", souring(Inputs)))
     assert (type(loop.outcome), loop.results) == (Sour, [])
@@ -307,7 +307,7 @@ def test_inputs_that_raise_do_so_for_the_loop_at_once() -> None:
     harness.stop()
 
 
-def test_async_inputs_that_raise_do_so_after_the_results_of_those_before() -> None:
+def test_error_of_async_iterable_is_raised_after_earlier_results() -> None:
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.map("work", souring(AsyncInputs)))
     do_all(harness)
@@ -318,7 +318,7 @@ def test_async_inputs_that_raise_do_so_after_the_results_of_those_before() -> No
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("wrong", ["text", None, b"x" * 101])
 @pytest.mark.parametrize("slow", [False, True])
-def test_a_workload_that_cannot_be_sent_raises_when_it_is_its_turn(slow: bool, wrong: Any) -> None:
+def test_invalid_workload_raises_when_its_turn_comes(slow: bool, wrong: Any) -> None:
     harness = ClientHarness(max_packet_size=100).start()
 
     async def later() -> AsyncIterator[Any]:
@@ -352,7 +352,7 @@ def test_a_workload_that_cannot_be_sent_raises_when_it_is_its_turn(slow: bool, w
         ({"workloads": 5}, TypeError, "workloads must be an iterable of bytes, not int"),
     ],
 )
-def test_a_map_that_cannot_be_meant(arguments: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_invalid_map_arguments_raise(arguments: dict[str, Any], kind: type[Exception], complaint: str) -> None:
     harness = ClientHarness(prefix="pp")
     with pytest.raises(kind, match=complaint):
         harness.client.map(**{"function": "work", "workloads": [b"x"], **arguments})
@@ -364,7 +364,7 @@ def test_a_map_that_cannot_be_meant(arguments: dict[str, Any], kind: type[Except
 
 @pytest.mark.guarantee(number=9)
 @BOTH
-def test_a_loop_that_is_left_lets_go_of_what_is_out(inputs: type[Inputs]) -> None:
+def test_leaving_map_cancels_its_tasks(inputs: type[Inputs]) -> None:
     """What was not written is never sent."""
     harness = ClientHarness(max_in_flight=2).start()
     loop = Loop(harness, harness.client.map("work", inputs(), concurrency=4), most=1)
@@ -376,7 +376,7 @@ def test_a_loop_that_is_left_lets_go_of_what_is_out(inputs: type[Inputs]) -> Non
 
 
 @BOTH
-async def test_a_plain_break_is_enough(inputs: type[Inputs]) -> None:
+async def test_break_cancels_tasks_of_map(inputs: type[Inputs]) -> None:
     harness = ClientHarness().start()
 
     async def first() -> bytes:
@@ -394,7 +394,7 @@ async def test_a_plain_break_is_enough(inputs: type[Inputs]) -> None:
 
 @pytest.mark.guarantee(number=9)
 @BOTH
-def test_cancelling_those_who_loop_lets_go_of_what_is_out(inputs: type[Inputs]) -> None:
+def test_cancelling_loop_cancels_tasks_of_map(inputs: type[Inputs]) -> None:
     harness = ClientHarness(max_in_flight=2).start()
     loop = Loop(harness, harness.client.map("work", inputs(), concurrency=4))
     do(harness, b"1")
@@ -407,7 +407,7 @@ def test_cancelling_those_who_loop_lets_go_of_what_is_out(inputs: type[Inputs]) 
 
 @pytest.mark.guarantee(number=9)
 @BOTH
-def test_closing_one_that_was_never_gone_through_does_nothing(inputs: type[Inputs]) -> None:
+def test_closing_unused_map_does_nothing(inputs: type[Inputs]) -> None:
     harness = ClientHarness()
     source = inputs()
     closed = ensureDeferred(harness.client.map("work", source).aclose())
@@ -418,7 +418,7 @@ def test_closing_one_that_was_never_gone_through_does_nothing(inputs: type[Input
 
 @pytest.mark.guarantee(number=1)
 @BOTH
-def test_a_stop_of_the_client_ends_the_loop(inputs: type[Inputs]) -> None:
+def test_stop_ends_map(inputs: type[Inputs]) -> None:
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.map("work", inputs()))
     harness.stop()
@@ -428,7 +428,7 @@ def test_a_stop_of_the_client_ends_the_loop(inputs: type[Inputs]) -> None:
 
 @pytest.mark.guarantee(number=12)
 @BOTH
-async def test_a_loop_that_was_left_keeps_nothing(inputs: type[Inputs]) -> None:
+async def test_left_map_keeps_no_tasks_and_no_workloads(inputs: type[Inputs]) -> None:
     harness = ClientHarness().start()
     tasks: list[weakref.ref[Task]] = []
     source: Any = inputs(9)
@@ -451,7 +451,7 @@ async def test_a_loop_that_was_left_keeps_nothing(inputs: type[Inputs]) -> None:
 # map: inputs that come when they come.
 
 
-def test_a_result_does_not_wait_for_the_next_input() -> None:
+def test_result_does_not_wait_for_next_workload() -> None:
     harness = ClientHarness().start()
     source = Slow()
     loop = Loop(harness, harness.client.map("work", source))
@@ -470,7 +470,7 @@ def test_a_result_does_not_wait_for_the_next_input() -> None:
 
 
 @pytest.mark.parametrize("error", [None, Sour()])
-def test_inputs_may_end_while_results_are_out(error: Exception | None) -> None:
+def test_workloads_may_end_while_tasks_are_in_flight(error: Exception | None) -> None:
     harness = ClientHarness().start()
     source = Slow()
     loop = Loop(harness, harness.client.map("work", source))
@@ -485,7 +485,7 @@ def test_inputs_may_end_while_results_are_out(error: Exception | None) -> None:
     harness.stop()
 
 
-def test_inputs_are_asked_for_one_at_a_time_and_only_where_there_is_room() -> None:
+def test_map_requests_one_workload_at_a_time_within_concurrency() -> None:
     harness = ClientHarness().start()
     source = Slow()
     loop = Loop(harness, harness.client.map("work", source, concurrency=2))
@@ -501,7 +501,7 @@ def test_inputs_are_asked_for_one_at_a_time_and_only_where_there_is_room() -> No
 
 
 @pytest.mark.guarantee(number=9)
-def test_an_input_that_is_asked_for_is_cancelled_with_the_loop() -> None:
+def test_cancelling_loop_cancels_requested_workload() -> None:
     harness = ClientHarness().start()
     source = Slow()
     loop = Loop(harness, harness.client.map("work", source))
@@ -512,7 +512,7 @@ def test_an_input_that_is_asked_for_is_cancelled_with_the_loop() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_an_input_that_comes_in_answer_to_the_cancel_is_not_sent() -> None:
+def test_workload_that_answers_cancel_is_not_sent() -> None:
     harness = ClientHarness().start()
 
     async def stubborn() -> AsyncIterator[bytes]:
@@ -529,7 +529,7 @@ def test_an_input_that_comes_in_answer_to_the_cancel_is_not_sent() -> None:
     harness.stop()
 
 
-def test_inputs_may_be_results() -> None:
+def test_map_accepts_results_of_another_map() -> None:
     """A map of a map."""
     harness = ClientHarness().start()
     loop = Loop(
@@ -541,7 +541,7 @@ def test_inputs_may_be_results() -> None:
 
 
 @BOTH
-def test_two_thousand_that_are_done_at_once_are_no_deep_call(inputs: type[Inputs]) -> None:
+def test_map_of_two_thousand_finished_tasks_does_not_recurse(inputs: type[Inputs]) -> None:
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.map("work", inputs(2_000), concurrency=1_500))
     while harness.server.queued("work"):
@@ -554,7 +554,7 @@ def test_two_thousand_that_are_done_at_once_are_no_deep_call(inputs: type[Inputs
 # stream.
 
 
-def test_chunks_come_and_then_the_result() -> None:
+def test_stream_yields_chunks_and_then_result() -> None:
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.stream("work", b"today", unique="u"))
     job = harness.server.take("work")
@@ -569,7 +569,7 @@ def test_chunks_come_and_then_the_result() -> None:
     harness.stop()
 
 
-def test_a_result_that_is_empty_is_no_chunk() -> None:
+def test_stream_omits_empty_result() -> None:
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.stream("work"))
     job = harness.server.take("work")
@@ -579,7 +579,7 @@ def test_a_result_that_is_empty_is_no_chunk() -> None:
     harness.stop()
 
 
-def test_chunks_that_came_before_an_exception_come_before_it() -> None:
+def test_stream_yields_chunks_before_raising_exception() -> None:
     harness = ClientHarness().start()
     held: Deferred[None] = Deferred()
     loop = Loop(harness, harness.client.stream("work"), each=lambda _: held)
@@ -593,7 +593,7 @@ def test_chunks_that_came_before_an_exception_come_before_it() -> None:
     harness.stop()
 
 
-def test_the_task_is_submitted_when_the_first_chunk_is_asked_for() -> None:
+def test_stream_submits_task_when_first_chunk_is_requested() -> None:
     harness = ClientHarness()
     chunks = harness.client.stream("work")
     harness.check_that_nothing_was_done()
@@ -602,7 +602,7 @@ def test_the_task_is_submitted_when_the_first_chunk_is_asked_for() -> None:
     harness.check_that_nothing_was_done()
 
 
-def test_with_retries_chunks_may_come_again() -> None:
+def test_stream_repeats_chunks_after_retry() -> None:
     harness = ClientHarness().start()
     retried: list[int] = []
     loop = Loop(
@@ -627,7 +627,7 @@ def test_with_retries_chunks_may_come_again() -> None:
         (lambda harness: harness.advance(5), TaskTimedOut),
     ],
 )
-def test_it_raises_what_a_task_fails_with(go_wrong: Callable[[ClientHarness], Any], kind: type[Exception]) -> None:
+def test_stream_raises_error_of_task(go_wrong: Callable[[ClientHarness], Any], kind: type[Exception]) -> None:
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.stream("work", timeout=5.0))
     harness.server.take("work").send_data(b"1")
@@ -638,7 +638,7 @@ def test_it_raises_what_a_task_fails_with(go_wrong: Callable[[ClientHarness], An
 
 @pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("leave", ["break", "cancel"])
-def test_a_stream_that_is_left_lets_go_of_its_task(leave: str) -> None:
+def test_leaving_stream_cancels_its_task(leave: str) -> None:
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.stream("work"), most=1 if leave == "break" else None)
     job = harness.server.take("work")
@@ -667,7 +667,7 @@ def test_a_stream_that_is_left_lets_go_of_its_task(leave: str) -> None:
         ({"on_data": print}, TypeError, "on_data"),
     ],
 )
-def test_a_stream_that_cannot_be_meant(arguments: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_invalid_stream_arguments_raise(arguments: dict[str, Any], kind: type[Exception], complaint: str) -> None:
     harness = ClientHarness(prefix="pp", max_packet_size=1000)
     with pytest.raises(kind, match=complaint):
         harness.client.stream(**{"function": "work", **arguments})
@@ -713,7 +713,7 @@ def unread(harness: ClientHarness) -> int:
 CHUNKS = 100
 
 
-def test_a_slow_loop_that_is_alone_bounds_what_is_read() -> None:
+def test_slow_loop_alone_pauses_reading() -> None:
     harness = ClientHarness().start()
     slowly = Slowly(harness)
     job = harness.server.take("work")
@@ -733,7 +733,7 @@ def test_a_slow_loop_that_is_alone_bounds_what_is_read() -> None:
     harness.stop()
 
 
-def test_it_reads_on_at_once_where_the_loop_has_caught_up() -> None:
+def test_reading_resumes_once_loop_has_caught_up() -> None:
     harness = ClientHarness().start()
     slowly = Slowly(harness)
     job = harness.server.take("work")
@@ -747,7 +747,7 @@ def test_it_reads_on_at_once_where_the_loop_has_caught_up() -> None:
     assert type(slowly.loop.outcome) is CancelledError
 
 
-def test_a_loop_that_awaits_another_task_for_each_chunk_goes_on() -> None:
+def test_loop_may_await_another_task_for_each_chunk() -> None:
     """What it awaits comes on the same connection."""
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.stream("work"), each=lambda chunk: harness.client.add_task("check", chunk[:1]))
@@ -761,7 +761,7 @@ def test_a_loop_that_awaits_another_task_for_each_chunk_goes_on() -> None:
     harness.stop()
 
 
-def test_others_on_the_connection_are_not_held_up() -> None:
+def test_slow_loop_does_not_delay_other_tasks_of_connection() -> None:
     harness = ClientHarness().start()
     other = harness.client.add_task("other")
     slowly = Slowly(harness)
@@ -782,7 +782,7 @@ def test_others_on_the_connection_are_not_held_up() -> None:
     harness.stop()
 
 
-def test_two_slow_loops_are_held_together() -> None:
+def test_two_slow_loops_pause_reading_together() -> None:
     harness = ClientHarness().start()
     loops = [Slowly(harness), Slowly(harness)]
     jobs = [harness.server.take("work") for _ in loops]
@@ -800,7 +800,7 @@ def test_two_slow_loops_are_held_together() -> None:
 
 @pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("end", ["cancel", "stop", "time out"])
-def test_a_stream_that_ends_while_nothing_is_read_leaves_nothing(end: str) -> None:
+def test_stream_that_ends_while_reading_is_paused_leaves_nothing(end: str) -> None:
     harness = ClientHarness().start()
     slowly = Slowly(harness, timeout=100.0)
     job = harness.server.take("work")
@@ -824,7 +824,7 @@ def test_a_stream_that_ends_while_nothing_is_read_leaves_nothing(end: str) -> No
         assert type(slowly.loop.outcome) is ClientStopped
 
 
-def test_a_retry_elsewhere_leaves_no_server_unread() -> None:
+def test_retry_on_another_server_resumes_reading_from_first() -> None:
     """The attempt before has filled the buffer, and so does the next one, at another server."""
     harness = ClientHarness(2).start()
     slowly = Slowly(harness, retries=1)
@@ -846,7 +846,7 @@ def test_a_retry_elsewhere_leaves_no_server_unread() -> None:
     harness.stop()
 
 
-def test_heartbeats_do_not_take_what_we_do_not_read_for_silence() -> None:
+def test_paused_reading_does_not_count_as_silence_for_heartbeat() -> None:
     harness = ClientHarness(heartbeat=5.0, job_check_interval=5.0).start()
     slowly = Slowly(harness)
     job = harness.server.take("work")
@@ -861,7 +861,7 @@ def test_heartbeats_do_not_take_what_we_do_not_read_for_silence() -> None:
     harness.stop()
 
 
-def test_a_stream_that_rests_before_a_retry_is_none_of_those_that_are_out() -> None:
+def test_stream_backing_off_does_not_count_as_in_flight() -> None:
     harness = ClientHarness().start()
     first = Slowly(harness, retries=1)
     job = harness.server.take("work")
@@ -881,7 +881,7 @@ def test_a_stream_that_rests_before_a_retry_is_none_of_those_that_are_out() -> N
     harness.stop()
 
 
-def test_an_answer_that_is_still_to_come_is_read() -> None:
+def test_outstanding_answer_behind_full_buffer_is_read() -> None:
     """Behind the chunk that fills the buffer."""
     harness = ClientHarness().start()
     slowly = Slowly(harness)

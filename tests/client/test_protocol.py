@@ -181,14 +181,14 @@ def outcomes(tasks: list[Told]) -> list[list[Any]]:
         (Priority.LOW, True, SUBMIT_JOB_LOW_BG),
     ],
 )
-def test_a_submit_is_one_packet(priority: Priority, background: bool, packet_type: PacketType) -> None:
+def test_submit_sends_one_packet(priority: Priority, background: bool, packet_type: PacketType) -> None:
     net = Net()
     net.submit(b"a\0b", unique=b"u", priority=priority, background=background)
     assert net.server.received() == [(packet_type, [b"f", b"u", b"a\0b"])]
 
 
 @pytest.mark.parametrize(("background", "packet_type"), [(False, SUBMIT_JOB), (True, SUBMIT_JOB_BG)])
-def test_a_submit_of_a_task_of_which_nothing_more_was_said(background: bool, packet_type: PacketType) -> None:
+def test_submit_without_options_sends_plain_packet(background: bool, packet_type: PacketType) -> None:
     net = Net()
     told = outcome(net.connection.submit(Task("f", b"x", background)))
     assert net.server.received() == [(packet_type, [b"f", b"", b"x"])]
@@ -197,14 +197,14 @@ def test_a_submit_of_a_task_of_which_nothing_more_was_said(background: bool, pac
 
 
 @pytest.mark.guarantee(number=17)
-def test_a_submit_for_a_time_has_a_fence_behind_it() -> None:
+def test_scheduled_submit_is_followed_by_fence() -> None:
     net = Net()
     net.submit(b"x", background=True, unique=b"u", at=1234.5)
     assert net.server.received() == [(SUBMIT_JOB_EPOCH, [b"f", b"u", b"1235", b"x"]), FENCE]
 
 
 @pytest.mark.parametrize(("exceptions", "options"), [(True, [b"exceptions"]), (False, [])])
-def test_the_connection_asks_for_exceptions_unless_it_is_not_to(exceptions: bool, options: list[bytes]) -> None:
+def test_connection_asks_for_exceptions_if_enabled(exceptions: bool, options: list[bytes]) -> None:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
     endpoint.polite = False
@@ -213,7 +213,7 @@ def test_the_connection_asks_for_exceptions_unless_it_is_not_to(exceptions: bool
 
 
 @pytest.mark.guarantee(number=10)
-def test_the_connect_timeout_is_the_callers_to_choose() -> None:
+def test_connect_timeout_is_configurable() -> None:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
     endpoint.polite = False
@@ -227,7 +227,7 @@ def test_the_connect_timeout_is_the_callers_to_choose() -> None:
 
 
 @pytest.mark.guarantee(number=14)
-def test_the_largest_packet_is_the_callers_to_choose() -> None:
+def test_max_packet_size_is_configurable() -> None:
     net = Net(max_packet_size=64)
     told = net.submit()
     space = 64 - len(H1) - 1
@@ -236,14 +236,14 @@ def test_the_largest_packet_is_the_callers_to_choose() -> None:
     assert told.outcomes == [TaskLost]
 
 
-def test_the_global_reactor_is_the_default() -> None:
+def test_factory_uses_global_reactor_by_default() -> None:
     from twisted.internet import reactor
 
     assert GearmanClientFactory().reactor is reactor
 
 
 @pytest.mark.guarantee(number=8)
-def test_a_task_is_submitted_once() -> None:
+def test_second_submit_of_task_raises() -> None:
     net = Net()
     told = net.submit()
     net.server.received()
@@ -256,7 +256,7 @@ def test_a_task_is_submitted_once() -> None:
 @pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("size", [1, 7, 10**6])
 @pytest.mark.parametrize("payload", [b"", b"\0", b"\0RES\0\0\0\x0d" * 3, bytes(range(256)) * 300])
-def test_payloads_come_out_as_they_went_in(payload: bytes, size: int) -> None:
+def test_payloads_are_transmitted_unchanged(payload: bytes, size: int) -> None:
     net = Net()
     told = net.submit(payload)
     assert net.server.received()[0][1][2] == payload
@@ -294,7 +294,7 @@ TOLD_NEWS = [("on_created",), ("on_data", b"1"), ("on_warning", b"2"), ("on_stat
     ],
     ids=["complete", "fail", "exception"],
 )
-def test_a_task_is_told_in_order(end: bytes, expected: list[Any]) -> None:
+def test_events_come_in_order(end: bytes, expected: list[Any]) -> None:
     net = Net()
     told = net.submit()
     assert told.events == []
@@ -303,7 +303,7 @@ def test_a_task_is_told_in_order(end: bytes, expected: list[Any]) -> None:
 
 
 @pytest.mark.guarantee(number=2)
-def test_a_background_task_ends_with_its_handle() -> None:
+def test_background_task_fires_with_handle() -> None:
     net = Net()
     told = net.submit(background=True)
     net.server.send(created())
@@ -311,7 +311,7 @@ def test_a_background_task_ends_with_its_handle() -> None:
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_the_handle_names_the_server(background: bool) -> None:
+def test_handle_has_address_of_server(background: bool) -> None:
     net = Net()
     told = net.submit(background=background)
     net.server.send(created(b"\xc3\xbc: 1"))
@@ -319,7 +319,7 @@ def test_the_handle_names_the_server(background: bool) -> None:
 
 
 @pytest.mark.guarantee(number=5)
-def test_an_exception_may_hold_anything() -> None:
+def test_exception_may_have_any_data() -> None:
     net = Net()
     first, second = net.submit(), net.submit()
     net.server.send(created(), created(H2), exception(b"bo\0om"), exception(b"", H2))
@@ -327,7 +327,7 @@ def test_an_exception_may_hold_anything() -> None:
     assert (first.error.data, second.error.data) == (b"bo\0om", b"")
 
 
-def test_answers_go_to_the_submits_in_their_order() -> None:
+def test_answers_are_matched_to_submits_in_order() -> None:
     """Other requests among them."""
     net = Net()
     first = net.submit()
@@ -340,7 +340,7 @@ def test_answers_go_to_the_submits_in_their_order() -> None:
 
 
 @pytest.mark.guarantee(number=17)
-def test_other_requests_fail_as_on_any_connection() -> None:
+def test_other_requests_fail_among_submits() -> None:
     """Refused, left unanswered, lost: among submits, too."""
     net = Net()
     told: list[Any] = []
@@ -359,7 +359,7 @@ def test_other_requests_fail_as_on_any_connection() -> None:
 
 @pytest.mark.guarantee(number=3)
 @pytest.mark.parametrize("options", [{}, {"background": True}], ids=["foreground", "background"])
-def test_an_error_is_of_the_submit_that_it_answers(options: dict[str, Any]) -> None:
+def test_error_fails_submit_that_it_answers(options: dict[str, Any]) -> None:
     net = Net()
     tasks = [net.submit(**options) for _ in range(3)]
     net.server.send(created(H1), ERROR.response(b"QUEUE_ERROR", b"Job queue is full"), created(H2))
@@ -374,7 +374,7 @@ def epoch(net: Net) -> Told:
 
 
 @pytest.mark.guarantee(number=3)
-def test_a_submit_for_a_time_may_be_taken_or_refused() -> None:
+def test_scheduled_submit_is_accepted_or_rejected() -> None:
     net = Net()
     taken, refused, last = epoch(net), epoch(net), net.submit()
     error = ERROR.response(b"server_error", b"")
@@ -383,7 +383,7 @@ def test_a_submit_for_a_time_may_be_taken_or_refused() -> None:
 
 
 @pytest.mark.guarantee(number=17)
-def test_a_submit_for_a_time_that_is_left_unanswered_is_rejected() -> None:
+def test_unanswered_scheduled_submit_is_rejected() -> None:
     """geard does so (H6). The tasks around it are not touched."""
     net = Net()
     first, unanswered, last = net.submit(), epoch(net), net.submit()
@@ -403,7 +403,7 @@ def test_a_submit_for_a_time_that_is_left_unanswered_is_rejected() -> None:
     [(complete(b"r"), b"r"), (work_fail(), TaskFailed), (exception(b"e"), TaskException)],
     ids=["complete", "fail", "exception"],
 )
-def test_each_task_of_a_job_gets_each_packet_once(count: int, end: bytes, expected: object) -> None:
+def test_each_task_of_shared_job_gets_each_packet_once(count: int, end: bytes, expected: object) -> None:
     """The server sends a copy for each, one right behind the other."""
     net = Net()
     tasks = net.share(count)
@@ -415,7 +415,7 @@ def test_each_task_of_a_job_gets_each_packet_once(count: int, end: bytes, expect
 
 
 @pytest.mark.guarantee(number=4)
-def test_one_that_joins_gets_what_comes_from_then_on() -> None:
+def test_joining_task_gets_packets_from_then_on() -> None:
     net = Net()
     first = net.share(2)
     net.server.send(*[data(b"1")] * 2)
@@ -427,7 +427,7 @@ def test_one_that_joins_gets_what_comes_from_then_on() -> None:
 
 @pytest.mark.guarantee(number=4)
 @pytest.mark.parametrize("order", [(True, False, False), (False, True, False), (False, False, True)])
-def test_a_background_task_of_a_shared_job_gets_no_copies(order: tuple[bool, ...]) -> None:
+def test_background_task_of_shared_job_gets_no_copies(order: tuple[bool, ...]) -> None:
     net = Net()
     tasks = [net.submit(unique=b"u", background=background) for background in order]
     net.server.send(*[created()] * 3, *[data(b"1")] * 2, *[complete(b"r")] * 2)
@@ -439,7 +439,7 @@ def test_a_background_task_of_a_shared_job_gets_no_copies(order: tuple[bool, ...
 @pytest.mark.guarantee(number=4)
 @pytest.mark.parametrize("cancelled", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 1, 2)])
 @pytest.mark.parametrize("early", [True, False], ids=["before JOB_CREATED", "after JOB_CREATED"])
-def test_a_cancelled_task_keeps_its_place(cancelled: tuple[int, ...], early: bool) -> None:
+def test_copies_for_cancelled_task_go_to_no_other_task(cancelled: tuple[int, ...], early: bool) -> None:
     """The server knows nothing of it, and goes on sending its copies: they are nobody else's."""
     net = Net()
     tasks = [net.submit(unique=b"u") for _ in range(3)]
@@ -459,7 +459,7 @@ def test_a_cancelled_task_keeps_its_place(cancelled: tuple[int, ...], early: boo
 
 
 @pytest.mark.guarantee(number=4)
-def test_one_may_join_after_the_only_other_one_was_cancelled() -> None:
+def test_task_may_join_job_whose_only_task_was_cancelled() -> None:
     """And be cancelled between two copies of one packet, by the task that got the other."""
     net = Net()
     first = net.share(1)[0]
@@ -471,7 +471,7 @@ def test_one_may_join_after_the_only_other_one_was_cancelled() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_task_may_cancel_one_that_shares_its_job() -> None:
+def test_task_may_cancel_task_that_shares_its_job() -> None:
     """Between two copies of one packet."""
     net = Net()
     first, second, third = net.share(3)
@@ -482,7 +482,7 @@ def test_a_task_may_cancel_one_that_shares_its_job() -> None:
 
 
 @pytest.mark.guarantee(number=4)
-def test_a_task_may_be_submitted_again_between_two_copies_of_the_end() -> None:
+def test_task_submitted_between_two_copies_of_end_gets_new_job() -> None:
     """It is a new job then, since the server was done with the other before it sent the first copy."""
     net = Net()
     first, second = net.share(2)
@@ -494,7 +494,7 @@ def test_a_task_may_be_submitted_again_between_two_copies_of_the_end() -> None:
 
 
 @pytest.mark.guarantee(number=4)
-def test_what_comes_between_two_copies_of_the_end_is_for_those_who_wait() -> None:
+def test_data_between_two_copies_of_end_is_for_remaining_task() -> None:
     """No server was seen to do it; but one that cancels one client of a job would."""
     net = Net()
     first, second = net.share(2)
@@ -504,7 +504,7 @@ def test_what_comes_between_two_copies_of_the_end_is_for_those_who_wait() -> Non
 
 
 @pytest.mark.guarantee(number=4)
-def test_jobs_of_several_handles_are_kept_apart() -> None:
+def test_jobs_with_different_handles_are_kept_apart() -> None:
     net = Net()
     ones, twos = net.share(2, H1), net.share(2, H2)
     net.server.send(data(b"1", H1), data(b"1", H1), *[complete(b"two", H2)] * 2, *[complete(b"one", H1)] * 2)
@@ -517,7 +517,7 @@ def test_jobs_of_several_handles_are_kept_apart() -> None:
 
 @pytest.mark.guarantee(number=4)
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_who_joins_a_job_whose_tasks_were_told_of_its_end_gets_one_copy(count: int) -> None:
+def test_task_that_joins_cancelled_job_gets_each_packet_once(count: int) -> None:
     net = Net()
     ended = net.share(count)
     net.server.send(*[work_fail()] * count, *[data(b"late")] * count)
@@ -530,7 +530,7 @@ def test_who_joins_a_job_whose_tasks_were_told_of_its_end_gets_one_copy(count: i
 
 
 @pytest.mark.guarantee(number=4)
-def test_a_job_may_be_cancelled_time_and_again() -> None:
+def test_job_may_be_cancelled_repeatedly() -> None:
     net = Net()
     for places in range(1, 5):
         told = net.share(1)[0]
@@ -540,7 +540,7 @@ def test_a_job_may_be_cancelled_time_and_again() -> None:
 
 
 @pytest.mark.guarantee(number=4)
-def test_who_joins_a_cancelled_job_of_which_a_task_was_let_go_gets_one_copy() -> None:
+def test_task_that_joins_cancelled_job_with_cancelled_task_gets_each_packet_once() -> None:
     """The place of that one is still there, too."""
     net = Net()
     discard, told = net.share(2)
@@ -554,7 +554,7 @@ def test_who_joins_a_cancelled_job_of_which_a_task_was_let_go_gets_one_copy() ->
 
 
 @pytest.mark.guarantee(number=4)
-def test_who_joins_a_cancelled_job_behind_a_task_that_was_let_go_gets_one_copy() -> None:
+def test_task_that_joins_cancelled_job_after_cancelled_task_gets_each_packet_once() -> None:
     """One that joined, and was let go before its JOB_CREATED."""
     net = Net()
     told = net.share(1)[0]
@@ -569,7 +569,7 @@ def test_who_joins_a_cancelled_job_behind_a_task_that_was_let_go_gets_one_copy()
 
 
 @pytest.mark.guarantee(number=4)
-def test_a_job_of_another_name_with_the_same_handle_is_another_job() -> None:
+def test_job_with_same_handle_and_other_unique_is_another_job() -> None:
     """Servers with long names give handles twice (docs/gearman.md §10b)."""
     net = Net()
     net.share(1)
@@ -583,7 +583,7 @@ def test_a_job_of_another_name_with_the_same_handle_is_another_job() -> None:
 @pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("uniques", [(b"", b""), (b"u", b"v"), (b"u", b""), (b"", b"u"), (b"-", b"")])
 @pytest.mark.parametrize("first_cancelled", [False, True])
-def test_two_jobs_with_one_handle_end_the_connection(uniques: tuple[bytes, bytes], first_cancelled: bool) -> None:
+def test_two_jobs_with_one_handle_close_connection(uniques: tuple[bytes, bytes], first_cancelled: bool) -> None:
     """Their results could not be told apart (H10, M5)."""
     net = Net()
     first, second = (net.submit(unique=unique) for unique in uniques)
@@ -597,7 +597,7 @@ def test_two_jobs_with_one_handle_end_the_connection(uniques: tuple[bytes, bytes
 
 
 @pytest.mark.guarantee(number=17)
-def test_one_handle_for_two_functions_ends_the_connection() -> None:
+def test_one_handle_for_two_functions_closes_connection() -> None:
     """Though the unique is the same: it is one job only where the function is, too."""
     net = Net()
     first = net.submit(unique=b"u")
@@ -609,7 +609,7 @@ def test_one_handle_for_two_functions_ends_the_connection() -> None:
 
 
 @pytest.mark.guarantee(number=17)
-def test_the_second_job_of_a_handle_may_be_that_of_a_cancelled_task() -> None:
+def test_second_job_of_handle_closes_connection_though_task_was_cancelled() -> None:
     net = Net()
     first, second = net.submit(), net.submit()
     second.deferred.cancel()
@@ -620,7 +620,7 @@ def test_the_second_job_of_a_handle_may_be_that_of_a_cancelled_task() -> None:
 
 @pytest.mark.guarantee(number=4)
 @pytest.mark.parametrize("uniques", [(b"-", b"abc"), (b"abc", b"-"), (b"-", b"-")])
-def test_a_workload_may_be_the_unique(uniques: tuple[bytes, bytes]) -> None:
+def test_unique_dash_shares_job_with_workload(uniques: tuple[bytes, bytes]) -> None:
     """perl's server takes "-" and the workload as unique for the same (docs/gearman.md §1)."""
     net = Net()
     tasks = [net.submit(b"abc", unique=unique) for unique in uniques]
@@ -630,7 +630,7 @@ def test_a_workload_may_be_the_unique(uniques: tuple[bytes, bytes]) -> None:
 
 @pytest.mark.guarantee(number=12)
 @pytest.mark.parametrize(("unique", "kept"), [(b"", 0), (b"u%d", 1000)])
-def test_little_is_kept_of_jobs_that_failed(unique: bytes, kept: int) -> None:
+def test_number_of_remembered_failed_jobs_is_limited(unique: bytes, kept: int) -> None:
     """Only jobs with a unique can be joined, and only so many are remembered."""
     net = Net()
     for number in range(1010):
@@ -659,7 +659,7 @@ def test_little_is_kept_of_jobs_that_failed(unique: bytes, kept: int) -> None:
     ],
     ids=["M1: trailing NUL", "M1: more behind it", "M2: wrong magic", "both"],
 )
-def test_a_work_fail_is_understood(packet: bytes) -> None:
+def test_malformed_work_fail_fails_task(packet: bytes) -> None:
     net = Net()
     told = net.submit()
     net.server.send(created(), packet)
@@ -684,7 +684,7 @@ def late(handle: bytes = H1) -> list[bytes]:
 @pytest.mark.parametrize(
     "end", [work_fail(), exception(b"e"), complete(b"r")], ids=["D2: fail", "D3: exception", "complete"]
 )
-def test_packets_for_tasks_that_have_ended_are_dropped(end: bytes, count: int) -> None:
+def test_packets_for_ended_tasks_are_ignored(end: bytes, count: int) -> None:
     net = Net()
     tasks = net.share(count)
     net.server.send(*[end] * count)
@@ -697,7 +697,7 @@ def test_packets_for_tasks_that_have_ended_are_dropped(end: bytes, count: int) -
 
 @pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("early", [True, False], ids=["before JOB_CREATED", "after JOB_CREATED"])
-def test_packets_for_a_task_that_was_cancelled_are_dropped(early: bool) -> None:
+def test_packets_for_cancelled_task_are_ignored(early: bool) -> None:
     net = Net()
     told = net.submit()
     if early:
@@ -711,7 +711,7 @@ def test_packets_for_a_task_that_was_cancelled_are_dropped(early: bool) -> None:
 
 
 @pytest.mark.guarantee(number=6)
-def test_packets_for_jobs_that_nobody_waits_for_are_dropped() -> None:
+def test_packets_for_background_job_are_ignored() -> None:
     net = Net()
     told = net.submit(background=True)
     net.server.send(created(), *late())
@@ -757,7 +757,7 @@ def check_still_good(net: Net) -> None:
         (b"-" + b"0" * 30, 0),
     ],
 )
-def test_numbers_are_read_as_far_as_they_go(text: bytes, number: int) -> None:
+def test_status_counts_leading_digits(text: bytes, number: int) -> None:
     """Servers relay what the worker wrote (C2)."""
     assert whole_number(text) == number
     net = Net()
@@ -777,7 +777,7 @@ def test_numbers_are_read_as_far_as_they_go(text: bytes, number: int) -> None:
     [([], False), ([created()], True), ([created(), data(b"1")], True)],
     ids=["before JOB_CREATED", "after JOB_CREATED", "under way"],
 )
-def test_a_task_is_lost_with_its_connection(answers: list[bytes], acknowledged: bool) -> None:
+def test_task_is_lost_with_connection(answers: list[bytes], acknowledged: bool) -> None:
     net = Net()
     told = net.submit()
     net.server.send(*answers)
@@ -792,7 +792,7 @@ def test_a_task_is_lost_with_its_connection(answers: list[bytes], acknowledged: 
 
 @pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("options", [{}, {"at": 1234}])
-def test_a_background_task_is_lost_unless_the_server_has_it(options: dict[str, Any]) -> None:
+def test_background_task_is_lost_with_connection_unless_acknowledged(options: dict[str, Any]) -> None:
     net = Net()
     taken = net.submit(background=True)
     lost = net.submit(background=True, **options)
@@ -813,7 +813,7 @@ def busy() -> tuple[Net, list[Told]]:
 
 
 @pytest.mark.guarantee(number=1)
-def test_every_task_is_lost_once() -> None:
+def test_every_task_is_lost_once_with_connection() -> None:
     net, tasks = busy()
     net.server.send(created(b"H:5"))
     shared = net.share(1, b"H:3") + net.share(2, b"H:4")
@@ -828,7 +828,7 @@ def test_every_task_is_lost_once() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_stop_fails_every_task_with_client_stopped() -> None:
+def test_stop_fails_every_task_with_client_stopped() -> None:
     """At once, whether or not the server reads: no turn of the reactor passes."""
     net, tasks = busy()
     net.factory.stop(ClientStopped())
@@ -837,7 +837,7 @@ def test_a_stop_fails_every_task_with_client_stopped() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_each_task_has_an_error_of_its_own() -> None:
+def test_each_task_fails_with_its_own_error() -> None:
     """A traceback that one of their callers adds must not show up with the others."""
     net, tasks = busy()
     net.factory.stop(ClientStopped())
@@ -845,7 +845,7 @@ def test_each_task_has_an_error_of_its_own() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_task_submitted_on_a_dead_connection_fails_at_once() -> None:
+def test_submit_on_lost_connection_fails_at_once() -> None:
     net = Net()
     net.server.lose(ConnectionLost("cable"))
     told = net.submit()
@@ -857,7 +857,7 @@ def test_a_task_submitted_on_a_dead_connection_fails_at_once() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_task_submitted_by_one_that_was_lost_fails_at_once() -> None:
+def test_submit_by_callback_of_lost_task_fails_at_once() -> None:
     net, tasks = busy()
     again: list[Told] = []
     for told in tasks:
@@ -871,7 +871,7 @@ def test_a_task_submitted_by_one_that_was_lost_fails_at_once() -> None:
 
 @pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
-def test_a_task_may_be_cancelled_by_one_that_was_lost(place: int) -> None:
+def test_lost_task_may_cancel_others(place: int) -> None:
     net, tasks = busy()
     others = [told for number, told in enumerate(tasks) if number != place]
 
@@ -900,7 +900,7 @@ class JobCanceller:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_task_may_be_cancelled_just_before_it_is_lost() -> None:
+def test_listener_may_cancel_tasks_before_they_are_lost() -> None:
     listener = JobCanceller()
     net = Net(listener=listener)
     listener.tasks = [*net.share(2), net.submit()]
@@ -911,7 +911,7 @@ def test_a_task_may_be_cancelled_just_before_it_is_lost() -> None:
 
 @pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("event", ["on_created", "on_data", "on_complete"])
-def test_a_callback_may_stop_the_factory(event: str) -> None:
+def test_callback_may_stop_factory(event: str) -> None:
     """What comes behind it in the same read is dropped, and every task has one outcome."""
     net = Net()
     tasks = [net.submit(unique=b"u") for _ in range(3)]
@@ -936,7 +936,7 @@ def test_a_callback_may_stop_the_factory(event: str) -> None:
     ],
     ids=["empty handle", "4 GiB", "truncated arguments", "wrong answer", "garbage"],
 )
-def test_a_bad_server_is_dropped_and_its_tasks_are_lost(said: bytes) -> None:
+def test_protocol_violation_aborts_connection_and_loses_tasks(said: bytes) -> None:
     net = Net()
     acknowledged = net.share(1)[0]
     waiting = [net.submit(), net.submit()]
@@ -950,7 +950,7 @@ def test_a_bad_server_is_dropped_and_its_tasks_are_lost(said: bytes) -> None:
 
 
 @pytest.mark.guarantee(number=14)
-def test_an_empty_handle_for_a_task_that_was_cancelled_is_as_bad() -> None:
+def test_empty_handle_for_cancelled_task_closes_connection() -> None:
     net = Net()
     net.submit().deferred.cancel()
     net.server.send(created(b""))
@@ -958,7 +958,7 @@ def test_an_empty_handle_for_a_task_that_was_cancelled_is_as_bad() -> None:
 
 
 @pytest.mark.guarantee(number=14)
-def test_a_job_that_nobody_submitted_ends_the_connection() -> None:
+def test_unexpected_job_created_closes_connection() -> None:
     net = Net()
     told = net.share(1)[0]
     net.server.send(created(H2))
@@ -971,7 +971,7 @@ def test_a_job_that_nobody_submitted_ends_the_connection() -> None:
 
 @pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("background", [False, True])
-def test_a_task_cancelled_before_its_answer_takes_nobody_elses(background: bool) -> None:
+def test_task_cancelled_before_its_answer_shifts_no_answer(background: bool) -> None:
     net = Net()
     first = net.submit(background=background)
     second, third = net.submit(), net.submit()
@@ -983,7 +983,7 @@ def test_a_task_cancelled_before_its_answer_takes_nobody_elses(background: bool)
 
 
 @pytest.mark.guarantee(number=4)
-def test_a_background_task_that_was_cancelled_gets_no_copies() -> None:
+def test_cancelled_background_task_gets_no_copies() -> None:
     net = Net()
     net.submit(unique=b"u", background=True).deferred.cancel()
     told = net.submit(unique=b"u")
@@ -994,7 +994,7 @@ def test_a_background_task_that_was_cancelled_gets_no_copies() -> None:
 
 @pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("background", [False, True])
-def test_the_refusal_of_a_cancelled_task_is_quiet(background: bool) -> None:
+def test_error_for_cancelled_task_is_ignored(background: bool) -> None:
     net = Net()
     told = net.submit(background=background)
     told.deferred.cancel()
@@ -1004,7 +1004,7 @@ def test_the_refusal_of_a_cancelled_task_is_quiet(background: bool) -> None:
 
 
 @pytest.mark.guarantee(number=6)
-def test_no_answer_to_a_cancelled_task_is_quiet_too() -> None:
+def test_missing_answer_for_cancelled_task_is_ignored() -> None:
     net = Net()
     told = epoch(net)
     told.deferred.cancel()
@@ -1015,7 +1015,7 @@ def test_no_answer_to_a_cancelled_task_is_quiet_too() -> None:
 
 @pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_task_may_be_cancelled_when_it_is_told_of_its_job(count: int) -> None:
+def test_on_created_may_cancel_task(count: int) -> None:
     net = Net()
     tasks = [net.submit(unique=b"u") for _ in range(count)]
     tasks[0].task._options = tasks[0].task._options._replace(on_created=lambda task: tasks[0].deferred.cancel())
@@ -1025,7 +1025,7 @@ def test_a_task_may_be_cancelled_when_it_is_told_of_its_job(count: int) -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_background_task_may_be_cancelled_when_it_is_told_of_its_job() -> None:
+def test_on_created_may_cancel_background_task_on_connection() -> None:
     net = Net()
     told = net.submit(background=True)
     told.task._options = told.task._options._replace(on_created=lambda task: told.deferred.cancel())
@@ -1037,7 +1037,7 @@ def test_a_background_task_may_be_cancelled_when_it_is_told_of_its_job() -> None
 # What is counted, and what is kept.
 
 
-def test_in_flight_counts_tasks_from_their_submit_to_their_outcome() -> None:
+def test_in_flight_counts_tasks_from_submit_to_outcome() -> None:
     net = Net()
     counts = []
 
@@ -1199,7 +1199,7 @@ def what_is_left(end: Callable[[Net, Deferred[Any]], None], **options: Any) -> T
         is_stopped,
     ],
 )
-def test_nothing_keeps_a_task_that_has_ended(end: Callable[[Net, Deferred[Any]], None]) -> None:
+def test_connection_keeps_no_reference_to_ended_task(end: Callable[[Net, Deferred[Any]], None]) -> None:
     assert what_is_left(end) is None
 
 
@@ -1210,12 +1210,12 @@ def is_created(net: Net, deferred: Deferred[Any]) -> None:
 @pytest.mark.guarantee(number=12)
 @pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("end", [is_created, is_rejected, is_cancelled_early, is_lost_early, is_stopped])
-def test_nothing_keeps_a_background_task_that_has_ended(end: Callable[[Net, Deferred[Any]], None]) -> None:
+def test_connection_keeps_no_reference_to_ended_background_task(end: Callable[[Net, Deferred[Any]], None]) -> None:
     assert what_is_left(end, background=True) is None
 
 
 @pytest.mark.guarantee(number=12)
-def test_many_tasks_leave_the_tables_empty() -> None:
+def test_many_tasks_leave_tables_empty() -> None:
     net = Net()
     for number in range(500):
         handle = b"H:%d" % number
@@ -1496,7 +1496,7 @@ class GeardMachine(LinkMachine):
 @pytest.mark.guarantee(number=4)
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", [LinkMachine, GeardMachine])
-def test_whatever_comes_each_task_is_told_its_own(machine: type[LinkMachine]) -> None:
+def test_random_histories_match_model_server(machine: type[LinkMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
 
 
@@ -1535,7 +1535,7 @@ def workloads(net: Net) -> list[bytes]:
     return [arguments[-1] for packet_type, arguments in net.server.received() if "SUBMIT" in packet_type.name]
 
 
-def test_what_a_slow_server_does_not_take_waits_in_order() -> None:
+def test_tasks_wait_in_backlog_while_writing_is_paused() -> None:
     net = Net()
     net.connection.pauseProducing()
     tasks = [net.submit(b"%d" % number, background=number == 1) for number in range(4)]
@@ -1563,7 +1563,7 @@ def fills_up(net: Net, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_a_server_that_takes_little_at_a_time_gets_little_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backlog_is_written_only_while_writing_is_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net()
     net.connection.pauseProducing()
     for number in range(6):
@@ -1581,7 +1581,7 @@ def test_a_server_that_takes_little_at_a_time_gets_little_at_a_time(monkeypatch:
     assert waiting == [None]
 
 
-def test_small_tasks_that_have_waited_go_out_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backlog_of_small_tasks_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net()
     net.connection.pauseProducing()
     for number in range(100):
@@ -1593,7 +1593,7 @@ def test_small_tasks_that_have_waited_go_out_in_one_piece(monkeypatch: pytest.Mo
 
 @pytest.mark.guarantee(number=10)
 @pytest.mark.guarantee(number=17)
-def test_a_server_that_acknowledges_nothing_is_dropped() -> None:
+def test_server_that_acknowledges_nothing_is_dropped() -> None:
     """A job whose end it has not told yet is no answer that it owes."""
     net = Net(server_timeout=8.0, job_check_interval=1e6)
     first = net.submit()
@@ -1615,7 +1615,7 @@ def test_a_server_that_acknowledges_nothing_is_dropped() -> None:
 
 @pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("late", [1, 7, 100])
-def test_a_reactor_that_was_blocked_loses_no_task(late: float) -> None:
+def test_blocked_reactor_loses_no_task(late: float) -> None:
     """The time of the server's answer counts, and not that at which somebody else's code lets it be read."""
     net = Net(server_timeout=8.0, job_check_interval=8.0)
     for number in range(5):
@@ -1634,7 +1634,7 @@ def outcomes_of_drain(net: Net) -> list[Any]:
 
 @pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("background", [False, True])
-def test_a_task_cancelled_before_it_was_written_is_never_sent(background: bool) -> None:
+def test_task_cancelled_in_backlog_is_never_sent(background: bool) -> None:
     net = Net()
     net.connection.pauseProducing()
     tasks = [net.submit(b"%d" % number, background=background) for number in range(3)]
@@ -1646,7 +1646,7 @@ def test_a_task_cancelled_before_it_was_written_is_never_sent(background: bool) 
 
 @pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("background", [False, True])
-def test_what_was_not_written_goes_back_when_the_connection_goes(background: bool) -> None:
+def test_backlog_is_rerouted_when_connection_is_lost(background: bool) -> None:
     net = Net()
     written, _, lost = owned(net, b"written", background=background)
     net.connection.pauseProducing()
@@ -1661,7 +1661,7 @@ def test_what_was_not_written_goes_back_when_the_connection_goes(background: boo
 
 
 @pytest.mark.guarantee(number=7)
-def test_what_the_loss_of_another_cancels_does_not_go_back() -> None:
+def test_task_cancelled_by_lost_task_is_not_rerouted() -> None:
     net = Net()
     first = net.submit(b"written")
     net.connection.pauseProducing()
@@ -1676,7 +1676,7 @@ def test_what_the_loss_of_another_cancels_does_not_go_back() -> None:
 @pytest.mark.guarantee(number=12)
 @pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("end", ["cancelled", "lost"])
-def test_nothing_keeps_a_task_that_was_not_written(end: str) -> None:
+def test_connection_keeps_no_reference_to_unsent_task(end: str) -> None:
     net = Net()
     net.connection.pauseProducing()
     task = Task(b"f")
@@ -1692,7 +1692,7 @@ def test_nothing_keeps_a_task_that_was_not_written(end: str) -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_what_was_not_written_goes_back_when_the_connection_is_left() -> None:
+def test_backlog_is_rerouted_when_connection_is_retired() -> None:
     net = Net()
     first, _, told = owned(net, b"written")
     net.connection.pauseProducing()
@@ -1705,7 +1705,7 @@ def test_what_was_not_written_goes_back_when_the_connection_is_left() -> None:
 
 
 @pytest.mark.parametrize("acknowledged", [False, True])
-def test_a_connection_is_left_when_its_last_task_is_cancelled(acknowledged: bool) -> None:
+def test_retired_connection_is_idle_once_last_task_is_cancelled(acknowledged: bool) -> None:
     """A server owes an answer to a submit, whoever waits for it."""
     net = Net()
     told = net.submit()
@@ -1724,7 +1724,7 @@ def test_a_connection_is_left_when_its_last_task_is_cancelled(acknowledged: bool
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("options", [{"timeout": 5.0}, {"retries": 1}])
-def test_a_connection_alone_has_no_time_outs_and_no_retries(options: dict[str, Any]) -> None:
+def test_submit_raises_for_timeout_or_retries(options: dict[str, Any]) -> None:
     net = Net()
     with pytest.raises(ValueError, match="timeout and retries need a GearmanClient"):
         net.connection.submit(Task("f", **options))
@@ -1762,7 +1762,7 @@ class Sweep(Net):
 
 
 @pytest.mark.guarantee(number=16)
-def test_a_job_that_the_server_forgot_is_lost() -> None:
+def test_task_of_forgotten_job_is_lost() -> None:
     net = Sweep()
     told = net.begun(H1)
     net.wait(7.75)
@@ -1777,7 +1777,7 @@ def test_a_job_that_the_server_forgot_is_lost() -> None:
 
 
 @pytest.mark.guarantee(number=16)
-def test_the_default_is_a_minute() -> None:
+def test_job_check_interval_of_a_minute() -> None:
     net = Sweep(job_check_interval=60.0)
     net.begun(H1)
     net.wait(59.75)
@@ -1788,7 +1788,7 @@ def test_the_default_is_a_minute() -> None:
 
 @pytest.mark.guarantee(number=16)
 @pytest.mark.parametrize("empty", [(b"0", b"", b""), (b"1", b"3", b"8")], ids=["geard", "running"])
-def test_a_job_that_is_known_is_asked_after_again(empty: tuple[bytes, ...]) -> None:
+def test_known_job_is_queried_again(empty: tuple[bytes, ...]) -> None:
     net = Sweep()
     told = net.begun(H1)
     for _ in range(5):
@@ -1800,7 +1800,7 @@ def test_a_job_that_is_known_is_asked_after_again(empty: tuple[bytes, ...]) -> N
 
 
 @pytest.mark.guarantee(number=16)
-def test_only_silent_jobs_are_asked_after_in_one_sweep() -> None:
+def test_only_silent_jobs_are_queried_in_one_sweep() -> None:
     net = Sweep()
     for number in range(4):
         net.begun(b"H:%d" % number)
@@ -1815,7 +1815,7 @@ def test_only_silent_jobs_are_asked_after_in_one_sweep() -> None:
 
 
 @pytest.mark.guarantee(number=16)
-def test_a_job_that_is_silent_after_all_is_found_in_half_as_long_again() -> None:
+def test_silent_job_is_queried_within_one_and_a_half_intervals() -> None:
     net = Sweep()
     net.begun(H1)
     net.wait(3)
@@ -1827,7 +1827,7 @@ def test_a_job_that_is_silent_after_all_is_found_in_half_as_long_again() -> None
 
 
 @pytest.mark.guarantee(number=16)
-def test_each_task_of_a_shared_job_is_lost_once() -> None:
+def test_each_task_of_forgotten_shared_job_is_lost_once() -> None:
     net = Sweep()
     tasks = net.share(3)
     tasks[1].deferred.cancel()
@@ -1841,7 +1841,7 @@ def test_each_task_of_a_shared_job_is_lost_once() -> None:
 
 @pytest.mark.guarantee(number=12)
 @pytest.mark.guarantee(number=16)
-def test_what_is_left_of_a_cancelled_task_goes_with_its_forgotten_job() -> None:
+def test_tombstone_is_removed_with_forgotten_job() -> None:
     net = Sweep()
     told = net.begun(H1)
     told.deferred.cancel()
@@ -1854,7 +1854,7 @@ def test_what_is_left_of_a_cancelled_task_goes_with_its_forgotten_job() -> None:
 
 
 @pytest.mark.guarantee(number=6)
-def test_an_answer_that_comes_after_the_outcome_is_quiet() -> None:
+def test_status_after_outcome_is_ignored() -> None:
     net = Sweep()
     told = net.begun(H1)
     net.wait(8)
@@ -1865,7 +1865,7 @@ def test_an_answer_that_comes_after_the_outcome_is_quiet() -> None:
 
 
 @pytest.mark.guarantee(number=16)
-def test_the_longest_handle_is_asked_after() -> None:
+def test_job_with_longest_handle_is_queried() -> None:
     net = Sweep()
     net.begun(b"H" * MAX_HANDLE)
     net.wait(8)
@@ -1874,7 +1874,7 @@ def test_the_longest_handle_is_asked_after() -> None:
 
 @pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("handle", [b"H" * (MAX_HANDLE + 1), b"H:\0:1"], ids=["long", "with a NUL"])
-def test_a_handle_that_some_server_says_nothing_of_is_not_asked_after(handle: bytes) -> None:
+def test_job_with_unanswerable_handle_is_not_queried(handle: bytes) -> None:
     """H6."""
     net = Sweep()
     net.begun(handle)
@@ -1883,7 +1883,7 @@ def test_a_handle_that_some_server_says_nothing_of_is_not_asked_after(handle: by
 
 
 @pytest.mark.guarantee(number=17)
-def test_a_question_after_a_job_has_its_place_among_the_answers() -> None:
+def test_status_query_is_answered_in_order() -> None:
     net = Sweep()
     net.begun(H1)
     net.wait(8)
@@ -1894,7 +1894,7 @@ def test_a_question_after_a_job_has_its_place_among_the_answers() -> None:
 
 
 @pytest.mark.guarantee(number=16)
-def test_a_connection_that_goes_while_it_asks_loses_each_task_once() -> None:
+def test_task_is_lost_once_if_connection_is_lost_during_query() -> None:
     net = Sweep()
     told = net.begun(H1)
     net.wait(8)
@@ -1904,7 +1904,7 @@ def test_a_connection_that_goes_while_it_asks_loses_each_task_once() -> None:
 
 
 @pytest.mark.guarantee(number=12)
-def test_of_what_comes_late_nothing_is_noted() -> None:
+def test_late_packets_leave_no_record_of_their_jobs() -> None:
     """Nor of jobs that were heard of and have ended, once it was looked after them."""
     net = Sweep()
     for number in range(100):
@@ -1919,7 +1919,7 @@ def test_of_what_comes_late_nothing_is_noted() -> None:
 
 
 @pytest.mark.guarantee(number=10)
-def test_without_jobs_there_is_no_timer() -> None:
+def test_connection_without_jobs_has_no_timer() -> None:
     net = Sweep()
     net.begun(H1)
     net.server.send(complete(b""))
@@ -1929,7 +1929,7 @@ def test_without_jobs_there_is_no_timer() -> None:
 
 
 @pytest.mark.guarantee(number=16)
-def test_background_tasks_are_not_asked_after() -> None:
+def test_background_jobs_are_not_queried() -> None:
     net = Sweep()
     told = net.begun(H1, background=True)
     assert len(told.outcomes) == 1
@@ -1940,7 +1940,7 @@ def test_background_tasks_are_not_asked_after() -> None:
 # Tasks whose caller can take no more for now.
 
 
-def test_while_all_that_is_out_is_held_nothing_is_read() -> None:
+def test_reading_is_paused_while_all_tasks_in_flight_are_held() -> None:
     net = Net()
     first, second = net.submit(), net.submit(unique=b"u")
     net.tasks.hold(first.task)
@@ -1956,7 +1956,7 @@ def test_while_all_that_is_out_is_held_nothing_is_read() -> None:
     assert not net.connection.reading_paused  # the second can take more
 
 
-def test_while_the_server_owes_an_answer_it_is_read() -> None:
+def test_reading_is_not_paused_while_answer_is_outstanding() -> None:
     net = Net()
     told = net.submit()
     net.server.send(created())
@@ -1969,7 +1969,7 @@ def test_while_the_server_owes_an_answer_it_is_read() -> None:
     assert net.connection.reading_paused
 
 
-def test_where_all_that_is_out_is_held_one_more_task_is_heard() -> None:
+def test_submit_resumes_reading() -> None:
     net = Net()
     held = net.submit()
     net.server.send(created(H1))
@@ -1982,7 +1982,7 @@ def test_where_all_that_is_out_is_held_one_more_task_is_heard() -> None:
 
 
 @pytest.mark.guarantee(number=6)
-def test_a_held_task_that_is_let_go_holds_nobody_up() -> None:
+def test_cancelled_task_is_no_longer_held() -> None:
     net = Net()
     first, second, third = net.submit(), net.submit(), net.submit()
     net.server.send(created(b"H:1"), created(b"H:2"), created(b"H:3"))
@@ -1998,7 +1998,7 @@ def test_a_held_task_that_is_let_go_holds_nobody_up() -> None:
     assert not net.connection.reading_paused
 
 
-def test_a_task_may_be_held_on_a_connection_that_is_gone() -> None:
+def test_hold_on_lost_connection_does_nothing() -> None:
     net = Net()
     told = net.submit()
     net.server.send(created())
@@ -2007,7 +2007,7 @@ def test_a_task_may_be_held_on_a_connection_that_is_gone() -> None:
     assert not net.connection.reading_paused
 
 
-def test_a_held_task_is_not_asked_after() -> None:
+def test_held_job_is_not_queried() -> None:
     """It is by our own will that nothing is heard of it, and the answer would come behind all its data."""
     net = Sweep()
     told = net.begun(H1)
@@ -2022,7 +2022,7 @@ def test_a_held_task_is_not_asked_after() -> None:
 @pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("late", [False, True])
-def test_whoever_drops_the_job_of_a_cancelled_task_is_told_its_handle(background: bool, late: bool) -> None:
+def test_owner_drops_job_of_cancelled_task_once_handle_is_known(background: bool, late: bool) -> None:
     """Once it is there: at the cancel, or at the JOB_CREATED after it. Not after the end, and not twice."""
     net = Net()
     told = [owned(net, background=background, drop_on_cancel=True) for _ in range(2)]
@@ -2038,7 +2038,7 @@ def test_whoever_drops_the_job_of_a_cancelled_task_is_told_its_handle(background
 
 
 @pytest.mark.guarantee(number=9)
-def test_the_job_of_a_task_that_shares_it_is_dropped() -> None:
+def test_owner_drops_shared_job_of_cancelled_task() -> None:
     net = Net()
     net.share(1)
     task, owner, _ = owned(net, unique=b"u", drop_on_cancel=True)

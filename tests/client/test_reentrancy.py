@@ -231,7 +231,7 @@ ACTIONS = [
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("callback", CALLBACKS)
-def test_a_callback_does_what_it_likes(
+def test_callback_may_do_anything(
     callback: str, action: Callable[[Scene], object], logged_failures: Failures
 ) -> None:
     calls = 0

@@ -164,7 +164,7 @@ PROGRESS = [("on_created",), ("on_data", b"d1"), ("on_status", 1, 2), ("on_warni
 
 
 @pytest.mark.guarantee(number=2)
-def test_events_of_a_task_that_completes_come_in_order() -> None:
+def test_events_of_completed_task_come_in_order() -> None:
     story = Story()
     story.run(complete)
     assert story.events == [*PROGRESS, ("on_complete", b"thumbnail"), ("fired", b"thumbnail"), ("ended",)]
@@ -172,7 +172,7 @@ def test_events_of_a_task_that_completes_come_in_order() -> None:
 
 @pytest.mark.guarantee(number=2)
 @pytest.mark.parametrize("end", [fail, stop])
-def test_events_of_a_task_that_fails_come_in_order(end: Callable[[Story], None]) -> None:
+def test_events_of_failed_task_come_in_order(end: Callable[[Story], None]) -> None:
     story = Story()
     story.run(end)
     (reason,) = story.fired
@@ -181,7 +181,7 @@ def test_events_of_a_task_that_fails_come_in_order(end: Callable[[Story], None])
 
 
 @pytest.mark.guarantee(number=2)
-def test_events_of_a_task_with_an_exception_come_in_order() -> None:
+def test_events_of_task_with_exception_come_in_order() -> None:
     story = Story()
     story.run(raise_exception)
     (reason,) = story.fired
@@ -197,7 +197,7 @@ def test_events_of_a_task_with_an_exception_come_in_order() -> None:
 
 
 @pytest.mark.guarantee(number=2)
-def test_events_of_a_background_task_come_in_order() -> None:
+def test_events_of_background_task_come_in_order() -> None:
     story = Story(background=True)
     story.create()
     assert story.events == [("on_created",), ("fired", JOB), ("ended",)]
@@ -205,7 +205,7 @@ def test_events_of_a_background_task_come_in_order() -> None:
 
 
 @pytest.mark.guarantee(number=2)
-def test_a_background_task_that_fails_has_no_handle() -> None:
+def test_failed_background_task_has_no_handle() -> None:
     story = Story(background=True)
     fail(story)
     assert story.names == ["on_fail", "fired", "ended"]
@@ -213,7 +213,7 @@ def test_a_background_task_that_fails_has_no_handle() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_cancelled_task_is_let_go_before_anybody_is_told() -> None:
+def test_cancelled_task_leaves_holder_before_callbacks() -> None:
     """So that nothing of it is left in a table when the caller's code runs."""
     story = Story()
     cancel(story)
@@ -223,7 +223,7 @@ def test_a_cancelled_task_is_let_go_before_anybody_is_told() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_task_that_nobody_holds_can_be_cancelled() -> None:
+def test_task_without_holder_can_be_cancelled() -> None:
     story = Story()
     story.task._holder = None
     cancel(story)
@@ -231,7 +231,7 @@ def test_a_task_that_nobody_holds_can_be_cancelled() -> None:
 
 
 @pytest.mark.guarantee(number=2)
-def test_the_handle_is_there_when_on_created_is_called() -> None:
+def test_handle_is_set_before_on_created() -> None:
     handles: list[JobHandle | None] = []
     story = Story({"on_created": lambda story: handles.append(story.task.handle)})
     assert story.task.handle is None
@@ -239,7 +239,7 @@ def test_the_handle_is_there_when_on_created_is_called() -> None:
     assert handles == [JOB]
 
 
-def test_a_task_without_callbacks_is_told_all_the_same() -> None:
+def test_task_without_callbacks_accepts_all_events() -> None:
     task = Task("resize")
     told = outcome(task._begin(TaskOwner()))
     task._server = SERVER
@@ -257,7 +257,7 @@ def test_a_task_without_callbacks_is_told_all_the_same() -> None:
 
 @pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("first", ENDS)
-def test_only_the_first_end_counts(first: Callable[[Story], None]) -> None:
+def test_only_first_end_counts(first: Callable[[Story], None]) -> None:
     """Nobody is told of another one."""
     story = Story()
     story.run(first)
@@ -271,7 +271,7 @@ def test_only_the_first_end_counts(first: Callable[[Story], None]) -> None:
 
 @pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("end", ENDS)
-def test_a_background_task_has_its_outcome_with_its_handle(end: Callable[[Story], None]) -> None:
+def test_background_task_ends_with_its_handle(end: Callable[[Story], None]) -> None:
     story = Story(background=True)
     story.create()
     before = [*story.events]
@@ -281,7 +281,7 @@ def test_a_background_task_has_its_outcome_with_its_handle(end: Callable[[Story]
 
 @pytest.mark.guarantee(number=1)
 @given(st.lists(st.sampled_from(ENDS), min_size=1))
-def test_any_ends_make_one_outcome(ends: list[Callable[[Story], None]]) -> None:
+def test_any_sequence_of_ends_makes_one_outcome(ends: list[Callable[[Story], None]]) -> None:
     story = Story()
     for end in ends:
         end(story)
@@ -312,7 +312,7 @@ def logged(failures: Failures) -> Iterator[list[LogEvent]]:
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ALL_CALLBACKS)
-def test_a_callback_that_raises_is_logged_with_its_task(name: str, logged_failures: Failures) -> None:
+def test_exception_of_callback_is_logged_with_task(name: str, logged_failures: Failures) -> None:
     """And all goes on as if it had not raised."""
     good, bad = Story(), Story({name: misbehave})
     good.run(REACHES[name])
@@ -327,7 +327,7 @@ def test_a_callback_that_raises_is_logged_with_its_task(name: str, logged_failur
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ["on_created", "on_fail"])
-def test_a_callback_of_a_background_task_may_raise_too(name: str, logged_failures: Failures) -> None:
+def test_exception_of_background_callback_is_logged(name: str, logged_failures: Failures) -> None:
     story = Story({name: misbehave}, background=True)
     with logged(logged_failures) as mishaps:
         (story.create if name == "on_created" else story.deferred.cancel)()
@@ -337,7 +337,7 @@ def test_a_callback_of_a_background_task_may_raise_too(name: str, logged_failure
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ["on_created", "on_data", "on_warning", "on_status", "on_exception"])
-def test_a_callback_may_cancel_before_the_end(name: str) -> None:
+def test_callback_may_cancel_task_before_its_end(name: str) -> None:
     """Then what would have come after it does not."""
     story = Story({name: cancel})
     story.run(REACHES[name])
@@ -349,7 +349,7 @@ def test_a_callback_may_cancel_before_the_end(name: str) -> None:
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ["on_complete", "on_fail"])
-def test_a_callback_may_cancel_at_the_end(name: str) -> None:
+def test_last_callback_may_cancel_task(name: str) -> None:
     """Nobody is told of two ends, but the Deferred does as it was asked."""
     story = Story({name: cancel})
     story.run(REACHES[name])
@@ -358,7 +358,7 @@ def test_a_callback_may_cancel_at_the_end(name: str) -> None:
 
 
 @pytest.mark.guarantee(number=13)
-def test_on_created_may_cancel_a_background_task() -> None:
+def test_on_created_may_cancel_background_task() -> None:
     story = Story({"on_created": cancel}, background=True)
     story.create()
     assert story.names == ["on_created", "discard", "on_fail", "fired", "ended"]
@@ -367,7 +367,7 @@ def test_on_created_may_cancel_a_background_task() -> None:
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ALL_CALLBACKS)
-def test_a_callback_may_stop_the_client(name: str) -> None:
+def test_callback_may_stop_client(name: str) -> None:
     """Which ends the task under its feet, unless it has ended."""
     story = Story({name: stop})
     story.run(REACHES[name])
@@ -378,7 +378,7 @@ def test_a_callback_may_stop_the_client(name: str) -> None:
 
 
 @pytest.mark.guarantee(number=13)
-def test_a_callback_of_the_deferred_may_end_the_task_again() -> None:
+def test_callback_of_deferred_may_end_task_again() -> None:
     """By cancelling, or by stopping the client; the owner is told after it, once."""
     story = Story()
 
@@ -451,7 +451,7 @@ AT_MISTAKES: list[tuple[type[Exception], str, object]] = [
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(("error", "told", "arguments"), MISTAKES, ids=[repr(each)[:50] for _, _, each in MISTAKES])
-def test_what_cannot_be_sent_is_told(error: type[Exception], told: str, arguments: dict[str, Any]) -> None:
+def test_invalid_arguments_raise(error: type[Exception], told: str, arguments: dict[str, Any]) -> None:
     for background in (False, True):
         with pytest.raises(error, match=told):
             Task(**{"function": "resize", "background": background, **arguments})
@@ -459,7 +459,7 @@ def test_what_cannot_be_sent_is_told(error: type[Exception], told: str, argument
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(("error", "told", "at"), AT_MISTAKES, ids=[repr(at) for _, _, at in AT_MISTAKES])
-def test_a_time_that_cannot_be_sent_is_told(error: type[Exception], told: str, at: Any) -> None:
+def test_invalid_at_raises(error: type[Exception], told: str, at: Any) -> None:
     """In a foreground task too, which takes no time at all."""
     for background in (False, True):
         with pytest.raises(error, match=told):
@@ -468,21 +468,21 @@ def test_a_time_that_cannot_be_sent_is_told(error: type[Exception], told: str, a
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("at", [0, 1900000000, datetime.datetime(2030, 1, 2, tzinfo=datetime.timezone.utc)])
-def test_a_time_is_for_background_tasks(at: datetime.datetime | int) -> None:
+def test_at_raises_for_foreground_task(at: datetime.datetime | int) -> None:
     with pytest.raises(ValueError, match="at must be None for a foreground task"):
         Task("resize", at=at)
 
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("priority", [Priority.HIGH, Priority.LOW])
-def test_a_time_is_for_normal_priority(priority: Priority) -> None:
+def test_at_raises_for_other_priority_than_normal(priority: Priority) -> None:
     with pytest.raises(ValueError, match=r"priority must be Priority\.NORMAL for a task with at, not <Priority\."):
         Task("resize", background=True, at=0, priority=priority)
 
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("name", FOREGROUND_CALLBACKS)
-def test_a_background_task_takes_no_callback_that_is_never_called(name: str) -> None:
+def test_foreground_callback_raises_for_background_task(name: str) -> None:
     callback: dict[str, Any] = {name: print}
     with pytest.raises(ValueError, match=f"{name} must be None for a background task"):
         Task("resize", background=True, **callback)
@@ -490,7 +490,7 @@ def test_a_background_task_takes_no_callback_that_is_never_called(name: str) -> 
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("end", [None, *ENDS])
-def test_a_task_is_submitted_once(end: Callable[[Story], None] | None) -> None:
+def test_second_submit_of_task_raises(end: Callable[[Story], None] | None) -> None:
     """Whether it is under way or over; and the first submit takes no notice."""
     story = Story()
     if end is not None:
@@ -504,7 +504,7 @@ def test_a_task_is_submitted_once(end: Callable[[Story], None] | None) -> None:
 
 
 @pytest.mark.guarantee(number=8)
-def test_the_prefix_counts_for_the_length_of_the_name() -> None:
+def test_length_of_function_includes_prefix() -> None:
     """A task that is refused for it is as it was."""
     task = Task(b"f" * (MAX_FUNCTION - 3))
     told = f"prefix and function {TOO_LONG}{MAX_FUNCTION + 1}"
@@ -518,7 +518,7 @@ def test_the_prefix_counts_for_the_length_of_the_name() -> None:
 
 
 @pytest.mark.guarantee(number=8)
-def test_names_are_taken_up_to_their_limits() -> None:
+def test_names_are_accepted_up_to_their_limits() -> None:
     task = Task(b"f" * MAX_FUNCTION, unique=b"u" * MAX_UNIQUE)
     assert (task._wire_function, task.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
     assert name_bytes("handle", b"h" * MAX_HANDLE, MAX_HANDLE) == b"h" * MAX_HANDLE
@@ -529,7 +529,7 @@ def test_names_are_taken_up_to_their_limits() -> None:
 # What a task is.
 
 
-def test_a_task_is_plain_unless_asked_otherwise() -> None:
+def test_task_has_default_options() -> None:
     task = Task("resize")
     assert (task.workload, task.unique, task._options.priority, task._options.at) == (
         b"",
@@ -542,7 +542,7 @@ def test_a_task_is_plain_unless_asked_otherwise() -> None:
 
 @pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("name", ["größe", "größe".encode(), b"\xff\xfe", b"a b\tc\n%s"])
-def test_a_name_goes_over_the_wire_as_its_bytes(name: str | bytes) -> None:
+def test_names_are_sent_as_bytes(name: str | bytes) -> None:
     wire = name.encode() if isinstance(name, str) else name
     task = Task(name, unique=name)
     assert (task.function, task._wire_function, task.unique) == (name, wire, wire)
@@ -560,14 +560,14 @@ WORKLOADS = [
 
 @pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("workload", WORKLOADS, ids=[f"{type(data).__name__}-{len(data)}" for data in WORKLOADS])
-def test_a_workload_may_be_any_bytes(workload: Any) -> None:
+def test_workload_may_be_any_bytes_like_object(workload: Any) -> None:
     task = Task("resize", workload)
     assert type(task.workload) is bytes
     assert task.workload == bytes(workload)
 
 
 @pytest.mark.guarantee(number=15)
-def test_a_workload_that_changes_afterwards_is_sent_as_it_was() -> None:
+def test_workload_is_copied_from_mutable_object() -> None:
     workload = bytearray(b"picture")
     view, copy = Task("resize", memoryview(workload)), Task("resize", workload)  # type: ignore[arg-type]  # a view will do, too
     workload[:] = b"changed"
@@ -592,7 +592,7 @@ EAST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
         (datetime.datetime(2030, 1, 2, 8, 34, 5, tzinfo=EAST), 1893553445),
     ],
 )
-def test_a_time_is_whole_seconds_rounded_up(at: datetime.datetime | float, seconds: int) -> None:
+def test_at_is_rounded_up_to_whole_seconds(at: datetime.datetime | float, seconds: int) -> None:
     """Never down: the job must not start before its time."""
     task = Task("resize", background=True, at=at)
     assert task._options.at == seconds
@@ -603,7 +603,7 @@ def test_a_time_is_whole_seconds_rounded_up(at: datetime.datetime | float, secon
     ("function", "text"),
     [("größe", "größe"), ("größe".encode(), "größe"), (b"\xff", "\\xff")],
 )
-def test_a_task_prints_as_its_function_and_its_job(function: str | bytes, text: str) -> None:
+def test_string_of_task_has_function_and_job(function: str | bytes, text: str) -> None:
     task = Task(function)
     assert (str(task), repr(task)) == (text, f"<Task {text}>")
     told = outcome(task._begin(TaskOwner(), b"box\t"))
@@ -650,7 +650,7 @@ LIVES: dict[str, Callable[[Task, Deferred[Any]], object]] = {
 
 @pytest.mark.guarantee(number=12)
 @pytest.mark.parametrize("live", LIVES.values(), ids=LIVES.keys())
-def test_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, Deferred[Any]], object]) -> None:
+def test_ended_task_is_freed_with_last_reference(live: Callable[[Task, Deferred[Any]], object]) -> None:
     """At once, without the garbage collector; the Deferred may be kept for its result."""
     task, deferred, reference = watched()
     task._server = SERVER
@@ -664,7 +664,7 @@ def test_a_task_that_has_ended_goes_with_its_caller(live: Callable[[Task, Deferr
 
 
 @pytest.mark.guarantee(number=12)
-def test_a_background_task_goes_once_the_server_has_its_job() -> None:
+def test_acknowledged_background_task_is_freed_with_last_reference() -> None:
     task, deferred, reference = watched(background=True)
     with no_collector():
         task._server = SERVER
@@ -676,7 +676,7 @@ def test_a_background_task_goes_once_the_server_has_its_job() -> None:
 
 
 @pytest.mark.guarantee(number=12)
-def test_a_task_lets_go_of_those_who_carried_it_out() -> None:
+def test_ended_task_keeps_no_reference_to_holder_and_owner() -> None:
     """A caller that keeps the task keeps no connection and no client with it."""
     story = Story()
     task, reference = story.task, weakref.ref(story)
@@ -696,13 +696,13 @@ HANDLES = st.binary(min_size=1)
 
 @pytest.mark.guarantee(number=15)
 @given(SERVERS, HANDLES)
-def test_a_handle_is_read_back_from_its_string(server: str, handle: bytes) -> None:
+def test_handle_round_trips_through_string(server: str, handle: bytes) -> None:
     job = JobHandle(server, handle)
     assert JobHandle.from_string(str(job)) == job
 
 
 @given(HANDLES)
-def test_a_handle_prints_whatever_its_bytes_are(handle: bytes) -> None:
+def test_string_of_handle_is_printable(handle: bytes) -> None:
     """So that any database, log or URL can have it."""
     text = str(JobHandle(SERVER, handle))
     assert text.isascii()
@@ -721,14 +721,14 @@ def test_a_handle_prints_whatever_its_bytes_are(handle: bytes) -> None:
         (b"\xc3\xbc\xff", "%C3%BC%FF"),
     ],
 )
-def test_what_a_handle_prints(handle: bytes, text: str) -> None:
+def test_string_of_handle(handle: bytes, text: str) -> None:
     job = JobHandle(SERVER, handle)
     assert str(job) == f"{SERVER}//{text}"
     assert JobHandle.from_string(f"{SERVER}//{text}") == job
 
 
 @pytest.mark.parametrize("server", ["unix:/run/gearmand.sock", "unix:/run//gearmand/", "[::1]:4730", "tls:a:1"])
-def test_a_handle_may_be_of_any_server(server: str) -> None:
+def test_handle_may_have_any_server(server: str) -> None:
     assert JobHandle.from_string(f"{server}//H:host:12") == JobHandle(server, HANDLE)
 
 
@@ -736,7 +736,7 @@ NOT_HANDLES = ["", "//", "H:host:12", "10.0.0.1:4730", "10.0.0.1:4730/H:host:12"
 
 
 @pytest.mark.parametrize("text", NOT_HANDLES)
-def test_what_is_no_handle_is_told(text: str) -> None:
+def test_from_string_raises_for_invalid_text(text: str) -> None:
     with pytest.raises(ValueError, match="text must be a job handle such as") as caught:
         JobHandle.from_string(text)
     assert repr(text) in str(caught.value)
@@ -746,7 +746,7 @@ ALMOST_HANDLES = ["10.0.0.1:4730//H:host:12\n", "10.0.0.1:4730//H:host:12 ", "10
 
 
 @pytest.mark.parametrize("text", ALMOST_HANDLES)
-def test_what_no_handle_prints_is_told(text: str) -> None:
+def test_from_string_raises_for_text_that_str_does_not_return(text: str) -> None:
     """A line read with its end, say, would name a job that no server knows: `known` is false, and nobody sees why."""
     with pytest.raises(ValueError, match="text must be a job handle such as"):
         JobHandle.from_string(text)
@@ -759,14 +759,14 @@ def test_what_no_handle_prints_is_told(text: str) -> None:
     ("numerator", "denominator", "progress"),
     [(0, 0, None), (4294967293, 0, None), (0, 8, 0.0), (3, 8, 0.375), (8, 8, 1.0), (9, 8, 1.125)],
 )
-def test_the_progress_of_a_job(numerator: int, denominator: int, progress: float | None) -> None:
+def test_progress_is_fraction_of_job(numerator: int, denominator: int, progress: float | None) -> None:
     """gearmand makes what a worker sends a number, or 0 (docs/gearman.md §5)."""
     status = JobStatus(True, True, numerator, denominator)
     assert status.progress == progress
     assert status.waiting_clients is None
 
 
-def test_priorities_are_in_the_order_in_which_jobs_are_done() -> None:
+def test_priorities_sort_in_order_of_execution() -> None:
     assert sorted(Priority) == [Priority.HIGH, Priority.NORMAL, Priority.LOW]
 
 
@@ -783,7 +783,7 @@ def with_retries(count: int, **react: Callable[[Story], None]) -> Story:
 
 @pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("end", [fail, raise_exception])
-def test_a_failure_is_told_only_when_no_retry_is_left(end: Callable[[Story], None]) -> None:
+def test_task_fails_only_when_no_retry_is_left(end: Callable[[Story], None]) -> None:
     story = with_retries(2)
     for attempt in (1, 2):
         story.create()
@@ -800,7 +800,7 @@ def test_a_failure_is_told_only_when_no_retry_is_left(end: Callable[[Story], Non
 
 
 @pytest.mark.guarantee(number=7)
-def test_a_result_after_a_retry_is_the_result() -> None:
+def test_retried_task_fires_with_result() -> None:
     story = with_retries(1)
     fail(story)
     story.run(complete)
@@ -815,7 +815,7 @@ def test_a_result_after_a_retry_is_the_result() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_nobody_needs_to_be_told_of_a_retry() -> None:
+def test_task_is_retried_without_on_retry() -> None:
     story = with_retries(1)
     story.task._options = story.task._options._replace(on_retry=None)
     fail(story)
@@ -823,7 +823,7 @@ def test_nobody_needs_to_be_told_of_a_retry() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_the_owner_decides() -> None:
+def test_owner_decides_about_retry() -> None:
     story = with_retries(5)
     story.retries = False
     fail(story)
@@ -831,7 +831,7 @@ def test_the_owner_decides() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_an_owner_has_to_say_that_it_is_tried_again() -> None:
+def test_owner_retries_nothing_by_default() -> None:
     task = Task("resize", retries=3)
     told = outcome(task._begin(TaskOwner()))
     task._attempt_failed(TaskFailed(task))
@@ -839,7 +839,7 @@ def test_an_owner_has_to_say_that_it_is_tried_again() -> None:
 
 
 @pytest.mark.guarantee(number=1)
-def test_a_task_that_ended_is_not_tried_again() -> None:
+def test_ended_task_is_not_retried() -> None:
     story = with_retries(5)
     complete(story)
     fail(story)
@@ -848,7 +848,7 @@ def test_a_task_that_ended_is_not_tried_again() -> None:
 
 @pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("name", ["on_complete", "on_fail"])
-def test_a_task_that_is_being_told_its_end_is_not_tried_again(name: str) -> None:
+def test_task_is_not_retried_during_its_last_callback(name: str) -> None:
     """Whatever its callback does: its owner would submit it a second time."""
     story = with_retries(5, **{name: fail})
     story.task._options = story.task._options._replace(retries=5 if name == "on_complete" else 0)
@@ -857,7 +857,7 @@ def test_a_task_that_is_being_told_its_end_is_not_tried_again(name: str) -> None
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_cancelled_task_is_not_tried_again() -> None:
+def test_cancelled_task_is_not_retried() -> None:
     story = with_retries(5)
     story.retries = False  # as an owner says of a CancelledError
     cancel(story)
@@ -865,7 +865,7 @@ def test_a_cancelled_task_is_not_tried_again() -> None:
 
 
 @pytest.mark.guarantee(number=13)
-def test_on_retry_may_raise_and_may_cancel(logged_failures: Failures) -> None:
+def test_on_retry_may_raise_or_cancel(logged_failures: Failures) -> None:
     story = with_retries(2, on_retry=misbehave)
     with logged(logged_failures) as mishaps:
         fail(story)
@@ -880,7 +880,7 @@ def test_on_retry_may_raise_and_may_cancel(logged_failures: Failures) -> None:
     assert [type(reason) for reason in story.fired] == [CancelledError]
 
 
-def test_a_task_that_was_not_written_goes_back_to_its_owner() -> None:
+def test_unsent_task_is_returned_to_owner() -> None:
     story = Story()
     story.task._return_unsent()
     assert story.names == ["placed again"]
@@ -890,7 +890,7 @@ def test_a_task_that_was_not_written_goes_back_to_its_owner() -> None:
     assert story.events == before
 
 
-def test_a_task_whose_owner_has_no_other_place_for_it_fails() -> None:
+def test_unsent_task_fails_if_owner_cannot_reroute_it() -> None:
     alone = Task("resize")
     assert not alone.ended
     told = outcome(alone._begin(TaskOwner()))
@@ -901,7 +901,7 @@ def test_a_task_whose_owner_has_no_other_place_for_it_fails() -> None:
 
 @pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("wanted", [False, True])
-def test_the_owner_drops_the_job_where_that_is_wanted(wanted: bool) -> None:
+def test_owner_drops_job_only_with_drop_on_cancel(wanted: bool) -> None:
     """For the one who carries it out: while the task is under way."""
 
     class Owner(TaskOwner):
@@ -933,14 +933,14 @@ def test_the_owner_drops_the_job_where_that_is_wanted(wanted: bool) -> None:
         ({"on_retry": print, "background": True}, ValueError, "on_retry must be None for a background task"),
     ],
 )
-def test_time_outs_and_retries_that_cannot_be_meant(
+def test_invalid_timeout_or_retries_raise(
     options: dict[str, Any], kind: type[Exception], complaint: str
 ) -> None:
     with pytest.raises(kind, match=complaint):
         Task("resize", **options)
 
 
-def test_options_that_say_what_is_so_without_them() -> None:
+def test_options_may_be_passed_with_default_values() -> None:
     """Who wraps a client passes them on as they are."""
     callbacks: dict[str, Any] = dict.fromkeys([*FOREGROUND_CALLBACKS, "on_created", "on_fail", "on_retry"])
     task = Task("resize", unique="", at=None, timeout=None, retries=0, drop_on_cancel=False, **callbacks)
@@ -948,7 +948,7 @@ def test_options_that_say_what_is_so_without_them() -> None:
     assert (task.unique, task.timeout, task._options) == (plain.unique, plain.timeout, plain._options)
 
 
-def test_a_background_task_may_have_a_timeout() -> None:
+def test_background_task_may_have_timeout() -> None:
     assert Task("resize", background=True, timeout=5).timeout == 5
 
 
@@ -962,7 +962,7 @@ def queue_of(*tasks: Task) -> TaskQueue:
     return queue
 
 
-def test_tasks_leave_a_queue_in_the_order_in_which_they_came() -> None:
+def test_queue_pops_tasks_in_order() -> None:
     tasks = [Task("resize", b"%d" % number) for number in range(3)]
     queue = queue_of(*tasks)
     assert [task._holder for task in tasks] == [queue] * 3
@@ -972,7 +972,7 @@ def test_tasks_leave_a_queue_in_the_order_in_which_they_came() -> None:
 
 
 @pytest.mark.guarantee(number=9)
-def test_a_cancelled_task_leaves_its_queue_at_once() -> None:
+def test_discarded_task_leaves_queue_at_once() -> None:
     tasks = [Task("resize") for _ in range(3)]
     for task in tasks:
         task._begin(TaskOwner()).addErrback(lambda _: None)
@@ -984,7 +984,7 @@ def test_a_cancelled_task_leaves_its_queue_at_once() -> None:
 
 
 @pytest.mark.guarantee(number=12)
-def test_a_queue_keeps_nothing_of_a_task_that_left_it() -> None:
+def test_queue_keeps_no_reference_to_discarded_task() -> None:
     first, second = queued = [Task("resize"), Task("resize")]
     queue = queue_of(*queued)
     reference = weakref.ref(first)
@@ -995,7 +995,7 @@ def test_a_queue_keeps_nothing_of_a_task_that_left_it() -> None:
 
 
 @pytest.mark.guarantee(number=12)
-def test_queue_keeps_places_for_its_tasks_and_few_more() -> None:
+def test_number_of_spare_entries_in_queue_is_limited() -> None:
     """However many came and left while one of them waited."""
     queue, patient = TaskQueue(), [Task("resize") for _ in range(3)]
     places = set()
@@ -1013,7 +1013,7 @@ def test_queue_keeps_places_for_its_tasks_and_few_more() -> None:
 
 @pytest.mark.guarantee(number=9)
 @given(st.lists(st.sampled_from(["append", "pop", "let go", "clear"]), max_size=300), st.randoms(use_true_random=False))
-def test_a_queue_is_a_list_that_some_leave(steps: list[str], random: Random) -> None:
+def test_queue_matches_model_list(steps: list[str], random: Random) -> None:
     queue, waiting = TaskQueue(), list[Task]()
     for step in steps:
         if step == "append":
