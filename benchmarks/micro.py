@@ -1,4 +1,4 @@
-"""What the parts of a job cost, with no server and no socket: ``python -m benchmarks.micro``."""
+"""CPU time of the parts of a job, without server and socket: ``python -m benchmarks.micro``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cancellable() -> None:
 
 
 def nothing(deferred: Deferred[bytes]) -> None:
-    """A canceller that is one function for all, as the library's."""
+    """Canceller that all Deferreds share, as in the library."""
 
 
 def tasks() -> None:
@@ -63,12 +63,12 @@ def deadlines() -> None:
 
 
 PARTS: dict[str, Callable[[], None]] = {
-    "a Deferred with a callback, fired": deferreds,
-    "one that can be cancelled": cancellable,
-    "a Task and its Deferred": tasks,
-    "a submit, encoded": encode,
-    "two answers, decoded": decode,
-    "a time-out, set and let go": deadlines,
+    "fire a Deferred with a callback": deferreds,
+    "fire a Deferred with a canceller": cancellable,
+    "make a Task and its Deferred": tasks,
+    "encode a submit": encode,
+    "decode two answers": decode,
+    "add and discard a time-out": deadlines,
 }
 
 

@@ -15,9 +15,12 @@ from txgearman.testing import MemoryJobServer
 
 NOTHING = "nothing yet"
 
+Events = list[tuple[Any, ...]]
+"""Names of callbacks, each with its arguments after the task, in the order of the calls."""
+
 
 def outcome(deferred: Deferred[Any]) -> Any:
-    """The result or the exception that it has fired with; `NOTHING` if it has not."""
+    """Return the result or the exception of a Deferred; `NOTHING` if it has not fired."""
     if not deferred.called:
         return NOTHING
     result = deferred.result
@@ -29,17 +32,17 @@ def outcomes(deferreds: Iterable[Deferred[Any]]) -> list[Any]:
     return [outcome(deferred) for deferred in deferreds]
 
 
-def note(seen: list[tuple[Any, ...]], name: str, task: Task, *told: object) -> None:
-    seen.append((name, *told))
+def _record(events: Events, name: str, task: Task, *arguments: object) -> None:
+    events.append((name, *arguments))
 
 
-def noting(seen: list[tuple[Any, ...]]) -> dict[str, Any]:
-    """The options of a task that notes in `seen` what each callback is told."""
+def recording(events: Events) -> dict[str, Any]:
+    """Return options of a foreground task whose callbacks append to `events`."""
     names = ("created", "data", "warning", "status", "exception", "retry", "complete", "fail")
-    return {f"on_{name}": partial(note, seen, name) for name in names}
+    return {f"on_{name}": partial(_record, events, name) for name in names}
 
 
-def loads(server: MemoryJobServer) -> list[bytes]:
+def take_all(server: MemoryJobServer) -> list[bytes]:
     """Take every job for `work`; return their workloads."""
     taken: list[bytes] = []
     with suppress(AssertionError):
@@ -51,12 +54,12 @@ def loads(server: MemoryJobServer) -> list[bytes]:
 FINAL = ("complete", "fail")
 
 
-class Told:
-    """A task, and what its caller was told, in order.
+class RecordedTask:
+    """A task that records its callbacks and its outcome.
 
-    :ivar cancelled: the test cancelled it.
-    :ivar stopped: the client was stopped while it was out.
-    :ivar react: is called with the name of each event, after it was noted.
+    :ivar cancelled: whether the test cancelled it.
+    :ivar stopped: whether the client was stopped while it was in flight.
+    :ivar react: is called with the name of each callback, after it was recorded.
     """
 
     def __init__(self, number: int, background: bool, unique: bytes, retries: int, timeout: float | None) -> None:
@@ -67,7 +70,7 @@ class Told:
         self.timeout = timeout
         self.cancelled = False
         self.stopped = False
-        self.events: list[tuple[Any, ...]] = []
+        self.events: Events = []
         self.outcomes: list[Any] = []
         self.handles: list[JobHandle | None] = []
         self.react: Callable[[str], object] = lambda name: None
@@ -84,10 +87,10 @@ class Told:
         return b"%d" % self.number
 
     def _recorder(self, name: str) -> Any:
-        def record(task: Task, *told: Any) -> None:
+        def record(task: Task, *arguments: Any) -> None:
             assert task is self.task
             assert not self.outcomes, f"{name} after the Deferred"
-            self.events.append((name, *told))
+            self.events.append((name, *arguments))
             if name == "created":
                 self.handles.append(task.handle)
             self.react(name)
@@ -99,11 +102,11 @@ class Told:
         deferred.addCallbacks(self.outcomes.append, lambda failure: self.outcomes.append(failure.value))
 
     def check_order(self) -> None:
-        """Check the order of what was reported so far (guarantee 2)."""
+        """Check the order of the callbacks so far (guarantee 2)."""
         names = [event[0] for event in self.events]
         created = False
-        for place, name in enumerate(names):
-            assert not (set(names[:place]) & set(FINAL)), names
+        for index, name in enumerate(names):
+            assert not (set(names[:index]) & set(FINAL)), names
             if name == "created":
                 assert not created, names
                 created = True
@@ -111,33 +114,33 @@ class Told:
                 assert created, names
             elif name == "retry":
                 created = False
-        for place, name in enumerate(names[:-1]):
+        for index, name in enumerate(names[:-1]):
             if name == "exception":
-                assert names[place + 1] in ("retry", "fail"), names
+                assert names[index + 1] in ("retry", "fail"), names
         retries = [event[1] for event in self.events if event[0] == "retry"]
         assert retries == list(range(1, len(retries) + 1))
         assert len(retries) <= self.retries
 
     def check_outcome(self) -> None:
-        """Check the outcome, once all is over (guarantee 1)."""
+        """Check the outcome, once all tasks have theirs (guarantee 1)."""
         self.check_order()
         assert len(self.outcomes) == 1
         last = self.events[-1] if self.events else ("nothing",)
-        told = self.outcomes[0]
-        if isinstance(told, bytes):
-            assert last == ("complete", told)
-        elif isinstance(told, JobHandle):
-            assert (self.background, self.events, told) == (True, [("created",)], self.handles[0])
-        elif isinstance(told, CancelledError):  # maybe by its last callback
+        result = self.outcomes[0]
+        if isinstance(result, bytes):
+            assert last == ("complete", result)
+        elif isinstance(result, JobHandle):
+            assert (self.background, self.events, result) == (True, [("created",)], self.handles[0])
+        elif isinstance(result, CancelledError):  # maybe by its last callback
             assert (self.cancelled, last[0] in FINAL) == (True, True)
         else:
-            assert last == ("fail", told)
-        if isinstance(told, TaskTimedOut):
+            assert last == ("fail", result)
+        if isinstance(result, TaskTimedOut):
             assert self.timeout is not None
-        if isinstance(told, ClientStopped):
+        if isinstance(result, ClientStopped):
             assert self.stopped
-        if isinstance(told, TaskError):
-            assert told.task is self.task
+        if isinstance(result, TaskError):
+            assert result.task is self.task
 
 
 class ClientHarness:
@@ -151,7 +154,7 @@ class ClientHarness:
         self.advance = self.server.advance
 
     def start(self) -> ClientHarness:
-        """Start the client; all that it does at once has then been done."""
+        """Start the client, and let it do all that takes no time."""
         self.client.startService()
         self.advance()
         return self
@@ -160,14 +163,15 @@ class ClientHarness:
         """How many connections each server has."""
         return [len(server.connections) for server in self.servers]
 
-    def place_of_work(self) -> int:
-        """The first server that has a job, which is taken."""
+    def take_anywhere(self) -> int:
+        """Take the jobs of the first server that has any; return its index."""
         self.advance()
-        return next(place for place, server in enumerate(self.servers) if loads(server))
+        return next(index for index, server in enumerate(self.servers) if take_all(server))
 
-    def check_that_it_works(self, place: int = 0) -> None:
+    def check_that_it_works(self, index: int = 0) -> None:
+        """Check that a task is completed by the server of this index."""
         task = self.client.add_task("work")
-        self.servers[place].take("work").complete(b"done")
+        self.servers[index].take("work").complete(b"done")
         assert outcome(task) == b"done"
 
     def check_that_nothing_was_done(self) -> None:
@@ -175,7 +179,7 @@ class ClientHarness:
         assert self.connected() == [0] * len(self.servers)
 
     def stop(self) -> None:
-        """Stop the client; nothing may be left, and every fault must have happened."""
+        """Stop the client; check that nothing is left of it, and that every fault has happened."""
         stopped = self.client.stopService()
         self.advance()
         assert outcome(stopped) is not NOTHING

@@ -6,10 +6,9 @@ How the pages are built, with warnings as errors, is CI's to see.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import figures
 import pictures
@@ -288,135 +287,6 @@ def test_a_link_takes_each_step_of_its_picture() -> None:
         connection.stop()
     assert connection.steps() == {(step.start, step.end) for step in pictures.CONNECTION}
     connection.server.result_of(connection.server.close())
-
-
-class Walk:
-    """A task of a client, on a server in memory, and the places that it is seen at."""
-
-    def __init__(self, **options: Any) -> None:
-        self.server = MemoryJobServer()
-        self.client = GearmanClient([self.server.endpoint()], reactor=self.server.clock, **options)
-        dispatcher: Any = self.client._dispatcher
-        waiting = (
-            dispatcher._admission_queue,
-            dispatcher._awaiting_connection,
-            dispatcher._awaiting_server,
-            dispatcher._backing_off,
-        )
-        self._names = dict(zip(map(id, waiting), PLACES, strict=False))
-        self.places = ["submitted"]
-
-    def submit(self, **options: Any) -> None:
-        self.task = Task("reverse", b"abc", **options)
-        self.client.submit(self.task).addErrback(lambda _: None)
-        self.look()
-
-    def look(self) -> None:
-        """Note where it is."""
-        place = "its outcome" if self.task.ended else self._names.get(id(self.task._holder), "on a connection")
-        if place != self.places[-1]:
-            self.places.append(place)
-
-    def settle(self, seconds: float = 0.0) -> None:
-        self.server.advance(seconds)
-        self.look()
-
-    def end(self) -> list[str]:
-        """Close all of it; return the places."""
-        self.settle()
-        self.client.stopService()
-        self.server.result_of(self.server.close())
-        return self.places
-
-
-PLACES = [row[0] for row in tables.rows_in_docstring("txgearman.client.dispatcher")]
-ADMISSION, CONNECTING, SERVER_WAIT, BACKOFF, CONNECTION = PLACES
-
-
-def at_the_gate() -> list[str]:
-    walk = Walk(max_in_flight=1)
-    walk.client.add_task("reverse")
-    walk.submit()
-    walk.server.take("reverse").complete()
-    walk.settle()
-    walk.server.take("reverse").complete()
-    return walk.end()
-
-
-def waits_for_a_server_in_vain() -> list[str]:
-    walk = Walk(server_wait=30)
-    with walk.server.refuse_connections():
-        walk.submit()
-        walk.settle()
-        walk.settle(30)
-    return walk.end()
-
-
-def waits_for_a_server_that_comes_back() -> list[str]:
-    walk = Walk(server_wait=30)
-    with walk.server.refuse_connections():
-        walk.submit()
-        walk.settle()
-    walk.settle(5)
-    walk.server.take("reverse").complete()
-    return walk.end()
-
-
-def fails_and_goes_again() -> list[str]:
-    walk = Walk()
-    walk.submit(retries=1)
-    walk.settle()
-    walk.server.take("reverse").fail()
-    walk.settle()
-    walk.settle(1)
-    walk.server.take("reverse").fail()
-    return walk.end()
-
-
-def finds_no_server_twice() -> list[str]:
-    walk = Walk()
-    with walk.server.refuse_connections():
-        walk.submit(retries=1)
-        walk.settle()
-        walk.settle(1)
-    return walk.end()
-
-
-def was_not_written() -> list[str]:
-    walk = Walk(server_wait=30)
-    walk.client.startService()
-    walk.server.advance()
-    connection: Any = next(iter(walk.client._servers)).connection
-    connection.pauseProducing()
-    walk.submit()
-    walk.server.drop_connections()
-    return walk.end()
-
-
-WALKS: dict[Callable[[], list[str]], list[str]] = {
-    at_the_gate: [ADMISSION, CONNECTION, "its outcome"],
-    waits_for_a_server_in_vain: [CONNECTING, SERVER_WAIT, "its outcome"],
-    waits_for_a_server_that_comes_back: [CONNECTING, SERVER_WAIT, CONNECTION, "its outcome"],
-    fails_and_goes_again: [CONNECTING, CONNECTION, BACKOFF, CONNECTION, "its outcome"],
-    finds_no_server_twice: [CONNECTING, BACKOFF, "its outcome"],
-    was_not_written: [CONNECTION, SERVER_WAIT],
-}
-
-
-@pytest.mark.parametrize("walk", WALKS, ids=lambda walk: walk.__name__)
-def test_a_task_is_where_its_picture_has_it(walk: Callable[[], list[str]]) -> None:
-    assert walk() == ["submitted", *WALKS[walk]]
-
-
-def test_the_picture_of_a_task_has_each_step_of_these_walks_and_no_other() -> None:
-    steps = (steps_of(pair) for places in WALKS.values() for pair in pairwise(["submitted", *places]))
-    assert set().union(*steps) == {(step.start, step.end) for step in pictures.TASK}
-
-
-def steps_of(pair: tuple[str, str]) -> set[tuple[str, str]]:
-    """The arrows from one place to another: mostly through the decision where to go."""
-    straight = {(step.start, step.end) for step in pictures.TASK}
-    return {pair} if pair in straight else {(pair[0], "placed"), ("placed", pair[1])}
 
 
 # What was measured.

@@ -1,4 +1,4 @@
-"""The exceptions: their tree, and what they tell."""
+"""The exceptions: their tree, their texts and their attributes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CLASSES = {error.__name__: error for _, error in inspect.getmembers(errors, insp
 
 
 def drawn_tree() -> dict[str, str]:
-    """Each class in the module's docstring, and the one that it hangs from."""
+    """Return the parent of each class in the tree of the module's docstring."""
     parents: dict[str, str] = {}
     above: dict[int, str] = {}
     for indent, name in re.findall(r"^    ([ │├└─]*)([A-Z]\w+)", inspect.getdoc(errors) or "", re.MULTILINE):
@@ -69,15 +69,15 @@ def lost(acknowledged: bool, cause: Exception | None = None) -> TaskLost:
     return error
 
 
-def test_the_tree() -> None:
+def test_tree_of_exceptions() -> None:
     assert {error: error.__bases__ for error in PARENTS} == {error: (parent,) for error, parent in PARENTS.items()}
 
 
-def test_the_docstring_draws_the_tree_as_it_is() -> None:
+def test_docstring_draws_tree_of_exceptions() -> None:
     assert drawn_tree() == {error.__name__: parent.__name__ for error, parent in PARENTS.items()}
 
 
-def test_every_exception_is_public_here_and_in_the_package() -> None:
+def test_every_exception_is_public_in_module_and_package() -> None:
     own = {name: error for name, error in CLASSES.items() if error.__module__ == errors.__name__}
     assert set(own.values()) == set(PARENTS)
     assert set(own) == set(errors.__all__) <= set(txgearman.__all__)
@@ -115,16 +115,16 @@ def test_every_exception_is_public_here_and_in_the_package() -> None:
     ],
     ids=repr,
 )
-def test_what_an_exception_prints(error: GearmanError, text: str) -> None:
+def test_text_of_exception(error: GearmanError, text: str) -> None:
     assert str(error) == text
 
 
-def test_a_rejection_without_a_text_prints_no_loose_end() -> None:
-    """perl's ERROR has an empty text (C3)."""
+def test_text_of_rejection_without_server_text_ends_with_code() -> None:
+    """Perl's server sends ERROR with an empty text (C3)."""
     assert str(TaskRejected(TASK, "not_worker", "")) == "resize: rejected: not_worker"
 
 
-def test_a_long_exception_is_printed_in_part_and_kept_whole() -> None:
+def test_text_of_exception_truncates_long_data() -> None:
     error = TaskException(TASK, b"x" * 100_000)
     assert len(str(error)) < 300
     assert error.data == b"x" * 100_000
@@ -148,16 +148,16 @@ def test_a_long_exception_is_printed_in_part_and_kept_whole() -> None:
     ],
     ids=repr,
 )
-def test_the_attributes(error: GearmanError, attributes: dict[str, object]) -> None:
+def test_attributes_of_exception(error: GearmanError, attributes: dict[str, object]) -> None:
     assert {name: value for name, value in vars(error).items() if not name.startswith("_")} == attributes
 
 
-def test_the_reasons_are_those_of_the_moment() -> None:
-    """What becomes of the servers afterwards does not change an error that somebody keeps."""
+def test_reasons_are_copied() -> None:
+    """Later changes of the servers do not change an error that a caller keeps."""
     refused = OSError("refused")
-    servers: dict[str, BaseException] = {"10.0.0.1:4730": refused}
-    error = NoServersAvailable(servers)
-    servers.clear()
+    reasons: dict[str, BaseException] = {"10.0.0.1:4730": refused}
+    error = NoServersAvailable(reasons)
+    reasons.clear()
     assert error.reasons == {"10.0.0.1:4730": refused}
 
 
@@ -181,5 +181,5 @@ def test_the_reasons_are_those_of_the_moment() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_errors_say_whether_they_are_retriable(error: GearmanError, retriable: bool) -> None:
+def test_retriable_errors(error: GearmanError, retriable: bool) -> None:
     assert error.retriable is retriable

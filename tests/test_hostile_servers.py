@@ -128,7 +128,7 @@ class Scenario:
     def __init__(self, polite: bool) -> None:
         self.clock = Clock()
         self.endpoint = MemoryEndpoint(self.clock)
-        self.endpoint.polite = polite
+        self.endpoint.answers_opening = polite
         self.outcomes: list[list[Any]] = []
 
     def perform(self, steps: list[Step]) -> None:

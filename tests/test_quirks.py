@@ -164,6 +164,12 @@ async def test_l1_a_background_job_is_lost_with_a_client_that_joined_it(server: 
     await worker.close()
 
 
+def job_of(task: Task) -> str:
+    """Return the handle of a task's job, for the text protocol."""
+    assert task.handle is not None
+    return task.handle.handle.decode()
+
+
 @pytest.mark.guarantee(number=5)
 async def test_h2_a_job_that_an_administrator_cancelled_is_lost_once_more_and_then_done(
     server: Gearmand | OnPort,
@@ -174,13 +180,13 @@ async def test_h2_a_job_that_an_administrator_cancelled_is_lost_once_more_and_th
         task = Task("work", b"abc", unique="u", retries=2, on_retry=lambda _, attempt: retried.append(attempt))
         result = client.submit(task)
         await client.echo()
-        handle = task._job_handle
-        assert server.admin(f"cancel job {handle.decode()}") == ["OK"]
-        await until(lambda: task.attempt == 1 and task._job_handle)
-        assert task._job_handle == handle
+        handle = task.handle
+        assert server.admin(f"cancel job {job_of(task)}") == ["OK"]
+        await until(lambda: task.attempt == 1 and task.handle)
+        assert task.handle == handle
         worker = await connect_worker(server.port, b"work", do=repeat)
         assert await result == b"abc"
-        assert (retried, task._job_handle != handle) == ([1, 2], True)
+        assert (retried, task.handle != handle) == ([1, 2], True)
     await worker.close()
 
 
@@ -190,7 +196,7 @@ async def test_h2_without_retries_each_failure_is_told(server: Gearmand | OnPort
         task = Task("work", unique="u")
         cancelled = client.submit(task)
         await client.echo()
-        server.admin(f"cancel job {task._job_handle.decode()}")
+        server.admin(f"cancel job {job_of(task)}")
         assert type(await outcome(cancelled)) is TaskFailed
         again = client.add_task("work", unique="u")
         await client.echo()
@@ -243,8 +249,8 @@ async def test_h5_a_queued_job_that_an_administrator_cancelled_at_geard(geard: G
     async with GearmanClient([geard.address], job_check_interval=QUICK) as client:
         task, other = Task("work"), Task("work", b"abc")
         cancelled, kept = client.submit(task), client.submit(other)
-        await until(lambda: task._job_handle and other._job_handle)
-        assert geard.admin(f"cancel job {task._job_handle.decode()}") == ["OK"]
+        await until(lambda: task.handle and other.handle)
+        assert geard.admin(f"cancel job {job_of(task)}") == ["OK"]
         assert is_forgotten(await outcome(cancelled))
         worker = await settled_worker(geard, b"work", do=repeat)
         assert await kept == b"abc"

@@ -1,6 +1,7 @@
-"""The in-memory wire: the real client code talks to the test itself, which plays the server, on a `Clock`.
+"""A connection in memory whose other end is the test: the library's own code, a server played by the test, a `Clock`.
 
-For what no job server does, and where each packet counts. What job servers and networks do, `txgearman.testing` plays.
+For what no job server does, and for tests of single packets. `txgearman.testing` has everything that job servers and
+networks do.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ T = TypeVar("T")
 
 
 class WireTransport(StringTransport):
-    """Closes one turn after it was asked to, as a socket does."""
+    """Transport that closes one reactor turn after it was asked to, as a socket does."""
 
     def __init__(self, clock: Clock, protocol: Protocol) -> None:
         super().__init__()
@@ -68,40 +69,40 @@ class ServerSide:
         self._decoder = Decoder(REQ)
 
     def received(self) -> list[Packet]:
-        """What the client wrote since the last call."""
+        """Return what the client wrote since the last call."""
         packets = self._decoder.feed(self.transport.value())
         self.transport.clear()
         assert self._decoder.error is None
         return packets
 
     def send(self, *packets: bytes) -> None:
-        """Have the client receive these packets in one piece."""
+        """Send these packets, which the client receives in one read."""
         self.protocol.dataReceived(b"".join(packets))
 
     def send_opening(self) -> None:
-        """Answer what a client sends first, as gearmand does, and leave nothing received."""
+        """Answer the first requests of a client as gearmand does."""
         self.send(*(answer(packet) for packet in self.received()))
 
     def lose(self, error: Exception | None = None) -> None:
-        """The connection goes, without any more notice."""
+        """Lose the connection at once."""
         self.transport.lose(error or ConnectionDone())
 
 
 def present(value: T | None) -> T:
-    """Return a value that must be there."""
+    """Return a value that must not be None."""
     assert value is not None
     return value
 
 
 def outcome(deferred: Deferred[Any]) -> list[Any]:
-    """What comes of a Deferred: empty while it is pending, then its result or exception. Nothing is passed on."""
-    told: list[Any] = []
-    deferred.addCallbacks(told.append, lambda failure: told.append(failure.value))
-    return told
+    """Return a list that gets the result or the exception of a Deferred, which has no result from then on."""
+    outcomes: list[Any] = []
+    deferred.addCallbacks(outcomes.append, lambda failure: outcomes.append(failure.value))
+    return outcomes
 
 
 def answer(packet: Packet) -> bytes:
-    """gearmand's answer to a question; it knows every option and no job."""
+    """Return gearmand's answer to a query, for a server that has every option and no job."""
     packet_type, (argument,) = packet
     if packet_type is OPTION_REQ:
         return OPTION_RES.response(argument)
@@ -113,8 +114,8 @@ def answer(packet: Packet) -> bytes:
     return STATUS_RES.response(argument, b"0", b"0", b"0", b"0")
 
 
-def with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
-    """A factory's arguments, with those that are limits as one."""
+def with_connection_options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a factory, with those of `ConnectionOptions` combined into ``connection_options``."""
     connection_options = {
         field.name: arguments[field.name] for field in fields(ConnectionOptions) if field.name in arguments
     }
@@ -124,18 +125,18 @@ def with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
 
 @implementer(IStreamClientEndpoint)
 class MemoryEndpoint:
-    """An endpoint that leads to the test.
+    """Endpoint whose other end is the test.
 
-    :ivar black_hole: connections are never made; what waits is in `pending`.
-    :ivar polite: the server shakes hands by itself.
-    :ivar connections: the server's ends, oldest first.
-    :ivar factories: what each attempt was to be made with, oldest first.
+    :ivar black_hole: whether attempts to connect get no answer; they are in `pending`.
+    :ivar answers_opening: whether the first requests of each connection are answered at once.
+    :ivar connections: the server's end of each connection, oldest first.
+    :ivar factories: the protocol factory of each attempt, oldest first.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.black_hole = False
-        self.polite = True
+        self.answers_opening = True
         self.attempts = 0
         self.pending: list[Deferred[Any]] = []
         self.connections: list[ServerSide] = []
@@ -152,7 +153,7 @@ class MemoryEndpoint:
         server = ServerSide(self.clock, protocol)
         self.connections.append(server)
         protocol.makeConnection(server.transport)
-        if self.polite:
+        if self.answers_opening:
             server.send_opening()
         return succeed(protocol)
 

@@ -1,4 +1,4 @@
-"""`GearmanClient.cancel_job` and tasks whose cancel drops their job."""
+"""`GearmanClient.cancel_job`, and tasks with ``drop_on_cancel``."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from ..raw_worker import connect_worker
 from ..wire import MemoryEndpoint, outcome
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]  # it says nothing of its types
+@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]  # pytest-twisted has no types
 async def client(gearmand: Gearmand) -> AsyncIterator[GearmanClient]:
     async with GearmanClient([gearmand.address]) as client:
         yield client
 
 
 async def total(gearmand: Gearmand) -> int:
-    """How many jobs would still be run."""
+    """Return the number of jobs that would still be run."""
     async with GearmanAdmin([gearmand.address]) as admin:
         return sum(not job.ignored for job in (await admin.jobs()).one())
 
 
 async def created(client: GearmanClient, **options: Any) -> tuple[Deferred[bytes], JobHandle]:
-    """A task whose job the server has."""
+    """Submit a task, and wait until the server has created its job."""
     handle: Deferred[Any] = Deferred()
     task = client.add_task("f", on_created=lambda task: handle.callback(task.handle), **options)
     return task, await handle
@@ -136,7 +136,7 @@ async def first(results: AsyncGenerator[bytes, None]) -> bytes:
 
 
 def make_none(**_: object) -> Any:
-    raise AssertionError("this server is not connected by itself")
+    raise AssertionError("only the canceller connects to this server")
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def server() -> MemoryJobServer:
 
 @pytest.mark.guarantee(number=9)
 def test_cancel_before_job_created_drops_job_once_created() -> None:
-    """Neither handle nor job are there when it is cancelled."""
+    """There is neither a handle nor a job yet when the task is cancelled."""
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
     client = GearmanClient([endpoint], reactor=clock)
@@ -154,9 +154,9 @@ def test_cancel_before_job_created_drops_job_once_created() -> None:
     connection = endpoint.server
     for background in (False, True):
         task = client.submit(Task("f", background=background, drop_on_cancel=True))
-        told = outcome(task)
+        results = outcome(task)
         task.cancel()
-        assert isinstance(told[0], CancelledError)
+        assert isinstance(results[0], CancelledError)
     assert len(endpoint.connections) == 1
     connection.send(JOB_CREATED.response(b"H:late:1"), JOB_CREATED.response(b"H:late:2"))
     assert len(endpoint.connections) == 2
@@ -195,9 +195,9 @@ def test_stop_fails_outstanding_commands() -> None:
     endpoint = MemoryEndpoint(clock)
     canceller = JobCanceller(clock, DEFAULT_CONNECTION_OPTIONS)
     job_server = JobServer("there", endpoint, make_none, lambda: None)
-    told = [outcome(canceller.cancel(job_server, b"H:x:%d" % number)) for number in (1, 2)]
+    results = [outcome(canceller.cancel(job_server, b"H:x:%d" % number)) for number in (1, 2)]
     stopped = outcome(canceller.stop())
-    assert [type(each[0]) for each in told] == [ClientStopped, ClientStopped]
+    assert [type(each[0]) for each in results] == [ClientStopped, ClientStopped]
     assert stopped == []
     clock.advance(0)
     assert stopped == [None]
@@ -239,8 +239,8 @@ def test_cancel_abandons_task_of_removed_server(server: MemoryJobServer) -> None
     server.advance()
     client.job_servers = [other.endpoint()]
     server.advance()
-    told = outcome(task)
+    results = outcome(task)
     task.cancel()
-    assert isinstance(told[0], CancelledError)
+    assert isinstance(results[0], CancelledError)
     server.close()
     other.close()

@@ -1,4 +1,4 @@
-"""`GearmanClient` and a job server in memory: policy, starting and stopping, failures, and what callers do wrong."""
+"""`GearmanClient` with job servers in memory: routing, starting and stopping, failures, queries, and validation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from txgearman.packets import (
 )
 from txgearman.testing import MemoryJobServer, TakenJob
 
-from ..client_harness import NOTHING, ClientHarness, loads, noting, outcome, outcomes
+from ..client_harness import NOTHING, ClientHarness, outcome, outcomes, recording, take_all
 from ..conftest import Failures
 from ..wire import present
 
@@ -123,7 +123,7 @@ def test_connect_timeout_fails_waiting_task() -> None:
     harness.stop()
 
 
-# Guarantee 7: what was not written moves, what was is lost.
+# Guarantee 7: unsent tasks fail over, sent ones are lost.
 
 
 @pytest.mark.guarantee(number=7)
@@ -134,7 +134,7 @@ def test_tasks_wait_for_first_attempt_and_are_sent_in_order() -> None:
     harness.advance()
     assert harness.client.servers[0].in_flight == 0
     silence.end()
-    assert loads(harness.server) == [b"0", b"1", b"2"]
+    assert take_all(harness.server) == [b"0", b"1", b"2"]
     assert outcomes(tasks) == [NOTHING] * 3
     assert harness.client.servers[0].in_flight == 3
     harness.stop()
@@ -165,7 +165,7 @@ def test_unsent_tasks_fail_over_to_reachable_server() -> None:
     harness.advance()
     harness.server.drop_connections()
     silences[1].end()
-    assert sorted(loads(harness.servers[1])) == sorted(b"%d" % number for number in range(10))
+    assert sorted(take_all(harness.servers[1])) == sorted(b"%d" % number for number in range(10))
     assert outcomes(tasks) == [NOTHING] * 10
     harness.stop()
     outcomes(tasks)
@@ -173,15 +173,15 @@ def test_unsent_tasks_fail_over_to_reachable_server() -> None:
 
 @pytest.mark.guarantee(number=7)
 def test_server_that_never_answers_gets_no_task() -> None:
-    """gearmand at its limit of file descriptors does (H12)."""
+    """As gearmand at its limit of file descriptors (H12)."""
     harness = ClientHarness(2)
     with harness.server.hold_answers():
         for number in range(10):
             harness.client.add_task("work", b"%d" % number, unique=b"%d" % number).addErrback(lambda _: None)
-        early = len(loads(harness.servers[1]))
+        early = len(take_all(harness.servers[1]))
         assert harness.server.connections[0].requests == [OPTION_REQ, GET_STATUS]
         harness.advance(10.1)
-        assert early + len(loads(harness.servers[1])) == 10
+        assert early + len(take_all(harness.servers[1])) == 10
     harness.stop()
 
 
@@ -198,11 +198,11 @@ def test_sent_tasks_are_lost_with_connection_and_not_resent() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-@pytest.mark.parametrize("half", [[], [("data", b"half")]], ids=["after JOB_CREATED", "under way"])
+@pytest.mark.parametrize("half", [[], [("data", b"half")]], ids=["after JOB_CREATED", "after data"])
 def test_acknowledged_task_is_lost_with_connection(half: list[tuple[str, bytes]]) -> None:
     harness = ClientHarness()
     seen: list[tuple[Any, ...]] = []
-    task = harness.client.add_task("work", **noting(seen))
+    task = harness.client.add_task("work", **recording(seen))
     job = harness.server.take("work")
     for _, data in half:
         job.send_data(data)
@@ -215,7 +215,7 @@ def test_acknowledged_task_is_lost_with_connection(half: list[tuple[str, bytes]]
 
 @pytest.mark.guarantee(number=7)
 def test_task_submitted_by_lost_task_goes_to_another_server() -> None:
-    """The one that just went is no longer chosen when the tasks that it had are told."""
+    """State first: the lost connection is not chosen while its tasks fail."""
     harness = ClientHarness(2).start()
     again: list[Deferred[Any]] = []
     for _ in range(2):
@@ -223,7 +223,7 @@ def test_task_submitted_by_lost_task_goes_to_another_server() -> None:
         task.addErrback(lambda _: again.append(harness.client.add_task("work", b"second")))
     harness.advance()
     harness.server.drop_connections()
-    assert loads(harness.servers[1]) == [b"first", b"second"]
+    assert take_all(harness.servers[1]) == [b"first", b"second"]
     assert outcomes(again) == [NOTHING]
     harness.stop()
     assert {type(error) for error in outcomes(again)} == {ClientStopped}
@@ -231,22 +231,22 @@ def test_task_submitted_by_lost_task_goes_to_another_server() -> None:
 
 @pytest.mark.guarantee(number=7)
 def test_unique_dash_is_routed_by_workload() -> None:
-    """Since the workload is then what coalesces."""
-    for load in (b"a", b"b", b"c", b"d"):
-        places = []
-        for unique in (b"-", load):
+    """Since jobs then coalesce by workload."""
+    for workload in (b"a", b"b", b"c", b"d"):
+        indices = []
+        for unique in (b"-", workload):
             harness = ClientHarness(3)
-            harness.client.add_task("work", load, unique=unique).addErrback(lambda _: None)
-            places.append(harness.place_of_work())
+            harness.client.add_task("work", workload, unique=unique).addErrback(lambda _: None)
+            indices.append(harness.take_anywhere())
             harness.stop()
-        assert places[0] == places[1]
+        assert indices[0] == indices[1]
 
 
 NONSENSE = {
     "wrong magic": b"HTTP/1.1 400 Bad Request\r\n\r\n",
     "truncated packet": b"\0RES\0\0\0\x11\0\0\0\0\0RES\0\0\0\x14\0\0\0\x01x",
     "4 GiB header": b"\0RES\0\0\0\x08\xff\xff\xff\xff",
-    "unasked answer": JOB_CREATED.response(b"H:1"),
+    "unexpected answer": JOB_CREATED.response(b"H:1"),
     "flood of ERROR": ERROR.response(b"NO", b"never") * 10_000,
 }
 
@@ -254,7 +254,7 @@ NONSENSE = {
 @pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("nonsense", NONSENSE)
 def test_client_recovers_from_invalid_data_with_backoff(nonsense: str) -> None:
-    """What it says is met with back-off."""
+    """The connection is aborted, and retried after a delay."""
     harness = ClientHarness().start()
     task = harness.client.add_task("work")
     harness.server.send_raw(NONSENSE[nonsense])
@@ -268,7 +268,7 @@ def test_client_recovers_from_invalid_data_with_backoff(nonsense: str) -> None:
     harness.stop()
 
 
-# Guarantee 8: the caller's mistakes.
+# Guarantee 8: invalid arguments.
 
 
 NAIVE = datetime.datetime(2030, 1, 1)
@@ -276,7 +276,7 @@ NAIVE = datetime.datetime(2030, 1, 1)
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
-    ("options", "kind", "complaint"),
+    ("options", "kind", "message"),
     [
         ({"function": ""}, ValueError, "function must not be empty"),
         ({"function": b"a\0b"}, ValueError, "function must not have a NUL"),
@@ -295,10 +295,12 @@ NAIVE = datetime.datetime(2030, 1, 1)
     ],
 )
 @pytest.mark.parametrize("call", ["add_task", "add_task_bg", "stream"])
-def test_invalid_task_arguments_raise_and_send_nothing(call: str, options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_invalid_task_arguments_raise_and_send_nothing(
+    call: str, options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
     harness = ClientHarness(prefix="pp", max_packet_size=1000)
     good = harness.client.add_task("work", b"good")
-    with pytest.raises(kind, match=complaint):
+    with pytest.raises(kind, match=message):
         getattr(harness.client, call)(**{"function": "work", **options})
     job = harness.server.take("pp\twork")
     assert (job.workload, harness.client.servers[0].in_flight) == (b"good", 1)
@@ -323,13 +325,13 @@ def test_second_submit_of_task_raises() -> None:
     harness.client.submit(task).addErrback(lambda _: None)
     with pytest.raises(ValueError, match="was submitted before"):
         harness.client.submit(task)
-    assert loads(harness.server) == [b"x"]
+    assert take_all(harness.server) == [b"x"]
     harness.stop()
 
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
-    ("options", "kind", "complaint"),
+    ("options", "kind", "message"),
     [
         ({"prefix": "a\0b"}, ValueError, "prefix must not have a NUL"),
         ({"prefix": 7}, TypeError, "prefix must be str or bytes"),
@@ -343,8 +345,8 @@ def test_second_submit_of_task_raises() -> None:
         ({"job_servers": ["a:b:c"]}, ValueError, "job_servers: an endpoint description must be valid, not 'a:b:c'"),
     ],
 )
-def test_invalid_client_arguments_raise(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
-    with pytest.raises(kind, match=complaint):
+def test_invalid_client_arguments_raise(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
         GearmanClient(**{"job_servers": ["127.0.0.1"], **options})
 
 
@@ -362,16 +364,16 @@ def test_jobs_run_in_order_of_priority() -> None:
     for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
         harness.client.add_task("work", priority.name.encode(), priority=priority).addErrback(lambda _: None)
         harness.client.add_task_bg("work", b"BG " + priority.name.encode(), priority=priority)
-    assert loads(harness.server) == [b"HIGH", b"BG HIGH", b"NORMAL", b"BG NORMAL", b"LOW", b"BG LOW"]
+    assert take_all(harness.server) == [b"HIGH", b"BG HIGH", b"NORMAL", b"BG NORMAL", b"LOW", b"BG LOW"]
     harness.stop()
 
 
-# Guarantees 3 and 4: what the server says is told to those whom it is for.
+# Guarantees 3 and 4: packets reach the tasks that they are for.
 
 
 @pytest.mark.guarantee(number=3)
 def test_refused_unique_fails_its_own_task() -> None:
-    """The client sends none that long; here it is made to."""
+    """The client refuses to send such a unique; the test makes it."""
     harness = ClientHarness()
     refused = Task("work", b"2")
     refused._leading_arguments = b"work\0" + b"u" * 65 + b"\0"
@@ -393,9 +395,7 @@ def test_refused_unique_fails_its_own_task() -> None:
 @pytest.mark.parametrize(
     ("end", "kind"), [(TakenJob.fail, TaskFailed), (lambda job: job.send_exception(b"x"), TaskException)]
 )
-def test_failure_of_shared_job_reaches_each_task_once(
-    end: Callable[[TakenJob], None], kind: type[Exception]
-) -> None:
+def test_failure_of_shared_job_reaches_each_task_once(end: Callable[[TakenJob], None], kind: type[Exception]) -> None:
     harness = ClientHarness()
     tasks = [harness.client.add_task("work", unique="u") for _ in range(3)]
     end(harness.server.take("work"))
@@ -410,7 +410,7 @@ def test_failure_of_shared_job_reaches_each_task_once(
 def test_cancelled_task_of_shared_job_takes_nothing_from_others() -> None:
     harness = ClientHarness()
     seen: list[list[tuple[Any, ...]]] = [[], [], []]
-    tasks = [harness.client.add_task("work", unique="u", **noting(events)) for events in seen]
+    tasks = [harness.client.add_task("work", unique="u", **recording(events)) for events in seen]
     job = harness.server.take("work")
     tasks[1].cancel()
     job.send_data(b"d")
@@ -424,7 +424,7 @@ def test_cancelled_task_of_shared_job_takes_nothing_from_others() -> None:
 @pytest.mark.guarantee(number=4)
 def test_unique_dash_coalesces_by_workload() -> None:
     harness = ClientHarness().start()
-    handles = [harness.client.add_task_bg("work", load, unique="-") for load in (b"a", b"a", b"b", b"", b"")]
+    handles = [harness.client.add_task_bg("work", each, unique="-") for each in (b"a", b"a", b"b", b"", b"")]
     harness.advance()
     first, second, *others = outcomes(handles)
     assert first == second
@@ -440,7 +440,7 @@ def test_unique_dash_coalesces_by_workload() -> None:
 def test_packets_for_cancelled_task_are_ignored(early: bool) -> None:
     harness = ClientHarness().start()
     seen: list[tuple[Any, ...]] = []
-    task = harness.client.add_task("work", **noting(seen))
+    task = harness.client.add_task("work", **recording(seen))
     if early:
         task.cancel()
     job = harness.server.take("work")
@@ -461,7 +461,7 @@ def test_task_cancelled_while_awaiting_connection_is_never_sent() -> None:
     tasks[1].cancel()
     assert type(outcome(tasks[1])) is CancelledError
     silence.end()
-    assert loads(harness.server) == [b"0", b"2"]
+    assert take_all(harness.server) == [b"0", b"2"]
     harness.stop()
     assert [type(error) for error in outcomes(tasks[::2])] == [ClientStopped] * 2
 
@@ -481,7 +481,7 @@ def test_failing_task_may_cancel_waiting_task() -> None:
 
 
 def never_started(harness: ClientHarness) -> None:
-    """The tasks start it."""
+    """The first task starts it."""
 
 
 def connecting(harness: ClientHarness) -> None:
@@ -509,13 +509,13 @@ def lost(harness: ClientHarness) -> None:
 
 
 def being_lost(harness: ClientHarness) -> None:
-    """The client has not been told yet."""
+    """The client has not noticed yet."""
     harness.start()
     harness.server.connections[0].drop()
 
 
 def aborting(harness: ClientHarness) -> None:
-    """The client has aborted it, and the socket is not gone yet."""
+    """The client has aborted the connection, whose socket is not closed yet."""
     harness.start()
     present(next(iter(harness.client._servers)).connection).abort(ProtocolError("nonsense"))
 
@@ -534,13 +534,13 @@ def test_stop_leaves_nothing_in_any_connection_state(state: Callable[[ClientHarn
     harness = ClientHarness()
     state(harness)
     tasks: list[Deferred[Any]] = [harness.client.add_task("work"), harness.client.add_task_bg("work")]
-    asked: list[Deferred[Any]] = [harness.client.echo(), harness.client.get_status_unique("u")]
+    queries: list[Deferred[Any]] = [harness.client.echo(), harness.client.get_status_unique("u")]
     drained = harness.client.drain()
     harness.stop()
     assert outcome(drained) is None
-    told = {ClientStopped, NoServersAvailable, TaskLost} if state is being_lost else {ClientStopped, NoServersAvailable}
-    assert {type(outcome(task)) for task in tasks} <= told
-    assert {type(outcome(question)) for question in asked} <= {ClientStopped, NoServersAvailable}
+    errors = {ClientStopped, NoServersAvailable}
+    assert {type(outcome(task)) for task in tasks} <= errors | ({TaskLost} if state is being_lost else set())
+    assert {type(outcome(query)) for query in queries} <= errors
     harness.stop()
     assert type(outcome(harness.client.add_task("work"))) is ClientStopped
     assert type(outcome(harness.client.echo())) is ClientStopped
@@ -571,11 +571,11 @@ def test_drain_awaits_tasks_submitted_meanwhile() -> None:
     harness = ClientHarness()
     assert outcome(harness.client.drain()) is None
     first = harness.client.add_task("work")
-    drained, given_up = harness.client.drain(), harness.client.drain()
+    drained, cancelled = harness.client.drain(), harness.client.drain()
     second: list[Deferred[bytes]] = []
     first.addCallback(lambda _: second.append(harness.client.add_task("work")))
-    given_up.cancel()
-    assert type(outcome(given_up)) is CancelledError
+    cancelled.cancel()
+    assert type(outcome(cancelled)) is CancelledError
     harness.server.take("work").complete(b"")
     assert outcome(drained) is NOTHING
     harness.server.take("work").complete(b"done")
@@ -584,7 +584,7 @@ def test_drain_awaits_tasks_submitted_meanwhile() -> None:
     harness.stop()
 
 
-# Guarantee 12.
+# Guarantee 12: finished tasks are not retained.
 
 
 @pytest.mark.guarantee(number=12)
@@ -607,13 +607,13 @@ def test_client_keeps_no_reference_to_ended_task(end: str) -> None:
     harness.stop()
 
 
-# Guarantee 13: callbacks that do what they like.
+# Guarantee 13: callbacks are isolated.
 
 EVENTS = ["on_created", "on_data", "on_warning", "on_status", "on_complete", "on_exception", "on_fail"]
 
 
 def work(job: TakenJob, event: str) -> None:
-    """Do a job so that its task is told of this event."""
+    """Do a job so that this callback of its task is called."""
     job.send_data(b"d")
     job.send_warning(b"w")
     job.send_status(1, 2)
@@ -625,20 +625,20 @@ def work(job: TakenJob, event: str) -> None:
         job.complete(b"done")
 
 
-class Meddler:
-    """A client with two tasks; the callback of the first one does something when its event comes."""
+class CallbackScenario:
+    """A client with two tasks; a callback of the first one performs an action."""
 
-    def __init__(self, event: str, what: Callable[[Meddler], object]) -> None:
+    def __init__(self, event: str, action: Callable[[CallbackScenario], object]) -> None:
         self.harness = ClientHarness().start()
         self.calls = 0
         self.more: list[Deferred[Any]] = []
 
-        def meddle(*_: object) -> None:
+        def act(*_: object) -> None:
             self.calls += 1
-            what(self)
+            action(self)
 
-        options: dict[str, Any] = {event: meddle}
-        with self.harness.server.hold_answers():  # so that all comes in one read
+        options: dict[str, Any] = {event: act}
+        with self.harness.server.hold_answers():  # so that all packets arrive in one read
             self.first = self.harness.client.add_task("work", b"1", **options)
             self.second = self.harness.client.add_task("work", b"2")
             work(self.harness.server.take("work"), event)
@@ -654,61 +654,63 @@ class Meddler:
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
 def test_callback_may_raise(event: str, logged_failures: Failures) -> None:
-    def what(meddler: Meddler) -> None:
+    def action(scenario: CallbackScenario) -> None:
         raise ZeroDivisionError("of the caller's own")
 
-    meddler = Meddler(event, what)
+    scenario = CallbackScenario(event, action)
     assert len(logged_failures.flush(ZeroDivisionError)) == 1
-    assert outcome(meddler.second) == b"done too"
-    meddler.finish()
+    assert outcome(scenario.second) == b"done too"
+    scenario.finish()
 
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
 def test_callback_may_cancel_its_own_task(event: str) -> None:
-    meddler = Meddler(event, lambda meddler: meddler.first.cancel())
-    assert type(outcome(meddler.first)) is CancelledError
-    assert outcome(meddler.second) == b"done too"
-    meddler.finish()
+    scenario = CallbackScenario(event, lambda scenario: scenario.first.cancel())
+    assert type(outcome(scenario.first)) is CancelledError
+    assert outcome(scenario.second) == b"done too"
+    scenario.finish()
 
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
 def test_callback_may_cancel_another_task(event: str) -> None:
-    meddler = Meddler(event, lambda meddler: meddler.second.cancel())
-    assert type(outcome(meddler.second)) is CancelledError
-    meddler.finish()
+    scenario = CallbackScenario(event, lambda scenario: scenario.second.cancel())
+    assert type(outcome(scenario.second)) is CancelledError
+    scenario.finish()
 
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
 def test_callback_may_add_task(event: str) -> None:
-    meddler = Meddler(event, lambda meddler: meddler.more.append(meddler.harness.client.add_task("work", b"3")))
-    assert outcome(meddler.second) == b"done too"
-    meddler.harness.server.take("work").complete(b"third")
-    assert outcome(meddler.more[0]) == b"third"
-    meddler.finish()
+    scenario = CallbackScenario(
+        event, lambda scenario: scenario.more.append(scenario.harness.client.add_task("work", b"3"))
+    )
+    assert outcome(scenario.second) == b"done too"
+    scenario.harness.server.take("work").complete(b"third")
+    assert outcome(scenario.more[0]) == b"third"
+    scenario.finish()
 
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
 def test_callback_may_stop_service(event: str) -> None:
-    meddler = Meddler(event, lambda meddler: meddler.more.append(meddler.harness.client.stopService()))
-    assert type(outcome(meddler.second)) is ClientStopped
-    meddler.finish()
+    scenario = CallbackScenario(event, lambda scenario: scenario.more.append(scenario.harness.client.stopService()))
+    assert type(outcome(scenario.second)) is ClientStopped
+    scenario.finish()
 
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("event", EVENTS)
 def test_callback_may_stop_and_start_service(event: str) -> None:
-    def what(meddler: Meddler) -> None:
-        meddler.more.append(meddler.harness.client.stopService())
-        meddler.harness.client.startService()
+    def action(scenario: CallbackScenario) -> None:
+        scenario.more.append(scenario.harness.client.stopService())
+        scenario.harness.client.startService()
 
-    meddler = Meddler(event, what)
-    assert type(outcome(meddler.second)) is ClientStopped
-    assert meddler.harness.client.servers[0].state is ServerState.READY
-    meddler.finish()
+    scenario = CallbackScenario(event, action)
+    assert type(outcome(scenario.second)) is ClientStopped
+    assert scenario.harness.client.servers[0].state is ServerState.READY
+    scenario.finish()
 
 
 @pytest.mark.guarantee(number=13)
@@ -722,7 +724,7 @@ def test_task_submitted_during_stop_fails_with_client_stopped() -> None:
     assert [type(error) for error in again] == [ClientStopped]
 
 
-# Questions.
+# Queries.
 
 
 def test_get_status_asks_server_of_handle() -> None:
@@ -731,9 +733,9 @@ def test_get_status_asks_server_of_handle() -> None:
     harness.advance()
     handle: JobHandle = outcome(submitted)
     other = "endpoint:1" if handle.server == "endpoint:0" else "endpoint:0"
-    asked = [harness.client.get_status(JobHandle(server, handle.handle)) for server in (handle.server, other)]
+    answered = [harness.client.get_status(JobHandle(server, handle.handle)) for server in (handle.server, other)]
     harness.advance()
-    assert outcomes(asked) == [JobStatus(True, False, 0, 0, None), JobStatus(False, False, 0, 0, None)]
+    assert outcomes(answered) == [JobStatus(True, False, 0, 0, None), JobStatus(False, False, 0, 0, None)]
     harness.stop()
 
 
@@ -741,25 +743,25 @@ def test_get_status_unique_returns_status() -> None:
     harness = ClientHarness()
     harness.client.add_task("work", unique="u").addErrback(lambda _: None)
     harness.server.take("work").send_status(3, 8)
-    asked = harness.client.get_status_unique("u")
+    answered = harness.client.get_status_unique("u")
     harness.advance()
-    assert outcome(asked) == JobStatus(True, True, 3, 8, 1)
+    assert outcome(answered) == JobStatus(True, True, 3, 8, 1)
     harness.stop()
 
 
 def test_get_status_unique_asks_server_that_tasks_go_to() -> None:
-    """While the first in rank is down, the next; and if it goes before it answers, the one after that."""
+    """If the first in rank is down, the next; if that one is lost before it answers, the one after it."""
     harness = ClientHarness(3)
     harness.client.add_task("work", unique="u").addErrback(lambda _: None)
-    first = harness.place_of_work()
+    first = harness.take_anywhere()
     harness.servers[first].drop_connections()
     harness.client.add_task("work", unique="u").addErrback(lambda _: None)
-    second = harness.place_of_work()
+    second = harness.take_anywhere()
     harness.servers[second].drop_before(GET_STATUS_UNIQUE)
-    asked = harness.client.get_status_unique("u")
+    answered = harness.client.get_status_unique("u")
     harness.advance()
     third = harness.servers[3 - first - second].connections[0]
-    assert (third.requests.count(GET_STATUS_UNIQUE), outcome(asked).known) == (1, False)
+    assert (third.requests.count(GET_STATUS_UNIQUE), outcome(answered).known) == (1, False)
     harness.stop()
 
 
@@ -767,9 +769,9 @@ def test_get_status_fails_without_server() -> None:
     harness = ClientHarness(2)
     for server in harness.servers:
         server.refuse_connections()
-    asked = [harness.client.get_status_unique("u"), harness.client.get_status(JobHandle("endpoint:1", b"H:1"))]
+    answered = [harness.client.get_status_unique("u"), harness.client.get_status(JobHandle("endpoint:1", b"H:1"))]
     harness.advance()
-    errors = outcomes(asked)
+    errors = outcomes(answered)
     assert [type(error) for error in errors] == [NoServersAvailable] * 2
     assert [list(error.reasons) for error in errors] == [["endpoint:0", "endpoint:1"], ["endpoint:1"]]
     harness.stop()
@@ -777,7 +779,7 @@ def test_get_status_fails_without_server() -> None:
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
-    ("handle", "kind", "complaint"),
+    ("handle", "kind", "message"),
     [
         ("endpoint:0//H:1", TypeError, "handle must be a JobHandle, not str; see JobHandle.from_string"),
         (JobHandle("elsewhere:4730", b"H:1"), ValueError, "server must be one of .*, not 'elsewhere:4730'"),
@@ -786,9 +788,9 @@ def test_get_status_fails_without_server() -> None:
         (JobHandle("endpoint:0", b"H\0"), ValueError, "handle must not have a NUL"),
     ],
 )
-def test_get_status_raises_for_invalid_handle(handle: Any, kind: type[Exception], complaint: str) -> None:
+def test_get_status_raises_for_invalid_handle(handle: Any, kind: type[Exception], message: str) -> None:
     harness = ClientHarness()
-    with pytest.raises(kind, match=complaint):
+    with pytest.raises(kind, match=message):
         harness.client.get_status(handle)
     harness.check_that_nothing_was_done()
 
@@ -801,7 +803,7 @@ def test_get_status_unique_raises_for_unique_without_job(unique: str | bytes) ->
 
 
 def test_echo_measures_round_trip_to_each_reachable_server() -> None:
-    """Its time runs from when it is sent, and not while a server connects."""
+    """The time that a server takes to connect does not count."""
     harness = ClientHarness(3)
     harness.server.refuse_connections()
     silence = harness.servers[1].fall_silent()
@@ -818,7 +820,7 @@ def test_echo_measures_round_trip_to_each_reachable_server() -> None:
 
 
 def test_echo_measures_server_that_leaves_it_unanswered() -> None:
-    """geard does (H6): the fence behind it makes the round trip."""
+    """As geard does (H6): the answer to the fence counts."""
     harness = ClientHarness().start()
     harness.server.leave_unanswered(ECHO_REQ)
     with harness.server.hold_answers():
@@ -849,19 +851,18 @@ def test_echo_fails_without_server() -> None:
     harness.stop()
 
 
-@pytest.mark.parametrize("question", ["get_status", "get_status_unique"])
-def test_cancelled_query_leaves_next_answer_alone(question: str) -> None:
-    """The next one gets its own answer."""
+@pytest.mark.parametrize("query", ["get_status", "get_status_unique"])
+def test_cancelled_query_leaves_next_answer_alone(query: str) -> None:
     harness = ClientHarness().start()
     submitted = harness.client.add_task_bg("work", unique=b"u")
     harness.advance()
-    subject = outcome(submitted) if question == "get_status" else b"u"
-    asked = getattr(harness.client, question)(subject)
-    again = getattr(harness.client, question)(subject)
-    asked.cancel()
+    subject = outcome(submitted) if query == "get_status" else b"u"
+    answered = getattr(harness.client, query)(subject)
+    again = getattr(harness.client, query)(subject)
+    answered.cancel()
     harness.advance()
-    assert type(outcome(asked)) is CancelledError
-    assert outcome(again) == JobStatus(True, False, 0, 0, 0 if question == "get_status_unique" else None)
+    assert type(outcome(answered)) is CancelledError
+    assert outcome(again) == JobStatus(True, False, 0, 0, 0 if query == "get_status_unique" else None)
     harness.stop()
 
 
@@ -886,25 +887,25 @@ def test_cancelled_echo_leaves_connections_alone() -> None:
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
-    ("data", "kind", "complaint"),
+    ("data", "kind", "message"),
     [
         ("text", TypeError, "data must be bytes, not str"),
         (b"x" * 11, ValueError, "data must have max_packet_size=10 bytes at most, not 11"),
     ],
 )
-def test_echo_raises_for_invalid_data(data: Any, kind: type[Exception], complaint: str) -> None:
+def test_echo_raises_for_invalid_data(data: Any, kind: type[Exception], message: str) -> None:
     harness = ClientHarness(max_packet_size=10)
-    with pytest.raises(kind, match=complaint):
+    with pytest.raises(kind, match=message):
         harness.client.echo(data)
     harness.check_that_nothing_was_done()
 
 
-# What stops and starts get into each other's way.
+# Overlapping starts and stops.
 
 
 @pytest.mark.guarantee(number=11)
 def test_callback_may_start_client_during_stop() -> None:
-    """It is then connected to all of them anew, and nothing of the old connections is left."""
+    """The client then has new connections to all servers, and none of the old ones."""
     harness = ClientHarness(3).start()
 
     def start(_: object) -> None:
@@ -922,7 +923,7 @@ def test_callback_may_start_client_during_stop() -> None:
 
 @pytest.mark.guarantee(number=11)
 def test_every_stop_fires_once_nothing_is_left() -> None:
-    """The second one too, and one after a start, for a peer that does not read."""
+    """Also a second stop, and a stop after a start, while a server does not read."""
     harness = ClientHarness().start()
     harness.server.fall_silent()
     stops = [harness.client.stopService(), harness.client.stopService()]
@@ -947,10 +948,10 @@ def test_cancelling_stop_of_several_servers_does_not_undo_it() -> None:
 def test_query_of_stopped_client_tries_no_other_server() -> None:
     harness = ClientHarness(2).start()
     harness.client.add_task("work", b"x", unique="u").addErrback(lambda _: harness.client.stopService())
-    harness.servers[harness.place_of_work()].drop_before(GET_STATUS_UNIQUE)
-    asked = harness.client.get_status_unique("u")
+    harness.servers[harness.take_anywhere()].drop_before(GET_STATUS_UNIQUE)
+    answered = harness.client.get_status_unique("u")
     harness.advance()
-    assert type(outcome(asked)) is ClientStopped
+    assert type(outcome(answered)) is ClientStopped
     harness.stop()
 
 
@@ -963,7 +964,7 @@ def test_submit_raises_for_anything_but_task(task: Any) -> None:
     harness.check_that_nothing_was_done()
 
 
-# job_servers that change.
+# Changes of job_servers.
 
 
 def test_added_server_is_connected_and_gets_tasks() -> None:
@@ -977,12 +978,12 @@ def test_added_server_is_connected_and_gets_tasks() -> None:
     assert harness.connected() == [1, 1]
     for number in range(4):
         harness.client.add_task("work", b"%d" % number).addErrback(lambda _: None)
-    assert [len(loads(server)) for server in harness.servers] == [2, 2]
+    assert [len(take_all(server)) for server in harness.servers] == [2, 2]
     harness.stop()
 
 
 def test_removed_server_finishes_its_tasks() -> None:
-    """It gets nothing more, and is disconnected after the last outcome."""
+    """It gets no more tasks, and is disconnected after the last outcome."""
     harness = ClientHarness(2).start()
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(4)]
     harness.advance()
@@ -1035,12 +1036,12 @@ def test_removed_server_without_connection_leaves_nothing(state: str) -> None:
 def test_lost_connection_to_removed_server_is_not_retried() -> None:
     harness = ClientHarness(2).start()
     task = harness.client.add_task("work", unique="u")
-    place = 0 if harness.advance() or harness.server.queued("work") else 1
-    harness.client.job_servers = [harness.client.job_servers[1 - place]]
-    harness.servers[place].drop_connections()
+    index = 0 if harness.advance() or harness.server.queued("work") else 1
+    harness.client.job_servers = [harness.client.job_servers[1 - index]]
+    harness.servers[index].drop_connections()
     assert type(outcome(task)) is TaskLost
     harness.advance(100)
-    assert harness.connected()[place] == 0
+    assert harness.connected()[index] == 0
     harness.stop()
 
 
@@ -1113,9 +1114,9 @@ def test_get_status_raises_for_handle_of_removed_server() -> None:
     harness.client.job_servers = harness.client.job_servers[1:]
     with pytest.raises(ValueError, match="server must be one of endpoint:1, not 'endpoint:0'"):
         harness.client.get_status(handles[0])
-    asked = harness.client.get_status(handles[1])
+    answered = harness.client.get_status(handles[1])
     harness.advance()
-    assert outcome(asked).known
+    assert outcome(answered).known
     harness.stop()
 
 
@@ -1125,11 +1126,11 @@ def test_queries_fail_if_connecting_server_is_removed() -> None:
     harness.server.black_hole_connections()
     both = harness.client.job_servers
     harness.client.job_servers = both[:1]
-    asked: list[Deferred[Any]] = [harness.client.get_status_unique("u"), harness.client.echo()]
+    answered: list[Deferred[Any]] = [harness.client.get_status_unique("u"), harness.client.echo()]
     harness.advance()
     harness.client.job_servers = both[1:]
     harness.advance()
-    for error in outcomes(asked):
+    for error in outcomes(answered):
         assert (type(error), list(error.reasons)) == (NoServersAvailable, ["endpoint:0"])
     harness.stop()
 
@@ -1142,7 +1143,7 @@ def test_tasks_awaiting_server_go_to_added_server() -> None:
     harness.start()
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(3)]
     harness.client.job_servers = both
-    assert loads(harness.servers[1]) == [b"0", b"1", b"2"]
+    assert take_all(harness.servers[1]) == [b"0", b"1", b"2"]
     harness.stop()
     assert [type(error) for error in outcomes(tasks)] == [ClientStopped] * 3
 
@@ -1210,26 +1211,26 @@ def test_callback_may_change_job_servers_during_change(then: str) -> None:
         harness.stop()
 
 
-# Stops in what states there are besides.
+# Stops with tasks in flight.
 
 
-def gated(harness: ClientHarness) -> None:
+def with_admission_queue(harness: ClientHarness) -> None:
     harness.start()
 
 
-def in_the_backlog(harness: ClientHarness) -> None:
+def with_backlog(harness: ClientHarness) -> None:
     harness.start()
     harness.server.fall_silent()
     harness.client.add_task_bg("work", b"x" * 70_000).addErrback(lambda _: None)
 
 
 def half_open(harness: ClientHarness) -> None:
-    """The other end reads nothing and says nothing."""
+    """The server neither reads nor answers."""
     harness.start()
     harness.server.fall_silent()
 
 
-def servers_leave(harness: ClientHarness) -> None:
+def with_removed_server(harness: ClientHarness) -> None:
     harness.start()
     harness.client.add_task("work").addErrback(lambda _: None)
     harness.advance()
@@ -1238,7 +1239,7 @@ def servers_leave(harness: ClientHarness) -> None:
 
 @pytest.mark.guarantee(number=1)
 @pytest.mark.guarantee(number=11)
-@pytest.mark.parametrize("state", [gated, in_the_backlog, half_open, servers_leave])
+@pytest.mark.parametrize("state", [with_admission_queue, with_backlog, half_open, with_removed_server])
 def test_stop_with_tasks_in_flight_leaves_nothing_after_three_seconds(state: Callable[[ClientHarness], None]) -> None:
     harness = ClientHarness(max_in_flight=2, heartbeat=60.0)
     state(harness)
@@ -1255,7 +1256,7 @@ def test_stop_with_tasks_in_flight_leaves_nothing_after_three_seconds(state: Cal
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
-    ("options", "kind", "complaint"),
+    ("options", "kind", "message"),
     [
         ({"max_in_flight": 0}, ValueError, "max_in_flight must be at least 1, not 0"),
         ({"max_in_flight": 1.5}, TypeError, "max_in_flight must be int, not float"),
@@ -1266,12 +1267,12 @@ def test_stop_with_tasks_in_flight_leaves_nothing_after_three_seconds(state: Cal
         ({"job_check_interval": None}, TypeError, "job_check_interval must be a number of seconds, not NoneType"),
     ],
 )
-def test_invalid_policy_arguments_raise(options: dict[str, Any], kind: type[Exception], complaint: str) -> None:
-    with pytest.raises(kind, match=complaint):
+def test_invalid_policy_arguments_raise(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
         GearmanClient(["127.0.0.1"], **options)
 
 
-# What is behind map and stream has tests of its own.
+# map and stream (see test_iteration) and cancel_job (see test_canceller).
 
 
 def test_map_and_stream_yield_results() -> None:
@@ -1296,7 +1297,7 @@ def test_cancel_drops_job_with_drop_on_cancel() -> None:
     client = server.client()
     task = client.add_task("work", b"abc", drop_on_cancel=True)
     server.advance()
-    assert loads(server) == [b"abc"]
+    assert take_all(server) == [b"abc"]
     handle = server.result_of(client.add_task_bg("work", b"def"))
     assert server.result_of(client.cancel_job(handle)) is None
     task.addErrback(lambda _: None)
@@ -1308,7 +1309,7 @@ def test_cancel_drops_job_with_drop_on_cancel() -> None:
 
 @pytest.mark.guarantee(number=9)
 def test_cancel_abandons_task_if_job_cannot_be_dropped() -> None:
-    """Its server is none of the client's any more; or there is no such server at all."""
+    """Because its server was removed, or the client was stopped."""
     server, other = MemoryJobServer(), MemoryJobServer()
     client = server.client()
     task = client.add_task("work", drop_on_cancel=True)

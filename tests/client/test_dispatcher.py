@@ -1,4 +1,4 @@
-"""The policy, seen from a client with job servers in memory: time-outs, retries, patience, and the gate."""
+"""The policy of a client with job servers in memory: time-outs, retries, waiting for servers, and admission."""
 
 from __future__ import annotations
 
@@ -31,33 +31,31 @@ from txgearman.client.protocol import GearmanClientProtocol
 from txgearman.packets import SUBMIT_JOB, SUBMIT_JOB_BG
 from txgearman.testing import Fault, MemoryJobServer, TakenJob
 
-from ..client_harness import NOTHING, ClientHarness, loads, noting, outcome, outcomes
+from ..client_harness import NOTHING, ClientHarness, Events, outcome, outcomes, recording, take_all
 from ..conftest import Failures
 
-Seen = list[tuple[Any, ...]]
-LONGEST_BACK_OFF = 60.0  # half a minute, and what chance may add to it
-MORE_THAN_A_TRANSPORT_TAKES = b"x" * 70_000
+LONGEST_BACK_OFF = 60.0  # half a minute, and the jitter that Twisted may add
+MORE_THAN_TRANSPORT_BUFFERS = b"x" * 70_000
 
 
 class CountingClock(Clock):
-    """Knows how often it was asked for a timer."""
+    """Clock that counts the timers that were requested."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = 0
+        self.requested = 0
 
     def callLater(self, *args: Any, **kwargs: Any) -> Any:
-        self.asked += 1
+        self.requested += 1
         return super().callLater(*args, **kwargs)
 
 
-def quietly(deferred: Deferred[Any]) -> None:
-    """Nobody is interested in what becomes of it."""
+def ignore_errors(deferred: Deferred[Any]) -> None:
     deferred.addErrback(lambda _: None)
 
 
 def stop(harness: ClientHarness) -> None:
-    """Stop the client of a server that may be silent."""
+    """Stop a client whose servers may be silent."""
     harness.client.stopService()
     harness.advance(3)
     harness.stop()
@@ -65,142 +63,144 @@ def stop(harness: ClientHarness) -> None:
 
 @contextmanager
 def writes() -> Iterator[list[Task]]:
-    """Each task at each time that it is written to a server."""
+    """Collect each task whenever it is written to a server."""
     written: list[Task] = []
-    _send_task = GearmanClientProtocol._send_task
+    send_task = GearmanClientProtocol._send_task
 
     def send_and_note(connection: GearmanClientProtocol, task: Task) -> None:
         if not connection.writing_paused:
             written.append(task)
-        _send_task(connection, task)
+        send_task(connection, task)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(GearmanClientProtocol, "_send_task", send_and_note)
         yield written
 
 
-def names(seen: Seen) -> list[str]:
-    return [event[0] for event in seen]
+def names(events: Events) -> list[str]:
+    return [event[0] for event in events]
 
 
-# Guarantee 10: the time of a task passes wherever it is.
+# Guarantee 10: the time-out of a task runs in any state.
 
 TIMEOUT = 0.4
 
 
-def submit(harness: ClientHarness, seen: Seen, **options: Any) -> Deferred[bytes]:
-    return harness.client.add_task("work", b"late", timeout=TIMEOUT, **noting(seen), **options)
+def submit(harness: ClientHarness, events: Events, **options: Any) -> Deferred[bytes]:
+    return harness.client.add_task("work", b"late", timeout=TIMEOUT, **recording(events), **options)
 
 
-def at_the_gate(seen: Seen) -> tuple[ClientHarness, Deferred[bytes]]:
+def in_admission_queue(events: Events) -> tuple[ClientHarness, Deferred[bytes]]:
     harness = ClientHarness(max_in_flight=1).start()
-    quietly(harness.client.add_task("work", b"first"))
-    return harness, submit(harness, seen)
+    ignore_errors(harness.client.add_task("work", b"first"))
+    return harness, submit(harness, events)
 
 
-def waiting_for_a_connecting_server(seen: Seen) -> tuple[ClientHarness, Deferred[bytes]]:
+def awaiting_connection(events: Events) -> tuple[ClientHarness, Deferred[bytes]]:
     harness = ClientHarness()
     harness.server.black_hole_connections()
-    return harness, submit(harness, seen)
+    return harness, submit(harness, events)
 
 
-def patient(seen: Seen) -> tuple[ClientHarness, Deferred[bytes]]:
+def awaiting_server(events: Events) -> tuple[ClientHarness, Deferred[bytes]]:
     harness = ClientHarness(server_wait=100.0)
     harness.server.refuse_connections()
     harness.start()
-    return harness, submit(harness, seen)
+    return harness, submit(harness, events)
 
 
-def resting(seen: Seen) -> tuple[ClientHarness, Deferred[bytes]]:
+def backing_off(events: Events) -> tuple[ClientHarness, Deferred[bytes]]:
     harness = ClientHarness()
-    task = submit(harness, seen, retries=1)
+    task = submit(harness, events, retries=1)
     harness.server.take("work").fail()
     return harness, task
 
 
-def in_the_backlog(seen: Seen) -> tuple[ClientHarness, Deferred[bytes]]:
+def in_backlog(events: Events) -> tuple[ClientHarness, Deferred[bytes]]:
     harness = ClientHarness().start()
     harness.server.fall_silent()
-    quietly(harness.client.add_task("work", MORE_THAN_A_TRANSPORT_TAKES))
-    task = submit(harness, seen)
+    ignore_errors(harness.client.add_task("work", MORE_THAN_TRANSPORT_BUFFERS))
+    task = submit(harness, events)
     assert harness.client.servers[0].in_flight == 1
     return harness, task
 
 
-def written(seen: Seen) -> tuple[ClientHarness, Deferred[bytes]]:
+def written(events: Events) -> tuple[ClientHarness, Deferred[bytes]]:
     harness = ClientHarness().start()
     harness.server.fall_silent()
-    task = submit(harness, seen)
+    task = submit(harness, events)
     assert harness.client.servers[0].in_flight == 1
     return harness, task
 
 
-def acknowledged(seen: Seen) -> tuple[ClientHarness, Deferred[bytes]]:
+def acknowledged(events: Events) -> tuple[ClientHarness, Deferred[bytes]]:
     harness = ClientHarness()
-    task = submit(harness, seen)
+    task = submit(harness, events)
     harness.advance()
     return harness, task
 
 
-def under_way(seen: Seen) -> tuple[ClientHarness, Deferred[bytes]]:
-    harness, task = acknowledged(seen)
+def running(events: Events) -> tuple[ClientHarness, Deferred[bytes]]:
+    harness, task = acknowledged(events)
     harness.server.take("work").send_status(1, 2)
     return harness, task
 
 
-def sharing_a_job(seen: Seen) -> tuple[ClientHarness, Deferred[bytes]]:
+def sharing_job(events: Events) -> tuple[ClientHarness, Deferred[bytes]]:
     harness = ClientHarness()
-    quietly(harness.client.add_task("work", unique="u"))
-    task = submit(harness, seen, unique="u")
-    quietly(harness.client.add_task("work", unique="u"))
+    ignore_errors(harness.client.add_task("work", unique="u"))
+    task = submit(harness, events, unique="u")
+    ignore_errors(harness.client.add_task("work", unique="u"))
     harness.advance()
     return harness, task
 
 
-PLACES: list[Callable[[Seen], tuple[ClientHarness, Deferred[bytes]]]] = [
-    at_the_gate,
-    waiting_for_a_connecting_server,
-    patient,
-    resting,
-    in_the_backlog,
+STATES: list[Callable[[Events], tuple[ClientHarness, Deferred[bytes]]]] = [
+    in_admission_queue,
+    awaiting_connection,
+    awaiting_server,
+    backing_off,
+    in_backlog,
     written,
     acknowledged,
-    under_way,
-    sharing_a_job,
+    running,
+    sharing_job,
 ]
 
 
 @pytest.mark.guarantee(number=10)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("state", STATES)
 def test_timeout_fails_task_in_any_state(
-    place: Callable[[Seen], tuple[ClientHarness, Deferred[bytes]]],
+    state: Callable[[Events], tuple[ClientHarness, Deferred[bytes]]],
 ) -> None:
-    seen: Seen = []
-    harness, task = place(seen)
+    events: Events = []
+    harness, task = state(events)
     harness.advance(TIMEOUT - 0.01)
     assert outcome(task) is NOTHING
     harness.advance(0.02)
     error = outcome(task)
     assert (type(error), str(error).rpartition(": ")[2]) == (TaskTimedOut, "timed out")
-    assert seen[-1] == ("fail", error)
+    assert events[-1] == ("fail", error)
     harness.advance(5)
-    assert names(seen).count("fail") == 1
-    assert seen[-1] == ("fail", error)
+    assert names(events).count("fail") == 1
+    assert events[-1] == ("fail", error)
     stop(harness)
 
 
 @pytest.mark.guarantee(number=9)
-@pytest.mark.parametrize("place", [at_the_gate, waiting_for_a_connecting_server, patient, in_the_backlog])
-def test_unsent_task_that_timed_out_is_never_sent(place: Callable[[Seen], tuple[ClientHarness, Deferred[bytes]]]) -> None:
-    harness, task = place([])
+@pytest.mark.parametrize("state", [in_admission_queue, awaiting_connection, awaiting_server, in_backlog])
+def test_unsent_task_that_timed_out_is_never_sent(
+    state: Callable[[Events], tuple[ClientHarness, Deferred[bytes]]],
+) -> None:
+    harness, task = state([])
     harness.advance(TIMEOUT + 0.01)
     assert type(outcome(task)) is TaskTimedOut
     for fault in list(harness.server._faults.active):
         fault.end()
     harness.advance(12)
-    quietly(harness.client.add_task("work", b"next"))
-    sent = loads(harness.server)
-    if place is at_the_gate:
+    ignore_errors(harness.client.add_task("work", b"next"))
+    sent = take_all(harness.server)
+    if state is in_admission_queue:
         assert sent == [b"first"]
     else:
         assert sent[-1:] == [b"next"]
@@ -217,13 +217,13 @@ def test_unsent_task_that_timed_out_is_never_sent(place: Callable[[Seen], tuple[
 )
 def test_packets_for_timed_out_task_are_ignored(end: Callable[[TakenJob], None], unique: str) -> None:
     harness = ClientHarness()
-    seen: Seen = []
-    late = submit(harness, seen, unique=unique)
+    events: Events = []
+    late = submit(harness, events, unique=unique)
     other = harness.client.add_task("work", unique=unique)
     job = harness.server.take("work")
     harness.advance(TIMEOUT)
     assert type(outcome(late)) is TaskTimedOut
-    told = list(seen)
+    before = list(events)
     job.send_data(b"d")
     end(job)
     if unique:
@@ -232,7 +232,7 @@ def test_packets_for_timed_out_task_are_ignored(end: Callable[[TakenJob], None],
         assert outcome(other) is NOTHING
         harness.server.take("work").complete(b"its own")
         assert outcome(other) == b"its own"
-    assert seen == told
+    assert events == before
     harness.check_that_it_works()
     harness.stop()
 
@@ -241,14 +241,14 @@ def test_packets_for_timed_out_task_are_ignored(end: Callable[[TakenJob], None],
 def test_background_task_times_out_if_not_acknowledged() -> None:
     harness = ClientHarness().start()
     silence = harness.server.fall_silent()
-    told: Seen = []
-    late = harness.client.add_task_bg("work", timeout=TIMEOUT, on_fail=lambda task, reason: told.append((task, reason)))
+    failures: list[Any] = []
+    late = harness.client.add_task_bg("work", timeout=TIMEOUT, on_fail=lambda *arguments: failures.append(arguments))
     harness.advance(TIMEOUT)
     error = outcome(late)
     assert type(error) is TaskTimedOut
-    assert told == [(error.task, error)]
+    assert failures == [(error.task, error)]
     silence.end()
-    assert len(loads(harness.server)) == 1
+    assert len(take_all(harness.server)) == 1
     harness.check_that_it_works()
     harness.stop()
 
@@ -271,25 +271,25 @@ def test_task_that_ends_in_time_leaves_no_timer(background: bool) -> None:
 @pytest.mark.guarantee(number=10)
 @pytest.mark.slow
 def test_hundred_thousand_timeouts_share_one_timer() -> None:
-    """And to add one, or to take one away, asks for no other, but for those that are due before all others."""
+    """Adding or removing one sets no timer, except for one that is due before all others."""
     clock = CountingClock()
     harness = ClientHarness(clock=clock)
     harness.server.black_hole_connections()
     harness.start()
-    before, timers = clock.asked, len(clock.getDelayedCalls())
+    before, timers = clock.requested, len(clock.getDelayedCalls())
     chosen = random.Random(5)
     tasks = [harness.client.add_task("work", timeout=chosen.uniform(1.0, 9.0)) for _ in range(100_000)]
-    assert clock.asked - before < 50
+    assert clock.requested - before < 50
     assert len(clock.getDelayedCalls()) == timers + 1
     for task in tasks:
-        quietly(task)
+        ignore_errors(task)
     for task in tasks[::2]:
         task.cancel()
     assert len(clock.getDelayedCalls()) == timers + 1
-    before = clock.asked
+    before = clock.requested
     clock.advance(9)
     assert all(task.called for task in tasks)
-    assert clock.asked == before
+    assert clock.requested == before
     assert len(clock.getDelayedCalls()) == timers
     harness.stop()
 
@@ -297,14 +297,14 @@ def test_hundred_thousand_timeouts_share_one_timer() -> None:
 @pytest.mark.guarantee(number=10)
 def test_timeout_covers_all_attempts() -> None:
     harness = ClientHarness()
-    seen: Seen = []
-    task = harness.client.add_task("work", timeout=2.5, retries=100, **noting(seen))
-    for rest in (0.5, 1.0):
+    events: Events = []
+    task = harness.client.add_task("work", timeout=2.5, retries=100, **recording(events))
+    for delay in (0.5, 1.0):
         harness.server.take("work").fail()
-        harness.advance(rest)
+        harness.advance(delay)
     harness.advance(1)
     assert type(outcome(task)) is TaskTimedOut
-    assert names(seen) == ["created", "retry", "created", "retry", "created", "fail"]
+    assert names(events) == ["created", "retry", "created", "retry", "created", "fail"]
     harness.stop()
 
 
@@ -344,47 +344,49 @@ def test_failed_task_is_resubmitted_up_to_retries(
     go_wrong: Callable[[ClientHarness], None], kind: type[Exception], retries: int
 ) -> None:
     harness = ClientHarness(server_wait=100.0).start()
-    seen: Seen = []
+    events: Events = []
     with writes() as written:
-        task = harness.client.add_task("work", b"x", retries=retries, **noting(seen))
+        task = harness.client.add_task("work", b"x", retries=retries, **recording(events))
         for attempt in range(retries):
             go_wrong(harness)
             assert outcome(task) is NOTHING
-            assert seen[-1] == ("retry", attempt + 1)
+            assert events[-1] == ("retry", attempt + 1)
             harness.advance(60)
         go_wrong(harness)
         error = outcome(task)
         assert type(error) is kind
-        assert seen[-1] == ("fail", error)
-        assert [told for event, *told in seen if event == "retry"] == [[number + 1] for number in range(retries)]
+        assert events[-1] == ("fail", error)
+        assert [arguments for event, *arguments in events if event == "retry"] == [
+            [number + 1] for number in range(retries)
+        ]
         harness.advance(120)
-    assert (len(written), names(seen).count("fail")) == (retries + 1, 1)
+    assert (len(written), names(events).count("fail")) == (retries + 1, 1)
     harness.stop()
 
 
-def losing(harness: ClientHarness, times: int) -> None:
+def loses_tasks(harness: ClientHarness, times: int) -> None:
     harness.server.drop_after(SUBMIT_JOB, times=times)
 
 
-def with_a_full_queue(harness: ClientHarness, times: int) -> None:
+def has_full_queue(harness: ClientHarness, times: int) -> None:
     harness.server.reject("QUEUE_ERROR", "Job queue is full", times=times)
 
 
 @pytest.mark.guarantee(number=7)
-@pytest.mark.parametrize(("server", "kind"), [(losing, TaskLost), (with_a_full_queue, TaskRejected)])
+@pytest.mark.parametrize(("server", "kind"), [(loses_tasks, TaskLost), (has_full_queue, TaskRejected)])
 @pytest.mark.parametrize("retries", [0, 2])
 def test_unacknowledged_task_is_resubmitted_up_to_retries(
     server: Callable[[ClientHarness, int], None], kind: type[Exception], retries: int
 ) -> None:
     harness = ClientHarness(server_wait=100.0).start()
     server(harness, retries + 1)
-    seen: Seen = []
+    events: Events = []
     with writes() as written:
-        task = harness.client.add_task("work", retries=retries, **noting(seen))
+        task = harness.client.add_task("work", retries=retries, **recording(events))
         harness.advance(120)
     error = outcome(task)
     assert type(error) is kind
-    assert seen == [*(("retry", number + 1) for number in range(retries)), ("fail", error)]
+    assert events == [*(("retry", number + 1) for number in range(retries)), ("fail", error)]
     assert len(written) == retries + 1
     harness.stop()
 
@@ -405,30 +407,30 @@ def test_task_without_server_is_retried_up_to_retries() -> None:
     for server in harness.servers:
         server.refuse_connections()
     harness.start()
-    seen: Seen = []
-    task = harness.client.add_task("work", retries=2, **noting(seen))
+    events: Events = []
+    task = harness.client.add_task("work", retries=2, **recording(events))
     harness.advance(0.49)
-    assert names(seen) == ["retry"]
+    assert names(events) == ["retry"]
     harness.advance(0.02)
-    assert names(seen) == ["retry", "retry"]
+    assert names(events) == ["retry", "retry"]
     harness.advance(0.98)
     assert outcome(task) is NOTHING
     harness.advance(0.02)
     error = outcome(task)
     assert (type(error), set(error.reasons)) == (NoServersAvailable, {"endpoint:0", "endpoint:1"})
-    assert seen == [("retry", 1), ("retry", 2), ("fail", error)]
+    assert events == [("retry", 1), ("retry", 2), ("fail", error)]
     harness.stop()
 
 
 @pytest.mark.guarantee(number=7)
 def test_task_of_forgotten_job_is_resubmitted() -> None:
     harness = ClientHarness(job_check_interval=10.0)
-    seen: Seen = []
-    task = harness.client.add_task("work", retries=1, **noting(seen))
+    events: Events = []
+    task = harness.client.add_task("work", retries=1, **recording(events))
     harness.advance()
     harness.server._core.jobs = type(harness.server._core.jobs)(harness.clock.seconds, 0, b"H:new")
     harness.advance(16)
-    assert seen == [("created",), ("retry", 1), ("created",)]
+    assert events == [("created",), ("retry", 1), ("created",)]
     harness.server.take("work").complete(b"done")
     assert outcome(task) == b"done"
     harness.stop()
@@ -437,23 +439,23 @@ def test_task_of_forgotten_job_is_resubmitted() -> None:
 @pytest.mark.guarantee(number=2)
 def test_events_of_retried_task_come_in_order() -> None:
     harness = ClientHarness()
-    seen: Seen = []
+    events: Events = []
     handles: list[Any] = []
-    options = noting(seen)
+    options = recording(events)
 
     def on_retry(task: Task, attempt: int) -> None:
         handles.append(task.handle)
-        seen.append(("retry", attempt))
+        events.append(("retry", attempt))
 
     task = harness.client.add_task("work", retries=1, **{**options, "on_retry": on_retry})
-    task.addCallback(lambda _: seen.append(("fired",)))
+    task.addCallback(lambda _: events.append(("fired",)))
     job = harness.server.take("work")
     job.send_data(b"half")
     job.send_exception(b"x")
     assert handles == [None]
     harness.advance(0.5)
     harness.server.take("work").complete(b"done")
-    assert seen == [
+    assert events == [
         ("created",),
         ("data", b"half"),
         ("exception", b"x"),
@@ -468,10 +470,10 @@ def test_events_of_retried_task_come_in_order() -> None:
 @pytest.mark.guarantee(number=7)
 def test_task_is_resubmitted_after_retry_delay() -> None:
     harness = ClientHarness()
-    quietly(harness.client.add_task("work", retries=8))
-    for rest in (0.5, 1, 2, 4, 8, 16, 30, 30):
+    ignore_errors(harness.client.add_task("work", retries=8))
+    for delay in (0.5, 1, 2, 4, 8, 16, 30, 30):
         harness.server.take("work").fail()
-        harness.advance(rest - 0.01)
+        harness.advance(delay - 0.01)
         assert harness.server.queued("work") == []
         harness.advance(0.02)
         assert len(harness.server.queued("work")) == 1
@@ -482,15 +484,15 @@ def test_task_is_resubmitted_after_retry_delay() -> None:
 def test_task_with_unique_is_retried_on_next_server_in_rank() -> None:
     harness = ClientHarness(3).start()
     task = harness.client.add_task("work", unique="u", retries=5)
-    places = []
+    indices = []
     for attempt in range(5):
         harness.advance()
-        place = next(number for number, server in enumerate(harness.servers) if server.queued("work"))
-        places.append(place)
-        harness.servers[place].take("work").fail()
+        index = next(number for number, server in enumerate(harness.servers) if server.queued("work"))
+        indices.append(index)
+        harness.servers[index].take("work").fail()
         harness.advance(retry_delay(attempt + 1))
     ranked = [int(server.address[-1]) for server in harness.client._servers.ranked(b"u")]
-    assert places == [*ranked, *ranked[:2]]
+    assert indices == [*ranked, *ranked[:2]]
     assert outcome(task) is NOTHING
     harness.stop()
     outcome(task)
@@ -498,7 +500,7 @@ def test_task_with_unique_is_retried_on_next_server_in_rank() -> None:
 
 @pytest.mark.guarantee(number=7)
 def test_task_without_unique_is_retried_on_another_server() -> None:
-    """Even if that is the busier one."""
+    """Even if the other server has more tasks."""
     harness = ClientHarness(2).start()
     task = harness.client.add_task("work", b"again", retries=4)
     numbers = count()
@@ -514,7 +516,7 @@ def test_task_without_unique_is_retried_on_another_server() -> None:
         harness.advance(retry_delay(attempt + 1))
         assert b"again" in harness.servers[1 - here].queued("work")
         for other in others:
-            quietly(other)
+            ignore_errors(other)
             other.cancel()
     harness.stop()
     assert type(outcome(task)) is ClientStopped
@@ -549,7 +551,7 @@ def test_sent_background_task_is_never_resubmitted(drop: Callable[..., Fault]) -
 @pytest.mark.guarantee(number=7)
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(st.sampled_from(["drop", "hold", "silence", "down", "well again", "wait"]), max_size=12),
+    st.lists(st.sampled_from(["drop", "hold", "silence", "down", "recover", "wait"]), max_size=12),
     st.integers(0, 12),
 )
 def test_background_task_is_sent_at_most_once(steps: list[str], when: int) -> None:
@@ -558,24 +560,24 @@ def test_background_task_is_sent_at_most_once(steps: list[str], when: int) -> No
     with writes() as written:
         for number, step in enumerate([*steps, "wait"]):
             if number == min(when, len(steps)):
-                tasks.append(harness.client.add_task_bg("work", MORE_THAN_A_TRANSPORT_TAKES))
+                tasks.append(harness.client.add_task_bg("work", MORE_THAN_TRANSPORT_BUFFERS))
                 tasks.append(harness.client.add_task_bg("work", b"1", unique="u"))
                 tasks.append(harness.client.add_task_bg("work", b"2"))
-            go_on(harness, step)
-        go_on(harness, "well again")
+            perform(harness, step)
+        perform(harness, "recover")
         harness.advance(120)
-    told = outcomes(tasks)
-    assert {type(each) for each in told} <= {JobHandle, TaskLost, NoServersAvailable}
+    results = outcomes(tasks)
+    assert {type(each) for each in results} <= {JobHandle, TaskLost, NoServersAvailable}
     assert len(set(written)) == len(written)
-    assert len(written) == sum(not isinstance(each, NoServersAvailable) for each in told)
+    assert len(written) == sum(not isinstance(each, NoServersAvailable) for each in results)
     stopped = harness.client.stopService()
     harness.advance()
     assert outcome(stopped) is not NOTHING
     assert harness.clock.getDelayedCalls() == []
 
 
-def go_on(harness: ClientHarness, step: str) -> None:
-    """Let something happen to the first server."""
+def perform(harness: ClientHarness, step: str) -> None:
+    """Perform a step of a random history, most of them on the first server."""
     server = harness.server
     if step == "drop" and server.connections:
         server.drop_connections()
@@ -587,7 +589,7 @@ def go_on(harness: ClientHarness, step: str) -> None:
         server.go_down()
     elif step == "wait":
         harness.advance(2)
-    elif step == "well again":
+    elif step == "recover":
         for fault in list(server._faults.active):
             fault.end()
 
@@ -632,28 +634,28 @@ def test_on_retry_may_do_anything(
     logged_failures: Failures,
 ) -> None:
     harness = ClientHarness(server_wait=100.0)
-    seen: Seen = []
+    events: Events = []
     tasks: list[Deferred[Any]] = []
 
     def on_retry(task: Task, attempt: int) -> None:
-        seen.append(("retry", attempt))
+        events.append(("retry", attempt))
         action(harness, tasks)
 
-    options = {**noting(seen), "on_retry": on_retry}
+    options = {**recording(events), "on_retry": on_retry}
     tasks.append(harness.client.add_task("work", b"first", retries=1, timeout=1000, **options))
     go_wrong(harness)
     harness.advance(10)
-    for load in loads_of_done(harness):
-        assert load in (b"first", b"more")
+    for workload in complete_all(harness):
+        assert workload in (b"first", b"more")
     assert type(outcome(tasks[0])) is kind
-    assert names(seen).count("complete") + names(seen).count("fail") == 1
-    assert names(seen)[-1] == ("complete" if kind is bytes else "fail")
+    assert names(events).count("complete") + names(events).count("fail") == 1
+    assert names(events)[-1] == ("complete" if kind is bytes else "fail")
     assert NOTHING not in outcomes(tasks)
     assert len(logged_failures.flush(ZeroDivisionError)) == (action is raise_something)
     harness.stop()
 
 
-def loads_of_done(harness: ClientHarness) -> list[bytes]:
+def complete_all(harness: ClientHarness) -> list[bytes]:
     """Complete every job for `work`; return their workloads."""
     done = harness.server.queued("work")
     for _ in done:
@@ -665,12 +667,12 @@ def loads_of_done(harness: ClientHarness) -> list[bytes]:
 def test_timeout_may_coincide_with_retry() -> None:
     for timeout in (0.49, 0.5, 0.51):
         harness = ClientHarness()
-        seen: Seen = []
-        task = harness.client.add_task("work", retries=1, timeout=timeout, **noting(seen))
+        events: Events = []
+        task = harness.client.add_task("work", retries=1, timeout=timeout, **recording(events))
         harness.server.take("work").fail()
         harness.advance(1)
         assert type(outcome(task)) is TaskTimedOut
-        assert names(seen).count("fail") == 1
+        assert names(events).count("fail") == 1
         harness.stop()
 
 
@@ -687,7 +689,7 @@ def test_task_cancelled_while_backing_off_is_not_resubmitted() -> None:
     harness.stop()
 
 
-# Patience.
+# Waiting for a server.
 
 
 def test_tasks_survive_restart_of_only_server_with_server_wait() -> None:
@@ -701,7 +703,7 @@ def test_tasks_survive_restart_of_only_server_with_server_wait() -> None:
     harness.advance(LONGEST_BACK_OFF)
     assert isinstance(outcome(handle), JobHandle)
     assert harness.server.queued("work") == [b"0", b"1", b"2", b"3"]
-    loads_of_done(harness)
+    complete_all(harness)
     assert outcomes(tasks) == [b"done"] * 3
     harness.stop()
 
@@ -710,7 +712,7 @@ def test_tasks_fail_at_once_with_reasons_without_server_wait() -> None:
     harness = ClientHarness(2).start()
     for server in harness.servers:
         server.go_down()
-    harness.advance(3)  # each was tried again; Twisted 22.4 takes a second or more
+    harness.advance(3)  # each server was tried again, which takes Twisted 22.4 a second or more
     error = outcome(harness.client.add_task("work"))
     assert type(error) is NoServersAvailable
     assert {address: type(reason) for address, reason in error.reasons.items()} == {
@@ -724,24 +726,24 @@ def test_tasks_fail_with_reasons_after_server_wait() -> None:
     harness = ClientHarness(2, server_wait=5.0).start()
     for server in harness.servers:
         server.go_down()
-    seen: Seen = []
-    task = harness.client.add_task("work", **noting(seen))
+    events: Events = []
+    task = harness.client.add_task("work", **recording(events))
     harness.advance(4.9)
     assert outcome(task) is NOTHING
     harness.advance(0.2)
     error = outcome(task)
     assert (type(error), set(error.reasons)) == (NoServersAvailable, {"endpoint:0", "endpoint:1"})
-    assert seen == [("fail", error)]
+    assert events == [("fail", error)]
     harness.stop()
 
 
 def test_task_is_retried_after_server_wait() -> None:
     harness = ClientHarness(server_wait=100.0).start()
     down = harness.server.go_down()
-    seen: Seen = []
-    task = harness.client.add_task("work", retries=1, **noting(seen))
+    events: Events = []
+    task = harness.client.add_task("work", retries=1, **recording(events))
     harness.advance(100)
-    assert names(seen) == ["retry"]
+    assert names(events) == ["retry"]
     down.end()
     harness.advance(LONGEST_BACK_OFF)
     harness.server.take("work").complete(b"done")
@@ -758,7 +760,7 @@ def test_task_cancelled_while_awaiting_server_is_never_sent() -> None:
     assert type(outcome(tasks[1])) is CancelledError
     down.end()
     harness.advance(5)
-    assert loads(harness.server) == [b"0", b"2"]
+    assert take_all(harness.server) == [b"0", b"2"]
     harness.stop()
     assert [type(error) for error in outcomes(tasks[::2])] == [ClientStopped] * 2
 
@@ -779,20 +781,20 @@ def test_failed_connection_attempt_routes_no_task_awaiting_server(monkeypatch: p
     harness = ClientHarness(server_wait=10_000.0).start()
     down = harness.server.go_down()
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(10_000)]
-    chosen = 0
-    place = Dispatcher._route
+    routed = 0
+    route = Dispatcher._route
 
     def counting(dispatcher: Dispatcher, task: Task) -> None:
-        nonlocal chosen
-        chosen += 1
-        place(dispatcher, task)
+        nonlocal routed
+        routed += 1
+        route(dispatcher, task)
 
     monkeypatch.setattr(Dispatcher, "_route", counting)
     harness.advance(600)
-    assert (down.happened > 15, chosen) == (True, 0)
+    assert (down.happened > 15, routed) == (True, 0)
     down.end()
     harness.advance(LONGEST_BACK_OFF)
-    assert chosen == 10_000
+    assert routed == 10_000
     assert harness.server.queued("work") == [b"%d" % number for number in range(10_000)]
     harness.stop()
     outcomes(tasks)
@@ -800,9 +802,9 @@ def test_failed_connection_attempt_routes_no_task_awaiting_server(monkeypatch: p
 
 @pytest.mark.guarantee(number=11)
 def test_stop_fails_task_in_any_state() -> None:
-    seen: Seen = []
-    for place in PLACES:
-        harness, task = place(seen)
+    events: Events = []
+    for state in STATES:
+        harness, task = state(events)
         harness.advance()
         stopped = harness.client.stopService()
         again = harness.client.stopService()
@@ -810,13 +812,13 @@ def test_stop_fails_task_in_any_state() -> None:
         harness.advance(3)
         assert NOTHING not in outcomes([stopped, again])
         harness.stop()
-    assert names(seen).count("fail") == len(PLACES)
+    assert names(events).count("fail") == len(STATES)
 
 
 @pytest.mark.guarantee(number=1)
 def test_drain_awaits_task_in_any_state() -> None:
-    for place in PLACES:
-        harness, task = place([])
+    for state in STATES:
+        harness, task = state([])
         drained = harness.client.drain()
         harness.advance(0.1)
         assert outcome(drained) is NOTHING
@@ -837,7 +839,7 @@ def test_failing_task_may_cancel_tasks_awaiting_connection() -> None:
     harness.stop()
 
 
-# The gate.
+# Admission: max_in_flight.
 
 
 def test_max_in_flight_queues_tasks_in_order() -> None:
@@ -860,8 +862,8 @@ def test_task_backing_off_stays_admitted() -> None:
     harness.server.take("work").fail()
     assert harness.server.queued("work") == []
     harness.advance(0.5)
-    assert loads_of_done(harness) == [b"1"]
-    assert loads_of_done(harness) == [b"2"]
+    assert complete_all(harness) == [b"1"]
+    assert complete_all(harness) == [b"2"]
     assert outcomes(tasks) == [b"done"] * 2
     harness.stop()
 
@@ -872,9 +874,9 @@ def test_task_cancelled_in_admission_queue_is_never_sent() -> None:
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(4)]
     tasks[1].cancel()
     assert type(outcome(tasks[1])) is CancelledError
-    assert loads_of_done(harness) == [b"0"]
-    assert loads_of_done(harness) == [b"2"]
-    assert loads_of_done(harness) == [b"3"]
+    assert complete_all(harness) == [b"0"]
+    assert complete_all(harness) == [b"2"]
+    assert complete_all(harness) == [b"3"]
     assert outcome(harness.client.drain()) is None
     harness.stop()
 
@@ -886,7 +888,7 @@ def test_cancel_drops_job_only_with_drop_on_cancel(wanted: bool) -> None:
     client = server.client()
     task = client.add_task("work", drop_on_cancel=wanted)
     server.advance()
-    quietly(task)
+    ignore_errors(task)
     task.cancel()
     server.advance()
     assert len(server.queued("work")) == (0 if wanted else 1)
@@ -896,7 +898,7 @@ def test_cancel_drops_job_only_with_drop_on_cancel(wanted: bool) -> None:
 def test_background_task_is_in_flight_until_acknowledged() -> None:
     harness = ClientHarness(max_in_flight=3)
     tasks = [harness.client.add_task_bg("work", b"%d" % number) for number in range(10)]
-    assert loads(harness.server) == [b"%d" % number for number in range(10)]
+    assert take_all(harness.server) == [b"%d" % number for number in range(10)]
     assert NOTHING not in outcomes(tasks)
     harness.stop()
 
@@ -908,31 +910,31 @@ def test_task_submitted_by_callback_waits_behind_admission_queue() -> None:
         "work", b"1", on_complete=lambda *_: more.append(harness.client.add_task("work", b"3"))
     )
     second = harness.client.add_task("work", b"2")
-    assert [loads_of_done(harness) for _ in range(4)] == [[b"1"], [b"2"], [b"3"], []]
+    assert [complete_all(harness) for _ in range(4)] == [[b"1"], [b"2"], [b"3"], []]
     assert outcomes([first, second, *more]) == [b"done"] * 3
     harness.stop()
 
 
 def test_task_submitted_during_admission_waits_behind_admission_queue() -> None:
-    """Even where it finds a free place that one of them is about to take."""
+    """Even if fewer than the maximum are in flight at that moment."""
     harness = ClientHarness(max_in_flight=2).start()
     ended: list[str] = []
 
     def ending(name: str) -> dict[str, Any]:
         return {"on_fail": lambda task, reason: ended.append(name)}
 
-    def make_room(task: Task, reason: Exception) -> None:
-        ended.append("first at the gate")
+    def cancel_second(task: Task, reason: Exception) -> None:
+        ended.append("first in queue")
         tasks[1].cancel()
         tasks.append(harness.client.add_task("work", **ending("submitted last")))
 
     tasks = [harness.client.add_task("work", **ending(name)) for name in ("first", "second")]
-    tasks.append(harness.client.add_task("work", on_fail=make_room))
-    tasks.append(harness.client.add_task("work", **ending("last at the gate")))
+    tasks.append(harness.client.add_task("work", on_fail=cancel_second))
+    tasks.append(harness.client.add_task("work", **ending("last in queue")))
     harness.advance()
     harness.server.go_down()
     assert NOTHING not in outcomes(tasks)
-    assert ended == ["first", "first at the gate", "second", "last at the gate", "submitted last"]
+    assert ended == ["first", "first in queue", "second", "last in queue", "submitted last"]
     harness.stop()
 
 
@@ -949,7 +951,6 @@ def test_stop_fails_admission_queue_though_callback_starts_client() -> None:
 
 
 def test_ten_thousand_tasks_in_admission_queue_fail_without_recursion() -> None:
-    """In no deeper a call than one."""
     harness = ClientHarness(max_in_flight=1)
     harness.server.drop_before(SUBMIT_JOB)
     tasks = [harness.client.add_task("work") for _ in range(10_000)]
@@ -986,21 +987,21 @@ STEPS = st.lists(
 @settings(deadline=None, max_examples=100)
 @given(STEPS, st.integers(1, 3))
 def test_tasks_in_flight_never_exceed_maximum(steps: list[tuple[str, int]], most: int) -> None:
-    """Out of those that were let in and have no outcome, the resting and the waiting ones too."""
+    """Tasks that are backing off or awaiting a server count, too."""
     harness = ClientHarness(max_in_flight=most, server_wait=100.0).start()
     tasks: list[Deferred[Any]] = []
-    loads: list[bytes] = []
-    let_in: list[bytes] = []
+    workloads: list[bytes] = []
+    admitted: list[bytes] = []
 
     def created(task: Task) -> None:
         if not task.attempt:
-            let_in.append(task.workload)
+            admitted.append(task.workload)
 
     for step, pick in steps:
         if step == "add":
-            loads.append(b"%d" % len(loads))
-            task = harness.client.add_task("work", loads[-1], retries=pick % 3, on_created=created)
-            quietly(task)
+            workloads.append(b"%d" % len(workloads))
+            task = harness.client.add_task("work", workloads[-1], retries=pick % 3, on_created=created)
+            ignore_errors(task)
             tasks.append(task)
         elif step in ("complete", "fail") and harness.server.queued("work"):
             getattr(harness.server.take("work"), step)()
@@ -1016,7 +1017,7 @@ def test_tasks_in_flight_never_exceed_maximum(steps: list[tuple[str, int]], most
         assert harness.client.servers[0].in_flight <= most
         assert harness.client._dispatcher._admitted <= most
     harness.advance(100)
-    assert let_in == sorted(let_in, key=int)
+    assert admitted == sorted(admitted, key=int)
     while harness.server.queued("work"):
         harness.server.take("work").complete()
         harness.advance(40)

@@ -1,4 +1,4 @@
-"""`map` and `stream`: order, laziness, bounds, failures, and what a loop that is left early leaves: nothing."""
+"""`map` and `stream`: order, laziness, bounds, failures, and loops that are left early."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from txgearman import (
 from txgearman.client.iteration import STREAM_BUFFER
 from txgearman.packets import WORK_DATA
 
-from ..client_harness import NOTHING, ClientHarness, loads, outcome
+from ..client_harness import NOTHING, ClientHarness, outcome, take_all
 from ..wire import present
 
 CHUNK = b"x" * 65536
 
 
-class Inputs:
+class Workloads:
     """Workloads that count how many of them were taken."""
 
     def __init__(self, count: int = 10**9) -> None:
@@ -43,55 +43,59 @@ class Inputs:
             yield b"%d" % (self.taken - 1)
 
 
-class AsyncInputs(Inputs):
-    """The same, each of which is there at once."""
+class AsyncWorkloads(Workloads):
+    """The same as an async iterable, without delays."""
 
     def __iter__(self) -> Iterator[bytes]:
-        raise AssertionError("this is no iterable")
+        raise AssertionError("not an iterable")
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for workload in super().__iter__():
             yield workload
 
 
-BOTH = pytest.mark.parametrize("inputs", [Inputs, AsyncInputs])
+BOTH = pytest.mark.parametrize("workloads", [Workloads, AsyncWorkloads])
 
 
-class Slow:
-    """Workloads that come when the test says so."""
+class ManualWorkloads:
+    """Async iterable of workloads that the test supplies one by one."""
 
     def __init__(self) -> None:
-        self.asked: list[Deferred[bytes]] = []
+        self.requested: list[Deferred[bytes]] = []
         self.cancelled: list[Deferred[bytes]] = []
 
-    def __aiter__(self) -> Slow:
+    def __aiter__(self) -> ManualWorkloads:
         return self
 
     def __anext__(self) -> Awaitable[bytes]:
-        self.asked.append(Deferred(self.cancelled.append))
-        return self.asked[-1]
+        self.requested.append(Deferred(self.cancelled.append))
+        return self.requested[-1]
 
-    def come(self, workload: bytes) -> None:
-        self.asked[-1].callback(workload)
+    def supply(self, workload: bytes) -> None:
+        self.requested[-1].callback(workload)
 
     def end(self, error: BaseException | None = None) -> None:
-        self.asked[-1].errback(error or StopAsyncIteration())
+        self.requested[-1].errback(error or StopAsyncIteration())
 
 
 class Loop:
-    """An ``async for`` over something, and what came of it.
+    """An ``async for`` loop, and its results.
 
-    :ivar most: stop after so many, by a ``break``.
+    :ivar over: fires when the loop has ended.
     """
 
     def __init__(
         self, harness: ClientHarness, source: Any, most: int | None = None, each: Callable[[bytes], Any] | None = None
     ):
+        """
+        :param most: leave the loop after so many results.
+        :param each: awaited after each result.
+        """
         self.results: list[bytes] = []
         self._most = most
         self._each = each
         self.over = ensureDeferred(self._go(source))
-        self._house = harness
+        self._harness = harness
         harness.advance()
 
     async def _go(self, source: Any) -> str:
@@ -102,43 +106,43 @@ class Loop:
                     await self._each(result)
                 if len(self.results) == self._most:
                     return "left"
-        return "at its end"
+        return "exhausted"
 
     @property
     def outcome(self) -> Any:
-        self._house.advance()
+        self._harness.advance()
         return outcome(self.over)
 
 
 def do(harness: ClientHarness, *wanted: bytes) -> None:
-    """Do these jobs, in this order; the result is the workload with an exclamation mark."""
+    """Complete these jobs, in this order; each result is the workload with an exclamation mark."""
     harness.advance()
     jobs = {job.workload: job for job in [harness.server.take("work") for _ in harness.server.queued("work")]}
     for workload in wanted:
         jobs.pop(workload).complete(workload + b"!")
-    for job in jobs.values():  # back to the queue, in order
+    for job in jobs.values():  # return them to the queue, in order
         job.abandon()
 
 
 def do_all(harness: ClientHarness) -> None:
-    """Do jobs until there are no more."""
+    """Complete jobs until there are no more."""
     while harness.server.queued("work"):
         job = harness.server.take("work")
         job.complete(job.workload + b"!")
 
 
-def bangs(count: int) -> list[bytes]:
+def expected_results(count: int) -> list[bytes]:
     return [b"%d!" % number for number in range(count)]
 
 
 async def some_turns() -> None:
-    """Of the real reactor: with that of asyncio, a generator which is dropped is closed in a turn of its own."""
+    """Wait for turns of the real reactor: asyncio closes a generator that is dropped in a later turn."""
     reactor: Any = global_reactor
     for _ in range(3):
         await deferLater(reactor, 0)
 
 
-def check_that_nothing_is_out(harness: ClientHarness) -> None:
+def check_idle(harness: ClientHarness) -> None:
     harness.advance()
     assert harness.client.servers[0].in_flight == 0
     assert outcome(harness.client.drain()) is None
@@ -149,29 +153,29 @@ def check_that_nothing_is_out(harness: ClientHarness) -> None:
 
 @BOTH
 @pytest.mark.parametrize("concurrency", [1, 2, 3, 10, 11, 100])
-def test_map_yields_results_in_order_of_workloads(inputs: type[Inputs], concurrency: int) -> None:
+def test_map_yields_results_in_order_of_workloads(workloads: type[Workloads], concurrency: int) -> None:
     harness = ClientHarness().start()
-    loop = Loop(harness, harness.client.map("work", inputs(10), concurrency=concurrency))
+    loop = Loop(harness, harness.client.map("work", workloads(10), concurrency=concurrency))
     while harness.server.queued("work"):
         do(harness, *reversed(harness.server.queued("work")))
-    assert (loop.outcome, loop.results) == ("at its end", bangs(10))
-    check_that_nothing_is_out(harness)
+    assert (loop.outcome, loop.results) == ("exhausted", expected_results(10))
+    check_idle(harness)
     harness.stop()
 
 
 @BOTH
-def test_map_takes_workloads_as_needed(inputs: type[Inputs]) -> None:
+def test_map_takes_workloads_as_needed(workloads: type[Workloads]) -> None:
     harness = ClientHarness().start()
-    source = inputs()
+    source = workloads()
     results = harness.client.map("work", source, concurrency=3)
     harness.advance()
     assert source.taken == 0
     loop = Loop(harness, results, most=5)
     assert (source.taken, harness.server.queued("work")) == (3, [b"0", b"1", b"2"])
-    do(harness, b"1", b"2")  # the first one is not there: nothing more is taken
+    do(harness, b"1", b"2")  # the first result is missing, so no more workloads are taken
     assert (source.taken, loop.results) == (3, [])
     do(harness, b"0")
-    assert loop.results == bangs(3)
+    assert loop.results == expected_results(3)
     assert (source.taken, harness.server.queued("work")) == (6, [b"3", b"4", b"5"])
     do(harness, b"3", b"4")
     assert loop.outcome == "left"
@@ -179,9 +183,9 @@ def test_map_takes_workloads_as_needed(inputs: type[Inputs]) -> None:
 
 
 @BOTH
-def test_slow_loop_bounds_finished_tasks_of_map(inputs: type[Inputs]) -> None:
+def test_slow_loop_bounds_finished_tasks_of_map(workloads: type[Workloads]) -> None:
     harness = ClientHarness().start()
-    source = inputs(7)
+    source = workloads(7)
     held: Deferred[None] = Deferred()
     loop = Loop(harness, harness.client.map("work", source, concurrency=3), each=lambda _: held)
     do_all(harness)
@@ -191,15 +195,15 @@ def test_slow_loop_bounds_finished_tasks_of_map(inputs: type[Inputs]) -> None:
     held.callback(None)
     release.callback(None)
     do_all(harness)
-    assert (loop.outcome, loop.results) == ("at its end", bangs(7))
+    assert (loop.outcome, loop.results) == ("exhausted", expected_results(7))
     harness.stop()
 
 
-@pytest.mark.parametrize("nothing", [[], AsyncInputs(0), iter(())], ids=["list", "async", "iterator"])
+@pytest.mark.parametrize("nothing", [[], AsyncWorkloads(0), iter(())], ids=["list", "async", "iterator"])
 def test_map_of_no_workloads_yields_nothing(nothing: Any) -> None:
     harness = ClientHarness()
     loop = Loop(harness, harness.client.map("work", nothing))
-    assert (loop.outcome, loop.results) == ("at its end", [])
+    assert (loop.outcome, loop.results) == ("exhausted", [])
     harness.check_that_nothing_was_done()
 
 
@@ -207,21 +211,21 @@ def test_map_passes_options_to_each_task() -> None:
     harness = ClientHarness(prefix="p").start()
     created: list[bytes] = []
     options: dict[str, Any] = {"unique": "u", "on_created": lambda task: created.append(task.workload)}
-    loop = Loop(harness, harness.client.map("work", Inputs(3), **options))
+    loop = Loop(harness, harness.client.map("work", Workloads(3), **options))
     job = harness.server.take("p\twork")
     assert (job.workload, job.unique) == (b"0", b"u")
     job.complete(b"one for all")
-    assert (loop.outcome, loop.results, created) == ("at its end", [b"one for all"] * 3, [b"0", b"1", b"2"])
+    assert (loop.outcome, loop.results, created) == ("exhausted", [b"one for all"] * 3, [b"0", b"1", b"2"])
     harness.stop()
 
 
 def test_map_yields_empty_results() -> None:
     harness = ClientHarness().start()
-    for source in (Inputs(2), AsyncInputs(2)):
+    for source in (Workloads(2), AsyncWorkloads(2)):
         loop = Loop(harness, harness.client.map("work", source))
         for _ in range(2):
             harness.server.take("work").complete(b"")
-        assert (loop.outcome, loop.results) == ("at its end", [b"", b""])
+        assert (loop.outcome, loop.results) == ("exhausted", [b"", b""])
     harness.stop()
 
 
@@ -229,25 +233,25 @@ def test_map_yields_empty_results() -> None:
 
 
 @BOTH
-def test_map_raises_first_failure_in_order_and_cancels_others(inputs: type[Inputs]) -> None:
+def test_map_raises_first_failure_in_order_and_cancels_others(workloads: type[Workloads]) -> None:
     harness = ClientHarness().start()
-    source = inputs()
+    source = workloads()
     loop = Loop(harness, harness.client.map("work", source, concurrency=3))
     jobs = [harness.server.take("work") for _ in range(3)]
     jobs[1].fail()
     assert (loop.outcome, loop.results) == (NOTHING, [])
     jobs[0].complete(b"0!")
     error = loop.outcome
-    assert (type(error), error.task.workload, loop.results) == (TaskFailed, b"1", bangs(1))
-    check_that_nothing_is_out(harness)
+    assert (type(error), error.task.workload, loop.results) == (TaskFailed, b"1", expected_results(1))
+    check_idle(harness)
     assert source.taken <= 4
     harness.stop()
 
 
 @BOTH
-def test_map_ends_after_raising(inputs: type[Inputs]) -> None:
+def test_map_ends_after_raising(workloads: type[Workloads]) -> None:
     harness = ClientHarness().start()
-    results = harness.client.map("work", inputs())
+    results = harness.client.map("work", workloads())
     first = ensureDeferred(anext(results))
     harness.server.take("work").fail()
     assert type(outcome(first)) is TaskFailed
@@ -257,85 +261,85 @@ def test_map_ends_after_raising(inputs: type[Inputs]) -> None:
 
 
 @BOTH
-def test_map_raises_one_of_many_failures_and_logs_none(inputs: type[Inputs]) -> None:
+def test_map_raises_one_of_many_failures_and_logs_none(workloads: type[Workloads]) -> None:
     harness = ClientHarness().start()
-    loop = Loop(harness, harness.client.map("work", inputs(5)))
+    loop = Loop(harness, harness.client.map("work", workloads(5)))
     for job in [harness.server.take("work") for _ in range(5)][::-1]:
         job.send_exception(job.workload)
     error = loop.outcome
     assert (type(error), error.data) == (TaskException, b"0")
     del loop, error
-    gc.collect()  # an error that nobody takes up is logged now, and fails the test
+    gc.collect()  # an unhandled error in a Deferred is logged now, which fails the test
     harness.stop()
 
 
 @BOTH
-def test_map_retries_each_task(inputs: type[Inputs]) -> None:
+def test_map_retries_each_task(workloads: type[Workloads]) -> None:
     harness = ClientHarness().start()
-    loop = Loop(harness, harness.client.map("work", inputs(2), retries=1))
+    loop = Loop(harness, harness.client.map("work", workloads(2), retries=1))
     harness.server.take("work").fail()
     do_all(harness)
     assert loop.results == []
     harness.advance(0.5)
     do_all(harness)
-    assert (loop.outcome, loop.results) == ("at its end", bangs(2))
+    assert (loop.outcome, loop.results) == ("exhausted", expected_results(2))
     harness.stop()
 
 
-class Sour(Exception):
-    """Of inputs that went bad."""
+class WorkloadError(Exception):
+    """Raised by an iterable of workloads."""
 
 
-def souring(kind: type[Inputs]) -> Any:
+def failing(kind: type[Workloads]) -> Any:
     async def later() -> AsyncIterator[bytes]:
-        for workload in Inputs(2):
+        for workload in Workloads(2):
             yield workload
-        raise Sour
+        raise WorkloadError
 
     def now() -> Iterator[bytes]:
-        yield from Inputs(2)
-        raise Sour
+        yield from Workloads(2)
+        raise WorkloadError
 
-    return later() if kind is AsyncInputs else now()
+    return later() if kind is AsyncWorkloads else now()
 
 
 def test_error_of_iterable_is_raised_at_once() -> None:
     harness = ClientHarness().start()
-    loop = Loop(harness, harness.client.map("work", souring(Inputs)))
-    assert (type(loop.outcome), loop.results) == (Sour, [])
-    check_that_nothing_is_out(harness)
+    loop = Loop(harness, harness.client.map("work", failing(Workloads)))
+    assert (type(loop.outcome), loop.results) == (WorkloadError, [])
+    check_idle(harness)
     harness.stop()
 
 
 def test_error_of_async_iterable_is_raised_after_earlier_results() -> None:
     harness = ClientHarness().start()
-    loop = Loop(harness, harness.client.map("work", souring(AsyncInputs)))
+    loop = Loop(harness, harness.client.map("work", failing(AsyncWorkloads)))
     do_all(harness)
-    assert (type(loop.outcome), loop.results) == (Sour, bangs(2))
+    assert (type(loop.outcome), loop.results) == (WorkloadError, expected_results(2))
     harness.stop()
 
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("wrong", ["text", None, b"x" * 101])
-@pytest.mark.parametrize("slow", [False, True])
-def test_invalid_workload_raises_when_its_turn_comes(slow: bool, wrong: Any) -> None:
+@pytest.mark.parametrize("is_async", [False, True])
+def test_invalid_workload_raises_when_its_turn_comes(is_async: bool, wrong: Any) -> None:
     harness = ClientHarness(max_packet_size=100).start()
 
     async def later() -> AsyncIterator[Any]:
         yield b"0"
         yield wrong
 
-    loop = Loop(harness, harness.client.map("work", later() if slow else [b"0", wrong]))
+    loop = Loop(harness, harness.client.map("work", later() if is_async else [b"0", wrong]))
     do_all(harness)
     assert isinstance(loop.outcome, (TypeError, ValueError))
-    assert loop.results == (bangs(1) if slow else [])
-    check_that_nothing_is_out(harness)
+    assert loop.results == (expected_results(1) if is_async else [])
+    check_idle(harness)
     harness.stop()
 
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
-    ("arguments", "kind", "complaint"),
+    ("arguments", "kind", "message"),
     [
         ({"concurrency": 0}, ValueError, "concurrency must be at least 1, not 0"),
         ({"concurrency": 1.5}, TypeError, "concurrency must be int, not float"),
@@ -352,35 +356,35 @@ def test_invalid_workload_raises_when_its_turn_comes(slow: bool, wrong: Any) -> 
         ({"workloads": 5}, TypeError, "workloads must be an iterable of bytes, not int"),
     ],
 )
-def test_invalid_map_arguments_raise(arguments: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_invalid_map_arguments_raise(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
     harness = ClientHarness(prefix="pp")
-    with pytest.raises(kind, match=complaint):
+    with pytest.raises(kind, match=message):
         harness.client.map(**{"function": "work", "workloads": [b"x"], **arguments})
     harness.check_that_nothing_was_done()
 
 
-# map: loops that are left.
+# map: loops that are left early.
 
 
 @pytest.mark.guarantee(number=9)
 @BOTH
-def test_leaving_map_cancels_its_tasks(inputs: type[Inputs]) -> None:
-    """What was not written is never sent."""
+def test_leaving_map_cancels_its_tasks(workloads: type[Workloads]) -> None:
+    """Tasks that were not sent never are."""
     harness = ClientHarness(max_in_flight=2).start()
-    loop = Loop(harness, harness.client.map("work", inputs(), concurrency=4), most=1)
+    loop = Loop(harness, harness.client.map("work", workloads(), concurrency=4), most=1)
     do(harness, b"0")
-    assert (loop.outcome, loop.results) == ("left", bangs(1))
-    check_that_nothing_is_out(harness)
-    assert set(loads(harness.server)) <= {b"1", b"2"}
+    assert (loop.outcome, loop.results) == ("left", expected_results(1))
+    check_idle(harness)
+    assert set(take_all(harness.server)) <= {b"1", b"2"}
     harness.stop()
 
 
 @BOTH
-async def test_break_cancels_tasks_of_map(inputs: type[Inputs]) -> None:
+async def test_break_cancels_tasks_of_map(workloads: type[Workloads]) -> None:
     harness = ClientHarness().start()
 
     async def first() -> bytes:
-        async for result in harness.client.map("work", inputs(), concurrency=4):
+        async for result in harness.client.map("work", workloads(), concurrency=4):
             return result
         raise AssertionError
 
@@ -388,28 +392,28 @@ async def test_break_cancels_tasks_of_map(inputs: type[Inputs]) -> None:
     harness.server.take("work").complete(b"first")
     assert outcome(got) == b"first"
     await some_turns()
-    check_that_nothing_is_out(harness)
+    check_idle(harness)
     harness.stop()
 
 
 @pytest.mark.guarantee(number=9)
 @BOTH
-def test_cancelling_loop_cancels_tasks_of_map(inputs: type[Inputs]) -> None:
+def test_cancelling_loop_cancels_tasks_of_map(workloads: type[Workloads]) -> None:
     harness = ClientHarness(max_in_flight=2).start()
-    loop = Loop(harness, harness.client.map("work", inputs(), concurrency=4))
+    loop = Loop(harness, harness.client.map("work", workloads(), concurrency=4))
     do(harness, b"1")
     loop.over.cancel()
     assert type(loop.outcome) is CancelledError
-    check_that_nothing_is_out(harness)
-    assert set(loads(harness.server)) <= {b"0", b"2"}
+    check_idle(harness)
+    assert set(take_all(harness.server)) <= {b"0", b"2"}
     harness.stop()
 
 
 @pytest.mark.guarantee(number=9)
 @BOTH
-def test_closing_unused_map_does_nothing(inputs: type[Inputs]) -> None:
+def test_closing_unused_map_does_nothing(workloads: type[Workloads]) -> None:
     harness = ClientHarness()
-    source = inputs()
+    source = workloads()
     closed = ensureDeferred(harness.client.map("work", source).aclose())
     assert outcome(closed) is None
     assert source.taken == 0
@@ -418,9 +422,9 @@ def test_closing_unused_map_does_nothing(inputs: type[Inputs]) -> None:
 
 @pytest.mark.guarantee(number=1)
 @BOTH
-def test_stop_ends_map(inputs: type[Inputs]) -> None:
+def test_stop_ends_map(workloads: type[Workloads]) -> None:
     harness = ClientHarness().start()
-    loop = Loop(harness, harness.client.map("work", inputs()))
+    loop = Loop(harness, harness.client.map("work", workloads()))
     harness.stop()
     assert type(loop.outcome) is ClientStopped
     harness.stop()
@@ -428,10 +432,10 @@ def test_stop_ends_map(inputs: type[Inputs]) -> None:
 
 @pytest.mark.guarantee(number=12)
 @BOTH
-async def test_left_map_keeps_no_tasks_and_no_workloads(inputs: type[Inputs]) -> None:
+async def test_left_map_keeps_no_tasks_and_no_workloads(workloads: type[Workloads]) -> None:
     harness = ClientHarness().start()
     tasks: list[weakref.ref[Task]] = []
-    source: Any = inputs(9)
+    source: Any = workloads(9)
     loop = Loop(
         harness,
         harness.client.map("work", source, concurrency=4, on_created=lambda task: tasks.append(weakref.ref(task))),
@@ -448,53 +452,53 @@ async def test_left_map_keeps_no_tasks_and_no_workloads(inputs: type[Inputs]) ->
     harness.stop()
 
 
-# map: inputs that come when they come.
+# map: workloads that arrive later.
 
 
 def test_result_does_not_wait_for_next_workload() -> None:
     harness = ClientHarness().start()
-    source = Slow()
+    source = ManualWorkloads()
     loop = Loop(harness, harness.client.map("work", source))
-    source.come(b"0")
+    source.supply(b"0")
     do(harness, b"0")
-    assert (loop.results, len(source.asked)) == ([b"0!"], 2)
-    source.come(b"1")
-    source.come(b"2")
+    assert (loop.results, len(source.requested)) == ([b"0!"], 2)
+    source.supply(b"1")
+    source.supply(b"2")
     do(harness, b"2")
     assert loop.results == [b"0!"]
     do(harness, b"1")
-    assert loop.results == bangs(3)
+    assert loop.results == expected_results(3)
     source.end()
-    assert loop.outcome == "at its end"
+    assert loop.outcome == "exhausted"
     harness.stop()
 
 
-@pytest.mark.parametrize("error", [None, Sour()])
+@pytest.mark.parametrize("error", [None, WorkloadError()])
 def test_workloads_may_end_while_tasks_are_in_flight(error: Exception | None) -> None:
     harness = ClientHarness().start()
-    source = Slow()
+    source = ManualWorkloads()
     loop = Loop(harness, harness.client.map("work", source))
-    source.come(b"0")
-    source.come(b"1")
+    source.supply(b"0")
+    source.supply(b"1")
     source.end(error)
     assert (loop.outcome, loop.results) == (NOTHING, [])
     do(harness, b"1", b"0")
-    assert loop.results == bangs(2)
-    assert loop.outcome == "at its end" if error is None else loop.outcome is error
-    assert len(source.asked) == 3
+    assert loop.results == expected_results(2)
+    assert loop.outcome == "exhausted" if error is None else loop.outcome is error
+    assert len(source.requested) == 3
     harness.stop()
 
 
 def test_map_requests_one_workload_at_a_time_within_concurrency() -> None:
     harness = ClientHarness().start()
-    source = Slow()
+    source = ManualWorkloads()
     loop = Loop(harness, harness.client.map("work", source, concurrency=2))
-    assert len(source.asked) == 1
-    source.come(b"0")
-    source.come(b"1")
-    assert len(source.asked) == 2
+    assert len(source.requested) == 1
+    source.supply(b"0")
+    source.supply(b"1")
+    assert len(source.requested) == 2
     do(harness, b"0")
-    assert len(source.asked) == 3
+    assert len(source.requested) == 3
     loop.over.cancel()
     assert type(loop.outcome) is CancelledError
     harness.stop()
@@ -503,11 +507,11 @@ def test_map_requests_one_workload_at_a_time_within_concurrency() -> None:
 @pytest.mark.guarantee(number=9)
 def test_cancelling_loop_cancels_requested_workload() -> None:
     harness = ClientHarness().start()
-    source = Slow()
+    source = ManualWorkloads()
     loop = Loop(harness, harness.client.map("work", source))
     loop.over.cancel()
     assert type(loop.outcome) is CancelledError
-    assert source.cancelled == source.asked
+    assert source.cancelled == source.requested
     harness.stop()
 
 
@@ -524,30 +528,29 @@ def test_workload_that_answers_cancel_is_not_sent() -> None:
     loop = Loop(harness, harness.client.map("work", stubborn()))
     loop.over.cancel()
     assert type(loop.outcome) is CancelledError
-    check_that_nothing_is_out(harness)
-    assert loads(harness.server) == []
+    check_idle(harness)
+    assert take_all(harness.server) == []
     harness.stop()
 
 
 def test_map_accepts_results_of_another_map() -> None:
-    """A map of a map."""
     harness = ClientHarness().start()
     loop = Loop(
-        harness, harness.client.map("work", harness.client.map("work", Inputs(5), concurrency=2), concurrency=2)
+        harness, harness.client.map("work", harness.client.map("work", Workloads(5), concurrency=2), concurrency=2)
     )
     do_all(harness)
-    assert (loop.outcome, loop.results) == ("at its end", [b"%d!!" % number for number in range(5)])
+    assert (loop.outcome, loop.results) == ("exhausted", [b"%d!!" % number for number in range(5)])
     harness.stop()
 
 
 @BOTH
-def test_map_of_two_thousand_finished_tasks_does_not_recurse(inputs: type[Inputs]) -> None:
+def test_map_of_two_thousand_finished_tasks_does_not_recurse(workloads: type[Workloads]) -> None:
     harness = ClientHarness().start()
-    loop = Loop(harness, harness.client.map("work", inputs(2_000), concurrency=1_500))
+    loop = Loop(harness, harness.client.map("work", workloads(2_000), concurrency=1_500))
     while harness.server.queued("work"):
         with harness.server.hold_answers():
             do_all(harness)
-    assert (loop.outcome, loop.results) == ("at its end", bangs(2_000))
+    assert (loop.outcome, loop.results) == ("exhausted", expected_results(2_000))
     harness.stop()
 
 
@@ -565,7 +568,7 @@ def test_stream_yields_chunks_and_then_result() -> None:
     job.send_data(b"2")
     assert loop.results == [b"1", b"", b"2"]
     job.complete(b"3")
-    assert (loop.outcome, loop.results) == ("at its end", [b"1", b"", b"2", b"3"])
+    assert (loop.outcome, loop.results) == ("exhausted", [b"1", b"", b"2", b"3"])
     harness.stop()
 
 
@@ -575,7 +578,7 @@ def test_stream_omits_empty_result() -> None:
     job = harness.server.take("work")
     job.send_data(b"1")
     job.complete(b"")
-    assert (loop.outcome, loop.results) == ("at its end", [b"1"])
+    assert (loop.outcome, loop.results) == ("exhausted", [b"1"])
     harness.stop()
 
 
@@ -615,7 +618,7 @@ def test_stream_repeats_chunks_after_retry() -> None:
     job = harness.server.take("work")
     job.send_data(b"1")
     job.complete(b"2")
-    assert (loop.outcome, loop.results, retried) == ("at its end", [b"1", b"1", b"2"], [1])
+    assert (loop.outcome, loop.results, retried) == ("exhausted", [b"1", b"1", b"2"], [1])
     harness.stop()
 
 
@@ -645,7 +648,7 @@ def test_leaving_stream_cancels_its_task(leave: str) -> None:
     job.send_data(b"1")
     if leave == "cancel":
         loop.over.cancel()
-    check_that_nothing_is_out(harness)
+    check_idle(harness)
     job.send_data(b"late")
     job.complete(b"late")
     assert loop.results == [b"1"]
@@ -656,7 +659,7 @@ def test_leaving_stream_cancels_its_task(leave: str) -> None:
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
-    ("arguments", "kind", "complaint"),
+    ("arguments", "kind", "message"),
     [
         ({"function": ""}, ValueError, "function must not be empty"),
         ({"function": "f" * 8050}, ValueError, "prefix and function must have 8050 bytes at most, not 8053"),
@@ -667,67 +670,65 @@ def test_leaving_stream_cancels_its_task(leave: str) -> None:
         ({"on_data": print}, TypeError, "on_data"),
     ],
 )
-def test_invalid_stream_arguments_raise(arguments: dict[str, Any], kind: type[Exception], complaint: str) -> None:
+def test_invalid_stream_arguments_raise(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
     harness = ClientHarness(prefix="pp", max_packet_size=1000)
-    with pytest.raises(kind, match=complaint):
+    with pytest.raises(kind, match=message):
         harness.client.stream(**{"function": "work", **arguments})
     harness.check_that_nothing_was_done()
 
 
-# stream: a loop that is slower than its worker.
+# stream: loops that are slower than their workers.
 
 
-class Slowly:
-    """A loop over a stream whose chunks are gone through when the test says so."""
+class ManualLoop:
+    """A loop over a stream that takes one chunk for each step of the test."""
 
     def __init__(self, harness: ClientHarness, **options: Any) -> None:
         self.harness = harness
-        self._admission_queue: Deferred[None] = Deferred()
-        self.loop = Loop(
-            harness, harness.client.stream("work", b"slow", **options), each=lambda _: self._admission_queue
-        )
+        self._next_step: Deferred[None] = Deferred()
+        self.loop = Loop(harness, harness.client.stream("work", b"slow", **options), each=lambda _: self._next_step)
 
-    def go_through(self, count: int = 1) -> None:
+    def step(self, count: int = 1) -> None:
         for _ in range(count):
-            gate, self._admission_queue = self._admission_queue, Deferred()
-            gate.callback(None)
+            step, self._next_step = self._next_step, Deferred()
+            step.callback(None)
             self.harness.advance()
 
-    def go_through_all(self) -> None:
+    def finish(self) -> None:
         while not self.loop.over.called:
-            self.go_through()
+            self.step()
 
 
-def reading_paused(harness: ClientHarness, place: int = 0) -> bool:
-    """Whether the client reads nothing from this server."""
-    connection = present(list(harness.client._servers)[place].connection)
+def reading_paused(harness: ClientHarness, index: int = 0) -> bool:
+    """Whether the client has paused reading from the server of this index."""
+    connection = present(list(harness.client._servers)[index].connection)
     return bool(connection.reading_paused)
 
 
 def unread(harness: ClientHarness) -> int:
-    """Bytes that a server has written and the client has not read."""
+    """Number of bytes that the server has written and the client has not read."""
     connection: Any = harness.server.connections[0]
     return int(connection.transport._size)
 
 
-CHUNKS = 100
+CHUNK_COUNT = 100
 
 
 def test_slow_loop_alone_pauses_reading() -> None:
     harness = ClientHarness().start()
-    slowly = Slowly(harness)
+    manual = ManualLoop(harness)
     job = harness.server.take("work")
-    for _ in range(CHUNKS):
+    for _ in range(CHUNK_COUNT):
         job.send_data(CHUNK)
     job.complete(b"end")
     assert reading_paused(harness)
-    read = CHUNKS * len(CHUNK) - unread(harness)
+    read = CHUNK_COUNT * len(CHUNK) - unread(harness)
     assert STREAM_BUFFER < read < STREAM_BUFFER + 4 * len(CHUNK)
-    slowly.go_through(2)
+    manual.step(2)
     assert not reading_paused(harness) or unread(harness)
-    slowly.go_through_all()
-    assert slowly.loop.outcome == "at its end"
-    assert slowly.loop.results == [CHUNK] * CHUNKS + [b"end"]
+    manual.finish()
+    assert manual.loop.outcome == "exhausted"
+    assert manual.loop.results == [CHUNK] * CHUNK_COUNT + [b"end"]
     assert not reading_paused(harness)
     harness.check_that_it_works()
     harness.stop()
@@ -735,38 +736,38 @@ def test_slow_loop_alone_pauses_reading() -> None:
 
 def test_reading_resumes_once_loop_has_caught_up() -> None:
     harness = ClientHarness().start()
-    slowly = Slowly(harness)
+    manual = ManualLoop(harness)
     job = harness.server.take("work")
     for _ in range(18):
         job.send_data(CHUNK)
     assert reading_paused(harness)
-    slowly.go_through()
+    manual.step()
     assert not reading_paused(harness)
-    slowly.loop.over.cancel()
+    manual.loop.over.cancel()
     harness.stop()
-    assert type(slowly.loop.outcome) is CancelledError
+    assert type(manual.loop.outcome) is CancelledError
 
 
 def test_loop_may_await_another_task_for_each_chunk() -> None:
-    """What it awaits comes on the same connection."""
+    """The answers that it awaits arrive on the same connection."""
     harness = ClientHarness().start()
     loop = Loop(harness, harness.client.stream("work"), each=lambda chunk: harness.client.add_task("check", chunk[:1]))
     job = harness.server.take("work")
-    for _ in range(CHUNKS):
+    for _ in range(CHUNK_COUNT):
         job.send_data(CHUNK)
     job.complete(b"end")
-    for _ in range(CHUNKS + 1):
+    for _ in range(CHUNK_COUNT + 1):
         harness.server.take("check").complete(b"good")
-    assert (loop.outcome, len(loop.results)) == ("at its end", CHUNKS + 1)
+    assert (loop.outcome, len(loop.results)) == ("exhausted", CHUNK_COUNT + 1)
     harness.stop()
 
 
 def test_slow_loop_does_not_delay_other_tasks_of_connection() -> None:
     harness = ClientHarness().start()
     other = harness.client.add_task("other")
-    slowly = Slowly(harness)
+    manual = ManualLoop(harness)
     job = harness.server.take("work")
-    for _ in range(CHUNKS):
+    for _ in range(CHUNK_COUNT):
         job.send_data(CHUNK)
     assert not reading_paused(harness)
     harness.server.take("other").complete(b"done")
@@ -777,58 +778,58 @@ def test_slow_loop_does_not_delay_other_tasks_of_connection() -> None:
     harness.server.take("other").complete(b"done")
     assert outcome(late) == b"done"
     job.complete(b"end")
-    slowly.go_through_all()
-    assert len(slowly.loop.results) == CHUNKS + 2
+    manual.finish()
+    assert len(manual.loop.results) == CHUNK_COUNT + 2
     harness.stop()
 
 
 def test_two_slow_loops_pause_reading_together() -> None:
     harness = ClientHarness().start()
-    loops = [Slowly(harness), Slowly(harness)]
+    loops = [ManualLoop(harness), ManualLoop(harness)]
     jobs = [harness.server.take("work") for _ in loops]
     for job in jobs:
-        for _ in range(CHUNKS):
+        for _ in range(CHUNK_COUNT):
             job.send_data(CHUNK)
     assert reading_paused(harness)
     for job in jobs:
         job.complete(b"end")
-    for slowly in loops:
-        slowly.go_through_all()
-    assert [len(slowly.loop.results) for slowly in loops] == [CHUNKS + 1] * 2
+    for manual in loops:
+        manual.finish()
+    assert [len(manual.loop.results) for manual in loops] == [CHUNK_COUNT + 1] * 2
     harness.stop()
 
 
 @pytest.mark.guarantee(number=11)
-@pytest.mark.parametrize("end", ["cancel", "stop", "time out"])
+@pytest.mark.parametrize("end", ["cancel", "stop", "timeout"])
 def test_stream_that_ends_while_reading_is_paused_leaves_nothing(end: str) -> None:
     harness = ClientHarness().start()
-    slowly = Slowly(harness, timeout=100.0)
+    manual = ManualLoop(harness, timeout=100.0)
     job = harness.server.take("work")
-    for _ in range(CHUNKS):
+    for _ in range(CHUNK_COUNT):
         job.send_data(CHUNK)
     assert reading_paused(harness)
     if end == "cancel":
-        slowly.loop.over.cancel()
-        assert type(slowly.loop.outcome) is CancelledError
-    elif end == "time out":
+        manual.loop.over.cancel()
+        assert type(manual.loop.outcome) is CancelledError
+    elif end == "timeout":
         harness.advance(100)
         assert not reading_paused(harness)
-        slowly.go_through_all()
-        assert type(slowly.loop.outcome) is TaskTimedOut
+        manual.finish()
+        assert type(manual.loop.outcome) is TaskTimedOut
     if end != "stop":
         assert not reading_paused(harness)
         harness.check_that_it_works()
     harness.stop()
     if end == "stop":
-        slowly.go_through_all()
-        assert type(slowly.loop.outcome) is ClientStopped
+        manual.finish()
+        assert type(manual.loop.outcome) is ClientStopped
 
 
 def test_retry_on_another_server_resumes_reading_from_first() -> None:
-    """The attempt before has filled the buffer, and so does the next one, at another server."""
+    """The first attempt has filled the buffer, and the next one on another server does, too."""
     harness = ClientHarness(2).start()
-    slowly = Slowly(harness, retries=1)
-    first = next(place for place, server in enumerate(harness.servers) if server.queued("work"))
+    manual = ManualLoop(harness, retries=1)
+    first = next(index for index, server in enumerate(harness.servers) if server.queued("work"))
     job = harness.servers[first].take("work")
     with harness.servers[first].hold_answers():
         for _ in range(18):
@@ -840,51 +841,51 @@ def test_retry_on_another_server_resumes_reading_from_first() -> None:
     job.send_data(CHUNK)
     assert (reading_paused(harness, first), reading_paused(harness, 1 - first)) == (False, True)
     job.complete(b"end")
-    slowly.go_through_all()
-    assert (slowly.loop.outcome, len(slowly.loop.results)) == ("at its end", 20)
+    manual.finish()
+    assert (manual.loop.outcome, len(manual.loop.results)) == ("exhausted", 20)
     assert not reading_paused(harness, 1 - first)
     harness.stop()
 
 
 def test_paused_reading_does_not_count_as_silence_for_heartbeat() -> None:
     harness = ClientHarness(heartbeat=5.0, job_check_interval=5.0).start()
-    slowly = Slowly(harness)
+    manual = ManualLoop(harness)
     job = harness.server.take("work")
-    for _ in range(CHUNKS):
+    for _ in range(CHUNK_COUNT):
         job.send_data(CHUNK)
     assert reading_paused(harness)
     harness.advance(100)
     assert harness.connected() == [1]
     job.complete(b"end")
-    slowly.go_through_all()
-    assert slowly.loop.outcome == "at its end"
+    manual.finish()
+    assert manual.loop.outcome == "exhausted"
     harness.stop()
 
 
 def test_stream_backing_off_does_not_count_as_in_flight() -> None:
     harness = ClientHarness().start()
-    first = Slowly(harness, retries=1)
+    first = ManualLoop(harness, retries=1)
     job = harness.server.take("work")
     with harness.server.hold_answers():
         for _ in range(18):
             job.send_data(CHUNK)
         job.fail()
-    second = Slowly(harness)
+    second = ManualLoop(harness)
     job = harness.server.take("work")
-    for _ in range(CHUNKS):
+    for _ in range(CHUNK_COUNT):
         job.send_data(CHUNK)
     assert reading_paused(harness)
-    for slowly in (first, second):
-        slowly.loop.over.cancel()
-        assert type(slowly.loop.outcome) is CancelledError
+    for manual in (first, second):
+        manual.loop.over.cancel()
+        assert type(manual.loop.outcome) is CancelledError
     harness.check_that_it_works()
     harness.stop()
 
 
 def test_outstanding_answer_behind_full_buffer_is_read() -> None:
-    """Behind the chunk that fills the buffer."""
+    """The answer arrives after the chunk that fills the buffer."""
     harness = ClientHarness().start()
-    slowly = Slowly(harness)
+    manual = ManualLoop(harness)
     job = harness.server.take("work")
     for _ in range(17):
         job.send_data(CHUNK)
@@ -896,6 +897,6 @@ def test_outstanding_answer_behind_full_buffer_is_read() -> None:
     held.release()
     assert outcome(echoed) == {"endpoint:0": 0.0}
     splitting.end()
-    slowly.loop.over.cancel()
-    assert type(slowly.loop.outcome) is CancelledError
+    manual.loop.over.cancel()
+    assert type(manual.loop.outcome) is CancelledError
     harness.stop()

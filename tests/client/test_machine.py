@@ -1,4 +1,4 @@
-"""Anything that may happen to a client, in any order: each task has one outcome, the right one, and nothing is left.
+"""Random histories of a client: each task has one outcome, the right one, and nothing is left.
 
 For longer runs by hand: ``LONG_RUN=2000 python -m pytest tests/client/test_machine.py --timeout=0``.
 """
@@ -27,21 +27,21 @@ from txgearman import (
 )
 from txgearman.testing import Fault, MemoryJobServer, TakenJob
 
-from ..client_harness import Told
+from ..client_harness import RecordedTask
 
 
 class ClientMachine(RuleBasedStateMachine):
-    """A client of up to three job servers. Workers answer with what tells whose job it was."""
+    """A client of up to three job servers. Results contain the unique or the workload of their job."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
         self.servers = [MemoryJobServer(self.clock) for _ in range(3)]
         self.endpoints = [server.endpoint() for server in self.servers]
-        self.tasks: list[Told] = []
+        self.tasks: list[RecordedTask] = []
         self.jobs: list[tuple[int, TakenJob]] = []
         self.faults: list[list[Fault]] = [[] for _ in self.servers]
-        self.results: dict[bytes, set[bytes]] = {}  # by unique, or else by workload
+        self.results: dict[bytes, set[bytes]] = {}  # by unique; by workload if that is empty
         self.started = True
 
     @initialize(
@@ -50,7 +50,7 @@ class ClientMachine(RuleBasedStateMachine):
         wait=st.sampled_from([0.0, 0.0, 3.0, 100.0]),
         heartbeat=st.sampled_from([None, 4.0]),
     )
-    def make_the_client(self, count: int, most: int | None, wait: float, heartbeat: float | None) -> None:
+    def make_client(self, count: int, most: int | None, wait: float, heartbeat: float | None) -> None:
         self.most = most
         self.client = GearmanClient(
             self.endpoints[:count],
@@ -67,7 +67,7 @@ class ClientMachine(RuleBasedStateMachine):
     def settle(self, seconds: float = 0.0) -> None:
         self.servers[0].advance(seconds)
 
-    # What the caller does.
+    # The caller.
 
     @rule(
         kinds=st.lists(
@@ -84,23 +84,23 @@ class ClientMachine(RuleBasedStateMachine):
     )
     def submit(self, kinds: list[tuple[bool, bytes, int, float | None]], turn: bool) -> None:
         for background, unique, retries, timeout in kinds:
-            told = Told(len(self.tasks), background, unique, 0 if background else retries, timeout)
-            told.stopped = not self.started
-            self.tasks.append(told)
-            told.watch(self.client.submit(told.task))
+            recorded = RecordedTask(len(self.tasks), background, unique, 0 if background else retries, timeout)
+            recorded.stopped = not self.started
+            self.tasks.append(recorded)
+            recorded.watch(self.client.submit(recorded.task))
         if turn:
             self.settle()
 
     @precondition(lambda self: self.tasks)
     @rule(pick=st.integers(0, 99))
     def cancel(self, pick: int) -> None:
-        told = self.tasks[-1 - pick % len(self.tasks)]
-        told.cancelled = True
-        told.deferred.cancel()
+        recorded = self.tasks[-1 - pick % len(self.tasks)]
+        recorded.cancelled = True
+        recorded.deferred.cancel()
 
-    @rule(places=st.permutations([0, 1, 2]), count=st.integers(1, 3))
-    def change_job_servers(self, places: list[int], count: int) -> None:
-        self.client.job_servers = [self.endpoints[place] for place in places[:count]]
+    @rule(indices=st.permutations([0, 1, 2]), count=st.integers(1, 3))
+    def change_job_servers(self, indices: list[int], count: int) -> None:
+        self.client.job_servers = [self.endpoints[index] for index in indices[:count]]
 
     @rule(turn=st.booleans())
     def stop_and_start(self, turn: bool) -> None:
@@ -111,29 +111,29 @@ class ClientMachine(RuleBasedStateMachine):
         self.started = True
 
     def stop(self) -> None:
-        for told in self.tasks:
-            told.stopped = True
+        for recorded in self.tasks:
+            recorded.stopped = True
         self.stopped = self.client.stopService()
         self.started = False
-        assert all(told.outcomes for told in self.tasks)
+        assert all(recorded.outcomes for recorded in self.tasks)
 
-    # What workers do.
+    # The workers.
 
-    @rule(place=st.integers(0, 2))
-    def take(self, place: int) -> None:
-        if self.servers[place].queued("work"):
-            self.jobs.append((place, self.servers[place].take("work")))
+    @rule(index=st.integers(0, 2))
+    def take(self, index: int) -> None:
+        if self.servers[index].queued("work"):
+            self.jobs.append((index, self.servers[index].take("work")))
 
-    def take_if_there_is_none(self) -> bool:
-        """Whether there is a job then."""
-        for place in range(3):
+    def ensure_job(self) -> bool:
+        """Take a job if none is taken; return whether there is one."""
+        for index in range(3):
             if not self.jobs:
-                self.take(place)
+                self.take(index)
         return bool(self.jobs)
 
     @rule(pick=st.integers(0, 99), kind=st.sampled_from(["data", "warning", "status"]))
-    def say(self, pick: int, kind: str) -> None:
-        if not self.take_if_there_is_none():
+    def send_progress(self, pick: int, kind: str) -> None:
+        if not self.ensure_job():
             return
         job = self.jobs[pick % len(self.jobs)][1]
         if kind == "status":
@@ -147,7 +147,7 @@ class ClientMachine(RuleBasedStateMachine):
 
     @rule(pick=st.integers(0, 99), end=st.sampled_from(["complete", "complete", "fail", "exception", "abandon"]))
     def end(self, pick: int, end: str) -> None:
-        if not self.take_if_there_is_none():
+        if not self.ensure_job():
             return
         _, job = self.jobs.pop(pick % len(self.jobs))
         if end == "complete":
@@ -159,21 +159,21 @@ class ClientMachine(RuleBasedStateMachine):
         else:
             getattr(job, end)()
 
-    # What servers and networks do.
+    # Servers and networks.
 
-    @rule(place=st.integers(0, 2))
-    def lose(self, place: int) -> None:
+    @rule(index=st.integers(0, 2))
+    def lose(self, index: int) -> None:
         self.settle()
-        if self.servers[place].connections:
-            self.servers[place].drop_connections()
+        if self.servers[index].connections:
+            self.servers[index].drop_connections()
 
-    @rule(place=st.integers(0, 2), kind=st.sampled_from(["silence", "down", "restart", "hold", "black hole", "full"]))
-    def go_wrong(self, place: int, kind: str) -> None:
-        server = self.servers[place]
-        if self.faults[place]:
+    @rule(index=st.integers(0, 2), kind=st.sampled_from(["silence", "down", "restart", "hold", "black hole", "full"]))
+    def begin_fault(self, index: int, kind: str) -> None:
+        server = self.servers[index]
+        if self.faults[index]:
             return
         if kind in ("down", "restart"):
-            self.jobs = [(where, job) for where, job in self.jobs if where != place or kind == "down"]
+            self.jobs = [(where, job) for where, job in self.jobs if where != index or kind == "down"]
             fault = server.go_down(lose_jobs=kind == "restart")
         else:
             fault = {
@@ -182,56 +182,56 @@ class ClientMachine(RuleBasedStateMachine):
                 "black hole": server.black_hole_connections,
                 "full": lambda: server.reject("QUEUE_ERROR"),
             }[kind]()
-        self.faults[place].append(fault)
+        self.faults[index].append(fault)
 
-    @rule(place=st.integers(0, 2))
-    def be_well_again(self, place: int) -> None:
-        while self.faults[place]:
-            self.faults[place].pop().end()
+    @rule(index=st.integers(0, 2))
+    def recover(self, index: int) -> None:
+        while self.faults[index]:
+            self.faults[index].pop().end()
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 5.0, 30.0]))
-    def time_passes(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         self.settle(seconds)
 
-    # What must be so.
+    # Invariants.
 
     @invariant()
-    def order_is_kept(self) -> None:
-        for told in self.tasks:
-            told.check_order()
-            for name, *what in told.events:
+    def check_order(self) -> None:
+        for recorded in self.tasks:
+            recorded.check_order()
+            for name, *arguments in recorded.events:
                 if name in ("data", "warning", "exception"):
-                    assert what[0] == (told.unique or told.workload)
+                    assert arguments[0] == (recorded.unique or recorded.workload)
 
     @invariant()
-    def no_more_are_in_flight_than_may_be(self) -> None:
+    def check_max_in_flight(self) -> None:
         if self.tasks and self.most is not None:
             assert self.client._dispatcher._admitted <= self.most
 
     @invariant()
-    def what_is_counted_is_what_is_out(self) -> None:
+    def check_unfinished_count(self) -> None:
         if self.tasks:
-            out = sum(not told.outcomes for told in self.tasks)
-            assert self.client._dispatcher._unfinished == out
+            unfinished = sum(not recorded.outcomes for recorded in self.tasks)
+            assert self.client._dispatcher._unfinished == unfinished
 
     def teardown(self) -> None:
-        for place in range(3):
-            self.be_well_again(place)
+        for index in range(3):
+            self.recover(index)
         if not hasattr(self, "client"):
             return
         drained = self.client.drain()
         for _ in range(40):
-            self.do_what_is_there()
+            self.complete_all()
             self.settle(5.0)
-        assert drained.called, "some task has no outcome though all is well"
-        for told in self.tasks:
-            told.check_outcome()
-            result = told.outcomes[0]
-            event(f"a task came to {type(result).__name__}")
+        assert drained.called, "a task has no outcome though all servers are reachable"
+        for recorded in self.tasks:
+            recorded.check_outcome()
+            result = recorded.outcomes[0]
+            event(f"outcome: {type(result).__name__}")
             if isinstance(result, bytes):
-                assert result in self.results[told.unique or told.workload]
+                assert result in self.results[recorded.unique or recorded.workload]
             elif isinstance(result, TaskException):
-                assert result.data == (told.unique or told.workload)
+                assert result.data == (recorded.unique or recorded.workload)
             else:
                 assert isinstance(
                     result,
@@ -252,17 +252,17 @@ class ClientMachine(RuleBasedStateMachine):
         assert self.clock.getDelayedCalls() == []
         assert [server.connections for server in self.servers] == [[], [], []]
 
-    def do_what_is_there(self) -> None:
-        for place, server in enumerate(self.servers):
-            with suppress(AssertionError):  # asked for all the same: only then are jobs that nobody waits for gone (H1)
+    def complete_all(self) -> None:
+        for index, server in enumerate(self.servers):
+            with suppress(AssertionError):  # ask until there is none: only this removes jobs without clients (H1)
                 while True:
-                    self.jobs.append((place, server.take("work")))
+                    self.jobs.append((index, server.take("work")))
         while self.jobs:
             self.end(0, "complete")
 
 
 LONG_RUN = int(os.environ.get("LONG_RUN", "0"))
-"""How many histories to try; 0 for as many as a normal run has time for."""
+"""Number of histories to try; 0 for the number of a normal run."""
 
 TestAnything = ClientMachine.TestCase
 TestAnything.settings = settings(

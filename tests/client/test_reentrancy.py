@@ -1,4 +1,4 @@
-"""Whoever is told of something may do anything from within (guarantee 13): each callback, each action, each event."""
+"""Callbacks may call back into the client (guarantee 13): each callback with each action, for each event."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 import pytest
 
-from ..client_harness import ClientHarness, Told, outcome
+from ..client_harness import ClientHarness, RecordedTask, outcome
 from ..conftest import Failures
 
 CALLBACKS = ["created", "data", "warning", "status", "exception", "retry", "complete", "fail", "the Deferred"]
 
 
-class Scene:
-    """A client of two servers. Of its tasks, the first meddles; the second shares its job; some are at the gate.
+class Scenario:
+    """A client of two servers. Its first task acts in a callback, the second shares its job, some wait for admission.
 
-    :ivar calls: how often the first one has meddled.
+    :ivar calls: how often the first task has acted.
     """
 
-    def __init__(self, callback: str, action: Callable[[Scene], object]) -> None:
+    def __init__(self, callback: str, action: Callable[[Scenario], object]) -> None:
         self.harness = ClientHarness(2, max_in_flight=4, server_wait=60.0, job_check_interval=10.0).start()
         self.client = self.harness.client
-        self.tasks: list[Told] = []
+        self.tasks: list[RecordedTask] = []
         self.calls = 0
         self._callback = callback
         self._action = action
         self.stops: list[Any] = []
-        self.first = self.add(b"u", retries=1, timeout=500.0, meddles=True)
+        self.first = self.add(b"u", retries=1, timeout=500.0, acts=True)
         self.add(b"u")
         self.add(b"")
         self.add(b"", background=True)
@@ -41,35 +41,35 @@ class Scene:
         background: bool = False,
         retries: int = 0,
         timeout: float | None = None,
-        meddles: bool = False,
-    ) -> Told:
-        told = Told(len(self.tasks), background, unique, retries, timeout)
-        told.stopped = not self.client.running
-        self.tasks.append(told)
-        if meddles:
-            told.react = self.meddle
-        deferred = self.client.submit(told.task)
-        told.watch(deferred)
-        if meddles:
-            deferred.addCallback(lambda _: self.meddle("the Deferred")).addErrback(lambda _: None)
-        return told
+        acts: bool = False,
+    ) -> RecordedTask:
+        recorded = RecordedTask(len(self.tasks), background, unique, retries, timeout)
+        recorded.stopped = not self.client.running
+        self.tasks.append(recorded)
+        if acts:
+            recorded.react = self.act
+        deferred = self.client.submit(recorded.task)
+        recorded.watch(deferred)
+        if acts:
+            deferred.addCallback(lambda _: self.act("the Deferred")).addErrback(lambda _: None)
+        return recorded
 
-    def meddle(self, callback: str) -> None:
+    def act(self, callback: str) -> None:
         if callback == self._callback and self.calls < 3:
             self.calls += 1
             self._action(self)
 
     def stop(self) -> None:
-        for told in self.tasks:
-            told.stopped = True
+        for recorded in self.tasks:
+            recorded.stopped = True
         self.stops.append(self.client.stopService())
 
-    def cancel(self, told: Told) -> None:
-        told.cancelled = True
-        told.deferred.cancel()
+    def cancel(self, recorded: RecordedTask) -> None:
+        recorded.cancelled = True
+        recorded.deferred.cancel()
 
     def work(self, end: str) -> None:
-        """Do the first task's job; all that is said of it is read at once."""
+        """Run the job of the first task; the client reads its packets at once."""
         self.harness.advance()
         server = next((server for server in self.harness.servers if b"0" in server.queued("work")), None)
         if server is None:
@@ -95,73 +95,73 @@ class Scene:
             job.abandon()
 
     def finish(self) -> None:
-        """All is done that is there; then nothing may be left."""
+        """Complete all jobs; check that nothing is left."""
         for _ in range(8):
             self.work("complete")
             for server in self.harness.servers:
-                with suppress(AssertionError):  # a worker that asks in vain frees jobs that nobody waits for (H1)
+                with suppress(AssertionError):  # ask until there is none: only this removes jobs without clients (H1)
                     while True:
                         server.take("work").complete(b"done")
             self.harness.advance(10)
         assert outcome(self.client.drain()) is None
         self.harness.stop()
         assert all(stop.called for stop in self.stops)
-        for told in self.tasks:
-            told.check_outcome()
+        for recorded in self.tasks:
+            recorded.check_outcome()
 
 
-def complete(scene: Scene) -> None:
-    scene.work("complete")
+def complete(scenario: Scenario) -> None:
+    scenario.work("complete")
 
 
-def fail(scene: Scene) -> None:
-    scene.work("fail")
+def fail(scenario: Scenario) -> None:
+    scenario.work("fail")
 
 
-def raise_exception(scene: Scene) -> None:
-    scene.work("exception")
+def raise_exception(scenario: Scenario) -> None:
+    scenario.work("exception")
 
 
-def fail_twice(scene: Scene) -> None:
+def fail_twice(scenario: Scenario) -> None:
     for _ in range(2):
-        scene.work("fail")
-        scene.harness.advance(0.5)
+        scenario.work("fail")
+        scenario.harness.advance(0.5)
 
 
-def lose(scene: Scene) -> None:
-    scene.work("loss")
+def lose(scenario: Scenario) -> None:
+    scenario.work("loss")
 
 
-def go_down(scene: Scene) -> None:
-    """For longer than patience lasts."""
-    scene.harness.advance()
-    for server in scene.harness.servers:
+def go_down(scenario: Scenario) -> None:
+    """For longer than ``server_wait``."""
+    scenario.harness.advance()
+    for server in scenario.harness.servers:
         server.go_down()
-    scene.harness.advance(200)
-    for server in scene.harness.servers:
+    scenario.harness.advance(200)
+    for server in scenario.harness.servers:
         for fault in list(server._faults.active):
             fault.end()
-    scene.harness.advance(40)
+    scenario.harness.advance(40)
 
 
-def time_out(scene: Scene) -> None:
-    scene.harness.advance(501)
+def time_out(scenario: Scenario) -> None:
+    scenario.harness.advance(501)
 
 
-def stop_the_client(scene: Scene) -> None:
-    scene.harness.advance()
-    scene.stop()
+def stop_client(scenario: Scenario) -> None:
+    scenario.harness.advance()
+    scenario.stop()
 
 
-def cancel_it(scene: Scene) -> None:
-    scene.harness.advance()
-    scene.cancel(scene.first)
+def cancel_task(scenario: Scenario) -> None:
+    scenario.harness.advance()
+    scenario.cancel(scenario.first)
 
 
-def leave_a_server(scene: Scene) -> None:
-    scene.harness.advance()
-    scene.client.job_servers = scene.client.job_servers[:1]
-    scene.work("fail")
+def remove_server(scenario: Scenario) -> None:
+    scenario.harness.advance()
+    scenario.client.job_servers = scenario.client.job_servers[:1]
+    scenario.work("fail")
 
 
 EVENTS = [
@@ -172,58 +172,58 @@ EVENTS = [
     lose,
     go_down,
     time_out,
-    stop_the_client,
-    cancel_it,
-    leave_a_server,
+    stop_client,
+    cancel_task,
+    remove_server,
 ]
 
 
-def adds_tasks(scene: Scene) -> None:
-    scene.add(b"")
-    scene.add(b"u", retries=1)
-    scene.add(b"", background=True)
+def adds_tasks(scenario: Scenario) -> None:
+    scenario.add(b"")
+    scenario.add(b"u", retries=1)
+    scenario.add(b"", background=True)
 
 
-def cancels_itself(scene: Scene) -> None:
-    scene.cancel(scene.first)
+def cancels_itself(scenario: Scenario) -> None:
+    scenario.cancel(scenario.first)
 
 
-def cancels_all_others(scene: Scene) -> None:
-    for told in scene.tasks[1:]:
-        scene.cancel(told)
+def cancels_others(scenario: Scenario) -> None:
+    for recorded in scenario.tasks[1:]:
+        scenario.cancel(recorded)
 
 
-def stops_the_client(scene: Scene) -> None:
-    scene.stop()
+def stops_client(scenario: Scenario) -> None:
+    scenario.stop()
 
 
-def stops_and_starts_the_client(scene: Scene) -> None:
-    scene.stop()
-    scene.client.startService()
+def stops_and_starts_client(scenario: Scenario) -> None:
+    scenario.stop()
+    scenario.client.startService()
 
 
-def stops_and_adds_tasks(scene: Scene) -> None:
-    scene.stop()
-    scene.add(b"u")
-    scene.add(b"", background=True)
+def stops_and_adds_tasks(scenario: Scenario) -> None:
+    scenario.stop()
+    scenario.add(b"u")
+    scenario.add(b"", background=True)
 
 
-def changes_the_servers(scene: Scene) -> None:
-    scene.client.job_servers = scene.client.job_servers[::-1][:1]
+def changes_servers(scenario: Scenario) -> None:
+    scenario.client.job_servers = scenario.client.job_servers[::-1][:1]
 
 
-def raises(scene: Scene) -> None:
+def raises(scenario: Scenario) -> None:
     raise ZeroDivisionError("of the caller's own")
 
 
 ACTIONS = [
     adds_tasks,
     cancels_itself,
-    cancels_all_others,
-    stops_the_client,
-    stops_and_starts_the_client,
+    cancels_others,
+    stops_client,
+    stops_and_starts_client,
     stops_and_adds_tasks,
-    changes_the_servers,
+    changes_servers,
     raises,
 ]
 
@@ -232,14 +232,14 @@ ACTIONS = [
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("callback", CALLBACKS)
 def test_callback_may_do_anything(
-    callback: str, action: Callable[[Scene], object], logged_failures: Failures
+    callback: str, action: Callable[[Scenario], object], logged_failures: Failures
 ) -> None:
     calls = 0
     for event in EVENTS:
-        scene = Scene(callback, action)
-        event(scene)
-        scene.finish()
-        calls += scene.calls
+        scenario = Scenario(callback, action)
+        event(scenario)
+        scenario.finish()
+        calls += scenario.calls
     assert calls > 0
     logged = len(logged_failures.flush(ZeroDivisionError))
     assert logged == (calls if action is raises and callback != "the Deferred" else 0)

@@ -1,11 +1,10 @@
-"""Tasks, handles and states by themselves: what is refused, what a caller is told, in which order, and what is kept."""
+"""Tasks, queues of tasks, handles and states: validation, events and their order, and what is kept."""
 
 from __future__ import annotations
 
 import array
 import datetime
 import decimal
-import gc
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
-from txgearman.client.task import Task, TaskOwner
+from txgearman.client.task import Options, Task, TaskOwner
 from txgearman.client.task_queue import TaskQueue
 from txgearman.errors import ClientStopped, TaskException, TaskFailed
 from txgearman.models import JobHandle, JobStatus, Priority
@@ -44,15 +43,16 @@ ALL_CALLBACKS = (
 FOREGROUND_CALLBACKS = ("on_data", "on_warning", "on_status", "on_complete", "on_exception")
 
 
-class Story(TaskOwner):
-    """A task, and all that is told about it, in order: to its callbacks, its holder, its Deferred and its owner.
+class RecordedTask(TaskOwner):
+    """A task, its holder and its owner: records what its callbacks, holder, Deferred and owner get, in order.
 
-    It is the task's holder and its owner at once.
-
-    :ivar react: what the callback of a name does, once it has been recorded.
+    :ivar react: what the callback of a name does after it was recorded.
+    :ivar retries: whether the owner retries the task after each failure.
     """
 
-    def __init__(self, react: Mapping[str, Callable[[Story], None]] | None = None, *, background: bool = False) -> None:
+    def __init__(
+        self, react: Mapping[str, Callable[[RecordedTask], None]] | None = None, *, background: bool = False
+    ) -> None:
         self.events: list[tuple[Any, ...]] = []
         self.react = react or {}
         self.retries = False
@@ -61,7 +61,7 @@ class Story(TaskOwner):
         if not background:
             callbacks["on_retry"] = self._recorder("on_retry")
         self.task = Task("resize", b"picture", background=background, **callbacks)
-        self.deferred: Deferred[Any] = self.task._begin(self)
+        self.deferred: Deferred[Any] = begin(self.task, self)
         self.task._holder = self
         self.task._server = SERVER
         self.deferred.addCallbacks(
@@ -70,9 +70,9 @@ class Story(TaskOwner):
         )
 
     def _recorder(self, name: str) -> Callable[..., None]:
-        def record(task: Task, *told: object) -> None:
+        def record(task: Task, *arguments: object) -> None:
             assert task is self.task
-            self.events.append((name, *told))
+            self.events.append((name, *arguments))
             if name in self.react:
                 self.react[name](self)
 
@@ -84,7 +84,7 @@ class Story(TaskOwner):
 
     def reroute(self, task: Task) -> None:
         assert task is self.task
-        self.events.append(("placed again",))
+        self.events.append(("reroute",))
 
     def retry(self, task: Task, reason: Exception) -> bool:
         assert task is self.task
@@ -102,49 +102,97 @@ class Story(TaskOwner):
 
     @property
     def fired(self) -> list[Any]:
-        """What the Deferred fired with; more than one would be a fault."""
+        """What the Deferred fired with."""
         return [event[1] for event in self.events if event[0] == "fired"]
 
     def create(self) -> None:
-        self.task._job_created(HANDLE)
+        create_job(self.task)
 
-    def run(self, end: Callable[[Story], None]) -> None:
-        """The life of a job. For a task that has ended, those who carry it out drop what comes."""
-        task = self.task
-        for event in (
-            self.create,
-            lambda: task._data_received(b"d1"),
-            lambda: task._status_received(1, 2),
-            lambda: task._warning_received(b"w1"),
-            lambda: task._data_received(b"d2"),
-            lambda: end(self),
-        ):
+    def run(self, end: Callable[[RecordedTask], None]) -> None:
+        """Report a job up to its end. Once the task has ended, nothing more is reported to it."""
+        for event in (self.create, *progress(self.task), lambda: end(self)):
             if not self.fired:
                 event()
 
 
-def complete(story: Story) -> None:
-    story.task._job_completed(b"thumbnail")
+# What a connection reports to a task.
 
 
-def raise_exception(story: Story) -> None:
-    story.task._exception_received(b"boom")
+def begin(task: Task, owner: TaskOwner | None = None, prefix: bytes = b"") -> Deferred[Any]:
+    return task._begin(owner or TaskOwner(), prefix)
 
 
-def fail(story: Story) -> None:
-    story.task._attempt_failed(TaskFailed(story.task))
+def create_job(task: Task) -> None:
+    task._server = SERVER
+    task._job_created(HANDLE)
 
 
-def cancel(story: Story) -> None:
-    story.deferred.cancel()
+def progress(task: Task) -> list[Callable[[], None]]:
+    return [
+        lambda: task._data_received(b"d1"),
+        lambda: task._status_received(1, 2),
+        lambda: task._warning_received(b"w1"),
+        lambda: task._data_received(b"d2"),
+    ]
 
 
-def stop(story: Story) -> None:
-    """As a client that is stopped: its connections let go of all they have, and its tasks fail."""
-    story.task._attempt_failed(ClientStopped())
+def complete_task(task: Task) -> None:
+    task._job_completed(b"thumbnail")
 
 
-ENDS: list[Callable[[Story], None]] = [complete, raise_exception, fail, cancel, stop]
+def send_exception(task: Task) -> None:
+    task._exception_received(b"boom")
+
+
+def fail_task(task: Task, reason: Exception | None = None) -> None:
+    task._attempt_failed(reason or TaskFailed(task))
+
+
+def options_of(task: Task) -> Options:
+    return task._options
+
+
+def set_options(task: Task, **options: Any) -> None:
+    task._options = options_of(task)._replace(**options)
+
+
+def holder_of(task: Task) -> object:
+    return task._holder
+
+
+def return_unsent(task: Task) -> None:
+    task._return_unsent()
+
+
+def wire_function(task: Task) -> bytes:
+    return task._wire_function
+
+
+# Ends of a task.
+
+
+def complete(recorded: RecordedTask) -> None:
+    complete_task(recorded.task)
+
+
+def raise_exception(recorded: RecordedTask) -> None:
+    send_exception(recorded.task)
+
+
+def fail(recorded: RecordedTask) -> None:
+    fail_task(recorded.task)
+
+
+def cancel(recorded: RecordedTask) -> None:
+    recorded.deferred.cancel()
+
+
+def stop(recorded: RecordedTask) -> None:
+    """As a client that is stopped."""
+    fail_task(recorded.task, ClientStopped())
+
+
+ENDS: list[Callable[[RecordedTask], None]] = [complete, raise_exception, fail, cancel, stop]
 
 REACHES = {
     "on_created": complete,
@@ -155,7 +203,7 @@ REACHES = {
     "on_exception": raise_exception,
     "on_fail": fail,
 }
-"""By each callback, an end of a task that has it called."""
+"""For each callback, an end of a task that calls it."""
 
 
 # Guarantee 2: order.
@@ -165,27 +213,27 @@ PROGRESS = [("on_created",), ("on_data", b"d1"), ("on_status", 1, 2), ("on_warni
 
 @pytest.mark.guarantee(number=2)
 def test_events_of_completed_task_come_in_order() -> None:
-    story = Story()
-    story.run(complete)
-    assert story.events == [*PROGRESS, ("on_complete", b"thumbnail"), ("fired", b"thumbnail"), ("ended",)]
+    recorded = RecordedTask()
+    recorded.run(complete)
+    assert recorded.events == [*PROGRESS, ("on_complete", b"thumbnail"), ("fired", b"thumbnail"), ("ended",)]
 
 
 @pytest.mark.guarantee(number=2)
 @pytest.mark.parametrize("end", [fail, stop])
-def test_events_of_failed_task_come_in_order(end: Callable[[Story], None]) -> None:
-    story = Story()
-    story.run(end)
-    (reason,) = story.fired
-    assert story.events == [*PROGRESS, ("on_fail", reason), ("fired", reason), ("ended",)]
+def test_events_of_failed_task_come_in_order(end: Callable[[RecordedTask], None]) -> None:
+    recorded = RecordedTask()
+    recorded.run(end)
+    (reason,) = recorded.fired
+    assert recorded.events == [*PROGRESS, ("on_fail", reason), ("fired", reason), ("ended",)]
     assert isinstance(reason, (TaskFailed, ClientStopped))
 
 
 @pytest.mark.guarantee(number=2)
 def test_events_of_task_with_exception_come_in_order() -> None:
-    story = Story()
-    story.run(raise_exception)
-    (reason,) = story.fired
-    assert story.events == [
+    recorded = RecordedTask()
+    recorded.run(raise_exception)
+    (reason,) = recorded.fired
+    assert recorded.events == [
         *PROGRESS,
         ("on_exception", b"boom"),
         ("on_fail", reason),
@@ -193,63 +241,61 @@ def test_events_of_task_with_exception_come_in_order() -> None:
         ("ended",),
     ]
     assert type(reason) is TaskException
-    assert (reason.task, reason.data) == (story.task, b"boom")
+    assert (reason.task, reason.data) == (recorded.task, b"boom")
 
 
 @pytest.mark.guarantee(number=2)
 def test_events_of_background_task_come_in_order() -> None:
-    story = Story(background=True)
-    story.create()
-    assert story.events == [("on_created",), ("fired", JOB), ("ended",)]
-    assert story.task.handle == JOB
+    recorded = RecordedTask(background=True)
+    recorded.create()
+    assert recorded.events == [("on_created",), ("fired", JOB), ("ended",)]
+    assert recorded.task.handle == JOB
 
 
 @pytest.mark.guarantee(number=2)
 def test_failed_background_task_has_no_handle() -> None:
-    story = Story(background=True)
-    fail(story)
-    assert story.names == ["on_fail", "fired", "ended"]
-    assert story.task.handle is None
+    recorded = RecordedTask(background=True)
+    fail(recorded)
+    assert recorded.names == ["on_fail", "fired", "ended"]
+    assert recorded.task.handle is None
 
 
 @pytest.mark.guarantee(number=9)
 def test_cancelled_task_leaves_holder_before_callbacks() -> None:
-    """So that nothing of it is left in a table when the caller's code runs."""
-    story = Story()
-    cancel(story)
-    (reason,) = story.fired
-    assert story.events == [("discard",), ("on_fail", reason), ("fired", reason), ("ended",)]
+    """State first: no table has the task when the caller's code runs."""
+    recorded = RecordedTask()
+    cancel(recorded)
+    (reason,) = recorded.fired
+    assert recorded.events == [("discard",), ("on_fail", reason), ("fired", reason), ("ended",)]
     assert isinstance(reason, CancelledError)
 
 
 @pytest.mark.guarantee(number=9)
 def test_task_without_holder_can_be_cancelled() -> None:
-    story = Story()
-    story.task._holder = None
-    cancel(story)
-    assert story.names == ["on_fail", "fired", "ended"]
+    recorded = RecordedTask()
+    recorded.task._holder = None
+    cancel(recorded)
+    assert recorded.names == ["on_fail", "fired", "ended"]
 
 
 @pytest.mark.guarantee(number=2)
 def test_handle_is_set_before_on_created() -> None:
     handles: list[JobHandle | None] = []
-    story = Story({"on_created": lambda story: handles.append(story.task.handle)})
-    assert story.task.handle is None
-    story.create()
+    recorded = RecordedTask({"on_created": lambda recorded: handles.append(recorded.task.handle)})
+    assert recorded.task.handle is None
+    recorded.create()
     assert handles == [JOB]
 
 
 def test_task_without_callbacks_accepts_all_events() -> None:
     task = Task("resize")
-    told = outcome(task._begin(TaskOwner()))
-    task._server = SERVER
-    task._job_created(HANDLE)
-    task._data_received(b"d")
-    task._warning_received(b"w")
-    task._status_received(1, 2)
-    assert told == []
-    task._exception_received(b"boom")
-    assert [type(error) for error in told] == [TaskException]
+    outcomes = outcome(begin(task))
+    create_job(task)
+    for event in progress(task):
+        event()
+    assert outcomes == []
+    send_exception(task)
+    assert [type(error) for error in outcomes] == [TaskException]
 
 
 # Guarantee 1: one outcome.
@@ -257,70 +303,70 @@ def test_task_without_callbacks_accepts_all_events() -> None:
 
 @pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("first", ENDS)
-def test_only_first_end_counts(first: Callable[[Story], None]) -> None:
-    """Nobody is told of another one."""
-    story = Story()
-    story.run(first)
-    before = [*story.events]
+def test_only_first_end_counts(first: Callable[[RecordedTask], None]) -> None:
+    """Nothing is called or fired for any later one."""
+    recorded = RecordedTask()
+    recorded.run(first)
+    before = [*recorded.events]
     for end in ENDS:
-        end(story)
-        assert story.events == before
-    assert len(story.fired) == 1
-    assert story.task._holder is None
+        end(recorded)
+        assert recorded.events == before
+    assert len(recorded.fired) == 1
+    assert holder_of(recorded.task) is None
 
 
 @pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("end", ENDS)
-def test_background_task_ends_with_its_handle(end: Callable[[Story], None]) -> None:
-    story = Story(background=True)
-    story.create()
-    before = [*story.events]
-    end(story)
-    assert story.events == before
+def test_background_task_ends_with_its_handle(end: Callable[[RecordedTask], None]) -> None:
+    recorded = RecordedTask(background=True)
+    recorded.create()
+    before = [*recorded.events]
+    end(recorded)
+    assert recorded.events == before
 
 
 @pytest.mark.guarantee(number=1)
 @given(st.lists(st.sampled_from(ENDS), min_size=1))
-def test_any_sequence_of_ends_makes_one_outcome(ends: list[Callable[[Story], None]]) -> None:
-    story = Story()
+def test_any_sequence_of_ends_makes_one_outcome(ends: list[Callable[[RecordedTask], None]]) -> None:
+    recorded = RecordedTask()
     for end in ends:
-        end(story)
-    assert story.names.count("fired") == story.names.count("ended") == 1
-    assert story.names.count("on_complete") + story.names.count("on_fail") == 1
+        end(recorded)
+    assert recorded.names.count("fired") == recorded.names.count("ended") == 1
+    assert recorded.names.count("on_complete") + recorded.names.count("on_fail") == 1
 
 
-# Guarantee 13: the caller's callback can do no harm.
+# Guarantee 13: callbacks are isolated.
 
 
-class Mishap(BaseException):
-    """A mistake in the caller's code; `except Exception` would let it through."""
+class CallerError(BaseException):
+    """An error in the caller's code that `except Exception` does not catch."""
 
 
-def misbehave(story: Story) -> None:
-    raise Mishap("in a callback")
+def misbehave(recorded: RecordedTask) -> None:
+    raise CallerError("in a callback")
 
 
 @contextmanager
 def logged(failures: Failures) -> Iterator[list[LogEvent]]:
-    """The mishaps that are logged meanwhile; they are expected."""
+    """Collect the errors of the caller that are logged meanwhile, which are expected."""
     with capturedLogs() as events:
-        mishaps: list[LogEvent] = []
-        yield mishaps
-    mishaps += [event for event in events if "log_failure" in event]
-    assert len(failures.flush(Mishap)) == len(mishaps)
+        errors: list[LogEvent] = []
+        yield errors
+    errors += [event for event in events if "log_failure" in event]
+    assert len(failures.flush(CallerError)) == len(errors)
 
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ALL_CALLBACKS)
 def test_exception_of_callback_is_logged_with_task(name: str, logged_failures: Failures) -> None:
-    """And all goes on as if it had not raised."""
-    good, bad = Story(), Story({name: misbehave})
+    """All other events are as if it had not raised."""
+    good, bad = RecordedTask(), RecordedTask({name: misbehave})
     good.run(REACHES[name])
-    with logged(logged_failures) as mishaps:
+    with logged(logged_failures) as errors:
         bad.run(REACHES[name])
     assert bad.names == good.names
-    assert len(mishaps) == good.names.count(name)
-    for event in mishaps:
+    assert len(errors) == good.names.count(name)
+    for event in errors:
         assert event["task"] is bad.task
         assert "resize 10.0.0.1:4730//H:host:12" in formatEvent(event)
 
@@ -328,75 +374,75 @@ def test_exception_of_callback_is_logged_with_task(name: str, logged_failures: F
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ["on_created", "on_fail"])
 def test_exception_of_background_callback_is_logged(name: str, logged_failures: Failures) -> None:
-    story = Story({name: misbehave}, background=True)
-    with logged(logged_failures) as mishaps:
-        (story.create if name == "on_created" else story.deferred.cancel)()
-    assert len(mishaps) == len(story.fired) == 1
-    assert story.names[-2:] == ["fired", "ended"]
+    recorded = RecordedTask({name: misbehave}, background=True)
+    with logged(logged_failures) as errors:
+        (recorded.create if name == "on_created" else recorded.deferred.cancel)()
+    assert len(errors) == len(recorded.fired) == 1
+    assert recorded.names[-2:] == ["fired", "ended"]
 
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ["on_created", "on_data", "on_warning", "on_status", "on_exception"])
 def test_callback_may_cancel_task_before_its_end(name: str) -> None:
-    """Then what would have come after it does not."""
-    story = Story({name: cancel})
-    story.run(REACHES[name])
-    (reason,) = story.fired
+    """Nothing that would have followed is reported."""
+    recorded = RecordedTask({name: cancel})
+    recorded.run(REACHES[name])
+    (reason,) = recorded.fired
     assert isinstance(reason, CancelledError)
-    after = story.events[story.names.index(name) + 1 :]
+    after = recorded.events[recorded.names.index(name) + 1 :]
     assert after == [("discard",), ("on_fail", reason), ("fired", reason), ("ended",)]
 
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ["on_complete", "on_fail"])
 def test_last_callback_may_cancel_task(name: str) -> None:
-    """Nobody is told of two ends, but the Deferred does as it was asked."""
-    story = Story({name: cancel})
-    story.run(REACHES[name])
-    assert story.names == [*(event[0] for event in PROGRESS), name, "fired", "ended"]
-    assert isinstance(story.fired[0], CancelledError)
+    """No other callback is called, but the Deferred is cancelled."""
+    recorded = RecordedTask({name: cancel})
+    recorded.run(REACHES[name])
+    assert recorded.names == [*(event[0] for event in PROGRESS), name, "fired", "ended"]
+    assert isinstance(recorded.fired[0], CancelledError)
 
 
 @pytest.mark.guarantee(number=13)
 def test_on_created_may_cancel_background_task() -> None:
-    story = Story({"on_created": cancel}, background=True)
-    story.create()
-    assert story.names == ["on_created", "discard", "on_fail", "fired", "ended"]
-    assert isinstance(story.fired[0], CancelledError)
+    recorded = RecordedTask({"on_created": cancel}, background=True)
+    recorded.create()
+    assert recorded.names == ["on_created", "discard", "on_fail", "fired", "ended"]
+    assert isinstance(recorded.fired[0], CancelledError)
 
 
 @pytest.mark.guarantee(number=13)
 @pytest.mark.parametrize("name", ALL_CALLBACKS)
 def test_callback_may_stop_client(name: str) -> None:
-    """Which ends the task under its feet, unless it has ended."""
-    story = Story({name: stop})
-    story.run(REACHES[name])
+    """This ends the task during its callback, unless it has ended."""
+    recorded = RecordedTask({name: stop})
+    recorded.run(REACHES[name])
     over = name in ("on_complete", "on_fail")
-    assert isinstance(story.fired[0], ClientStopped) is not over
-    assert story.names.count("on_complete") + story.names.count("on_fail") == 1
-    assert story.names.count("fired") == story.names.count("ended") == 1
+    assert isinstance(recorded.fired[0], ClientStopped) is not over
+    assert recorded.names.count("on_complete") + recorded.names.count("on_fail") == 1
+    assert recorded.names.count("fired") == recorded.names.count("ended") == 1
 
 
 @pytest.mark.guarantee(number=13)
 def test_callback_of_deferred_may_end_task_again() -> None:
-    """By cancelling, or by stopping the client; the owner is told after it, once."""
-    story = Story()
+    """By cancelling it, or by stopping the client; the owner is notified afterwards, once."""
+    recorded = RecordedTask()
 
     def end_again(_: object) -> None:
         for end in ENDS:
-            end(story)
+            end(recorded)
 
-    story.deferred.addCallback(end_again)
-    story.run(complete)
-    assert story.names == [*(event[0] for event in PROGRESS), "on_complete", "fired", "ended"]
-    assert story.fired == [b"thumbnail"]
+    recorded.deferred.addCallback(end_again)
+    recorded.run(complete)
+    assert recorded.names == [*(event[0] for event in PROGRESS), "on_complete", "fired", "ended"]
+    assert recorded.fired == [b"thumbnail"]
 
 
-# Guarantee 8: the caller's mistakes are told at the call.
+# Guarantee 8: invalid arguments raise at the call.
 
 TOO_LONG = f"must have {MAX_FUNCTION} bytes at most, not "
 
-MISTAKES: list[tuple[type[Exception], str, dict[str, Any]]] = [
+INVALID: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "function must not be empty", {"function": ""}),
     (ValueError, "function must not be empty", {"function": b""}),
     (ValueError, "function must not have a NUL: .*re.x00size", {"function": "re\0size"}),
@@ -430,7 +476,7 @@ MISTAKES: list[tuple[type[Exception], str, dict[str, Any]]] = [
 NOW = datetime.datetime(2030, 1, 2, 3, 4, 5)  # naive, since that is the mistake
 LATEST = 2**63 - 1
 
-AT_MISTAKES: list[tuple[type[Exception], str, object]] = [
+AT_INVALID: list[tuple[type[Exception], str, object]] = [
     (ValueError, "at must be an aware datetime, with a time zone, not .*2030, 1, 2", NOW),
     (TypeError, "at must be an aware datetime or POSIX seconds, not date", NOW.date()),
     (TypeError, "at must be an aware datetime or POSIX seconds, not timedelta", datetime.timedelta(seconds=5)),
@@ -450,19 +496,19 @@ AT_MISTAKES: list[tuple[type[Exception], str, object]] = [
 
 
 @pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize(("error", "told", "arguments"), MISTAKES, ids=[repr(each)[:50] for _, _, each in MISTAKES])
-def test_invalid_arguments_raise(error: type[Exception], told: str, arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("error", "message", "arguments"), INVALID, ids=[repr(each)[:50] for _, _, each in INVALID])
+def test_invalid_arguments_raise(error: type[Exception], message: str, arguments: dict[str, Any]) -> None:
     for background in (False, True):
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             Task(**{"function": "resize", "background": background, **arguments})
 
 
 @pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize(("error", "told", "at"), AT_MISTAKES, ids=[repr(at) for _, _, at in AT_MISTAKES])
-def test_invalid_at_raises(error: type[Exception], told: str, at: Any) -> None:
-    """In a foreground task too, which takes no time at all."""
+@pytest.mark.parametrize(("error", "message", "at"), AT_INVALID, ids=[repr(at) for _, _, at in AT_INVALID])
+def test_invalid_at_raises(error: type[Exception], message: str, at: Any) -> None:
+    """For a foreground task, too, which must not have any `at`."""
     for background in (False, True):
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             Task("resize", background=background, at=at)
 
 
@@ -490,53 +536,47 @@ def test_foreground_callback_raises_for_background_task(name: str) -> None:
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("end", [None, *ENDS])
-def test_second_submit_of_task_raises(end: Callable[[Story], None] | None) -> None:
-    """Whether it is under way or over; and the first submit takes no notice."""
-    story = Story()
+def test_second_submit_of_task_raises(end: Callable[[RecordedTask], None] | None) -> None:
+    """Whether it is in flight or has ended. The first submit is not affected."""
+    recorded = RecordedTask()
     if end is not None:
-        end(story)
-    before = [*story.events]
+        end(recorded)
+    before = [*recorded.events]
     with pytest.raises(ValueError, match=r"<Task resize> was submitted before; make a new Task"):
-        story.task._begin(TaskOwner())
-    assert story.events == before
-    complete(story)
-    assert len(story.fired) == 1
+        begin(recorded.task)
+    assert recorded.events == before
+    complete(recorded)
+    assert len(recorded.fired) == 1
 
 
 @pytest.mark.guarantee(number=8)
 def test_length_of_function_includes_prefix() -> None:
-    """A task that is refused for it is as it was."""
+    """A submit that raises leaves the task as it was."""
     task = Task(b"f" * (MAX_FUNCTION - 3))
-    told = f"prefix and function {TOO_LONG}{MAX_FUNCTION + 1}"
-    with pytest.raises(ValueError, match=told):
-        task._begin(TaskOwner(), b"box\t")
-    assert task._wire_function == b"f" * (MAX_FUNCTION - 3)
-    told_outcome = outcome(task._begin(TaskOwner(), b"bo\t"))
-    assert task._wire_function == b"bo\t" + b"f" * (MAX_FUNCTION - 3)
-    task._job_completed(b"done")
-    assert told_outcome == [b"done"]
+    with pytest.raises(ValueError, match=f"prefix and function {TOO_LONG}{MAX_FUNCTION + 1}"):
+        begin(task, prefix=b"box\t")
+    assert wire_function(task) == b"f" * (MAX_FUNCTION - 3)
+    outcomes = outcome(begin(task, prefix=b"bo\t"))
+    assert wire_function(task) == b"bo\t" + b"f" * (MAX_FUNCTION - 3)
+    complete_task(task)
+    assert outcomes == [b"thumbnail"]
 
 
 @pytest.mark.guarantee(number=8)
 def test_names_are_accepted_up_to_their_limits() -> None:
     task = Task(b"f" * MAX_FUNCTION, unique=b"u" * MAX_UNIQUE)
-    assert (task._wire_function, task.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
+    assert (wire_function(task), task.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
     assert name_bytes("handle", b"h" * MAX_HANDLE, MAX_HANDLE) == b"h" * MAX_HANDLE
     with pytest.raises(ValueError, match="handle must have 63 bytes at most, not 64"):
         name_bytes("handle", b"h" * 64, MAX_HANDLE)
 
 
-# What a task is.
+# Members of a task.
 
 
 def test_task_has_default_options() -> None:
     task = Task("resize")
-    assert (task.workload, task.unique, task._options.priority, task._options.at) == (
-        b"",
-        b"",
-        Priority.NORMAL,
-        None,
-    )
+    assert (task.workload, task.unique, task.priority, task.at) == (b"", b"", Priority.NORMAL, None)
     assert task.background is False
 
 
@@ -545,7 +585,7 @@ def test_task_has_default_options() -> None:
 def test_names_are_sent_as_bytes(name: str | bytes) -> None:
     wire = name.encode() if isinstance(name, str) else name
     task = Task(name, unique=name)
-    assert (task.function, task._wire_function, task.unique) == (name, wire, wire)
+    assert (task.function, wire_function(task), task.unique) == (name, wire, wire)
 
 
 WORKLOADS = [
@@ -569,7 +609,7 @@ def test_workload_may_be_any_bytes_like_object(workload: Any) -> None:
 @pytest.mark.guarantee(number=15)
 def test_workload_is_copied_from_mutable_object() -> None:
     workload = bytearray(b"picture")
-    view, copy = Task("resize", memoryview(workload)), Task("resize", workload)  # type: ignore[arg-type]  # a view will do, too
+    view, copy = Task("resize", memoryview(workload)), Task("resize", workload)  # type: ignore[arg-type]  # views are accepted
     workload[:] = b"changed"
     assert (view.workload, copy.workload) == (b"picture", b"picture")
 
@@ -593,10 +633,10 @@ EAST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
     ],
 )
 def test_at_is_rounded_up_to_whole_seconds(at: datetime.datetime | float, seconds: int) -> None:
-    """Never down: the job must not start before its time."""
+    """Not down: the job must not start early."""
     task = Task("resize", background=True, at=at)
-    assert task._options.at == seconds
-    assert type(task._options.at) is int
+    assert task.at == seconds
+    assert type(task.at) is int
 
 
 @pytest.mark.parametrize(
@@ -606,86 +646,72 @@ def test_at_is_rounded_up_to_whole_seconds(at: datetime.datetime | float, second
 def test_string_of_task_has_function_and_job(function: str | bytes, text: str) -> None:
     task = Task(function)
     assert (str(task), repr(task)) == (text, f"<Task {text}>")
-    told = outcome(task._begin(TaskOwner(), b"box\t"))
-    task._server = SERVER
-    task._job_created(HANDLE)
+    outcomes = outcome(begin(task, prefix=b"box\t"))
+    create_job(task)
     assert str(task) == f"{text} 10.0.0.1:4730//H:host:12"
-    task._job_completed(b"")
-    assert told == [b""]
+    complete_task(task)
+    assert outcomes == [b"thumbnail"]
 
 
-# Guarantee 12: nothing is kept after the end.
-
-
-@contextmanager
-def no_collector() -> Iterator[None]:
-    """What lives in a cycle of references stays."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+# Guarantee 12: finished tasks are not retained.
 
 
 def watched(background: bool = False) -> tuple[Task, Deferred[Any], weakref.ref[Task]]:
-    """A task under way, whose callbacks keep nothing of it."""
+    """Return a begun task whose callbacks do not refer to it, its Deferred, and a weak reference."""
 
-    def nothing(*told: object) -> None:
+    def nothing(*arguments: object) -> None:
         pass
 
     task = Task("resize", background=background, on_created=nothing, on_fail=nothing)
-    deferred = task._begin(TaskOwner())
+    deferred = begin(task)
     deferred.addErrback(lambda failure: None)
     return task, deferred, weakref.ref(task)
 
 
-LIVES: dict[str, Callable[[Task, Deferred[Any]], object]] = {
-    "completed": lambda task, deferred: task._job_completed(b"thumbnail"),
-    "failed": lambda task, deferred: task._attempt_failed(TaskFailed(task)),
-    "exception": lambda task, deferred: task._exception_received(b"boom"),
+OUTCOMES: dict[str, Callable[[Task, Deferred[Any]], object]] = {
+    "completed": lambda task, deferred: complete_task(task),
+    "failed": lambda task, deferred: fail_task(task),
+    "exception": lambda task, deferred: send_exception(task),
     "cancelled": lambda task, deferred: deferred.cancel(),
 }
 
 
 @pytest.mark.guarantee(number=12)
-@pytest.mark.parametrize("live", LIVES.values(), ids=LIVES.keys())
-def test_ended_task_is_freed_with_last_reference(live: Callable[[Task, Deferred[Any]], object]) -> None:
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("end", OUTCOMES.values(), ids=OUTCOMES.keys())
+def test_ended_task_is_freed_with_last_reference(end: Callable[[Task, Deferred[Any]], object]) -> None:
     """At once, without the garbage collector; the Deferred may be kept for its result."""
     task, deferred, reference = watched()
-    task._server = SERVER
-    task._job_created(HANDLE)
-    with no_collector():
-        live(task, deferred)
-        assert reference() is task
-        del task
-        assert reference() is None
+    create_job(task)
+    end(task, deferred)
+    assert reference() is task
+    del task
+    assert reference() is None
     assert deferred.called
 
 
 @pytest.mark.guarantee(number=12)
+@pytest.mark.usefixtures("no_garbage_collection")
 def test_acknowledged_background_task_is_freed_with_last_reference() -> None:
     task, deferred, reference = watched(background=True)
-    with no_collector():
-        task._server = SERVER
-        task._job_created(HANDLE)
-        assert reference() is task
-        del task
-        assert reference() is None
+    create_job(task)
+    assert reference() is task
+    del task
+    assert reference() is None
     assert outcome(deferred) == [JOB]
 
 
 @pytest.mark.guarantee(number=12)
+@pytest.mark.usefixtures("no_garbage_collection")
 def test_ended_task_keeps_no_reference_to_holder_and_owner() -> None:
-    """A caller that keeps the task keeps no connection and no client with it."""
-    story = Story()
-    task, reference = story.task, weakref.ref(story)
-    complete(story)
-    task._options = Task("resize")._options  # the callbacks are the caller's, and here they refer to the story
-    with no_collector():
-        del story
-        assert reference() is None
-    assert task._holder is None
+    """A caller that keeps the task keeps no connection and no client alive."""
+    recorded = RecordedTask()
+    task, reference = recorded.task, weakref.ref(recorded)
+    complete(recorded)
+    set_options(task, **options_of(Task("resize"))._asdict())  # the callbacks refer to the RecordedTask
+    del recorded
+    assert reference() is None
+    assert holder_of(task) is None
 
 
 # Handles.
@@ -703,7 +729,7 @@ def test_handle_round_trips_through_string(server: str, handle: bytes) -> None:
 
 @given(HANDLES)
 def test_string_of_handle_is_printable(handle: bytes) -> None:
-    """So that any database, log or URL can have it."""
+    """So that it can be stored in a database, a log or a URL."""
     text = str(JobHandle(SERVER, handle))
     assert text.isascii()
     assert text.isprintable()
@@ -747,7 +773,7 @@ ALMOST_HANDLES = ["10.0.0.1:4730//H:host:12\n", "10.0.0.1:4730//H:host:12 ", "10
 
 @pytest.mark.parametrize("text", ALMOST_HANDLES)
 def test_from_string_raises_for_text_that_str_does_not_return(text: str) -> None:
-    """A line read with its end, say, would name a job that no server knows: `known` is false, and nobody sees why."""
+    """Such as a line with its end, which would otherwise be the handle of a job that no server knows."""
     with pytest.raises(ValueError, match="text must be a job handle such as"):
         JobHandle.from_string(text)
 
@@ -760,7 +786,7 @@ def test_from_string_raises_for_text_that_str_does_not_return(text: str) -> None
     [(0, 0, None), (4294967293, 0, None), (0, 8, 0.0), (3, 8, 0.375), (8, 8, 1.0), (9, 8, 1.125)],
 )
 def test_progress_is_fraction_of_job(numerator: int, denominator: int, progress: float | None) -> None:
-    """gearmand makes what a worker sends a number, or 0 (docs/gearman.md §5)."""
+    """gearmand converts what a worker sends to a number, or to 0 (docs/gearman.md §5)."""
     status = JobStatus(True, True, numerator, denominator)
     assert status.progress == progress
     assert status.waiting_clients is None
@@ -773,39 +799,41 @@ def test_priorities_sort_in_order_of_execution() -> None:
 # Guarantee 7: retries.
 
 
-def with_retries(count: int, **react: Callable[[Story], None]) -> Story:
-    """A task whose owner takes it back after each failure."""
-    story = Story({"on_retry": lambda story: story.events.append(("attempt", story.task.attempt)), **react})
-    story.task._options = story.task._options._replace(retries=count)
-    story.retries = True
-    return story
+def with_retries(count: int, **react: Callable[[RecordedTask], None]) -> RecordedTask:
+    """Return a task whose owner retries it after each failure."""
+    recorded = RecordedTask(
+        {"on_retry": lambda recorded: recorded.events.append(("attempt", recorded.task.attempt)), **react}
+    )
+    set_options(recorded.task, retries=count)
+    recorded.retries = True
+    return recorded
 
 
 @pytest.mark.guarantee(number=7)
 @pytest.mark.parametrize("end", [fail, raise_exception])
-def test_task_fails_only_when_no_retry_is_left(end: Callable[[Story], None]) -> None:
-    story = with_retries(2)
+def test_task_fails_only_when_no_retry_is_left(end: Callable[[RecordedTask], None]) -> None:
+    recorded = with_retries(2)
     for attempt in (1, 2):
-        story.create()
-        end(story)
-        assert (story.fired, story.task.attempt, story.task.handle) == ([], attempt, None)
-        assert not story.task.ended
-    end(story)
-    assert len(story.fired) == 1
-    retries = [event for event in story.events if event[0] in ("on_retry", "attempt")]
+        recorded.create()
+        end(recorded)
+        assert (recorded.fired, recorded.task.attempt, recorded.task.handle) == ([], attempt, None)
+        assert not recorded.task.ended
+    end(recorded)
+    assert len(recorded.fired) == 1
+    retries = [event for event in recorded.events if event[0] in ("on_retry", "attempt")]
     assert retries == [("on_retry", 1), ("attempt", 1), ("on_retry", 2), ("attempt", 2)]
-    assert story.names.count("on_fail") == 1
-    assert story.names.count("on_created") == 2
-    assert story.task.ended
+    assert recorded.names.count("on_fail") == 1
+    assert recorded.names.count("on_created") == 2
+    assert recorded.task.ended
 
 
 @pytest.mark.guarantee(number=7)
 def test_retried_task_fires_with_result() -> None:
-    story = with_retries(1)
-    fail(story)
-    story.run(complete)
-    assert story.fired == [b"thumbnail"]
-    assert [event for event in story.events if event[0] != "attempt"] == [
+    recorded = with_retries(1)
+    fail(recorded)
+    recorded.run(complete)
+    assert recorded.fired == [b"thumbnail"]
+    assert [event for event in recorded.events if event[0] != "attempt"] == [
         ("on_retry", 1),
         *PROGRESS,
         ("on_complete", b"thumbnail"),
@@ -816,93 +844,93 @@ def test_retried_task_fires_with_result() -> None:
 
 @pytest.mark.guarantee(number=7)
 def test_task_is_retried_without_on_retry() -> None:
-    story = with_retries(1)
-    story.task._options = story.task._options._replace(on_retry=None)
-    fail(story)
-    assert (story.fired, story.task.attempt) == ([], 1)
+    recorded = with_retries(1)
+    set_options(recorded.task, on_retry=None)
+    fail(recorded)
+    assert (recorded.fired, recorded.task.attempt) == ([], 1)
 
 
 @pytest.mark.guarantee(number=7)
 def test_owner_decides_about_retry() -> None:
-    story = with_retries(5)
-    story.retries = False
-    fail(story)
-    assert (len(story.fired), story.names.count("on_retry")) == (1, 0)
+    recorded = with_retries(5)
+    recorded.retries = False
+    fail(recorded)
+    assert (len(recorded.fired), recorded.names.count("on_retry")) == (1, 0)
 
 
 @pytest.mark.guarantee(number=7)
 def test_owner_retries_nothing_by_default() -> None:
     task = Task("resize", retries=3)
-    told = outcome(task._begin(TaskOwner()))
-    task._attempt_failed(TaskFailed(task))
-    assert [type(error) for error in told] == [TaskFailed]
+    outcomes = outcome(begin(task))
+    fail_task(task)
+    assert [type(error) for error in outcomes] == [TaskFailed]
 
 
 @pytest.mark.guarantee(number=1)
 def test_ended_task_is_not_retried() -> None:
-    story = with_retries(5)
-    complete(story)
-    fail(story)
-    assert (story.fired, story.names.count("on_retry")) == ([b"thumbnail"], 0)
+    recorded = with_retries(5)
+    complete(recorded)
+    fail(recorded)
+    assert (recorded.fired, recorded.names.count("on_retry")) == ([b"thumbnail"], 0)
 
 
 @pytest.mark.guarantee(number=1)
 @pytest.mark.parametrize("name", ["on_complete", "on_fail"])
 def test_task_is_not_retried_during_its_last_callback(name: str) -> None:
-    """Whatever its callback does: its owner would submit it a second time."""
-    story = with_retries(5, **{name: fail})
-    story.task._options = story.task._options._replace(retries=5 if name == "on_complete" else 0)
-    REACHES[name](story)
-    assert (len(story.fired), story.names.count("on_retry"), story.task.attempt) == (1, 0, 0)
+    """Its owner would submit it a second time, whatever the callback does."""
+    recorded = with_retries(5, **{name: fail})
+    set_options(recorded.task, retries=5 if name == "on_complete" else 0)
+    REACHES[name](recorded)
+    assert (len(recorded.fired), recorded.names.count("on_retry"), recorded.task.attempt) == (1, 0, 0)
 
 
 @pytest.mark.guarantee(number=9)
 def test_cancelled_task_is_not_retried() -> None:
-    story = with_retries(5)
-    story.retries = False  # as an owner says of a CancelledError
-    cancel(story)
-    assert (len(story.fired), story.names.count("on_retry")) == (1, 0)
+    recorded = with_retries(5)
+    recorded.retries = False  # as a client does after a CancelledError
+    cancel(recorded)
+    assert (len(recorded.fired), recorded.names.count("on_retry")) == (1, 0)
 
 
 @pytest.mark.guarantee(number=13)
 def test_on_retry_may_raise_or_cancel(logged_failures: Failures) -> None:
-    story = with_retries(2, on_retry=misbehave)
-    with logged(logged_failures) as mishaps:
-        fail(story)
-    assert (len(mishaps), story.fired) == (1, [])
+    recorded = with_retries(2, on_retry=misbehave)
+    with logged(logged_failures) as errors:
+        fail(recorded)
+    assert (len(errors), recorded.fired) == (1, [])
 
-    def _abandon(story: Story) -> None:
-        story.retries = False
-        cancel(story)
+    def cancel_retry(recorded: RecordedTask) -> None:
+        recorded.retries = False
+        cancel(recorded)
 
-    story = with_retries(2, on_retry=_abandon)
-    fail(story)
-    assert [type(reason) for reason in story.fired] == [CancelledError]
+    recorded = with_retries(2, on_retry=cancel_retry)
+    fail(recorded)
+    assert [type(reason) for reason in recorded.fired] == [CancelledError]
 
 
 def test_unsent_task_is_returned_to_owner() -> None:
-    story = Story()
-    story.task._return_unsent()
-    assert story.names == ["placed again"]
-    complete(story)
-    before = [*story.events]
-    story.task._return_unsent()
-    assert story.events == before
+    recorded = RecordedTask()
+    return_unsent(recorded.task)
+    assert recorded.names == ["reroute"]
+    complete(recorded)
+    before = [*recorded.events]
+    return_unsent(recorded.task)
+    assert recorded.events == before
 
 
 def test_unsent_task_fails_if_owner_cannot_reroute_it() -> None:
-    alone = Task("resize")
-    assert not alone.ended
-    told = outcome(alone._begin(TaskOwner()))
-    alone._return_unsent()
-    assert alone.ended
-    assert [type(error) for error in told] == [ClientStopped]
+    task = Task("resize")
+    assert not task.ended
+    outcomes = outcome(begin(task))
+    return_unsent(task)
+    assert task.ended
+    assert [type(error) for error in outcomes] == [ClientStopped]
 
 
 @pytest.mark.guarantee(number=9)
 @pytest.mark.parametrize("wanted", [False, True])
 def test_owner_drops_job_only_with_drop_on_cancel(wanted: bool) -> None:
-    """For the one who carries it out: while the task is under way."""
+    """While the task is in flight."""
 
     class Owner(TaskOwner):
         def __init__(self) -> None:
@@ -913,17 +941,17 @@ def test_owner_drops_job_only_with_drop_on_cancel(wanted: bool) -> None:
 
     owner, task = Owner(), Task("resize", drop_on_cancel=wanted)
     assert task._drop is None
-    told = outcome(task._begin(owner))
+    outcomes = outcome(begin(task, owner))
     if task._drop is not None:
         task._drop(JOB)
     assert owner.dropped == [JOB] * wanted
-    task._job_completed(b"thumbnail")
-    assert (task._drop, told) == (None, [b"thumbnail"])
+    complete_task(task)
+    assert (task._drop, outcomes) == (None, [b"thumbnail"])
 
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize(
-    ("options", "kind", "complaint"),
+    ("options", "kind", "message"),
     [
         ({"timeout": 0}, ValueError, "timeout must be a positive number of seconds, not 0"),
         ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, not str"),
@@ -933,19 +961,17 @@ def test_owner_drops_job_only_with_drop_on_cancel(wanted: bool) -> None:
         ({"on_retry": print, "background": True}, ValueError, "on_retry must be None for a background task"),
     ],
 )
-def test_invalid_timeout_or_retries_raise(
-    options: dict[str, Any], kind: type[Exception], complaint: str
-) -> None:
-    with pytest.raises(kind, match=complaint):
+def test_invalid_timeout_or_retries_raise(options: dict[str, Any], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
         Task("resize", **options)
 
 
 def test_options_may_be_passed_with_default_values() -> None:
-    """Who wraps a client passes them on as they are."""
+    """As a wrapper of a client does."""
     callbacks: dict[str, Any] = dict.fromkeys([*FOREGROUND_CALLBACKS, "on_created", "on_fail", "on_retry"])
     task = Task("resize", unique="", at=None, timeout=None, retries=0, drop_on_cancel=False, **callbacks)
     plain = Task("resize")
-    assert (task.unique, task.timeout, task._options) == (plain.unique, plain.timeout, plain._options)
+    assert (task.unique, task.timeout, options_of(task)) == (plain.unique, plain.timeout, options_of(plain))
 
 
 def test_background_task_may_have_timeout() -> None:
@@ -965,19 +991,19 @@ def queue_of(*tasks: Task) -> TaskQueue:
 def test_queue_pops_tasks_in_order() -> None:
     tasks = [Task("resize", b"%d" % number) for number in range(3)]
     queue = queue_of(*tasks)
-    assert [task._holder for task in tasks] == [queue] * 3
+    assert [holder_of(task) for task in tasks] == [queue] * 3
     assert (queue.pop(), len(queue)) == (tasks[0], 2)
     assert queue.pop_all() == tasks[1:]
-    assert ([task._holder for task in tasks], len(queue)) == ([None] * 3, 0)
+    assert ([holder_of(task) for task in tasks], len(queue)) == ([None] * 3, 0)
 
 
 @pytest.mark.guarantee(number=9)
 def test_discarded_task_leaves_queue_at_once() -> None:
     tasks = [Task("resize") for _ in range(3)]
     for task in tasks:
-        task._begin(TaskOwner()).addErrback(lambda _: None)
+        begin(task).addErrback(lambda _: None)
     queue = queue_of(*tasks)
-    assert tasks[1]._holder is queue
+    assert holder_of(tasks[1]) is queue
     queue.discard(tasks[1])
     assert len(queue) == 2
     assert queue.pop_all() == [tasks[0], tasks[2]]
@@ -996,23 +1022,25 @@ def test_queue_keeps_no_reference_to_discarded_task() -> None:
 
 @pytest.mark.guarantee(number=12)
 def test_number_of_spare_entries_in_queue_is_limited() -> None:
-    """However many came and left while one of them waited."""
-    queue, patient = TaskQueue(), [Task("resize") for _ in range(3)]
-    places = set()
+    """However many tasks were added and removed while one of them waited."""
+    queue, waiting = TaskQueue(), [Task("resize") for _ in range(3)]
+    positions = set()
     for round_ in range(1000):
         task = Task("resize")
         queue.append(task)
-        places.add(task._position)
+        positions.add(task._position)
         if round_ % 100 == 0 and round_ < 300:
-            queue.append(patient[round_ // 100])
+            queue.append(waiting[round_ // 100])
         queue.discard(task)
-    assert max(places) < 100
-    queue.discard(patient[1])
-    assert queue.pop_all() == [patient[0], patient[2]]
+    assert max(positions) < 100
+    queue.discard(waiting[1])
+    assert queue.pop_all() == [waiting[0], waiting[2]]
 
 
 @pytest.mark.guarantee(number=9)
-@given(st.lists(st.sampled_from(["append", "pop", "let go", "clear"]), max_size=300), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.sampled_from(["append", "pop", "discard", "pop all"]), max_size=300), st.randoms(use_true_random=False)
+)
 def test_queue_matches_model_list(steps: list[str], random: Random) -> None:
     queue, waiting = TaskQueue(), list[Task]()
     for step in steps:
@@ -1021,7 +1049,7 @@ def test_queue_matches_model_list(steps: list[str], random: Random) -> None:
             queue.append(waiting[-1])
         elif step == "pop":
             assert queue.pop() is (waiting.pop(0) if waiting else None)
-        elif step == "clear":
+        elif step == "pop all":
             assert queue.pop_all() == waiting
             waiting = []
         elif waiting:

@@ -29,7 +29,7 @@ from txgearman.packets import (
 )
 from txgearman.testing import MemoryJobServer
 
-from ..wire import MemoryEndpoint, ServerSide, outcome, with_limits
+from ..wire import MemoryEndpoint, ServerSide, outcome, with_connection_options
 
 FENCE: Packet = (GET_STATUS, [b"txgearman:fence"])
 
@@ -57,7 +57,7 @@ class OddServer(MemoryEndpoint):
 
     def __init__(self, clock: Clock, behave: Callable[[ServerSide], object]) -> None:
         super().__init__(clock)
-        self.polite = False
+        self.answers_opening = False
         self._behave = behave
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
@@ -89,7 +89,7 @@ class ServerConnection:
         self.clock = clock
         self.listener = Listener()
         self.factory: GearmanFactory[GearmanProtocol] = GearmanFactory(
-            clock, option_requests=option_requests, listener=self.listener, **with_limits(arguments)
+            clock, option_requests=option_requests, listener=self.listener, **with_connection_options(arguments)
         )
         self.connector = EndpointConnector(endpoint, self.factory)
 
@@ -158,7 +158,7 @@ def connected(**arguments: Any) -> Net:
 def unready(**arguments: Any) -> Net:
     """A connection to a server that has not sent anything yet."""
     net = Net(**arguments)
-    net.endpoint.polite = False
+    net.endpoint.answers_opening = False
     net.connector.connect()
     return net
 

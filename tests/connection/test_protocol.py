@@ -424,7 +424,7 @@ def test_connection_ended_by_refusal_of_option_never_becomes_ready() -> None:
 
     net = Net(option_requests=(b"exceptions",))
     net.factory.protocol = Hasty
-    net.endpoint.polite = False
+    net.endpoint.answers_opening = False
     waiting = outcome(net.factory.when_ready())
     net.connector.connect()
     net.server.send(answer(FENCE))

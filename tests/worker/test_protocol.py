@@ -49,7 +49,7 @@ from txgearman.packets import (
 )
 from txgearman.worker.protocol import GEARD, GEARMAND, PERL, Assignment, GearmanWorkerFactory, GearmanWorkerProtocol
 
-from ..wire import MemoryEndpoint, ServerSide, answer, outcome, with_limits
+from ..wire import MemoryEndpoint, ServerSide, answer, outcome, with_connection_options
 
 FENCE: Packet = (GET_STATUS, [b"txgearman:fence"])
 FENCED = answer(FENCE)
@@ -114,9 +114,12 @@ class Net:
         self.clock = Clock()
         self.receiver = Receiver()
         self.endpoint = MemoryEndpoint(self.clock)
-        self.endpoint.polite = False
+        self.endpoint.answers_opening = False
         self.factory = GearmanWorkerFactory(
-            self.clock, receiver=self.receiver, name="server", **with_limits({"server_timeout": SECONDS, **arguments})
+            self.clock,
+            receiver=self.receiver,
+            name="server",
+            **with_connection_options({"server_timeout": SECONDS, **arguments}),
         )
         EndpointConnector(self.endpoint, self.factory).connect()
         if dialect is not None:

@@ -1,4 +1,4 @@
-"""A client's day, in seconds: nothing piles up, whatever goes wrong all day long (guarantees 1, 11, 12)."""
+"""A simulated day of a client with faults of all kinds: nothing accumulates (guarantees 1, 11, 12)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from twisted.logger import Logger
 
 from txgearman import TaskException, TaskFailed, TaskLost, TaskTimedOut
 
-from .client_harness import ClientHarness, outcome
-from .wire import present
+from ..client_harness import ClientHarness, outcome
+from ..wire import present
 
 MINUTE = 60
 TASKS_PER_MINUTE = 8
 
 
 class Day:
-    """A client of two job servers, their workers, and what happens to them.
+    """A client of two job servers, their workers, and their faults.
 
-    :ivar outcomes: how many tasks came to what.
+    :ivar outcomes: number of tasks by the type of their outcome.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Day:
         self.outcomes[type(failure.value).__name__] += 1
 
     def work(self, thoroughly: bool = False) -> None:
-        """Some jobs are done, some fail, and some workers are gone for good."""
+        """Complete some jobs, fail others, and leave some running without an end."""
         for server in self.harness.servers:
             for _ in server.queued("work"):
                 if not server.queued("work"):
@@ -99,38 +99,38 @@ class Day:
             fault.end()
 
     def two_hours(self, number: int) -> None:
-        """One of work, and one in which all that is left is done."""
+        """Run one hour with faults, and one in which all remaining jobs are completed."""
         for minute in range(60):
             self.minute(60 * number + minute + 1)
         for _ in range(60):
             self.harness.advance(MINUTE)
             self.work(thoroughly=True)
-        # Both servers begin anew.
+        # Restart both servers.
         downs = [server.go_down(lose_jobs=True) for server in self.harness.servers]
         for down in downs:
             down.end()
         self.harness.advance(10 * MINUTE)
-        for server in self.harness.servers:  # a server remembers the faults of a test
+        for server in self.harness.servers:  # they remember the faults of a test
             server._faults.injected.clear()
 
     def census(self) -> dict[str, Any]:
-        """What there is."""
+        """Count timers, entries in tables, objects and connections."""
         assert outcome(self.harness.client.drain()) is None
         log = Logger()
         for _ in range(1000):
-            log.info("nothing")  # Twisted keeps the last events, errors and all, until somebody wants to see a log
+            log.info("nothing")  # Twisted buffers the last log events, with their errors, until there is an observer
         gc.collect()
         kinds = Counter(type(each).__module__ for each in gc.get_objects())
         return {
             "timers": len(self.harness.clock.getDelayedCalls()),
             "entries": self.entries(),
-            "objects of ours": sum(count for module, count in kinds.items() if module.startswith("txgearman")),
-            "objects of Twisted": sum(count for module, count in kinds.items() if module.startswith("twisted")),
+            "library objects": sum(count for module, count in kinds.items() if module.startswith("txgearman")),
+            "Twisted objects": sum(count for module, count in kinds.items() if module.startswith("twisted")),
             "connections": self.harness.connected(),
         }
 
     def entries(self) -> int:
-        """In the tables of the policy and of the connections."""
+        """Count the entries in the tables of the dispatcher and of the connections."""
         policy = self.harness.client._dispatcher
         tables: list[Any] = [policy._admission_queue, policy._awaiting_connection]
         for deadlines in (policy._awaiting_server, policy._backing_off, policy._timeouts):
@@ -151,7 +151,7 @@ class Day:
 
 @pytest.mark.guarantee(number=12)
 @pytest.mark.slow
-def test_a_day_leaves_no_more_than_its_first_hours() -> None:
+def test_day_leaves_no_more_than_its_first_hours() -> None:
     day = Day()
     day.two_hours(0)
     first = day.census()

@@ -1,0 +1,249 @@
+"""Flow control: tasks that wait in the backlog while writing is paused, and reading that is paused for slow callers."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+from twisted.internet.defer import CancelledError
+
+from txgearman.client.task import Task
+from txgearman.errors import (
+    TaskLost,
+)
+from txgearman.packets import (
+    ECHO_REQ,
+    ECHO_RES,
+)
+
+from ..wire import answer, outcome
+from .connection_harness import (
+    FENCE,
+    H1,
+    H2,
+    ConnectionHarness,
+    OwnedTask,
+    complete,
+    created,
+)
+
+# The backlog: tasks that wait while writing is paused.
+
+
+def workloads(harness: ConnectionHarness) -> list[bytes]:
+    """Return the workloads of the submits that the server has received since the last call."""
+    return [arguments[-1] for packet_type, arguments in harness.server.received() if "SUBMIT" in packet_type.name]
+
+
+def test_tasks_wait_in_backlog_while_writing_is_paused() -> None:
+    harness = ConnectionHarness()
+    harness.connection.pauseProducing()
+    tasks = [harness.submit(b"%d" % number, background=number == 1) for number in range(4)]
+    assert workloads(harness) == []
+    assert (harness.connection.in_flight, harness.connection.load, harness.connection.busy) == (0, 4, True)
+    harness.connection.resumeProducing()
+    assert workloads(harness) == [b"0", b"1", b"2", b"3"]
+    assert (harness.connection.in_flight, harness.connection.load) == (4, 4)
+    harness.server.send(*(created(b"H:%d" % number) for number in range(4)), complete(b"r", b"H:0"))
+    assert tasks[0].outcomes == [b"r"]
+
+
+def pause_after_each_write(harness: ConnectionHarness, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the transport pause its producer after each write; return a list of the sizes of writes."""
+    sizes: list[int] = []
+    write = harness.server.transport.write
+
+    def write_and_pause(data: bytes) -> None:
+        sizes.append(len(data))
+        write(data)
+        harness.connection.pauseProducing()
+
+    monkeypatch.setattr(harness.server.transport, "write", write_and_pause)
+    monkeypatch.setattr(harness.server.transport, "writeSequence", lambda data: write_and_pause(b"".join(data)))
+    return sizes
+
+
+def test_backlog_is_written_only_while_writing_is_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = ConnectionHarness()
+    harness.connection.pauseProducing()
+    for number in range(6):
+        harness.submit(b"%d" % number * 40_000)
+    waiting = outcome(harness.connection.when_drained())
+    pause_after_each_write(harness, monkeypatch)
+    seen = []
+    for _ in range(3):
+        assert waiting == []
+        harness.connection.resumeProducing()
+        seen.append([workload[:1] for workload in workloads(harness)])
+    assert seen == [[b"0", b"1"], [b"2", b"3"], [b"4", b"5"]]
+    assert waiting == []  # the last of them is not transmitted yet
+    harness.connection.resumeProducing()
+    assert waiting == [None]
+
+
+def test_backlog_of_small_tasks_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = ConnectionHarness()
+    harness.connection.pauseProducing()
+    for number in range(100):
+        harness.submit(b"%d" % number)
+    sizes = pause_after_each_write(harness, monkeypatch)
+    harness.connection.resumeProducing()
+    assert (len(sizes), len(workloads(harness)), harness.connection.writing_paused) == (1, 100, True)
+
+
+@pytest.mark.guarantee(number=9)
+@pytest.mark.parametrize("background", [False, True])
+def test_task_cancelled_in_backlog_is_never_sent(background: bool) -> None:
+    harness = ConnectionHarness()
+    harness.connection.pauseProducing()
+    tasks = [harness.submit(b"%d" % number, background=background) for number in range(3)]
+    tasks[1].deferred.cancel()
+    assert tasks[1].outcomes == [CancelledError]
+    harness.connection.resumeProducing()
+    assert workloads(harness) == [b"0", b"2"]
+
+
+@pytest.mark.guarantee(number=7)
+@pytest.mark.parametrize("background", [False, True])
+def test_backlog_is_rerouted_when_connection_is_lost(background: bool) -> None:
+    harness = ConnectionHarness()
+    written = OwnedTask(harness, b"written", background=background)
+    harness.connection.pauseProducing()
+    waiting = OwnedTask(harness, b"waiting", background=background)
+    other = harness.submit(b"of the connection", background=background)
+    harness.server.lose()
+    assert (written.outcomes, waiting.rerouted, waiting.outcomes) == ([TaskLost], [waiting.task], [])
+    assert other.outcomes == [TaskLost]
+    assert not other.error.acknowledged
+    assert waiting.task._holder is None
+    assert written.task.ended
+
+
+@pytest.mark.guarantee(number=7)
+def test_task_cancelled_by_lost_task_is_not_rerouted() -> None:
+    harness = ConnectionHarness()
+    first = harness.submit(b"written")
+    harness.connection.pauseProducing()
+    waiting = OwnedTask(harness, b"waiting")
+    first.deferred.addBoth(lambda _: waiting.deferred.cancel())
+    harness.server.lose()
+    assert (waiting.rerouted, waiting.outcomes) == ([], [CancelledError])
+
+
+@pytest.mark.guarantee(number=7)
+def test_backlog_is_rerouted_when_connection_is_retired() -> None:
+    harness = ConnectionHarness()
+    written = OwnedTask(harness, b"written")
+    harness.connection.pauseProducing()
+    waiting = OwnedTask(harness, b"waiting")
+    idle: list[bool] = []
+    harness.connection.retire(lambda: idle.append(True))
+    assert (waiting.rerouted, idle) == ([waiting.task], [])
+    harness.server.send(created(), complete(b"r"))
+    assert (written.outcomes, idle, written.task.ended) == ([b"r"], [True], True)
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_retired_connection_is_idle_once_last_task_is_cancelled(acknowledged: bool) -> None:
+    """The answer to a submit is outstanding even if its task was cancelled."""
+    harness = ConnectionHarness()
+    recorded = harness.submit()
+    if acknowledged:
+        harness.server.send(created())
+    idle: list[bool] = []
+    harness.connection.retire(lambda: idle.append(True))
+    assert idle == []
+    recorded.deferred.cancel()
+    assert idle == [True] * acknowledged
+    if not acknowledged:
+        harness.server.send(created())
+    assert idle == [True]
+    assert not harness.connection.busy
+
+
+@pytest.mark.guarantee(number=12)
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("end", ["cancelled", "lost"])
+def test_connection_keeps_no_reference_to_unsent_task(end: str) -> None:
+    harness = ConnectionHarness()
+    harness.connection.pauseProducing()
+    task = Task(b"f")
+    kept = weakref.ref(task)
+    deferred = harness.connection.submit(task).addErrback(lambda _: None)
+    if end == "cancelled":
+        deferred.cancel()
+    else:
+        harness.server.lose()
+    assert deferred.called
+    del task, deferred
+    assert kept() is None
+
+
+# Reading is paused while all callers are slow.
+
+
+def test_reading_is_paused_while_all_tasks_in_flight_are_held() -> None:
+    harness = ConnectionHarness()
+    first, second = harness.submit(), harness.submit(unique=b"u")
+    harness.tasks.hold(first.task)
+    assert not harness.connection.reading_paused  # the submits are unanswered
+    harness.server.send(created(H1), created(H2))
+    harness.tasks.hold(first.task)
+    assert not harness.connection.reading_paused  # the second task is not held
+    harness.tasks.hold(second.task)
+    assert harness.connection.reading_paused
+    harness.tasks.release(second.task)
+    assert not harness.connection.reading_paused
+    harness.tasks.hold(first.task)
+    assert not harness.connection.reading_paused  # the second can take more
+
+
+def test_reading_is_not_paused_while_answer_is_outstanding() -> None:
+    harness = ConnectionHarness()
+    recorded = harness.submit()
+    harness.server.send(created())
+    asked = harness.connection.request(ECHO_REQ, b"1", answer=ECHO_RES)
+    harness.tasks.hold(recorded.task)
+    assert not harness.connection.reading_paused
+    harness.server.send(ECHO_RES.response(b"1"), answer(FENCE))
+    assert asked.called
+    harness.tasks.hold(recorded.task)
+    assert harness.connection.reading_paused
+
+
+def test_submit_resumes_reading() -> None:
+    harness = ConnectionHarness()
+    held = harness.submit()
+    harness.server.send(created(H1))
+    harness.tasks.hold(held.task)
+    assert harness.connection.reading_paused
+    other = harness.submit()
+    assert not harness.connection.reading_paused
+    harness.server.send(created(H2), complete(b"r", H2))
+    assert other.events[-1] == ("result", b"r")
+
+
+@pytest.mark.guarantee(number=6)
+def test_cancelled_task_is_no_longer_held() -> None:
+    harness = ConnectionHarness()
+    first, second, third = harness.submit(), harness.submit(), harness.submit()
+    harness.server.send(created(b"H:1"), created(b"H:2"), created(b"H:3"))
+    harness.tasks.hold(first.task)
+    first.deferred.cancel()
+    harness.tasks.hold(second.task)
+    assert not harness.connection.reading_paused  # the third waits
+    harness.server.send(complete(b"", b"H:2"))
+    harness.tasks.hold(third.task)
+    assert harness.connection.reading_paused
+    third.deferred.cancel()
+    harness.tasks.release(third.task)
+    assert not harness.connection.reading_paused
+
+
+def test_hold_on_lost_connection_does_nothing() -> None:
+    harness = ConnectionHarness()
+    recorded = harness.submit()
+    harness.server.send(created())
+    harness.server.lose()
+    harness.tasks.hold(recorded.task)
+    assert not harness.connection.reading_paused

@@ -1,0 +1,215 @@
+"""Jobs that a server forgot: the connection asks after silent jobs (guarantee 16)."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import CancelledError
+
+from txgearman.errors import (
+    TaskLost,
+)
+from txgearman.packets import (
+    GET_STATUS,
+    STATUS_RES,
+    SUBMIT_JOB,
+    WORK_STATUS,
+)
+from txgearman.validation import MAX_HANDLE
+
+from .connection_harness import (
+    H1,
+    H2,
+    ProbingHarness,
+    complete,
+    created,
+    data,
+    outcomes,
+)
+
+
+@pytest.mark.guarantee(number=16)
+def test_task_of_forgotten_job_is_lost() -> None:
+    harness = ProbingHarness()
+    recorded = harness.begin(H1)
+    harness.wait(7.75)
+    assert harness.queried() == []
+    harness.wait(0.25)
+    assert harness.queried() == [H1]
+    harness.answer(H1, known=False)
+    assert recorded.outcomes == [TaskLost]
+    assert (recorded.error.acknowledged, recorded.error.forgotten) == (True, True)
+    assert "job forgotten by the server" in str(recorded.error)
+    assert (harness.connection.in_flight, harness.connection.error) == (0, None)
+
+
+@pytest.mark.guarantee(number=16)
+def test_job_check_interval_of_a_minute() -> None:
+    harness = ProbingHarness(job_check_interval=60.0)
+    harness.begin(H1)
+    harness.wait(59.75)
+    assert harness.queried() == []
+    harness.wait(0.25)
+    assert harness.queried() == [H1]
+
+
+@pytest.mark.guarantee(number=16)
+@pytest.mark.parametrize("empty", [(b"0", b"", b""), (b"1", b"3", b"8")], ids=["geard", "running"])
+def test_known_job_is_queried_again(empty: tuple[bytes, ...]) -> None:
+    harness = ProbingHarness()
+    recorded = harness.begin(H1)
+    for _ in range(5):
+        harness.wait(8)
+        assert harness.queried() == [H1]
+        harness.answer(H1, True, empty)
+    harness.server.send(complete(b"r"))
+    assert recorded.outcomes == [b"r"]
+
+
+@pytest.mark.guarantee(number=16)
+def test_only_silent_jobs_are_queried_in_one_sweep() -> None:
+    harness = ProbingHarness()
+    for number in range(4):
+        harness.begin(b"H:%d" % number)
+    for _ in range(3):
+        harness.wait(3.75)
+        harness.server.send(data(b"d", b"H:1"), WORK_STATUS.response(b"H:2", b"1", b"2"))
+    harness.server.send(complete(b"", b"H:3"))
+    harness.wait(0.5)
+    assert harness.queried() == [b"H:0"]
+    harness.wait(8.5)
+    assert sorted(harness.queried()) == [b"H:0", b"H:1", b"H:2"]
+
+
+@pytest.mark.guarantee(number=16)
+def test_silent_job_is_queried_within_one_and_a_half_intervals() -> None:
+    harness = ProbingHarness()
+    harness.begin(H1)
+    harness.wait(3)
+    harness.begin(H2)
+    harness.wait(5)
+    assert harness.queried() == [H1]
+    harness.wait(4)
+    assert harness.queried() == [H2]
+
+
+@pytest.mark.guarantee(number=16)
+def test_each_task_of_forgotten_shared_job_is_lost_once() -> None:
+    harness = ProbingHarness()
+    tasks = harness.share(3)
+    tasks[1].deferred.cancel()
+    harness.wait(8)
+    assert harness.queried() == [H1]
+    harness.answer(H1, known=False)
+    assert outcomes(tasks) == [[TaskLost], [CancelledError], [TaskLost]]
+    harness.server.send(complete(b"late"))
+    assert harness.connection.error is None
+
+
+@pytest.mark.guarantee(number=12)
+@pytest.mark.guarantee(number=16)
+def test_tombstone_is_removed_with_forgotten_job() -> None:
+    harness = ProbingHarness()
+    recorded = harness.begin(H1)
+    recorded.deferred.cancel()
+    harness.wait(8)
+    assert harness.queried() == [H1]
+    harness.answer(H1, known=False)
+    assert harness.tables()[1] == 0
+    harness.wait(8)
+    assert (harness.queried(), harness.connection._job_probe.on) == ([], False)
+
+
+@pytest.mark.guarantee(number=6)
+def test_status_after_outcome_is_ignored() -> None:
+    harness = ProbingHarness()
+    recorded = harness.begin(H1)
+    harness.wait(8)
+    harness.server.send(complete(b"r"))
+    harness.answer(H1, known=False)
+    assert recorded.outcomes == [b"r"]
+    assert harness.connection.error is None
+
+
+@pytest.mark.guarantee(number=16)
+def test_job_with_longest_handle_is_queried() -> None:
+    harness = ProbingHarness()
+    harness.begin(b"H" * MAX_HANDLE)
+    harness.wait(8)
+    assert harness.queried() == [b"H" * MAX_HANDLE]
+
+
+@pytest.mark.guarantee(number=17)
+@pytest.mark.parametrize("handle", [b"H" * (MAX_HANDLE + 1), b"H:\0:1"], ids=["long", "with a NUL"])
+def test_job_with_unanswerable_handle_is_not_queried(handle: bytes) -> None:
+    """Some servers would leave the query unanswered (H6)."""
+    harness = ProbingHarness()
+    harness.begin(handle)
+    harness.wait(30)
+    assert harness.queried() == []
+
+
+@pytest.mark.guarantee(number=17)
+def test_status_query_is_answered_in_order() -> None:
+    harness = ProbingHarness()
+    harness.begin(H1)
+    harness.wait(8)
+    later = harness.submit()
+    assert [packet_type for packet_type, _ in harness.server.received()] == [GET_STATUS, SUBMIT_JOB]
+    harness.server.send(STATUS_RES.response(H1, b"0", b"0", b"0", b"0"), created(H2), complete(b"2", H2))
+    assert later.outcomes == [b"2"]
+
+
+@pytest.mark.guarantee(number=16)
+def test_task_is_lost_once_if_connection_is_lost_during_query() -> None:
+    harness = ProbingHarness()
+    recorded = harness.begin(H1)
+    harness.wait(8)
+    harness.server.lose()
+    assert recorded.outcomes == [TaskLost]
+    assert not recorded.error.forgotten
+
+
+@pytest.mark.guarantee(number=12)
+def test_late_packets_leave_no_record_of_their_jobs() -> None:
+    """Nor do the packets of a job that has ended, once the jobs were probed."""
+    harness = ProbingHarness()
+    for number in range(100):
+        harness.server.send(data(b"late", b"H:%d" % number))
+    assert harness.connection._heard_of == set()
+    for number in range(100):
+        handle = b"H:%d" % number
+        harness.begin(handle)
+        harness.server.send(data(b"d", handle), complete(b"", handle))
+    harness.wait(4)
+    assert (harness.connection._heard_of, harness.connection._silent_probes_of) == (set(), {})
+
+
+@pytest.mark.guarantee(number=10)
+def test_connection_without_jobs_has_no_timer() -> None:
+    harness = ProbingHarness()
+    harness.begin(H1)
+    harness.server.send(complete(b""))
+    harness.wait(8)
+    harness.clock.advance(1e6)
+    assert harness.clock.getDelayedCalls() == []
+
+
+@pytest.mark.guarantee(number=16)
+def test_background_jobs_are_not_queried() -> None:
+    harness = ProbingHarness()
+    recorded = harness.begin(H1, background=True)
+    assert len(recorded.outcomes) == 1
+    harness.wait(30)
+    assert harness.queried() == []
+
+
+def test_held_job_is_not_queried() -> None:
+    """Its data is not read, and the answer would arrive after that data."""
+    harness = ProbingHarness()
+    recorded = harness.begin(H1)
+    harness.tasks.hold(recorded.task)
+    harness.wait(60)
+    assert harness.queried() == []
+    harness.tasks.release(recorded.task)
+    harness.wait(12)
+    assert harness.queried() == [H1]
