@@ -574,10 +574,32 @@ def test_names_are_accepted_up_to_their_limits() -> None:
 # Members of a task.
 
 
+PUBLIC = {
+    "function": "resize",
+    "workload": b"",
+    "background": False,
+    "unique": b"",
+    "timeout": None,
+    "priority": Priority.NORMAL,
+    "at": None,
+    "retries": 0,
+    "handle": None,
+    "server": "",
+    "attempt": 0,
+    "ended": False,
+}
+"""Public members of a task, and their values before the submit if nothing but the function is passed."""
+
+
 def test_task_has_default_options() -> None:
     task = Task("resize")
-    assert (task.workload, task.unique, task.priority, task.at) == (b"", b"", Priority.NORMAL, None)
-    assert task.background is False
+    assert {name: getattr(task, name) for name in dir(task) if not name.startswith("_")} == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_members_of_task_are_read_only(name: str) -> None:
+    with pytest.raises(AttributeError):
+        setattr(Task("resize"), name, None)
 
 
 @pytest.mark.guarantee(number=15)

@@ -100,9 +100,9 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :param server_timeout: seconds that a server may leave a request, such as a submit, unanswered; then its
             connection is dropped. A workload must be transmitted within this time.
         :param server_wait: seconds that a task may wait for a server while none can be reached; 0 for not at all.
-        :param heartbeat: seconds of silence after which a server is asked for a sign of life; after as many seconds
-            again, its connection is dropped. None to leave the detection of a half-open connection to TCP, which
-            detects it only when there is something to send.
+        :param heartbeat: seconds of silence after which a server is sent an ECHO_REQ; if it stays silent for as many
+            seconds again, its connection is dropped. None to send none: a half-open connection is then detected only
+            when there is something to send.
         :param job_check_interval: seconds without a packet about a foreground task after which its server is asked
             whether it still has the job; if not, the task fails with `TaskLost`. Detection takes up to one and a half
             times as long.
@@ -134,7 +134,8 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         """Submit a foreground job.
 
         Callbacks are called in this order: ``on_created``; any of ``on_data``, ``on_warning`` and ``on_status``; then
-        either ``on_complete`` or ``on_fail``. The Deferred fires last.
+        either ``on_complete`` or ``on_fail``. The Deferred fires last. With ``retries``, the order begins anew after
+        each ``on_retry``.
 
         :param options: `TaskOptions`, as for `Task`: ``unique``, ``priority``, ``timeout``, ``retries``,
             ``drop_on_cancel``, and the callbacks.
@@ -144,7 +145,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             ``drop_on_cancel``, the server is asked to drop the job.
         :raises TypeError, ValueError: an argument is invalid; nothing is sent.
         """
-        return self.submit(Task(function, workload, False, **options))  # type: ignore[return-value]  # bytes: foreground
+        return self.submit(Task(function, workload, False, **options))  # type: ignore[return-value]  # a foreground task
 
     def add_task_bg(
         self, function: str | bytes, workload: bytes = b"", **options: Unpack[BackgroundOptions]
@@ -185,7 +186,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         return ValueError(f"workload must have max_packet_size={most} bytes at most, not {len(task._workload)}")
 
     def _drop(self, handle: JobHandle) -> None:
-        """Have the server drop the job of a task with ``drop_on_cancel`` that was cancelled or has timed out."""
+        """Ask a server to drop the job of a task that was cancelled or has timed out, and log a failure."""
         try:
             dropped = self.cancel_job(handle)
         except ValueError as error:  # its server has been removed from the client's meanwhile
@@ -205,6 +206,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :return: fires when the server has confirmed. Fails with `ServerError`, whose code is ``"UNKNOWN_JOB"`` if the
             server does not have the job; with `NoServersAvailable`, or with `ClientStopped`. Cancelling it only ignores
             the server's answer.
+        :raises TypeError: `handle` is not a `JobHandle`.
         :raises ValueError: the handle names a server that is not one of this client's, or can't be sent.
         """
         _check_handle(handle)
@@ -257,9 +259,9 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             async for chunk in client.stream("log", b"today"):
                 ...
 
-        If the loop is slower than the worker, chunks are buffered. From one megabyte on, nothing more is read from the
-        server while no other task waits for anything on the same connection. Leaving the loop early cancels the task,
-        as for `map`.
+        If the loop is slower than the worker, chunks are buffered. Once there is a megabyte of them, reading from the
+        server is paused, unless another task waits for anything on the same connection. Leaving the loop early cancels
+        the task, as for `map`.
 
         :param options: those of `add_task` except ``on_data``. With ``retries``, chunks may be repeated.
         :return: an async iterator of the data of each WORK_DATA, and of the WORK_COMPLETE unless that is empty. It
@@ -282,6 +284,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :return: fires with the status. Fails with `NoServersAvailable` if the server can't be reached, or its
             connection is lost before it answers; with `ServerError` if the server refuses; with `ClientStopped`.
             Cancelling it only ignores the server's answer.
+        :raises TypeError: `handle` is not a `JobHandle`.
         :raises ValueError: the handle names a server that is not one of this client's, is empty, or is longer than any
             server's.
         """

@@ -1,4 +1,4 @@
-"""The client's half of the protocol on one connection: submits go out, and what comes back goes to its task.
+"""The client's half of the protocol on one connection: sends submits, and passes packets about jobs to their tasks.
 
 A job has one handle, but may have several tasks of this client: those submitted with the same function and unique while
 it existed. The server then sends each packet once for each foreground task, one copy directly after the other (D1);
@@ -7,7 +7,7 @@ copies. So does a task that got WORK_FAIL because an administrator cancelled its
 that job later: gearmand then sends one copy for each task that ever waited for the job on this connection.
 
 A gearmand with a very long host name truncates handles, so that distinct jobs get the same handle, and sends the result
-of one job to the client of another (H10). So two jobs of this client with one handle end the connection.
+of one job to the client of another (H10). So two jobs of this client with one handle close the connection.
 
 A job server may forget a job without notice (H1 to H3, H5, H9). So each connection periodically asks, in one sweep,
 after the jobs that have long been silent (guarantee 16).
@@ -112,8 +112,9 @@ class GearmanClientProtocol(GearmanProtocol):
     def submit(self, task: Task) -> Deferred[TaskResult]:
         """Submit a task on this connection only.
 
-        :return: fires with the result of a foreground task, or the `JobHandle` of a background one. Fails with a
-            `TaskError`. If it is cancelled, what arrives for the task is ignored; its job may still run.
+        :return: fires with the result of a foreground task, or with the `JobHandle` of a background task. Fails with a
+            `TaskError`, or with `ClientStopped` if the factory is stopped. If it is cancelled, nothing more is reported
+            of the task, but its job may still run.
         :raises ValueError: the task was submitted before, or has ``timeout`` or ``retries``, which need a
             `GearmanClient`.
         """

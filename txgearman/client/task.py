@@ -177,13 +177,13 @@ _PLAIN_BACKGROUND: Final = Options(SUBMIT_JOB_BG)
 
 
 class TaskOwner:
-    """Owner of a task from its submit to its outcome. This base class retries nothing."""
+    """Owner of a task from its submit to its outcome. This base class neither retries tasks nor drops jobs."""
 
     def drop(self, handle: JobHandle) -> None:
         """Have the server drop the job of a task that was cancelled or has timed out."""
 
     def reroute(self, task: Task) -> None:
-        """Send a task that was not written to the connection it was assigned to elsewhere."""
+        """Send a task elsewhere: its connection was lost or retired before the task was written."""
         task._attempt_failed(ClientStopped())
 
     def retry(self, task: Task, reason: Exception) -> bool:
@@ -194,7 +194,7 @@ class TaskOwner:
         return False
 
     def task_ended(self, task: Task) -> None:
-        """Note that the task has its outcome, and that its Deferred has fired."""
+        """Handle the end of a task, whose Deferred has fired."""
 
 
 class _TaskDeferred(Deferred[TaskResult]):
