@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from typing_extensions import TypeVarTuple, Unpack
 
 from ..errors import ClientStopped, TaskException
-from ..models import JobHandle, Priority
+from ..models import JobHandle, Priority, decode_text
 from ..packets import (
     SUBMIT_JOB,
     SUBMIT_JOB_BG,
@@ -305,7 +305,7 @@ class Task:
         return f"<Task {self}>"
 
     def __str__(self) -> str:
-        name = self._function if isinstance(self._function, str) else self._function.decode("utf-8", "backslashreplace")
+        name = decode_text(self._function)
         return f"{name} {self.handle}" if self._job_handle else name
 
     # Public, and read-only: `TaskInfo`.
