@@ -20,9 +20,9 @@ from zope.interface import implementer
 
 from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
 from txgearman.client.task import Task
-from txgearman.connection.factory import ConnectionListener
+from txgearman.connection.factory import ConnectionListener, GearmanFactory
 from txgearman.connection.pool import ServerInfo, ServerPool, ServerState
-from txgearman.connection.protocol import CLOSE_TIMEOUT
+from txgearman.connection.protocol import CLOSE_TIMEOUT, GearmanProtocol
 from txgearman.connection.tls import TLSOptions
 from txgearman.errors import ClientStopped, NoServersAvailable, ProtocolError, ServerError
 from txgearman.packets import ERROR, GET_STATUS, NOOP, OPTION_REQ, STATUS_RES
@@ -256,6 +256,25 @@ def test_connection_of_stopped_start_is_ignored() -> None:
 
 
 # The choice.
+
+
+def test_load_of_server_is_what_its_connection_has_in_flight() -> None:
+    """A client's connection also counts the tasks that wait for it."""
+    clock = Clock()
+
+    def make_factory(*, name: str, listener: ConnectionListener[GearmanProtocol]) -> GearmanFactory[GearmanProtocol]:
+        return GearmanFactory(clock, listener=listener)
+
+    job_server = MemoryJobServer(clock)
+    pool = ServerPool([job_server.endpoint()], clock, make_factory, lambda: None)
+    pool.start()
+    job_server.advance()
+    (server,) = pool
+    present(server.connection).in_flight = 3
+    assert server.load() == (0, False, False, 3)
+    pool.stop(ClientStopped())
+    job_server.advance()
+    assert clock.getDelayedCalls() == []
 
 
 def test_least_busy_server_is_chosen_without_unique() -> None:
@@ -521,7 +540,7 @@ def test_server_with_paused_writing_is_chosen_last() -> None:
 
 
 def busy(pool: Pool, place: int) -> tuple[Task, list[Any]]:
-    """A task that is out at a server of the pool, and what becomes of it."""
+    """A task in flight at a server of the pool, and its outcome."""
     task = Task("work")
     told = outcome_of(present(list(pool.servers)[place].connection).submit(task))
     pool.advance()

@@ -101,22 +101,12 @@ def test_connection_becomes_ready_once() -> None:
 
 
 def test_tcp_connection_sets_no_delay_and_keep_alive() -> None:
-    """Small packets must not wait for the server's delayed ACK; a dead peer must be found in the end."""
-    calls = []
-
-    class TCPTransport(WireTransport):
-        def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802  # Twisted's name
-            calls.append(("no delay", enabled))
-
-        def setTcpKeepAlive(self, enabled: bool) -> None:  # noqa: N802  # Twisted's name
-            calls.append(("keep alive", enabled))
-
+    """Small packets must not wait for the server's delayed ACK; a dead peer must be found eventually."""
     net = Net()
     connection = net.factory.buildProtocol(None)
     transport = TCPTransport(net.clock, connection)
-    directlyProvides(transport, ITCPTransport)
     connection.makeConnection(transport)
-    assert calls == [("no delay", True), ("keep alive", True)]
+    assert transport.options == [("no delay", True), ("keep alive", True)]
 
 
 @pytest.mark.parametrize("error", [ConnectionDone(), ConnectionLost()])
@@ -466,10 +456,10 @@ def test_ended_request_is_not_retained(end: Callable[[Net], None]) -> None:
     deferred, told = net.ask(ECHO_REQ, b"1")
     end(net)
     assert len(told) == 1
-    assert connection.on_connection_lost is not None  # the connection is still held
     gone = weakref.ref(deferred)
     del deferred
     assert gone() is None
+    assert isinstance(connection, GearmanProtocol)  # it was still held, and holds nothing of the request
 
 
 class Worker(GearmanProtocol):
@@ -542,13 +532,6 @@ def test_header_of_too_large_packet_ends_connection() -> None:
 
 
 # Closing.
-
-
-def test_load_is_number_in_flight() -> None:
-    """A client's counts tasks that wait for the connection, too."""
-    net = connected()
-    net.connection.in_flight = 3
-    assert net.connection.load == 3
 
 
 @pytest.mark.guarantee(number=11)
@@ -801,13 +784,13 @@ def test_answer_to_fence_alone_satisfies_heartbeat() -> None:
 
 def test_any_byte_resets_heartbeat() -> None:
     net = connected(heartbeat=8.0, server_timeout=1e6)
-    connection, server, packet = net.connection, net.server, answer(FENCE)
-    connection.send_fence()
-    server.received()
+    connection, server = net.connection, net.server
+    told = net.echo(b"1")
+    packet = b"".join(map(answer, server.received()))
     for place in range(len(packet)):
         let_pass(net, 3)
         server.send(packet[place : place + 1])
-    assert (server.received(), connection.error, connection.has_outstanding) == ([], None, False)
+    assert (server.received(), connection.error, told) == ([], None, [[b"1"]])
 
 
 @pytest.mark.guarantee(number=10)
@@ -815,7 +798,7 @@ def test_blocked_reactor_does_not_count_as_silence_for_heartbeat() -> None:
     net = connected(heartbeat=8.0)
     for _ in range(5):
         net.clock.advance(100)
-        net.connection.send_fence()
+        net.echo(b"1")
         net.server.send_opening()
     assert net.connection.error is None
 
@@ -874,9 +857,29 @@ def test_connection_is_producer_of_its_transport_until_closed() -> None:
     assert net.clock.getDelayedCalls() == []
 
 
+class TCPTransport(WireTransport):
+    """A transport with the options of TCP, which it records."""
+
+    def __init__(self, clock: Clock, protocol: GearmanProtocol) -> None:
+        super().__init__(clock, protocol)
+        self.options: list[tuple[str, bool]] = []
+        directlyProvides(self, ITCPTransport)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802  # Twisted's name
+        self.options.append(("no delay", enabled))
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:  # noqa: N802  # Twisted's name
+        self.options.append(("keep alive", enabled))
+
+
+def connected_over_tcp(monkeypatch: pytest.MonkeyPatch) -> Net:
+    """A connection that is ready, over what it takes for TCP."""
+    monkeypatch.setattr("tests.wire.WireTransport", TCPTransport)
+    return connected()
+
+
 def pieces_written(net: Net, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What the transport is given from now on, by its calls, as if it were a socket."""
-    net.connection.corks = True
+    """What the transport gets from now on, call by call."""
     net.server.received()
     pieces: list[bytes] = []
     monkeypatch.setattr(net.server.transport, "write", pieces.append)
@@ -889,7 +892,7 @@ def test_packets_written_by_callbacks_are_sent_in_few_pieces(
     size: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One for each 64 KiB, in the order of the calls."""
-    net = connected()
+    net = connected_over_tcp(monkeypatch)
     first = net.connection.request(ECHO_REQ, b"1", answer=ECHO_RES)
     first.addCallback(lambda _: [net.echo(b"%d" % number + b"x" * size) for number in range(10)])
     pieces = pieces_written(net, monkeypatch)
@@ -903,24 +906,24 @@ def test_packets_written_by_callbacks_are_sent_in_few_pieces(
 
 
 @pytest.mark.guarantee(number=11)
-@pytest.mark.parametrize(("end", "written"), [(close, [b"last"]), (abort, [])])
+@pytest.mark.parametrize(("end", "count"), [(close, 1), (abort, 0)])
 def test_corked_packets_are_written_before_close(
-    end: Callable[[GearmanProtocol], None], written: list[bytes], monkeypatch: pytest.MonkeyPatch
+    end: Callable[[GearmanProtocol], None], count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After it, TLS would drop it; and an abort drops all that is not out."""
-    net = connected()
+    """After it, TLS would drop them; and an abort drops all unsent data."""
+    net = connected_over_tcp(monkeypatch)
     first = net.connection.request(ECHO_REQ, b"1", answer=ECHO_RES)
     written_by_then: list[bytes] = []
 
     def write_and_end(_: object) -> None:
-        net.connection.write(b"last")
+        net.echo(b"last")
         end(net.connection)
         written_by_then.extend(pieces)
 
     first.addCallback(write_and_end)
     pieces = pieces_written(net, monkeypatch)
     net.server.send(ECHO_RES.response(b"1"), answer(FENCE))
-    assert written_by_then == pieces == written
+    assert written_by_then == pieces == [ECHO_REQ.request(b"last") + GET_STATUS.request(*FENCE[1])] * count
     net.factory.stop(ClientStopped())
     net.clock.advance(0)
     assert net.clock.getDelayedCalls() == []
@@ -929,24 +932,42 @@ def test_corked_packets_are_written_before_close(
 # Flow control of received data.
 
 
+class Holder(GearmanProtocol):
+    """A subclass that pauses and resumes reading."""
+
+    def hold(self) -> None:
+        self.pause_reading()
+
+    def release(self) -> None:
+        self.resume_reading()
+
+
+def holding(**arguments: Any) -> tuple[Net, Holder]:
+    net = Net(**arguments)
+    net.factory.protocol = Holder
+    net.connector.connect()
+    assert isinstance(net.connection, Holder)
+    return net, net.connection
+
+
 def test_paused_connection_reads_nothing_until_a_request() -> None:
-    net = connected(heartbeat=8.0)
+    net, holder = holding(heartbeat=8.0)
     transport = net.server.transport
-    net.connection.pause_reading()
-    net.connection.pause_reading()
-    assert (net.connection.reading_paused, transport.producerState) == (True, "paused")
+    for _ in range(2):
+        holder.hold()
+    assert transport.producerState == "paused"
     let_pass(net, 100)
     assert (net.connection.error, net.server.received()) == (None, [])  # this silence is our own
     net.echo(b"1")
-    assert (net.connection.reading_paused, transport.producerState) == (False, "producing")
-    net.connection.resume_reading()
+    assert transport.producerState == "producing"
+    holder.release()
     assert transport.producerState == "producing"
 
 
 @pytest.mark.guarantee(number=11)
 def test_close_resumes_reading() -> None:
-    net = connected()
-    net.connection.pause_reading()
+    net, holder = holding()
+    holder.hold()
     net.factory.stop(ClientStopped())
     assert net.server.transport.producerState == "producing"
 
@@ -955,8 +976,7 @@ def test_close_resumes_reading() -> None:
 
 
 class Leaving:
-    """Notes how often a connection was said to be idle, and whether it was of use then; and asks it something once
-    more."""
+    """Records the error of a connection, if any, whenever it is reported idle; and may send another request."""
 
     def __init__(self, net: Net, ask_again: bool = False) -> None:
         self.net = net
@@ -990,5 +1010,5 @@ def test_on_idle_is_not_called_after_loss(said: bytes) -> None:
     net.server.send(said)
     net.server.lose()
     assert isinstance(leaving.connection.error, Exception)
-    leaving.connection.check_idle()
+    leaving.connection.retire(leaving.on_idle)
     assert leaving.idle == []
