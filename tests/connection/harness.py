@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from txgearman.connection.connector import EndpointConnector
 from txgearman.connection.factory import GearmanFactory
-from txgearman.connection.protocol import GearmanProtocol
+from txgearman.connection.protocol import CLOSE_TIMEOUT, GearmanProtocol
 from txgearman.errors import ClientStopped
 from txgearman.packets import (
     ECHO_REQ,
@@ -52,6 +52,32 @@ class Listener:
         self.errors.append(error)
 
 
+class Connection(GearmanProtocol):
+    """A connection whose test may call what its subclasses call."""
+
+    def pause(self) -> None:
+        self.pause_reading()
+
+    def resume(self) -> None:
+        self.resume_reading()
+
+    def retire_it(self, on_idle: Callable[[], object]) -> None:
+        self.retire(on_idle)
+
+    @property
+    def is_retiring(self) -> bool:
+        return self.retiring
+
+
+class Factory(GearmanFactory[GearmanProtocol]):
+    """A factory whose test may call what the pool calls."""
+
+    protocol = Connection
+
+    def retire_it(self, connection: GearmanProtocol | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
+        return self.retire(connection, timeout)
+
+
 class OddServer(MemoryEndpoint):
     """Does the same odd thing on each connection, instead of answering the first requests."""
 
@@ -88,14 +114,14 @@ class ServerConnection:
     def __init__(self, clock: Clock, endpoint: Any, option_requests: tuple[bytes, ...] = (), **arguments: Any) -> None:
         self.clock = clock
         self.listener = Listener()
-        self.factory: GearmanFactory[GearmanProtocol] = GearmanFactory(
+        self.factory = Factory(
             clock, option_requests=option_requests, listener=self.listener, **with_connection_options(arguments)
         )
         self.connector = EndpointConnector(endpoint, self.factory)
 
     @property
-    def connection(self) -> GearmanProtocol:
-        assert self.factory.connection is not None
+    def connection(self) -> Connection:
+        assert isinstance(self.factory.connection, Connection)
         return self.factory.connection
 
     @property

@@ -30,6 +30,7 @@ from txgearman.testing import Fault, MemoryJobServer
 
 from ..wire import ServerSide, outcome
 from .harness import (
+    Factory,
     Listener,
     Net,
     OddEndpoint,
@@ -338,7 +339,7 @@ def test_listener_can_stop_factory(prepare: Callable[[Net], None]) -> None:
     net = Net()
     prepare(net)
     listener = Stopper(net)
-    net.factory = GearmanFactory(net.clock, listener=listener)
+    net.factory = Factory(net.clock, listener=listener)
     waiting = outcome(net.factory.when_ready())
     EndpointConnector(net.endpoint, net.factory).connect()
     net.clock.advance(0)
@@ -465,9 +466,9 @@ def test_when_ready_fails_after_twisteds_own_stop(state: Callable[[], Net]) -> N
 def test_retired_connection_finishes_its_requests() -> None:
     net = connected()
     told = net.echo(b"1")
-    left = outcome(net.factory.retire(net.connection))
+    left = outcome(net.factory.retire_it(net.connection))
     connection = net.connection
-    assert (connection.retiring, left) == (True, [])
+    assert (connection.is_retiring, left) == (True, [])
     net.server.send_opening()
     assert told == [[b"1"]]
     assert "removed from the list" in str(connection.error)
@@ -477,7 +478,7 @@ def test_retired_connection_finishes_its_requests() -> None:
 
 def test_idle_connection_is_closed_at_once_when_retired() -> None:
     net = connected()
-    left = outcome(net.factory.retire(net.connection))
+    left = outcome(net.factory.retire_it(net.connection))
     net.clock.advance(0)
     assert (len(left), net.clock.getDelayedCalls()) == (1, [])
 
@@ -486,7 +487,7 @@ def test_idle_connection_is_closed_at_once_when_retired() -> None:
 def test_retired_connection_is_not_replaced_after_its_loss() -> None:
     net = connected()
     net.echo(b"1")
-    left = outcome(net.factory.retire(net.connection))
+    left = outcome(net.factory.retire_it(net.connection))
     net.server.lose()
     net.clock.advance(60)
     assert (len(left), net.endpoint.attempts) == (1, 1)
@@ -494,7 +495,7 @@ def test_retired_connection_is_not_replaced_after_its_loss() -> None:
 
 def test_retire_without_ready_connection_stops_at_once() -> None:
     net = unready()
-    left = outcome(net.factory.retire(None))
+    left = outcome(net.factory.retire_it(None))
     net.clock.advance(0)
     assert (len(left), net.clock.getDelayedCalls()) == (1, [])
 
@@ -503,7 +504,7 @@ def test_retire_without_ready_connection_stops_at_once() -> None:
 def test_stop_closes_retired_connection_at_once() -> None:
     net = connected()
     told = net.echo(b"1")
-    left = outcome(net.factory.retire(net.connection))
+    left = outcome(net.factory.retire_it(net.connection))
     stopped = outcome(net.factory.stop(ClientStopped()))
     net.clock.advance(0)
     assert [type(error) for error in told] == [ClientStopped]
@@ -514,7 +515,7 @@ def test_stop_closes_retired_connection_at_once() -> None:
 def test_retire_timeout_limits_close() -> None:
     net = Served().connect()
     net.server.fall_silent()
-    left = outcome(net.factory.retire(net.connection, 20.0))
+    left = outcome(net.factory.retire_it(net.connection, 20.0))
     net.server.advance(19.75)
     assert left == []
     net.server.advance(0.25)

@@ -45,6 +45,7 @@ from ..wire import WireTransport, answer, outcome
 from .harness import (
     FENCE,
     QUESTIONS,
+    Connection,
     Net,
     Served,
     abort,
@@ -408,7 +409,7 @@ def test_callback_can_end_connection(end: Callable[[GearmanProtocol], None]) -> 
 def test_connection_ended_by_refusal_of_option_never_becomes_ready() -> None:
     """The refusal of the option is handled first, and may run the user's code."""
 
-    class Hasty(GearmanProtocol):
+    class Hasty(Connection):
         def request_refused(self, request: Any, error: ServerError) -> None:
             self.abort(ClientStopped())
 
@@ -462,7 +463,7 @@ def test_ended_request_is_not_retained(end: Callable[[Net], None]) -> None:
     assert isinstance(connection, GearmanProtocol)  # it was still held, and holds nothing of the request
 
 
-class Worker(GearmanProtocol):
+class Worker(Connection):
     """A subclass that is interested in something of its own."""
 
     noops = 0
@@ -932,42 +933,24 @@ def test_corked_packets_are_written_before_close(
 # Flow control of received data.
 
 
-class Holder(GearmanProtocol):
-    """A subclass that pauses and resumes reading."""
-
-    def hold(self) -> None:
-        self.pause_reading()
-
-    def release(self) -> None:
-        self.resume_reading()
-
-
-def holding(**arguments: Any) -> tuple[Net, Holder]:
-    net = Net(**arguments)
-    net.factory.protocol = Holder
-    net.connector.connect()
-    assert isinstance(net.connection, Holder)
-    return net, net.connection
-
-
 def test_paused_connection_reads_nothing_until_a_request() -> None:
-    net, holder = holding(heartbeat=8.0)
+    net = connected(heartbeat=8.0)
     transport = net.server.transport
     for _ in range(2):
-        holder.hold()
+        net.connection.pause()
     assert transport.producerState == "paused"
     let_pass(net, 100)
     assert (net.connection.error, net.server.received()) == (None, [])  # this silence is our own
     net.echo(b"1")
     assert transport.producerState == "producing"
-    holder.release()
+    net.connection.resume()
     assert transport.producerState == "producing"
 
 
 @pytest.mark.guarantee(number=11)
 def test_close_resumes_reading() -> None:
-    net, holder = holding()
-    holder.hold()
+    net = connected()
+    net.connection.pause()
     net.factory.stop(ClientStopped())
     assert net.server.transport.producerState == "producing"
 
@@ -995,10 +978,10 @@ def test_on_idle_is_called_once() -> None:
     net = connected()
     leaving = Leaving(net, ask_again=True)
     net.echo(b"1")
-    net.connection.retire(leaving.on_idle)
+    net.connection.retire_it(leaving.on_idle)
     for _ in range(3):
         net.server.send_opening()
-    assert (leaving.idle, net.connection.retiring) == ([None], False)
+    assert (leaving.idle, net.connection.is_retiring) == ([None], False)
 
 
 @pytest.mark.parametrize("said", [b"", b"garbage" * 3], ids=["lost", "garbage"])
@@ -1006,9 +989,9 @@ def test_on_idle_is_not_called_after_loss(said: bytes) -> None:
     net = connected()
     leaving = Leaving(net)
     net.echo(b"1")
-    net.connection.retire(leaving.on_idle)
+    net.connection.retire_it(leaving.on_idle)
     net.server.send(said)
     net.server.lose()
     assert isinstance(leaving.connection.error, Exception)
-    leaving.connection.retire(leaving.on_idle)
+    leaving.connection.retire_it(leaving.on_idle)
     assert leaving.idle == []
