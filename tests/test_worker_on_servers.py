@@ -38,12 +38,13 @@ from txgearman import (
 from txgearman.packets import ERROR, GRAB_JOB_ALL, GRAB_JOB_UNIQ, WORK_EXCEPTION, PacketType
 from txgearman.testing import MemoryJobServer
 from txgearman.testing.protocol import JobServerProtocol
-from txgearman.worker import groups as posts
+from txgearman.worker import groups
 
 from .conftest import Failures
 from .daemons import Geard, Gearmand
 from .test_c_tools import compiled, program
 from .test_gearmand import outcome, until
+from .worker.harness import group_of
 
 reactor: Any = global_reactor
 
@@ -414,9 +415,8 @@ async def test_stopping_waits_for_jobs_and_takes_no_more(address: str) -> None:
         worker.startService()
         first = client.add_task("slow", b"1")
         await until(lambda: started)
-        await until(
-            lambda: all(connection.asleep for connection in worker._main.turns)
-        )  # else it has asked for one more
+        # Else it has asked for one more.
+        await until(lambda: all(connection.asleep for connection in group_of(worker).states))
         stopped = worker.stopService()
         second = client.add_task("slow", b"2")
         await client.get_status(await client.add_task_bg("nobody"))
@@ -610,7 +610,7 @@ async def test_the_servers_timer_ends_with_its_job(
     gearmand: Gearmand, second_gearmand: Gearmand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """gearmand keeps it till the worker waits for another job there; it then counts one job less than none."""
-    monkeypatch.setattr(posts, "TIMEOUT_MARGIN", 0.1)
+    monkeypatch.setattr(groups, "TIMEOUT_MARGIN", 0.1)
     slow: list[Deferred[bytes]] = []
 
     def wait(job: Job) -> Deferred[bytes]:

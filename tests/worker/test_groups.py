@@ -23,10 +23,11 @@ from txgearman.packets import (
     PacketType,
 )
 from txgearman.testing import MemoryJobServer
-from txgearman.worker.groups import Post, cancel_timer
+from txgearman.worker.groups import cancel_timer
 from txgearman.worker.worker import POLL_INTERVAL
 
 from ..wire import outcome
+from .harness import group_of, slots_held, slots_of_group
 
 WAKE_UPS: Final = 10
 """How often, in close succession, a server may wake for nothing and be asked at once."""
@@ -49,11 +50,6 @@ def came(server: MemoryJobServer) -> list[PacketType]:
 def since(server: MemoryJobServer, start: int) -> list[PacketType]:
     server.advance()
     return came(server)[start:]
-
-
-def main_post(worker: GearmanWorker) -> Post:
-    post: Post = worker._main
-    return post
 
 
 def nothing(job: Job) -> None:
@@ -102,9 +98,9 @@ def test_a_job_keeps_only_its_own_function_from_being_taken_back(server: MemoryJ
     for each in ("f", "g"):
         worker.register_function(each, never)
     submit(server, "f")
-    post = main_post(worker)
+    post = group_of(worker)
     worker.unregister_function(name)
-    assert (main_post(worker) is post) is (name == "g")
+    assert (group_of(worker) is post) is (name == "g")
 
 
 def test_a_grab_keeps_every_function_from_being_taken_back(server: MemoryJobServer) -> None:
@@ -113,9 +109,9 @@ def test_a_grab_keeps_every_function_from_being_taken_back(server: MemoryJobServ
     server.advance()
     hold = server.hold_answers()
     server.advance(POLL_INTERVAL)
-    post = main_post(worker)
+    post = group_of(worker)
     worker.unregister_function("f")
-    assert main_post(worker) is not post
+    assert group_of(worker) is not post
     hold.release()
 
 
@@ -127,7 +123,7 @@ def test_no_more_is_asked_for_than_may_run(server: MemoryJobServer) -> None:
     worker = server.worker(max_jobs=4)
     worker.register_function("f", never)
     submit(server, "f", 10)
-    assert (worker.busy, main_post(worker).busy) == (4, 4)
+    assert (slots_held(worker), slots_of_group(worker)) == (4, 4)
     assert server.command("status") == "f\t10\t4\t1\n.\n"
 
 
@@ -136,7 +132,7 @@ def test_a_limit_is_the_posts_own(server: MemoryJobServer) -> None:
     worker = server.worker(max_jobs=4)
     worker.register_function("f", never, max_jobs=2)
     submit(server, "f", 10)
-    assert worker.busy == 2
+    assert slots_held(worker) == 2
     assert server.command("status") == "f\t10\t2\t1\n.\n"
 
 
@@ -145,7 +141,7 @@ def test_an_idle_server_is_asked_for_one_job_a_busy_one_for_more(server: MemoryJ
     worker = server.worker(max_jobs=8)
     worker.register_function("f", nothing)
     server.advance()
-    [turn] = main_post(worker).turns.values()
+    [turn] = group_of(worker).states.values()
     assert turn.window == 1
     hold = server.hold_answers()
     start = len(came(server))
@@ -167,7 +163,7 @@ def test_the_window_of_a_server_that_always_has_jobs_stays_small(server: MemoryJ
     worker = server.worker(max_jobs=2)
 
     def function(job: Job) -> None:
-        windows.append(max(turn.window for turn in main_post(worker).turns.values()))
+        windows.append(max(turn.window for turn in group_of(worker).states.values()))
 
     worker.register_function("f", function)
     server.advance()
@@ -202,7 +198,7 @@ def test_a_job_of_a_function_that_is_not_registered_fails(server: MemoryJobServe
     give(server, b"unheard of")
     server.advance()
     assert came(server).count(WORK_FAIL) == 1
-    assert worker.busy == 0
+    assert slots_held(worker) == 0
     assert ["unheard of" in text for text in logged_errors] == [True]
 
 
@@ -223,7 +219,7 @@ def test_a_job_that_was_taken_away_and_comes_again_runs_once(server: MemoryJobSe
     give(server, b"f")
     first, second = jobs
     assert cancelled == [first]
-    assert (bool(first.ended), bool(second.ended), worker.busy) == (True, False, 1)
+    assert (bool(first.ended), bool(second.ended), slots_held(worker)) == (True, False, 1)
     second.complete(b"")
     assert worker.servers[0].in_flight == 0
 
@@ -231,7 +227,7 @@ def test_a_job_that_was_taken_away_and_comes_again_runs_once(server: MemoryJobSe
 @pytest.fixture
 def logged_errors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What posts log as errors."""
-    from txgearman.worker import groups as posts
+    from txgearman.worker import scheduler as posts
 
     texts: list[str] = []
     monkeypatch.setattr(posts._log, "error", lambda text, **values: texts.append(text.format(**values)))
@@ -243,7 +239,7 @@ def test_a_connection_that_was_never_ready_is_lost_in_silence(server: MemoryJobS
         worker = server.worker(connect_timeout=1.0)
         worker.register_function("f", nothing)
         server.advance(2)
-    assert (worker.busy, main_post(worker).turns) == (0, {})
+    assert (slots_held(worker), group_of(worker).states) == (0, {})
 
 
 @pytest.mark.guarantee(number=18)
@@ -253,9 +249,9 @@ def test_what_was_asked_for_is_given_back_with_the_connection(server: MemoryJobS
     server.advance()
     with server.leave_unanswered(GRAB_JOB_ALL):
         server.advance(POLL_INTERVAL)
-    assert (worker.busy, main_post(worker).busy) == (1, 1)
+    assert (slots_held(worker), slots_of_group(worker)) == (1, 1)
     server.drop_connections()
-    assert (worker.busy, main_post(worker).busy) == (0, 0)
+    assert (slots_held(worker), slots_of_group(worker)) == (0, 0)
 
 
 def test_no_answer_in_time_ends_the_connection(server: MemoryJobServer) -> None:
@@ -265,9 +261,9 @@ def test_no_answer_in_time_ends_the_connection(server: MemoryJobServer) -> None:
     with server.leave_unanswered(GRAB_JOB_ALL):
         server.advance(POLL_INTERVAL)
     server.advance(2 * 3.0 + 0.1)
-    assert worker.busy == 0
+    assert slots_held(worker) == 0
     server.advance(5)
-    assert len(main_post(worker).turns) == 1
+    assert len(group_of(worker).states) == 1
 
 
 @pytest.mark.guarantee(number=17)
@@ -277,7 +273,7 @@ def test_an_answer_to_nothing_ends_the_connection(server: MemoryJobServer, packe
     worker.register_function("f", nothing)
     server.advance()
     server.send_raw(packet)
-    assert (worker.busy, main_post(worker).turns) == (0, {})
+    assert (slots_held(worker), group_of(worker).states) == (0, {})
     assert "answers nothing" in str(worker.servers[0].last_error)
 
 
@@ -351,8 +347,8 @@ def test_a_rest_leaves_no_timer(server: MemoryJobServer, how: str) -> None:
     server.advance()
     for _ in range(2 * WAKE_UPS):
         wake_in_vain(server)
-    [turn] = main_post(worker).turns.values()
-    rest = turn.rest
+    [turn] = group_of(worker).states.values()
+    rest = turn.backoff
     assert rest is not None
     assert rest.active()
     if how == "drop":
@@ -429,20 +425,24 @@ def test_stopping_twice_is_stopping(server: MemoryJobServer) -> None:
     worker = server.worker()
     worker.register_function("f", never)
     submit(server, "f")
-    post = main_post(worker)
+    post = group_of(worker)
     stopped = outcome(worker.stopService())
     server.advance()
-    assert (stopped, worker.busy) == ([], 1)
+    assert (stopped, slots_held(worker)) == ([], 1)
     post.stop()
     post.stop()
     server.advance()
-    assert (stopped, worker.busy, post.turns) == ([None], 0, {})
+    assert (stopped, slots_held(worker), post.states) == ([None], 0, {})
 
 
 @pytest.mark.guarantee(number=11)
 def test_one_that_never_began_ends_at_once() -> None:
     worker = GearmanWorker([MemoryJobServer().endpoint()], reactor=Clock())
-    assert outcome(main_post(worker).retire()) == [None]
+    group = group_of(worker)
+    stopped = outcome(group.when_stopped())
+    group.retire()
+    group.stop()
+    assert stopped == [None]
 
 
 @pytest.mark.parametrize("make", [lambda clock: None, lambda clock: clock.callLater(1, lambda: None)])
@@ -460,7 +460,7 @@ def test_a_peer_that_is_gone_holds_up_an_idle_worker_for_three_seconds_only(
     worker = server.worker(drain_timeout=60.0)
     worker.register_function("f", nothing)
     server.advance()
-    (connection,) = main_post(worker).turns
+    (connection,) = group_of(worker).states
     monkeypatch.setattr(connection.transport, "loseConnection", lambda: None)  # as with TLS, it waits for the other end
     stopped = outcome(worker.stopService())
     server.advance(CLOSE_TIMEOUT - 0.1)
@@ -475,7 +475,7 @@ def test_a_server_that_takes_nothing_is_not_asked(server: MemoryJobServer) -> No
     worker = server.worker()
     worker.register_function("work", lambda job: job.workload)
     server.advance()
-    (connection,) = main_post(worker).turns
+    (connection,) = group_of(worker).states
     connection.pauseProducing()
     done = outcome(server.client().add_task("work", b"x"))
     server.advance(60.0)
@@ -503,6 +503,6 @@ def test_after_a_job_with_a_time_gearmand_is_told_that_we_wait_though_there_is_n
         server.advance()
     ends[1].callback(b"")
     server.advance()
-    assert (len(ends), worker.busy) == (3, 2)
-    assert next(iter(main_post(worker).turns)).asleep
+    assert (len(ends), slots_held(worker)) == (3, 2)
+    assert next(iter(group_of(worker).states)).asleep
     server.result_of(second.close())

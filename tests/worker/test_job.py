@@ -22,8 +22,7 @@ from txgearman import JobEnded, JobFailed, JobHandle
 from txgearman.validation import MAX_PAYLOAD
 from txgearman.worker import job as jobs
 from txgearman.worker.functions import Function
-from txgearman.worker.job import MAX_STATUS, Job
-from txgearman.worker.protocol import Assignment
+from txgearman.worker.job import MAX_STATUS, Assignment, Job
 
 from ..conftest import Failures
 from ..wire import outcome

@@ -47,7 +47,8 @@ from txgearman.packets import (
     Packet,
     PacketType,
 )
-from txgearman.worker.protocol import GEARD, GEARMAND, PERL, Assignment, GearmanWorkerFactory, GearmanWorkerProtocol
+from txgearman.worker.job import Assignment, Job
+from txgearman.worker.protocol import GEARD, GEARMAND, PERL, GearmanWorkerFactory, GearmanWorkerProtocol
 
 from ..wire import MemoryEndpoint, ServerSide, answer, outcome, with_connection_options
 
@@ -72,31 +73,30 @@ class Receiver:
     """Notes what it is told. Of each connection, its number of requests that are out, too: it must be right by then."""
 
     def __init__(self) -> None:
-        self.client_id = b""
         self.functions: list[tuple[bytes, float | None]] = []
         self.events: list[tuple[Any, ...]] = []
 
-    def registration(self) -> tuple[bytes, Iterable[tuple[bytes, float | None]]]:
-        return self.client_id, self.functions
+    def registration(self) -> Iterable[tuple[bytes, float | None]]:
+        return self.functions
 
     def connection_ready(self, connection: GearmanWorkerProtocol) -> None:
         self.events.append(("ready", connection.ready))
 
-    def drained(self, connection: GearmanWorkerProtocol) -> None:
+    def connection_drained(self, connection: GearmanWorkerProtocol) -> None:
         self.events.append(("drained", connection.writing_paused))
 
-    def woken(self, connection: GearmanWorkerProtocol) -> None:
+    def wakeup_received(self, connection: GearmanWorkerProtocol) -> None:
         self.events.append(("woken", connection.asleep))
 
-    def assigned(self, connection: GearmanWorkerProtocol, assignment: Assignment) -> None:
+    def job_assigned(self, connection: GearmanWorkerProtocol, assignment: Assignment) -> None:
         told = (getattr(assignment, name) for name in ("handle", "function", "unique", "reducer", "workload"))
         self.events.append(("assigned", connection.grabs, *told))
 
-    def no_job(self, connection: GearmanWorkerProtocol) -> None:
+    def no_job_received(self, connection: GearmanWorkerProtocol) -> None:
         self.events.append(("no_job", connection.grabs))
 
-    def connection_closed(self, connection: GearmanWorkerProtocol, jobs: list[Any]) -> None:
-        self.events.append(("lost", connection.grabs, jobs, connection.in_flight, type(connection.error)))
+    def connection_closed(self, connection: GearmanWorkerProtocol, grabs: int, jobs: list[Job]) -> None:
+        self.events.append(("lost", grabs, jobs, connection.in_flight, type(connection.error)))
 
     def told(self) -> list[tuple[Any, ...]]:
         """What it was told since the last call."""
@@ -118,6 +118,7 @@ class Net:
         self.factory = GearmanWorkerFactory(
             self.clock,
             receiver=self.receiver,
+            registrar=self.receiver,
             name="server",
             **with_connection_options({"server_timeout": SECONDS, **arguments}),
         )
@@ -135,6 +136,11 @@ class Net:
     def connection(self) -> GearmanWorkerProtocol:
         connection: GearmanWorkerProtocol = self.server.protocol
         return connection
+
+    def assign(self, handle: bytes) -> Job:
+        """A job that the connection has."""
+        job = self.connection.jobs[handle] = Job(self.connection, "f", Assignment(handle, b"f", b"", b"", b""))
+        return job
 
     def wait(self, seconds: float) -> None:
         """Let time pass, a little at a time."""
@@ -249,7 +255,7 @@ def test_each_connection_finds_out_anew_which_server_it_is() -> None:
 def test_the_id_and_the_functions_are_registered_at_each_connect(dialect: str) -> None:
     """As they are by then; and before the taker may ask for a job."""
     net = Net(None)
-    net.receiver.client_id = b"me"
+    net.factory.client_id = b"me"
     net.receiver.functions = [(b"f", None), (b"g", None)]
     net.server.received()
     net.server.send(HELLO[dialect])
@@ -506,7 +512,7 @@ def test_a_heartbeat_asks_in_silence_and_drops_who_is_gone(dialect: str) -> None
     """A worker that sleeps may be silent for long; its jobs would be nobody's until the server comes to know."""
     net = Net(dialect, heartbeat=8.0)
     connection, server = net.connection, net.server
-    connection.jobs[H1] = "one"
+    job = net.assign(H1)
     connection.sleep()
     assert server.received() == [(PRE_SLEEP, [])]
     for _ in range(5):
@@ -516,7 +522,7 @@ def test_a_heartbeat_asks_in_silence_and_drops_who_is_gone(dialect: str) -> None
         server.send(*map(answer, packets[dialect == "geard" :]))  # which leaves an ECHO_REQ unanswered (H6)
     assert (connection.error, net.receiver.told()) == (None, [])
     net.wait(20.25)
-    assert net.receiver.told() == [("lost", 0, ["one"], 0, TimeoutError)]
+    assert net.receiver.told() == [("lost", 0, [job], 0, TimeoutError)]
     assert server.transport.aborted
 
 
@@ -572,7 +578,8 @@ ENDS: list[tuple[Callable[[GearmanWorkerProtocol], None], Packet]] = [
 @pytest.mark.parametrize(("say", "packet"), NEWS, ids=["data", "warning", "status"])
 def test_news_of_a_job(dialect: str, say: Callable[[GearmanWorkerProtocol], None], packet: Packet) -> None:
     net = Net(dialect)
-    net.connection.jobs.update({H1: "one", H2: "two"})
+    net.assign(H1)
+    net.assign(H2)
     say(net.connection)
     assert (net.server.received(), net.connection.in_flight) == ([packet], 2)
 
@@ -582,9 +589,10 @@ def test_news_of_a_job(dialect: str, say: Callable[[GearmanWorkerProtocol], None
 @pytest.mark.parametrize(("say", "packet"), ENDS, ids=["complete", "fail"])
 def test_the_end_of_a_job(dialect: str, say: Callable[[GearmanWorkerProtocol], None], packet: Packet) -> None:
     net = Net(dialect)
-    net.connection.jobs.update({H1: "one", H2: "two"})
+    net.assign(H1)
+    two = net.assign(H2)
     say(net.connection)
-    assert (net.server.received(), net.connection.jobs) == ([packet], {H2: "two"})
+    assert (net.server.received(), net.connection.jobs) == ([packet], {H2: two})
 
 
 @pytest.mark.guarantee(number=5)
@@ -595,9 +603,10 @@ def test_the_end_of_a_job(dialect: str, say: Callable[[GearmanWorkerProtocol], N
 def test_an_exception_is_the_end_of_a_job_on_each_server(dialect: str, packets: list[Packet]) -> None:
     """On perl's a WORK_FAIL must follow, and nowhere else (docs/gearman.md §4, H13)."""
     net = Net(dialect)
-    net.connection.jobs.update({H1: "one", H2: "two"})
+    net.assign(H1)
+    two = net.assign(H2)
     net.connection.work_exception(H1, b"bo\0om")
-    assert (net.server.received(), net.connection.jobs) == (packets, {H2: "two"})
+    assert (net.server.received(), net.connection.jobs) == (packets, {H2: two})
 
 
 def test_the_end_of_a_job_that_the_connection_does_not_keep_is_sent() -> None:
@@ -614,7 +623,7 @@ def test_an_error_after_the_handshake_is_logged_and_hits_nothing(dialect: str, t
     """It is about a packet that has no answer: the server has given the job to another worker (docs/gearman.md §8)."""
     net = Net(dialect)
     net.connection.grab()
-    net.connection.jobs[H1] = "one"
+    net.assign(H1)
     with capturedLogs() as events:
         net.server.send(ERROR.response(b"JOB_NOT_FOUND", text))
     told = [(event["address"], event["code"]) for event in events if "code" in event]
@@ -653,10 +662,10 @@ def test_the_taker_learns_once_what_is_lost(end: Callable[[Net], object], error:
     net = Net()
     net.connection.grab()
     net.connection.grab()
-    net.connection.jobs.update({H1: "one", H2: "two"})
+    one, two = net.assign(H1), net.assign(H2)
     connection = net.connection
     end(net)
-    assert net.receiver.told() == [("lost", 2, ["one", "two"], 0, error)]
+    assert net.receiver.told() == [("lost", 2, [one, two], 0, error)]
     assert (connection.grabs, connection.jobs) == (0, {})
     net.clock.advance(0)
     connection.abort(BOOM)
@@ -695,7 +704,7 @@ def test_what_came_before_a_close_in_the_same_piece_is_told_and_nothing_after_it
     net = Net()
     net.connection.grab()
     net.connection.grab()
-    net.receiver.no_job = lambda connection: connection.close(STOP)  # type: ignore[method-assign]
+    net.receiver.no_job_received = lambda connection: connection.close(STOP)  # type: ignore[method-assign]
     net.server.send(NO_JOB.response(), ASSIGNMENTS[JOB_ASSIGN_ALL][0])
     assert net.receiver.told() == [("lost", 1, [], 0, ClientStopped)]
 
@@ -748,7 +757,7 @@ def test_a_failed_attempt_is_nothing_to_the_taker() -> None:
 def test_the_global_reactor_is_the_default() -> None:
     from twisted.internet import reactor
 
-    assert GearmanWorkerFactory(receiver=Receiver()).reactor is reactor
+    assert GearmanWorkerFactory(receiver=Receiver(), registrar=Receiver()).reactor is reactor
 
 
 # A connection that is used no more.
@@ -759,7 +768,7 @@ def test_a_connection_with_jobs_is_busy_until_the_last_is_done() -> None:
     net = Net()
     connection = net.connection
     left: list[list[Packet]] = []
-    connection.jobs[H1] = object()
+    net.assign(H1)
     connection.retire(lambda: left.append(net.server.received()))
     assert (connection.busy, left) == (True, [])
     connection.work_complete(H1, b"r")

@@ -44,6 +44,7 @@ from txgearman.worker.worker import DRAIN_TIMEOUT, POLL_INTERVAL, format_excepti
 
 from ..conftest import Failures
 from ..wire import outcome, present
+from .harness import scheduler_of, slots_held
 
 reactor: Any = global_reactor
 
@@ -398,7 +399,7 @@ def test_a_result_that_is_too_large_is_a_clear_failure(
 
 
 async def awaits_and_returns_a_deferred(job: Job) -> Any:
-    await deferLater(job.connection.factory.reactor, 0)
+    await deferLater(job._connection.factory.reactor, 0)
     return succeed(b"x")
 
 
@@ -444,7 +445,7 @@ def test_a_deferred_that_fails_is_the_failure_of_each_of_its_jobs(
     shared.errback(ZeroDivisionError())
     server.advance()
     assert [type(told[0]) for told in outcomes] == [TaskException] * 3
-    assert worker.busy == 0
+    assert slots_held(worker) == 0
     assert len(logged_failures.flush(ZeroDivisionError)) == 3
 
 
@@ -461,7 +462,7 @@ def test_the_time_out_of_one_job_does_not_cancel_what_another_waits_for(
     assert ([type(error) for error in impatient], patient) == ([TaskException], [])
     shared.callback(b"x")
     server.advance()
-    assert (patient, worker.busy) == ([b"x"], 0)
+    assert (patient, slots_held(worker)) == ([b"x"], 0)
     assert impatient != [b"x"]
     logged_failures.flush(TimeoutError)
 
@@ -506,7 +507,7 @@ def test_whatever_a_formatter_raises_its_job_has_an_end(server: MemoryJobServer,
         told = outcome(client.add_task("work"))
         server.advance()
         assert [error.data for error in told] == [b"ZeroDivisionError"]
-    assert worker.busy == 0
+    assert slots_held(worker) == 0
     assert len(logged_failures.flush(Mishap, ZeroDivisionError)) == 4
 
 
@@ -520,7 +521,7 @@ def test_a_canceller_that_raises_keeps_no_slot(server: MemoryJobServer, logged_f
     server.advance()
     with server.go_down(lose_jobs=True):
         server.advance()
-        assert worker.busy == 0
+        assert slots_held(worker) == 0
     server.advance(MINUTE)
     assert server.result_of(client.add_task("work")) == b"done"
     assert len(logged_failures.flush(Mishap)) == 1
@@ -536,7 +537,7 @@ def test_a_canceller_may_fire_and_raise(server: MemoryJobServer, logged_failures
     worker.register_function("work", lambda job: Deferred(cancel), timeout=1.0)
     told = outcome(client.add_task("work"))
     server.advance(2)
-    assert ([type(error) for error in told], worker.busy) == ([TaskException], 0)
+    assert ([type(error) for error in told], slots_held(worker)) == ([TaskException], 0)
     assert len(logged_failures.flush(Mishap, TimeoutError)) == 1
 
 
@@ -559,7 +560,7 @@ def test_a_thread_may_end_the_job_just_before_its_result(server: MemoryJobServer
     worker = server.worker(max_jobs=1)
     worker.register_function("work", work)
     assert server.result_of(server.client().add_task("work")) == b"from a thread"
-    assert worker.busy == 0
+    assert slots_held(worker) == 0
 
 
 def test_a_thread_may_end_the_job_just_before_its_exception(server: MemoryJobServer, logged_failures: Failures) -> None:
@@ -576,7 +577,7 @@ def test_a_thread_may_end_the_job_just_before_its_exception(server: MemoryJobSer
     worker = server.worker(max_jobs=1, format_exception=formatted)
     worker.register_function("work", work)
     assert server.result_of(server.client().add_task("work")) == b"from a thread"
-    assert worker.busy == 0
+    assert slots_held(worker) == 0
     logged_failures.flush(ZeroDivisionError)
 
 
@@ -590,7 +591,7 @@ def test_a_result_that_can_not_be_had_is_a_failure(server: MemoryJobServer, logg
     worker.register_function("work", work)
     told = outcome(server.client().add_task("work"))
     server.advance()
-    assert ([error.data for error in told], worker.busy) == ([b"MemoryError: "], 0)
+    assert ([error.data for error in told], slots_held(worker)) == ([b"MemoryError: "], 0)
     assert len(logged_failures.flush(MemoryError)) == 1
 
 
@@ -710,7 +711,7 @@ def test_the_server_waits_a_little_longer_than_the_worker(server: MemoryJobServe
     """Its own time-out is for a worker that hangs, and must not come first."""
     slow = Slow()
     worker = server.worker(max_jobs=1)
-    worker._time_out = lambda job, _: setattr(job, "timer", None)  # type: ignore[method-assign, assignment]  # it hangs
+    scheduler_of(worker).runner._time_out = lambda job, seconds: None  # type: ignore[method-assign]  # it hangs
     worker.register_function("slow", slow, timeout=30.0)
     done = outcome(server.client().add_task("slow", b"x"))
     server.advance()
@@ -798,10 +799,10 @@ async def test_a_thread_that_returns_no_bytes_is_no_hang(logged_failures: Failur
     try:
         with pytest.raises(TaskException):
             await client.add_task("work").addTimeout(2.0, reactor)
-        assert worker.busy == 0
+        assert slots_held(worker) == 0
     finally:
         logged_failures.flush(TypeError, AssertionError)
-        worker.drain_timeout = 0.01
+        scheduler_of(worker).drain_timeout = 0.01
         await server.close()
 
 
@@ -830,9 +831,9 @@ async def test_a_thread_that_takes_too_long_keeps_its_slot() -> None:
     worker.register_function("work", lambda job: gate.wait(20) and None, threaded=True, timeout=0.05)
     with pytest.raises(TaskException, match="TimeoutError"):
         await client.add_task("work")
-    assert len(worker._running) == 1
+    assert len(scheduler_of(worker).runner.running) == 1
     gate.set()
-    while worker._running:
+    while scheduler_of(worker).runner.running:
         await deferLater(reactor, 0.001)
     await server.close()
 
@@ -841,7 +842,7 @@ async def test_a_thread_that_takes_too_long_keeps_its_slot() -> None:
 async def test_a_thread_that_outlives_the_stop_leaves_no_timer() -> None:
     """A thread can't be cancelled; the timer of its time-out can."""
     server, worker, client = await threaded_server()
-    worker.drain_timeout = 0.01
+    scheduler_of(worker).drain_timeout = 0.01
     gate, begun = threading.Event(), threading.Event()
 
     def function(job: Job) -> None:
@@ -856,7 +857,7 @@ async def test_a_thread_that_outlives_the_stop_leaves_no_timer() -> None:
     times = (call.getTime() - reactor.seconds() for call in reactor.getDelayedCalls())
     left = [seconds for seconds in times if 1200 < seconds <= 1234]  # the server has a later one
     gate.set()
-    while worker._running:
+    while scheduler_of(worker).runner.running:
         await deferLater(reactor, 0.001)
     await server.close()
     assert left == []
@@ -950,7 +951,7 @@ def test_a_function_that_is_not_registered_cant_be_taken_back(server: MemoryJobS
 
 def check_load(slow: Slow, worker: GearmanWorker, servers: list[MemoryJobServer], limit: int) -> None:
     assert sum(map(running, servers)) == len(slow.running) <= limit
-    assert worker.busy >= len(slow.running)
+    assert slots_held(worker) >= len(slow.running)
     assert sum(info.in_flight for info in worker.servers) == len(slow.running)
 
 
@@ -971,7 +972,7 @@ def test_no_server_has_given_a_job_that_does_not_run(count: int, max_jobs: int, 
     server.advance()
     done = [result for each in outcomes for result in results(each)]
     assert sorted(done, key=int) == [b"%d" % number for number in range(100)]
-    assert (slow.most, len(slow.jobs), worker.busy) == (max_jobs, 100, 0)
+    assert (slow.most, len(slow.jobs), slots_held(worker)) == (max_jobs, 100, 0)
 
 
 @pytest.mark.parametrize("max_jobs", [1, 2, 5])
@@ -1060,7 +1061,7 @@ def test_a_lost_connection_gives_its_slots_back(server: MemoryJobServer) -> None
         server.result_of(client.add_task_bg("slow", b"%d" % number))
     for _ in range(5):
         server.drop_connections()
-        assert (slow.running, worker.busy) == ({}, 0)
+        assert (slow.running, slots_held(worker)) == ({}, 0)
         server.advance(MINUTE)
         assert len(slow.running) == 2
     slow.end_all()
@@ -1135,20 +1136,20 @@ def test_unregistering_while_a_job_is_asked_for_loses_nothing(server: MemoryJobS
         outcomes += submit(client, range(number * 10, number * 10 + 3))
         outcomes += submit(client, range(number * 10, number * 10 + 3), "other")
     server.advance(POLL_INTERVAL)
-    assert worker.busy
+    assert slots_held(worker)
     worker.unregister_function("slow")
     server.advance(1)
     for each in held:
         each.release()
     for _ in range(20):
         server.advance(0.5)
-        assert worker.busy <= 4
+        assert slots_held(worker) <= 4
         slow.end_all()
         other.end_all()
     assert len(other.jobs) == 6
     left = sum(status(each)["slow"][0] for each in (server, second))
     assert len(results(outcomes)) == 12 - left
-    assert worker.busy == 0
+    assert slots_held(worker) == 0
     assert len(slow.jobs) == 6 - left
 
 
@@ -1271,7 +1272,7 @@ def test_a_silent_server_keeps_no_slot_for_long(
             server.advance(8.1)
             assert done == [b"done"]
     server.advance(MINUTE)
-    assert worker.busy == 0
+    assert slots_held(worker) == 0
     assert [info.state for info in worker.servers] == [ServerState.READY] * 2
 
 
@@ -1513,7 +1514,7 @@ def prepare_asking(server: MemoryJobServer) -> GearmanWorker:
     worker = prepare_asleep(server)
     hold = server.hold_answers()
     server.advance(POLL_INTERVAL)
-    assert worker.busy == 1
+    assert slots_held(worker) == 1
     server.clock.callLater(1, hold.release)
     return worker
 
@@ -1543,7 +1544,7 @@ def test_a_stop_leaves_nothing(server: MemoryJobServer, prepare: Callable[[Memor
     timers = [outcome(worker.stopService()), outcome(worker.stopService())]
     server.advance(5)
     assert timers == [[None], [None]]
-    assert worker.busy == 0
+    assert slots_held(worker) == 0
     assert all(info.state is ServerState.STOPPED for info in worker.servers)
     server.advance(100)
     assert workers(server) == []
@@ -1567,7 +1568,7 @@ def test_a_worker_can_be_started_again_at_once(
     server.advance(1)  # one that is woken in vain without end looks less often
     assert done == [b"g"]
     assert [functions for _, functions in workers(server)] == [{"f", "g"}]
-    assert worker.busy == 0
+    assert slots_held(worker) == 0
     server.result_of(worker.stopService())
 
 
@@ -1599,7 +1600,7 @@ def test_a_job_that_does_not_end_in_time_goes_back_to_its_server(server: MemoryJ
         server.advance(drain_timeout - 0.1)
         assert (stopped, slow.cancelled) == ([], [])
     server.advance(0.2)
-    assert (stopped, slow.cancelled, worker.busy) == ([None], [b"0", b"1"], 0)
+    assert (stopped, slow.cancelled, slots_held(worker)) == ([None], [b"0", b"1"], 0)
     assert sorted(server.queued("slow")) == [b"0", b"1"]
 
 
@@ -1680,7 +1681,7 @@ def test_a_function_may_do_anything_to_its_worker(server: MemoryJobServer, kind:
     worker.register_function("f", function)
     assert outcome_of(server, server.client().add_task("f")) == [b"done"]
     assert stopped == [None] * (kind in ("stop", "restart", "all"))
-    assert worker.busy == 0
+    assert slots_held(worker) == 0
     expected = {"stop": [], "restart": [{"f"}], "unregister": [], "register": [{"f", "more"}], "all": [{"more"}]}
     assert [functions for _, functions in workers(server)] == expected[kind]
 
@@ -1702,7 +1703,7 @@ def test_a_function_that_awaits_the_stop_of_its_worker_is_cancelled(server: Memo
     server.result_of(server.client().add_task_bg("f"))
     stopped = outcome(worker.stopService())
     server.advance(5.1)
-    assert (stopped, worker.busy) == ([None], 0)
+    assert (stopped, slots_held(worker)) == ([None], 0)
     assert status(server)["f"] == (1, 0, 0)
 
 
@@ -1744,7 +1745,7 @@ def test_a_canceller_may_stop_and_start_the_worker(server: MemoryJobServer) -> N
     server.advance()
     server.drop_connections()
     assert cancelled == [b"0", b"1", b"2"]
-    assert worker.busy == 0
+    assert slots_held(worker) == 0
     server.advance(5)
     assert [functions for _, functions in workers(server)] == [{"slow"}]
 
@@ -1908,7 +1909,7 @@ class Anything(RuleBasedStateMachine):
 
     @invariant()
     def no_more_run_than_may(self) -> None:
-        assert len(self.slow.running) <= self.worker.busy <= 3
+        assert len(self.slow.running) <= slots_held(self.worker) <= 3
         assert sum(info.in_flight for info in self.worker.servers) == len(self.slow.running)
 
     @invariant()
@@ -1928,7 +1929,7 @@ class Anything(RuleBasedStateMachine):
             self.slow.end_all()
             server.advance()
         assert all(len(told) == 1 for told in self.outcomes.values())
-        assert self.worker.busy == 0
+        assert slots_held(self.worker) == 0
         server.result_of(server.close())
         assert all(told == [None] for told in self.stops)
         assert server.clock.getDelayedCalls() == []

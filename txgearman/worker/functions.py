@@ -1,4 +1,4 @@
-"""Registered functions, and what becomes of what they return."""
+"""Registered functions: how one is started, and how what it returns becomes a result."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from .job import Job
 
-__all__ = [
-    "Function",
-]
+__all__ = ["Function"]
 
 
 class Function:
@@ -33,7 +31,7 @@ class Function:
         self,
         name: str | bytes,
         wire_name: bytes,
-        call: Callable[[Job], Any],
+        call: Callable[[Job], object],
         *,
         timeout: float | None = None,
         threaded: bool = False,
@@ -46,15 +44,15 @@ class Function:
         self._call = call
         self.threaded = threaded
 
-    def start(self, job: Job, reactor: Any) -> Any:
-        """Do a job.
+    def start(self, job: Job, reactor: Any) -> object:
+        """Start the function for a job.
 
         :return: the result; or a Deferred that fires with it, if it takes time.
         """
         if self.threaded:
             return deferToThreadPool(reactor, reactor.getThreadPool(), self._call_in_thread, job)
-        result: Any = self._call(job)
-        if type(result) is bytes:  # in a hurry
+        result = self._call(job)
+        if type(result) is bytes:  # the usual case needs none of the checks below
             return result
         if inspect.iscoroutine(result):
             return ensureDeferred(_outcome(result))
@@ -64,8 +62,8 @@ class Function:
             return ensureDeferred(_send_async_chunks(job, result, reactor))
         return result
 
-    def _call_in_thread(self, job: Job) -> Any:
-        result: Any = self._call(job)
+    def _call_in_thread(self, job: Job) -> object:
+        result = self._call(job)
         if isinstance(result, GeneratorType):
             with closing(result):
                 while True:
@@ -74,20 +72,20 @@ class Function:
                     except StopIteration as stop:
                         return stop.value
         if inspect.iscoroutine(result):
-            result.close()  # else Python warns that nobody has awaited it
+            result.close()  # else Python warns that it was never awaited
         if isinstance(result, (Deferred, AsyncGeneratorType, CoroutineType)):
             raise TypeError(f"a function that is threaded can't return a {type(result).__name__}")
         return result
 
 
-async def _outcome(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine returns; or what that comes to, if it is a Deferred: in older Twisted, it would never fire."""
+async def _outcome(coroutine: Coroutine[Any, Any, object]) -> object:
+    """Await a coroutine, and what it returns if that is a Deferred: older Twisted would not fire with it."""
     result = await coroutine
     return await result if isinstance(result, Deferred) else result
 
 
-async def _send_chunks(job: Job, chunks: Generator[bytes, None, Any], reactor: Any) -> Any:
-    """One chunk in a turn of the reactor, so that others have theirs; and none before the server has taken the last."""
+async def _send_chunks(job: Job, chunks: Generator[bytes, None, object], reactor: Any) -> object:
+    """Send one chunk in a turn of the reactor, so that others have theirs, and only when the last was written."""
     with closing(chunks):
         while True:
             try:

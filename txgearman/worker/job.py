@@ -1,10 +1,11 @@
-"""What a worker's author sees: `Job`, and what becomes of what a function returns."""
+"""`Job`: what a function gets, and by which it reports its progress and its end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from threading import RLock, get_ident
 from typing import Any, Final
+from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -13,61 +14,115 @@ from ..errors import JobEnded
 from ..models import JobHandle
 from ..validation import MAX_PAYLOAD, payload_bytes
 
-__all__ = [
-    "Job",
-]
+__all__ = ["Assignment", "Job", "JobConnection", "JobConnectionFactory"]
 
-_ENDING: Final = RLock()  # a thread may come to end one job while it ends another: in a finalizer
+_ENDING: Final = RLock()  # re-entrant: a finalizer that runs meanwhile may end another job in the same thread
 
 MAX_STATUS: Final = 2**32 - 1
 """Of a status: gearmand keeps 32 bits of it (docs/gearman.md §5)."""
 
 
+class Assignment:
+    """A job as a server assigned it to this worker.
+
+    :ivar function: the function's name on the wire.
+    """
+
+    __slots__ = ("function", "handle", "reducer", "unique", "workload")
+
+    def __init__(self, handle: bytes, function: bytes, unique: bytes, reducer: bytes, workload: bytes) -> None:
+        self.handle = handle
+        self.function = function
+        self.unique = unique
+        self.reducer = reducer
+        self.workload = workload
+
+
+class JobConnectionFactory(Interface):
+    """What a job needs of the factory of its connection."""
+
+    @property
+    def name(self) -> str:
+        """The server's address."""
+
+    @property
+    def reactor(self) -> Any:
+        """The reactor whose thread may write to the connection."""
+
+
+class JobConnection(Interface):
+    """What a job needs of the connection that it came on."""
+
+    @property
+    def factory(self) -> JobConnectionFactory:
+        """The factory that made it."""
+
+    def when_drained(self) -> Deferred[None]:
+        """Return a Deferred that fires once the server has taken what was written."""
+
+    def work_data(self, handle: bytes, data: bytes) -> None:
+        """Send WORK_DATA."""
+
+    def work_warning(self, handle: bytes, data: bytes) -> None:
+        """Send WORK_WARNING."""
+
+    def work_status(self, handle: bytes, numerator: int, denominator: int) -> None:
+        """Send WORK_STATUS."""
+
+    def work_complete(self, handle: bytes, result: bytes) -> None:
+        """Send WORK_COMPLETE."""
+
+    def work_fail(self, handle: bytes) -> None:
+        """Send WORK_FAIL."""
+
+    def work_exception(self, handle: bytes, data: bytes) -> None:
+        """Send WORK_EXCEPTION, and what else ends the job at this server."""
+
+
 class Job:
-    """One job, for the function that does it.
+    """One job, for the function that runs it.
 
     A function may end its job by `complete`, `fail` or `send_exception`, or leave that to what it returns or raises.
-    All of these calls are safe from other threads; from there, what is sent goes out a little later.
+    All of these calls are safe from other threads. What a thread sends is written in a later turn of the reactor.
 
     :ivar handle: its `JobHandle`: the server's name for it, and the server's; the same that the client has.
     :ivar function: the function's name, as it was registered.
     :ivar workload: the payload.
     :ivar unique: as the client gave it; empty if it gave none.
-    :ivar reducer: of a job with a reducer, its name; else empty. Only gearmand tells it.
+    :ivar reducer: of a job with a reducer, its name; else empty. Only gearmand sends it.
     """
 
     __slots__ = (
         "__weakref__",
         "_closed",
+        "_connection",
+        "_deferred",
         "_ended",
         "_thread",
-        "connection",
-        "deferred",
+        "_timer",
         "function",
         "handle",
         "reducer",
-        "timer",
         "unique",
         "workload",
     )
 
-    def __init__(self, connection: Any, function: str | bytes, assignment: Any) -> None:
+    def __init__(self, connection: JobConnection, function: str | bytes, assignment: Assignment) -> None:
         """
-        :param connection: the connection that it came on.
+        :param connection: the connection that the job came on.
         """
-        self.connection = connection
-        """For the worker: the connection that it came on."""
-        self._ended = ""  # how, as soon as somebody has said so
-        self._closed = False  # whether that has been sent
+        self._connection = connection
+        self._ended = ""  # how, as soon as anybody has ended it
+        self._closed = False  # whether that was sent, or nothing may be sent any more
         self._thread = get_ident()
         self.function = function
         self.handle = JobHandle(connection.factory.name, assignment.handle)
-        self.workload: bytes = assignment.workload
-        self.unique: bytes = assignment.unique
-        self.reducer: bytes = assignment.reducer
-        # For the worker: what the function has returned, if it takes time, and the timer of its time-out.
-        self.deferred: Deferred[Any] | None = None
-        self.timer: IDelayedCall | None = None
+        self.workload = assignment.workload
+        self.unique = assignment.unique
+        self.reducer = assignment.reducer
+        # For the runner: what the function has returned, if it takes time, and the timer of its time-out.
+        self._deferred: Deferred[object] | None = None
+        self._timer: IDelayedCall | None = None
 
     def __repr__(self) -> str:
         return f"<Job {self}>"
@@ -86,88 +141,87 @@ class Job:
     def send_data(self, data: bytes) -> None:
         """Send a part of the result, or whatever the function means by it. May be called as often as needed.
 
-        A worker that does the job anew, after this one was lost, sends its parts anew, and the client gets both.
+        A worker that runs the job anew, after this one was lost, sends its parts anew, and the client gets both.
 
         :raises JobEnded: the job has ended.
-        :raises TypeError: it is not bytes.
-        :raises ValueError: it is too long for one packet.
+        :raises TypeError: `data` is not bytes.
+        :raises ValueError: `data` is too long for one packet.
         """
-        self._send(self.connection.work_data, _payload("data", data))
+        self._send(self._connection.work_data, _payload("data", data))
 
     def send_warning(self, data: bytes) -> None:
         """Send a warning. Raises as `send_data` does."""
-        self._send(self.connection.work_warning, _payload("data", data))
+        self._send(self._connection.work_warning, _payload("data", data))
 
     def send_status(self, numerator: int, denominator: int) -> None:
-        """Tell how far it is. Raises as `send_data` does.
+        """Send how far the job is. Raises as `send_data` does.
 
         :param numerator: how much of `denominator` is done; both whole numbers from 0, of up to 32 bits.
-        :raises ValueError: it is not.
+        :raises ValueError: one of them is out of range.
         """
         for name, number in (("numerator", numerator), ("denominator", denominator)):
             if not isinstance(number, int):
                 raise TypeError(f"{name} must be int, not {type(number).__name__}")
             if not 0 <= number <= MAX_STATUS:
                 raise ValueError(f"{name} must be from 0 to {MAX_STATUS}, not {number}")
-        self._send(self.connection.work_status, numerator, denominator)
+        self._send(self._connection.work_status, numerator, denominator)
 
     def complete(self, result: bytes = b"") -> None:
-        """It is done, and this is the result. It is the end of the job. Raises as `send_data` does.
+        """End the job, with this result. Raises as `send_data` does.
 
-        Should the connection go before the server has it, the server gives the job to another worker, or fails it;
-        nobody here is told.
+        If the connection is lost before the server has the result, the server gives the job to another worker, or
+        fails it; nothing is reported here.
         """
-        self._end("it was completed", self.connection.work_complete, _payload("result", result))
+        self._end("it was completed", self._connection.work_complete, _payload("result", result))
 
     def fail(self) -> None:
-        """It can't be done; the protocol tells the client no reason. It is the end of the job.
+        """End the job as failed; the protocol has no way to say why.
 
         :raises JobEnded: the job has ended.
         """
-        self._end("it has failed", self.connection.work_fail)
+        self._end("it has failed", self._connection.work_fail)
 
     def send_exception(self, data: bytes) -> None:
-        """It can't be done, and this is why. It is the end of the job. Raises as `send_data` does.
+        """End the job as failed, and send why. Raises as `send_data` does.
 
-        Clients of gearmand that have not asked for exceptions are told that it failed.
+        gearmand sends the reason only to clients that have asked for exceptions; to others the job has failed.
         """
-        self._end("its exception was sent", self.connection.work_exception, _payload("data", data))
+        self._end("its exception was sent", self._connection.work_exception, _payload("data", data))
 
     def when_drained(self) -> Deferred[None]:
-        """Await that the server takes what was sent, where it is slow and more is to come.
+        """Await that the server takes what was sent, before more is sent to a slow one.
 
         :return: fires at once, mostly; also when the connection is lost. Not for other threads.
         """
-        drained: Deferred[None] = self.connection.when_drained()
-        return drained
+        return self._connection.when_drained()
 
-    def _close(self, why: str) -> None:
-        """For the worker: nothing more can be said of it."""
-        self._ended = why
+    def _close(self, reason: str) -> None:
+        """End the job without a packet: nothing more can be sent for it."""
+        self._ended = reason
         self._closed = True
 
     def _send(self, method: Callable[..., None], *arguments: Any) -> None:
         self._check()
-        self._in_reactor(self._send_open, method, arguments)
+        if get_ident() == self._thread:
+            self._send_open(method, arguments)
+        else:
+            self._connection.factory.reactor.callFromThread(self._send_open, method, arguments)
 
     def _end(self, how: str, method: Callable[..., None], *arguments: Any) -> None:
         with _ENDING:  # two threads may be about to
             self._check()
             self._ended = how
-        self._in_reactor(self._send_last, method, arguments)
+        if get_ident() == self._thread:
+            self._send_last(method, arguments)
+        else:
+            self._connection.factory.reactor.callFromThread(self._send_last, method, arguments)
 
     def _check(self) -> None:
         if self._ended:
             raise JobEnded(f"{self}: {self._ended}")
 
-    def _in_reactor(self, call: Callable[..., None], *arguments: Any) -> None:
-        if get_ident() == self._thread:
-            call(*arguments)
-        else:
-            self.connection.factory.reactor.callFromThread(call, *arguments)
-
     def _send_open(self, method: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        # What a thread said may come here only after the reactor has ended the job.
+        # What a thread sent may come here only after the reactor has ended the job.
         if not self._closed:
             method(self.handle.handle, *arguments)
 

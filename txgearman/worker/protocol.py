@@ -1,19 +1,18 @@
-"""The worker's half of the protocol on one connection: functions are registered, jobs are asked for, and their answers
-sent.
+"""The worker's half of the protocol on one connection: registers functions, requests jobs, and sends their packets.
 
-**Which server it is** decides three things, and nothing in the protocol tells it. So each handshake asks for a job,
-with GRAB_JOB_ALL, before any function is registered: gearmand answers NO_JOB, perl's server an ERROR, and geard does
-not answer (H6), which the fence behind it finds out. See `Dialect`.
+**Which server it is** decides how it is spoken to (see `Dialect`), and no packet says so. Therefore each handshake
+requests a job, by GRAB_JOB_ALL, before any function is registered: gearmand answers NO_JOB, perl's server an ERROR, and
+geard does not answer (H6), which the fence behind the request reveals.
 
-**Sleep.** A worker that got NO_JOB says PRE_SLEEP, and the server wakes it with a NOOP; also if a job came between the
-two. So nothing is missed, and no job is asked for in vain but when several workers are woken for one.
+**Sleep.** After NO_JOB a worker sends PRE_SLEEP, and the server wakes it by a NOOP; also if a job came between the two.
+So no job is missed. A request after a NOOP is answered by NO_JOB only where several workers were woken for one job.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 from typing import Protocol as Interface
 
 from twisted.logger import Logger
@@ -46,8 +45,9 @@ from ..packets import (
     WORK_WARNING,
     PacketType,
 )
+from .job import Assignment, Job
 
-__all__ = ["Assignment", "Dialect", "GearmanWorkerFactory", "GearmanWorkerProtocol", "JobReceiver"]
+__all__ = ["Dialect", "Registrar", "GearmanWorkerFactory", "GearmanWorkerProtocol", "JobReceiver"]
 
 _log = Logger()
 
@@ -56,15 +56,15 @@ _MAX_MILLISECONDS: Final = 2**31 - 1  # more overflows; far more can end a gearm
 
 @dataclass(frozen=True)
 class Dialect:
-    """What job servers do each in their own way.
+    """What differs between job servers.
 
-    :ivar grab: how to ask for a job: the request that tells most and that the server answers.
+    :ivar grab: the request for a job: of those that the server answers, the one whose answer says most.
     :ivar can_do_timeout: makes a CAN_DO_TIMEOUT's argument of seconds; None where the server would not register the
         function at all (docs/gearman.md §8).
-    :ivar exception_is_terminal: whether WORK_EXCEPTION is the end of a job (docs/gearman.md §4, H13).
+    :ivar exception_is_terminal: whether WORK_EXCEPTION ends a job (docs/gearman.md §4, H13).
     :ivar timer_outlives_job: whether the timer of CAN_DO_TIMEOUT goes on after the end of its job, until the worker
-        says that it waits for another. (gearmand then ends some other job of the connection, or none and counts it for
-        one.)
+        sends PRE_SLEEP or gets another job. (gearmand then ends some other job of the connection, or none and counts
+        it for one.)
     """
 
     name: str
@@ -83,54 +83,46 @@ PERL: Final = Dialect("perl", GRAB_JOB.request(), lambda seconds: b"%.3f" % seco
 GEARD: Final = Dialect("geard", GRAB_JOB_UNIQ.request(), None, True, False)
 
 
-class Assignment:
-    """A job that a server has given to this worker.
+class Registrar(Interface):
+    """Decides what the connections of a factory register."""
 
-    :ivar function: as on the wire.
-    """
+    def registration(self) -> Iterable[tuple[bytes, float | None]]:
+        """Return the functions by their names on the wire, each with the seconds that the server lets a job take."""
 
-    __slots__ = ("function", "handle", "reducer", "unique", "workload")
-
-    def __init__(self, handle: bytes, function: bytes, unique: bytes, reducer: bytes, workload: bytes) -> None:
-        self.handle = handle
-        self.function = function
-        self.unique = unique
-        self.reducer = reducer
-        self.workload = workload
+    def connection_ready(self, connection: GearmanWorkerProtocol) -> None:
+        """The functions are registered on this connection, so that jobs may be requested."""
 
 
 class JobReceiver(Interface):
-    """Who has jobs done."""
+    """Gets the jobs that are assigned, and what else a connection reports once it is ready."""
 
-    def registration(self) -> tuple[bytes, Iterable[tuple[bytes, float | None]]]:
-        """The worker's id, and its functions with the seconds that their jobs may take."""
+    def job_assigned(self, connection: GearmanWorkerProtocol, assignment: Assignment) -> None:
+        """A request for a job was answered by one."""
 
-    def connection_ready(self, connection: GearmanWorkerProtocol) -> None:
-        """The functions are registered on this connection, and jobs may be asked for."""
+    def no_job_received(self, connection: GearmanWorkerProtocol) -> None:
+        """A request for a job was answered by NO_JOB."""
 
-    def drained(self, connection: GearmanWorkerProtocol) -> None:
-        """The server has taken what was written to it."""
+    def wakeup_received(self, connection: GearmanWorkerProtocol) -> None:
+        """The server may have a job: it sent NOOP to a connection that sleeps."""
 
-    def woken(self, connection: GearmanWorkerProtocol) -> None:
-        """The server may have a job."""
+    def connection_drained(self, connection: GearmanWorkerProtocol) -> None:
+        """The server has taken what was written. It may be that the connection is not ready yet."""
 
-    def assigned(self, connection: GearmanWorkerProtocol, assignment: Assignment) -> None:
-        """A `grab` was answered by a job."""
+    def connection_closed(self, connection: GearmanWorkerProtocol, grabs: int, jobs: list[Job]) -> None:
+        """The connection is lost or closed. It may be that it never was ready.
 
-    def no_job(self, connection: GearmanWorkerProtocol) -> None:
-        """A `grab` was answered in vain."""
-
-    def connection_closed(self, connection: GearmanWorkerProtocol, jobs: list[Any]) -> None:
-        """The connection is gone, and with it the jobs and what `grabs` were out."""
+        :param grabs: how many requests for jobs were unanswered.
+        :param jobs: those of its jobs that had not ended.
+        """
 
 
 class GearmanWorkerProtocol(GearmanProtocol):
     """A worker's connection to one job server.
 
     :ivar dialect: which kind of server it is.
-    :ivar grabs: how many jobs were asked for, and not answered yet.
-    :ivar asleep: whether the server was told to wake it.
-    :ivar jobs: what the taker keeps of each job that this connection has, by its handle.
+    :ivar grabs: how many requests for jobs are unanswered.
+    :ivar asleep: whether PRE_SLEEP was sent, and no NOOP or request since.
+    :ivar jobs: the jobs of this connection that have not ended, by their handles.
     """
 
     factory: GearmanWorkerFactory
@@ -140,7 +132,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
         self.dialect = GEARMAND
         self.grabs = 0
         self.asleep = False
-        self.jobs: dict[bytes, Any] = {}
+        self.jobs: dict[bytes, Job] = {}
         self._grabs_answered = 0
 
     @property
@@ -161,7 +153,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     def resumeProducing(self) -> None:
         super().resumeProducing()
-        self.factory.receiver.drained(self)
+        self.factory.receiver.connection_drained(self)
 
     # The handshake.
 
@@ -175,11 +167,10 @@ class GearmanWorkerProtocol(GearmanProtocol):
             self.dialect = GEARD if isinstance(error, RequestUnsupported) else PERL
 
     def register(self) -> None:
-        """Tell who this is and what it can do."""
-        client_id, functions = self.factory.receiver.registration()
-        if client_id:
-            self.write(SET_CLIENT_ID.request(client_id))
-        for function, timeout in functions:
+        """Send the worker's id, and register its functions."""
+        if self.factory.client_id:
+            self.write(SET_CLIENT_ID.request(self.factory.client_id))
+        for function, timeout in self.factory.registrar.registration():
             self.can_do(function, timeout)
 
     def can_do(self, function: bytes, timeout: float | None) -> None:
@@ -193,25 +184,25 @@ class GearmanWorkerProtocol(GearmanProtocol):
             self.write(CAN_DO_TIMEOUT.request(function, self.dialect.can_do_timeout(timeout)))
 
     def cant_do(self, function: bytes) -> None:
-        """Take a function back. gearmand takes the running jobs of it away, too (docs/gearman.md §7)."""
+        """Unregister a function. gearmand takes its running jobs away, too (docs/gearman.md §7)."""
         self.write(CANT_DO.request(function))
 
     # Jobs.
 
-    def grab(self) -> None:
-        """Ask for a job; the taker will be told of one answer for each call.
+    def grab(self, count: int = 1) -> None:
+        """Request so many jobs; each request has one answer, which the receiver gets.
 
-        A server that does not answer within the limits' ``server_timeout`` is dropped: the job that may come has a slot
-        of the worker's.
+        If the server leaves them unanswered for ``server_timeout``, the connection is dropped: the job that may come
+        holds a slot of the worker.
         """
         self.asleep = False
-        self.grabs += 1
-        self.write(self.dialect.grab)
+        self.grabs += count
+        self.write(self.dialect.grab if count == 1 else self.dialect.grab * count)
         if not self.answer_probe.on:
             self.expect_answer()
 
     def sleep(self) -> None:
-        """Have the server say when there is a job."""
+        """Have the server send NOOP when there is a job."""
         self.asleep = True
         self.write(PRE_SLEEP.request())
 
@@ -242,8 +233,8 @@ class GearmanWorkerProtocol(GearmanProtocol):
     def lose_outstanding(self, error: Exception) -> None:
         jobs, self.jobs = self.jobs, {}
         super().lose_outstanding(error)
-        self.factory.receiver.connection_closed(self, list(jobs.values()))
-        self.grabs = 0
+        grabs, self.grabs = self.grabs, 0
+        self.factory.receiver.connection_closed(self, grabs, list(jobs.values()))
 
     # What the server says.
 
@@ -251,8 +242,8 @@ class GearmanWorkerProtocol(GearmanProtocol):
         if not self.ready:
             super().error_received(code, text)
             return
-        # Once hands are shaken, no request of ours is answered so: it is about a packet that has no answer, such as
-        # the result of a job that the server has given to another worker meanwhile (docs/gearman.md §8).
+        # After the handshake no request of ours is answered so. It is about a packet that has no answer, such as the
+        # result of a job that the server has assigned to another worker meanwhile (docs/gearman.md §8).
         _log.info("{address}: {code}: {text}", address=self.factory.name, code=code, text=text)
 
     def _no_job(self, arguments: list[bytes]) -> None:
@@ -260,21 +251,21 @@ class GearmanWorkerProtocol(GearmanProtocol):
             self.request_succeeded(self._take_answered(NO_JOB, arguments), arguments)
             return
         self._grab_answered(NO_JOB)
-        self.factory.receiver.no_job(self)
+        self.factory.receiver.no_job_received(self)
 
     def _assigned(self, arguments: list[bytes]) -> None:
         handle, function, workload = arguments
         self._grab_answered(JOB_ASSIGN)
-        self.factory.receiver.assigned(self, Assignment(handle, function, b"", b"", workload))
+        self.factory.receiver.job_assigned(self, Assignment(handle, function, b"", b"", workload))
 
     def _assigned_uniq(self, arguments: list[bytes]) -> None:
         handle, function, unique, workload = arguments
         self._grab_answered(JOB_ASSIGN_UNIQ)
-        self.factory.receiver.assigned(self, Assignment(handle, function, unique, b"", workload))
+        self.factory.receiver.job_assigned(self, Assignment(handle, function, unique, b"", workload))
 
     def _assigned_all(self, arguments: list[bytes]) -> None:
         self._grab_answered(JOB_ASSIGN_ALL)
-        self.factory.receiver.assigned(self, Assignment(*arguments))
+        self.factory.receiver.job_assigned(self, Assignment(*arguments))
 
     def _grab_answered(self, answer: PacketType) -> None:
         if not self.grabs:
@@ -283,10 +274,10 @@ class GearmanWorkerProtocol(GearmanProtocol):
         self._grabs_answered += 1
 
     def _noop(self, _: list[bytes]) -> None:
-        # One that comes to a worker that is awake tells nothing: it is about to ask anyway.
+        # One that comes to a worker that is awake says nothing: the worker is about to request a job anyway.
         if self.asleep:
             self.asleep = False
-            self.factory.receiver.woken(self)
+            self.factory.receiver.wakeup_received(self)
 
     handlers: ClassVar[Mapping[PacketType, Callable[[GearmanWorkerProtocol, list[bytes]], None]]] = {
         NO_JOB: _no_job,
@@ -307,17 +298,23 @@ class GearmanWorkerFactory(GearmanFactory[GearmanWorkerProtocol]):
         reactor: Reactor | None = None,
         *,
         receiver: JobReceiver,
+        registrar: Registrar,
+        client_id: bytes = b"",
         name: str = "",
         listener: ConnectionListener[GearmanWorkerProtocol] | None = None,
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
     ) -> None:
         """
         :param reactor: None for the global one.
-        :param taker: who has the jobs done.
-        :param name: the server's address, as job handles are to name it.
+        :param receiver: gets the jobs of its connections.
+        :param registrar: decides what is registered at each connect.
+        :param client_id: sent at each connect, unless it is empty.
+        :param name: the server's address, as job handles have it.
         """
         super().__init__(reactor, listener=listener, connection_options=connection_options)
         self.receiver = receiver
+        self.registrar = registrar
+        self.client_id = client_id
         self.name = name
 
     def connection_ready(self, connection: GearmanWorkerProtocol) -> None:
@@ -325,4 +322,4 @@ class GearmanWorkerFactory(GearmanFactory[GearmanWorkerProtocol]):
             connection.register()
             super().connection_ready(connection)
         if connection.error is None:
-            self.receiver.connection_ready(connection)
+            self.registrar.connection_ready(connection)

@@ -1,0 +1,200 @@
+"""Runs jobs: starts their functions, times them out, and sends their outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from typing import Protocol as Interface
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..errors import JobEnded, JobFailed
+from .functions import Function
+from .groups import FunctionGroup, GrabState, cancel_timer
+from .job import Job
+
+__all__ = ["ExecutionListener", "JobRunner"]
+
+_log = Logger()
+
+
+class ExecutionListener(Interface):
+    """Learns what happens to a job that did not end at once.
+
+    Each method gets the state of the connection that the job came on.
+    """
+
+    def function_ended(self, state: GrabState) -> None:
+        """The function has ended, so that its slot is free."""
+
+    def job_timed_out(self, state: GrabState) -> None:
+        """The job was ended because it took too long. The function still runs, and keeps the slot."""
+
+
+class JobRunner:
+    """Runs jobs, and sends their outcomes.
+
+    :ivar running: the jobs whose functions take time, each with the state of its connection and the function.
+    """
+
+    def __init__(
+        self, reactor: Any, format_exception: Callable[[Failure], bytes | None], listener: ExecutionListener
+    ) -> None:
+        """
+        :param reactor: for time-outs and threads.
+        :param format_exception: makes the data that is sent of an exception; None fails the job without an exception.
+        :param listener: learns the end of functions that take time.
+        """
+        self.running: dict[Job, tuple[GrabState, Function]] = {}
+        self._reactor = reactor
+        self._format_exception = format_exception
+        self._listener = listener
+        # How many running jobs await each Deferred: a function may return the same one for several.
+        self._awaiting: dict[Deferred[object], int] = {}
+
+    def run_job(self, job: Job, function: Function, state: GrabState) -> bool:
+        """Start the function of a job.
+
+        :param state: of the connection that the job came on.
+        :return: whether the function has ended. If not, the listener learns its end.
+        """
+        timeout = function.timeout
+        if timeout is not None:
+            self.running[job] = state, function
+            job._timer = self._reactor.callLater(timeout, self._time_out, job, timeout)
+        try:
+            result = function.start(job, self._reactor)
+        except BaseException:  # as in a Deferred: whatever it raises is the outcome of the job
+            result = Failure()
+        if isinstance(result, Deferred):
+            self.running[job] = state, function
+            result.addBoth(self._deferred_fired, job)
+            if job in self.running:
+                job._deferred = result
+                self._awaiting[result] = self._awaiting.get(result, 0) + 1
+                return False
+            return True
+        if timeout is not None:
+            self._forget(job)
+        self._report(job, result)
+        return True
+
+    def abandon(self, job: Job, reason: str) -> None:
+        """End a job without a packet, and cancel its function.
+
+        :param reason: why, for people.
+        """
+        job._close(reason)
+        self._stop_timer(job)
+        self._cancel(job)
+
+    def abandon_all(self, group: FunctionGroup, reason: str) -> None:
+        """Abandon all jobs of a group."""
+        for job, (state, _) in list(self.running.items()):
+            if state.group is group:
+                self.abandon(job, reason)
+
+    # The end of a function.
+
+    def _deferred_fired(self, result: object, job: Job) -> object:
+        """A function's Deferred has fired.
+
+        :return: the result, for other uses of the Deferred. A failure is handled here.
+        """
+        at_once = job._deferred is None
+        state, _ = self.running[job]
+        shared = self._forget(job) > 0
+        self._report(job, result)
+        if not at_once:  # else `run_job` returns it
+            self._listener.function_ended(state)
+        return None if isinstance(result, Failure) and not shared else result
+
+    def _forget(self, job: Job) -> int:
+        """Forget a job whose function has ended.
+
+        :return: how many other running jobs await the same Deferred.
+        """
+        del self.running[job]
+        if job._timer is not None:
+            self._stop_timer(job)
+        deferred = job._deferred
+        if deferred is None:
+            return 0
+        job._deferred = None
+        others = self._awaiting.pop(deferred) - 1
+        if others:
+            self._awaiting[deferred] = others
+        return others
+
+    def _stop_timer(self, job: Job) -> None:
+        cancel_timer(job._timer)
+        job._timer = None
+
+    # The outcome of a job.
+
+    def _report(self, job: Job, result: Any) -> None:
+        """Send what a function returned, unless its job has ended before."""
+        if isinstance(result, Failure):
+            self._report_failure(job, result)
+        elif not job.ended:
+            try:
+                job.complete(b"" if result is None else result)
+            except JobEnded:
+                pass  # a thread was faster
+            except Exception:  # it is no result
+                self._report_failure(job, Failure())
+
+    def _report_failure(self, job: Job, failure: Failure) -> None:
+        if job.ended:
+            if not failure.check(CancelledError):
+                _log.failure("{job}: after its end ({ended})", failure, job=job, ended=job.ended)
+        elif failure.check(JobFailed):
+            _log.info("{job}: {reason}", job=job, reason=failure.getErrorMessage())
+            with suppress(JobEnded):  # a thread was faster
+                job.fail()
+        else:
+            _log.failure("{job} failed", failure, job=job)
+            self._send_exception(job, failure)
+
+    def _send_exception(self, job: Job, failure: Failure) -> None:
+        try:
+            data = self._format_exception(failure)
+            if data is None:
+                job.fail()
+            else:
+                job.send_exception(data)
+        except JobEnded:
+            pass  # a thread was faster
+        except BaseException:  # it is the user's formatter; the job must have an end all the same
+            _log.failure("format_exception failed")
+            assert failure.type is not None
+            with suppress(JobEnded):
+                job.send_exception(failure.type.__name__.encode())  # the text may be what it was to hide
+
+    # What ends a job early.
+
+    def _time_out(self, job: Job, seconds: float) -> None:
+        job._timer = None
+        in_time = bool(job.ended)
+        if not in_time:
+            _log.warn("{job} took longer than {seconds} seconds", job=job, seconds=seconds)
+            self._send_exception(job, Failure(TimeoutError(f"it took longer than {seconds} seconds")))
+            job._close("it timed out")
+        self._cancel(job)
+        if not in_time and job in self.running:
+            self._listener.job_timed_out(self.running[job][0])
+
+    def _cancel(self, job: Job) -> None:
+        # A thread can't be cancelled, and keeps its slot until it ends; so does a job whose Deferred is shared.
+        deferred = job._deferred
+        if deferred is None or self._awaiting[deferred] > 1 or self.running[job][1].threaded:
+            return
+        try:
+            deferred.cancel()
+        except BaseException:  # it is the author's canceller, after which Twisted leaves the Deferred as it is
+            _log.failure("{job}: its Deferred can't be cancelled", job=job)
+            if not deferred.called:
+                deferred.errback(CancelledError())

@@ -1,0 +1,387 @@
+"""The policy of a worker: which connection is asked for a job, and when.
+
+**No job is requested that could not start at once** (guarantee 18). Each request holds a slot of ``max_jobs``, which
+its job then takes over. Where there are fewer slots than servers, the servers take turns.
+
+Whatever happens is recorded first: in the state of the connection, in the slots, in the group. Then the free slots are
+allotted, and each connection is asked once for as many jobs as it was allotted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..connection.addresses import Address
+from ..connection.pool import ServerInfo, ServerPool
+from ..connection.protocol import CLOSE_TIMEOUT
+from .execution import ExecutionListener, JobRunner
+from .functions import Function
+from .groups import (
+    MAX_SPURIOUS_WAKEUPS,
+    WAKEUP_BACKOFF,
+    FunctionGroup,
+    FunctionLimit,
+    GrabQueue,
+    GrabState,
+    cancel_timer,
+)
+from .job import Assignment, Job
+from .protocol import GearmanWorkerProtocol, JobReceiver, Registrar
+from .slots import Slots
+
+__all__ = ["MakeServers", "WorkerScheduler"]
+
+_log = Logger()
+
+MakeServers = Callable[[Iterable[Address], JobReceiver, Registrar], ServerPool[GearmanWorkerProtocol]]
+"""Makes the pool of a group: of addresses, the receiver of its jobs, and who decides what its connections register."""
+
+
+class WorkerScheduler(JobReceiver, ExecutionListener):
+    """Requests jobs from servers, and has them run.
+
+    :ivar slots: who may request and run how many.
+    :ivar runner: what runs the jobs.
+    :ivar unlimited: the group of the functions that have no limit of their own.
+    :ivar drain_timeout: seconds that running jobs get to end when the worker is stopped.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        job_servers: Iterable[Address],
+        make_servers: MakeServers,
+        max_jobs: int,
+        *,
+        format_exception: Callable[[Failure], bytes | None],
+        poll_interval: float,
+        drain_timeout: float,
+    ) -> None:
+        """
+        :param max_jobs: how many jobs may run at a time.
+        :param poll_interval: seconds after which connections that sleep are asked for a job.
+        """
+        self.slots = Slots(max_jobs)
+        self.runner = JobRunner(reactor, format_exception, self)
+        self.drain_timeout = drain_timeout
+        self._reactor = reactor
+        self._job_servers = job_servers
+        self._make_servers = make_servers
+        self._poll_interval = poll_interval
+        self._poll: IDelayedCall | None = None
+        self._started = False
+        self._states: dict[GearmanWorkerProtocol, GrabState] = {}
+        self._may_be_asked = GrabQueue()
+        self._requests = count()
+        self.unlimited = self._new_group([])
+        self._limited: dict[bytes, FunctionGroup] = {}
+        # The groups that are being left, each with the timer that ends its drain.
+        self._leaving: dict[FunctionGroup, IDelayedCall | None] = {}
+
+    # Functions.
+
+    def add_function(self, function: Function) -> None:
+        """Offer a function."""
+        if function.max_jobs is None:
+            self.unlimited.add(function)
+            for state in self.unlimited.states.values():
+                self._may_be_asked.add(state)
+            self._grab_jobs()
+        else:
+            limit = FunctionLimit(function.wire_name, function.max_jobs)
+            group = self._limited[function.wire_name] = self._new_group([function], limit)
+            self._connect(group)
+
+    def remove_function(self, function: Function) -> None:
+        """Stop offering a function. Its jobs that run go on."""
+        group = self._limited.pop(function.wire_name, None)
+        if group is not None:
+            self._leave(group)
+        elif not self.unlimited.remove(function):
+            # gearmand would take its running jobs away. They end on the old connections; new ones are without it.
+            old = self.unlimited
+            others = [other for other in old.functions.values() if other is not function]
+            self.unlimited = self._new_group(others)
+            self._leave(old)
+            self._connect(self.unlimited)
+
+    # Servers.
+
+    @property
+    def job_servers(self) -> list[Address]:
+        """The addresses of the job servers."""
+        return list(self.unlimited.servers.addresses)
+
+    def change_servers(self, job_servers: Iterable[Address]) -> None:
+        """Have these servers from now on.
+
+        :raises TypeError, ValueError: as `ServerPool.change`; then nothing is changed.
+        """
+        for group in self._groups():  # the first refuses what can't be read
+            group.servers.change(job_servers, max(self.drain_timeout, CLOSE_TIMEOUT))
+        self._job_servers = job_servers
+
+    def server_infos(self) -> list[ServerInfo]:
+        """Return how each job server is, with the jobs of all groups."""
+        infos = [server.info() for server in self.unlimited.servers]
+        for group in [*self._limited.values(), *self._leaving]:
+            others = (server.info().in_flight for server in group.servers)
+            infos = [replace(info, in_flight=info.in_flight + more) for info, more in zip(infos, others, strict=True)]
+        return infos
+
+    # Starting and stopping.
+
+    def start(self) -> None:
+        """Connect, and request jobs, if it was not started already."""
+        if not self._started:
+            self._started = True
+            for group in self._groups():
+                self._connect(group)
+            self._poll = self._reactor.callLater(self._poll_interval, self._poll_sleeping)
+
+    def stop(self) -> Deferred[Any]:
+        """Request nothing more, let running jobs end, and disconnect.
+
+        :return: fires when no socket and no timer is left, of this stop or an earlier one.
+        """
+        if self._started:
+            self._started = False
+            cancel_timer(self._poll)
+            self._poll = None
+            old = self._groups()
+            self.unlimited = self._new_group(self.unlimited.functions.values())
+            self._limited = {
+                name: self._new_group(group.functions.values(), group.limit) for name, group in self._limited.items()
+            }
+            for group in old:
+                self._leave(group)
+            for group, deadline in self._leaving.items():
+                self._leaving[group] = deadline or self._reactor.callLater(
+                    self.drain_timeout, self._cancel_running, group
+                )
+        # Only those that are there by now: after another start, more may be left, which this stop is not about.
+        return DeferredList([group.when_stopped() for group in self._leaving])
+
+    def _cancel_running(self, group: FunctionGroup) -> None:
+        """End the drain of a group."""
+        self._leaving[group] = None
+        self.runner.abandon_all(group, "the worker was stopped")
+        group.stop()
+
+    # Groups.
+
+    def _new_group(self, functions: Iterable[Function], limit: FunctionLimit | None = None) -> FunctionGroup:
+        make_servers = partial(self._make_servers, self._job_servers, self)
+        return FunctionGroup(functions, limit, make_servers, self._connection_ready)
+
+    def _groups(self) -> list[FunctionGroup]:
+        """Return the groups by which jobs are requested."""
+        return [self.unlimited, *self._limited.values()]
+
+    def _connect(self, group: FunctionGroup) -> None:
+        if self._started:
+            group.servers.start()
+
+    def _leave(self, group: FunctionGroup) -> None:
+        """Request nothing more by a group, and disconnect it once the jobs that run have ended."""
+        self._leaving[group] = None
+        group.when_stopped().addCallback(self._left, group)
+        group.retire()
+        self._stop_if_done(group)
+
+    def _left(self, _: None, group: FunctionGroup) -> None:
+        cancel_timer(self._leaving.pop(group))
+
+    def _stop_if_done(self, group: FunctionGroup) -> None:
+        if group.retired and not self.slots.held_by(group):
+            group.stop(self.drain_timeout)
+
+    # What connections report.
+
+    def _connection_ready(self, state: GrabState) -> None:
+        self._states[state.connection] = state
+        self._offer(state)
+
+    def connection_drained(self, connection: GearmanWorkerProtocol) -> None:
+        state = self._states.get(connection)
+        if state is not None:  # else it is not ready yet
+            self._offer(state)
+
+    def wakeup_received(self, connection: GearmanWorkerProtocol) -> None:
+        state = self._states[connection]
+        state.woken = True
+        if state.spurious_wakeups < MAX_SPURIOUS_WAKEUPS:
+            self._wake(state)
+        elif state.backoff is None:
+            state.backoff = self._reactor.callLater(WAKEUP_BACKOFF, self._backoff_over, state)
+
+    def _backoff_over(self, state: GrabState) -> None:
+        state.backoff = None
+        self._wake(state)
+
+    def _wake(self, state: GrabState) -> None:
+        state.may_have_job = not state.group.retired
+        self._offer(state)
+
+    def _offer(self, state: GrabState) -> None:
+        """Have a connection asked as soon as there is a slot, if its server may have a job."""
+        if state.may_have_job:
+            self._may_be_asked.add(state)
+        self._grab_jobs()
+
+    def job_assigned(self, connection: GearmanWorkerProtocol, assignment: Assignment) -> None:
+        state = self._states[connection]
+        state.record_job()
+        if state.queue is None and state.may_have_job:
+            self._may_be_asked.add(state)
+        function = state.group.functions.get(assignment.function)
+        if function is None:
+            self._refuse(connection, assignment)
+            self.function_ended(state)
+            return
+        taken_away = connection.jobs.get(assignment.handle)
+        job = connection.jobs[assignment.handle] = Job(connection, function.name, assignment)
+        if taken_away is not None:
+            self.runner.abandon(taken_away, "its server took it away, and has assigned it anew")
+        if self.runner.run_job(job, function, state):
+            self.function_ended(state)
+        else:
+            self._grab_jobs()
+
+    def _refuse(self, connection: GearmanWorkerProtocol, assignment: Assignment) -> None:
+        """Fail a job of a function that is not registered."""
+        _log.error(
+            "{address} assigned a job of {function!r}, which is not registered",
+            address=connection.factory.name,
+            function=assignment.function,
+        )
+        Job(connection, assignment.function, assignment).fail()
+
+    def no_job_received(self, connection: GearmanWorkerProtocol) -> None:
+        state = self._states[connection]
+        if state.woken:
+            state.record_spurious_wakeup(self._reactor.seconds())
+        state.record_no_job()
+        self._release(state.group)
+        if not (connection.grabs or state.group.retired):
+            connection.sleep()
+        self._grab_jobs()
+
+    def connection_closed(self, connection: GearmanWorkerProtocol, grabs: int, jobs: list[Job]) -> None:
+        state = self._states.pop(connection, None)
+        if state is None:  # it was not ready
+            return
+        state.close()
+        state.group.discard(state)
+        if grabs:
+            self._release(state.group, grabs)
+        for job in jobs:
+            self.runner.abandon(job, f"its connection was lost: {connection.error}")
+        self._grab_jobs()
+
+    # What the runner reports.
+
+    def function_ended(self, state: GrabState) -> None:
+        self._release(state.group)
+        self._grab_jobs()
+        if state.group.timed:
+            self._stop_server_timer(state)
+
+    def job_timed_out(self, state: GrabState) -> None:
+        self._stop_server_timer(state)
+
+    def _stop_server_timer(self, state: GrabState) -> None:
+        """Stop the timer that a server has for a job of this connection that has ended, unless a request does so.
+
+        PRE_SLEEP stops it, also where there is no free slot.
+        """
+        connection, group = state.connection, state.group
+        timed = group.timed and connection.dialect.timer_outlives_job
+        if timed and connection.error is None and not (connection.grabs or connection.asleep or group.retired):
+            connection.sleep()
+
+    # Whose turn it is.
+
+    def _poll_sleeping(self) -> None:
+        """Ask connections that sleep: gearmand 1.1 wakes nobody for a job whose time (``at=``) has come (H7)."""
+        self._poll = self._reactor.callLater(self._poll_interval, self._poll_sleeping)
+        for group in self._groups():
+            for state in group.states.values():
+                if state.connection.asleep:
+                    state.may_have_job = True
+                    self._may_be_asked.add(state)
+        self._grab_jobs()
+
+    def _grab_jobs(self) -> None:
+        """Request as many jobs as there are free slots, where there may be some."""
+        for state, slots in self._allot().items():
+            if state.connection.error is None:
+                state.connection.grab(slots)
+            else:  # it was closed while another one was written to
+                self._release(state.group, slots)
+
+    def _allot(self) -> dict[GrabState, int]:
+        """Allot the free slots to connections, one by one, the least recently asked first.
+
+        A connection that can't be asked just now leaves the queue. What changes that adds it again.
+        """
+        allotted: dict[GrabState, int] = {}
+        slots, may_be_asked = self.slots, self._may_be_asked
+        while may_be_asked.states and slots.held < slots.max_jobs:
+            state = may_be_asked.pop()
+            if state.group.at_limit.states:
+                self._lift_limit(state.group)
+            wanted = self._window_left(state) - allotted.get(state, 0)
+            number = self._acquire(state, wanted) if wanted > 0 else 0
+            if number:
+                allotted[state] = allotted.get(state, 0) + number
+                if wanted > number:
+                    may_be_asked.add(state)
+        return allotted
+
+    def _window_left(self, state: GrabState) -> int:
+        """Return how many more requests may be unanswered at a connection.
+
+        None while a large result is sent: the request would wait behind it, and the server seem to owe an answer.
+        """
+        connection = state.connection
+        usable = connection.error is None and connection.on_idle is None and not connection.writing_paused
+        return state.window - connection.grabs if state.may_have_job and usable else 0
+
+    def _acquire(self, state: GrabState, wanted: int) -> int:
+        """Acquire slots for requests at a connection: one, or as many as are wanted if no other may be asked.
+
+        :return: how many were acquired.
+        """
+        free = self.slots.free_for(state.group)
+        if free <= 0:
+            state.group.at_limit.add(state)
+            return 0
+        number = 1 if self._may_be_asked.states else min(wanted, free)
+        self.slots.acquire(state.group, number)
+        state.asked = next(self._requests)
+        return number
+
+    def _release(self, group: FunctionGroup, slots: int = 1) -> None:
+        self.slots.release(group, slots)
+        if group.retired:
+            self._stop_if_done(group)
+        if group.limit is not None:
+            # It may be another group by now: jobs of a function that was registered again count for its limit.
+            current = self._limited.get(group.limit.function)
+            if current is not None and current.at_limit.states:
+                self._lift_limit(current)
+
+    def _lift_limit(self, group: FunctionGroup) -> None:
+        """Have the next connection that waits for a function's limit asked, if the limit allows one more job."""
+        if not self.slots.limit_reached(group):
+            self._may_be_asked.add(group.at_limit.pop())
