@@ -398,23 +398,21 @@ def test_a_result_that_is_too_large_is_a_clear_failure(
     assert len(logged_failures.flush(ValueError)) == 1
 
 
-async def awaits_and_returns_a_deferred(job: Job) -> Any:
-    await deferLater(job._connection.factory.reactor, 0)
-    return succeed(b"x")
-
-
-def generates_and_returns_a_deferred(job: Job) -> Any:
-    yield b"1"
-    return succeed(b"x")
-
-
-@pytest.mark.parametrize("function", [awaits_and_returns_a_deferred, generates_and_returns_a_deferred])
-def test_a_deferred_as_the_result_of_a_coroutine_is_awaited(
-    server: MemoryJobServer, function: Callable[[Job], Any]
-) -> None:
+@pytest.mark.parametrize("kind", ["coroutine", "generator"])
+def test_a_deferred_as_the_result_of_a_coroutine_is_awaited(server: MemoryJobServer, kind: str) -> None:
     """Twisted refuses to fire a Deferred with a Deferred: older ones would leave the job without an end."""
+
+    async def awaits_and_returns_a_deferred(job: Job) -> Any:
+        await deferLater(server.clock, 0)
+        return succeed(b"x")
+
+    def generates_and_returns_a_deferred(job: Job) -> Any:
+        yield b"1"
+        return succeed(b"x")
+
     worker, client = server.worker(max_jobs=1), server.client()
-    worker.register_function("work", function)
+    functions = {"coroutine": awaits_and_returns_a_deferred, "generator": generates_and_returns_a_deferred}
+    worker.register_function("work", functions[kind])
     worker.register_function("next", lambda job: b"next")
     told = outcome(client.add_task("work"))
     server.advance()

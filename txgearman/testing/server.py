@@ -392,7 +392,7 @@ class MemoryJobServer(ServerFactory):
         verified = maybeDeferred(self.verify)
         for fault in list(self._faults.active):
             self._faults.deactivate(fault)
-        stopping = [maybeDeferred(service.stopService) for service in self._services]
+        stopping: list[Deferred[Any]] = [maybeDeferred(service.stopService) for service in self._services]
         stopping += [maybeDeferred(port.stopListening) for port in self._ports]
         stopped = gatherResults(stopping).addCallback(self._drop_all).addCallback(self._close_others)
         self._faults.settle()

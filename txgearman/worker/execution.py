@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..connection.reactor import Reactor
 from ..errors import JobEnded, JobFailed
 from .functions import Function
 from .groups import FunctionGroup, GrabState, cancel_timer
@@ -41,7 +41,7 @@ class JobRunner:
     """
 
     def __init__(
-        self, reactor: Any, format_exception: Callable[[Failure], bytes | None], listener: ExecutionListener
+        self, reactor: Reactor, format_exception: Callable[[Failure], bytes | None], listener: ExecutionListener
     ) -> None:
         """
         :param reactor: for time-outs and threads.
@@ -135,13 +135,13 @@ class JobRunner:
 
     # The outcome of a job.
 
-    def _report(self, job: Job, result: Any) -> None:
+    def _report(self, job: Job, result: object) -> None:
         """Send what a function returned, unless its job has ended before."""
         if isinstance(result, Failure):
             self._report_failure(job, result)
         elif not job.ended:
             try:
-                job.complete(b"" if result is None else result)
+                job.complete(b"" if result is None else result)  # type: ignore[arg-type]  # it checks its argument
             except JobEnded:
                 pass  # a thread was faster
             except Exception:  # it is no result

@@ -6,12 +6,13 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import aclosing, closing
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any
+from typing import cast
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 
+from ..connection.reactor import Reactor, ThreadedReactor
 from .job import Job
 
 __all__ = ["Function"]
@@ -44,13 +45,14 @@ class Function:
         self._call = call
         self.threaded = threaded
 
-    def start(self, job: Job, reactor: Any) -> object:
+    def start(self, job: Job, reactor: Reactor) -> object:
         """Start the function for a job.
 
         :return: the result; or a Deferred that fires with it, if it takes time.
         """
         if self.threaded:
-            return deferToThreadPool(reactor, reactor.getThreadPool(), self._call_in_thread, job)
+            threads = cast(ThreadedReactor, reactor)  # the registration of the function has checked it
+            return deferToThreadPool(threads, threads.getThreadPool(), self._call_in_thread, job)  # type: ignore[arg-type]  # as in `_next_turn`
         result = self._call(job)
         if type(result) is bytes:  # the usual case needs none of the checks below
             return result
@@ -78,13 +80,13 @@ class Function:
         return result
 
 
-async def _outcome(coroutine: Coroutine[Any, Any, object]) -> object:
+async def _outcome(coroutine: Coroutine[Deferred[object], object, object]) -> object:
     """Await a coroutine, and what it returns if that is a Deferred: older Twisted would not fire with it."""
     result = await coroutine
     return await result if isinstance(result, Deferred) else result
 
 
-async def _send_chunks(job: Job, chunks: Generator[bytes, None, object], reactor: Any) -> object:
+async def _send_chunks(job: Job, chunks: Generator[bytes, None, object], reactor: Reactor) -> object:
     """Send one chunk in a turn of the reactor, so that others have theirs, and only when the last was written."""
     with closing(chunks):
         while True:
@@ -93,13 +95,17 @@ async def _send_chunks(job: Job, chunks: Generator[bytes, None, object], reactor
             except StopIteration as stop:
                 return await stop.value if isinstance(stop.value, Deferred) else stop.value
             job.send_data(chunk)
-            await deferLater(reactor, 0)
+            await _next_turn(reactor)
             await job.when_drained()
 
 
-async def _send_async_chunks(job: Job, chunks: AsyncGenerator[bytes, None], reactor: Any) -> None:
+async def _send_async_chunks(job: Job, chunks: AsyncGenerator[bytes, None], reactor: Reactor) -> None:
     async with aclosing(chunks):
         async for chunk in chunks:
             job.send_data(chunk)
-            await deferLater(reactor, 0)
+            await _next_turn(reactor)
             await job.when_drained()
+
+
+def _next_turn(reactor: Reactor) -> Deferred[None]:
+    return deferLater(reactor, 0)  # type: ignore[arg-type]  # Twisted declares more than it uses

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import RLock, get_ident
-from typing import Any, Final
+from typing import Final, cast
 from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
+from typing_extensions import TypeVarTuple, Unpack
 
+from ..connection.reactor import Reactor, ThreadedReactor
 from ..errors import JobEnded
 from ..models import JobHandle
 from ..validation import MAX_PAYLOAD, payload_bytes
 
 __all__ = ["Assignment", "Job", "JobConnection", "JobConnectionFactory"]
+
+Arguments = TypeVarTuple("Arguments")
 
 _ENDING: Final = RLock()  # re-entrant: a finalizer that runs meanwhile may end another job in the same thread
 
@@ -46,7 +50,7 @@ class JobConnectionFactory(Interface):
         """The server's address."""
 
     @property
-    def reactor(self) -> Any:
+    def reactor(self) -> Reactor:
         """The reactor whose thread may write to the connection."""
 
 
@@ -200,32 +204,40 @@ class Job:
         self._ended = reason
         self._closed = True
 
-    def _send(self, method: Callable[..., None], *arguments: Any) -> None:
+    def _send(self, method: Callable[[bytes, Unpack[Arguments]], None], *arguments: Unpack[Arguments]) -> None:
         self._check()
         if get_ident() == self._thread:
             self._send_open(method, arguments)
         else:
-            self._connection.factory.reactor.callFromThread(self._send_open, method, arguments)
+            self._threaded_reactor.callFromThread(self._send_open, method, arguments)
 
-    def _end(self, how: str, method: Callable[..., None], *arguments: Any) -> None:
+    def _end(self, how: str, method: Callable[[bytes, Unpack[Arguments]], None], *arguments: Unpack[Arguments]) -> None:
         with _ENDING:  # two threads may be about to
             self._check()
             self._ended = how
         if get_ident() == self._thread:
             self._send_last(method, arguments)
         else:
-            self._connection.factory.reactor.callFromThread(self._send_last, method, arguments)
+            self._threaded_reactor.callFromThread(self._send_last, method, arguments)
 
     def _check(self) -> None:
         if self._ended:
             raise JobEnded(f"{self}: {self._ended}")
 
-    def _send_open(self, method: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    @property
+    def _threaded_reactor(self) -> ThreadedReactor:
+        return cast(ThreadedReactor, self._connection.factory.reactor)  # else there would be no other thread
+
+    def _send_open(
+        self, method: Callable[[bytes, Unpack[Arguments]], None], arguments: tuple[Unpack[Arguments]]
+    ) -> None:
         # What a thread sent may come here only after the reactor has ended the job.
         if not self._closed:
             method(self.handle.handle, *arguments)
 
-    def _send_last(self, method: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    def _send_last(
+        self, method: Callable[[bytes, Unpack[Arguments]], None], arguments: tuple[Unpack[Arguments]]
+    ) -> None:
         if not self._closed:
             self._closed = True
             method(self.handle.handle, *arguments)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
@@ -23,6 +22,7 @@ from twisted.python.failure import Failure
 from ..connection.addresses import Address
 from ..connection.pool import ServerInfo, ServerPool
 from ..connection.protocol import CLOSE_TIMEOUT
+from ..connection.reactor import Reactor
 from .execution import ExecutionListener, JobRunner
 from .functions import Function
 from .groups import (
@@ -57,7 +57,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: Reactor,
         job_servers: Iterable[Address],
         make_servers: MakeServers,
         max_jobs: int,
@@ -148,7 +148,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
                 self._connect(group)
             self._poll = self._reactor.callLater(self._poll_interval, self._poll_sleeping)
 
-    def stop(self) -> Deferred[Any]:
+    def stop(self) -> Deferred[None]:
         """Request nothing more, let running jobs end, and disconnect.
 
         :return: fires when no socket and no timer is left, of this stop or an earlier one.
@@ -169,7 +169,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
                     self.drain_timeout, self._cancel_running, group
                 )
         # Only those that are there by now: after another start, more may be left, which this stop is not about.
-        return DeferredList([group.when_stopped() for group in self._leaving])
+        return DeferredList([group.when_stopped() for group in self._leaving]).addCallback(lambda _: None)
 
     def _cancel_running(self, group: FunctionGroup) -> None:
         """End the drain of a group."""

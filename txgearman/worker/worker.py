@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -223,7 +223,7 @@ class GearmanWorker(GearmanService):
         super().startService()
         self._scheduler.start()
 
-    def stopService(self) -> Deferred[Any]:
+    def stopService(self) -> Deferred[None]:
         """Request no more jobs, let those that run end, and disconnect.
 
         What still runs after ``drain_timeout`` seconds is cancelled; its server gives it to another worker (geard and
