@@ -122,7 +122,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
     :ivar dialect: which kind of server it is.
     :ivar grabs: how many requests for jobs are unanswered.
     :ivar asleep: whether PRE_SLEEP was sent, and no NOOP or request since.
-    :ivar jobs: the jobs of this connection that have not ended, by their handles.
+    :ivar jobs: the jobs of this connection that have not ended, by their handles. The receiver adds each that it runs.
     """
 
     factory: GearmanWorkerFactory

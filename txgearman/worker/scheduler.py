@@ -3,8 +3,9 @@
 **No job is requested that could not start at once** (guarantee 18). Each request holds a slot of ``max_jobs``, which
 its job then takes over. Where there are fewer slots than servers, the servers take turns.
 
-Whatever happens is recorded first: in the state of the connection, in the slots, in the group. Then the free slots are
-allotted, and each connection is asked once for as many jobs as it was allotted.
+**State first.** An event is recorded in the state of its connection, in the slots and in the group. Then the free slots
+are allotted, and each connection is asked once for as many jobs as it got. So for each event a connection calls the
+scheduler once, and the scheduler calls each connection once at most.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ MakeServers = Callable[[Iterable[Address], JobReceiver, Registrar], ServerPool[G
 class WorkerScheduler(JobReceiver, ExecutionListener):
     """Requests jobs from servers, and has them run.
 
-    :ivar slots: who may request and run how many.
-    :ivar runner: what runs the jobs.
+    :ivar slots: how many jobs are requested or run, of all that may.
+    :ivar runner: runs the jobs.
     :ivar unlimited: the group of the functions that have no limit of their own.
     :ivar drain_timeout: seconds that running jobs get to end when the worker is stopped.
     """
@@ -84,7 +85,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         self._requests = count()
         self.unlimited = self._new_group([])
         self._limited: dict[bytes, FunctionGroup] = {}
-        # The groups that are being left, each with the timer that ends its drain.
+        # The groups that were left and drain, each with the timer that ends that, if there is one.
         self._leaving: dict[FunctionGroup, IDelayedCall | None] = {}
 
     # Functions.
@@ -192,7 +193,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
             group.servers.start()
 
     def _leave(self, group: FunctionGroup) -> None:
-        """Request nothing more by a group, and disconnect it once the jobs that run have ended."""
+        """Request nothing more by a group, and disconnect it once its jobs have ended."""
         self._leaving[group] = None
         group.when_stopped().addCallback(self._left, group)
         group.retire()
@@ -202,7 +203,8 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         cancel_timer(self._leaving.pop(group))
 
     def _stop_if_done(self, group: FunctionGroup) -> None:
-        if group.retired and not self.slots.held_by(group):
+        """Disconnect a group that was left, if none of its jobs runs or is requested."""
+        if not self.slots.held_by(group):
             group.stop(self.drain_timeout)
 
     # What connections report.
@@ -280,7 +282,6 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         state = self._states.pop(connection, None)
         if state is None:  # it was not ready
             return
-        state.close()
         state.group.discard(state)
         if grabs:
             self._release(state.group, grabs)
