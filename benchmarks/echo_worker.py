@@ -37,8 +37,8 @@ def main(port: int) -> None:
 def work(data: bytes) -> tuple[list[bytes], int, bool, bytes]:
     """Do the jobs in there.
 
-    :return: what to send, how many requests were answered, whether one was in vain and none woke us after it, and what
-        is not whole yet.
+    :return: what to send, how many requests were answered, whether one found no job and no wake-up came after it, and
+        what is not whole yet.
     """
     answers: list[bytes] = []
     answered, slept, offset = 0, False, 0

@@ -1441,7 +1441,7 @@ def test_a_server_that_wakes_without_end_is_not_asked_without_end(server: Memory
 
 @pytest.mark.parametrize("burst", [1, 13, 100])
 def test_bursts_of_jobs_are_never_kept_waiting(server: MemoryJobServer, burst: int) -> None:
-    """At the end of each, many requests are answered in vain; that is not to be woken for nothing."""
+    """At the end of each, many requests are answered with NO_JOB; those are no spurious wake-ups."""
     worker, client = server.worker(max_jobs=burst), server.client()
     worker.register_function("f", lambda job: job.workload)
     server.advance()
@@ -1563,7 +1563,7 @@ def test_a_worker_can_be_started_again_at_once(
     server.advance(5)
     assert stopped == [[None], [None]]
     done = outcome(server.client().add_task("g"))
-    server.advance(1)  # one that is woken in vain without end looks less often
+    server.advance(1)  # one with endless spurious wake-ups asks less often
     assert done == [b"g"]
     assert [functions for _, functions in workers(server)] == [{"f", "g"}]
     assert slots_held(worker) == 0
