@@ -1,4 +1,4 @@
-"""What every test is held to: a deadline, and nothing left behind.
+"""What every test is held to: a deadline, and nothing left behind; and which tests are run (tests/tiers.py).
 
 pytest-twisted has no time limit, and lets leaked timers, open sockets, logged failures and unhandled errors in
 Deferreds pass. Here each of them fails the test.
@@ -11,6 +11,7 @@ import gc
 import inspect
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,8 +22,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
-from . import guarantees
+from . import examples, guarantees, tiers
 from .daemons import Geard, Gearmand
+from .programs import missing_programs, require
 
 DEADLINE = float(os.environ.get("TEST_DEADLINE", "60"))
 """Seconds for a test that returns a Deferred or is `async`. pytest-timeout, set in setup.cfg, ends those that never
@@ -47,8 +49,49 @@ def _with_deadline(test: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+examples.register_profiles()
+
+GUARD = tiers.Guard()
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+"""How many tests of each tier were not run."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    names = ", ".join(tiers.TIERS)
     parser.addoption("--guarantees", action="store_true", help="print which tests hold which guarantee, and run none")
+    parser.addoption(
+        "--tier",
+        action="append",
+        metavar="NAMES",
+        help=f"run the tests of these tiers, separated by commas: {names}; or all (default: memory)",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """With ``-n``, keep the tests of a module or class in one process: they share servers."""
+    if config.getoption("numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "loadscope"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LEFT_OUT] = Counter()
+    if config.getoption("tier"):
+        tiers.chosen_tiers(config)  # a name that is none ends the run here
+    sys.addaudithook(GUARD)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of other tiers."""
+    if config.getoption("guarantees"):
+        return
+    chosen = tiers.chosen_tiers(config)
+    others = [item for item in items if tiers.tier_of(item) not in chosen]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if tiers.tier_of(item) in chosen]
+        config.stash[LEFT_OUT].update(map(tiers.tier_of, others))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -56,6 +99,46 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.getoption("guarantees"):
         print("\n" + guarantees.table(guarantees.holders(session.items)))
         session.items.clear()  # none is run
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose marker names a program that is not installed, before anything is set up for it."""
+    for mark in item.iter_markers():
+        if mark.name in tiers.TIERS:
+            for name in mark.args:
+                require(name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Have the guard know what is run."""
+    GUARD.tier = tiers.tier_of(item)
+    yield
+    GUARD.tier = None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a process of pytest-xdist, report what was left out."""
+    output = getattr(session.config, "workeroutput", None)
+    counts = session.config.stash[LEFT_OUT]
+    if output is not None:
+        output["left_out"] = dict(counts)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Note what a process of pytest-xdist has left out. Each of them has collected all tests."""
+    node.config.stash[LEFT_OUT] |= Counter(getattr(node, "workeroutput", {}).get("left_out"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """End with what was not run, and how to run it."""
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    counts = config.stash[LEFT_OUT]
+    for line in (missing_programs(reasons), tiers.left_out(counts)):
+        if line:
+            terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +12,8 @@ from pathlib import Path
 from random import SystemRandom
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from .programs import require, require_program
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -110,8 +111,7 @@ class Gearmand(Daemon):
     """gearmand, from the package gearman-job-server."""
 
     def command(self) -> list[str]:
-        program = shutil.which("gearmand", path=None) or shutil.which("gearmand", path="/usr/sbin")
-        assert program, "no gearmand here: apt-get install gearman-job-server"
+        program = require_program("gearmand")
         return [program, f"--listen={self.listen}", f"--port={self.port}", "--log-file=none", *self.options]
 
 
@@ -131,15 +131,14 @@ class Stunnel(Daemon):
         self._settings.write_text("\n".join(lines) + "\n")
 
     def command(self) -> list[str]:
-        program = shutil.which("stunnel4")
-        assert program, "no stunnel4 here: apt-get install stunnel4"
-        return [program, str(self._settings)]
+        return [require_program("stunnel4"), str(self._settings)]
 
 
 class Geard(Daemon):
     """geard, from the Python package gear."""
 
     def command(self) -> list[str]:
+        require("gear")
         start = "import sys; from gear.cmd.geard import main; sys.exit(main())"
         return [
             sys.executable,

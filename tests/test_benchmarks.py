@@ -20,6 +20,8 @@ from benchmarks.servers import job_server
 
 from .test_examples import ROOT
 
+pytestmark = pytest.mark.process("gearmand", "stunnel4", "libgearman", "gear")
+
 FEW = 20
 
 

@@ -7,7 +7,6 @@ be the same; what it is, the tests say too.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -38,6 +37,9 @@ from txgearman.packets import (
 
 from .contract.harness import MemoryServers, SocketPeer
 from .daemons import Gearmand
+from .programs import require, require_program
+
+pytestmark = pytest.mark.daemon("gearmand")
 
 PATIENCE: Final = 10.0
 """Seconds that a program may take."""
@@ -46,29 +48,20 @@ SOURCES: Final = Path(__file__).parent / "c"
 MANY: Final = 300_000
 """Bytes: more than fit in anybody's buffer."""
 
-PACKAGES: Final = {"gearman": "gearman-tools", "gearadmin": "gearman-tools", "cc": "gcc libc6-dev"}
-
 T = TypeVar("T")
 
 
 # Running programs.
 
 
-def program(name: str) -> str:
-    """Where the program is."""
-    path = shutil.which(name)
-    if path is None:
-        pytest.fail(f"no {name} here: apt-get install {PACKAGES[name]}")
-    return path
-
-
 def compiled(name: str, where: Path) -> Path:
     """Compile one of the C programs beside this test."""
+    require("libgearman")
     source, output = SOURCES / f"{name}.c", where / name
-    command = [program("cc"), "-std=gnu11", "-o", str(output), str(source), "-lgearman"]
+    command = ["cc", "-std=gnu11", "-o", str(output), str(source), "-lgearman"]
     ran = subprocess.run(command, capture_output=True, timeout=60, text=True, check=False)
     if ran.returncode:
-        pytest.fail(f"{source.name} does not compile; apt-get install libgearman-dev {PACKAGES['cc']}\n{ran.stderr}")
+        pytest.fail(f"{source.name} does not compile\n{ran.stderr}")
     return output
 
 
@@ -139,7 +132,7 @@ class Place:
         if isinstance(tool, Path):
             command = [str(tool), str(self.port)]
         else:
-            command = [program(tool), "-h", "127.0.0.1", "-p", str(self.port)]
+            command = [require_program(tool), "-h", "127.0.0.1", "-p", str(self.port)]
         self._started.append(Running([*command, *arguments], data))
         return self._started[-1]
 
@@ -467,7 +460,7 @@ def test_gearman_worker_that_has_waited_still_works(on_each: OnEach) -> None:
 
 def test_gearman_has_no_options_that_are_untested() -> None:
     """The others are help, a pid file, and TLS, which Debian's is built without."""
-    ran = subprocess.run([program("gearman"), "-H"], capture_output=True, timeout=PATIENCE, check=False)
+    ran = subprocess.run([require_program("gearman"), "-H"], capture_output=True, timeout=PATIENCE, check=False)
     options = re.findall(rb"^\t-(\w)", ran.stdout + ran.stderr, re.MULTILINE)
     assert set(b"".join(options).decode()) == set("bcfhILnNpPstuvw") | set("HiS")
 
@@ -614,7 +607,7 @@ def test_what_gearadmin_changes(
 
 def test_gearadmin_has_no_commands_that_are_untested() -> None:
     """A newer one may have more."""
-    ran = subprocess.run([program("gearadmin"), "--help"], capture_output=True, timeout=PATIENCE, check=False)
+    ran = subprocess.run([require_program("gearadmin"), "--help"], capture_output=True, timeout=PATIENCE, check=False)
     options = re.findall(r"--[\w-]+", (ran.stdout + ran.stderr).decode())
     assert {*options} == {*LISTINGS, *CHANGES, *NOT_COMMANDS}
 

@@ -27,7 +27,7 @@ def short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(GearmanFactory, name, seconds)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.usefixtures("short_back_off")
 async def test_chaos(seed: int) -> None:

@@ -247,6 +247,7 @@ def completed(end: str, name: str) -> str:
     return name.rsplit("_", end.count("_"))[0] + end
 
 
+@pytest.mark.daemon("libgearman")
 def test_names_of_libgearman_are_there(tmp_path: Path) -> None:
     """Those that are written in full, and those that differ in their ends alone, such as ``_do_high``."""
     full: list[str] = []

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 LEAKS = Path(__file__).with_name("leaks.py")
 
 
+@pytest.mark.process
 def test_every_bad_test_fails_and_the_good_one_passes() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(LEAKS)]
     environment = {**os.environ, "TEST_DEADLINE": "0.5"}

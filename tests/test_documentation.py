@@ -85,6 +85,7 @@ def test_code_does_what_it_says(block: str, pool: Pool) -> None:
     check(block, pool)
 
 
+@pytest.mark.process
 def test_code_with_tls_does_what_it_says(gearmand: Gearmand, tmp_path: Path) -> None:
     """Through a stunnel that wants a client certificate."""
     (block,) = blocks_with("TLSOptions(")
@@ -99,6 +100,7 @@ def test_code_with_tls_does_what_it_says(gearmand: Gearmand, tmp_path: Path) -> 
     assert promises(block)
 
 
+@pytest.mark.process
 def test_service_runs_under_twistd(gearmand: Gearmand, tmp_path: Path) -> None:
     """It connects to its server, and stops without a complaint."""
     (block,) = blocks_with("Application(")
@@ -135,6 +137,7 @@ def started(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path
 
 
+@pytest.mark.process
 def test_start_here(started: Path) -> None:
     """A worker, a client and a test, as the page has them."""
     with Running(started / "worker.py") as worker:
@@ -146,6 +149,7 @@ def test_start_here(started: Path) -> None:
     assert "3 passed" in tests.stdout
 
 
+@pytest.mark.process
 def test_start_here_names_what_happens_without_a_server(started: Path) -> None:
     script = (started / "client.py").read_text()
     client = started / "client.py"
@@ -216,6 +220,7 @@ def test_what_is_said_of_retries_is_what_the_code_does(row: list[str]) -> None:
         assert again.startswith("yes" if getattr(EXCEPTIONS[name], "retriable", False) else "no")
 
 
+@pytest.mark.process
 def test_modules_are_listed_without_optional_requirements() -> None:
     """Whoever makes the pages need not have click or pytest."""
     script = """

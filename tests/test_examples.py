@@ -22,6 +22,8 @@ from .daemons import Gearmand, free_port
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 

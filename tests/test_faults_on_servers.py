@@ -32,6 +32,8 @@ from .daemons import Gearmand
 from .raw_worker import Job, connect_worker
 from .test_gearmand import outcome, state, until
 
+pytestmark = pytest.mark.daemon("gearmand")
+
 reactor: Any = global_reactor
 
 ROOT: Final = Path(__file__).parent.parent
@@ -276,7 +278,7 @@ async def test_max_in_flight_is_what_the_server_counts(gearmand: Gearmand) -> No
     await worker.close()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_map_over_ten_thousand_jobs(gearmand: Gearmand) -> None:
     """Lazily: no input is taken before it can be submitted."""
     worker = await connect_worker(gearmand.port, b"work", do=repeat, grabs=50)
@@ -310,7 +312,7 @@ def figures(line: str) -> dict[str, int]:
     return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_a_slow_reader_of_a_stream_of_64_mib_takes_little_memory(gearmand: Gearmand) -> None:
     part = bytes(256 * 1024)
 
@@ -332,7 +334,7 @@ async def test_a_slow_reader_of_a_stream_of_64_mib_takes_little_memory(gearmand:
     await worker.close()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_100_000_tasks_of_64_kib_for_a_stalled_server_take_little_memory(gearmand: Gearmand) -> None:
     """They have one workload in common: what grows is what the socket did not take, as a copy, and the tasks."""
     with memory_process("stalled", gearmand.address, "100000", str(64 * 1024)) as process:

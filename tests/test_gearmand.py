@@ -43,6 +43,8 @@ from txgearman.validation import MAX_FUNCTION, MAX_UNIQUE
 from .daemons import Gearmand
 from .raw_worker import Job, Worker, connect_worker
 
+pytestmark = pytest.mark.daemon("gearmand")
+
 reactor: Any = global_reactor
 
 
@@ -616,7 +618,7 @@ def living_tasks() -> int:
 
 
 @pytest.mark.guarantee(number=12)
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("background", [True, False], ids=["background", "foreground"])
 async def test_two_hundred_thousand_jobs_leave_nothing(gearmand: Gearmand, background: bool) -> None:
     """In two halves: what the first one leaves in the allocator's pools, the second one must find enough."""

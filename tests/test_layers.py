@@ -198,12 +198,14 @@ def leaves_alone(modules: str, *unwanted: str) -> bool:
     return subprocess.run([sys.executable, "-c", script], cwd=PACKAGE.parent, check=False, timeout=60).returncode == 0
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("modules", ["txgearman", "txgearman.testing"])
 def test_importing_the_package_installs_no_reactor(modules: str) -> None:
     """The same, as it happens: some module that ours import might do it."""
     assert leaves_alone(modules, "twisted.internet.reactor")
 
 
+@pytest.mark.process
 def test_the_library_does_not_import_the_test_kit() -> None:
     """Nor does the test kit import what only some of its users have."""
     assert leaves_alone("txgearman", "txgearman.testing")

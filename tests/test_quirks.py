@@ -63,7 +63,9 @@ class OnPort:
         return self.server.command(line).splitlines()
 
 
-@pytest_twisted.async_yield_fixture(params=["gearmand", "memory"])  # type: ignore[untyped-decorator]  # says no types
+@pytest_twisted.async_yield_fixture(  # type: ignore[untyped-decorator]  # says no types
+    params=[pytest.param("gearmand", marks=pytest.mark.daemon("gearmand")), "memory"]
+)
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[Gearmand | OnPort]:
     """A job server of the test's own."""
     if request.param == "gearmand":
@@ -111,6 +113,7 @@ async def test_h1_who_joins_an_abandoned_job_learns_that_it_is_lost(server: Gear
     await worker.close()
 
 
+@pytest.mark.daemon
 @pytest.mark.guarantee(number=5)
 async def test_h1_a_retry_comes_through(server: Gearmand | OnPort) -> None:
     await abandon(server)
@@ -170,6 +173,7 @@ def job_of(task: Task) -> str:
     return task.handle.handle.decode()
 
 
+@pytest.mark.daemon
 @pytest.mark.guarantee(number=5)
 async def test_h2_a_job_that_an_administrator_cancelled_is_lost_once_more_and_then_done(
     server: Gearmand | OnPort,
@@ -228,6 +232,7 @@ def await_clients(server: Gearmand | OnPort) -> bool:
     return "0" in [line.split("\t")[2] for line in server.admin("show jobs") if line != "."]
 
 
+@pytest.mark.daemon
 @pytest.mark.guarantee(number=5)
 async def test_h4_a_job_whose_function_was_dropped_needs_a_timeout(server: Gearmand | OnPort) -> None:
     """The server says for ever that it has it. Only the caller can know when that is long enough."""
@@ -280,6 +285,7 @@ def test_h9_a_job_that_was_freed_in_silence_is_lost() -> None:
 # What a server leaves unanswered.
 
 
+@pytest.mark.daemon("gearmand")
 @pytest.mark.guarantee(number=5)
 async def test_h6_the_longest_handle_is_asked_about_and_found() -> None:
     prefix = "P" * (MAX_HANDLE - 2)
@@ -296,6 +302,7 @@ async def test_h6_the_longest_handle_is_asked_about_and_found() -> None:
         await worker.close()
 
 
+@pytest.mark.daemon
 @pytest.mark.guarantee(number=5)
 async def test_h8_a_low_job_behind_one_for_a_time_is_done_in_the_end(server: Gearmand | OnPort) -> None:
     begun: list[bytes] = []
@@ -315,6 +322,7 @@ async def test_h8_a_low_job_behind_one_for_a_time_is_done_in_the_end(server: Gea
             assert begun == [b"timed", b"low"]
 
 
+@pytest.mark.daemon("gearmand")
 @pytest.mark.guarantee(number=5)
 async def test_h12_a_server_that_is_out_of_descriptors_is_given_up_and_tried_again() -> None:
     """The kernel makes the connection, and nobody takes it."""
@@ -395,6 +403,7 @@ async def test_m4_an_old_handle_may_name_another_job_after_a_restart(gearmand: G
     await worker.close()
 
 
+@pytest.mark.daemon("gearmand")
 @pytest.mark.guarantee(number=5)
 async def test_h10_two_jobs_with_one_handle_end_the_connection() -> None:
     """gearmand would send the result of one to the task of the other (M5)."""
@@ -408,6 +417,7 @@ async def test_h10_two_jobs_with_one_handle_end_the_connection() -> None:
         await worker.close()
 
 
+@pytest.mark.daemon("gearmand")
 @pytest.mark.guarantee(number=5)
 async def test_h10_one_job_at_a_time_is_done_right() -> None:
     with Gearmand("--job-handle-prefix=" + "P" * 62) as server:

@@ -36,6 +36,7 @@ def test_every_block_is_run() -> None:
     assert languages.count("sh") == 3
 
 
+@pytest.mark.process
 def test_main_job() -> None:
     """The first command, but for its pip: the tests run where the package is already."""
     install, separator, command = blocks("sh")[0].strip().partition(" && ")

@@ -42,7 +42,8 @@ from txgearman.worker import groups
 
 from .conftest import Failures
 from .daemons import Geard, Gearmand
-from .test_c_tools import compiled, program
+from .programs import require_program
+from .test_c_tools import compiled
 from .test_gearmand import outcome, until
 from .worker.harness import group_of
 
@@ -67,21 +68,28 @@ def shared_geard() -> Iterator[Geard]:
         yield server
 
 
-@pytest.fixture(params=["gearmand", "geard", "memory"])
+@pytest.fixture(
+    params=[
+        pytest.param("gearmand", marks=pytest.mark.daemon("gearmand")),
+        pytest.param("geard", marks=pytest.mark.daemon("gear")),
+        "memory",
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
     return kind
 
 
 @pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]  # it says nothing of its types
-async def address(kind: str, shared_gearmand: Gearmand, shared_geard: Geard) -> AsyncIterator[str]:
+async def address(request: pytest.FixtureRequest, kind: str) -> AsyncIterator[str]:
     """That of a job server of each kind."""
     if kind == "memory":
         server = MemoryJobServer(reactor)
         yield server.listen()
         await server.close()
     else:
-        yield (shared_gearmand if kind == "gearmand" else shared_geard).address
+        shared: Gearmand | Geard = request.getfixturevalue(f"shared_{kind}")
+        yield shared.address
 
 
 def events_of(client: GearmanClient, function: str, workload: bytes = b"") -> tuple[Deferred[bytes], list[Any]]:
@@ -765,7 +773,7 @@ def speaks_to_c(job: Job) -> Generator[bytes, None, bytes]:
     ],
 )
 async def test_jobs_of_the_command_gearman(port: str, function: str, expected: tuple[int, bytes, bytes]) -> None:
-    assert await ran(program("gearman"), "-h", "127.0.0.1", "-p", port, "-f", function, "abc") == expected
+    assert await ran(require_program("gearman"), "-h", "127.0.0.1", "-p", port, "-f", function, "abc") == expected
 
 
 @pytest.mark.parametrize(

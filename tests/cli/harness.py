@@ -25,6 +25,8 @@ from txgearman.cli.main import cli
 from txgearman.cli.reactor_loop import CommandRun, Main, StderrLogObserver
 from txgearman.cli.terminal import Terminal
 
+from ..programs import require_program
+
 reactor: Any = global_reactor
 
 PROCESS_TIMEOUT: Final = 20.0
@@ -201,7 +203,7 @@ def interrupt(started: Any, number: int = signal.SIGINT) -> Result:
 def run_tool(name: str, port: int, *arguments: str, stdin: bytes = b"") -> Result:
     """Run gearman or gearadmin."""
     completed = subprocess.run(
-        [name, "-h", "127.0.0.1", "-p", str(port), *arguments],
+        [require_program(name), "-h", "127.0.0.1", "-p", str(port), *arguments],
         input=stdin,
         capture_output=True,
         timeout=PROCESS_TIMEOUT,

@@ -13,6 +13,7 @@ import pytest
 from txgearman.cli.exit_codes import BROKEN_PIPE, INTERNAL_ERROR, ExitCode
 from txgearman.cli.main import cli
 
+from ..programs import require_program
 from .harness import ROOT, parse_command
 
 PAGE = (ROOT / "docs" / "command-line.md").read_text("utf-8")
@@ -99,11 +100,12 @@ def test_page_and_help_document_exit_codes() -> None:
 
 def c_tool_options(tool: str) -> set[str]:
     """Return the options that the help of a C tool lists."""
-    result = subprocess.run([tool, "--help"], capture_output=True, text=True, check=False)
+    result = subprocess.run([require_program(tool), "--help"], capture_output=True, text=True, check=False)
     lines = (result.stdout + result.stderr).splitlines()
     return {option for line in lines for option in OPTION.findall(line.lstrip()[:28].partition(" - ")[0])}
 
 
+@pytest.mark.daemon
 @pytest.mark.parametrize(("tool", "count"), [("gearman", 18), ("gearadmin", 16)])
 def test_page_compares_each_option_of_c_tools(tool: str, count: int) -> None:
     rows = PAGE.partition(f"| `{tool}` |")[2].partition("\n\n")[0].splitlines()

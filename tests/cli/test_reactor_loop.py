@@ -60,27 +60,32 @@ def has_no_job(server: Gearmand, function: str) -> bool:
 # Exit codes, of real processes.
 
 
+@pytest.mark.process
 def test_success_exits_with_0(server_option: list[str]) -> None:
     assert harness.run_process("submit", *server_option, "cat", "abc") == (0, b"abc", "")
 
 
+@pytest.mark.process
 def test_usage_error_exits_with_2() -> None:
     result = harness.run_process("submit")
     assert (result.code, result.out) == (ExitCode.USAGE, b"")
     assert "Usage: txgearman submit" in result.err
 
 
+@pytest.mark.process
 def test_timeout_exits_with_4(server: Gearmand) -> None:
     result = harness.run_process("submit", "-s", server.address, "-t", "0.1", "no_worker")
     assert (result.code, result.out) == (ExitCode.TIMED_OUT, b"")
 
 
+@pytest.mark.process
 def test_unreachable_server_of_environment_exits_with_6() -> None:
     result = harness.run_process("ping", environment={"GEARMAN_SERVERS": f"127.0.0.1:{free_port()}"})
     assert (result.code, result.out) == (ExitCode.NO_SERVER, b"")
     assert result.err.count("\n") == 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_cancels_job_and_sets_exit_code(server: Gearmand, number: int) -> None:
     """The client disconnects, and gearmand drops its job."""
@@ -93,6 +98,7 @@ def test_signal_cancels_job_and_sets_exit_code(server: Gearmand, number: int) ->
     assert has_no_job(server, name)
 
 
+@pytest.mark.process
 def test_second_signal_kills_program_and_exits_at_once(server: Gearmand, tmp_path: Path) -> None:
     """The worker has a job that does not finish. Its program is killed."""
     script = f"echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 1000"
@@ -113,6 +119,7 @@ def test_second_signal_kills_program_and_exits_at_once(server: Gearmand, tmp_pat
         assert time.monotonic() < end
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("function", ["drip", "echo"])
 def test_closed_output_exits_with_141_without_traceback(server_option: list[str], function: str) -> None:
     """As with ``head -1``."""
@@ -144,7 +151,7 @@ def peak_memory(pid: int) -> int:
     return int(match[1])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_lines_take_constant_memory(server_option: list[str], tmp_path: Path) -> None:
     """32 MiB of input and output do not make the process grow."""
     result = tmp_path / "out"
@@ -173,6 +180,7 @@ def test_lines_take_constant_memory(server_option: list[str], tmp_path: Path) ->
 # Imports.
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("modules", ["txgearman", "txgearman.testing"])
 def test_library_imports_no_extra(modules: str) -> None:
     unwanted = {"click", "rich", "prometheus_client", "txgearman.cli", "txgearman.cli.main"}
@@ -181,6 +189,7 @@ def test_library_imports_no_extra(modules: str) -> None:
     assert result.stdout == "set()\n"
 
 
+@pytest.mark.process
 def test_help_imports_no_slow_module() -> None:
     """No reactor and no rich, so that it is fast."""
     script = (
@@ -192,6 +201,7 @@ def test_help_imports_no_slow_module() -> None:
     assert result.stdout.endswith("set()\n")
 
 
+@pytest.mark.process
 def test_missing_extra_reports_how_to_install_it() -> None:
     script = "import sys; sys.modules['click'] = None; from txgearman.__main__ import main; main()"
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, capture_output=True, text=True)
@@ -199,6 +209,7 @@ def test_missing_extra_reports_how_to_install_it() -> None:
     assert "python -m pip install 'txgearman[cli]'" in result.stderr
 
 
+@pytest.mark.process
 def test_other_import_errors_are_not_hidden() -> None:
     script = "import sys; sys.modules['txgearman.cli.options'] = None; from txgearman.__main__ import main; main()"
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False, capture_output=True, text=True)
@@ -206,6 +217,7 @@ def test_other_import_errors_are_not_hidden() -> None:
     assert "txgearman.cli.options" in result.stderr
 
 
+@pytest.mark.process
 def test_version_is_printed() -> None:
     assert harness.run_process("--version").out.startswith(b"txgearman, version ")
 

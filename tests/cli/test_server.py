@@ -49,6 +49,7 @@ def _get(url: str) -> tuple[int, str, str]:
 # A job server.
 
 
+@pytest.mark.daemon("gearadmin")
 async def test_server_serves_jobs() -> None:
     started = RunningCommand("server", "-p", "0", "--job-handle-prefix", "H:mine", "-j", "3", "--exceptions")
     where = await address(started)
@@ -150,6 +151,7 @@ async def test_error_while_rendering_metrics_is_a_500(busy: Gearmand, monkeypatc
 CANCELLED: list[object] = []
 
 
+@pytest.mark.daemon("gearmand")
 async def test_disconnect_cancels_rendering_of_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other requests are served."""
     failed = _Page._page_failed

@@ -150,7 +150,7 @@ class Day:
 
 
 @pytest.mark.guarantee(number=12)
-@pytest.mark.slow
+@pytest.mark.soak
 def test_day_leaves_no_more_than_its_first_hours() -> None:
     day = Day()
     day.two_hours(0)

@@ -1,14 +1,13 @@
 """Random histories of a client: each task has one outcome, the right one, and nothing is left.
 
-For longer runs by hand: ``LONG_RUN=2000 python -m pytest tests/client/test_machine.py --timeout=0``.
+For longer runs by hand: ``python -m pytest tests/client/test_machine.py --hypothesis-profile=long --timeout=0``.
 """
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 
-from hypothesis import HealthCheck, event, settings
+from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from twisted.internet.defer import CancelledError
@@ -28,6 +27,7 @@ from txgearman import (
 from txgearman.testing import Fault, MemoryJobServer, TakenJob
 
 from ..client_harness import RecordedTask
+from ..examples import of_histories
 
 
 class ClientMachine(RuleBasedStateMachine):
@@ -261,13 +261,5 @@ class ClientMachine(RuleBasedStateMachine):
             self.end(0, "complete")
 
 
-LONG_RUN = int(os.environ.get("LONG_RUN", "0"))
-"""Number of histories to try; 0 for the number of a normal run."""
-
 TestAnything = ClientMachine.TestCase
-TestAnything.settings = settings(
-    max_examples=LONG_RUN or 150,
-    stateful_step_count=60 if LONG_RUN else 40,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+TestAnything.settings = of_histories()

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -39,6 +38,7 @@ from txgearman.packets import (
     PacketType,
 )
 
+from ..examples import of_histories
 from ..wire import answer, outcome
 from .connection_harness import (
     FENCE,
@@ -571,7 +571,6 @@ class GeardMachine(ConnectionMachine):
 
 
 @pytest.mark.guarantee(number=4)
-@pytest.mark.slow
 @pytest.mark.parametrize("machine", [ConnectionMachine, GeardMachine])
 def test_random_histories_match_model_server(machine: type[ConnectionMachine]) -> None:
-    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(machine, settings=of_histories())

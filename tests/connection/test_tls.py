@@ -120,6 +120,7 @@ async def test_client_and_worker_through_stunnel(stunnel: Stunnel, certificates:
         assert not (await client.get_status(handle)).numerator
 
 
+@pytest.mark.daemon("gear")
 async def test_client_certificates_with_geard(certificates: Certificates) -> None:
     """It wants them, and speaks TLS 1.2 alone."""
     files = {"ca": certificates.ours.roots, "cert": certificates.server, "key": certificates.server}
@@ -355,6 +356,7 @@ async def test_tls_server_at_plain_text_address(stunnel: Stunnel) -> None:
     assert all("the server may require TLS, which takes an address with tls:" in str(error) for error in told)
 
 
+@pytest.mark.daemon("stunnel4")
 @pytest.mark.guarantee(number=14)
 async def test_tunnel_to_closed_port(certificates: Certificates) -> None:
     with Stunnel("127.0.0.1:1", certificates.server) as stunnel:
@@ -393,6 +395,7 @@ async def test_server_that_never_completes_handshake(certificates: Certificates)
     assert 4 <= clock.connects <= 9
 
 
+@pytest.mark.daemon("stunnel4")
 @pytest.mark.guarantee(number=10)
 async def test_tunnel_to_silent_server(certificates: Certificates) -> None:
     """The handshake is complete: it is not an error of TLS."""
@@ -692,6 +695,7 @@ def test_options_need_extra_tls(missing: str, monkeypatch: pytest.MonkeyPatch) -
             call()
 
 
+@pytest.mark.process
 def test_everything_else_works_without_extra_tls() -> None:
     """In a process where pyOpenSSL can't be imported."""
     script = """

@@ -27,8 +27,8 @@ def command_line(options: dict[str, object]) -> list[str]:
 
 @pytest.fixture(
     params=[
-        pytest.param("gearmand", marks=pytest.mark.contract),
-        pytest.param("memory-tcp", marks=pytest.mark.contract),
+        pytest.param("gearmand", marks=pytest.mark.daemon),
+        pytest.param("memory-tcp", marks=pytest.mark.daemon),
         "memory",
     ]
 )

@@ -41,7 +41,7 @@ from .test_6_client_disconnect import can_do
 Exchange = tuple[bytes, Packet]
 """Requests, and their answers."""
 
-COUNT = 1000
+COUNT = 600
 
 
 def next_handles(client: Peer, count: int) -> list[bytes]:

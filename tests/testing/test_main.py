@@ -21,6 +21,8 @@ from txgearman.testing.__main__ import job_server_options, main, parse_arguments
 
 from ..test_examples import DEADLINE, ROOT, environment
 
+pytestmark = pytest.mark.process
+
 reactor: Any = global_reactor
 
 MODULE = [sys.executable, "-m", "txgearman.testing"]

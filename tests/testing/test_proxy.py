@@ -598,6 +598,7 @@ async def test_close_does_not_wait_for_full_buffer(
     assert await getter.loses() is ConnectionLost
 
 
+@pytest.mark.daemon
 @only_on_linux
 @both_ways_to_drop
 async def test_drop_reads_from_receiver_that_sends_before_it_reads(
@@ -679,6 +680,7 @@ async def test_silence_holds_delayed_data(clients: Clients, proxy: FaultProxy, s
     assert await peer.gets(4) == b"late"
 
 
+@pytest.mark.daemon
 @both_directions
 async def test_sender_is_paused_during_silence(
     direction: Direction, clients: Clients, proxy: FaultProxy, server: Server
@@ -693,6 +695,7 @@ async def test_sender_is_paused_during_silence(
     assert await getter.gets(len(data)) == data
 
 
+@pytest.mark.daemon
 @both_directions
 @pytest.mark.parametrize("late", [False, True])
 async def test_sender_is_paused_if_receiver_does_not_read(

@@ -84,6 +84,7 @@ def outcomes(report: str, word: str) -> set[str]:
     return set(re.findall(rf"^{word} test_user\.py::(\w+)", report, re.MULTILINE))
 
 
+@pytest.mark.process
 def test_passing_tests_pass_and_failing_tests_fail(report: str) -> None:
     assert outcomes(report, "FAILED") == {"test_nothing_queued"}
     at_teardown = {"test_never_dropped", "test_holds"}
@@ -92,6 +93,7 @@ def test_passing_tests_pass_and_failing_tests_fail(report: str) -> None:
     assert outcomes(report, "PASSED") - at_teardown == good
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "text",
     [

@@ -141,6 +141,7 @@ class Tests(JobServerMixin, TestCase):
 """
 
 
+@pytest.mark.process
 @pytest.mark.guarantee(number=11)
 def test_under_trial_itself(tmp_path: Path) -> None:
     """In a TestCase that may wait for the reactor; each failing test fails once."""

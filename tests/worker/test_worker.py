@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet import reactor as global_reactor
@@ -43,6 +42,7 @@ from txgearman.worker import job as jobs_module
 from txgearman.worker.worker import DRAIN_TIMEOUT, POLL_INTERVAL, format_exception
 
 from ..conftest import Failures
+from ..examples import of_histories
 from ..wire import outcome, present
 from .harness import scheduler_of, slots_held
 
@@ -1934,6 +1934,4 @@ class Anything(RuleBasedStateMachine):
 
 
 TestAnything = Anything.TestCase
-TestAnything.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestAnything.settings = of_histories()
