@@ -94,7 +94,10 @@ class Daemon:
             connection.sendall(line.encode() + b"\r\n")
             answer = b""
             while not (answer.endswith(b"\n.\n") or answer == b".\n" or answer.startswith((b"OK", b"ERR"))):
-                answer += connection.recv(65536)
+                more = connection.recv(65536)
+                if not more:
+                    raise ConnectionResetError(f"{self.address} closed the connection; before: {answer!r}")
+                answer += more
         return answer.decode().splitlines()
 
     def __enter__(self) -> Self:
