@@ -11,9 +11,9 @@ import sys
 import tempfile
 import tty
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Any, ClassVar, Final, NamedTuple
 
 import click
 from twisted.internet import reactor as global_reactor
@@ -67,6 +67,9 @@ class RunningCommand:
     :ivar finished: fires with its exit code.
     """
 
+    unfinished: ClassVar[list[RunningCommand]] = []
+    """Those that `finish` was not called for to its end."""
+
     def __init__(
         self, *arguments: str | bytes, stdin: bytes = b"", terminal: bool = False, pipe: int = -1, output: int = -1
     ) -> None:
@@ -93,6 +96,7 @@ class RunningCommand:
         globalLogPublisher.addObserver(self._log)
         self.run = CommandRun(command_terminal)
         self.finished: Deferred[int] = self.run.start(main)
+        self.unfinished.append(self)
 
     def stderr(self) -> str:
         """Return what it has written to standard error so far."""
@@ -117,11 +121,27 @@ class RunningCommand:
         if number:
             self.run.signal_received(number)
         code = await self.finished
-        globalLogPublisher.removeObserver(self._log)
         screen = self._close_screen()
         result = Result(code, screen or self.stdout(), self.stderr())
-        self._files.close()
+        self._release()
         return result
+
+    async def abandon(self) -> None:
+        """Cancel it, because its test has failed, and leave nothing of it behind."""
+        self.finished.cancel()
+        try:
+            await self.finished.addTimeout(PROCESS_TIMEOUT, reactor)
+        finally:
+            self._release()
+        for descriptor in (self._master, self._slave):
+            with suppress(OSError):  # it is closed, or there is none
+                os.close(descriptor)
+
+    def _release(self) -> None:
+        # An observer that stays would write into files that are closed, whatever any later test logs.
+        globalLogPublisher.removeObserver(self._log)
+        self._files.close()
+        self.unfinished.remove(self)
 
     def _close_screen(self) -> bytes:
         """Close the terminal; return its unread output."""
