@@ -51,7 +51,7 @@ async def test_program_runs_jobs(gearmand: Gearmand, client: GearmanClient) -> N
 
 
 @pytest.mark.guarantee(number=15)
-@pytest.mark.parametrize("workload", [b"", bytes(range(256)) * 4000, b"\0"])
+@pytest.mark.parametrize("workload", [b"", bytes(range(256)) * 4000, b"\0"], ids=["empty", "1 MB", "NUL"])
 async def test_program_receives_any_bytes(gearmand: Gearmand, client: GearmanClient, workload: bytes) -> None:
     worker = Work(gearmand, "f", "cat")
     assert await client.add_task("f", workload) == workload
