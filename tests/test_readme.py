@@ -36,13 +36,17 @@ def test_every_block_is_run() -> None:
     assert languages.count("sh") == 3
 
 
+VENV = ["python3 -m venv .venv", ".venv/bin/python -m pip install {}"]
+"""What each of the two commands does first."""
+
+
 @pytest.mark.process
 def test_main_job() -> None:
-    """The first command, but for its pip: the tests run where the package is already."""
-    install, separator, command = blocks("sh")[0].strip().partition(" && ")
-    assert (install, separator) == ("python -m pip install .", " && ")
+    """The first command, but for its installation: the tests run where the package is already."""
+    *first, command = blocks("sh")[0].strip().split(" && ")
+    assert first == [line.format(".") for line in VENV]
     python, script, *patterns = shlex.split(command)
-    assert python == "python"
+    assert python == ".venv/bin/python"
     files = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
     result = run(script, *files)
     assert result.returncode == 0, result.stderr
@@ -52,10 +56,10 @@ def test_main_job() -> None:
 
 def test_ci_runs_the_test_command_as_written() -> None:
     """It reads the command from README, by the one line that ends in pytest."""
-    install_and_test = blocks("sh")[1].strip()
-    assert install_and_test.endswith("python -m pytest")
-    assert [line for line in README.splitlines() if line.endswith("python -m pytest")] == [install_and_test]
-    assert "'/python -m pytest$/p' README.md" in PROGRAM
+    command = blocks("sh")[1].strip()
+    assert command.split(" && ") == [*(line.format("'.[test]'") for line in VENV), ".venv/bin/python -m pytest"]
+    assert [line for line in README.splitlines() if line.endswith("-m pytest")] == [command]
+    assert "'/-m pytest$/p' README.md" in PROGRAM
 
 
 def test_links_hold_wherever_it_is_shown() -> None:
