@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 import pytest
 
-__all__ = ["APT", "PIP", "REQUIRED", "missing_programs", "require", "require_program"]
+__all__ = ["APT", "PIP", "REQUIRED", "missing_programs", "open_terminal", "require", "require_program"]
 
 APT: Final = {
     "gearmand": "gearman-job-server",
@@ -50,6 +50,14 @@ def require(name: str) -> None:
         require_program(name)
 
 
+def open_terminal() -> tuple[int, int]:
+    """Open a pseudo-terminal; return both sides. Skip the test where there are none, as in a chroot without devpts."""
+    try:
+        return os.openpty()
+    except OSError as error:
+        _skip(f"needs a pseudo-terminal ({error}): mount -t devpts devpts /dev/pts")
+
+
 def _have_headers(name: str) -> bool:
     """Whether the C compiler finds this file."""
     source = f"#include <{name}>\n".encode()
@@ -57,7 +65,10 @@ def _have_headers(name: str) -> bool:
 
 
 def _absent(name: str) -> NoReturn:
-    reason = f"needs {name}, which is not installed: {_install([name])}"
+    _skip(f"needs {name}, which is not installed: {_install([name])}")
+
+
+def _skip(reason: str) -> NoReturn:
     if os.environ.get(REQUIRED):
         pytest.fail(f"{reason} ({REQUIRED} is set)", pytrace=False)
     pytest.skip(reason)

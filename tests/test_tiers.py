@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from . import programs
-from .programs import missing_programs, require, require_program
+from .programs import missing_programs, open_terminal, require, require_program
 from .tiers import Guard, chosen_tiers, left_out, parse_tiers, tier_of
 
 
@@ -105,6 +106,13 @@ def test_a_missing_program_is_a_failure_where_all_are_required(monkeypatch: pyte
     monkeypatch.setenv(programs.REQUIRED, "1")
     with pytest.raises(pytest.fail.Exception, match=r"needs gearmand, .*apt-get install gearman-job-server"):
         require_program("gearmand")
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_a_test_is_skipped_where_there_is_no_pseudo_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "openpty", lambda: os.open("/no/such/device", os.O_RDWR))
+    with pytest.raises(pytest.skip.Exception, match="mount -t devpts"):
+        open_terminal()
 
 
 def test_no_line_where_nothing_is_missing() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import select
 import signal
 import subprocess
@@ -25,7 +24,7 @@ from txgearman.cli.main import cli
 from txgearman.cli.reactor_loop import CommandRun, Main, StderrLogObserver
 from txgearman.cli.terminal import Terminal
 
-from ..programs import require_program
+from ..programs import open_terminal, require_program
 
 reactor: Any = global_reactor
 
@@ -83,7 +82,7 @@ class RunningCommand:
         self._input, self._out, self._err = map(self._files.enter_context, [tempfile.TemporaryFile() for _ in range(3)])  # noqa: SIM115  # they are entered
         self._input.write(stdin)
         self._input.seek(0)
-        self._master, self._slave = pty.openpty() if terminal else (-1, -1)
+        self._master, self._slave = open_terminal() if terminal else (-1, -1)
         if terminal:
             tty.setraw(self._slave)
         descriptors = (

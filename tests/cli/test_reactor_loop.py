@@ -25,6 +25,7 @@ from txgearman.packets import CAN_DO, GRAB_JOB, NO_JOB
 
 from ..contract.harness import SocketPeer
 from ..daemons import Gearmand, free_port
+from ..programs import open_terminal
 from . import harness
 from .harness import ROOT, interrupt, is_alive, parse_command, reactor, start_process
 
@@ -271,7 +272,7 @@ def test_signal_cancels_run(own_reactor: Any) -> None:
 async def test_second_signal_shows_cursor_and_exits(monkeypatch: pytest.MonkeyPatch) -> None:
     exits: list[int] = []
     monkeypatch.setattr(os, "_exit", exits.append)
-    master, slave = os.openpty()
+    master, slave = open_terminal()
     command_run = CommandRun(Terminal(reactor, 0, slave, slave))
     finished = command_run.start(wait_forever)
     command_run.signal_received(signal.SIGINT)

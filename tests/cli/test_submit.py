@@ -21,6 +21,7 @@ from txgearman.cli.submit import LineBatch
 
 from ..conftest import Failures
 from ..daemons import Gearmand, free_port
+from ..programs import open_terminal
 from ..raw_worker import connect_worker
 from .harness import RunningCommand, reactor, run_command, run_tool, usage_error
 
@@ -398,7 +399,7 @@ async def test_lines_show_count_on_stderr_only(server_option: list[str], tmp_pat
 
 
 async def test_typed_lines_show_no_count(server_option: list[str]) -> None:
-    master, slave = os.openpty()
+    master, slave = open_terminal()
     started = RunningCommand("submit", "-n", "reverse", *server_option, pipe=slave, terminal=True)
     shown = b""
     for line in (b"ab", b"cd"):
