@@ -12,7 +12,7 @@ __all__ = ["of_histories", "register_profiles"]
 
 
 def register_profiles() -> None:
-    settings.register_profile("short", max_examples=40, deadline=None)
+    settings.register_profile("short", max_examples=30, deadline=None)
     settings.register_profile("long", max_examples=2000, deadline=None)
     settings.load_profile("short")
 

@@ -15,8 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-for tool in ("mypy", "mypy_zope"):
-    pytest.importorskip(tool, reason=f"{tool} is not installed: it is in the extra 'lint'")
+pytestmark = pytest.mark.process("mypy", "mypy_zope")
 
 HEAD = """\
 from __future__ import annotations
