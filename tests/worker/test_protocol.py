@@ -1,4 +1,4 @@
-"""A worker's half of the protocol on one connection: who the server is, what is registered, asked for and answered.
+"""A worker's half of the protocol on one connection: handshake, registration, requests and answers.
 
 No socket, no real time: the test plays the server.
 """
@@ -70,7 +70,7 @@ each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
 
 
 class Receiver:
-    """Notes what it is told. Of each connection, its number of requests that are out, too: it must be right by then."""
+    """Records events, each with the number of unanswered requests of its connection, which must be right by then."""
 
     def __init__(self) -> None:
         self.functions: list[tuple[bytes, float | None]] = []
@@ -89,8 +89,8 @@ class Receiver:
         self.events.append(("woken", connection.asleep))
 
     def job_assigned(self, connection: GearmanWorkerProtocol, assignment: Assignment) -> None:
-        told = (getattr(assignment, name) for name in ("handle", "function", "unique", "reducer", "workload"))
-        self.events.append(("assigned", connection.grabs, *told))
+        received = (getattr(assignment, name) for name in ("handle", "function", "unique", "reducer", "workload"))
+        self.events.append(("assigned", connection.grabs, *received))
 
     def no_job_received(self, connection: GearmanWorkerProtocol) -> None:
         self.events.append(("no_job", connection.grabs))
@@ -98,8 +98,8 @@ class Receiver:
     def connection_closed(self, connection: GearmanWorkerProtocol, grabs: int, jobs: list[Job]) -> None:
         self.events.append(("lost", grabs, jobs, connection.in_flight, type(connection.error)))
 
-    def told(self) -> list[tuple[Any, ...]]:
-        """What it was told since the last call."""
+    def new_events(self) -> list[tuple[Any, ...]]:
+        """The events since the last call."""
         events, self.events = self.events, []
         return events
 
@@ -126,7 +126,7 @@ class Net:
         if dialect is not None:
             self.server.received()
             self.server.send(HELLO[dialect])
-            self.receiver.told()
+            self.receiver.new_events()
 
     @property
     def server(self) -> ServerSide:
@@ -143,17 +143,17 @@ class Net:
         return job
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, a little at a time."""
+        """Advance the clock in small steps."""
         for _ in range(round(seconds * 4)):
             self.clock.advance(0.25)
 
     def reconnect(self, dialect: str) -> None:
-        """The server restarts, as one of another kind maybe."""
+        """Restart the server, as one of this kind."""
         attempts = self.endpoint.attempts
         self.server.lose(ConnectionLost("restart"))
         self.clock.advance(self.factory.maxDelay)
         assert self.endpoint.attempts == attempts + 1
-        self.receiver.told()
+        self.receiver.new_events()
         self.server.received()
         self.server.send(HELLO[dialect])
 
@@ -167,31 +167,31 @@ def in_pieces(net: Net, stream: bytes, size: int) -> None:
 
 
 @pytest.mark.guarantee(number=17)
-def test_a_job_is_asked_for_before_any_function_is_registered() -> None:
-    """So that the answer, which tells the server's kind, can be no job."""
+def test_handshake_requests_job_before_any_function_is_registered() -> None:
+    """So that the answer, which shows the server's kind, can be no job."""
     net = Net(None)
     net.receiver.functions = [(b"f", None)]
     assert net.server.received() == [(GRAB_JOB_ALL, []), FENCE]
-    assert (net.connection.ready, net.receiver.told()) == (False, [])
+    assert (net.connection.ready, net.receiver.new_events()) == (False, [])
 
 
 @each_dialect
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_the_answer_tells_which_server_it_is(dialect: str, size: int) -> None:
+def test_handshake_detects_dialect(dialect: str, size: int) -> None:
     net = Net(None)
     in_pieces(net, HELLO[dialect], size)
     assert net.connection.dialect is DIALECTS[dialect]
     assert net.connection.dialect.name == dialect
-    assert (net.connection.error, net.receiver.told()) == (None, [("ready", True)])
+    assert (net.connection.error, net.receiver.new_events()) == (None, [("ready", True)])
 
 
 @pytest.mark.parametrize("first", [b"", NO_JOB.response(), REFUSED])
-def test_nothing_is_registered_before_the_fence_is_answered(first: bytes) -> None:
+def test_nothing_is_registered_before_fence_is_answered(first: bytes) -> None:
     net = Net(None)
     net.receiver.functions = [(b"f", None)]
     net.server.received()
     net.server.send(first)
-    assert (net.server.received(), net.receiver.told(), net.connection.ready) == ([], [], False)
+    assert (net.server.received(), net.receiver.new_events(), net.connection.ready) == ([], [], False)
     net.server.send(FENCED)
     assert net.server.received() == [(CAN_DO, [b"f"])]
 
@@ -216,30 +216,30 @@ def test_nothing_is_registered_before_the_fence_is_answered(first: bytes) -> Non
         "JOB_ASSIGN_UNIQ", "JOB_ASSIGN_ALL", "JOB_CREATED", "HTTP",
     ],
 )  # fmt: skip
-def test_a_server_that_answers_wrongly_is_dropped(stream: bytes) -> None:
+def test_wrong_answer_in_handshake_closes_connection(stream: bytes) -> None:
     net = Net(None)
     net.server.send(stream, FENCED)
     assert net.server.transport.aborted
-    assert net.receiver.told() == [("lost", 0, [], 0, ProtocolError)]
+    assert net.receiver.new_events() == [("lost", 0, [], 0, ProtocolError)]
 
 
-def test_a_noop_in_the_handshake_is_nothing() -> None:
+def test_noop_in_handshake_is_ignored() -> None:
     net = Net(None)
     net.server.send(NOOP.response(), HELLO["gearmand"])
-    assert (net.connection.error, net.receiver.told()) == (None, [("ready", True)])
+    assert (net.connection.error, net.receiver.new_events()) == (None, [("ready", True)])
 
 
 @pytest.mark.guarantee(number=10)
-def test_a_handshake_has_the_time_of_a_connect() -> None:
+def test_handshake_fails_after_connect_timeout() -> None:
     net = Net(None)
     net.wait(SECONDS - 1)
     assert not net.server.transport.aborted
     net.wait(1.5)
-    assert net.receiver.told() == [("lost", 0, [], 0, TimeoutError)]
+    assert net.receiver.new_events() == [("lost", 0, [], 0, TimeoutError)]
 
 
 @pytest.mark.guarantee(number=17)
-def test_each_connection_finds_out_anew_which_server_it_is() -> None:
+def test_each_connection_detects_dialect_anew() -> None:
     net = Net("gearmand")
     found = []
     for dialect in ("geard", "perl", "gearmand"):
@@ -252,8 +252,8 @@ def test_each_connection_finds_out_anew_which_server_it_is() -> None:
 
 
 @each_dialect
-def test_the_id_and_the_functions_are_registered_at_each_connect(dialect: str) -> None:
-    """As they are by then; and before the taker may ask for a job."""
+def test_each_connect_registers_id_and_functions(dialect: str) -> None:
+    """As they are by then; and before a job may be requested."""
     net = Net(None)
     net.factory.client_id = b"me"
     net.receiver.functions = [(b"f", None), (b"g", None)]
@@ -263,10 +263,10 @@ def test_the_id_and_the_functions_are_registered_at_each_connect(dialect: str) -
     net.receiver.functions = [(b"\xff\t\n", None)]
     net.reconnect(dialect)
     assert net.server.received() == [(SET_CLIENT_ID, [b"me"]), (CAN_DO, [b"\xff\t\n"])]
-    assert net.receiver.told() == [("ready", True)]
+    assert net.receiver.new_events() == [("ready", True)]
 
 
-def test_a_worker_without_an_id_sends_none() -> None:
+def test_empty_id_is_not_sent() -> None:
     net = Net(None)
     net.receiver.functions = [(b"f", None)]
     net.server.received()
@@ -291,7 +291,7 @@ def test_a_worker_without_an_id_sends_none() -> None:
         ("geard", 30, (CAN_DO, [b"f"])),
     ],
 )
-def test_a_time_limit_is_in_the_servers_unit(dialect: str, seconds: float | None, expected: Packet) -> None:
+def test_can_do_timeout_is_in_unit_of_dialect(dialect: str, seconds: float | None, expected: Packet) -> None:
     """Milliseconds, seconds; and none where the function would not be registered at all (docs/gearman.md §8)."""
     net = Net(None)
     net.receiver.functions = [(b"f", seconds)]
@@ -301,20 +301,20 @@ def test_a_time_limit_is_in_the_servers_unit(dialect: str, seconds: float | None
     assert net.server.received() == [expected] * 2
 
 
-def test_a_function_is_taken_back() -> None:
+def test_cant_do_is_sent() -> None:
     net = Net()
     net.connection.cant_do(b"f")
     assert net.server.received() == [(CANT_DO, [b"f"])]
 
 
-# Asking for jobs.
+# Requests for jobs.
 
 ASSIGNMENTS = {
     JOB_ASSIGN: (JOB_ASSIGN.response(H1, b"f", b"a\0b"), (H1, b"f", b"", b"", b"a\0b")),
     JOB_ASSIGN_UNIQ: (JOB_ASSIGN_UNIQ.response(H1, b"f", b"u", b"a\0b"), (H1, b"f", b"u", b"", b"a\0b")),
     JOB_ASSIGN_ALL: (JOB_ASSIGN_ALL.response(H1, b"f", b"u", b"r", b"a\0b"), (H1, b"f", b"u", b"r", b"a\0b")),
 }
-"""A job, as it comes and as it is told."""
+"""A job, as it is received and as it is reported."""
 
 each_assignment = pytest.mark.parametrize("packet_type", ASSIGNMENTS, ids=str)
 
@@ -323,8 +323,8 @@ each_assignment = pytest.mark.parametrize("packet_type", ASSIGNMENTS, ids=str)
 @pytest.mark.parametrize(
     ("dialect", "packet_type"), [("gearmand", GRAB_JOB_ALL), ("geard", GRAB_JOB_UNIQ), ("perl", GRAB_JOB)]
 )
-def test_a_job_is_asked_for_in_the_servers_words(dialect: str, packet_type: PacketType) -> None:
-    """The request that tells most, of those that it answers (H6)."""
+def test_grab_sends_request_of_dialect(dialect: str, packet_type: PacketType) -> None:
+    """Of the requests that the server answers, the one whose answer says most (H6)."""
     net = Net(dialect)
     net.connection.grab()
     assert (net.server.received(), net.connection.grabs) == ([(packet_type, [])], 1)
@@ -333,17 +333,17 @@ def test_a_job_is_asked_for_in_the_servers_words(dialect: str, packet_type: Pack
 @pytest.mark.guarantee(number=15)
 @each_assignment
 @pytest.mark.parametrize("size", [1, 5, 1000])
-def test_a_job_comes_in_each_form_and_any_pieces(packet_type: PacketType, size: int) -> None:
+def test_assignment_is_received_in_each_form_and_fragmentation(packet_type: PacketType, size: int) -> None:
     packet, expected = ASSIGNMENTS[packet_type]
     net = Net()
     net.connection.grab()
     in_pieces(net, packet, size)
-    assert net.receiver.told() == [("assigned", 0, *expected)]
+    assert net.receiver.new_events() == [("assigned", 0, *expected)]
 
 
 @pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("workload", [b"", b"\0", b"\0RES\0\0\0\x0b" * 3, bytes(range(256)) * 1000])
-def test_a_workload_comes_out_as_it_went_in(workload: bytes) -> None:
+def test_workload_is_received_unchanged(workload: bytes) -> None:
     net = Net()
     for _ in ASSIGNMENTS:
         net.connection.grab()
@@ -355,17 +355,17 @@ def test_a_workload_comes_out_as_it_went_in(workload: bytes) -> None:
         ]
     )
     in_pieces(net, stream, 4096)
-    assert [event[-1] for event in net.receiver.told()] == [workload] * 3
+    assert [event[-1] for event in net.receiver.new_events()] == [workload] * 3
 
 
-def test_each_answer_is_of_one_request() -> None:
-    """However many are out, and in one piece; the number is right by the time that the taker is told."""
+def test_each_answer_counts_for_one_request() -> None:
+    """Also if several come in one piece. The number is right by the time of each report."""
     net = Net()
     for _ in range(4):
         net.connection.grab()
     packets = [ASSIGNMENTS[JOB_ASSIGN_UNIQ][0], NO_JOB.response(), ASSIGNMENTS[JOB_ASSIGN_ALL][0], NO_JOB.response()]
     net.server.send(*packets)
-    assert [event[:2] for event in net.receiver.told()] == [
+    assert [event[:2] for event in net.receiver.new_events()] == [
         ("assigned", 3),
         ("no_job", 2),
         ("assigned", 1),
@@ -381,13 +381,13 @@ def test_each_answer_is_of_one_request() -> None:
     [NO_JOB.response(), *(packet for packet, _ in ASSIGNMENTS.values())],
     ids=["NO_JOB", *map(str, ASSIGNMENTS)],
 )
-def test_an_answer_that_nobody_asked_for_ends_the_connection(packet: bytes, grabs: int) -> None:
-    """The taker hears of the one that was asked for, and then of the end."""
+def test_answer_without_request_closes_connection(packet: bytes, grabs: int) -> None:
+    """The receiver gets the answer that was requested, and then the end."""
     net = Net()
     for _ in range(grabs):
         net.connection.grab()
     net.server.send(packet * (grabs + 1))
-    assert [event[0] for event in net.receiver.told()][grabs:] == ["lost"]
+    assert [event[0] for event in net.receiver.new_events()][grabs:] == ["lost"]
     assert isinstance(net.connection.error, ProtocolError)
     assert "answers nothing" in str(net.connection.error)
     assert net.server.transport.aborted
@@ -397,54 +397,54 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection(packet: bytes, grab
 @pytest.mark.parametrize(
     "packet", [JOB_CREATED.response(H1), FENCED, WORK_COMPLETE.response(H1, b"")], ids=["JOB_CREATED", "STATUS", "WORK"]
 )
-def test_a_packet_for_clients_ends_the_connection(packet: bytes) -> None:
+def test_packet_for_clients_closes_connection(packet: bytes) -> None:
     net = Net()
     net.connection.grab()
     net.server.send(packet)
-    assert net.receiver.told() == [("lost", 1, [], 0, ProtocolError)]
+    assert net.receiver.new_events() == [("lost", 1, [], 0, ProtocolError)]
 
 
 @pytest.mark.guarantee(number=14)
-def test_the_largest_packet_is_the_callers_to_choose() -> None:
+def test_packet_over_max_packet_size_closes_connection() -> None:
     net = Net(max_packet_size=64)
     net.connection.grab()
     net.server.send(JOB_ASSIGN.response(H1, b"f", b"x" * 64))
-    assert net.receiver.told() == [("lost", 1, [], 0, ProtocolError)]
+    assert net.receiver.new_events() == [("lost", 1, [], 0, ProtocolError)]
 
 
 # Sleep.
 
 
-def test_a_sleeper_is_woken_once() -> None:
+def test_noop_wakes_sleeping_connection_once() -> None:
     net = Net()
     net.connection.sleep()
     assert (net.server.received(), net.connection.asleep) == ([(PRE_SLEEP, [])], True)
     net.server.send(NOOP.response(), NOOP.response())
-    assert (net.receiver.told(), net.connection.asleep) == ([("woken", False)], False)
+    assert (net.receiver.new_events(), net.connection.asleep) == ([("woken", False)], False)
 
 
-def test_a_noop_wakes_nobody_who_is_awake() -> None:
+def test_noop_is_ignored_if_connection_is_awake() -> None:
     net = Net()
     net.server.send(NOOP.response())
-    assert (net.receiver.told(), net.connection.error) == ([], None)
+    assert (net.receiver.new_events(), net.connection.error) == ([], None)
 
 
-def test_who_asks_is_awake() -> None:
-    """The server's NOOP may be under way by then, and tells nothing new."""
+def test_request_ends_sleep() -> None:
+    """The server's NOOP may be under way by then, and says nothing new."""
     net = Net()
     net.connection.sleep()
     net.connection.grab()
     assert not net.connection.asleep
     net.server.send(NOOP.response(), NO_JOB.response())
-    assert net.receiver.told() == [("no_job", 0)]
+    assert net.receiver.new_events() == [("no_job", 0)]
 
 
-def test_a_sleeper_can_sleep_again() -> None:
+def test_connection_can_sleep_again() -> None:
     net = Net()
     for _ in range(3):
         net.connection.sleep()
         net.server.send(NOOP.response())
-    assert net.receiver.told() == [("woken", False)] * 3
+    assert net.receiver.new_events() == [("woken", False)] * 3
 
 
 # A server that does not answer.
@@ -452,7 +452,7 @@ def test_a_sleeper_can_sleep_again() -> None:
 
 @pytest.mark.guarantee(number=17)
 @pytest.mark.parametrize("grabs", [1, 3])
-def test_a_server_that_answers_no_request_for_a_job_is_dropped(grabs: int) -> None:
+def test_unanswered_requests_close_connection_after_server_timeout(grabs: int) -> None:
     net = Net()
     connection, server = net.connection, net.server
     for _ in range(grabs):
@@ -460,13 +460,13 @@ def test_a_server_that_answers_no_request_for_a_job_is_dropped(grabs: int) -> No
     net.wait(SECONDS - 1)
     assert connection.error is None
     net.wait(SECONDS / PROBES_PER_PERIOD + 1)  # it looks as often, and has looked at the handshake before
-    assert net.receiver.told() == [("lost", grabs, [], 0, TimeoutError)]
+    assert net.receiver.new_events() == [("lost", grabs, [], 0, TimeoutError)]
     assert str(SECONDS) in str(connection.error)
     assert server.transport.aborted
 
 
-def test_a_server_is_patiently_waited_for_while_it_answers() -> None:
-    """One after the other, with some always out."""
+def test_each_answer_restarts_server_timeout() -> None:
+    """Though a request is always unanswered."""
     net = Net()
     connection = net.connection
     connection.grab()
@@ -480,8 +480,8 @@ def test_a_server_is_patiently_waited_for_while_it_answers() -> None:
 
 
 @pytest.mark.guarantee(number=17)
-def test_a_server_that_is_slow_with_a_large_job_is_waited_for() -> None:
-    """Else the next one would get it, and drop its server for it in turn."""
+def test_each_piece_of_large_job_restarts_server_timeout() -> None:
+    """Else another worker would get the job, and close its connection in turn."""
     net = Net()
     connection = net.connection
     connection.grab()
@@ -489,12 +489,12 @@ def test_a_server_that_is_slow_with_a_large_job_is_waited_for() -> None:
     for place in range(len(packet)):
         net.wait(SECONDS - 1)
         net.server.send(packet[place : place + 1])
-    assert (net.receiver.told(), connection.error) == ([("assigned", 0, *expected)], None)
+    assert (net.receiver.new_events(), connection.error) == ([("assigned", 0, *expected)], None)
 
 
 @pytest.mark.guarantee(number=17)
-def test_a_question_has_its_time_on_a_workers_connection_too() -> None:
-    """Asked while no job is; and the connection is busy with it."""
+def test_unanswered_fence_closes_connection_after_server_timeout() -> None:
+    """Also while no job is requested; and the connection is busy until then."""
     net = Net()
     connection = net.connection
     net.wait(2 * SECONDS)
@@ -508,8 +508,8 @@ def test_a_question_has_its_time_on_a_workers_connection_too() -> None:
 
 @pytest.mark.guarantee(number=10)
 @each_dialect
-def test_a_heartbeat_asks_in_silence_and_drops_who_is_gone(dialect: str) -> None:
-    """A worker that sleeps may be silent for long; its jobs would be nobody's until the server comes to know."""
+def test_heartbeat_asks_in_silence_and_closes_dead_connection(dialect: str) -> None:
+    """A worker that sleeps may be silent for long, and the server would keep its jobs assigned to it."""
     net = Net(dialect, heartbeat=8.0)
     connection, server = net.connection, net.server
     job = net.assign(H1)
@@ -520,13 +520,13 @@ def test_a_heartbeat_asks_in_silence_and_drops_who_is_gone(dialect: str) -> None
         packets = server.received()
         assert packets == [(ECHO_REQ, [b""]), FENCE]
         server.send(*map(answer, packets[dialect == "geard" :]))  # which leaves an ECHO_REQ unanswered (H6)
-    assert (connection.error, net.receiver.told()) == (None, [])
+    assert (connection.error, net.receiver.new_events()) == (None, [])
     net.wait(20.25)
-    assert net.receiver.told() == [("lost", 0, [job], 0, TimeoutError)]
+    assert net.receiver.new_events() == [("lost", 0, [job], 0, TimeoutError)]
     assert server.transport.aborted
 
 
-def test_without_a_heartbeat_nobody_is_asked() -> None:
+def test_no_echo_is_sent_without_heartbeat() -> None:
     net = Net()
     net.connection.sleep()
     net.server.received()
@@ -535,7 +535,7 @@ def test_without_a_heartbeat_nobody_is_asked() -> None:
 
 
 @pytest.mark.guarantee(number=10)
-def test_a_sleeping_worker_waits_without_a_timer() -> None:
+def test_sleeping_connection_has_no_timer() -> None:
     net = Net()
     connection = net.connection
     connection.grab()
@@ -548,26 +548,26 @@ def test_a_sleeping_worker_waits_without_a_timer() -> None:
     assert isinstance(connection.error, TimeoutError)
 
 
-def test_an_answer_that_came_while_the_reactor_was_blocked_counts() -> None:
+def test_answer_that_came_while_reactor_was_blocked_counts() -> None:
     """A function of another server's job may block for long. Timers then run before sockets are read."""
     net = Net()
     connection, server = net.connection, net.server
     connection.grab()
     net.clock.advance(SECONDS + 1)
     server.send(NO_JOB.response())
-    assert (net.receiver.told(), connection.error) == ([("no_job", 0)], None)
+    assert (net.receiver.new_events(), connection.error) == ([("no_job", 0)], None)
 
 
-# What is said of a job.
+# What is sent for a job.
 
 EXCEPTION = (WORK_EXCEPTION, [H1, b"bo\0om"])
 
-NEWS: list[tuple[Callable[[GearmanWorkerProtocol], None], Packet]] = [
+OPEN: list[tuple[Callable[[GearmanWorkerProtocol], None], Packet]] = [
     (lambda connection: connection.work_data(H1, b"a\0b"), (WORK_DATA, [H1, b"a\0b"])),
     (lambda connection: connection.work_warning(H1, b"a\0b"), (WORK_WARNING, [H1, b"a\0b"])),
     (lambda connection: connection.work_status(H1, 3, 8), (WORK_STATUS, [H1, b"3", b"8"])),
 ]
-ENDS: list[tuple[Callable[[GearmanWorkerProtocol], None], Packet]] = [
+ENDING: list[tuple[Callable[[GearmanWorkerProtocol], None], Packet]] = [
     (lambda connection: connection.work_complete(H1, b"a\0b"), (WORK_COMPLETE, [H1, b"a\0b"])),
     (lambda connection: connection.work_fail(H1), (WORK_FAIL, [H1])),
 ]
@@ -575,23 +575,27 @@ ENDS: list[tuple[Callable[[GearmanWorkerProtocol], None], Packet]] = [
 
 @pytest.mark.guarantee(number=15)
 @each_dialect
-@pytest.mark.parametrize(("say", "packet"), NEWS, ids=["data", "warning", "status"])
-def test_news_of_a_job(dialect: str, say: Callable[[GearmanWorkerProtocol], None], packet: Packet) -> None:
+@pytest.mark.parametrize(("send", "packet"), OPEN, ids=["data", "warning", "status"])
+def test_data_warning_and_status_keep_job(
+    dialect: str, send: Callable[[GearmanWorkerProtocol], None], packet: Packet
+) -> None:
     net = Net(dialect)
     net.assign(H1)
     net.assign(H2)
-    say(net.connection)
+    send(net.connection)
     assert (net.server.received(), net.connection.in_flight) == ([packet], 2)
 
 
 @pytest.mark.guarantee(number=12)
 @each_dialect
-@pytest.mark.parametrize(("say", "packet"), ENDS, ids=["complete", "fail"])
-def test_the_end_of_a_job(dialect: str, say: Callable[[GearmanWorkerProtocol], None], packet: Packet) -> None:
+@pytest.mark.parametrize(("send", "packet"), ENDING, ids=["complete", "fail"])
+def test_complete_and_fail_forget_job(
+    dialect: str, send: Callable[[GearmanWorkerProtocol], None], packet: Packet
+) -> None:
     net = Net(dialect)
     net.assign(H1)
     two = net.assign(H2)
-    say(net.connection)
+    send(net.connection)
     assert (net.server.received(), net.connection.jobs) == ([packet], {H2: two})
 
 
@@ -600,8 +604,8 @@ def test_the_end_of_a_job(dialect: str, say: Callable[[GearmanWorkerProtocol], N
     ("dialect", "packets"),
     [("gearmand", [EXCEPTION]), ("geard", [EXCEPTION]), ("perl", [EXCEPTION, (WORK_FAIL, [H1])])],
 )
-def test_an_exception_is_the_end_of_a_job_on_each_server(dialect: str, packets: list[Packet]) -> None:
-    """On perl's a WORK_FAIL must follow, and nowhere else (docs/gearman.md §4, H13)."""
+def test_exception_ends_job_in_each_dialect(dialect: str, packets: list[Packet]) -> None:
+    """At perl's server a WORK_FAIL must follow, and at no other (docs/gearman.md §4, H13)."""
     net = Net(dialect)
     net.assign(H1)
     two = net.assign(H2)
@@ -609,8 +613,8 @@ def test_an_exception_is_the_end_of_a_job_on_each_server(dialect: str, packets: 
     assert (net.server.received(), net.connection.jobs) == (packets, {H2: two})
 
 
-def test_the_end_of_a_job_that_the_connection_does_not_keep_is_sent() -> None:
-    """Such as the refusal of one that the taker never had."""
+def test_end_of_unknown_job_is_sent() -> None:
+    """Such as the refusal of a job whose function is not registered."""
     net = Net()
     net.connection.work_fail(H1)
     assert net.server.received() == [(WORK_FAIL, [H1])]
@@ -619,23 +623,23 @@ def test_the_end_of_a_job_that_the_connection_does_not_keep_is_sent() -> None:
 @pytest.mark.guarantee(number=3)
 @each_dialect
 @pytest.mark.parametrize("text", [b"Job given in work result not found", b"", b"{0} {nothing} \xff\0"])
-def test_an_error_after_the_handshake_is_logged_and_hits_nothing(dialect: str, text: bytes) -> None:
+def test_error_after_handshake_is_logged_and_changes_nothing(dialect: str, text: bytes) -> None:
     """It is about a packet that has no answer: the server has given the job to another worker (docs/gearman.md §8)."""
     net = Net(dialect)
     net.connection.grab()
     net.assign(H1)
     with capturedLogs() as events:
         net.server.send(ERROR.response(b"JOB_NOT_FOUND", text))
-    told = [(event["address"], event["code"]) for event in events if "code" in event]
-    assert told == [("server", "JOB_NOT_FOUND")]
-    assert (net.receiver.told(), net.connection.error, net.connection.grabs, net.connection.in_flight) == (
+    received = [(event["address"], event["code"]) for event in events if "code" in event]
+    assert received == [("server", "JOB_NOT_FOUND")]
+    assert (net.receiver.new_events(), net.connection.error, net.connection.grabs, net.connection.in_flight) == (
         [],
         None,
         1,
         1,
     )
     net.server.send(NO_JOB.response())
-    assert net.receiver.told() == [("no_job", 0)]
+    assert net.receiver.new_events() == [("no_job", 0)]
 
 
 # The end of a connection.
@@ -657,24 +661,24 @@ STOP = ClientStopped()
     ],
     ids=["lost", "closed by the server", "closed", "aborted", "stopped", "garbage"],
 )
-def test_the_taker_learns_once_what_is_lost(end: Callable[[Net], object], error: type[Exception]) -> None:
-    """The jobs, and the number of requests; the connection has no jobs any more by then."""
+def test_receiver_gets_lost_jobs_and_requests_once(end: Callable[[Net], object], error: type[Exception]) -> None:
+    """By then the connection has no jobs any more."""
     net = Net()
     net.connection.grab()
     net.connection.grab()
     one, two = net.assign(H1), net.assign(H2)
     connection = net.connection
     end(net)
-    assert net.receiver.told() == [("lost", 2, [one, two], 0, error)]
+    assert net.receiver.new_events() == [("lost", 2, [one, two], 0, error)]
     assert (connection.grabs, connection.jobs) == (0, {})
     net.clock.advance(0)
     connection.abort(BOOM)
-    assert net.receiver.told() == []
+    assert net.receiver.new_events() == []
 
 
 @pytest.mark.guarantee(number=11)
 @each_dialect
-def test_nothing_is_left_after_a_stop(dialect: str) -> None:
+def test_stop_leaves_no_timer(dialect: str) -> None:
     """Of a connection that awaits an answer, and of one that awaits its handshake."""
     for net in (Net(dialect), Net(None)):
         if net.connection.ready:
@@ -689,82 +693,82 @@ def test_nothing_is_left_after_a_stop(dialect: str) -> None:
 @pytest.mark.parametrize(
     "packet", [NOOP.response(), NO_JOB.response(), *(packet for packet, _ in ASSIGNMENTS.values())]
 )
-def test_what_comes_while_it_closes_is_nothing(packet: bytes) -> None:
-    """A job among it is given to another worker, once the server sees the end of the connection."""
+def test_packet_during_close_is_ignored(packet: bytes) -> None:
+    """If it is a job, the server gives it to another worker, once it sees the end of the connection."""
     net = Net()
     net.connection.grab()
     net.connection.sleep()
     net.connection.close(STOP)
-    net.receiver.told()
+    net.receiver.new_events()
     net.server.send(packet)
-    assert (net.receiver.told(), net.connection.grabs) == ([], 0)
+    assert (net.receiver.new_events(), net.connection.grabs) == ([], 0)
 
 
-def test_what_came_before_a_close_in_the_same_piece_is_told_and_nothing_after_it() -> None:
+def test_packet_behind_one_that_closes_connection_is_ignored() -> None:
     net = Net()
     net.connection.grab()
     net.connection.grab()
     net.receiver.no_job_received = lambda connection: connection.close(STOP)  # type: ignore[method-assign]
     net.server.send(NO_JOB.response(), ASSIGNMENTS[JOB_ASSIGN_ALL][0])
-    assert net.receiver.told() == [("lost", 1, [], 0, ClientStopped)]
+    assert net.receiver.new_events() == [("lost", 1, [], 0, ClientStopped)]
 
 
 class Fickle(GearmanWorkerProtocol):
-    """Wants nothing of a server that leaves its own request unanswered."""
+    """Closes the connection if the server leaves its request unanswered."""
 
     def send_opening(self) -> None:
         asked: Deferred[Any] = self.request(GRAB_JOB_ALL, answer=NO_JOB)
         asked.addErrback(lambda _: self.close(STOP))
 
 
-def test_a_connection_that_was_closed_in_its_handshake_does_not_get_ready() -> None:
-    """A handshake is a subclass's to change, and may come to that."""
+def test_connection_that_is_closed_in_handshake_is_not_reported_ready() -> None:
+    """As a subclass may do it in its handshake."""
     net = Net()
     net.factory.protocol = Fickle
     net.receiver.functions = [(b"f", None)]
     net.reconnect("geard")
-    assert (net.server.received(), net.receiver.told()) == ([], [("lost", 0, [], 0, ClientStopped)])
+    assert (net.server.received(), net.receiver.new_events()) == ([], [("lost", 0, [], 0, ClientStopped)])
 
 
 class Closing:
-    """An observer who wants the connection no more."""
+    """A listener that closes the connection once it is ready."""
 
     def connection_ready(self, connection: GearmanProtocol) -> None:
         connection.close(STOP)
 
     def connection_down(self, factory: GearmanFactory[GearmanWorkerProtocol], error: Exception) -> None:
-        """It knows."""
+        """Nothing is left to do."""
 
 
-def test_a_connection_that_its_observer_closes_is_not_told_as_ready_after_its_end() -> None:
-    """The taker would ask it for jobs for ever."""
+def test_connection_that_listener_closes_is_not_reported_ready() -> None:
+    """Else it would be asked for jobs for ever."""
     net = Net(None, listener=Closing())
     net.server.send(HELLO["gearmand"])
-    assert [event[0] for event in net.receiver.told()][-1] == "lost"
+    assert [event[0] for event in net.receiver.new_events()][-1] == "lost"
 
 
-def test_a_failed_attempt_is_nothing_to_the_taker() -> None:
+def test_failed_attempt_is_not_reported_to_receiver() -> None:
     """There was no connection."""
     net = Net()
     net.endpoint.black_hole = True
     net.server.lose()
-    net.receiver.told()
+    net.receiver.new_events()
     net.wait(3 * SECONDS)
     assert net.endpoint.attempts > 2
-    assert (len(net.endpoint.connections), net.receiver.told()) == (1, [])
+    assert (len(net.endpoint.connections), net.receiver.new_events()) == (1, [])
 
 
-def test_the_global_reactor_is_the_default() -> None:
+def test_global_reactor_is_default() -> None:
     from twisted.internet import reactor
 
     assert GearmanWorkerFactory(receiver=Receiver(), registrar=Receiver()).reactor is reactor
 
 
-# A connection that is used no more.
+# Retired connections.
 
 
-def test_a_connection_with_jobs_is_busy_until_the_last_is_done() -> None:
-    """And what is said of it is written by then."""
+def test_connection_with_jobs_is_busy_until_last_ends() -> None:
+    """By then what was sent for it is written."""
     net = Net()
     connection = net.connection
     left: list[list[Packet]] = []
@@ -775,7 +779,7 @@ def test_a_connection_with_jobs_is_busy_until_the_last_is_done() -> None:
     assert (connection.busy, left) == (False, [[(WORK_COMPLETE, [H1, b"r"])]])
 
 
-def test_a_connection_that_asked_in_vain_is_left_at_the_answer() -> None:
+def test_retired_connection_is_idle_after_last_answer() -> None:
     net = Net()
     net.connection.grab()
     left: list[bool] = []
@@ -785,11 +789,11 @@ def test_a_connection_that_asked_in_vain_is_left_at_the_answer() -> None:
     assert left == [True]
 
 
-def test_the_taker_is_told_when_the_server_takes_something_again() -> None:
-    """And who waits for that to say more of a job."""
+def test_receiver_learns_when_connection_is_drained() -> None:
+    """So does who waits for it before sending more."""
     net = Net()
     net.connection.pauseProducing()
     waiting = outcome(net.connection.when_drained())
-    assert (net.receiver.told(), waiting) == ([], [])
+    assert (net.receiver.new_events(), waiting) == ([], [])
     net.connection.resumeProducing()
-    assert (net.receiver.told(), waiting) == ([("drained", False)], [None])
+    assert (net.receiver.new_events(), waiting) == ([("drained", False)], [None])
