@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import deferLater
 
 from txgearman import (
@@ -42,6 +43,7 @@ from .harness import (
     packets_since,
     results,
     running_jobs,
+    scheduler_of,
     slots_held,
     slots_of_group,
     submit,
@@ -116,6 +118,16 @@ def test_connections_take_turns_if_there_is_one_slot(server: MemoryJobServer) ->
     server.worker(second, max_jobs=1).register_function("f", lambda job: order.append(job.handle.server))
     server.advance()
     assert order == ["endpoint:0", "endpoint:1"] * 4 or order == ["endpoint:1", "endpoint:0"] * 4
+
+
+def test_connection_that_is_drained_before_it_is_ready_is_not_asked(server: MemoryJobServer) -> None:
+    worker = server.worker()
+    worker.register_function("f", do_nothing)
+    server.advance()
+    start = len(packets_received(server))
+    unready: Any = object()
+    scheduler_of(worker).connection_drained(unready)
+    assert packets_since(server, start) == []
 
 
 @pytest.mark.guarantee(number=18)
@@ -501,6 +513,47 @@ def test_lost_connection_frees_slots_of_its_requests(server: MemoryJobServer) ->
     assert (slots_held(worker), slots_of_group(worker)) == (1, 1)
     server.drop_connections()
     assert (slots_held(worker), slots_of_group(worker)) == (0, 0)
+
+
+@pytest.mark.guarantee(number=18)
+@pytest.mark.parametrize("limit", [None, 1])
+def test_lost_connection_that_held_the_slot_lets_job_of_another_server_start_at_once(
+    server: MemoryJobServer, second: MemoryJobServer, limit: int | None
+) -> None:
+    """Not only at the next poll."""
+    worker = server.worker(second, max_jobs=1 if limit is None else 2)
+    worker.register_function("f", lambda job: b"done", max_jobs=limit)
+    server.advance()
+    with server.leave_unanswered(GRAB_JOB_ALL):
+        server.advance(POLL_INTERVAL)
+    assert slots_held(worker) == 1
+    done = outcome(second.client().add_task("f"))
+    server.advance()
+    assert done == []
+    server.drop_connections()
+    server.advance(0)
+    assert done == [b"done"]
+
+
+@pytest.mark.guarantee(number=18)
+def test_connection_that_closes_while_another_one_is_asked_frees_its_slots(
+    server: MemoryJobServer, second: MemoryJobServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an endpoint's transport may do it while it is written to."""
+    worker = server.worker(second, max_jobs=2)
+    worker.register_function("f", do_nothing)
+    server.advance()
+    first, last = group_of(worker).states
+
+    def grab_and_close(count: int) -> None:
+        last.abort(ConnectionLost())
+        type(first).grab(first, count)
+
+    monkeypatch.setattr(first, "grab", grab_and_close)
+    worker.register_function("g", do_nothing)
+    assert (first.grabs, last.grabs, slots_held(worker)) == (1, 0, 1)
+    server.advance()
+    assert slots_held(worker) == 0
 
 
 def test_unanswered_request_closes_connection_after_server_timeout(server: MemoryJobServer) -> None:

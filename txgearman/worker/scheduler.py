@@ -53,6 +53,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     :ivar slots: how many jobs are requested or run, of all that may.
     :ivar runner: runs the jobs.
     :ivar unlimited: the group of the functions that have no limit of their own.
+    :ivar limited: the groups of the others, by the functions' names on the wire.
     :ivar drain_timeout: seconds that running jobs get to end when the worker is stopped.
     """
 
@@ -84,7 +85,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         self._may_be_asked = GrabQueue()
         self._requests = count()
         self.unlimited = self._new_group([])
-        self._limited: dict[bytes, FunctionGroup] = {}
+        self.limited: dict[bytes, FunctionGroup] = {}
         # The groups that were left and drain, each with the timer that ends that, if there is one.
         self._leaving: dict[FunctionGroup, IDelayedCall | None] = {}
 
@@ -99,12 +100,12 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
             self._grab_jobs()
         else:
             limit = FunctionLimit(function.wire_name, function.max_jobs)
-            group = self._limited[function.wire_name] = self._new_group([function], limit)
+            group = self.limited[function.wire_name] = self._new_group([function], limit)
             self._connect(group)
 
     def remove_function(self, function: Function) -> None:
         """Stop offering a function. Its jobs that run go on."""
-        group = self._limited.pop(function.wire_name, None)
+        group = self.limited.pop(function.wire_name, None)
         if group is not None:
             self._leave(group)
         elif not self.unlimited.remove(function):
@@ -134,7 +135,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     def server_infos(self) -> list[ServerInfo]:
         """Return how each job server is, with the jobs of all groups."""
         infos = [server.info() for server in self.unlimited.servers]
-        for group in [*self._limited.values(), *self._leaving]:
+        for group in [*self.limited.values(), *self._leaving]:
             others = (server.info().in_flight for server in group.servers)
             infos = [replace(info, in_flight=info.in_flight + more) for info, more in zip(infos, others, strict=True)]
         return infos
@@ -160,8 +161,8 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
             self._poll = None
             old = self._groups()
             self.unlimited = self._new_group(self.unlimited.functions.values())
-            self._limited = {
-                name: self._new_group(group.functions.values(), group.limit) for name, group in self._limited.items()
+            self.limited = {
+                name: self._new_group(group.functions.values(), group.limit) for name, group in self.limited.items()
             }
             for group in old:
                 self._leave(group)
@@ -186,7 +187,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
 
     def _groups(self) -> list[FunctionGroup]:
         """Return the groups by which jobs are requested."""
-        return [self.unlimited, *self._limited.values()]
+        return [self.unlimited, *self.limited.values()]
 
     def _connect(self, group: FunctionGroup) -> None:
         if self._started:
@@ -378,7 +379,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
             self._stop_if_done(group)
         if group.limit is not None:
             # It may be another group by now: jobs of a function that was registered again count for its limit.
-            current = self._limited.get(group.limit.function)
+            current = self.limited.get(group.limit.function)
             if current is not None and current.at_limit.states:
                 self._lift_limit(current)
 
