@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -81,6 +82,29 @@ def test_server_shows_client_id(server: MemoryJobServer) -> None:
     worker.register_function("a", lambda job: None)
     worker.register_function("b", lambda job: None, max_jobs=1)
     assert offers(server) == [("thumbs-1", {"a"}), ("thumbs-1", {"b"})]
+
+
+# Members.
+
+
+@pytest.mark.parametrize(
+    ("kind", "members"),
+    [
+        (GearmanWorker, {"job_servers", "register_function", "servers", "unregister_function"}),
+        (
+            Job,
+            {"function", "handle", "reducer", "unique", "workload", "ended", "complete", "fail"}
+            | {"send_data", "send_exception", "send_status", "send_warning", "when_drained"},
+        ),
+    ],
+)
+def test_public_members_are_those_of_the_reference(kind: type[object], members: set[str]) -> None:
+    """Besides those of a service of Twisted."""
+    assert {name for name in dir(kind) if not name.startswith("_")} - set(dir(Service)) == members
+
+
+def test_worker_has_no_public_attributes_but_those_of_a_service() -> None:
+    assert {name for name in vars(GearmanWorker(["localhost"])) if not name.startswith("_")} <= {"name", "parent"}
 
 
 # Defaults.
