@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from .daemons import Gearmand
-from .test_examples import example_worker, output, run
+from .test_examples import DEADLINE, example_worker, output, run
 
 __all__ = ["Pool", "check", "pool", "promises"]
 
@@ -50,12 +50,16 @@ class Pool:
         return re.sub(r"\b473[01]\b", lambda match: self._ports[match[0]], text)
 
 
+ALL_BLOCKS = 10 * DEADLINE
+"""Seconds that all scripts of a module may take together."""
+
+
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
     with ExitStack() as stack:
         servers = [stack.enter_context(Gearmand()) for _ in range(2)]
         for server in servers:
-            stack.enter_context(example_worker(server.address))
+            stack.enter_context(example_worker(server.address, deadline=ALL_BLOCKS))
         yield Pool(*servers)
 
 

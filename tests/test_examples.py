@@ -59,7 +59,7 @@ def output(result: subprocess.CompletedProcess[str]) -> str:
 class Running:
     """Python with these arguments, running until the end of the `with`. Killed when it takes too long."""
 
-    def __init__(self, *arguments: str | Path, cwd: Path = ROOT, **variables: str) -> None:
+    def __init__(self, *arguments: str | Path, cwd: Path = ROOT, deadline: float = DEADLINE, **variables: str) -> None:
         self._process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=cwd,
@@ -68,7 +68,7 @@ class Running:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
         )
-        self._deadline = threading.Timer(DEADLINE, self._process.kill)
+        self._deadline = threading.Timer(deadline, self._process.kill)
         self._deadline.daemon = True
         self.said = ""
 
@@ -99,9 +99,9 @@ class Running:
 
 
 @contextmanager
-def example_worker(address: str) -> Iterator[Running]:
+def example_worker(address: str, deadline: float = DEADLINE) -> Iterator[Running]:
     """examples/worker.py, at a server."""
-    with Running(EXAMPLES / "worker.py", "--server", address) as worker:
+    with Running(EXAMPLES / "worker.py", "--server", address, deadline=deadline) as worker:
         worker.await_line("at your service")
         yield worker
 
