@@ -646,8 +646,8 @@ def test_tls_options_without_tls_address_are_refused(kind: Any, certificates: Ce
 
 @pytest.mark.guarantee(number=8)
 def test_host_that_is_invalid_in_certificates_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"job_servers: the host must be valid in a certificate, not 'a\.\.b'"):
-        GearmanClient(["tls:a..b:4730"])
+    with pytest.raises(ValueError, match=r"job_servers: the host must be valid in a certificate, not 'a_b'"):
+        GearmanClient(["tls:a_b:4730"])
 
 
 def test_options_are_a_value(certificates: Certificates) -> None:

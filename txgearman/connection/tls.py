@@ -172,7 +172,10 @@ class TLSOptions:
             creator = optionsForClientTLS(name, trustRoot=self._trust, extraCertificateOptions=self._extra)
             return _Verifier(creator, name)
         except ValueError as error:  # UnicodeError among them
-            raise ValueError(f"{argument}: the host must be valid in a certificate, not {name!r}: {error}") from error
+            other = "" if argument == "server_name" else "; TLSOptions(server_name=...) sets another name"
+            raise ValueError(
+                f"{argument}: the host must be valid in a certificate, not {name!r}: {error}{other}"
+            ) from error
 
 
 class ServerConnection(Interface):
