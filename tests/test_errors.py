@@ -49,7 +49,11 @@ PARENTS: dict[type[Exception], type[Exception]] = {
     TaskTimedOut: TaskError,
 }
 
-CLASSES = {error.__name__: error for _, error in inspect.getmembers(errors, inspect.isclass)}
+CLASSES = {
+    error.__name__: error
+    for _, error in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(error, BaseException)
+}
 
 
 def drawn_tree() -> dict[str, str]:

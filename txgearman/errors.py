@@ -21,14 +21,23 @@
 
 They report what happened at a server, a worker or on a connection. Invalid arguments raise the builtin ``TypeError`` or
 ``ValueError`` at the call.
+
+Each can be pickled and copied, with its attributes and its ``__cause__``. A pickled `TaskError` has a frozen copy of
+its task, whose workload is empty; a copied one has the same task. ``__init__`` is not called again: a subclass may have
+other arguments, but what it keeps in attributes must be picklable. A cause that can't be pickled becomes a
+`GearmanError` with its text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Final
+import pickle
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from typing import ClassVar, Final, TypeAlias, TypeVar
 
-from .models import TaskInfo, decode_text
+from typing_extensions import Self
+
+from .models import TaskInfo, TaskSnapshot, decode_text
 
 __all__ = [
     "ClientStopped",
@@ -53,6 +62,14 @@ _QUEUE_FULL: Final = "QUEUE_ERROR"  # docs/gearman.md §3
 
 _MAX_DATA_SHOWN: Final = 200  # bytes of WORK_EXCEPTION data in the text of the error
 
+E = TypeVar("E", bound=BaseException)
+
+_Reduced: TypeAlias = "tuple[object, tuple[object, ...], dict[str, object]]"
+"""What pickle takes: a callable, its arguments, and the attributes of what it returns."""
+
+_Content: TypeAlias = "tuple[tuple[object, ...], dict[str, object]]"
+"""``args`` and attributes of an exception."""
+
 
 class GearmanError(Exception):
     """Base of all exceptions of txgearman."""
@@ -63,6 +80,31 @@ class GearmanError(Exception):
     def retriable(self) -> bool:
         """Whether a task that failed with this error is resubmitted, if it has ``retries`` left."""
         return self._retriable
+
+    def __reduce__(self) -> _Reduced:
+        args, state = self._portable_content()
+        cause = None if self.__cause__ is None else _portable(self.__cause__)
+        return _restore, (type(self), args, cause), state
+
+    def _portable_content(self) -> _Content:
+        """Return ``args`` and attributes as they are pickled."""
+        return self.args, vars(self)
+
+    def __copy__(self) -> Self:
+        return self._copy_with(self.args, vars(self))
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        memo.update((id(kept), kept) for kept in self._kept_by_copies())
+        return self._copy_with(*deepcopy((self.args, vars(self)), memo))
+
+    def _kept_by_copies(self) -> Iterable[object]:
+        """Return the objects that a deep copy has in common with this error."""
+        return ()
+
+    def _copy_with(self, args: tuple[object, ...], attributes: Mapping[str, object]) -> Self:
+        copied = _restore(type(self), args, self.__cause__)
+        vars(copied).update(attributes)
+        return copied
 
 
 class ProtocolError(GearmanError):
@@ -124,11 +166,18 @@ class NoServersAvailable(GearmanError):
     _retriable = True
 
     def __init__(self, reasons: Mapping[str, BaseException]) -> None:
-        super().__init__(reasons)
         self.reasons = dict(reasons)
+        super().__init__(self.reasons)
 
     def __str__(self) -> str:
         return "; ".join(f"{address}: {reason}" for address, reason in self.reasons.items())
+
+    def _portable_content(self) -> _Content:
+        reasons = {address: _portable(reason) for address, reason in self.reasons.items()}
+        return _replaced(self, {id(self.reasons): reasons})
+
+    def _kept_by_copies(self) -> Iterable[object]:
+        return self.reasons.values()
 
 
 class ClientStopped(GearmanError):
@@ -152,7 +201,7 @@ class JobEnded(GearmanError):
 class TaskError(GearmanError):
     """A task ended without a result.
 
-    :ivar task: the task: a `TaskInfo`.
+    :ivar task: the task: a `TaskInfo`. That of an error that was pickled is a frozen copy with an empty workload.
     """
 
     def __init__(self, task: TaskInfo) -> None:
@@ -161,6 +210,12 @@ class TaskError(GearmanError):
 
     def __str__(self) -> str:
         return f"{self.task}: {self._what()}"
+
+    def _portable_content(self) -> _Content:
+        return _replaced(self, {id(self.task): TaskSnapshot.of(self.task)})
+
+    def _kept_by_copies(self) -> Iterable[object]:
+        return (self.task,)
 
     def _what(self) -> str:
         return "failed"
@@ -243,3 +298,46 @@ class TaskTimedOut(TaskError):
 
     def _what(self) -> str:
         return "timed out"
+
+
+def _restore(cls: type[E], args: tuple[object, ...], cause: BaseException | None = None) -> E:
+    """Return an exception as it was, apart from its attributes.
+
+    Python itself would call the class with ``args``, which fails if ``__init__`` takes others.
+    """
+    error = cls.__new__(cls, *args)
+    error.args = args
+    if cause is not None:
+        error.__cause__ = cause
+    return error
+
+
+def _replaced(error: BaseException, others: Mapping[int, object]) -> _Content:
+    """Return ``args`` and attributes of an exception, with other objects for those that have these ids."""
+    args = tuple(others.get(id(value), value) for value in error.args)
+    return args, {name: others.get(id(value), value) for name, value in vars(error).items()}
+
+
+class _Restorable:
+    """Pickles as an exception that is restored without a call of its ``__init__``."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> _Reduced:
+        return _restore, (type(self._error), self._error.args), vars(self._error)
+
+
+def _portable(error: BaseException) -> object:
+    """Return what is pickled for an error: the error, or a way to restore it, or else another one with its text."""
+    if isinstance(error, GearmanError):
+        return error
+    return next(filter(lambda way: _survives(way, error), (error, _Restorable(error))), GearmanError(str(error)))
+
+
+def _survives(way: object, error: BaseException) -> bool:
+    try:
+        copied = pickle.loads(pickle.dumps(way))  # noqa: S301  # what was pickled here
+    except Exception:  # whatever the attributes of somebody else's exception raise
+        return False
+    return type(copied) is type(error) and str(copied) == str(error)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-__all__ = ["JobHandle", "JobStatus", "Priority", "TaskInfo", "decode_text"]
+__all__ = ["JobHandle", "JobStatus", "Priority", "TaskInfo", "TaskSnapshot", "decode_text"]
 
 
 def decode_text(text: str | bytes) -> str:
@@ -126,3 +126,50 @@ class TaskInfo(Protocol):
     @property
     def ended(self) -> bool:
         """Whether the task has its outcome."""
+
+
+@dataclass(frozen=True, repr=False)
+class TaskSnapshot:
+    """Frozen copy of a task: the `TaskInfo` of a `TaskError` that was pickled.
+
+    Its workload is empty, whatever the task's was: it may be large or secret, and reports of errors go far.
+    """
+
+    function: str | bytes
+    background: bool
+    unique: bytes
+    timeout: float | None
+    priority: Priority
+    at: int | None
+    retries: int
+    handle: JobHandle | None
+    server: str
+    attempt: int
+    ended: bool
+    workload: bytes = b""
+    text: str = ""
+    """The text of the task."""
+
+    @classmethod
+    def of(cls, task: TaskInfo) -> TaskSnapshot:
+        """Copy what may be read of a task."""
+        return cls(
+            function=task.function,
+            background=task.background,
+            unique=task.unique,
+            timeout=task.timeout,
+            priority=task.priority,
+            at=task.at,
+            retries=task.retries,
+            handle=task.handle,
+            server=task.server,
+            attempt=task.attempt,
+            ended=task.ended,
+            text=str(task),
+        )
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"<TaskSnapshot {self}>"
