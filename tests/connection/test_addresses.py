@@ -177,6 +177,7 @@ def test_ssl_with_hostname_or_as_endpoint_of_caller_is_accepted() -> None:
         ("tcp:jobs", "write 'jobs'"),
         ("::1", "write an IPv6 address in brackets, such as"),
         ("fe80::1:4730", "write an IPv6 address in brackets"),
+        ("1:2:3:4:5:6:7:8", "write an IPv6 address in brackets"),
         ("fe80::1%eth0", "write an IPv6 address in brackets"),
         ("TLS:jobs:4730", "write its prefix in lower case"),
         ("jobs/path", "write 'jobs' or 'jobs:4730', since servers have no path"),

@@ -16,6 +16,7 @@ from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from zope.interface import implementer
 
 from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
@@ -113,6 +114,52 @@ def test_tls_options_without_effect_are_refused(job_servers: Any) -> None:
     with pytest.raises(ValueError, match="tls must be None if job_servers has no address such as 'tls:host:port'"):
         ServerPool(job_servers, reactor, pool.make_factory, pool.changed, tls=TLSOptions())
     assert len(ServerPool([*job_servers, "tls:j"], reactor, pool.make_factory, pool.changed, tls=TLSOptions())) == 2
+
+
+def warnings_of(addresses: list[Any], later: list[Any] | None = None) -> list[str]:
+    """Return what a pool logs when its servers are set, or when they are changed later."""
+    pool = Pool()
+    texts: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: Any) -> None:
+        texts.append(f"{event['log_level'].name}: {formatEvent(event)}")
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        servers = ServerPool(addresses, reactor, pool.make_factory, pool.changed, tls=None)
+        if later is not None:
+            texts.clear()
+            servers.change(later)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    return [text for text in texts if "TLS" in text]
+
+
+MIXED = ["tls:a", "b", "tcp:c:1", "[::1]", "tcp:d:1:timeout=3", "tls:e:1:timeout=3", "unix:/run/f", "tls:4730"]
+
+
+def test_addresses_without_tls_beside_others_with_it_are_logged_by_name() -> None:
+    endpoint = TCP4ClientEndpoint(reactor, "jobs", 1)
+    (text,) = warnings_of([*MIXED, endpoint])
+    assert text.startswith("warn: job_servers has addresses without TLS beside others with TLS: ")
+    assert ": b, tcp:c:1, [::1], tcp:d:1:timeout=3, tls:4730; write 'tls:'" in text
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [["a", "b"], ["tls:a", "tls:b"], ["tls:a", "unix:/run/b"], ["tls:a", TCP4ClientEndpoint(reactor, "b", 1)]],
+)
+def test_addresses_all_plain_or_none_are_not_logged(addresses: list[Any]) -> None:
+    assert warnings_of(addresses) == []
+
+
+def test_change_of_servers_logs_new_plain_address_once() -> None:
+    assert warnings_of(["tls:a", "b"], ["tls:a", "b"]) == []
+    (text,) = warnings_of(["tls:a", "b"], ["tls:a", "b", "c"])
+    assert "with TLS: c; " in text
+    (text,) = warnings_of(["tls:a"], ["b", "tls:a"])
+    assert "with TLS: b; " in text
 
 
 @pytest.mark.guarantee(number=8)

@@ -16,7 +16,9 @@ from .tls import MISSING, TLSOptions
 __all__ = [
     "DEFAULT_PORT",
     "Address",
+    "is_plain",
     "parse_address",
+    "takes_tls_options",
 ]
 
 DEFAULT_PORT: Final = 4730
@@ -69,7 +71,10 @@ _HINTS: Final = tuple(
         (r"(tls:|tcp:)?[^@]*@([^@]+)", r"write '\1\2', since servers have no users"),
         (r"([^#]+)#(\d+)", r"write '\1:\2'"),
         (r"((?:tls:)?[\w.-]+):", r"write '\1' or '\1:4730'"),
-        (r"(?:tls:|tcp:)?(?=.*:.*:)[0-9a-fA-F.:]+(?:%.*)?", "write an IPv6 address in brackets, such as '[::1]:4730'"),
+        (
+            r"(?:tls:|tcp:)?(?=.*::|(?:[^:]+:){7})[0-9a-fA-F.:]+(?:%.*)?",
+            "write an IPv6 address in brackets, such as '[::1]:4730'",
+        ),
         (r"(?!tls|tcp|unix|ssl)(?i:tls|tcp|unix|ssl):.+", "write its prefix in lower case"),
         (r"((?:tls:)?[^/:]+)(?::\d+)?/.*", r"write '\1' or '\1:4730', since servers have no path"),
         (r"tcp:([\w.-]+)", r"write '\1'"),
@@ -133,6 +138,13 @@ def takes_tls_options(address: Address) -> bool:
     """Check whether an address requires TLS without having options of its own for it."""
     match = _HOST.fullmatch(address) if isinstance(address, str) else None
     return match is not None and match["tls"] is not None
+
+
+def is_plain(address: Address) -> bool:
+    """Check whether an address is that of a host without TLS, as far as its text says."""
+    if not isinstance(address, str):
+        return False
+    return address.startswith("tcp:") or (_HOST.fullmatch(address) is not None and not takes_tls_options(address))
 
 
 def _host_and_port(

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from ..errors import ClientStopped, NoServersAvailable, ServerError
 from ..packets import PacketType
-from .addresses import Address, parse_address, takes_tls_options
+from .addresses import Address, is_plain, parse_address, takes_tls_options
 from .connector import EndpointConnector
 from .factory import ConnectionListener, ConnectionT, GearmanFactory
 from .options import CONNECT_TIMEOUT
@@ -283,10 +283,24 @@ class ServerPool(Generic[ConnectionT]):
         if self._tls is not None and not any(map(takes_tls_options, addresses)):
             # Whoever passes TLS options does not want plain text.
             raise ValueError("tls must be None if job_servers has no address such as 'tls:host:port'")
+        self._warn_of_plain(addresses)
         self._by_address = servers
         self._servers = list(servers.values())
         self.only_server = self._servers[0] if len(servers) == 1 else None
         self.addresses = addresses
+
+    def _warn_of_plain(self, addresses: list[Address]) -> None:
+        """Log new addresses without TLS beside others with it.
+
+        They are not refused: servers get TLS one after the other, and some are reached through a tunnel.
+        """
+        plain = [address for address in addresses if is_plain(address) and address not in self.addresses]
+        if plain and any(map(takes_tls_options, addresses)):
+            _log.warn(
+                "job_servers has addresses without TLS beside others with TLS: {plain}; "
+                "write 'tls:' before them, unless plain text is meant",
+                plain=", ".join(map(str, plain)),
+            )
 
     def _server(
         self, address: Address, index: int, others: Mapping[str, JobServer[ConnectionT]]
