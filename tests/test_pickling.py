@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import pytest
 from twisted.internet.error import ConnectError, ConnectionLost, ConnectionRefusedError
-from twisted.python.failure import Failure
 
 from txgearman import JobHandle, JobStatus, Priority, Task, errors
 from txgearman.errors import (
@@ -241,13 +240,13 @@ def test_subclasses_of_users_may_have_other_arguments(way: Any) -> None:
 
 
 @pytest.mark.parametrize("way", [pickled, copy.copy, copy.deepcopy])
-def test_failure_of_deferred_is_pickled_and_copied(way: Any) -> None:
-    try:
-        raise TaskFailed(TASK)
-    except TaskFailed:
-        failure = way(Failure())
-    assert failure.check(TaskFailed)
-    assert failure.getErrorMessage() == "resize: failed"
+def test_error_that_was_raised_is_pickled_and_copied(way: Any) -> None:
+    with pytest.raises(TaskFailed) as raised:
+        raise TaskFailed(TASK) from ConnectionLost("reset")
+    copied = way(raised.value)
+    assert str(copied) == "resize: failed"
+    assert isinstance(copied.__cause__, ConnectionLost)
+    assert copied.__traceback__ is None
 
 
 HANDLE = JobHandle("10.0.0.1:4730", b"H:host:\xff12")
