@@ -27,7 +27,7 @@ from ..errors import ClientStopped, GearmanError, NoServersAvailable, TaskTimedO
 from ..models import JobHandle
 from .protocol import GearmanClientProtocol
 from .task import Task, TaskOwner, TaskResult
-from .task_queue import TaskQueue
+from .task_queue import TaskQueue, release_all, report_all
 
 __all__ = ["Dispatcher", "retry_delay"]
 
@@ -100,9 +100,9 @@ class Dispatcher(TaskOwner):
             + self._backing_off.pop_all()
             + self._admission_queue.pop_all()
         )
+        release_all(waiting)
         stopped = self._servers.stop(ClientStopped())
-        for task in waiting:
-            task._attempt_failed(ClientStopped())
+        report_all(waiting, lambda task: task._attempt_failed(ClientStopped()))
         return stopped
 
     def drain(self) -> Deferred[None]:
@@ -111,13 +111,14 @@ class Dispatcher(TaskOwner):
 
     def servers_changed(self) -> None:
         """Reroute waiting tasks: a server has become ready or unreachable, or servers were added or removed."""
-        for _ in range(len(self._awaiting_connection)):
-            task = self._awaiting_connection.pop()
-            if task is not None:  # else the outcome of another task has cancelled the remaining ones
-                self._route(task)
         if self._awaiting_server and self._servers.any_reachable():
             for task in self._awaiting_server.pop_all():
-                self._route(task)  # which fails none of them, since a server can be reached
+                self._awaiting_connection.append(task)
+        # One by one: what the failure of one task runs may cancel those that are still queued, or stop the client.
+        for _ in range(len(self._awaiting_connection)):
+            task = self._awaiting_connection.pop()
+            if task is not None:  # else the outcome of another task has removed the remaining ones
+                self._route(task)
 
     # Admission and routing.
 

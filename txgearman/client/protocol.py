@@ -49,7 +49,7 @@ from ..packets import (
 from ..validation import MAX_HANDLE, whole_number
 from .shared_job import SharedJob, StatusQuery, Tombstone
 from .task import Task, TaskOwner, TaskResult
-from .task_queue import TaskQueue
+from .task_queue import TaskQueue, release_all, report_all
 
 __all__ = [
     "ConnectionTasks",
@@ -164,7 +164,7 @@ class GearmanClientProtocol(GearmanProtocol):
     def _discard(self, task: Task) -> None:
         """Replace a task that was cancelled by a tombstone."""
         if self.error is not None:
-            return  # the tables are empty already
+            return  # it is being lost: what fails the tasks in its tables skips those that have ended
         self.in_flight -= 1
         self._held.discard(task)
         if not task._job_handle:
@@ -199,8 +199,7 @@ class GearmanClientProtocol(GearmanProtocol):
         return self.has_outstanding or self.in_flight > 0 or len(self._backlog) > 0
 
     def retire(self, on_idle: Callable[[], object]) -> None:
-        for task in self._backlog.pop_all():
-            task._return_unsent()
+        report_all(self._backlog.pop_all(), Task._return_unsent)
         super().retire(on_idle)
 
     # Answers to submits.
@@ -257,17 +256,16 @@ class GearmanClientProtocol(GearmanProtocol):
 
     def lose_outstanding(self, error: Exception) -> None:
         jobs, self._jobs = self._jobs, {}
+        acknowledged = [task for job in jobs.values() for task in _tasks_of(job)]
         unwritten = self._backlog.pop_all()
         self._held.clear()
         self._job_probe.stop()
         self.in_flight = 0
+        release_all(acknowledged)
+        release_all(request for request in self._outstanding if isinstance(request, Task))
         super().lose_outstanding(error)
-        for job in jobs.values():
-            for task in job.remaining() if isinstance(job, SharedJob) else [job]:
-                if isinstance(task, Task):
-                    task._attempt_failed(_lost(task, error))
-        for task in unwritten:
-            task._return_unsent()
+        report_all(acknowledged, lambda task: task._attempt_failed(_lost(task, error)))
+        report_all(unwritten, Task._return_unsent)
 
     def _join(self, handle: bytes, task: Task | Tombstone) -> None:
         if handle in self._jobs:
@@ -334,11 +332,11 @@ class GearmanClientProtocol(GearmanProtocol):
 
     def _job_forgotten(self, handle: bytes) -> None:
         """Fail the tasks of a job that the server does not have, and whose end it has not reported before."""
-        job = self._jobs.pop(handle, None)
-        for task in job.remaining() if isinstance(job, SharedJob) else [job]:
-            if isinstance(task, Task):
-                self._task_removed(task)
-                task._attempt_failed(TaskLost(task, acknowledged=True, forgotten=True))
+        tasks = _tasks_of(self._jobs.pop(handle, None))
+        self.in_flight -= len(tasks)
+        self._held.difference_update(tasks)
+        release_all(tasks)
+        report_all(tasks, lambda task: task._attempt_failed(TaskLost(task, acknowledged=True, forgotten=True)))
 
     # Packets about jobs. In a WORK_FAIL, a NUL and more may follow the handle (M1).
 
@@ -452,6 +450,13 @@ class GearmanClientFactory(GearmanFactory[GearmanClientProtocol]):
             connection_options=connection_options,
         )
         self.name = name
+
+
+def _tasks_of(job: Task | Tombstone | SharedJob | None) -> list[Task]:
+    """Return the tasks of a job that have no outcome."""
+    if isinstance(job, SharedJob):
+        return job.remaining()
+    return [job] if isinstance(job, Task) else []
 
 
 def _lost(task: Task, error: Exception) -> Exception:

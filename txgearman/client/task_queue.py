@@ -1,14 +1,17 @@
-"""A queue of tasks from which any task can be removed."""
+"""A queue of tasks from which any task can be removed, and the reporting of an event to several tasks."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from .task import Task
 
 __all__ = [
     "TaskQueue",
+    "release_all",
+    "report_all",
 ]
 
 _MAX_SPARE: Final = 64  # entries of removed tasks to keep beyond the number of tasks, before they are compacted
@@ -57,3 +60,20 @@ class TaskQueue:
             self._popped = 0
             for task in left:
                 self.append(task)
+
+
+def release_all(tasks: Iterable[Task]) -> None:
+    """Note that these tasks, which were removed from their queue or connection, have no holder.
+
+    Whatever reports an event to several tasks first removes all of them, corrects its counts, and calls this: the
+    report to one of them runs its caller's code, which may cancel any other one, submit, stop or raise.
+    """
+    for task in tasks:
+        task._holder = None
+
+
+def report_all(tasks: Iterable[Task], report: Callable[[Task], object]) -> None:
+    """Call `report` with each of these tasks, which have no holder, unless the report to another one has ended it."""
+    for task in tasks:
+        if not task._ended:
+            report(task)
