@@ -112,8 +112,8 @@ class Dispatcher(TaskOwner):
     def servers_changed(self) -> None:
         """Reroute waiting tasks: a server has become ready or unreachable, or servers were added or removed."""
         if self._awaiting_server and self._servers.any_reachable():
-            for task in self._awaiting_server.pop_all():
-                self._awaiting_connection.append(task)
+            for waiting in self._awaiting_server.pop_all():
+                self._awaiting_connection.append(waiting)
         # One by one: what the failure of one task runs may cancel those that are still queued, or stop the client.
         for _ in range(len(self._awaiting_connection)):
             task = self._awaiting_connection.pop()
