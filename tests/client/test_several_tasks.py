@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, ensureDeferred
 
-from txgearman import TaskLost
+from txgearman import ClientStopped, TaskLost
 from txgearman.client.protocol import GearmanClientProtocol
 from txgearman.connection.factory import GearmanFactory
 from txgearman.packets import GET_STATUS, STATUS_RES
@@ -408,3 +408,20 @@ def test_request_lost_with_its_connection_cancels_tasks_that_are_lost_with_it() 
     harness.server.lose()
     assert [recorded.outcomes for recorded in tasks] == [[CancelledError]] * 3
     assert counts == [0, 0, 0]
+
+
+@pytest.mark.guarantee(number=1)
+@pytest.mark.guarantee(number=13)
+def test_stop_fails_unwritten_task_though_callback_starts_client() -> None:
+    harness = ClientHarness().start()
+    written = harness.client.add_task("work", b"written")
+    connection = next(iter(harness.client._servers)).connection
+    assert connection is not None
+    connection.pauseProducing()
+    unwritten = harness.client.add_task("work", b"unwritten")
+    written.addErrback(lambda _: harness.client.startService())
+    harness.client.stopService()
+    assert type(outcome(unwritten)) is ClientStopped
+    harness.advance()
+    harness.check_that_it_works()
+    harness.stop()

@@ -265,7 +265,10 @@ class GearmanClientProtocol(GearmanProtocol):
         release_all(request for request in self._outstanding if isinstance(request, Task))
         super().lose_outstanding(error)
         report_all(acknowledged, lambda task: task._attempt_failed(_lost(task, error)))
-        report_all(unwritten, Task._return_unsent)
+        if isinstance(error, ClientStopped):  # a callback may have started the client again
+            report_all(unwritten, lambda task: task._attempt_failed(ClientStopped()))
+        else:
+            report_all(unwritten, Task._return_unsent)
 
     def _join(self, handle: bytes, task: Task | Tombstone) -> None:
         if handle in self._jobs:
