@@ -62,7 +62,15 @@ class RecordedTask:
     :ivar react: is called with the name of each callback, after it was recorded.
     """
 
-    def __init__(self, number: int, background: bool, unique: bytes, retries: int, timeout: float | None) -> None:
+    def __init__(
+        self,
+        number: int,
+        background: bool,
+        unique: bytes,
+        retries: int,
+        timeout: float | None,
+        drop_on_cancel: bool = False,
+    ) -> None:
         self.number = number
         self.background = background
         self.unique = unique
@@ -78,6 +86,7 @@ class RecordedTask:
         if not background:
             names += ["data", "warning", "status", "exception", "complete", "retry"]
         options: dict[str, Any] = {f"on_{name}": self._recorder(name) for name in names}
+        options["drop_on_cancel"] = drop_on_cancel
         if not background:
             options["retries"] = retries
         self.task = Task("work", self.workload, background=background, unique=unique, timeout=timeout, **options)

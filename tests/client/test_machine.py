@@ -18,16 +18,31 @@ from txgearman import (
     GearmanClient,
     JobHandle,
     NoServersAvailable,
+    Task,
     TaskException,
     TaskFailed,
     TaskLost,
     TaskRejected,
     TaskTimedOut,
 )
+from txgearman.client.protocol import GearmanClientProtocol
+from txgearman.client.shared_job import SharedJob
 from txgearman.testing import Fault, MemoryJobServer, TakenJob
 
 from ..client_harness import RecordedTask
 from ..examples import of_histories
+from .forgetting import forget_queued_jobs
+
+REACTIONS = ["", "", "", "cancel", "cancel", "submit", "change servers", "restart"]
+"""What a task does when an attempt of it ends."""
+
+
+def tasks_of(connection: GearmanClientProtocol) -> list[Task]:
+    """Return the tasks in the tables of a connection: those that were written and have no outcome."""
+    held: list[object] = list(connection._outstanding)
+    for job in connection._jobs.values():
+        held += job.remaining() if isinstance(job, SharedJob) else [job]
+    return [task for task in held if isinstance(task, Task)]
 
 
 class ClientMachine(RuleBasedStateMachine):
@@ -43,6 +58,9 @@ class ClientMachine(RuleBasedStateMachine):
         self.faults: list[list[Fault]] = [[] for _ in self.servers]
         self.results: dict[bytes, set[bytes]] = {}  # by unique; by workload if that is empty
         self.started = True
+        self.reacting = True
+        self.errors: list[Exception] = []  # of reactions
+        self.seen: set[GearmanClientProtocol] = set()
 
     @initialize(
         count=st.integers(1, 3),
@@ -59,7 +77,7 @@ class ClientMachine(RuleBasedStateMachine):
             server_wait=wait,
             heartbeat=heartbeat,
             server_timeout=6.0,
-            job_check_interval=8.0,
+            job_check_interval=4.0,
         )
         self.client.startService()
         self.settle()
@@ -72,31 +90,63 @@ class ClientMachine(RuleBasedStateMachine):
     @rule(
         kinds=st.lists(
             st.tuples(
-                st.booleans(),
-                st.sampled_from([b"", b"", b"u", b"v"]),
+                st.sampled_from([False, False, False, True]),
+                st.sampled_from([b"", b"u", b"u", b"v"]),
                 st.sampled_from([0, 0, 1, 3]),
-                st.sampled_from([None, None, 1.0, 7.0]),
+                st.sampled_from([None, None, None, 1.0, 7.0]),
+                st.booleans(),
+                st.sampled_from(REACTIONS),
             ),
             min_size=1,
             max_size=4,
         ),
         turn=st.booleans(),
     )
-    def submit(self, kinds: list[tuple[bool, bytes, int, float | None]], turn: bool) -> None:
-        for background, unique, retries, timeout in kinds:
-            recorded = RecordedTask(len(self.tasks), background, unique, 0 if background else retries, timeout)
-            recorded.stopped = not self.started
-            self.tasks.append(recorded)
-            recorded.watch(self.client.submit(recorded.task))
+    def submit(self, kinds: list[tuple[bool, bytes, int, float | None, bool, str]], turn: bool) -> None:
+        for background, unique, retries, timeout, drop, reaction in kinds:
+            retries = 0 if background else retries
+            self.add(RecordedTask(len(self.tasks), background, unique, retries, timeout, drop), reaction)
         if turn:
             self.settle()
+
+    def add(self, recorded: RecordedTask, reaction: str = "") -> None:
+        def called(name: str) -> None:
+            if reaction and self.reacting and name in ("complete", "fail", "retry"):
+                try:
+                    self.react(recorded, reaction)
+                except Exception as error:  # the client would only log it
+                    self.errors.append(error)
+
+        recorded.stopped = not self.started
+        recorded.react = called
+        self.tasks.append(recorded)
+        recorded.watch(self.client.submit(recorded.task))
+
+    def react(self, recorded: RecordedTask, reaction: str) -> None:
+        """Do in a callback of a task what its caller might do."""
+        self.check_counts()
+        if reaction == "submit":
+            self.add(RecordedTask(len(self.tasks), False, recorded.unique, 1, None))
+        elif reaction == "cancel":
+            for other in self.tasks[-6:]:
+                # One that has no Deferred so far is being submitted at this moment.
+                if other is not recorded and not other.task.ended and hasattr(other, "deferred"):
+                    self.abandon(other)
+        elif reaction == "change servers":
+            self.client.job_servers = self.client.job_servers[::-1][:2]
+        else:
+            self.restart()
+        self.check_counts()
+
+    @staticmethod
+    def abandon(recorded: RecordedTask) -> None:
+        recorded.cancelled = True
+        recorded.deferred.cancel()
 
     @precondition(lambda self: self.tasks)
     @rule(pick=st.integers(0, 99))
     def cancel(self, pick: int) -> None:
-        recorded = self.tasks[-1 - pick % len(self.tasks)]
-        recorded.cancelled = True
-        recorded.deferred.cancel()
+        self.abandon(self.tasks[-1 - pick % len(self.tasks)])
 
     @rule(indices=st.permutations([0, 1, 2]), count=st.integers(1, 3))
     def change_job_servers(self, indices: list[int], count: int) -> None:
@@ -111,11 +161,20 @@ class ClientMachine(RuleBasedStateMachine):
         self.started = True
 
     def stop(self) -> None:
+        tasks = list(self.tasks)
+        self.halt()
+        assert all(recorded.outcomes for recorded in tasks)
+
+    def halt(self) -> None:
         for recorded in self.tasks:
             recorded.stopped = True
-        self.stopped = self.client.stopService()
         self.started = False
-        assert all(recorded.outcomes for recorded in self.tasks)
+        self.stopped = self.client.stopService()
+
+    def restart(self) -> None:
+        self.halt()
+        self.client.startService()
+        self.started = True
 
     # The workers.
 
@@ -184,6 +243,15 @@ class ClientMachine(RuleBasedStateMachine):
             }[kind]()
         self.faults[index].append(fault)
 
+    @rule(seconds=st.sampled_from([0.0, 6.0]))
+    def forget(self, seconds: float) -> None:
+        """A server that has a job forgets its queued jobs."""
+        self.settle()
+        server = next((server for server in self.servers if server.queued("work")), None)
+        if server is not None:
+            forget_queued_jobs(server)
+            self.settle(seconds)
+
     @rule(index=st.integers(0, 2))
     def recover(self, index: int) -> None:
         while self.faults[index]:
@@ -214,7 +282,29 @@ class ClientMachine(RuleBasedStateMachine):
             unfinished = sum(not recorded.outcomes for recorded in self.tasks)
             assert self.client._dispatcher._unfinished == unfinished
 
+    @invariant()
+    def check_reactions(self) -> None:
+        for error in self.errors:
+            raise error
+
+    @invariant()
+    def check_counts(self) -> None:
+        """Each connection counts the tasks that it holds, and no other; one that is lost holds none."""
+        for connection in self.connections():
+            held = tasks_of(connection)
+            assert connection.in_flight == len(held)
+            assert all(task._holder is connection._tasks for task in held)
+
+    def connections(self) -> set[GearmanClientProtocol]:
+        """All connections that were seen so far."""
+        if hasattr(self, "client"):
+            found = (server.connection for server in self.client._servers)
+            self.seen.update(connection for connection in found if connection is not None)
+        return self.seen
+
     def teardown(self) -> None:
+        self.check_reactions()
+        self.reacting = False
         for index in range(3):
             self.recover(index)
         if not hasattr(self, "client"):
