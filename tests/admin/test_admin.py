@@ -272,6 +272,20 @@ def test_answer_that_can_not_be_parsed_is_error_of_its_server() -> None:
     assert isinstance(told[0].errors["endpoint:0"], ProtocolError)
 
 
+@pytest.mark.guarantee(number=14)
+def test_number_of_5000_digits_does_not_lose_the_answers_of_other_servers() -> None:
+    clock = Clock()
+    wrong, right = MemoryEndpoint(clock), MemoryEndpoint(clock)
+    admin = GearmanAdmin([wrong, right], reactor=clock)
+    told = outcome(admin.status())
+    wrong.server.send(b"f\t%b\t0\t0\n.\n" % (b"1" * 5000), ANSWERED)
+    right.server.send(b"f\t1\t0\t0\n.\n", ANSWERED)
+    assert isinstance(told[0].errors["endpoint:0"], ProtocolError)
+    assert told[0].results == {"endpoint:1": (FunctionStatus(b"f", 1, 0, 0),)}
+    admin.stopService()
+    clock.advance(0)
+
+
 @pytest.mark.guarantee(number=1)
 def test_stop_fails_pending_calls() -> None:
     clock, _, admin = memory()

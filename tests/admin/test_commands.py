@@ -140,6 +140,44 @@ def test_row_that_can_not_be_parsed_is_a_protocol_error(command: text.Command[An
         command.parse(answer)
 
 
+NUMBERS: Final[list[tuple[text.Command[Any], bytes]]] = [
+    (text.STATUS, b"f\t%b\t0\t0\n.\n"),
+    (text.STATUS, b"f\t1\t0\t%b\ng\t1\t0\t0\n.\n"),
+    (text.PRIORITY_STATUS, b"f\t1\t%b\t0\t0\n.\n"),
+    (text.JOBS, b"H:vm:1\t%b\t0\t0\n.\n"),
+    (text.WORKERS, b"9 1.2.3.4 me :\n%b 1.2.3.4 me :\n.\n"),
+    (text.PID, b"OK %b\n"),
+]
+
+
+@pytest.mark.guarantee(number=14)
+@pytest.mark.parametrize(("command", "answer"), NUMBERS, ids=label)
+@pytest.mark.parametrize("digits", [21, 4_300, 5_000, 1_000_000])
+def test_number_of_too_many_digits_is_a_protocol_error(command: text.Command[Any], answer: bytes, digits: int) -> None:
+    """Python's `int` raises ValueError for more than 4,300 of them."""
+    with pytest.raises(ProtocolError, match=f"number of {digits} digits") as error:
+        command.parse(answer % (b"9" * digits))
+    assert len(str(error.value)) < 100
+
+
+@pytest.mark.parametrize(("command", "answer"), NUMBERS, ids=label)
+def test_number_of_64_bits_is_parsed(command: text.Command[Any], answer: bytes) -> None:
+    assert str(2**64 - 1) in repr(command.parse(answer % b"%d" % (2**64 - 1)))
+
+
+@pytest.mark.guarantee(number=14)
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), RecursionError(), AssertionError(), UnicodeDecodeError("x", b"", 0, 1, "")]
+)
+def test_whatever_a_parser_raises_is_a_protocol_error(error: Exception) -> None:
+    def parser(text: bytes) -> None:
+        raise error
+
+    with pytest.raises(ProtocolError, match="can not be parsed: b'what'") as raised:
+        text.Command(b"status", parser).parse(b"what")
+    assert raised.value.__cause__ is error
+
+
 @pytest.mark.guarantee(number=14)
 @given(st.binary())
 def test_any_bytes_are_an_answer_or_a_typed_error(answer: bytes) -> None:

@@ -153,13 +153,27 @@ class Command(Generic[T]):
     """A line to send to a server, and the parser of its answer.
 
     :ivar line: the line without its end.
-    :ivar parse: parses the answer. Raises `ServerError` if the server refused, `ProtocolError` if it is no answer.
+    :ivar parser: parses the answer. Raises `ServerError` if the server refused, anything else if it is no answer.
     :ivar is_last: whether the server closes the connection after its answer.
     """
 
     line: bytes
-    parse: Callable[[bytes], T]
+    parser: Callable[[bytes], T]
     is_last: bool = field(default=False, kw_only=True)
+
+    def parse(self, text: bytes) -> T:
+        """Parse the answer.
+
+        :raises ServerError: the server refused.
+        :raises ProtocolError: the text is no answer, whatever its parser made of it: so it stays an error of this one
+            server.
+        """
+        try:
+            return self.parser(text)
+        except (ServerError, ProtocolError):
+            raise
+        except Exception as error:  # the text is the peer's: what it makes a parser raise must not fail other servers
+            raise ProtocolError(f"received text that can not be parsed: {text[:200]!r}") from error
 
 
 _ERR: Final = re.compile(rb"ERR ?([^\r\n]*?) *\r?\n")
@@ -167,6 +181,16 @@ _CODE: Final = re.compile(r"[A-Z][A-Z_]*|[a-z]+(_[a-z]+)+")  # gearmand and gear
 _VALUE: Final = re.compile(rb"(?:OK )?([^\r\n]+)\r?\n")
 _OK: Final = re.compile(rb"OK *\r?\n")
 _WORKER: Final = re.compile(rb"(\d+) (\S*) ", re.ASCII)
+
+
+_MAX_DIGITS: Final = 20  # more than any server prints; int() is slow for thousands, and refuses more than 4,300
+
+
+def _integer(digits: bytes) -> int:
+    """Parse the digits of a number."""
+    if len(digits) > _MAX_DIGITS:
+        raise ProtocolError(f"received a number of {len(digits)} digits: {digits[:_MAX_DIGITS]!r}...")
+    return int(digits)
 
 
 def _refused(text: bytes) -> NoReturn:
@@ -198,7 +222,7 @@ def _rows(text: bytes, numbers: int) -> list[tuple[bytes, list[int]]]:
         head, *fields = line.rsplit(b"\t", numbers)
         if len(fields) == numbers and all(map(bytes.isdigit, fields)):
             begun[-1] = head
-            rows.append((b"\n".join(begun), [int(field) for field in fields]))
+            rows.append((b"\n".join(begun), list(map(_integer, fields))))
             begun = []
     if begun:
         raise ProtocolError(f"received a row without its numbers: {begun!r:.200}")
@@ -241,7 +265,7 @@ def _worker(row: bytes) -> WorkerInfo:
     if not colon:
         raise ProtocolError(f"received a row that is not of a worker: {row[:200]!r}")
     names = tuple(name for name in functions.split(b" ") if name)
-    return WorkerInfo(int(match[1]), decode_text(match[2]), client_id, names)
+    return WorkerInfo(_integer(match[1]), decode_text(match[2]), client_id, names)
 
 
 def _value(text: bytes) -> str:
@@ -252,10 +276,10 @@ def _value(text: bytes) -> str:
 
 
 def _number(text: bytes) -> int:
-    value = _value(text)
-    if not value.isdecimal():
+    value = _value(text).encode()
+    if not value.isdigit():
         _refused(text)
-    return int(value)
+    return _integer(value)
 
 
 def _ok(text: bytes) -> None:
