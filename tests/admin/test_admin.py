@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -341,6 +342,29 @@ def test_answer_to_cancelled_call_is_ignored() -> None:
     endpoint.server.send(b"OK 1\n", ANSWERED, b"OK 2\n", ANSWERED)
     assert after[0].one() == 2
     admin.stopService()
+
+
+@pytest.mark.guarantee(number=9)
+@pytest.mark.parametrize("states", list(product(["connecting", "no answer yet", "asked", "answered"], repeat=3)))
+def test_cancelled_call_over_several_servers_logs_nothing(states: tuple[str, ...]) -> None:
+    """`logged_failures` fails this for an unhandled error in a Deferred."""
+    clock = Clock()
+    endpoints = [MemoryEndpoint(clock) for _ in states]
+    for endpoint, state in zip(endpoints, states, strict=True):
+        endpoint.black_hole = state == "connecting"
+        endpoint.answers_opening = state != "no answer yet"
+    admin = GearmanAdmin(endpoints, reactor=clock)
+    calls = [admin.status(), admin.set_max_queue("f", 1)]
+    for endpoint, state in zip(endpoints, states, strict=True):
+        if state == "answered":
+            endpoint.server.send(b".\n", ANSWERED)
+    told = [outcome(call) for call in calls]
+    for call in calls:
+        call.cancel()
+    assert isinstance(told[0][0], Answers if set(states) == {"answered"} else CancelledError)
+    assert isinstance(told[1][0], CancelledError)
+    admin.stopService()
+    clock.advance(5)
 
 
 def test_answer_to_shutdown_counts_though_connection_closes() -> None:

@@ -14,15 +14,18 @@ from typing import Any
 import pytest
 import pytest_twisted
 from prometheus_client.parser import text_string_to_metric_families
-from twisted.internet.task import deferLater
+from twisted.internet.defer import CancelledError, ensureDeferred
+from twisted.internet.task import Clock, deferLater
 
 from txgearman import GearmanClient, Priority
 from txgearman.admin.admin import GearmanAdmin
 from txgearman.cli.exit_codes import ExitCode
+from txgearman.cli.metrics import _collect
 from txgearman.cli.server import _Page
 from txgearman.cli.terminal import run_in_thread
 
 from ..daemons import Geard, Gearmand, free_port
+from ..wire import MemoryEndpoint, outcome
 from .harness import RunningCommand, reactor, run_command, run_command_for_geard, run_tool, usage_error
 
 
@@ -175,6 +178,19 @@ async def test_disconnect_cancels_rendering_of_metrics(monkeypatch: pytest.Monke
         gearmand.signal(signal.SIGCONT)
         assert (await get(url))[0] == 200
         await started.finish(signal.SIGINT)
+
+
+@pytest.mark.guarantee(number=9)
+def test_cancelled_query_for_metrics_logs_nothing() -> None:
+    """It asks twice, and a cancel cancels both calls. `logged_failures` fails this for an unhandled error."""
+    clock = Clock()
+    admin = GearmanAdmin([MemoryEndpoint(clock), MemoryEndpoint(clock)], reactor=clock)
+    query = ensureDeferred(_collect(admin))
+    told = outcome(query)
+    query.cancel()
+    assert isinstance(told[0], CancelledError)
+    admin.stopService()
+    clock.advance(5)
 
 
 async def test_missing_extra_reports_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from . import commands as text
 from .commands import Command, FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
 from .protocol import AdminFactory, AdminProtocol
 
-__all__ = ["Answers", "GearmanAdmin"]
+__all__ = ["Answers", "GearmanAdmin", "first_error"]
 
 T = TypeVar("T")
 
@@ -229,7 +229,7 @@ class GearmanAdmin(PoolService[AdminProtocol]):
             return fail(ClientStopped())
         servers = list(self._servers)
         asked = [call(server).addErrback(_as_answer) for server in servers]
-        gathered = gatherResults(asked, consumeErrors=True).addErrback(_first_error)
+        gathered = gatherResults(asked, consumeErrors=True).addErrback(first_error)
         return gathered.addCallback(partial(_sorted, [server.address for server in servers]))
 
 
@@ -239,7 +239,8 @@ def _as_answer(failure: Failure) -> GearmanError | Failure:
     return error if isinstance(error, GearmanError) and not isinstance(error, ClientStopped) else failure
 
 
-def _first_error(failure: Failure) -> Failure:
+def first_error(failure: Failure) -> Failure:
+    """Return the failure that ended `gatherResults`, without its `FirstError`: a cancel fails with `CancelledError`."""
     assert isinstance(failure.value, FirstError)
     return failure.value.subFailure
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from twisted.internet.defer import gatherResults
 
-from ..admin.admin import Answers, GearmanAdmin
+from ..admin.admin import Answers, GearmanAdmin, first_error
 from ..admin.commands import FunctionStatus, PriorityStatus
 from .admin import make_admin, report_errors
 from .exit_codes import ExitCode
@@ -81,7 +81,8 @@ def _gauge(name: str, documentation: str, labels: tuple[str, ...], values: Itera
 async def _collect(admin: GearmanAdmin) -> tuple[bytes, Answers[Any]]:
     """Query all servers; return the metrics as text, and the answers to ``status``."""
     calls: list[Any] = [admin.status(), admin.priority_status()]
-    functions, queues = await gatherResults(calls)
+    # Both may fail: a cancel cancels both.
+    functions, queues = await gatherResults(calls, consumeErrors=True).addErrback(first_error)
     registry = CollectorRegistry()
     registry.register(_AnswersCollector(functions, queues))
     return generate_latest(registry), functions
