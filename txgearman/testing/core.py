@@ -70,7 +70,7 @@ class JobServerCore:
         """Take these abilities from their workers; the jobs that they run by them are requeued (docs/gearman.md §7)."""
         for ability in list(abilities):
             ability.worker.abilities.remove(ability)
-            ability.function.abilities.remove(ability)
+            del ability.function.abilities[ability]
             for job in reversed(list(ability.jobs)):
                 self.requeue(job)
 

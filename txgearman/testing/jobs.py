@@ -6,8 +6,9 @@ could notice; what looks like a mistake here is one there, too. It knows neither
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from heapq import heappop, heappush
+from itertools import count
 from typing import Final
 from typing import Protocol as Interface
 
@@ -96,6 +97,40 @@ class Job:
         return (self.function, b"=" + self.unique) if 0 < len(self.unique) <= MAX_UNIQUE else None
 
 
+class JobQueue:
+    """A function's queued jobs of one priority. Iterating over it yields them in the order in which they were added.
+
+    Jobs that are due and jobs that wait for their time are kept apart: so nothing walks over those that wait.
+    """
+
+    def __init__(self) -> None:
+        self._positions = count()
+        self._due: list[tuple[int, Job]] = []  # a heap, by position
+        self._scheduled: list[tuple[float, int, Job]] = []  # a heap, by time
+
+    def __len__(self) -> int:
+        return len(self._due) + len(self._scheduled)
+
+    def __iter__(self) -> Iterator[Job]:
+        entries = [*self._due, *((position, job) for _, position, job in self._scheduled)]
+        return (job for _, job in sorted(entries))
+
+    def append(self, job: Job) -> None:
+        """Add a job behind the others."""
+        heappush(self._scheduled, (job.at, next(self._positions), job))
+
+    def first_due(self, now: float) -> Job | None:
+        """Return the first job that is due, abandoned or not."""
+        while self._scheduled and self._scheduled[0][0] <= now:
+            _, position, job = heappop(self._scheduled)
+            heappush(self._due, (position, job))
+        return self._due[0][1] if self._due else None
+
+    def pop(self) -> None:
+        """Remove the job that `first_due` has just returned."""
+        heappop(self._due)
+
+
 class Function:
     """A function's queues, its workers, and its limits.
 
@@ -104,9 +139,9 @@ class Function:
 
     def __init__(self, name: bytes) -> None:
         self.name = name
-        self.queues: tuple[deque[Job], ...] = tuple(deque() for _ in Priority)
+        self.queues = tuple(JobQueue() for _ in Priority)
         self.limits = [0] * len(Priority)
-        self.abilities: list[Ability] = []
+        self.abilities: dict[Ability, None] = {}  # the oldest first
         self.running = 0
 
     @property
@@ -119,13 +154,14 @@ class Ability:
     """A function that a worker offers: one CAN_DO.
 
     :ivar timeout: seconds that the worker may take for a job; None for no limit.
+    :ivar jobs: those that it runs by it, the oldest first.
     """
 
     def __init__(self, worker: Worker, function: Function, timeout: float | None) -> None:
         self.worker = worker
         self.function = function
         self.timeout = timeout
-        self.jobs: list[Job] = []
+        self.jobs: dict[Job, None] = {}
 
 
 class Jobs:
@@ -169,7 +205,7 @@ class Jobs:
     def add_ability(self, worker: Worker, name: bytes, timeout: float | None = None) -> Ability:
         """Record that a worker offers a function."""
         ability = Ability(worker, self.function(name), timeout)
-        ability.function.abilities.append(ability)
+        ability.function.abilities[ability] = None
         return ability
 
     # Submits.
@@ -218,10 +254,10 @@ class Jobs:
         for ability in abilities:
             job = self._next(ability.function)
             if job is not None:
-                job.function.queues[job.priority].remove(job)
+                job.function.queues[job.priority].pop()
                 job.function.running += 1
                 job.ability = ability
-                ability.jobs.append(job)
+                ability.jobs[job] = None
                 return job
         return None
 
@@ -238,15 +274,15 @@ class Jobs:
         """Return whether a job is due in any queue. `take` may still return None (H8)."""
         return any(self._first_due(ability.function.queues) is not None for ability in abilities)
 
-    def _first_due(self, queues: Iterable[deque[Job]]) -> Job | None:
+    def _first_due(self, queues: Iterable[JobQueue]) -> Job | None:
         """Return the first job that is due. Dropped jobs before it are forgotten only now."""
+        now = self._seconds()
         for queue in queues:
-            for job in list(queue):
-                if job.at <= self._seconds():
-                    if not job.dropped:
-                        return job
-                    queue.remove(job)
-                    self._forget(job)
+            while (job := queue.first_due(now)) is not None:
+                if not job.dropped:
+                    return job
+                queue.pop()
+                self._forget(job)
         return None
 
     def finish(self, job: Job) -> None:
@@ -280,7 +316,7 @@ class Jobs:
 
     def _release_worker(self, job: Job) -> None:
         assert job.ability is not None
-        job.ability.jobs.remove(job)
+        del job.ability.jobs[job]
         job.ability = None
         job.function.running -= 1
 
