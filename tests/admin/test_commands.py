@@ -140,6 +140,30 @@ def test_row_that_can_not_be_parsed_is_a_protocol_error(command: text.Command[An
         command.parse(answer)
 
 
+class UnjoinedLine(bytes):
+    """A line that is never the operand of a concatenation: one after the other, they would copy quadratically."""
+
+    def __add__(self, other: object) -> bytes:
+        raise AssertionError
+
+    __radd__ = __add__
+
+
+def test_workers_with_newlines_in_names_are_joined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [UnjoinedLine(line) for line in [b"9 1.2.3.4 me : f", *[b"x"] * 1_000]]
+    monkeypatch.setattr(text, "_lines", lambda _: lines)
+    [worker] = text.WORKERS.parse(b"")
+    assert worker.functions == (b"f" + b"\nx" * 1_000,)
+
+
+@pytest.mark.parametrize("command", EVERYTHING, ids=by_line)
+@pytest.mark.parametrize("end", [b"x", b"x\n", b"\n"])
+def test_spaces_in_an_error_are_read_in_linear_time(command: text.Command[Any], end: bytes) -> None:
+    """With a pattern that tries each length, a million of them would take hours."""
+    with pytest.raises((ServerError, ProtocolError)):
+        command.parse(b"ERR a" + b" " * 1_000_000 + end)
+
+
 NUMBERS: Final[list[tuple[text.Command[Any], bytes]]] = [
     (text.STATUS, b"f\t%b\t0\t0\n.\n"),
     (text.STATUS, b"f\t1\t0\t%b\ng\t1\t0\t0\n.\n"),

@@ -176,7 +176,7 @@ class Command(Generic[T]):
             raise ProtocolError(f"received text that can not be parsed: {text[:200]!r}") from error
 
 
-_ERR: Final = re.compile(rb"ERR ?([^\r\n]*?) *\r?\n")
+_ERR: Final = re.compile(rb"ERR ?([^\r\n]*)\r?\n")
 _CODE: Final = re.compile(r"[A-Z][A-Z_]*|[a-z]+(_[a-z]+)+")  # gearmand and geard's, or perl's
 _VALUE: Final = re.compile(rb"(?:OK )?([^\r\n]+)\r?\n")
 _OK: Final = re.compile(rb"OK *\r?\n")
@@ -198,7 +198,7 @@ def _refused(text: bytes) -> NoReturn:
     match = _ERR.fullmatch(text)
     if match is None:
         raise ProtocolError(f"received text that does not answer this command: {text[:200]!r}")
-    message = decode_text(match[1])
+    message = decode_text(match[1].rstrip(b" "))
     code, _, explanation = message.partition(" ")
     if _CODE.fullmatch(code):
         raise ServerError(code, unquote_plus(explanation))
@@ -225,7 +225,7 @@ def _rows(text: bytes, numbers: int) -> list[tuple[bytes, list[int]]]:
             rows.append((b"\n".join(begun), list(map(_integer, fields))))
             begun = []
     if begun:
-        raise ProtocolError(f"received a row without its numbers: {begun!r:.200}")
+        raise ProtocolError(f"received a row without its numbers: {begun[0][:200]!r}")
     return rows
 
 
@@ -247,15 +247,15 @@ def _unique_jobs(text: bytes) -> tuple[bytes, ...]:
 
 
 def _workers(text: bytes) -> tuple[WorkerInfo, ...]:
-    rows: list[bytes] = []
+    rows: list[list[bytes]] = []
     for line in _lines(text):
         if _WORKER.match(line):
-            rows.append(line)
+            rows.append([line])
         elif rows:
-            rows[-1] += b"\n" + line  # a client id or function has a newline in it
+            rows[-1].append(line)  # a client id or function has a newline in it
         else:
             raise ProtocolError(f"received a row that is not of a worker: {line[:200]!r}")
-    return tuple(map(_worker, rows))
+    return tuple(_worker(b"\n".join(lines)) for lines in rows)
 
 
 def _worker(row: bytes) -> WorkerInfo:
