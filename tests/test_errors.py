@@ -106,7 +106,7 @@ def test_every_exception_is_public_in_module_and_package() -> None:
         (TaskError(TASK), "resize: failed"),
         (TaskFailed(TASK), "resize: failed"),
         (TaskException(TASK, "naïve".encode()), "resize: exception: naïve"),
-        (TaskException(TASK, b"\xff\0"), "resize: exception: \\xff\0"),
+        (TaskException(TASK, b"\xff\0"), "resize: exception: \\xff\\x00"),
         (
             TaskRejected(TASK, "QUEUE_ERROR", "Job queue is full"),
             "resize: rejected: QUEUE_ERROR: Job queue is full",

@@ -17,9 +17,9 @@ import txgearman
 
 MODULES = [
     "models",
+    "validation",
     "errors",
     "packets",
-    "validation",
     "client.task",
     "connection",
     "connection.tls",

@@ -38,6 +38,7 @@ from typing import ClassVar, Final, TypeAlias, TypeVar
 from typing_extensions import Self
 
 from .models import TaskInfo, TaskSnapshot, decode_text
+from .validation import printable_text
 
 __all__ = [
     "ClientStopped",
@@ -72,9 +73,15 @@ _Content: TypeAlias = "tuple[tuple[object, ...], dict[str, object]]"
 
 
 class GearmanError(Exception):
-    """Base of all exceptions of txgearman."""
+    """Base of all exceptions of txgearman.
+
+    Its text is printable, whatever others have sent: control characters and ends of lines are escaped.
+    """
 
     _retriable: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        return printable_text(super().__str__())
 
     @property
     def retriable(self) -> bool:
@@ -128,7 +135,7 @@ class ServerError(GearmanError):
         self.text = text
 
     def __str__(self) -> str:
-        return ": ".join(filter(None, [self.code, self.text]))
+        return printable_text(": ".join(filter(None, [self.code, self.text])))
 
 
 class RequestUnsupported(ServerError):
@@ -170,7 +177,7 @@ class NoServersAvailable(GearmanError):
         super().__init__(self.reasons)
 
     def __str__(self) -> str:
-        return "; ".join(f"{address}: {reason}" for address, reason in self.reasons.items())
+        return printable_text("; ".join(f"{address}: {reason}" for address, reason in self.reasons.items()))
 
     def _portable_content(self) -> _Content:
         reasons = {address: _portable(reason) for address, reason in self.reasons.items()}
@@ -209,7 +216,7 @@ class TaskError(GearmanError):
         self.task = task
 
     def __str__(self) -> str:
-        return f"{self.task}: {self._what()}"
+        return printable_text(f"{self.task}: {self._what()}")
 
     def _portable_content(self) -> _Content:
         return _replaced(self, {id(self.task): TaskSnapshot.of(self.task)})

@@ -9,6 +9,8 @@ import math
 import re
 from typing import Final, TypeVar
 
+from .models import decode_text
+
 __all__ = [
     "MAX_FUNCTION",
     "MAX_HANDLE",
@@ -21,6 +23,7 @@ __all__ = [
     "name_bytes",
     "payload_bytes",
     "positive_seconds",
+    "printable_text",
     "whole_number",
 ]
 
@@ -145,6 +148,18 @@ def whole_number(text: bytes) -> int:
     """Parse the number at the start of a text as C's ``atoi`` does, since workers send any text (C2); 0 if none."""
     match = _LEADING_NUMBER.match(text)
     return int(match[1] + match[2]) if match else 0
+
+
+def printable_text(text: str | bytes) -> str:
+    """Return a name or message of others as it may be logged or printed: decoded, with escapes for what is unprintable.
+
+    The text has no TAB, no end of line, no control character and no character that changes the direction of writing: so
+    it forges no line of a log, and commands no terminal.
+    """
+    decoded = decode_text(text)
+    if decoded.isprintable():
+        return decoded
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in decoded)
 
 
 MAX_PAYLOAD: Final = 2**32 - 2**16

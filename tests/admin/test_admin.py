@@ -354,7 +354,7 @@ def test_cancelled_call_over_several_servers_logs_nothing(states: tuple[str, ...
         endpoint.black_hole = state == "connecting"
         endpoint.answers_opening = state != "no answer yet"
     admin = GearmanAdmin(endpoints, reactor=clock)
-    calls = [admin.status(), admin.set_max_queue("f", 1)]
+    calls: list[Deferred[Any]] = [admin.status(), admin.set_max_queue("f", 1)]
     for endpoint, state in zip(endpoints, states, strict=True):
         if state == "answered":
             endpoint.server.send(b".\n", ANSWERED)

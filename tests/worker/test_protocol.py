@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost, TimeoutError
 from twisted.internet.task import Clock
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 
 from txgearman.connection.connector import EndpointConnector
 from txgearman.connection.factory import GearmanFactory
@@ -618,6 +618,15 @@ def test_end_of_unknown_job_is_sent() -> None:
     net = Net()
     net.connection.work_fail(H1)
     assert net.server.received() == [(WORK_FAIL, [H1])]
+
+
+def test_error_after_handshake_is_logged_printable() -> None:
+    hostile = b"\x1b]0;x\x07\r\nforged"
+    net = Net()
+    with capturedLogs() as events:
+        net.server.send(ERROR.response(hostile, hostile))
+    shown = "\\x1b]0;x\\x07\\r\\nforged"
+    assert f"server: {shown}: {shown}" in list(map(formatEvent, events))
 
 
 @pytest.mark.guarantee(number=3)

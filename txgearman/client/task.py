@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from typing_extensions import TypeVarTuple, Unpack
 
 from ..errors import ClientStopped, TaskException
-from ..models import JobHandle, Priority, decode_text
+from ..models import JobHandle, Priority
 from ..packets import (
     SUBMIT_JOB,
     SUBMIT_JOB_BG,
@@ -40,6 +40,7 @@ from ..validation import (
     name_bytes,
     payload_bytes,
     positive_seconds,
+    printable_text,
 )
 
 __all__ = [
@@ -305,7 +306,7 @@ class Task:
         return f"<Task {self}>"
 
     def __str__(self) -> str:
-        name = decode_text(self._function)
+        name = printable_text(self._function)
         return f"{name} {self.handle}" if self._job_handle else name
 
     # Public, and read-only: `TaskInfo`.

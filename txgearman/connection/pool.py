@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from ..errors import ClientStopped, NoServersAvailable, ServerError
 from ..packets import PacketType
+from ..validation import printable_text
 from .addresses import Address, is_plain, parse_address, takes_tls_options
 from .connector import EndpointConnector
 from .factory import ConnectionListener, ConnectionT, GearmanFactory
@@ -186,10 +187,13 @@ class JobServer(Generic[ConnectionT]):
 
     def connection_down(self, factory: GearmanFactory[ConnectionT], error: Exception) -> None:
         if factory is self._factory:
+            reason = printable_text(str(error))
             if self.connection is not None:
-                _log.warn("lost the connection to {address}: {error}", address=self.address, error=error)
+                _log.warn(
+                    "lost the connection to {address}: {reason}", address=self.address, reason=reason, error=error
+                )
             else:
-                _log.info("could not connect to {address}: {error}", address=self.address, error=error)
+                _log.info("could not connect to {address}: {reason}", address=self.address, reason=reason, error=error)
             self.connection = None
             self.unreachable = True
             self.last_error = error

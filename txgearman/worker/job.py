@@ -14,7 +14,7 @@ from typing_extensions import TypeVarTuple, Unpack
 from ..connection.reactor import Reactor, ThreadedReactor
 from ..errors import JobEnded
 from ..models import JobHandle
-from ..validation import MAX_PAYLOAD, payload_bytes
+from ..validation import MAX_PAYLOAD, payload_bytes, printable_text
 
 __all__ = ["Assignment", "Job", "JobConnection", "JobConnectionFactory"]
 
@@ -132,10 +132,7 @@ class Job:
         return f"<Job {self}>"
 
     def __str__(self) -> str:
-        function = (
-            self.function if isinstance(self.function, str) else self.function.decode("utf-8", "backslashreplace")
-        )
-        return f"{function} {self.handle}"
+        return f"{printable_text(self.function)} {self.handle}"
 
     @property
     def ended(self) -> str:

@@ -45,6 +45,7 @@ from ..packets import (
     WORK_WARNING,
     PacketType,
 )
+from ..validation import printable_text
 from .job import Assignment, Job
 
 __all__ = ["Dialect", "Registrar", "GearmanWorkerFactory", "GearmanWorkerProtocol", "JobReceiver"]
@@ -244,7 +245,9 @@ class GearmanWorkerProtocol(GearmanProtocol):
             return
         # After the handshake no request of ours is answered so. It is about a packet that has no answer, such as the
         # result of a job that the server has assigned to another worker meanwhile (docs/gearman.md §8).
-        _log.info("{address}: {code}: {text}", address=self.factory.name, code=code, text=text)
+        _log.info(
+            "{address}: {code}: {text}", address=self.factory.name, code=printable_text(code), text=printable_text(text)
+        )
 
     def _no_job(self, arguments: list[bytes]) -> None:
         if not self.ready:  # the handshake's

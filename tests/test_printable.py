@@ -1,0 +1,164 @@
+"""Text of others in log events and errors: no control character in it, no end of line, no change of direction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import implementer
+
+from txgearman import (
+    GearmanAdmin,
+    GearmanError,
+    JobFailed,
+    JobHandle,
+    NoServersAvailable,
+    ProtocolError,
+    RequestUnsupported,
+    ServerError,
+    TaskException,
+    TaskFailed,
+    TaskLost,
+    TaskRejected,
+    TLSError,
+    UnknownFunction,
+)
+from txgearman.admin import commands
+from txgearman.client.task import Task
+from txgearman.testing import MemoryJobServer
+from txgearman.validation import printable_text
+
+from .wire import MemoryEndpoint, outcome
+
+HOSTILE: Final = "\x1b]0;x\x07\r\nforged\x7f\x9b1m\u202e\u2028"
+SHOWN: Final = "\\x1b]0;x\\x07\\r\\nforged\\x7f\\x9b1m\\u202e\\u2028"
+DATA: Final = HOSTILE.encode()
+
+
+@given(st.one_of(st.text(), st.binary()))
+def test_text_is_printable_whatever_it_was(text: str | bytes) -> None:
+    assert printable_text(text).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [(HOSTILE, SHOWN), (DATA, SHOWN), ("größe 日本", "größe 日本"), ("größe".encode(), "größe"), (b"\xff", "\\xff")],
+)
+def test_unprintable_characters_are_shown_as_escapes(text: str | bytes, shown: str) -> None:
+    assert printable_text(text) == shown
+
+
+def task() -> Task:
+    return Task(HOSTILE)
+
+
+def lost() -> TaskLost:
+    error = TaskLost(task(), acknowledged=True)
+    error.__cause__ = ConnectionError(HOSTILE)
+    return error
+
+
+ERRORS: Final[dict[str, Callable[[], GearmanError]]] = {
+    "ProtocolError": lambda: ProtocolError(HOSTILE),
+    "ServerError, its code": lambda: ServerError(HOSTILE, ""),
+    "ServerError, its text": lambda: ServerError("CODE", HOSTILE),
+    "RequestUnsupported": lambda: RequestUnsupported(HOSTILE),
+    "UnknownFunction": lambda: UnknownFunction(HOSTILE),
+    "TLSError": lambda: TLSError(HOSTILE),
+    "NoServersAvailable, an error of ours": lambda: NoServersAvailable({"a": ServerError("CODE", HOSTILE)}),
+    "NoServersAvailable, any other": lambda: NoServersAvailable({"a": ValueError(HOSTILE)}),
+    "JobFailed": lambda: JobFailed(HOSTILE),
+    "TaskFailed, the function's name": lambda: TaskFailed(task()),
+    "TaskException, its data": lambda: TaskException(Task("f"), DATA),
+    "TaskRejected, its code": lambda: TaskRejected(Task("f"), HOSTILE, ""),
+    "TaskRejected, its text": lambda: TaskRejected(Task("f"), "CODE", HOSTILE),
+    "TaskLost, its cause": lost,
+}
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_hostile_text_in_an_error_is_shown_printable(error: Callable[[], GearmanError]) -> None:
+    assert SHOWN in str(error())
+    assert str(error()).isprintable()
+
+
+def test_attributes_keep_what_was_received() -> None:
+    refused = ServerError(HOSTILE, HOSTILE)
+    rejected = TaskRejected(task(), HOSTILE, HOSTILE)
+    assert TaskException(task(), DATA).data == DATA
+    assert (refused.code, refused.text, rejected.code, rejected.text) == (HOSTILE,) * 4
+    assert rejected.task.function == HOSTILE
+
+
+def test_handle_is_shown_printable() -> None:
+    assert str(JobHandle("a:1", DATA)).isprintable()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [DATA, DATA + b"\n.\n", b"ERR " + DATA.replace(b"\r\n", b"") + b"\n", b"OK " + DATA, b"9 a " + DATA + b"\n.\n"],
+)
+@pytest.mark.parametrize(
+    "command", [commands.STATUS, commands.WORKERS, commands.JOBS, commands.PID, commands.create_function(b"f")]
+)
+def test_lines_of_a_server_are_shown_printable(command: commands.Command[Any], answer: bytes) -> None:
+    with pytest.raises(GearmanError) as error:
+        command.parse(answer)
+    assert str(error.value).isprintable()
+
+
+# Log events.
+
+
+@implementer(ILogObserver)
+class LogTexts:
+    """Observer that keeps the texts of events."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        self.texts.append(formatEvent(event))
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """The text of what is logged."""
+    observer = LogTexts()
+    globalLogPublisher.addObserver(observer)
+    yield observer.texts
+    globalLogPublisher.removeObserver(observer)
+
+
+def test_lost_connection_is_logged_printable(logged: list[str]) -> None:
+    clock = Clock()
+    endpoint = MemoryEndpoint(clock)
+    admin = GearmanAdmin([endpoint], reactor=clock)
+    admin.startService()
+    endpoint.server.send(DATA)
+    assert [text for text in logged if text.startswith("lost the connection")]
+    assert all(map(str.isprintable, logged))
+    outcome(admin.stopService())
+    clock.advance(5)
+
+
+def test_job_that_fails_is_logged_printable(logged: list[str]) -> None:
+    server = MemoryJobServer()
+    client, worker = server.client(), server.worker()
+
+    def function(job: Any) -> None:
+        raise JobFailed(job.workload.decode())
+
+    worker.register_function(HOSTILE, function)
+    worker.startService()
+    failed = outcome(client.add_task(HOSTILE, DATA))
+    server.advance(1)
+    assert isinstance(failed[0], TaskFailed)
+    assert [text for text in logged if text.startswith(SHOWN) and text.endswith(SHOWN)]
+    assert all(map(str.isprintable, logged))
+    server.close()
