@@ -8,7 +8,6 @@ from txgearman.testing import MemoryJobServer
 def forget_queued_jobs(server: MemoryJobServer) -> None:
     """Remove all queued jobs. Their handles are not used again."""
     jobs = server._core.jobs
-    for job in jobs:
-        if job.ability is None:
-            job.function.queues[job.priority].remove(job)
-            jobs._forget(job)
+    for job in [job for job in jobs if job.ability is None]:
+        job.function.queues = tuple(type(queue)() for queue in job.function.queues)
+        jobs._forget(job)
