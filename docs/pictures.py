@@ -85,7 +85,7 @@ WAY: Final = [
      ["_data_received(), ...", "_job_completed(), _attempt_failed()"]),
     ("client.protocol", ["_send_task() writes SUBMIT_JOB,", "if the server takes more"],
      ["JOB_CREATED: the handle gets a task", "WORK_...: _next_copy(), _next_end()"]),
-    ("connection.protocol", ["send() notes what answer is due", "send_fence() follows some"],
+    ("connection.protocol", ["_send() notes what answer is due", "_send_fence() follows some"],
      ["dataReceived() gives each answer", "to the oldest request"]),
     ("packets", ["request() makes bytes"], ["packets() makes one after the other"]),
     ("", ["the job server, and a worker"], []),

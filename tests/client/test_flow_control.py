@@ -40,10 +40,10 @@ def test_tasks_wait_in_backlog_while_writing_is_paused() -> None:
     harness.connection.pauseProducing()
     tasks = [harness.submit(b"%d" % number, background=number == 1) for number in range(4)]
     assert workloads(harness) == []
-    assert (harness.connection.in_flight, harness.connection.load, harness.connection.busy) == (0, 4, True)
+    assert (harness.connection.in_flight, harness.connection._load, harness.connection._busy) == (0, 4, True)
     harness.connection.resumeProducing()
     assert workloads(harness) == [b"0", b"1", b"2", b"3"]
-    assert (harness.connection.in_flight, harness.connection.load) == (4, 4)
+    assert (harness.connection.in_flight, harness.connection._load) == (4, 4)
     harness.server.send(*(created(b"H:%d" % number) for number in range(4)), complete(b"r", b"H:0"))
     assert tasks[0].outcomes == [b"r"]
 
@@ -137,7 +137,7 @@ def test_backlog_is_rerouted_when_connection_is_retired() -> None:
     harness.connection.pauseProducing()
     waiting = OwnedTask(harness, b"waiting")
     idle: list[bool] = []
-    harness.connection.retire(lambda: idle.append(True))
+    harness.connection._retire(lambda: idle.append(True))
     assert (waiting.rerouted, idle) == ([waiting.task], [])
     harness.server.send(created(), complete(b"r"))
     assert (written.outcomes, idle, written.task.ended) == ([b"r"], [True], True)
@@ -151,14 +151,14 @@ def test_retired_connection_is_idle_once_last_task_is_cancelled(acknowledged: bo
     if acknowledged:
         harness.server.send(created())
     idle: list[bool] = []
-    harness.connection.retire(lambda: idle.append(True))
+    harness.connection._retire(lambda: idle.append(True))
     assert idle == []
     recorded.deferred.cancel()
     assert idle == [True] * acknowledged
     if not acknowledged:
         harness.server.send(created())
     assert idle == [True]
-    assert not harness.connection.busy
+    assert not harness.connection._busy
 
 
 @pytest.mark.guarantee(number=12)
@@ -186,16 +186,16 @@ def test_reading_is_paused_while_all_tasks_in_flight_are_held() -> None:
     harness = ConnectionHarness()
     first, second = harness.submit(), harness.submit(unique=b"u")
     harness.tasks.hold(first.task)
-    assert not harness.connection.reading_paused  # the submits are unanswered
+    assert harness.server.transport.producerState == "producing"  # the submits are unanswered
     harness.server.send(created(H1), created(H2))
     harness.tasks.hold(first.task)
-    assert not harness.connection.reading_paused  # the second task is not held
+    assert harness.server.transport.producerState == "producing"  # the second task is not held
     harness.tasks.hold(second.task)
-    assert harness.connection.reading_paused
+    assert harness.server.transport.producerState == "paused"
     harness.tasks.release(second.task)
-    assert not harness.connection.reading_paused
+    assert harness.server.transport.producerState == "producing"
     harness.tasks.hold(first.task)
-    assert not harness.connection.reading_paused  # the second can take more
+    assert harness.server.transport.producerState == "producing"  # the second can take more
 
 
 def test_reading_is_not_paused_while_answer_is_outstanding() -> None:
@@ -204,11 +204,11 @@ def test_reading_is_not_paused_while_answer_is_outstanding() -> None:
     harness.server.send(created())
     asked = harness.connection.request(ECHO_REQ, b"1", answer=ECHO_RES)
     harness.tasks.hold(recorded.task)
-    assert not harness.connection.reading_paused
+    assert harness.server.transport.producerState == "producing"
     harness.server.send(ECHO_RES.response(b"1"), answer(FENCE))
     assert asked.called
     harness.tasks.hold(recorded.task)
-    assert harness.connection.reading_paused
+    assert harness.server.transport.producerState == "paused"
 
 
 def test_submit_resumes_reading() -> None:
@@ -216,9 +216,9 @@ def test_submit_resumes_reading() -> None:
     held = harness.submit()
     harness.server.send(created(H1))
     harness.tasks.hold(held.task)
-    assert harness.connection.reading_paused
+    assert harness.server.transport.producerState == "paused"
     other = harness.submit()
-    assert not harness.connection.reading_paused
+    assert harness.server.transport.producerState == "producing"
     harness.server.send(created(H2), complete(b"r", H2))
     assert other.events[-1] == ("result", b"r")
 
@@ -231,13 +231,13 @@ def test_cancelled_task_is_no_longer_held() -> None:
     harness.tasks.hold(first.task)
     first.deferred.cancel()
     harness.tasks.hold(second.task)
-    assert not harness.connection.reading_paused  # the third waits
+    assert harness.server.transport.producerState == "producing"  # the third waits
     harness.server.send(complete(b"", b"H:2"))
     harness.tasks.hold(third.task)
-    assert harness.connection.reading_paused
+    assert harness.server.transport.producerState == "paused"
     third.deferred.cancel()
     harness.tasks.release(third.task)
-    assert not harness.connection.reading_paused
+    assert harness.server.transport.producerState == "producing"
 
 
 def test_hold_on_lost_connection_does_nothing() -> None:
@@ -246,4 +246,4 @@ def test_hold_on_lost_connection_does_nothing() -> None:
     harness.server.send(created())
     harness.server.lose()
     harness.tasks.hold(recorded.task)
-    assert not harness.connection.reading_paused
+    assert harness.server.transport.producerState == "producing"

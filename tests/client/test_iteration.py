@@ -702,7 +702,7 @@ class ManualLoop:
 def reading_paused(harness: ClientHarness, index: int = 0) -> bool:
     """Whether the client has paused reading from the server of this index."""
     connection = present(list(harness.client._servers)[index].connection)
-    return bool(connection.reading_paused)
+    return bool(connection._reading_paused)
 
 
 def unread(harness: ClientHarness) -> int:

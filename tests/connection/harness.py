@@ -56,17 +56,17 @@ class Connection(GearmanProtocol):
     """A connection whose test may call what its subclasses call."""
 
     def pause(self) -> None:
-        self.pause_reading()
+        self._pause_reading()
 
     def resume(self) -> None:
-        self.resume_reading()
+        self._resume_reading()
 
     def retire_it(self, on_idle: Callable[[], object]) -> None:
-        self.retire(on_idle)
+        self._retire(on_idle)
 
     @property
     def is_retiring(self) -> bool:
-        return self.retiring
+        return self._retiring
 
 
 class Factory(GearmanFactory[GearmanProtocol]):
@@ -75,7 +75,7 @@ class Factory(GearmanFactory[GearmanProtocol]):
     protocol = Connection
 
     def retire_it(self, connection: GearmanProtocol | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
-        return self.retire(connection, timeout)
+        return self._retire(connection, timeout)
 
 
 class OddServer(MemoryEndpoint):

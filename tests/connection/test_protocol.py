@@ -410,7 +410,7 @@ def test_connection_ended_by_refusal_of_option_never_becomes_ready() -> None:
     """The refusal of the option is handled first, and may run the user's code."""
 
     class Hasty(Connection):
-        def request_refused(self, request: Any, error: ServerError) -> None:
+        def _request_refused(self, request: Any, error: ServerError) -> None:
             self.abort(ClientStopped())
 
     net = Net(option_requests=(b"exceptions",))
@@ -471,7 +471,7 @@ class Worker(Connection):
     def noop(self, arguments: list[bytes]) -> None:
         self.noops += 1
 
-    handlers: ClassVar[Any] = {NOOP: noop}
+    _handlers: ClassVar[Any] = {NOOP: noop}
 
 
 def test_subclass_handles_packets_that_answer_no_request() -> None:

@@ -721,7 +721,7 @@ def test_openssl_errors_without_reasons(error: Exception) -> None:
     """They are rare: Twisted makes others of them."""
 
     class ServerConnection:
-        tls_established = ready = True
-        certificate_fault = ""
+        _tls_established = ready = True
+        _certificate_fault = ""
 
     assert str(explain_error(error, ServerConnection())) == f"TLS: {error!r}"

@@ -29,7 +29,7 @@ class Connection:
         self.factory = SimpleNamespace(name=name, reactor=None)
         self.dialect = GEARMAND
         self.error: Exception | None = None
-        self.on_idle: object = None
+        self._on_idle: object = None
         self.writing_paused = False
         self.asleep = False
         self.grabs = 0
@@ -110,7 +110,7 @@ def test_connection_that_can_not_be_asked_leaves_slot_to_another(how: str) -> No
     scheduler = make_scheduler(1)
     first, second = connect(scheduler.unlimited, 1, 1)
     first.error = ValueError() if how == "dead" else None
-    first.on_idle = print if how == "retired" else None
+    first._on_idle = print if how == "retired" else None
     first.writing_paused = how == "paused"
     scheduler.add_function(make_function())
     assert (first.asked, second.asked) == ([], [1])

@@ -498,8 +498,8 @@ def test_unanswered_fence_closes_connection_after_server_timeout() -> None:
     net = Net()
     connection = net.connection
     net.wait(2 * SECONDS)
-    connection.send_fence()
-    assert connection.busy
+    connection._send_fence()
+    assert connection._busy
     net.wait(SECONDS - 0.5)
     assert connection.error is None
     net.wait(1)
@@ -725,7 +725,7 @@ def test_packet_behind_one_that_closes_connection_is_ignored() -> None:
 class Fickle(GearmanWorkerProtocol):
     """Closes the connection if the server leaves its request unanswered."""
 
-    def send_opening(self) -> None:
+    def _send_opening(self) -> None:
         asked: Deferred[Any] = self.request(GRAB_JOB_ALL, answer=NO_JOB)
         asked.addErrback(lambda _: self.close(STOP))
 
@@ -782,17 +782,17 @@ def test_connection_with_jobs_is_busy_until_last_ends() -> None:
     connection = net.connection
     left: list[list[Packet]] = []
     net.assign(H1)
-    connection.retire(lambda: left.append(net.server.received()))
-    assert (connection.busy, left) == (True, [])
+    connection._retire(lambda: left.append(net.server.received()))
+    assert (connection._busy, left) == (True, [])
     connection.work_complete(H1, b"r")
-    assert (connection.busy, left) == (False, [[(WORK_COMPLETE, [H1, b"r"])]])
+    assert (connection._busy, left) == (False, [[(WORK_COMPLETE, [H1, b"r"])]])
 
 
 def test_retired_connection_is_idle_after_last_answer() -> None:
     net = Net()
     net.connection.grab()
     left: list[bool] = []
-    net.connection.retire(lambda: left.append(True))
+    net.connection._retire(lambda: left.append(True))
     assert left == []
     net.server.send(NO_JOB.response())
     assert left == [True]

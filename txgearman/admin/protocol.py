@@ -60,12 +60,12 @@ class AdminProtocol(GearmanProtocol):
             return fail(self.error)
         request = TextRequest(line, is_last=is_last)
         # CRLF: with LF alone, gearmand cuts off the last byte of the name in "create function".
-        self.send(request, line + b"\r\n" + GET_STATUS.request(Fence.subject))
+        self._send(request, line + b"\r\n" + GET_STATUS.request(Fence.subject))
         text: Deferred[bytes] = request.deferred.addCallback(lambda arguments: arguments[0])
         return text
 
     @property
-    def progress(self) -> int:
+    def _progress(self) -> int:
         """Number that changes with each byte, since a long list may take long."""
         return self._received
 
@@ -87,8 +87,8 @@ class AdminProtocol(GearmanProtocol):
         self._size += len(text)
         if not (self._outstanding and isinstance(self._outstanding[0], TextRequest)):
             self.abort(ProtocolError(f"received text that answers no command: {text[:200]!r}"))
-        elif self._size > self.connection_options.max_packet_size:
-            limit = self.connection_options.max_packet_size
+        elif self._size > self._connection_options.max_packet_size:
+            limit = self._connection_options.max_packet_size
             self.abort(
                 ProtocolError(f"received an answer of more than max_packet_size={limit} bytes: {self._size} so far")
             )
@@ -109,9 +109,9 @@ class AdminProtocol(GearmanProtocol):
         super().dataReceived(held[:size])
         return held[size:]
 
-    def request_succeeded(self, request: object, arguments: list[bytes]) -> None:
+    def _request_succeeded(self, request: object, arguments: list[bytes]) -> None:
         if not isinstance(request, TextRequest):
-            super().request_succeeded(request, arguments)
+            super()._request_succeeded(request, arguments)
             return
         text = self._take_text()
         if text:
@@ -119,12 +119,12 @@ class AdminProtocol(GearmanProtocol):
         else:
             request.fail(RequestUnsupported(f"this server does not answer the command {decode_text(request.line)!r}"))
 
-    def request_lost(self, request: object, error: Exception) -> None:
+    def _request_lost(self, request: object, error: Exception) -> None:
         text = self._take_text()
         if text and isinstance(request, TextRequest) and request.is_last:
             request.succeed([text])
         else:
-            super().request_lost(request, error)
+            super()._request_lost(request, error)
 
     def _take_text(self) -> bytes:
         text = b"".join(self._text)

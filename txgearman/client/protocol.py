@@ -128,7 +128,7 @@ class GearmanClientProtocol(GearmanProtocol):
         return deferred
 
     @property
-    def load(self) -> int:
+    def _load(self) -> int:
         """Number of tasks on this connection, written or not."""
         return self.in_flight + len(self._backlog)
 
@@ -148,16 +148,16 @@ class GearmanClientProtocol(GearmanProtocol):
         header = options.packet_type.request_header(len(leading_arguments) + len(workload))
         packet = header + leading_arguments + workload
         task._position = self._answered + len(self._outstanding)
-        self.send(task, packet)
+        self._send(task, packet)
         if options.at is not None:
-            self.send_fence()
+            self._send_fence()
 
     def resumeProducing(self) -> None:
         self.writing_paused = False
-        self.cork()
+        self._cork()
         while not self.writing_paused and (task := self._backlog.pop()) is not None:
             self._send_task(task)
-        self.uncork()
+        self._uncork()
         if not self.writing_paused:
             super().resumeProducing()
 
@@ -179,45 +179,45 @@ class GearmanClientProtocol(GearmanProtocol):
                 self._jobs[task._job_handle] = Tombstone(task._leading_arguments)
             if task._drop is not None:
                 task._drop(JobHandle(self.factory.name, task._job_handle))
-        self.check_idle()
+        self._check_idle()
 
     # Flow control of received data.
 
     def _hold(self, task: Task) -> None:
         self._held.add(task)
-        if len(self._held) == self.in_flight and not self.has_outstanding and self.error is None:
-            self.pause_reading()
+        if len(self._held) == self.in_flight and not self._has_outstanding and self.error is None:
+            self._pause_reading()
 
     def _release(self, task: Task) -> None:
         self._held.discard(task)
-        self.resume_reading()
+        self._resume_reading()
 
     # Idle and retiring.
 
     @property
-    def busy(self) -> bool:
-        return self.has_outstanding or self.in_flight > 0 or len(self._backlog) > 0
+    def _busy(self) -> bool:
+        return self._has_outstanding or self.in_flight > 0 or len(self._backlog) > 0
 
-    def retire(self, on_idle: Callable[[], object]) -> None:
+    def _retire(self, on_idle: Callable[[], object]) -> None:
         report_all(self._backlog.pop_all(), Task._return_unsent)
-        super().retire(on_idle)
+        super()._retire(on_idle)
 
     # Answers to submits.
 
-    def answer_type(self, request: object) -> PacketType:
-        return JOB_CREATED if isinstance(request, (Task, Tombstone)) else super().answer_type(request)
+    def _answer_type(self, request: object) -> PacketType:
+        return JOB_CREATED if isinstance(request, (Task, Tombstone)) else super()._answer_type(request)
 
-    def fits(self, request: object, arguments: list[bytes]) -> bool:
+    def _fits(self, request: object, arguments: list[bytes]) -> bool:
         if isinstance(request, (Task, Tombstone)):
             return bool(arguments[0])
-        return super().fits(request, arguments)
+        return super()._fits(request, arguments)
 
     def _job_created(self, arguments: list[bytes]) -> None:
         outstanding = self._outstanding
         task = outstanding[0] if outstanding else None
         handle = arguments[0]
         if not (isinstance(task, Task) and handle):  # an empty handle names no job
-            self.request_succeeded(self._take_answered(JOB_CREATED, arguments), arguments)
+            self._request_succeeded(self._take_answered(JOB_CREATED, arguments), arguments)
             return
         outstanding.popleft()
         self._answered += 1
@@ -229,16 +229,16 @@ class GearmanClientProtocol(GearmanProtocol):
             self._jobs[handle] = task
         task._job_created(handle)
 
-    def request_succeeded(self, request: object, arguments: list[bytes]) -> None:
+    def _request_succeeded(self, request: object, arguments: list[bytes]) -> None:
         if not isinstance(request, Tombstone):
-            super().request_succeeded(request, arguments)
+            super()._request_succeeded(request, arguments)
         else:
             if not request.background:
                 self._join(arguments[0], request)
             if request.drop is not None:
                 request.drop(JobHandle(self.factory.name, arguments[0]))
 
-    def request_refused(self, request: object, error: ServerError) -> None:
+    def _request_refused(self, request: object, error: ServerError) -> None:
         if isinstance(request, Task):
             self._task_removed(request)
             rejected = TaskRejected(request, error.code, error.text)
@@ -246,15 +246,15 @@ class GearmanClientProtocol(GearmanProtocol):
                 rejected.__cause__ = error
             request._attempt_failed(rejected)
         elif not isinstance(request, Tombstone):
-            super().request_refused(request, error)
+            super()._request_refused(request, error)
 
-    def request_lost(self, request: object, error: Exception) -> None:
+    def _request_lost(self, request: object, error: Exception) -> None:
         if isinstance(request, Task):
             request._attempt_failed(_lost(request, error))
         elif not isinstance(request, Tombstone):
-            super().request_lost(request, error)
+            super()._request_lost(request, error)
 
-    def lose_outstanding(self, error: Exception) -> None:
+    def _lose_outstanding(self, error: Exception) -> None:
         jobs, self._jobs = self._jobs, {}
         acknowledged = [task for job in jobs.values() for task in _tasks_of(job)]
         unwritten = self._backlog.pop_all()
@@ -263,7 +263,7 @@ class GearmanClientProtocol(GearmanProtocol):
         self.in_flight = 0
         release_all(acknowledged)
         release_all(request for request in self._outstanding if isinstance(request, Task))
-        super().lose_outstanding(error)
+        super()._lose_outstanding(error)
         report_all(acknowledged, lambda task: task._attempt_failed(_lost(task, error)))
         if isinstance(error, ClientStopped):  # a callback may have started the client again
             report_all(unwritten, lambda task: task._attempt_failed(ClientStopped()))
@@ -321,7 +321,7 @@ class GearmanClientProtocol(GearmanProtocol):
     def _probe_jobs(self) -> bool:
         silent, suspects = {}, []
         for handle in self._jobs:
-            was_heard = handle in self._heard_of or self.reading_paused
+            was_heard = handle in self._heard_of or self._reading_paused
             silent[handle] = 0 if was_heard else self._silent_probes_of.get(handle, -1) + 1
             if silent[handle] == PROBES_PER_PERIOD:
                 silent[handle] = 0
@@ -330,7 +330,7 @@ class GearmanClientProtocol(GearmanProtocol):
         self._heard_of.clear()
         for handle in suspects:
             if len(handle) <= MAX_HANDLE and b"\0" not in handle:  # else some servers do not answer (H6)
-                self.send(StatusQuery(handle, self._job_forgotten), GET_STATUS.request(handle))
+                self._send(StatusQuery(handle, self._job_forgotten), GET_STATUS.request(handle))
         return bool(self._jobs)
 
     def _job_forgotten(self, handle: bytes) -> None:
@@ -378,7 +378,7 @@ class GearmanClientProtocol(GearmanProtocol):
         if task is not None:
             task._attempt_failed(TaskFailed(task))
 
-    handlers: ClassVar[Mapping[PacketType, Callable[[GearmanClientProtocol, list[bytes]], None]]] = {
+    _handlers: ClassVar[Mapping[PacketType, Callable[[GearmanClientProtocol, list[bytes]], None]]] = {
         JOB_CREATED: _job_created,
         WORK_DATA: _work_data,
         WORK_WARNING: _work_warning,

@@ -105,7 +105,7 @@ class EndpointConnector(Generic[ConnectionT]):
             return None
         self.state = "connected"
         connection = self._factory.buildProtocol(address)
-        connection.on_connection_lost = partial(self._lost, dial)
+        connection._on_connection_lost = partial(self._lost, dial)
         return connection
 
     def _made(self, _: object, dial: _Dial[ConnectionT]) -> None:

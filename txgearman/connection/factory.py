@@ -52,7 +52,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
     accepts and then closes, or whose TLS handshake fails, would be retried in a hot loop.
 
     :ivar reactor: the clock of the timers.
-    :ivar option_requests: options to send as OPTION_REQ on each new connection.
+    :ivar _option_requests: options to send as OPTION_REQ on each new connection.
     :ivar connection: the current connection, ready or not; None if there is none.
     :ivar next_attempt: time of the reactor at which the next attempt starts; None unless one is scheduled.
     """
@@ -77,7 +77,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         """
         self.reactor = reactor_or_default(reactor)
         self.clock = self.reactor  # type: ignore[assignment]  # Twisted declares more than it uses
-        self.option_requests = option_requests
+        self._option_requests = option_requests
         self.connection: ConnectionT | None = None
         self.next_attempt: float | None = None
         self._listener = listener
@@ -121,7 +121,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self._awaiting.fire(Failure(error))
         return self._stopping.wait() if self._active else succeed(None)
 
-    def retire(self, connection: ConnectionT | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
+    def _retire(self, connection: ConnectionT | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
         """Do not reconnect, and close the connection once nothing is in flight on it.
 
         :param connection: the connection, if it is ready.
@@ -133,7 +133,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
             return self.stop(over)
         self.stopTrying()
         stopped = self._stopping.wait()
-        connection.retire(partial(self.stop, over, timeout))
+        connection._retire(partial(self.stop, over, timeout))
         return stopped
 
     # Calls of the connector.
@@ -172,7 +172,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
 
     # Calls of the connection.
 
-    def connection_ready(self, connection: ConnectionT) -> None:
+    def _connection_ready(self, connection: ConnectionT) -> None:
         """The server has sent the first good answer on this connection."""
         if connection.error is None:
             self._clear_deadline()
@@ -181,7 +181,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
                 self._listener.connection_ready(connection)
             self._awaiting.fire(connection)
 
-    def connection_down(self, connection: ConnectionT, error: Exception) -> None:
+    def _connection_down(self, connection: ConnectionT, error: Exception) -> None:
         """The connection can't be used any longer, because of `error`."""
         if connection is self.connection:
             self._clear_deadline()
@@ -200,7 +200,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self._deadline = None
         self._timed_out = True
         if self.connection is not None:
-            self.connection.abort(self.connection.explain_error(self._timeout_error()))
+            self.connection.abort(self.connection._explain_error(self._timeout_error()))
         else:
             assert self.connector is not None  # startedConnecting sets both
             self.connector.stopConnecting()

@@ -211,7 +211,7 @@ class JobServer(Generic[ConnectionT]):
         """
         avoid = self.address == avoided
         if self.connection is not None:
-            return 0, avoid, self.connection.writing_paused, self.connection.load
+            return 0, avoid, self.connection.writing_paused, self.connection._load
         return 2 if self.unreachable else 1, avoid, False, 0
 
     def score(self, unique: bytes) -> bytes:
@@ -352,7 +352,7 @@ class ServerPool(Generic[ConnectionT]):
         self._changed()
 
     def _retire(self, factory: GearmanFactory[ConnectionT], connection: ConnectionT | None, timeout: float) -> None:
-        factory.retire(connection, timeout).addCallback(lambda _: self._leaving.pop(factory, None))
+        factory._retire(connection, timeout).addCallback(lambda _: self._leaving.pop(factory, None))
 
     def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
         """Disconnect from all servers.

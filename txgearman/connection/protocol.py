@@ -94,16 +94,16 @@ class ProtocolFactory(Interface[ConnectionT_contra]):
     """The factory of a `GearmanProtocol`, as the protocol uses it.
 
     :ivar reactor: the clock of the timers.
-    :ivar option_requests: options to send as OPTION_REQ on each new connection.
+    :ivar _option_requests: options to send as OPTION_REQ on each new connection.
     """
 
     reactor: Reactor
-    option_requests: tuple[bytes, ...]
+    _option_requests: tuple[bytes, ...]
 
-    def connection_ready(self, connection: ConnectionT_contra) -> None:
+    def _connection_ready(self, connection: ConnectionT_contra) -> None:
         """The server has sent the first good answer on this connection."""
 
-    def connection_down(self, connection: ConnectionT_contra, error: Exception) -> None:
+    def _connection_down(self, connection: ConnectionT_contra, error: Exception) -> None:
         """The connection can't be used any longer, because of `error`."""
 
 
@@ -164,37 +164,37 @@ class Fence(Outstanding):
 class GearmanProtocol(Protocol):
     """A connection to one job server.
 
-    :ivar tls_established: whether the TLS handshake is complete.
-    :ivar certificate_fault: what is wrong with the server's certificate; empty if nothing is, or without TLS.
+    :ivar _tls_established: whether the TLS handshake is complete.
+    :ivar _certificate_fault: what is wrong with the server's certificate; empty if nothing is, or without TLS.
     :ivar ready: whether the server has sent a good answer on this connection.
     :ivar error: the error that ended the connection; None while it can be used.
-    :ivar corks: whether packets written while data is handled are sent together at its end. Only over TCP, since a
+    :ivar _corks: whether packets written while data is handled are sent together at its end. Only over TCP, since a
         callback may advance an in-memory wire meanwhile.
     :ivar writing_paused: whether the write buffer is full, so that callers should hold back.
-    :ivar reading_paused: whether the connection has stopped reading.
-    :ivar answer_probe: checks that the server makes progress while an answer is due.
-    :ivar on_idle: called once as soon as nothing is in flight, if it is set.
-    :ivar on_connection_lost: called with the reason when the transport has closed, if it is set.
+    :ivar _reading_paused: whether the connection has stopped reading.
+    :ivar _answer_probe: checks that the server makes progress while an answer is due.
+    :ivar _on_idle: called once as soon as nothing is in flight, if it is set.
+    :ivar _on_connection_lost: called with the reason when the transport has closed, if it is set.
     """
 
     factory: ProtocolFactory[Self]
     transport: IStreamTransport
-    handlers: ClassVar[Mapping[PacketType, Callable[[Self, list[bytes]], None]]] = {}
+    _handlers: ClassVar[Mapping[PacketType, Callable[[Self, list[bytes]], None]]] = {}
     """Handlers of the packets that are not the answer to a request. Set by a subclass."""
     in_flight = 0
     """Number of tasks or jobs on this connection. Counted by a subclass."""
 
     def __init__(self, reactor: Reactor, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
-        self.connection_options = connection_options
+        self._connection_options = connection_options
         # Both magics: M2.
         self._decoder = Decoder(RES, REQ, max_packet_size=connection_options.max_packet_size)
         self._outstanding: deque[object] = deque()  # requests without an answer so far, the oldest first
         self._answered = 0
-        self.corks = False
+        self._corks = False
         self._corked: list[bytes] | None = None
         self._corked_size = 0
-        self.answer_probe = PeriodicProbe(reactor, connection_options.server_timeout, self._probe_answers)
-        self._progress = 0
+        self._answer_probe = PeriodicProbe(reactor, connection_options.server_timeout, self._probe_answers)
+        self._last_progress = 0
         self._unanswered_probes = 0
         self._heartbeat = (
             None
@@ -205,13 +205,13 @@ class GearmanProtocol(Protocol):
         self._silent_probes = 0
         self._abort_call: IDelayedCall | None = None
         self._drained: Waiters[None] = Waiters()
-        self.on_connection_lost: Callable[[Failure], None] | None = None
-        self.tls_established = False
-        self.certificate_fault = ""
-        self.on_idle: Callable[[], object] | None = None
+        self._on_connection_lost: Callable[[Failure], None] | None = None
+        self._tls_established = False
+        self._certificate_fault = ""
+        self._on_idle: Callable[[], object] | None = None
         self.ready = False
         self.writing_paused = False
-        self.reading_paused = False
+        self._reading_paused = False
         self.error: Exception | None = None
 
     # Opening and closing.
@@ -219,22 +219,22 @@ class GearmanProtocol(Protocol):
     def connectionMade(self) -> None:
         tcp = tcp_transport(self.transport)
         if tcp is not None:
-            self.corks = True
+            self._corks = True
             tcp.setTcpNoDelay(True)
             tcp.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
-        self.send_opening()
+        self._send_opening()
 
-    def send_opening(self) -> None:
+    def _send_opening(self) -> None:
         """Send the first requests of a connection, the last of which is a fence."""
-        for option in self.factory.option_requests:
+        for option in self.factory._option_requests:
             # A server that refuses or ignores an option is usable without it.
             self.request(OPTION_REQ, option, answer=OPTION_RES, subject=option).addErrback(lambda _: None)
-        if not self.factory.option_requests:
-            self.send_fence()
+        if not self.factory._option_requests:
+            self._send_fence()
 
     def handshakeCompleted(self) -> None:
-        self.tls_established = True
+        self._tls_established = True
 
     def abort(self, error: Exception) -> None:
         """Close the connection at once, and discard unsent data.
@@ -252,9 +252,9 @@ class GearmanProtocol(Protocol):
         """
         if self.error is not None:
             return
-        self.uncork()
+        self._uncork()
         self._teardown(error)
-        if ISSLTransport.providedBy(self.transport) and not self.tls_established:
+        if ISSLTransport.providedBy(self.transport) and not self._tls_established:
             self._abort_transport()  # no data can be sent before the handshake, which the peer may never complete
             return
         self._abort_call = self.factory.reactor.callLater(timeout, self._abort_late)
@@ -262,29 +262,29 @@ class GearmanProtocol(Protocol):
         self.transport.loseConnection()
 
     @property
-    def busy(self) -> bool:
+    def _busy(self) -> bool:
         """Whether anything is in flight."""
-        return self.has_outstanding
+        return self._has_outstanding
 
     @property
-    def load(self) -> int:
+    def _load(self) -> int:
         """Measure of how busy the connection is, for the choice of the least busy one."""
         return self.in_flight
 
     @property
-    def retiring(self) -> bool:
+    def _retiring(self) -> bool:
         """Whether `retire` was called, so that no new work should be sent."""
-        return self.on_idle is not None
+        return self._on_idle is not None
 
-    def retire(self, on_idle: Callable[[], object]) -> None:
+    def _retire(self, on_idle: Callable[[], object]) -> None:
         """Call `on_idle` as soon as nothing is in flight, unless the connection is lost before."""
-        self.on_idle = on_idle
-        self.check_idle()
+        self._on_idle = on_idle
+        self._check_idle()
 
-    def check_idle(self) -> None:
+    def _check_idle(self) -> None:
         """Call `on_idle` if it is set and nothing is in flight."""
-        if self.on_idle is not None and not self.busy and self.error is None:
-            on_idle, self.on_idle = self.on_idle, None
+        if self._on_idle is not None and not self._busy and self.error is None:
+            on_idle, self._on_idle = self._on_idle, None
             on_idle()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -292,11 +292,11 @@ class GearmanProtocol(Protocol):
             self._abort_call.cancel()
             self._abort_call = None
         assert isinstance(reason.value, Exception)
-        self._teardown(self.explain_error(reason.value))
-        if self.on_connection_lost is not None:
-            self.on_connection_lost(reason)
+        self._teardown(self._explain_error(reason.value))
+        if self._on_connection_lost is not None:
+            self._on_connection_lost(reason)
 
-    def explain_error(self, error: Exception) -> Exception:
+    def _explain_error(self, error: Exception) -> Exception:
         """Return the error that ended the connection, with a helpful text."""
         if ISSLTransport.providedBy(self.transport):
             return explain_error(error, self)
@@ -321,19 +321,19 @@ class GearmanProtocol(Protocol):
         if self.error is not None:
             return
         self.error = error
-        self.answer_probe.stop()
+        self._answer_probe.stop()
         if self._heartbeat is not None:
             self._heartbeat.stop()
-        self.resume_reading()  # a TLS connection closes only once it has read the peer's close alert
+        self._resume_reading()  # a TLS connection closes only once it has read the peer's close alert
         # Before requests fail, so that what is submitted in reaction to their failure goes to another connection.
-        self.factory.connection_down(self, error)
-        self.lose_outstanding(error)
+        self.factory._connection_down(self, error)
+        self._lose_outstanding(error)
 
-    def lose_outstanding(self, error: Exception) -> None:
+    def _lose_outstanding(self, error: Exception) -> None:
         """Fail all outstanding requests. The table is empty before the first of them fails."""
         outstanding, self._outstanding = self._outstanding, deque()
         for request in outstanding:
-            self.request_lost(request, error)
+            self._request_lost(request, error)
         self._drained.fire(None)
 
     # Flow control of written data.
@@ -359,50 +359,50 @@ class GearmanProtocol(Protocol):
     # Detection of silent servers.
 
     @property
-    def has_outstanding(self) -> bool:
+    def _has_outstanding(self) -> bool:
         """Whether an answer of the server is due."""
         return bool(self._outstanding)
 
     @property
-    def progress(self) -> int:
+    def _progress(self) -> int:
         """Number that changes with each answer, and with each part of a large packet."""
         return self._answered + self._decoder.unfinished
 
-    def expect_answer(self) -> None:
+    def _expect_answer(self) -> None:
         """Start the time that the server has for its next answer: the ``server_timeout`` of the options."""
-        self._progress = self.progress
+        self._last_progress = self._progress
         self._unanswered_probes = 0
-        self.answer_probe.start()
+        self._answer_probe.start()
 
     def _probe_answers(self) -> bool:
-        if not self.has_outstanding:
+        if not self._has_outstanding:
             return False
-        if self.progress != self._progress:
-            self._progress = self.progress
+        if self._progress != self._last_progress:
+            self._last_progress = self._progress
             self._unanswered_probes = 0
             return True
         self._unanswered_probes += 1
         if self._unanswered_probes < PROBES_PER_PERIOD:
             return True
-        self.abort(TimeoutError(string=f"no answer within {self.connection_options.server_timeout} seconds"))
+        self.abort(TimeoutError(string=f"no answer within {self._connection_options.server_timeout} seconds"))
         return False
 
-    def pause_reading(self) -> None:
+    def _pause_reading(self) -> None:
         """Stop reading, so that the server has to wait."""
-        if not self.reading_paused:
-            self.reading_paused = True
+        if not self._reading_paused:
+            self._reading_paused = True
             self.transport.pauseProducing()
 
-    def resume_reading(self) -> None:
+    def _resume_reading(self) -> None:
         """Continue reading."""
-        if self.reading_paused:
-            self.reading_paused = False
+        if self._reading_paused:
+            self._reading_paused = False
             self.transport.resumeProducing()
 
     def _probe_connection(self) -> bool:
         # While much is being sent, an ECHO_REQ would wait behind it.
         self._silent_probes = (
-            0 if self._heard or self.reading_paused or self.writing_paused else self._silent_probes + 1
+            0 if self._heard or self._reading_paused or self.writing_paused else self._silent_probes + 1
         )
         self._heard = False
         if self._silent_probes == PROBES_PER_PERIOD:
@@ -411,7 +411,7 @@ class GearmanProtocol(Protocol):
             return True
         self.abort(
             TimeoutError(
-                string=f"no data, and no answer to ECHO_REQ within {self.connection_options.heartbeat} seconds"
+                string=f"no data, and no answer to ECHO_REQ within {self._connection_options.heartbeat} seconds"
             )
         )
         return False
@@ -433,27 +433,27 @@ class GearmanProtocol(Protocol):
             return fail(self.error)
         request = Request(answer, subject)
         deferred = request.deferred
-        self.send(request, packet_type.request(*arguments))
-        self.send_fence()
+        self._send(request, packet_type.request(*arguments))
+        self._send_fence()
         return deferred
 
-    def send_fence(self) -> None:
+    def _send_fence(self) -> None:
         """Send the request that shows whether the server has left the one before it unanswered."""
-        self.send(Fence(), GET_STATUS.request(_FENCE_HANDLE))
+        self._send(Fence(), GET_STATUS.request(_FENCE_HANDLE))
 
-    def send(self, request: object, packet: bytes) -> None:
+    def _send(self, request: object, packet: bytes) -> None:
         """Write the packet of a request, and add the request to the table of outstanding ones.
 
         :param request: an `Outstanding`, or an object for which this class overrides the handling of answers.
         """
         self._outstanding.append(request)
-        self.write(packet)
-        if not self.answer_probe.on:
-            self.expect_answer()
-        if self.reading_paused:
-            self.resume_reading()
+        self._write(packet)
+        if not self._answer_probe.on:
+            self._expect_answer()
+        if self._reading_paused:
+            self._resume_reading()
 
-    def write(self, packet: bytes) -> None:
+    def _write(self, packet: bytes) -> None:
         """Write a packet, now or when the connection is uncorked."""
         corked = self._corked
         if corked is None:
@@ -462,15 +462,15 @@ class GearmanProtocol(Protocol):
             corked.append(packet)
             self._corked_size += len(packet)
             if self._corked_size > _MAX_CORKED:
-                self.uncork()
-                self.cork()
+                self._uncork()
+                self._cork()
 
-    def cork(self) -> None:
+    def _cork(self) -> None:
         """Collect packets until `uncork`. (Making several small packets costs as much as one call of the transport.)"""
         self._corked = []
         self._corked_size = 0
 
-    def uncork(self) -> None:
+    def _uncork(self) -> None:
         """Write the packets that were collected."""
         corked, self._corked = self._corked, None
         if corked:
@@ -478,17 +478,17 @@ class GearmanProtocol(Protocol):
 
     # Outcomes of a request. A subclass that sends others than an `Outstanding` overrides all of them.
 
-    def answer_type(self, request: object) -> PacketType:
+    def _answer_type(self, request: object) -> PacketType:
         """Return the packet type of the answer to `request`, unless it is an ERROR."""
         assert isinstance(request, Outstanding)
         return request.answer
 
-    def fits(self, request: object, arguments: list[bytes]) -> bool:
+    def _fits(self, request: object, arguments: list[bytes]) -> bool:
         """Check whether an answer of the right type can be that of `request`."""
         assert isinstance(request, Outstanding)
         return request.subject is None or request.subject == arguments[0]
 
-    def request_succeeded(self, request: object, arguments: list[bytes]) -> None:
+    def _request_succeeded(self, request: object, arguments: list[bytes]) -> None:
         """Handle the answer to `request`."""
         assert isinstance(request, Outstanding)
         if isinstance(request, Fence):
@@ -501,14 +501,14 @@ class GearmanProtocol(Protocol):
             self.ready = True
             if self._heartbeat is not None:
                 self._heartbeat.start()
-            self.factory.connection_ready(self)
+            self.factory._connection_ready(self)
 
-    def request_refused(self, request: object, error: ServerError) -> None:
+    def _request_refused(self, request: object, error: ServerError) -> None:
         """Handle an ERROR in answer to `request`, or that the server left it unanswered."""
         assert isinstance(request, Outstanding)
         request.fail(error)
 
-    def request_lost(self, request: object, error: Exception) -> None:
+    def _request_lost(self, request: object, error: Exception) -> None:
         """Handle that the connection was lost before `request` was answered."""
         assert isinstance(request, Outstanding)
         request.fail(error)
@@ -519,18 +519,18 @@ class GearmanProtocol(Protocol):
         if self.error is not None:
             return
         self._heard = True
-        if self.corks:
-            self.cork()
+        if self._corks:
+            self._cork()
         try:
             self._receive(data)
         except ProtocolError as error:
             self.abort(error.with_traceback(None))  # the error is kept, and would keep its frames' objects alive
-        self.uncork()
-        if self.on_idle is not None:
-            self.check_idle()
+        self._uncork()
+        if self._on_idle is not None:
+            self._check_idle()
 
     def _receive(self: Self, data: bytes) -> None:
-        handlers = self.handlers
+        handlers = self._handlers
         decoder = self._decoder
         for packets in decoder.packets(data):
             for packet_type, arguments in packets:
@@ -546,9 +546,9 @@ class GearmanProtocol(Protocol):
 
     def _answer_received(self, packet_type: PacketType, arguments: list[bytes]) -> None:
         if packet_type is ERROR:
-            self.error_received(*_code_and_text(arguments))
+            self._error_received(*_code_and_text(arguments))
         else:
-            self.request_succeeded(self._take_answered(packet_type, arguments), arguments)
+            self._request_succeeded(self._take_answered(packet_type, arguments), arguments)
 
     def _take_answered(self, packet_type: PacketType, arguments: list[bytes]) -> object:
         """Remove from the table the request that this packet answers, and return it."""
@@ -562,10 +562,12 @@ class GearmanProtocol(Protocol):
             self._take_oldest()
             self._take_oldest()
             # Only now that the table is consistent: it may run the user's code.
-            unanswered = self.answer_type(oldest)
-            self.request_refused(oldest, RequestUnsupported(f"this server leaves requests for {unanswered} unanswered"))
+            unanswered = self._answer_type(oldest)
+            self._request_refused(
+                oldest, RequestUnsupported(f"this server leaves requests for {unanswered} unanswered")
+            )
             return next_oldest
-        due = "nothing" if oldest is None else self.answer_type(oldest)
+        due = "nothing" if oldest is None else self._answer_type(oldest)
         raise ProtocolError(f"received {packet_type} when {due} was due: {arguments!r:.200}")
 
     def _take_oldest(self) -> None:
@@ -573,15 +575,15 @@ class GearmanProtocol(Protocol):
         self._answered += 1
 
     def _answers(self, request: object, packet_type: PacketType, arguments: list[bytes]) -> bool:
-        return request is not None and self.answer_type(request) is packet_type and self.fits(request, arguments)
+        return request is not None and self._answer_type(request) is packet_type and self._fits(request, arguments)
 
-    def error_received(self, code: str, text: str) -> None:
+    def _error_received(self, code: str, text: str) -> None:
         """Handle an ERROR: the answer to the oldest request."""
         request = self._outstanding[0] if self._outstanding else None
         if request is None or isinstance(request, Fence):
             raise ProtocolError(f"received an ERROR that answers no request: {code}: {text}")
         self._take_oldest()
-        self.request_refused(request, ServerError(code, text))
+        self._request_refused(request, ServerError(code, text))
 
 
 def _code_and_text(arguments: list[bytes]) -> list[str]:

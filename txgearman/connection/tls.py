@@ -181,14 +181,14 @@ class TLSOptions:
 class ServerConnection(Interface):
     """A connection to a job server over TLS.
 
-    :ivar tls_established: whether the TLS handshake is complete.
+    :ivar _tls_established: whether the TLS handshake is complete.
     :ivar ready: whether the server has sent a good answer.
-    :ivar certificate_fault: what is wrong with the server's certificate; empty if nothing is.
+    :ivar _certificate_fault: what is wrong with the server's certificate; empty if nothing is.
     """
 
-    tls_established: bool
+    _tls_established: bool
     ready: bool
-    certificate_fault: str
+    _certificate_fault: str
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -216,10 +216,10 @@ class _Verifier:
     ) -> bool:
         """Verify a certificate. OpenSSL calls this for each one of the chain, with the server's own (depth 0) last."""
         if not fine:
-            connection.certificate_fault = _FAULTS.get(code, f"OpenSSL's verify error {code}")
+            connection._certificate_fault = _FAULTS.get(code, f"OpenSSL's verify error {code}")
         elif depth == 0:
-            connection.certificate_fault = self._wrong_name(certificate)
-        return not connection.certificate_fault
+            connection._certificate_fault = self._wrong_name(certificate)
+        return not connection._certificate_fault
 
     def _wrong_name(self, certificate: X509) -> str:
         from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
@@ -250,13 +250,13 @@ def explain_error(error: Exception, connection: ServerConnection) -> Exception:
 def _explanation(error: Exception, connection: ServerConnection) -> str:
     from OpenSSL.SSL import Error
 
-    if connection.certificate_fault:
-        return f"certificate verify failed: {connection.certificate_fault}"
+    if connection._certificate_fault:
+        return f"certificate verify failed: {connection._certificate_fault}"
     if isinstance(error, Error):
         return _reasons(error)
     if type(error).__module__.startswith("service_identity"):  # Twisted's own verification, of other endpoints
         return f"certificate verify failed: {error}"
-    if not connection.tls_established:
+    if not connection._tls_established:
         return f"no handshake ({_PLAIN_TEXT}): {error}"
     if not connection.ready and not isinstance(error, TimeoutError):
         return f"no answer after the handshake (the server may require another client certificate): {error}"

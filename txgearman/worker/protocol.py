@@ -141,16 +141,16 @@ class GearmanWorkerProtocol(GearmanProtocol):
         return len(self.jobs)
 
     @property
-    def has_outstanding(self) -> bool:
-        return self.grabs > 0 or super().has_outstanding
+    def _has_outstanding(self) -> bool:
+        return self.grabs > 0 or super()._has_outstanding
 
     @property
-    def progress(self) -> int:
-        return self._grabs_answered + super().progress
+    def _progress(self) -> int:
+        return self._grabs_answered + super()._progress
 
     @property
-    def busy(self) -> bool:
-        return self.has_outstanding or bool(self.jobs)
+    def _busy(self) -> bool:
+        return self._has_outstanding or bool(self.jobs)
 
     def resumeProducing(self) -> None:
         super().resumeProducing()
@@ -158,7 +158,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     # The handshake.
 
-    def send_opening(self) -> None:
+    def _send_opening(self) -> None:
         asked = self.request(GRAB_JOB_ALL, answer=NO_JOB)
         asked.addErrback(self._no_gearmand)
 
@@ -170,7 +170,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
     def register(self) -> None:
         """Send the worker's id, and register its functions."""
         if self.factory.client_id:
-            self.write(SET_CLIENT_ID.request(self.factory.client_id))
+            self._write(SET_CLIENT_ID.request(self.factory.client_id))
         for function, timeout in self.factory.registrar.registration():
             self.can_do(function, timeout)
 
@@ -180,13 +180,13 @@ class GearmanWorkerProtocol(GearmanProtocol):
         :param timeout: seconds after which the server is to take a job away; None for no limit.
         """
         if timeout is None or self.dialect.can_do_timeout is None:
-            self.write(CAN_DO.request(function))
+            self._write(CAN_DO.request(function))
         else:
-            self.write(CAN_DO_TIMEOUT.request(function, self.dialect.can_do_timeout(timeout)))
+            self._write(CAN_DO_TIMEOUT.request(function, self.dialect.can_do_timeout(timeout)))
 
     def cant_do(self, function: bytes) -> None:
         """Unregister a function. gearmand takes its running jobs away, too (docs/gearman.md §7)."""
-        self.write(CANT_DO.request(function))
+        self._write(CANT_DO.request(function))
 
     # Jobs.
 
@@ -198,23 +198,23 @@ class GearmanWorkerProtocol(GearmanProtocol):
         """
         self.asleep = False
         self.grabs += count
-        self.write(self.dialect.grab if count == 1 else self.dialect.grab * count)
-        if not self.answer_probe.on:
-            self.expect_answer()
+        self._write(self.dialect.grab if count == 1 else self.dialect.grab * count)
+        if not self._answer_probe.on:
+            self._expect_answer()
 
     def sleep(self) -> None:
         """Have the server send NOOP when there is a job."""
         self.asleep = True
-        self.write(PRE_SLEEP.request())
+        self._write(PRE_SLEEP.request())
 
     def work_data(self, handle: bytes, data: bytes) -> None:
-        self.write(WORK_DATA.request(handle, data))
+        self._write(WORK_DATA.request(handle, data))
 
     def work_warning(self, handle: bytes, data: bytes) -> None:
-        self.write(WORK_WARNING.request(handle, data))
+        self._write(WORK_WARNING.request(handle, data))
 
     def work_status(self, handle: bytes, numerator: int, denominator: int) -> None:
-        self.write(WORK_STATUS.request(handle, b"%d" % numerator, b"%d" % denominator))
+        self._write(WORK_STATUS.request(handle, b"%d" % numerator, b"%d" % denominator))
 
     def work_complete(self, handle: bytes, result: bytes) -> None:
         self._end(handle, WORK_COMPLETE.request(handle, result))
@@ -228,20 +228,20 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     def _end(self, handle: bytes, packet: bytes) -> None:
         self.jobs.pop(handle, None)
-        self.write(packet)
-        self.check_idle()
+        self._write(packet)
+        self._check_idle()
 
-    def lose_outstanding(self, error: Exception) -> None:
+    def _lose_outstanding(self, error: Exception) -> None:
         jobs, self.jobs = self.jobs, {}
-        super().lose_outstanding(error)
+        super()._lose_outstanding(error)
         grabs, self.grabs = self.grabs, 0
         self.factory.receiver.connection_closed(self, grabs, list(jobs.values()))
 
     # What the server says.
 
-    def error_received(self, code: str, text: str) -> None:
+    def _error_received(self, code: str, text: str) -> None:
         if not self.ready:
-            super().error_received(code, text)
+            super()._error_received(code, text)
             return
         # After the handshake no request of ours is answered so. It is about a packet that has no answer, such as the
         # result of a job that the server has assigned to another worker meanwhile (docs/gearman.md §8).
@@ -251,7 +251,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     def _no_job(self, arguments: list[bytes]) -> None:
         if not self.ready:  # the handshake's
-            self.request_succeeded(self._take_answered(NO_JOB, arguments), arguments)
+            self._request_succeeded(self._take_answered(NO_JOB, arguments), arguments)
             return
         self._grab_answered(NO_JOB)
         self.factory.receiver.no_job_received(self)
@@ -282,7 +282,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
             self.asleep = False
             self.factory.receiver.wakeup_received(self)
 
-    handlers: ClassVar[Mapping[PacketType, Callable[[GearmanWorkerProtocol, list[bytes]], None]]] = {
+    _handlers: ClassVar[Mapping[PacketType, Callable[[GearmanWorkerProtocol, list[bytes]], None]]] = {
         NO_JOB: _no_job,
         JOB_ASSIGN: _assigned,
         JOB_ASSIGN_UNIQ: _assigned_uniq,
@@ -320,9 +320,9 @@ class GearmanWorkerFactory(GearmanFactory[GearmanWorkerProtocol]):
         self.client_id = client_id
         self.name = name
 
-    def connection_ready(self, connection: GearmanWorkerProtocol) -> None:
+    def _connection_ready(self, connection: GearmanWorkerProtocol) -> None:
         if connection.error is None:
             connection.register()
-            super().connection_ready(connection)
+            super()._connection_ready(connection)
         if connection.error is None:
             self.registrar.connection_ready(connection)
