@@ -330,7 +330,7 @@ def not_text(folder: Path) -> Path:
         (lambda folder: [REAL_FILES[0], "--server", f"127.0.0.1:{free_port()}"], r"127\.0\.0\.1:\d+: .*refused"),
         (
             lambda folder: [REAL_FILES[0], "--server", "here:there"],
-            r"an endpoint description must be valid, not 'here:there'",
+            r"an address must be .*, not 'here:there'",
         ),
         (lambda folder: [REAL_FILES[0], "--no-worker"], r"--no-worker needs a --server"),
         (lambda folder: [REAL_FILES[0], "--top", "-1"], r"--top must not be negative"),
