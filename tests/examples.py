@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-__all__ = ["of_histories", "register_profiles"]
+__all__ = ["of_histories", "of_scenarios", "register_profiles"]
 
 
 def register_profiles() -> None:
     settings.register_profile("short", max_examples=30, deadline=None)
     settings.register_profile("long", max_examples=2000, deadline=None)
     settings.load_profile("short")
+
+
+def of_scenarios() -> settings:
+    """Return the settings of a test whose examples take as long as two others."""
+    return settings(max_examples=settings().max_examples // 2)
 
 
 def of_histories() -> settings:

@@ -48,6 +48,7 @@ from txgearman.packets import (
 )
 
 from .conftest import Failures
+from .examples import of_scenarios
 from .wire import MemoryEndpoint, answer, outcome
 
 HANDLES: Final = [b"H:%d" % number for number in range(1, 5)]
@@ -314,6 +315,7 @@ CLIENT_OPTIONS: Final = st.fixed_dictionaries(
 @pytest.mark.guarantee(number=14)
 @given(CLIENT_STEPS, CLIENT_OPTIONS, st.sampled_from([False, False, False, True]))
 @example([("question", "echo"), ("send", b"", 1), ("wait", 40.0)], {}, True)
+@of_scenarios()
 def test_client_gets_one_outcome_per_task_whatever_server_sends(
     steps: list[Step], options: dict[str, Any], impolite: bool
 ) -> None:
@@ -412,6 +414,7 @@ WORKER_STEPS: Final = weighted(
 @pytest.mark.guarantee(number=1)
 @pytest.mark.guarantee(number=14)
 @given(WORKER_STEPS)
+@of_scenarios()
 def test_worker_keeps_running_and_stops_whatever_server_sends(steps: list[Step]) -> None:
     with nothing_logged():
         scenario = WorkerScenario(polite=False)
