@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
+from txgearman import GearmanAdmin, GearmanClient, GearmanWorker
 from txgearman.admin.protocol import AdminFactory, AdminProtocol
 from txgearman.connection.options import ConnectionOptions
 from txgearman.connection.pool import ServerState
+from txgearman.connection.reactor import random_source
 from txgearman.errors import ClientStopped
 from txgearman.service import GearmanService, PoolService
 from txgearman.testing import MemoryJobServer
@@ -127,6 +129,34 @@ def test_global_reactor_is_the_default() -> None:
     from twisted.internet import reactor
 
     assert Service(reactor=None)._reactor is reactor
+
+
+def test_random_numbers_are_the_same_each_time_on_clock_alone() -> None:
+    from twisted.internet import reactor
+
+    assert len({random_source(Clock()).random() for _ in range(3)}) == 1
+    assert len({random_source(cast("Any", reactor)).random() for _ in range(3)}) == 3
+
+
+def seconds_to_attempts(service_type: type[GearmanClient | GearmanWorker | GearmanAdmin]) -> list[float | None]:
+    """Return how long a new service waits for its next attempt at each of two servers that refuse connections."""
+    first = MemoryJobServer()
+    servers = [first, MemoryJobServer(first.clock)]
+    for server in servers:
+        server.refuse_connections()
+    service = service_type([server.endpoint() for server in servers], reactor=first.clock)
+    service.startService()
+    first.advance()
+    return [server.next_attempt for server in service.servers]
+
+
+@pytest.mark.parametrize("service_type", [GearmanClient, GearmanWorker, GearmanAdmin])
+def test_service_on_clock_has_one_source_of_the_same_random_numbers(
+    service_type: type[GearmanClient | GearmanWorker | GearmanAdmin],
+) -> None:
+    first, second = seconds_to_attempts(service_type)
+    assert first != second  # two sources would have given the same number
+    assert seconds_to_attempts(service_type) == [first, second]
 
 
 # The pool of client and admin client.

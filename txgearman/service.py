@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic
+from typing import Protocol as Interface
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 
 from .connection.addresses import Address
-from .connection.factory import ConnectionT
+from .connection.factory import ConnectionListener, ConnectionT, GearmanFactory
 from .connection.options import ConnectionOptions
-from .connection.pool import MakeFactory, ServerInfo, ServerPool
-from .connection.reactor import Reactor, reactor_or_default
+from .connection.pool import ServerInfo, ServerPool
+from .connection.reactor import Reactor, random_source, reactor_or_default
 from .connection.tls import TLSOptions
 from .errors import ClientStopped
 from .validation import MAX_FUNCTION, name_bytes
@@ -25,7 +28,10 @@ __all__ = ["GearmanService", "PoolService"]
 
 
 class GearmanService(Service):
-    """A service that is also an async context manager, which starts and stops it."""
+    """A service that is also an async context manager, which starts and stops it.
+
+    :ivar _random: the source of all random numbers of the service.
+    """
 
     def __init__(self, prefix: str | bytes, reactor: Reactor | None, connection_options: ConnectionOptions) -> None:
         """
@@ -34,6 +40,7 @@ class GearmanService(Service):
         prefix_bytes = name_bytes("prefix", prefix, MAX_FUNCTION)
         self._prefix = prefix_bytes + b"\t" if prefix_bytes else b""
         self._reactor = reactor_or_default(reactor)
+        self._random = random_source(self._reactor)
         self._connection_options = connection_options
 
     async def __aenter__(self) -> Self:
@@ -50,6 +57,14 @@ class GearmanService(Service):
         return succeed(None)
 
 
+class _MakeFactory(Interface[ConnectionT]):
+    """Callable that makes the factory of the connection to one server; `name` is its address."""
+
+    def __call__(
+        self, *, name: str, listener: ConnectionListener[ConnectionT], source: random.Random
+    ) -> GearmanFactory[ConnectionT]: ...
+
+
 class PoolService(GearmanService, Generic[ConnectionT]):
     """A service with one pool of connections, which it opens at its start or first use."""
 
@@ -60,7 +75,7 @@ class PoolService(GearmanService, Generic[ConnectionT]):
         reactor: Reactor | None,
         connection_options: ConnectionOptions,
         tls: TLSOptions | None,
-        make_factory: MakeFactory[ConnectionT],
+        make_factory: _MakeFactory[ConnectionT],
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         """
@@ -68,8 +83,15 @@ class PoolService(GearmanService, Generic[ConnectionT]):
         :raises TypeError, ValueError: for an invalid argument.
         """
         super().__init__(prefix, reactor, connection_options)
-        connect_timeout = connection_options.connect_timeout
-        self._servers = ServerPool(job_servers, self._reactor, make_factory, changed, connect_timeout, tls)
+        self._servers = ServerPool(
+            job_servers,
+            self._reactor,
+            partial(make_factory, source=self._random),
+            changed,
+            connection_options.connect_timeout,
+            tls,
+            self._random,
+        )
         self._stopped = False
 
     @property

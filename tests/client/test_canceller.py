@@ -25,6 +25,7 @@ from txgearman import (
 from txgearman.client.canceller import JobCanceller
 from txgearman.connection.options import DEFAULT_CONNECTION_OPTIONS
 from txgearman.connection.pool import JobServer
+from txgearman.connection.reactor import random_source
 from txgearman.packets import JOB_CREATED, WORK_FAIL
 from txgearman.testing import MemoryJobServer
 
@@ -193,7 +194,7 @@ def test_cancel_job_fails_while_server_is_down(server: MemoryJobServer) -> None:
 def test_stop_fails_outstanding_commands() -> None:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
-    canceller = JobCanceller(clock, DEFAULT_CONNECTION_OPTIONS)
+    canceller = JobCanceller(clock, DEFAULT_CONNECTION_OPTIONS, random_source(clock))
     job_server = JobServer("there", endpoint, make_none, lambda: None)
     results = [outcome(canceller.cancel(job_server, b"H:x:%d" % number)) for number in (1, 2)]
     stopped = outcome(canceller.stop())
@@ -207,7 +208,7 @@ def test_stop_fails_outstanding_commands() -> None:
 
 def test_stop_waits_for_two_closing_connections() -> None:
     clock = Clock()
-    canceller = JobCanceller(clock, DEFAULT_CONNECTION_OPTIONS)
+    canceller = JobCanceller(clock, DEFAULT_CONNECTION_OPTIONS, random_source(clock))
     endpoints = [MemoryEndpoint(clock) for _ in range(2)]
     for endpoint in endpoints:
         canceller.cancel(JobServer("there", endpoint, make_none, lambda: None), b"H:x:1")

@@ -153,12 +153,11 @@ class Net(ServerConnection):
 
 
 class Served(ServerConnection):
-    """A connection to a job server in memory, with its faults. There is no jitter in the delays."""
+    """A connection to a job server in memory, with its faults."""
 
     def __init__(self, **arguments: Any) -> None:
         self.server = MemoryJobServer()
         super().__init__(self.server.clock, self.server.endpoint(), **arguments)
-        self.factory.jitter = 0.0
 
     def connect(self) -> Served:
         self.connector.connect()

@@ -8,6 +8,7 @@ the answer to the fence is the answer to the line. If there is none, the server 
 
 from __future__ import annotations
 
+import random
 from typing import Final
 
 from twisted.internet.defer import Deferred, fail
@@ -145,9 +146,10 @@ class AdminFactory(GearmanFactory[AdminProtocol]):
         name: str = "",
         listener: ConnectionListener[AdminProtocol] | None = None,
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
+        source: random.Random | None = None,
     ) -> None:
         """
         :param name: the server's address.
         """
-        super().__init__(reactor, listener=listener, connection_options=connection_options)
+        super().__init__(reactor, listener=listener, connection_options=connection_options, source=source)
         self.name = name

@@ -5,6 +5,7 @@ The connection to a server is made for the first job to drop, and closed when no
 
 from __future__ import annotations
 
+import random
 from functools import partial
 from typing import TypeVar
 
@@ -39,8 +40,8 @@ class _SharedConnection:
 class JobCanceller:
     """Asks servers to drop jobs."""
 
-    def __init__(self, reactor: Reactor, connection_options: ConnectionOptions) -> None:
-        self._make_factory = partial(AdminFactory, reactor, connection_options=connection_options)
+    def __init__(self, reactor: Reactor, connection_options: ConnectionOptions, source: random.Random) -> None:
+        self._make_factory = partial(AdminFactory, reactor, connection_options=connection_options, source=source)
         self._connections: dict[JobServer[GearmanClientProtocol], _SharedConnection] = {}
         self._closing: dict[GearmanFactory[AdminProtocol], None] = {}
         self._closed: Waiters[None] = Waiters()

@@ -123,7 +123,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         if max_in_flight is not None:
             check_count("max_in_flight", max_in_flight)
         self._dispatcher = Dispatcher(self._reactor, self._servers, self._drop, server_wait, max_in_flight)
-        self._canceller = JobCanceller(self._reactor, connection_options)
+        self._canceller = JobCanceller(self._reactor, connection_options, self._random)
 
     def _servers_changed(self) -> None:
         self._dispatcher.servers_changed()

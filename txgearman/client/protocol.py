@@ -15,6 +15,7 @@ after the jobs that have long been silent (guarantee 16).
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Final
 
@@ -437,6 +438,7 @@ class GearmanClientFactory(GearmanFactory[GearmanClientProtocol]):
         exceptions: bool = True,
         listener: ConnectionListener[GearmanClientProtocol] | None = None,
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
+        source: random.Random | None = None,
     ) -> None:
         """
         :param reactor: None for the global reactor.
@@ -445,12 +447,14 @@ class GearmanClientFactory(GearmanFactory[GearmanClientProtocol]):
             sends WORK_FAIL instead.
         :param listener: is notified when the connection becomes ready, and when it is lost.
         :param connection_options: time-outs and sizes.
+        :param source: of the random numbers, for the jitter of delays; None for one of its own.
         """
         super().__init__(
             reactor,
             option_requests=(b"exceptions",) if exceptions else (),
             listener=listener,
             connection_options=connection_options,
+            source=source,
         )
         self.name = name
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -21,7 +22,7 @@ from twisted.python.failure import Failure
 
 from .options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from .protocol import CLOSE_TIMEOUT, GearmanProtocol
-from .reactor import Reactor, reactor_or_default
+from .reactor import Reactor, random_source, reactor_or_default
 from .waiters import Waiters
 
 __all__ = [
@@ -29,6 +30,9 @@ __all__ = [
     "ConnectionT",
     "GearmanFactory",
 ]
+
+FIRST_DELAY_SPREAD: Final = 4
+"""Multiple of the initial delay over which the first attempts of many clients are spread."""
 
 ConnectionT = TypeVar("ConnectionT", bound=GearmanProtocol)
 """The class of a factory's connections."""
@@ -47,9 +51,11 @@ class ConnectionListener(Interface[ConnectionT]):
 class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
     """Factory that keeps one connection to one job server, with back-off.
 
-    Pass it to an `EndpointConnector`, or to ``reactor.connectTCP``. The delay between attempts grows from
-    `initialDelay` to `maxDelay` seconds. The first good answer resets it, not the connect: otherwise a server that
-    accepts and then closes, or whose TLS handshake fails, would be retried in a hot loop.
+    Pass it to an `EndpointConnector`, or to ``reactor.connectTCP``. After a loss, the first attempt follows within four
+    times `initialDelay` seconds, at a random moment, so that the clients of a server that restarts do not all come back
+    at once. The delays after it grow up to `maxDelay` seconds, of which a random part is left out, up to half. The
+    first good answer resets them, not the connect: otherwise a server that accepts and then closes, or whose TLS
+    handshake fails, would be retried in a hot loop.
 
     :ivar reactor: the clock of the timers.
     :ivar _option_requests: options to send as OPTION_REQ on each new connection.
@@ -62,6 +68,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
     initialDelay = delay = 0.5
     factor = 2.0
     maxDelay = 30
+    jitter = 0.0  # Twisted's would draw from the global random numbers
 
     def __init__(
         self,
@@ -70,10 +77,12 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         option_requests: tuple[bytes, ...] = (),
         listener: ConnectionListener[ConnectionT] | None = None,
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
+        source: random.Random | None = None,
     ) -> None:
         """
         :param reactor: None for the global one.
         :param listener: receives the changes in the state of the connection.
+        :param source: of the random numbers, for the jitter of delays; None for one of its own.
         """
         self.reactor = reactor_or_default(reactor)
         self.clock = self.reactor  # type: ignore[assignment]  # Twisted declares more than it uses
@@ -81,6 +90,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self.connection: ConnectionT | None = None
         self.next_attempt: float | None = None
         self._listener = listener
+        self._random = source or random_source(self.reactor)
         self._connection_options = connection_options
         self._deadline: IDelayedCall | None = None
         self._timed_out = False
@@ -165,10 +175,19 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self._report_stopped()
 
     def retry(self, connector: IConnector | None = None) -> None:
+        longest = self.delay
+        self.delay = self._jittered(longest)
         super().retry(connector)
+        self.delay = min(longest * self.factor, self.maxDelay)
         # The delay that includes the jitter is not kept elsewhere.
         if self._callID is not None:
             self.next_attempt = self._callID.getTime()
+
+    def _jittered(self, longest: float) -> float:
+        """Return the seconds to the next attempt, which may be `longest` after any but the first failure."""
+        if not self.retries:
+            return self._random.uniform(0.0, FIRST_DELAY_SPREAD * longest)
+        return self._random.uniform(longest / 2, longest)
 
     # Calls of the connection.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -22,7 +23,7 @@ from .connector import EndpointConnector
 from .factory import ConnectionListener, ConnectionT, GearmanFactory
 from .options import CONNECT_TIMEOUT
 from .protocol import CLOSE_TIMEOUT, GearmanProtocol
-from .reactor import Reactor
+from .reactor import Reactor, random_source
 from .tls import TLSOptions
 from .waiters import Waiters
 
@@ -238,15 +239,18 @@ class ServerPool(Generic[ConnectionT]):
         changed: Callable[[], None],
         connect_timeout: float = CONNECT_TIMEOUT,
         tls: TLSOptions | None = None,
+        source: random.Random | None = None,
     ) -> None:
         """
         :param changed: called whenever a server became ready or unreachable, or the servers were replaced.
         :param connect_timeout: seconds that a connection to a host may take.
         :param tls: options for those addresses that begin with ``tls:`` and have no options of their own.
+        :param source: of the random numbers; None for one of its own.
         :raises TypeError, ValueError: ``job_servers`` is empty, or has an invalid address or the same one twice; or
             ``tls`` applies to none of them.
         """
         self._reactor = reactor
+        self._random = source or random_source(reactor)
         self._make_factory = make_factory
         self._changed = changed
         self._connect_timeout = connect_timeout

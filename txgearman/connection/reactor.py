@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import ParamSpec, Protocol, runtime_checkable
 
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import Clock
 from twisted.python.threadpool import ThreadPool
 
 __all__ = [
     "Reactor",
     "ThreadedReactor",
+    "random_source",
     "reactor_or_default",
 ]
 
@@ -59,3 +62,11 @@ def reactor_or_default(reactor: Reactor | None) -> Reactor:
     from twisted.internet import reactor as global_reactor
 
     return global_reactor
+
+
+def random_source(reactor: Reactor) -> random.Random:
+    """Return a new source of the random numbers of one client, worker or admin client.
+
+    On a `Clock`, which only tests have, its numbers are the same each time.
+    """
+    return random.Random(0 if isinstance(reactor, Clock) else None)  # noqa: S311  # for jitter and the choice of servers

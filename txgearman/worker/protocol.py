@@ -10,6 +10,7 @@ So no job is missed. A request after a NOOP is answered by NO_JOB only where sev
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -306,6 +307,7 @@ class GearmanWorkerFactory(GearmanFactory[GearmanWorkerProtocol]):
         name: str = "",
         listener: ConnectionListener[GearmanWorkerProtocol] | None = None,
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
+        source: random.Random | None = None,
     ) -> None:
         """
         :param reactor: None for the global one.
@@ -314,7 +316,7 @@ class GearmanWorkerFactory(GearmanFactory[GearmanWorkerProtocol]):
         :param client_id: sent at each connect, unless it is empty.
         :param name: the server's address, as job handles have it.
         """
-        super().__init__(reactor, listener=listener, connection_options=connection_options)
+        super().__init__(reactor, listener=listener, connection_options=connection_options, source=source)
         self.receiver = receiver
         self.registrar = registrar
         self.client_id = client_id

@@ -130,9 +130,10 @@ class GearmanWorker(GearmanService):
             registrar=registrar,
             client_id=self._client_id,
             connection_options=self._connection_options,
+            source=self._random,
         )
         timeout = self._connection_options.connect_timeout
-        return ServerPool(job_servers, self._reactor, make_factory, lambda: None, timeout, self._tls)
+        return ServerPool(job_servers, self._reactor, make_factory, lambda: None, timeout, self._tls, self._random)
 
     # Functions.
 
