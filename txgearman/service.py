@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, succeed
 from .connection.addresses import Address
 from .connection.factory import ConnectionListener, ConnectionT, GearmanFactory
 from .connection.options import ConnectionOptions
-from .connection.pool import ServerInfo, ServerPool
+from .connection.pool import JobServer, ServerInfo, ServerPool
 from .connection.reactor import Reactor, random_source, reactor_or_default
 from .connection.tls import TLSOptions
 from .errors import ClientStopped
@@ -76,10 +76,10 @@ class PoolService(GearmanService, Generic[ConnectionT]):
         connection_options: ConnectionOptions,
         tls: TLSOptions | None,
         make_factory: _MakeFactory[ConnectionT],
-        changed: Callable[[], None] = lambda: None,
+        changed: Callable[[JobServer[ConnectionT] | None], object] = lambda _: None,
     ) -> None:
         """
-        :param changed: called whenever a server became ready or unreachable, or the servers were replaced.
+        :param changed: called when the servers changed, as by `ServerPool`.
         :raises TypeError, ValueError: for an invalid argument.
         """
         super().__init__(prefix, reactor, connection_options)

@@ -195,7 +195,7 @@ def test_stop_fails_outstanding_commands() -> None:
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
     canceller = JobCanceller(clock, DEFAULT_CONNECTION_OPTIONS, random_source(clock))
-    job_server = JobServer("there", endpoint, make_none, lambda: None)
+    job_server = JobServer("there", endpoint, make_none, lambda *_: None)
     results = [outcome(canceller.cancel(job_server, b"H:x:%d" % number)) for number in (1, 2)]
     stopped = outcome(canceller.stop())
     assert [type(each[0]) for each in results] == [ClientStopped, ClientStopped]
@@ -211,7 +211,7 @@ def test_stop_waits_for_two_closing_connections() -> None:
     canceller = JobCanceller(clock, DEFAULT_CONNECTION_OPTIONS, random_source(clock))
     endpoints = [MemoryEndpoint(clock) for _ in range(2)]
     for endpoint in endpoints:
-        canceller.cancel(JobServer("there", endpoint, make_none, lambda: None), b"H:x:1")
+        canceller.cancel(JobServer("there", endpoint, make_none, lambda *_: None), b"H:x:1")
         endpoint.server.send(b"OK\r\n", ANSWERED)
     stopped = outcome(canceller.stop())
     assert stopped == []

@@ -777,9 +777,6 @@ def test_failing_task_may_cancel_task_awaiting_server() -> None:
 
 
 def test_failed_connection_attempt_routes_no_task_awaiting_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    harness = ClientHarness(server_wait=10_000.0).start()
-    down = harness.server.go_down()
-    tasks = [harness.client.add_task("work", b"%d" % number) for number in range(10_000)]
     routed = 0
     route = Dispatcher._route
 
@@ -789,6 +786,10 @@ def test_failed_connection_attempt_routes_no_task_awaiting_server(monkeypatch: p
         route(dispatcher, task)
 
     monkeypatch.setattr(Dispatcher, "_route", counting)
+    harness = ClientHarness(server_wait=10_000.0).start()
+    down = harness.server.go_down()
+    tasks = [harness.client.add_task("work", b"%d" % number) for number in range(10_000)]
+    routed = 0
     harness.advance(600)
     assert (down.happened > 15, routed) == (True, 0)
     down.end()

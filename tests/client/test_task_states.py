@@ -26,7 +26,7 @@ class Walk:
         dispatcher: Any = self.client._dispatcher
         waiting = (
             dispatcher._admission_queue,
-            dispatcher._awaiting_connection,
+            dispatcher._awaiting_connection.unbound,
             dispatcher._awaiting_server,
             dispatcher._backing_off,
         )

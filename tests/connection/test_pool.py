@@ -22,7 +22,7 @@ from zope.interface import implementer
 from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
 from txgearman.client.task import Task
 from txgearman.connection.factory import ConnectionListener, GearmanFactory
-from txgearman.connection.pool import ServerInfo, ServerPool, ServerState
+from txgearman.connection.pool import JobServer, ServerInfo, ServerPool, ServerState
 from txgearman.connection.protocol import CLOSE_TIMEOUT, GearmanProtocol
 from txgearman.connection.tls import TLSOptions
 from txgearman.errors import ClientStopped, NoServersAvailable, ProtocolError, ServerError
@@ -51,7 +51,7 @@ class Pool:
     def make_factory(self, *, name: str, listener: ConnectionListener[GearmanClientProtocol]) -> GearmanClientFactory:
         return GearmanClientFactory(self.clock, name=name, listener=listener)
 
-    def changed(self) -> None:
+    def changed(self, server: JobServer[GearmanClientProtocol] | None) -> None:
         self.changes += 1
         if self.react:
             self.react.pop()()
@@ -72,8 +72,10 @@ class Pool:
 
     def chosen(self, unique: bytes = b"") -> str | None:
         """The address of the server that is chosen; None for waiting."""
-        connection = self.servers.choose(unique)
-        return None if connection is None else connection.factory.name
+        server = self.servers.choose(unique)
+        if not self.servers.any_reachable():
+            raise self.servers.none_available()
+        return None if server is None or server.connection is None else server.address
 
     def stop(self) -> None:
         """Nothing may be left, and every fault must have happened."""
@@ -189,7 +191,7 @@ def test_connect_timeout_applies_to_tcp_endpoints() -> None:
     def make_factory(*, name: str, listener: ConnectionListener[GearmanClientProtocol]) -> GearmanClientFactory:
         return GearmanClientFactory(memory_reactor, name=name, listener=listener)
 
-    servers = ServerPool(["10.0.0.1"], memory_reactor, make_factory, lambda: None, 3.0)
+    servers = ServerPool(["10.0.0.1"], memory_reactor, make_factory, lambda _: None, 3.0)
     servers.start()
     servers.change(["10.0.0.1", "[::1]:4731"])
     assert [(host, port, timeout) for host, port, _, timeout, _ in memory_reactor.tcpClients] == [
@@ -313,12 +315,12 @@ def test_load_of_server_is_what_its_connection_has_in_flight() -> None:
         return GearmanFactory(clock, listener=listener)
 
     job_server = MemoryJobServer(clock)
-    pool = ServerPool([job_server.endpoint()], clock, make_factory, lambda: None)
+    pool = ServerPool([job_server.endpoint()], clock, make_factory, lambda _: None)
     pool.start()
     job_server.advance()
     (server,) = pool
     present(server.connection).in_flight = 3
-    assert server.load() == (0, False, False, 3)
+    assert server.load("", False) == (False, False, 3)
     pool.stop(ClientStopped())
     job_server.advance()
     assert clock.getDelayedCalls() == []
@@ -328,7 +330,7 @@ def test_least_busy_server_is_chosen_without_unique() -> None:
     pool = Pool().start()
     for _ in range(30):
         task = Task("work")
-        present(pool.servers.choose(b"")).submit(task).addErrback(lambda _: None)
+        present(present(pool.servers.choose(b"")).connection).submit(task).addErrback(lambda _: None)
     assert [server.info().in_flight for server in pool.servers] == [10, 10, 10]
     present(list(pool.servers)[1].connection).close(ClientStopped())
     assert {pool.chosen() for _ in range(10)} == {"endpoint:0", "endpoint:2"}
@@ -522,7 +524,7 @@ def test_each_attempt_with_unique_goes_to_next_in_rank() -> None:
     pool = Pool().start()
     for unique in (b"a", b"b", b"c"):
         ranked = [server.address for server in pool.servers.ranked(unique)]
-        chosen = [present(pool.servers.choose(unique, attempt, "")).factory.name for attempt in range(6)]
+        chosen = [present(pool.servers.choose(unique, attempt, "")).address for attempt in range(6)]
         assert chosen == ranked * 2
     pool.stop()
 
@@ -531,11 +533,11 @@ def test_each_attempt_with_unique_goes_to_next_in_rank() -> None:
 def test_next_attempt_without_unique_goes_to_another_server() -> None:
     pool = Pool().start()
     for last in ALL:
-        others = {present(pool.servers.choose(b"", 1, last)).factory.name for _ in range(6)}
+        others = {present(pool.servers.choose(b"", 1, last)).address for _ in range(6)}
         assert others == {*ALL} - {last}
     with pool.there[1].go_down(), pool.there[2].go_down():
         pool.advance()
-        assert present(pool.servers.choose(b"", 1, "endpoint:0")).factory.name == "endpoint:0"  # there is no other
+        assert present(pool.servers.choose(b"", 1, "endpoint:0")).address == "endpoint:0"  # there is no other
     pool.stop()
 
 
@@ -546,7 +548,7 @@ def test_next_attempt_skips_server_that_is_down() -> None:
     names = ranked(pool.servers, b"u")
     with pool.there[ALL.index(names[2])].go_down():
         pool.advance()
-        chosen = [present(pool.servers.choose(b"u", attempt)).factory.name for attempt in range(4)]
+        chosen = [present(pool.servers.choose(b"u", attempt)).address for attempt in range(4)]
     assert chosen == [names[0], names[1], names[0], names[0]]
     pool.stop()
 
@@ -556,7 +558,7 @@ def test_next_attempt_goes_to_another_server_even_if_its_writing_is_paused() -> 
     pool = Pool().start()
     for server in list(pool.servers)[1:]:
         present(server.connection).pauseProducing()
-    assert {present(pool.servers.choose(b"", 1, "endpoint:0")).factory.name for _ in range(6)} == {*ALL[1:]}
+    assert {present(pool.servers.choose(b"", 1, "endpoint:0")).address for _ in range(6)} == {*ALL[1:]}
     pool.stop()
 
 
@@ -710,7 +712,7 @@ def test_endpoint_keeps_its_name_at_any_position() -> None:
 
 
 def test_server_is_kept_if_its_address_is_written_differently() -> None:
-    servers = ServerPool(["10.0.0.1", "jobs.example.com"], reactor, _unused, lambda: None)
+    servers = ServerPool(["10.0.0.1", "jobs.example.com"], reactor, _unused, lambda _: None)
     first, second = servers
     servers.change(["10.0.0.3", "tcp:JOBS.example.com:4730", "10.0.0.1:4730"])
     assert list(servers)[1:] == [second, first]
@@ -748,7 +750,7 @@ def test_uniques_move_only_to_added_server() -> None:
 
 def test_a_server_is_reachable_while_ready_or_connecting() -> None:
     pool = Pool(1)
-    assert [server.address for server in pool.servers.ranked(b"u", 5)] == ["endpoint:0"]
+    assert [server.address for server in pool.servers.ranked(b"u")] == ["endpoint:0"]
     pool.servers.start()
     assert pool.servers.any_reachable()
     pool.advance()

@@ -125,8 +125,8 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         self._dispatcher = Dispatcher(self._reactor, self._servers, self._drop, server_wait, max_in_flight)
         self._canceller = JobCanceller(self._reactor, connection_options, self._random)
 
-    def _servers_changed(self) -> None:
-        self._dispatcher.servers_changed()
+    def _servers_changed(self, server: JobServer[GearmanClientProtocol] | None) -> None:
+        self._dispatcher.servers_changed(server)
 
     # Tasks.
 

@@ -19,12 +19,13 @@ from typing import Final
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from ..connection.pool import ServerPool
+from ..connection.pool import JobServer, ServerPool
 from ..connection.reactor import Reactor
 from ..connection.timers import DeadlineQueue
 from ..connection.waiters import Waiters
-from ..errors import ClientStopped, GearmanError, NoServersAvailable, TaskTimedOut
+from ..errors import ClientStopped, GearmanError, TaskTimedOut
 from ..models import JobHandle
+from .awaiting import AwaitingConnection
 from .protocol import GearmanClientProtocol
 from .task import Task, TaskOwner, TaskResult
 from .task_queue import TaskQueue, release_all, report_all
@@ -66,7 +67,7 @@ class Dispatcher(TaskOwner):
         self._unfinished = 0
         self._admission_queue = TaskQueue()
         self._admitting = False
-        self._awaiting_connection = TaskQueue()
+        self._awaiting_connection = AwaitingConnection(reactor, servers, self._route)
         self._awaiting_server: DeadlineQueue[Task] = DeadlineQueue(reactor, self._server_wait_over)
         self._backing_off: DeadlineQueue[Task] = DeadlineQueue(reactor, self._route)
         self._timeouts: DeadlineQueue[Task] = DeadlineQueue(reactor, self._time_out)
@@ -109,16 +110,18 @@ class Dispatcher(TaskOwner):
         """Wait until every task has its outcome."""
         return self._drained.wait() if self._unfinished else succeed(None)
 
-    def servers_changed(self) -> None:
-        """Reroute waiting tasks: a server has become ready or unreachable, or servers were added or removed."""
+    def servers_changed(self, server: JobServer[GearmanClientProtocol] | None) -> None:
+        """Reroute waiting tasks.
+
+        :param server: the one that has become ready or unreachable; None if any task may have another server now.
+        """
         if self._awaiting_server and self._servers.any_reachable():
-            for waiting in self._awaiting_server.pop_all():
-                self._awaiting_connection.append(waiting)
-        # One by one: what the failure of one task runs may cancel those that are still queued, or stop the client.
-        for _ in range(len(self._awaiting_connection)):
-            task = self._awaiting_connection.pop()
-            if task is not None:  # else the outcome of another task has removed the remaining ones
-                self._route(task)
+            for task in self._awaiting_server.pop_all():
+                if self._unique_of(task):
+                    self._route(task)
+                else:
+                    self._awaiting_connection.add(task, None)
+        self._awaiting_connection.servers_changed(server)
 
     # Admission and routing.
 
@@ -150,24 +153,23 @@ class Dispatcher(TaskOwner):
 
     def _route(self, task: Task) -> None:
         """Send the task, have it wait for a server, or fail it."""
-        try:
-            connection = self._choose(task)
-        except NoServersAvailable as error:
-            if self._server_wait:
-                self._awaiting_server.add(task, self._server_wait)
-                task._holder = self._awaiting_server
-            else:
-                task._attempt_failed(error)
-            return
-        if connection is None:
-            self._awaiting_connection.append(task)
+        unique = self._unique_of(task)
+        server = self._servers.choose(unique, task._attempt, task._server, task._background)
+        if server is not None and server.connection is not None:
+            server.connection._send_task(task)
+        elif self._servers.any_reachable():
+            self._awaiting_connection.add(task, server)
+        elif self._server_wait:
+            self._awaiting_server.add(task, self._server_wait)
+            task._holder = self._awaiting_server
         else:
-            connection._send_task(task)
+            task._attempt_failed(self._servers.none_available())
 
-    def _choose(self, task: Task) -> GearmanClientProtocol | None:
-        # gearmand takes the unique "-" to mean that the workload is the unique (docs/gearman.md §1).
+    @staticmethod
+    def _unique_of(task: Task) -> bytes:
         unique = task.unique
-        return self._servers.choose(task._workload if unique == b"-" else unique, task._attempt, task._server)
+        # gearmand takes the unique "-" to mean that the workload is the unique (docs/gearman.md §1).
+        return task._workload if unique == b"-" else unique
 
     # Time limits.
 

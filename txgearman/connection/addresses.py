@@ -24,9 +24,9 @@ __all__ = [
 DEFAULT_PORT: Final = 4730
 
 
-Address: TypeAlias = "str | IStreamClientEndpoint"
+Address: TypeAlias = "str | IStreamClientEndpoint | tuple[str, IStreamClientEndpoint]"
 """Address of a job server: ``host``, ``host:port``, ``[v6]:port``, or ``tls:`` and one of these; the description of a
-Twisted client endpoint; or an endpoint."""
+Twisted client endpoint; an endpoint; or a name for the server and an endpoint."""
 
 
 _HOST: Final = re.compile(
@@ -48,6 +48,9 @@ _NUMBERS: Final = re.compile(r"[0-9.]+")
 
 _ZONED: Final = re.compile(r"[^%]+(?:%[\w.-]+)?")
 """An IPv6 address, with the zone of a link-local one."""
+
+_NAME: Final = re.compile(r"[!-~]+")
+"""The name of a server that is reached over an endpoint."""
 
 _MAX_NAME: Final = 254  # bytes, with the dot at the end: RFC 1035
 
@@ -110,17 +113,16 @@ def parse_address(
 ) -> tuple[str, IStreamClientEndpoint]:
     """Parse one of ``job_servers``.
 
-    :param index: position in the list, which names the server if the address is an endpoint.
+    :param index: position in the list, which names the server if the address is an endpoint that has no
+        ``server_name``.
     :param timeout: seconds that a connection to a host may take. Descriptions and endpoints have their own.
     :param tls: options for ``tls:host``, ``tls:host:port`` and ``tls:[v6]:port``; None for the defaults.
     :return: name of the server, which is the same for all clients with the same list, and its endpoint. The name of a
         host is resolved at each connect, over IPv4 and IPv6.
     :raises TypeError, ValueError: the address is invalid.
     """
-    if IStreamClientEndpoint.providedBy(address):
-        return f"endpoint:{index}", address
     if not isinstance(address, str):
-        raise TypeError(f"job_servers: an address must be str or an IStreamClientEndpoint, not {address!r}")
+        return _named(address, index)
     match = _HOST.fullmatch(address)
     if match:
         name, host, endpoint = _host_and_port(address, match, reactor, timeout)
@@ -132,6 +134,24 @@ def parse_address(
     if _DESCRIPTION.match(address) and not isIPv6Address(address):
         return address, _described(address, reactor)
     raise _invalid(address)
+
+
+def _named(address: object, index: int) -> tuple[str, IStreamClientEndpoint]:
+    """Return the name of a server that is reached over an endpoint, and the endpoint."""
+    if IStreamClientEndpoint.providedBy(address):
+        name, endpoint = getattr(address, "server_name", f"endpoint:{index}"), address
+    elif isinstance(address, tuple) and len(address) == 2 and IStreamClientEndpoint.providedBy(address[1]):
+        name, endpoint = address
+    else:
+        raise TypeError(
+            "job_servers: an address must be str or an IStreamClientEndpoint, or a pair of a name and such an "
+            f"endpoint, not {address!r}"
+        )
+    if not isinstance(name, str):
+        raise TypeError(f"job_servers: the name of an endpoint must be str, not {type(name).__name__}")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"job_servers: the name of an endpoint must be printable ASCII without spaces, not {name!r}")
+    return name, endpoint
 
 
 def takes_tls_options(address: Address) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Generic, TypeVar
+from itertools import chain, islice
+from typing import Final, Generic, TypeVar
 from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -24,6 +24,7 @@ from .factory import ConnectionListener, ConnectionT, GearmanFactory
 from .options import CONNECT_TIMEOUT
 from .protocol import CLOSE_TIMEOUT, GearmanProtocol
 from .reactor import Reactor, random_source
+from .ring import Ring
 from .tls import TLSOptions
 from .waiters import Waiters
 
@@ -35,6 +36,9 @@ __all__ = [
 ]
 
 _log = Logger()
+
+MAX_WRITABLE_TRIES: Final = 8
+"""How many more servers are looked at if writing to both that were chosen is paused."""
 
 T = TypeVar("T")
 _OtherT = TypeVar("_OtherT", bound=GearmanProtocol)
@@ -84,6 +88,7 @@ class JobServer(Generic[ConnectionT]):
     :ivar address: the address, which identifies the server.
     :ivar connection: the connection while it is ready, else None.
     :ivar unreachable: whether the last attempt or connection failed, so that no task should wait for this server.
+    :ivar background: number of background tasks that were given to this server since the ready servers changed.
     :ivar last_error: the error of that attempt or connection; None once a good answer was received.
     """
 
@@ -92,27 +97,36 @@ class JobServer(Generic[ConnectionT]):
         address: str,
         endpoint: IStreamClientEndpoint,
         make_factory: MakeFactory[ConnectionT],
-        changed: Callable[[], None],
+        changed: Callable[[JobServer[ConnectionT], bool], object],
     ) -> None:
+        """
+        :param changed: called whenever the server became ready or unreachable, with whether it became ready after it
+            had been unreachable.
+        """
         self.address = address
         self.connection: ConnectionT | None = None
         self.unreachable = False
+        self.background = 0
         self.last_error: Exception | None = None
         self._endpoint = endpoint
         self._make_factory = make_factory
         self._changed = changed
         self._factory: GearmanFactory[ConnectionT] | None = None
-        self._key = blake2b(address.encode()).digest()
 
     def clone_for(self, make_factory: MakeFactory[_OtherT]) -> JobServer[_OtherT]:
         """Return the same server with another connection, made by `make_factory`."""
-        return JobServer(self.address, self._endpoint, make_factory, lambda: None)
+        return JobServer(self.address, self._endpoint, make_factory, lambda *_: None)
 
     def start(self) -> None:
         """Connect, and reconnect after each failure."""
         self.unreachable = False
         self._factory = self._make_factory(name=self.address, listener=self)
         EndpointConnector(self._endpoint, self._factory).connect()
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the server is ready, or connecting so that tasks should wait for it."""
+        return self.connection is not None or not self.unreachable
 
     @property
     def started(self) -> bool:
@@ -181,10 +195,11 @@ class JobServer(Generic[ConnectionT]):
     def connection_ready(self, connection: ConnectionT) -> None:
         if connection.factory is self._factory:
             _log.info("connected to {address}", address=self.address)
+            recovered = self.unreachable
             self.connection = connection
             self.unreachable = False
             self.last_error = None
-            self._changed()
+            self._changed(self, recovered)
 
     def connection_down(self, factory: GearmanFactory[ConnectionT], error: Exception) -> None:
         if factory is self._factory:
@@ -198,29 +213,27 @@ class JobServer(Generic[ConnectionT]):
             self.connection = None
             self.unreachable = True
             self.last_error = error
-            self._changed()
+            self._changed(self, False)
 
     def reason(self) -> Exception:
         """Return why the server can't be reached."""
         assert self.last_error is not None
         return self.last_error
 
-    def load(self, avoided: str = "") -> tuple[int, bool, bool, int]:
-        """Return the sort key for the choice of a server: the least one is the best.
+    @property
+    def writing_paused(self) -> bool:
+        """Whether the connection takes no data for now, or there is none."""
+        return self.connection is None or self.connection.writing_paused
 
-        :param avoided: address of the server to choose last among those in the same state.
+    def load(self, last: str, background: bool) -> tuple[bool, bool, int]:
+        """Return the sort key for the choice of a ready server: the least one is the best.
+
+        :param last: address of the server to choose last.
+        :param background: whether to count the background tasks that were given to it.
         """
-        avoid = self.address == avoided
-        if self.connection is not None:
-            return 0, avoid, self.connection.writing_paused, self.connection._load
-        return 2 if self.unreachable else 1, avoid, False, 0
-
-    def score(self, unique: bytes) -> bytes:
-        """Return the rank of the server for a unique: the highest one wins.
-
-        This is rendezvous hashing: a server that is added or removed moves only the uniques that it wins or loses.
-        """
-        return blake2b(unique, digest_size=8, key=self._key).digest()
+        assert self.connection is not None
+        tasks = self.connection._load + (self.background if background else 0)
+        return self.address == last, self.connection.writing_paused, tasks
 
 
 class ServerPool(Generic[ConnectionT]):
@@ -229,6 +242,7 @@ class ServerPool(Generic[ConnectionT]):
     :ivar started: whether the pool was started, and not stopped since.
     :ivar only_server: the server, if there is only one; else None.
     :ivar addresses: the addresses, as they were passed.
+    :ivar connecting: number of servers that are not ready, but connecting so that tasks should wait for them.
     """
 
     def __init__(
@@ -236,13 +250,14 @@ class ServerPool(Generic[ConnectionT]):
         job_servers: Iterable[Address],
         reactor: Reactor,
         make_factory: MakeFactory[ConnectionT],
-        changed: Callable[[], None],
+        changed: Callable[[JobServer[ConnectionT] | None], object],
         connect_timeout: float = CONNECT_TIMEOUT,
         tls: TLSOptions | None = None,
         source: random.Random | None = None,
     ) -> None:
         """
-        :param changed: called whenever a server became ready or unreachable, or the servers were replaced.
+        :param changed: called with a server that was connecting or ready, and is now ready or unreachable; with None if
+            an unreachable one became ready, or the servers were replaced, so that any unique may have another server.
         :param connect_timeout: seconds that a connection to a host may take.
         :param tls: options for those addresses that begin with ``tls:`` and have no options of their own.
         :param source: of the random numbers; None for one of its own.
@@ -258,16 +273,19 @@ class ServerPool(Generic[ConnectionT]):
             raise TypeError(f"tls must be TLSOptions, not {type(tls).__name__}")
         self._tls = tls
         self.started = False
-        self._turn = 0
         # Factories of servers that were removed or stopped, and whose connections are not closed yet.
         self._leaving: dict[GearmanFactory[ConnectionT], None] = {}
         self._stopping: dict[GearmanFactory[ConnectionT], None] = {}
         self._stopped: Waiters[None] = Waiters()
         self._by_address: dict[str, JobServer[ConnectionT]] = {}
         self._servers: list[JobServer[ConnectionT]] = []
+        self._ready: list[JobServer[ConnectionT]] = []
+        self._ring: Ring[JobServer[ConnectionT]] | None = None
+        self.connecting = 0
         self.only_server: JobServer[ConnectionT] | None = None
         self.addresses: list[Address] = []
         self._set(job_servers)
+        self._turn = self._random.randrange(len(self._servers))
 
     def __len__(self) -> int:
         return len(self._servers)
@@ -296,6 +314,8 @@ class ServerPool(Generic[ConnectionT]):
         self._servers = list(servers.values())
         self.only_server = self._servers[0] if len(servers) == 1 else None
         self.addresses = addresses
+        self._ring = None
+        self._count_states()
 
     def _warn_of_plain(self, addresses: list[Address]) -> None:
         """Log new addresses without TLS beside others with it.
@@ -319,20 +339,31 @@ class ServerPool(Generic[ConnectionT]):
         :param others: the servers of the new list before it.
         """
         name, endpoint = parse_address(address, self._reactor, index, self._connect_timeout, self._tls)
-        if endpoint is address:
+        if endpoint is address and not hasattr(endpoint, "server_name"):
             for server in self._servers:
                 if server.leads_to(endpoint):
                     return server
             while name in self._by_address or name in others:
                 index += 1
                 name = f"endpoint:{index}"
-        return self._by_address.get(name) or JobServer(name, endpoint, self._make_factory, self._changed)
+        return self._by_address.get(name) or JobServer(name, endpoint, self._make_factory, self._server_changed)
 
     def start(self) -> None:
-        """Connect to all servers."""
+        """Connect to all servers, in random order: a client that has one task sends it to the first that is ready."""
         self.started = True
-        for server in self._servers:
-            server.start()
+        self._connect_new()
+
+    def _connect_new(self) -> None:
+        """Connect to those servers that were not started, or were stopped since."""
+        new = [server for server in self._servers if not server.started]
+        for server in new:
+            server.unreachable = False
+        self._count_states()
+        self._random.shuffle(new)
+        for server in new:
+            # Whatever the failure of one runs may replace the servers, or stop the pool, and start it again.
+            if self.started and not server.started and self._by_address.get(server.address) is server:
+                server.start()
 
     def change(self, job_servers: Iterable[Address], timeout: float = CLOSE_TIMEOUT) -> None:
         """Replace the servers. New ones are connected; removed ones finish what is in flight, and are disconnected.
@@ -344,16 +375,19 @@ class ServerPool(Generic[ConnectionT]):
         self._set(job_servers)
         if not self.started:
             return
-        removed = [(server.connection, server.release_factory()) for server in before if server not in self._servers]
+        removed = [
+            (server.connection, server.release_factory())
+            for server in before
+            if self._by_address.get(server.address) is not server
+        ]
         self._leaving.update({factory: None for _, factory in removed if factory is not None})
         # Whatever is called from here on may replace the servers again, or stop the pool.
         for connection, factory in removed:
             if factory is not None:
                 self._retire(factory, connection, timeout)
-        for server in self._servers:
-            if self.started and server in self._servers and not server.started:
-                server.start()
-        self._changed()
+        if self.started:
+            self._connect_new()
+        self._changed(None)
 
     def _retire(self, factory: GearmanFactory[ConnectionT], connection: ConnectionT | None, timeout: float) -> None:
         factory._retire(connection, timeout).addCallback(lambda _: self._leaving.pop(factory, None))
@@ -369,6 +403,7 @@ class ServerPool(Generic[ConnectionT]):
         # All factories are detached before the first is stopped, which may run the user's code, which may start again.
         detached = [factory for server in self._servers if (factory := server.release_factory())]
         detached += self._leaving
+        self._count_states()
         self._leaving.clear()
         self._stopping.update(dict.fromkeys(detached))
         for factory in detached:
@@ -390,44 +425,97 @@ class ServerPool(Generic[ConnectionT]):
             raise ValueError(f"server must be one of {', '.join(self._by_address)}, not {address!r}")
         return server
 
-    def choose(self, unique: bytes, attempt: int = 0, last: str = "") -> ConnectionT | None:
-        """Choose the connection for a task.
+    def _server_changed(self, server: JobServer[ConnectionT], recovered: bool) -> None:
+        self._count_states()
+        self._changed(None if recovered else server)
 
-        :param unique: unique of the task; empty if it has none. Tasks with the same unique go to the same server: the
-            first one in rank that is reachable.
-        :param attempt: how often the task was submitted before. Each attempt begins at the next server in rank.
-        :param last: address of the server that the task was sent to last. Without a unique, it goes to another one.
-        :return: a connection that is ready; None if the task should wait for a server that is connecting.
-        :raises NoServersAvailable: no server can be reached.
-        """
-        by_rank = unique and len(self._servers) > 1
-        for server in self.ranked(unique, attempt) if by_rank else [self._least_loaded(last)]:
-            if server.connection is not None:
-                return server.connection
-            if not server.unreachable:
-                return None
-        raise self.none_available()
+    def _count_states(self) -> None:
+        self._ready = [server for server in self._servers if server.connection is not None]
+        for server in self._ready:
+            server.background = 0  # else one that is new would get all until it has as many as the others
+        self.connecting = sum(server.reachable for server in self._servers) - len(self._ready)
+
+    @property
+    def ready(self) -> Sequence[JobServer[ConnectionT]]:
+        """The servers that are ready."""
+        return self._ready
+
+    def any_reachable(self) -> bool:
+        """Check whether a server is ready, or connecting so that tasks should wait for it."""
+        return bool(self._ready) or self.connecting > 0
 
     def none_available(self) -> NoServersAvailable:
         """Return the error for the case that no server can be reached."""
         return NoServersAvailable({server.address: server.reason() for server in self._servers})
 
-    def any_reachable(self) -> bool:
-        """Check whether a server is ready, or connecting so that tasks should wait for it."""
-        return any(server.connection is not None or not server.unreachable for server in self._servers)
+    # The choice of a server. It takes the same time whether there are few servers or many.
 
-    def ranked(self, unique: bytes, attempt: int = 0) -> list[JobServer[ConnectionT]]:
+    def choose(
+        self, unique: bytes, attempt: int = 0, last: str = "", background: bool = False
+    ) -> JobServer[ConnectionT] | None:
+        """Choose the server for a task.
+
+        :param unique: unique of the task; empty if it has none. Tasks with the same unique go to the same server: the
+            first one in rank that is reachable.
+        :param attempt: how often the task was submitted before. Each attempt begins at the next server in rank.
+        :param last: address of the server that the task was sent to last. Without a unique, it goes to another one.
+        :param background: whether it is a background task. Of these, those without a unique count as long as the ready
+            servers are the same, since nobody reports the end of their jobs.
+        :return: a server that is ready, or for which the task should wait; None if any will do, but none is ready, or
+            if none is reachable.
+        """
+        if unique and self.only_server is None:
+            return self._first_in_rank(unique, attempt)
+        return self._less_busy(last, background)
+
+    def ranked(self, unique: bytes) -> list[JobServer[ConnectionT]]:
         """Return the servers in the order in which they are tried for a unique."""
-        if len(self._servers) == 1:
-            return self._servers
-        ranked = sorted(self._servers, key=lambda server: server.score(unique), reverse=True)
-        first = attempt % len(ranked)
-        return ranked[first:] + ranked[:first]
+        return self._servers if self.only_server is not None else list((self._ring or self._make_ring()).ranked(unique))
 
-    def _least_loaded(self, last: str) -> JobServer[ConnectionT]:
-        """Return the least busy one of the ready servers, or else of the connecting ones. Equal ones take turns."""
-        if len(self._servers) == 1:
-            return self._servers[0]
-        self._turn = (self._turn + 1) % len(self._servers)
-        turn = self._servers[self._turn :] + self._servers[: self._turn]
-        return min(turn, key=lambda server: server.load(last))
+    def _first_in_rank(self, unique: bytes, attempt: int) -> JobServer[ConnectionT] | None:
+        ring = self._ring or self._make_ring()
+        if not attempt:
+            first = ring.owner(unique)
+            if first.reachable:
+                return first
+        if not self.any_reachable():
+            return None
+        rank = ring.ranked(unique)
+        passed = list(islice(rank, attempt % len(self._servers)))
+        return next((server for server in chain(rank, passed) if server.reachable), None)
+
+    def _make_ring(self) -> Ring[JobServer[ConnectionT]]:
+        self._ring = Ring(self._by_address)
+        return self._ring
+
+    def _less_busy(self, last: str, background: bool) -> JobServer[ConnectionT] | None:
+        """Return the less busy one of two ready servers: the next in turn, and a random one."""
+        ready = self._ready
+        count = len(ready)
+        if count < 2:
+            return ready[0] if ready else None
+        turn = self._turn = (self._turn + 1) % count
+        first = ready[turn]
+        second = ready[turn - 1 - int(self._random.random() * (count - 1))]  # any other one
+        one, two = first.connection, second.connection
+        assert one is not None
+        assert two is not None
+        if last or one.writing_paused or two.writing_paused:
+            chosen = self._best_of(first, second, last, background)
+        elif background:
+            chosen = second if two.in_flight + second.background < one.in_flight + first.background else first
+        else:
+            chosen = second if two.in_flight < one.in_flight else first
+        if background:
+            chosen.background += 1
+        return chosen
+
+    def _best_of(
+        self, first: JobServer[ConnectionT], second: JobServer[ConnectionT], last: str, background: bool
+    ) -> JobServer[ConnectionT]:
+        """Return the best one of two ready servers, or else a later one to which writing is not paused."""
+        best = min(first, second, key=lambda server: server.load(last, background))
+        if not best.writing_paused:
+            return best
+        later = islice(chain(self._ready[self._turn + 1 :], self._ready), MAX_WRITABLE_TRIES)
+        return next((server for server in later if not (server.writing_paused or server.address == last)), best)

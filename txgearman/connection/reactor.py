@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from typing import ParamSpec, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
@@ -34,6 +35,10 @@ class Reactor(Protocol):
         **kwargs: P.kwargs,
     ) -> IDelayedCall:
         """Call `callable` in `delay` seconds."""
+
+
+_sources_on: WeakKeyDictionary[Clock, int] = WeakKeyDictionary()
+"""How many sources of random numbers each clock has."""
 
 
 @runtime_checkable
@@ -67,6 +72,10 @@ def reactor_or_default(reactor: Reactor | None) -> Reactor:
 def random_source(reactor: Reactor) -> random.Random:
     """Return a new source of the random numbers of one client, worker or admin client.
 
-    On a `Clock`, which only tests have, its numbers are the same each time.
+    On a `Clock`, which only tests have, the numbers of its first source are the same each time, and so are those of the
+    second, which are different.
     """
-    return random.Random(0 if isinstance(reactor, Clock) else None)  # noqa: S311  # for jitter and the choice of servers
+    if not isinstance(reactor, Clock):
+        return random.Random()  # noqa: S311  # for jitter and the choice of servers
+    number = _sources_on[reactor] = _sources_on.get(reactor, 0) + 1
+    return random.Random(number)  # noqa: S311  # as above

@@ -133,7 +133,7 @@ class GearmanWorker(GearmanService):
             source=self._random,
         )
         timeout = self._connection_options.connect_timeout
-        return ServerPool(job_servers, self._reactor, make_factory, lambda: None, timeout, self._tls, self._random)
+        return ServerPool(job_servers, self._reactor, make_factory, lambda _: None, timeout, self._tls, self._random)
 
     # Functions.
 

@@ -1,0 +1,72 @@
+"""Consistent hashing: the owner of a key, which all clients with the same names agree on.
+
+Each name has `POINTS` points on a ring, and a key belongs to the name whose point follows the key's own. A name that is
+added or removed moves only the keys that it wins or leaves. The keys that it leaves go to different names, since
+different points follow its own.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b, shake_256
+from struct import Struct
+from typing import Final, Generic, TypeVar
+
+__all__ = ["POINTS", "Ring"]
+
+T = TypeVar("T")
+
+POINTS: Final = 256
+"""Points for each name. With more of them the shares are more even (they deviate by 1 / sqrt(POINTS)), and the ring
+takes longer to build: 20 ms for 200 names."""
+
+_POSITIONS: Final = Struct(f"<{POINTS}L")
+_POSITION: Final = Struct("<L")
+_KEY_HASH: Final = blake2b(digest_size=_POSITION.size)  # a copy of it costs a third of a new one
+
+
+class Ring(Generic[T]):
+    """The owners of keys, each with a name of its own."""
+
+    __slots__ = ("_owners", "_points")
+
+    def __init__(self, owners: Mapping[str, T]) -> None:
+        names = sorted(owners)
+        self._owners = [owners[name] for name in names]
+        # Position times number of names, plus index of the name: floats, which are exact here, are sorted fastest.
+        count = float(len(names))
+        points = [position * count + index for index, name in enumerate(names) for position in _positions(name)]
+        points.sort()
+        self._points = array("d", points)
+
+    def owner(self, key: bytes) -> T:
+        """Return the owner of a key."""
+        points, owners = self._points, self._owners
+        # An index from -len(points) to 0: after the last point comes the first.
+        return owners[int(points[self._start(key) - len(points)] % len(owners))]
+
+    def ranked(self, key: bytes) -> Iterator[T]:
+        """Iterate over all owners: first the key's own, and then each time the one that it would have without those."""
+        points, owners = self._points, self._owners
+        start = self._start(key)
+        seen: set[int] = set()
+        for number in range(start - len(points), start):
+            index = int(points[number] % len(owners))
+            if index not in seen:
+                seen.add(index)
+                yield owners[index]
+                if len(seen) == len(owners):
+                    return
+
+    def _start(self, key: bytes) -> int:
+        """Return the index of the first point that is not before the key; the number of points if there is none."""
+        key_hash = _KEY_HASH.copy()
+        key_hash.update(key)
+        (position,) = _POSITION.unpack(key_hash.digest())
+        return bisect_left(self._points, position * len(self._owners))
+
+
+def _positions(name: str) -> tuple[int, ...]:
+    return _POSITIONS.unpack(shake_256(name.encode()).digest(_POSITIONS.size))
