@@ -80,7 +80,7 @@ WAY: Final = [
     ("client.client", ["add_task() makes a Task", "submit() checks its size"], []),
     ("client.dispatcher", ["submit() starts its time-out", "_route() sends it, or lets it wait"],
      ["retry(), or task_ended()"]),
-    ("connection.pool", ["choose(): by the unique's rank,", "or the least busy one"], []),
+    ("connection.pool", ["choose(): by the unique's rank,", "or the less busy of two"], []),
     ("client.task", ["_begin() makes the Deferred"],
      ["_data_received(), ...", "_job_completed(), _attempt_failed()"]),
     ("client.protocol", ["_send_task() writes SUBMIT_JOB,", "if the server takes more"],
