@@ -99,7 +99,10 @@ def test_function_with_timeout_can_be_removed(server: Server) -> None:
 ONE_SECOND = [b"1", b"999", b"1000", b"2.5", b"+1", b" 1", b"1x", b"1\0"]
 NO_TIME_OUT = [b"0", b"-1", b"-1000", b"0.9", b"", b"soon"]
 
-CAN, ONE, LONG, NONE = CAN_DO.request(b"f"), timed(b"f"), timed(b"f", b"60000"), timed(b"f", b"0")
+F, G = b"f-00", b"g-00"
+"""The functions of a case, which are renamed to be its own: the job of an earlier one may be queued again already."""
+
+CAN, ONE, LONG, NONE = CAN_DO.request(F), timed(F), timed(F, b"60000"), timed(F, b"0")
 SLEEP = PRE_SLEEP.request()
 QUEUE, RUN = QUEUED[:2], RUNNING[:2]
 
@@ -108,7 +111,7 @@ Case: TypeAlias = tuple[Sequence[bytes | str], list[list[bytes]]]
 
 
 def each_of(texts: list[bytes], state: list[bytes]) -> list[Case]:
-    return [([timed(b"f", text), "f"], [state]) for text in texts]
+    return [([timed(F, text), "f"], [state]) for text in texts]
 
 
 CASES: list[Case] = [
@@ -129,22 +132,29 @@ CASES: list[Case] = [
     ([ONE, "f", SLEEP], [RUN]),
     ([ONE, "f", CAN_DO.request(b"waiting"), SLEEP], [QUEUE]),
     ([ONE, "f", GRAB_JOB.request()], [QUEUE]),
-    ([ONE, "f", CAN_DO.request(b"g"), CANT_DO.request(b"g")], [QUEUE]),
+    ([ONE, "f", CAN_DO.request(G), CANT_DO.request(G)], [QUEUE]),
     # A connection has one timer. Each job that is assigned restarts or stops it; the job that is requeued is the one
     # for which it was first started.
     ([ONE, "f", "f"], [QUEUE, RUN]),
-    ([ONE, "f", CAN_DO.request(b"g"), "g"], [RUN, RUN]),
-    ([ONE, CAN_DO.request(b"g"), "g", "f"], [RUN, QUEUE]),
-    ([ONE, "f", timed(b"g", b"60000"), "g"], [RUN, RUN]),
-    ([ONE, timed(b"g", b"60000"), "g", "f"], [QUEUE, RUN]),
+    ([ONE, "f", CAN_DO.request(G), "g"], [RUN, RUN]),
+    ([ONE, CAN_DO.request(G), "g", "f"], [RUN, QUEUE]),
+    ([ONE, "f", timed(G, b"60000"), "g"], [RUN, RUN]),
+    ([ONE, timed(G, b"60000"), "g", "f"], [QUEUE, RUN]),
     ([ONE, "f", SLEEP, "f"], [RUN, QUEUE]),
 ]
+
+
+def own(steps: Sequence[bytes | str], number: int) -> list[bytes | str]:
+    """Return the actions of a case for functions of its own."""
+    return [
+        f"{step}-{number:02}" if isinstance(step, str) else step.replace(b"-00", b"-%02d" % number) for step in steps
+    ]
 
 
 def test_jobs_that_are_requeued_after_timeout(server: Server) -> None:
     client = server.peer()
     submit(client, b"waiting")
-    handles = [play(server, steps, client) for steps, _ in CASES]
+    handles = [play(server, own(steps, number), client) for number, (steps, _) in enumerate(CASES)]
     (later,) = play(server, [timed(b"f", b"1600"), "f"], client)
     server.wait(EXPIRED)
     assert status(client, later) == RUNNING
