@@ -34,6 +34,9 @@ __all__ = [
 FIRST_DELAY_SPREAD: Final = 4
 """Multiple of the initial delay over which the first attempts of many clients are spread."""
 
+GROWTH: Final = 2.0
+"""How many times as long as the delay before it each one may be."""
+
 ConnectionT = TypeVar("ConnectionT", bound=GearmanProtocol)
 """The class of a factory's connections."""
 
@@ -66,7 +69,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
     protocol: type[ConnectionT] = GearmanProtocol  # type: ignore[assignment]  # a subclass that has another sets it
     noisy = False
     initialDelay = delay = 0.5
-    factor = 2.0
+    factor = 1.0  # Twisted 22.4 multiplies before an attempt is scheduled, later ones afterwards: GROWTH instead
     maxDelay = 30
     jitter = 0.0  # Twisted's would draw from the global random numbers
 
@@ -178,7 +181,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         longest = self.delay
         self.delay = self._jittered(longest)
         super().retry(connector)
-        self.delay = min(longest * self.factor, self.maxDelay)
+        self.delay = min(longest * GROWTH, self.maxDelay)
         # The delay that includes the jitter is not kept elsewhere.
         if self._callID is not None:
             self.next_attempt = self._callID.getTime()
