@@ -39,6 +39,8 @@ from txgearman.packets import (
     PacketType,
 )
 
+from .garbage import COUNTS_REFERENCES
+
 PROTOCOL = [
     # Number, name, and how many arguments; the reduce jobs as in docs/gearman.md §9.
     (1, "CAN_DO", 1),
@@ -308,6 +310,7 @@ def references(pieces: list[bytes]) -> list[int]:
 
 
 @pytest.mark.guarantee(number=15)
+@pytest.mark.skipif(not COUNTS_REFERENCES, reason="looks at reference counts")
 def test_a_large_packet_is_kept_in_the_pieces_it_came_in() -> None:
     """They are joined once, when all have come. Joining them as they come would be quadratic."""
     data = bytes(32 * MIB)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -42,6 +41,7 @@ from txgearman.testing import MemoryJobServer, TakenJob
 
 from ..client_harness import NOTHING, ClientHarness, outcome, outcomes, recording, take_all
 from ..conftest import Failures
+from ..garbage import is_freed
 from ..wire import present
 
 # Connecting.
@@ -588,22 +588,19 @@ def test_drain_awaits_tasks_submitted_meanwhile() -> None:
 
 
 @pytest.mark.guarantee(number=12)
+@pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("end", ["cancelled unsent", "cancelled unacknowledged", "cancelled", "done"])
 def test_client_keeps_no_reference_to_ended_task(end: str) -> None:
     harness = ClientHarness() if end == "cancelled unsent" else ClientHarness().start()
-    gc.disable()
-    try:
-        task = Task("work")
-        watched = weakref.ref(task)
-        deferred = harness.client.submit(task)
-        del task
-        deferred.addErrback(lambda _: None)
-        if end in ("cancelled", "done"):
-            job = harness.server.take("work")
-        job.complete(b"") if end == "done" else deferred.cancel()
-        assert watched() is None
-    finally:
-        gc.enable()
+    task = Task("work")
+    watched = weakref.ref(task)
+    deferred = harness.client.submit(task)
+    del task
+    deferred.addErrback(lambda _: None)
+    if end in ("cancelled", "done"):
+        job = harness.server.take("work")
+    job.complete(b"") if end == "done" else deferred.cancel()
+    assert is_freed(watched)
     harness.stop()
 
 

@@ -16,6 +16,7 @@ from txgearman.packets import (
     ECHO_RES,
 )
 
+from ..garbage import is_freed
 from ..wire import answer, outcome
 from .connection_harness import (
     FENCE,
@@ -176,7 +177,7 @@ def test_connection_keeps_no_reference_to_unsent_task(end: str) -> None:
         harness.server.lose()
     assert deferred.called
     del task, deferred
-    assert kept() is None
+    assert is_freed(kept)
 
 
 # Reading is paused while all callers are slow.

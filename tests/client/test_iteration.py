@@ -25,6 +25,7 @@ from txgearman.client.iteration import STREAM_BUFFER
 from txgearman.packets import WORK_DATA
 
 from ..client_harness import NOTHING, ClientHarness, outcome, take_all
+from ..garbage import finalize
 from ..wire import present
 
 CHUNK = b"x" * 65536
@@ -391,6 +392,7 @@ async def test_break_cancels_tasks_of_map(workloads: type[Workloads]) -> None:
     got = ensureDeferred(first())
     harness.server.take("work").complete(b"first")
     assert outcome(got) == b"first"
+    finalize()
     await some_turns()
     check_idle(harness)
     harness.stop()

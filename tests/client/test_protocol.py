@@ -49,6 +49,7 @@ from txgearman.packets import (
 )
 from txgearman.validation import whole_number
 
+from ..garbage import is_freed
 from ..wire import MemoryEndpoint, answer, outcome
 from .connection_harness import (
     FENCE,
@@ -842,8 +843,8 @@ def is_stopped(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) 
     harness.factory.stop(ClientStopped())
 
 
-def what_is_left(end: End, **options: Any) -> Task | None:
-    """Submit a task and end it; return it if anything still refers to it. The connection still exists."""
+def is_task_freed(end: End, **options: Any) -> bool:
+    """Submit a task and end it; return whether nothing refers to it any more. The connection still exists."""
     harness = ConnectionHarness()
     task = Task(b"f", unique=b"u", **options)
     kept = weakref.ref(task)
@@ -852,7 +853,7 @@ def what_is_left(end: End, **options: Any) -> Task | None:
     assert deferred.called
     deferred.addErrback(lambda _: None)
     del task, deferred
-    return kept()
+    return is_freed(kept)
 
 
 @pytest.mark.guarantee(number=12)
@@ -880,7 +881,7 @@ def what_is_left(end: End, **options: Any) -> Task | None:
     ],
 )
 def test_connection_keeps_no_reference_to_ended_task(end: End) -> None:
-    assert what_is_left(end) is None
+    assert is_task_freed(end)
 
 
 def is_created(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
@@ -891,7 +892,7 @@ def is_created(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) 
 @pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("end", [is_created, is_rejected, is_cancelled_early, is_lost_early, is_stopped])
 def test_connection_keeps_no_reference_to_ended_background_task(end: End) -> None:
-    assert what_is_left(end, background=True) is None
+    assert is_task_freed(end, background=True)
 
 
 @pytest.mark.guarantee(number=12)

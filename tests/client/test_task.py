@@ -25,6 +25,7 @@ from txgearman.models import JobHandle, JobStatus, Priority
 from txgearman.validation import MAX_FUNCTION, MAX_HANDLE, MAX_UNIQUE, name_bytes
 
 from ..conftest import Failures
+from ..garbage import is_freed
 from ..wire import outcome
 
 SERVER = "10.0.0.1:4730"
@@ -708,7 +709,7 @@ def test_ended_task_is_freed_with_last_reference(end: Callable[[Task, Deferred[A
     end(task, deferred)
     assert reference() is task
     del task
-    assert reference() is None
+    assert is_freed(reference)
     assert deferred.called
 
 
@@ -719,7 +720,7 @@ def test_acknowledged_background_task_is_freed_with_last_reference() -> None:
     create_job(task)
     assert reference() is task
     del task
-    assert reference() is None
+    assert is_freed(reference)
     assert outcome(deferred) == [JOB]
 
 
@@ -732,7 +733,7 @@ def test_ended_task_keeps_no_reference_to_holder_and_owner() -> None:
     complete(recorded)
     set_options(task, **options_of(Task("resize"))._asdict())  # the callbacks refer to the RecordedTask
     del recorded
-    assert reference() is None
+    assert is_freed(reference)
     assert holder_of(task) is None
 
 
@@ -1038,7 +1039,7 @@ def test_queue_keeps_no_reference_to_discarded_task() -> None:
     reference = weakref.ref(first)
     queue.discard(first)
     del first, queued
-    assert reference() is None
+    assert is_freed(reference)
     assert (queue.pop(), queue.pop(), len(queue)) == (second, None, 0)
 
 

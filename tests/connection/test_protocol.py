@@ -41,6 +41,7 @@ from txgearman.packets import (
     PacketType,
 )
 
+from ..garbage import is_freed
 from ..wire import WireTransport, answer, outcome
 from .harness import (
     FENCE,
@@ -459,7 +460,7 @@ def test_ended_request_is_not_retained(end: Callable[[Net], None]) -> None:
     assert len(told) == 1
     gone = weakref.ref(deferred)
     del deferred
-    assert gone() is None
+    assert is_freed(gone)
     assert isinstance(connection, GearmanProtocol)  # it was still held, and holds nothing of the request
 
 

@@ -17,6 +17,8 @@ from twisted.internet.task import Clock
 from txgearman.connection import timers as deadlines
 from txgearman.connection.timers import PROBES_PER_PERIOD, DeadlineQueue, PeriodicProbe
 
+from ..garbage import is_freed
+
 
 class Item:
     """An object to which weak references are possible."""
@@ -248,7 +250,7 @@ def test_discarded_items_are_not_retained() -> None:
     kept.deadlines.add(item, 30.0)
     kept.deadlines.discard(item)
     item = None
-    assert gone() is None
+    assert is_freed(gone)
     for number in range(100_000):
         kept.deadlines.add(number, 30.0)
         kept.deadlines.discard(number)
@@ -264,7 +266,7 @@ def test_popped_items_are_not_retained() -> None:
     kept.deadlines.add(item, 1.0)
     kept.deadlines.pop_all()
     item = None
-    assert gone() is None
+    assert is_freed(gone)
 
 
 @pytest.mark.guarantee(number=12)
@@ -277,7 +279,7 @@ def test_passed_items_are_not_retained() -> None:
     kept.clock.advance(1)
     item = None
     kept.passed.clear()
-    assert gone() is None
+    assert is_freed(gone)
 
 
 ACTIONS = st.one_of(

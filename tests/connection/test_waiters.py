@@ -7,6 +7,7 @@ import weakref
 import pytest
 from twisted.internet.defer import CancelledError
 
+from ..garbage import is_freed
 from ..wire import outcome
 from .harness import (
     unready,
@@ -37,7 +38,7 @@ def test_fired_waiter_is_not_retained(cancelled: bool) -> None:
     assert len(told) == 1
     gone = weakref.ref(deferred)
     del deferred
-    assert gone() is None
+    assert is_freed(gone)
 
 
 def test_waiter_can_cancel_another() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import weakref
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from txgearman.validation import MAX_PAYLOAD
 from txgearman.worker import job as jobs
 from txgearman.worker.job import MAX_STATUS, Assignment
 
+from ..garbage import is_freed
 from .job_harness import H1, HANG, ServerConnection, make_job, reactor
 
 # What a job shows.
@@ -45,18 +45,15 @@ def test_job_is_printable_for_any_function_name(function: str | bytes, text: str
 
 
 @pytest.mark.guarantee(number=12)
+@pytest.mark.usefixtures("no_garbage_collection")
 def test_job_is_in_no_reference_cycle() -> None:
     """It is freed with its last reference."""
-    gc.disable()
-    try:
-        job = make_job()
-        job.send_data(b"x")
-        job.complete(b"r")
-        gone = weakref.ref(job)
-        del job
-        assert gone() is None
-    finally:
-        gc.enable()
+    job = make_job()
+    job.send_data(b"x")
+    job.complete(b"r")
+    gone = weakref.ref(job)
+    del job
+    assert is_freed(gone)
 
 
 # What is sent for a job.
