@@ -54,7 +54,7 @@ def allocated_by_take(server: Server, ability: Ability) -> int:
     tracemalloc: Any = pytest.importorskip("tracemalloc", reason="PyPy has none")
     tracemalloc.start()
     try:
-        assert server.jobs.take([ability]) is not None
+        assert server.jobs.take(ability.worker) is not None
         peak: int = tracemalloc.get_traced_memory()[1]
         return peak
     finally:
@@ -67,7 +67,7 @@ def test_a_take_copies_no_queue() -> None:
     for _ in range(MANY):
         server.submit()
     ability = server.ability()
-    server.jobs.take([ability])  # all are due from now on
+    server.jobs.take(ability.worker)  # all are due from now on
     assert allocated_by_take(server, ability) < 2_000
 
 
@@ -77,7 +77,7 @@ def test_a_take_asks_for_the_time_once_however_many_jobs_wait_for_theirs() -> No
         server.submit(at=100)
     last = server.submit()
     server.asked = 0
-    assert server.jobs.take([server.ability()]) is last
+    assert server.jobs.take(server.ability().worker) is last
     assert server.asked == 1
 
 
@@ -91,8 +91,8 @@ def test_a_take_compares_few_times_however_many_jobs_wait_for_theirs(scheduled: 
     ability = server.ability()
     CountedTime.comparisons = 0
     for _ in range(1_000):
-        assert server.jobs.take([ability]) is not None
-    assert server.jobs.take([ability]) is None
+        assert server.jobs.take(ability.worker) is not None
+    assert server.jobs.take(ability.worker) is None
     assert CountedTime.comparisons < 1_000 * 2 * scheduled.bit_length()
 
 
@@ -135,7 +135,7 @@ def test_jobs_are_taken_in_the_order_of_one_list(steps: list[tuple[str, int]]) -
             model.jobs.append(server.submit(at=number))
         elif step == "take":
             expected = model.first_due(server.now)
-            assert server.jobs.take([ability]) is expected
+            assert server.jobs.take(ability.worker) is expected
             if expected is not None:
                 model.jobs.remove(expected)
                 taken.append(expected)

@@ -86,7 +86,7 @@ def _workers(core: JobServerCore, _: Command) -> bytes:
 
 
 def _worker(connection: Connection) -> bytes:
-    names = b"".join(b" " + _c_string(ability.function.name) for ability in connection.abilities)
+    names = b"".join(b" " + _c_string(ability.function.name) for ability in reversed(connection.abilities))
     return b"%d %b %b :%b" % (connection.number, connection.host, _c_string(connection.client_id), names)
 
 

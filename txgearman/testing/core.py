@@ -62,15 +62,15 @@ class JobServerCore:
         """Remove a connection, and with it a client, a worker, or both."""
         self.connections.remove(connection)
         self.jobs.remove_listener(connection)
-        self.remove_abilities(connection.abilities)
+        self.jobs.awake(connection)
+        self.remove_abilities(reversed(connection.abilities))
 
     # Workers.
 
     def remove_abilities(self, abilities: Iterable[Ability]) -> None:
         """Take these abilities from their workers; the jobs that they run by them are requeued (docs/gearman.md §7)."""
         for ability in list(abilities):
-            ability.worker.abilities.remove(ability)
-            del ability.function.abilities[ability]
+            self.jobs.remove_ability(ability)
             for job in reversed(list(ability.jobs)):
                 self.requeue(job)
 
@@ -83,8 +83,8 @@ class JobServerCore:
 
     def wake_workers(self, job: Job) -> None:
         """Wake the workers that could run a job, which was queued."""
-        for ability in job.function.abilities:
-            ability.worker.wake()
+        for worker in self.jobs.pop_sleeping(job.function):
+            worker.wake()
 
     # What workers send about a job.
 

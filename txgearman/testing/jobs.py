@@ -7,7 +7,7 @@ could notice; what looks like a mistake here is one there, too. It knows neither
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Final
 from typing import Protocol as Interface
@@ -40,10 +40,10 @@ class Listener(Interface):
 class Worker(Interface):
     """A worker: a connection, or a test that plays one.
 
-    :ivar abilities: the newest first.
+    :ivar abilities: the oldest first.
     """
 
-    abilities: list[Ability]
+    abilities: dict[Ability, None]
 
     def wake(self) -> None:
         """Wake it if it sleeps: there is a job for it."""
@@ -56,6 +56,7 @@ class Job:
     :ivar dropped: whether its last listener has left, or an administrator cancelled it. It is never run again, but
         while it is known it is found by its unique, and a submit that joins it never gets a result (H1, H2).
     :ivar ability: that of the worker which has it; None while it is queued.
+    :ivar number: which new job of its server it is, from 1; 0 before its submit.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Job:
         at: float = 0,
     ) -> None:
         self.handle = b""
+        self.number = 0
         self.function = function
         self.unique = unique
         self.workload = workload
@@ -130,11 +132,19 @@ class JobQueue:
         """Remove the job that `first_due` has just returned."""
         heappop(self._due)
 
+    def remove(self, job: Job) -> None:
+        """Remove a job of the queue, wherever it is. This walks over all of them."""
+        self._due = [entry for entry in self._due if entry[1] is not job]
+        self._scheduled = [entry for entry in self._scheduled if entry[2] is not job]
+        heapify(self._due)
+        heapify(self._scheduled)
+
 
 class Function:
     """A function's queues, its workers, and its limits.
 
     :ivar limits: by priority, the number of jobs in all from which on submits are refused; 0 for no limit.
+    :ivar newest: by worker, the ability that it got last.
     """
 
     def __init__(self, name: bytes) -> None:
@@ -142,6 +152,7 @@ class Function:
         self.queues = tuple(JobQueue() for _ in Priority)
         self.limits = [0] * len(Priority)
         self.abilities: dict[Ability, None] = {}  # the oldest first
+        self.newest: dict[Worker, Ability] = {}
         self.running = 0
 
     @property
@@ -153,11 +164,13 @@ class Function:
 class Ability:
     """A function that a worker offers: one CAN_DO.
 
+    :ivar number: the higher, the newer.
     :ivar timeout: seconds that the worker may take for a job; None for no limit.
     :ivar jobs: those that it runs by it, the oldest first.
     """
 
-    def __init__(self, worker: Worker, function: Function, timeout: float | None) -> None:
+    def __init__(self, number: int, worker: Worker, function: Function, timeout: float | None) -> None:
+        self.number = number
         self.worker = worker
         self.function = function
         self.timeout = timeout
@@ -165,7 +178,10 @@ class Ability:
 
 
 class Jobs:
-    """All jobs of one server."""
+    """All jobs of one server.
+
+    :ivar count: how many new jobs were submitted.
+    """
 
     def __init__(self, seconds: Callable[[], float], job_retries: int, handle_prefix: bytes) -> None:
         """
@@ -175,10 +191,16 @@ class Jobs:
         self._seconds = seconds
         self._job_retries = job_retries
         self._handle_prefix = handle_prefix
-        self._count = 0
+        self.count = 0
+        self._ability_numbers = count()
         self.functions: dict[bytes, Function] = {}
+        # What is asked for most is kept beside the jobs themselves: nothing walks over all of them, or all functions.
+        self._queued: dict[Function, None] = {}
+        self._sleeping: dict[Worker, None] = {}
+        self._awaited: dict[Listener, dict[Job, None]] = {}
         self._by_handle: dict[bytes, Job] = {}
         self._by_key: dict[tuple[Function, bytes], Job] = {}
+        self._by_unique: dict[bytes, dict[Job, None]] = {}
 
     def __iter__(self) -> Iterator[Job]:
         return iter(list(self._by_handle.values()))
@@ -200,13 +222,43 @@ class Jobs:
         if function.abilities or function.running:
             return False
         del self.functions[name]
+        self._queued.pop(function, None)
         return True
 
     def add_ability(self, worker: Worker, name: bytes, timeout: float | None = None) -> Ability:
         """Record that a worker offers a function."""
-        ability = Ability(worker, self.function(name), timeout)
-        ability.function.abilities[ability] = None
+        function = self.function(name)
+        ability = Ability(next(self._ability_numbers), worker, function, timeout)
+        worker.abilities[ability] = None
+        function.abilities[ability] = None
+        function.newest[worker] = ability
         return ability
+
+    def remove_ability(self, ability: Ability) -> None:
+        """Record that a worker offers a function no longer. Whoever removes one removes all that are of both."""
+        del ability.worker.abilities[ability]
+        del ability.function.abilities[ability]
+        ability.function.newest.pop(ability.worker, None)
+
+    # Sleeping workers.
+
+    def sleep(self, worker: Worker) -> None:
+        """Record that a worker sleeps: it is to be woken for a job."""
+        self._sleeping[worker] = None
+
+    def awake(self, worker: Worker) -> None:
+        """Record that a worker does not sleep, or was woken."""
+        self._sleeping.pop(worker, None)
+
+    def pop_sleeping(self, function: Function) -> list[Worker]:
+        """Return the sleeping workers that offer a function, in the order of their offers. They are awake from now on."""
+        if len(self._sleeping) < len(function.newest):
+            found = {worker: function.newest[worker].number for worker in self._sleeping if worker in function.newest}
+        else:
+            found = {worker: each.number for worker, each in function.newest.items() if worker in self._sleeping}
+        for worker in found:
+            del self._sleeping[worker]
+        return sorted(found, key=found.__getitem__)
 
     # Submits.
 
@@ -216,9 +268,8 @@ class Jobs:
 
     def by_unique(self, unique: bytes) -> Job | None:
         """Return the newest job with this unique, whatever its function."""
-        if unique in (b"", BY_WORKLOAD):
-            return None
-        return next((job for job in reversed(self._by_handle.values()) if job.unique == unique), None)
+        jobs = self._by_unique.get(unique)
+        return None if jobs is None or unique == BY_WORKLOAD else next(reversed(jobs))
 
     def submit(self, job: Job, listener: Listener | None = None) -> tuple[Job, bool]:
         """Queue a job, or join the one that has the same function and unique.
@@ -234,54 +285,85 @@ class Jobs:
             job = joined
         if listener is not None:
             job.listeners.append(listener)
+            self._awaited.setdefault(listener, {})[job] = None
         return job, joined is None
 
     def _add(self, job: Job) -> None:
         limit = job.function.limits[job.priority]
         if limit and job.function.total >= limit:
             raise QueueFull
-        self._count += 1
-        job.handle = self._handle_prefix + b":%d" % self._count
+        self.count += 1
+        job.number = self.count
+        job.handle = self._handle_prefix + b":%d" % self.count
         self._by_handle[job.handle] = job
+        if job.unique:
+            self._by_unique.setdefault(job.unique, {})[job] = None
         if job.key:
             self._by_key[job.key] = job
+        self._queue(job)
+
+    def _queue(self, job: Job) -> None:
         job.function.queues[job.priority].append(job)
+        self._queued[job.function] = None
+
+    def _dequeue(self, function: Function, queue: JobQueue) -> None:
+        queue.pop()
+        if not any(function.queues):
+            self._queued.pop(function, None)
 
     # The life of a job.
 
-    def take(self, abilities: Iterable[Ability]) -> Job | None:
-        """Assign the next job to a worker with these abilities. The first ability that has a job takes it."""
-        for ability in abilities:
+    def take(self, worker: Worker) -> Job | None:
+        """Assign the next job to a worker. Its newest ability that has a job takes it."""
+        for ability in self._with_jobs(worker):
             job = self._next(ability.function)
             if job is not None:
-                job.function.queues[job.priority].pop()
-                job.function.running += 1
-                job.ability = ability
-                ability.jobs[job] = None
+                self._dequeue(job.function, job.function.queues[job.priority])
+                self._assign(job, ability)
                 return job
         return None
+
+    def take_this(self, job: Job, worker: Worker) -> None:
+        """Assign a queued job to a worker that offers its function, whichever other jobs are before it."""
+        job.function.queues[job.priority].remove(job)
+        if not any(job.function.queues):
+            self._queued.pop(job.function, None)
+        self._assign(job, job.function.newest[worker])
+
+    def _assign(self, job: Job, ability: Ability) -> None:
+        job.function.running += 1
+        job.ability = ability
+        ability.jobs[job] = None
+
+    def _with_jobs(self, worker: Worker) -> list[Ability]:
+        """Return those abilities of a worker that may have a job, the newest first."""
+        if len(worker.abilities) <= len(self._queued):
+            return [ability for ability in reversed(worker.abilities) if ability.function in self._queued]
+        found = [function.newest[worker] for function in self._queued if worker in function.newest]
+        return sorted(found, key=lambda ability: ability.number, reverse=True) if len(found) > 1 else found
 
     def _next(self, function: Function) -> Job | None:
         # gearmand looks only at the highest queue that has a job, even if none there is due (H8). Where every job in it
         # was dropped, it goes on to the next queue.
         while queue := next(filter(None, function.queues), None):
-            job = self._first_due([queue])
+            job = self._first_due(function, [queue])
             if job is not None or queue:
                 return job
         return None
 
-    def has_work_for(self, abilities: Iterable[Ability]) -> bool:
+    def has_work_for(self, worker: Worker) -> bool:
         """Return whether a job is due in any queue. `take` may still return None (H8)."""
-        return any(self._first_due(ability.function.queues) is not None for ability in abilities)
+        functions = [ability.function for ability in self._with_jobs(worker)]
+        return any(self._first_due(function, function.queues) is not None for function in functions)
 
-    def _first_due(self, queues: Iterable[JobQueue]) -> Job | None:
+    def _first_due(self, function: Function, queues: Iterable[JobQueue]) -> Job | None:
         """Return the first job that is due. Dropped jobs before it are forgotten only now."""
         now = self._seconds()
         for queue in queues:
             while (job := queue.first_due(now)) is not None:
                 if not job.dropped:
                     return job
-                queue.pop()
+                self._dequeue(function, queue)
                 self._forget(job)
         return None
 
@@ -301,7 +383,7 @@ class Jobs:
         if job.retries == self._job_retries:
             self._forget(job)
             return False
-        job.function.queues[job.priority].append(job)
+        self._queue(job)
         return True
 
     def remove_listener(self, listener: Listener) -> None:
@@ -309,10 +391,9 @@ class Jobs:
 
         A job that has no other listener is dropped, even if it was also submitted in the background (L1).
         """
-        for job in self:
-            if listener in job.listeners:
-                job.listeners = [other for other in job.listeners if other is not listener]
-                job.dropped = job.dropped or not job.listeners
+        for job in self._awaited.pop(listener, {}):
+            job.listeners = [other for other in job.listeners if other is not listener]
+            job.dropped = job.dropped or not job.listeners
 
     def _release_worker(self, job: Job) -> None:
         assert job.ability is not None
@@ -322,5 +403,12 @@ class Jobs:
 
     def _forget(self, job: Job) -> None:
         del self._by_handle[job.handle]
+        for listener in job.listeners:
+            self._awaited.get(listener, {}).pop(job, None)
+        if job.unique:
+            same = self._by_unique[job.unique]
+            del same[job]
+            if not same:
+                del self._by_unique[job.unique]
         if job.key and self._by_key.get(job.key) is job:
             del self._by_key[job.key]

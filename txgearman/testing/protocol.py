@@ -68,6 +68,9 @@ MAX_ACCEPTED_UNIQUE: Final = 64
 MAX_HANDLE: Final = 63
 """Bytes. A question about a longer handle is not answered (H6)."""
 
+MAX_REQUESTS: Final = 10_000
+"""Packet types that `JobServerProtocol.requests` keeps at least, the newest; at most twice as many."""
+
 MAX_CLIENT_ID: Final = 127
 """Bytes. The rest of a longer client id is discarded."""
 
@@ -110,14 +113,13 @@ class JobServerProtocol(Protocol):
         self._faults = faults
         self._parser = RequestParser()
         self._closed = False
-        self._sleeping = False
         self._woken = False
         self._timer: IDelayedCall | None = None
         self.host = host
         self.number = 0
         self.client_id = b"-"
         self.exceptions = False
-        self.abilities: list[Ability] = []
+        self.abilities: dict[Ability, None] = {}
         self.requests: list[PacketType] = []
         self.lost: Deferred[None] = Deferred()
 
@@ -185,6 +187,8 @@ class JobServerProtocol(Protocol):
 
     def _packet_received(self, packet_type: PacketType, arguments: list[bytes]) -> None:
         self.requests.append(packet_type)
+        if len(self.requests) > 2 * MAX_REQUESTS:
+            del self.requests[:-MAX_REQUESTS]
         if self._faults.intercepts(self, packet_type, arguments):
             return
         handler = self._handlers.get(packet_type)
@@ -260,38 +264,39 @@ class JobServerProtocol(Protocol):
     # Workers.
 
     def _can_do(self, _: PacketType, function: bytes) -> None:
-        self.abilities.insert(0, self._core.jobs.add_ability(self, function))
+        self._core.jobs.add_ability(self, function)
 
     def _can_do_timeout(self, _: PacketType, function: bytes, milliseconds: bytes) -> None:
         number = whole_number(milliseconds)
         timeout = max(number, 1000) / 1000 if number > 0 else None
-        self.abilities.insert(0, self._core.jobs.add_ability(self, function, timeout))
+        self._core.jobs.add_ability(self, function, timeout)
 
     def _cant_do(self, _: PacketType, function: bytes) -> None:
-        self._core.remove_abilities(ability for ability in self.abilities if ability.function.name == function)
+        self._core.remove_abilities(each for each in reversed(self.abilities) if each.function.name == function)
 
     def _reset_abilities(self, _: PacketType) -> None:
-        self._core.remove_abilities(self.abilities)
+        self._core.remove_abilities(reversed(self.abilities))
 
     def _set_client_id(self, _: PacketType, client_id: bytes) -> None:
         self.client_id = client_id[:MAX_CLIENT_ID]
 
     def _pre_sleep(self, _: PacketType) -> None:
-        if self._core.jobs.has_work_for(self.abilities):
+        if self._core.jobs.has_work_for(self):
             self.send(NOOP.response())
         else:
-            self._sleeping = True
+            if not self._woken:
+                self._core.jobs.sleep(self)
             self._stop_timer()
 
     def wake(self) -> None:
         """Send NOOP to a worker that sleeps; once, until it grabs a job."""
-        if self._sleeping and not self._woken:
-            self._woken = True
-            self.send(NOOP.response())
+        self._woken = True
+        self.send(NOOP.response())
 
     def _grab(self, packet_type: PacketType) -> None:
-        self._sleeping = self._woken = False
-        job = self._core.jobs.take(self.abilities)
+        self._woken = False
+        self._core.jobs.awake(self)
+        job = self._core.jobs.take(self)
         if job is None:
             self.send(NO_JOB.response())
             return

@@ -192,8 +192,8 @@ class MemoryJobServer(ServerFactory):
         self._faults.settle()
         name = function.encode() if isinstance(function, str) else function
         worker = ManualWorker()
-        worker.abilities.append(self._core.jobs.add_ability(worker, name))
-        job = self._core.jobs.take(worker.abilities)
+        self._core.jobs.add_ability(worker, name)
+        job = self._core.jobs.take(worker)
         if job is None:
             self._core.remove_abilities(worker.abilities)
             raise AssertionError(f"no job for {function!r} is due; queued: {self._functions_with_jobs()}")

@@ -14,7 +14,7 @@ class ManualWorker:
     """The worker that a test plays: one for each job that it takes."""
 
     def __init__(self) -> None:
-        self.abilities: list[Ability] = []
+        self.abilities: dict[Ability, None] = {}
 
     def wake(self) -> None:
         """Do nothing: it never sleeps."""
@@ -99,5 +99,5 @@ class TakenJob:
         self._remove_worker()
 
     def _remove_worker(self) -> None:
-        self._core.remove_abilities(self._worker.abilities)
+        self._core.remove_abilities(reversed(self._worker.abilities))
         self._settle()
