@@ -239,7 +239,7 @@ def test_admin_reconnects(logged_failures: object) -> None:
     assert server.result_of(admin.status()).one() == ()
     with server.go_down():
         answers = server.result_of(admin.status())
-        assert isinstance(answers.errors["endpoint:0"], NoServersAvailable)
+        assert isinstance(answers.errors["memory:1"], NoServersAvailable)
     server.advance(5)
     assert server.result_of(admin.status()).one() == ()
     server.result_of(admin.stopService())

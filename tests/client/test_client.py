@@ -152,7 +152,7 @@ def test_unsent_tasks_fail_over_until_every_server_has_failed() -> None:
         server.drop_connections()
     for error in outcomes(tasks):
         assert type(error) is NoServersAvailable
-        assert set(error.reasons) == {"endpoint:0", "endpoint:1", "endpoint:2"}
+        assert set(error.reasons) == {"memory:1", "memory:2", "memory:3"}
     assert type(outcome(harness.client.add_task("work"))) is NoServersAvailable
     harness.stop()
 
@@ -729,7 +729,7 @@ def test_get_status_asks_server_of_handle() -> None:
     submitted = harness.client.add_task_bg("work")
     harness.advance()
     handle: JobHandle = outcome(submitted)
-    other = "endpoint:1" if handle.server == "endpoint:0" else "endpoint:0"
+    other = "memory:2" if handle.server == "memory:1" else "memory:1"
     answered = [harness.client.get_status(JobHandle(server, handle.handle)) for server in (handle.server, other)]
     harness.advance()
     assert outcomes(answered) == [JobStatus(True, False, 0, 0, None), JobStatus(False, False, 0, 0, None)]
@@ -766,11 +766,11 @@ def test_get_status_fails_without_server() -> None:
     harness = ClientHarness(2)
     for server in harness.servers:
         server.refuse_connections()
-    answered = [harness.client.get_status_unique("u"), harness.client.get_status(JobHandle("endpoint:1", b"H:1"))]
+    answered = [harness.client.get_status_unique("u"), harness.client.get_status(JobHandle("memory:2", b"H:1"))]
     harness.advance()
     errors = outcomes(answered)
     assert [type(error) for error in errors] == [NoServersAvailable] * 2
-    assert [set(error.reasons) for error in errors] == [{"endpoint:0", "endpoint:1"}, {"endpoint:1"}]
+    assert [set(error.reasons) for error in errors] == [{"memory:1", "memory:2"}, {"memory:2"}]
     harness.stop()
 
 
@@ -778,11 +778,11 @@ def test_get_status_fails_without_server() -> None:
 @pytest.mark.parametrize(
     ("handle", "kind", "message"),
     [
-        ("endpoint:0//H:1", TypeError, "handle must be a JobHandle, not str; see JobHandle.from_string"),
+        ("memory:1//H:1", TypeError, "handle must be a JobHandle, not str; see JobHandle.from_string"),
         (JobHandle("elsewhere:4730", b"H:1"), ValueError, "server must be one of .*, not 'elsewhere:4730'"),
-        (JobHandle("endpoint:0", b""), ValueError, "handle must not be empty"),
-        (JobHandle("endpoint:0", b"H" * 64), ValueError, "handle must have 63 bytes at most, not 64"),
-        (JobHandle("endpoint:0", b"H\0"), ValueError, "handle must not have a NUL"),
+        (JobHandle("memory:1", b""), ValueError, "handle must not be empty"),
+        (JobHandle("memory:1", b"H" * 64), ValueError, "handle must have 63 bytes at most, not 64"),
+        (JobHandle("memory:1", b"H\0"), ValueError, "handle must not have a NUL"),
     ],
 )
 def test_get_status_raises_for_invalid_handle(handle: Any, kind: type[Exception], message: str) -> None:
@@ -812,7 +812,7 @@ def test_echo_measures_round_trip_to_each_reachable_server() -> None:
     harness.advance(0.25)
     assert outcome(echoed) is NOTHING
     silence.end()
-    assert outcome(echoed) == {"endpoint:1": 0.0, "endpoint:2": 1.0}
+    assert outcome(echoed) == {"memory:2": 0.0, "memory:3": 1.0}
     harness.stop()
 
 
@@ -823,7 +823,7 @@ def test_echo_measures_server_that_leaves_it_unanswered() -> None:
     with harness.server.hold_answers():
         echoed = harness.client.echo()
         harness.advance(0.5)
-    assert outcome(echoed) == {"endpoint:0": 0.5}
+    assert outcome(echoed) == {"memory:1": 0.5}
     harness.stop()
 
 
@@ -844,7 +844,7 @@ def test_echo_fails_without_server() -> None:
     echoed = harness.client.echo()
     harness.advance()
     error = outcome(echoed)
-    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"endpoint:0", "endpoint:1"})
+    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"memory:1", "memory:2"})
     harness.stop()
 
 
@@ -985,7 +985,7 @@ def test_removed_server_finishes_its_tasks() -> None:
     tasks = [harness.client.add_task("work", b"%d" % number) for number in range(4)]
     harness.advance()
     harness.client.job_servers = harness.client.job_servers[1:]
-    assert [server.address for server in harness.client.servers] == ["endpoint:1"]
+    assert [server.address for server in harness.client.servers] == ["memory:2"]
     later = [harness.client.add_task("work", b"later") for _ in range(3)]
     harness.advance(100)
     assert harness.connected() == [1, 1]
@@ -1109,7 +1109,7 @@ def test_get_status_raises_for_handle_of_removed_server() -> None:
     harness.advance()
     handles = sorted(outcomes(submitted))
     harness.client.job_servers = harness.client.job_servers[1:]
-    with pytest.raises(ValueError, match="server must be one of endpoint:1, not 'endpoint:0'"):
+    with pytest.raises(ValueError, match="server must be one of memory:2, not 'memory:1'"):
         harness.client.get_status(handles[0])
     answered = harness.client.get_status(handles[1])
     harness.advance()
@@ -1128,7 +1128,7 @@ def test_queries_fail_if_connecting_server_is_removed() -> None:
     harness.client.job_servers = both[1:]
     harness.advance()
     for error in outcomes(answered):
-        assert (type(error), list(error.reasons)) == (NoServersAvailable, ["endpoint:0"])
+        assert (type(error), list(error.reasons)) == (NoServersAvailable, ["memory:1"])
     harness.stop()
 
 
@@ -1157,7 +1157,7 @@ def test_server_wait_ends_if_added_server_does_not_answer() -> None:
     harness.client.job_servers = both
     harness.advance(8 + 5)
     error = outcome(task)
-    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"endpoint:0", "endpoint:1"})
+    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"memory:1", "memory:2"})
     harness.stop()
 
 
@@ -1176,7 +1176,7 @@ def test_invalid_job_servers_change_nothing(job_servers: Any, kind: type[Excepti
     assert harness.connected() == [1, 1]
     handles = [harness.client.add_task_bg("work") for _ in range(2)]
     harness.advance()
-    assert {handle.server for handle in outcomes(handles)} == {"endpoint:0", "endpoint:1"}
+    assert {handle.server for handle in outcomes(handles)} == {"memory:1", "memory:2"}
     harness.stop()
 
 

@@ -417,7 +417,7 @@ def test_task_without_server_is_retried_up_to_retries() -> None:
     assert outcome(task) is NOTHING
     harness.advance(0.02)
     error = outcome(task)
-    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"endpoint:0", "endpoint:1"})
+    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"memory:1", "memory:2"})
     assert events == [("retry", 1), ("retry", 2), ("fail", error)]
     harness.stop()
 
@@ -491,7 +491,7 @@ def test_task_with_unique_is_retried_on_next_server_in_rank() -> None:
         indices.append(index)
         harness.servers[index].take("work").fail()
         harness.advance(retry_delay(attempt + 1))
-    ranked = [int(server.address[-1]) for server in harness.client._servers.ranked(b"u")]
+    ranked = [int(server.address[-1]) - 1 for server in harness.client._servers.ranked(b"u")]
     assert indices == [*ranked, *ranked[:2]]
     assert outcome(task) is NOTHING
     harness.stop()
@@ -511,7 +511,7 @@ def test_task_without_unique_is_retried_on_another_server() -> None:
         others: list[Deferred[bytes]] = []
         while len(others) < 3:
             unique = b"%d" % next(numbers)
-            if harness.client._servers.ranked(unique)[0].address != f"endpoint:{here}":
+            if harness.client._servers.ranked(unique)[0].address != f"memory:{here + 1}":
                 others.append(harness.client.add_task("other", unique=unique))
         harness.advance(retry_delay(attempt + 1))
         assert b"again" in harness.servers[1 - here].queued("work")
@@ -715,8 +715,8 @@ def test_tasks_fail_at_once_with_reasons_without_server_wait() -> None:
     error = outcome(harness.client.add_task("work"))
     assert type(error) is NoServersAvailable
     assert {address: type(reason) for address, reason in error.reasons.items()} == {
-        "endpoint:0": ConnectionRefusedError,
-        "endpoint:1": ConnectionRefusedError,
+        "memory:1": ConnectionRefusedError,
+        "memory:2": ConnectionRefusedError,
     }
     harness.stop()
 
@@ -731,7 +731,7 @@ def test_tasks_fail_with_reasons_after_server_wait() -> None:
     assert outcome(task) is NOTHING
     harness.advance(0.2)
     error = outcome(task)
-    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"endpoint:0", "endpoint:1"})
+    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"memory:1", "memory:2"})
     assert events == [("fail", error)]
     harness.stop()
 

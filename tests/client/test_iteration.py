@@ -897,7 +897,7 @@ def test_outstanding_answer_behind_full_buffer_is_read() -> None:
     harness.advance()
     splitting = harness.server.split_answers(len(WORK_DATA.response(job.handle, CHUNK)))
     held.release()
-    assert outcome(echoed) == {"endpoint:0": 0.0}
+    assert outcome(echoed) == {"memory:1": 0.0}
     splitting.end()
     manual.loop.over.cancel()
     assert type(manual.loop.outcome) is CancelledError

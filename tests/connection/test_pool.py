@@ -87,7 +87,7 @@ class Pool:
             server.verify()
 
 
-ALL = ["endpoint:0", "endpoint:1", "endpoint:2"]
+ALL = ["memory:1", "memory:2", "memory:3"]
 
 
 @pytest.mark.guarantee(number=8)
@@ -213,9 +213,9 @@ def test_only_server_is_set_if_there_is_one_server() -> None:
 
 def test_server_is_found_by_its_address() -> None:
     pool = Pool()
-    assert pool.servers.by_address("endpoint:1").address == "endpoint:1"
+    assert pool.servers.by_address("memory:2").address == "memory:2"
     assert len(pool.servers) == 3
-    with pytest.raises(ValueError, match=r"server must be one of endpoint:0, endpoint:1, endpoint:2, not 'host:1'"):
+    with pytest.raises(ValueError, match=r"server must be one of memory:1, memory:2, memory:3, not 'host:1'"):
         pool.servers.by_address("host:1")
 
 
@@ -223,10 +223,10 @@ def test_clone_of_server_has_its_own_connection() -> None:
     """It has the same name, and is never chosen."""
     pool = Pool().start()
     changes = pool.changes
-    clone_for = pool.servers.by_address("endpoint:1").clone_for(pool.make_factory)
+    clone_for = pool.servers.by_address("memory:2").clone_for(pool.make_factory)
     clone_for.start()
     pool.advance()
-    assert (clone_for.info().state, clone_for.address) == (ServerState.READY, "endpoint:1")
+    assert (clone_for.info().state, clone_for.address) == (ServerState.READY, "memory:2")
     assert len(pool.there[1].connections) == 2
     answered = outcome_of(clone_for.use(lambda connection: connection.request(GET_STATUS, b"H:x:1", answer=STATUS_RES)))
     pool.advance()
@@ -264,10 +264,10 @@ def test_server_that_sends_garbage_is_down_until_a_good_answer() -> None:
     (info,) = pool.infos()
     assert (info.state, type(info.last_error)) == (ServerState.WAITING, ProtocolError)
     assert (info.next_attempt or 0) > 0
-    with pytest.raises(NoServersAvailable, match="endpoint:0: received NOOP when nothing was due"):
+    with pytest.raises(NoServersAvailable, match="memory:1: received NOOP when nothing was due"):
         pool.chosen()
     pool.advance(2)
-    assert pool.chosen() == pool.chosen(b"u") == "endpoint:0"
+    assert pool.chosen() == pool.chosen(b"u") == "memory:1"
     assert pool.infos()[0].last_error is None
     pool.stop()
 
@@ -333,7 +333,7 @@ def test_least_busy_server_is_chosen_without_unique() -> None:
         present(present(pool.servers.choose(b"")).connection).submit(task).addErrback(lambda _: None)
     assert [server.info().in_flight for server in pool.servers] == [10, 10, 10]
     present(list(pool.servers)[1].connection).close(ClientStopped())
-    assert {pool.chosen() for _ in range(10)} == {"endpoint:0", "endpoint:2"}
+    assert {pool.chosen() for _ in range(10)} == {"memory:1", "memory:3"}
     pool.stop()
 
 
@@ -348,7 +348,7 @@ def test_ready_server_is_preferred_to_connecting_one() -> None:
     pool.there[0].black_hole_connections()
     pool.there[1].refuse_connections()
     pool.start()
-    assert {pool.chosen() for _ in range(5)} == {"endpoint:2"}
+    assert {pool.chosen() for _ in range(5)} == {"memory:3"}
     pool.stop()
 
 
@@ -459,7 +459,7 @@ def test_request_fails_when_connection_is_lost(ready: bool) -> None:
     asked = ask(pool)
     pool.there[0].drop_connections()
     error = outcome(asked)
-    assert (type(error), list(error.reasons)) == (NoServersAvailable, ["endpoint:0"])
+    assert (type(error), list(error.reasons)) == (NoServersAvailable, ["memory:1"])
     pool.stop()
 
 
@@ -537,7 +537,7 @@ def test_next_attempt_without_unique_goes_to_another_server() -> None:
         assert others == {*ALL} - {last}
     with pool.there[1].go_down(), pool.there[2].go_down():
         pool.advance()
-        assert present(pool.servers.choose(b"", 1, "endpoint:0")).address == "endpoint:0"  # there is no other
+        assert present(pool.servers.choose(b"", 1, "memory:1")).address == "memory:1"  # there is no other
     pool.stop()
 
 
@@ -558,7 +558,7 @@ def test_next_attempt_goes_to_another_server_even_if_its_writing_is_paused() -> 
     pool = Pool().start()
     for server in list(pool.servers)[1:]:
         present(server.connection).pauseProducing()
-    assert {present(pool.servers.choose(b"", 1, "endpoint:0")).address for _ in range(6)} == {*ALL[1:]}
+    assert {present(pool.servers.choose(b"", 1, "memory:1")).address for _ in range(6)} == {*ALL[1:]}
     pool.stop()
 
 
@@ -571,7 +571,7 @@ def test_busier_server_is_not_chosen(writing_paused: bool) -> None:
             present(server.connection).pauseProducing()
     for _ in range(3):
         busy(pool, 1)
-    assert {pool.chosen() for _ in range(6)} == {"endpoint:0", "endpoint:2"}
+    assert {pool.chosen() for _ in range(6)} == {"memory:1", "memory:3"}
     pool.stop()
 
 
@@ -579,7 +579,7 @@ def test_server_with_paused_writing_is_chosen_last() -> None:
     pool = Pool().start()
     for server in list(pool.servers)[:2]:
         present(server.connection).pauseProducing()
-    assert {pool.chosen() for _ in range(6)} == {"endpoint:2"}
+    assert {pool.chosen() for _ in range(6)} == {"memory:3"}
     present(list(pool.servers)[2].connection).pauseProducing()
     assert {pool.chosen() for _ in range(6)} == set(ALL)
     pool.stop()
@@ -607,7 +607,7 @@ def test_added_server_is_connected() -> None:
     pool.advance()
     assert list(pool.servers)[:3] == before
     assert pool.states() == [ServerState.READY] * 4
-    assert (pool.infos()[3].address, pool.changes) == ("endpoint:3", changes + 1)
+    assert (pool.infos()[3].address, pool.changes) == ("memory:4", changes + 1)
     assert len(joined.connections) == 1
     pool.stop()
 
@@ -704,11 +704,10 @@ def test_removed_server_can_be_added_again_meanwhile() -> None:
 
 
 def test_endpoint_keeps_its_name_at_any_position() -> None:
-    pool = Pool()
-    first, _, third = pool.servers.addresses
-    new = MemoryJobServer(pool.clock)
-    pool.servers.change([third, new.endpoint(), first, new.endpoint()])
-    assert [info.address for info in pool.infos()] == ["endpoint:2", "endpoint:3", "endpoint:0", "endpoint:4"]
+    first, second, third, *new = [TCP4ClientEndpoint(MemoryReactorClock(), "127.0.0.1", port) for port in range(1, 6)]
+    servers = ServerPool([first, second, third], Clock(), GearmanClientFactory, lambda: None)
+    servers.change([third, new[0], first, new[1]])
+    assert [server.address for server in servers] == ["endpoint:2", "endpoint:3", "endpoint:0", "endpoint:4"]
 
 
 def test_server_is_kept_if_its_address_is_written_differently() -> None:
@@ -743,14 +742,14 @@ def test_uniques_move_only_to_added_server() -> None:
     pool.advance()
     after = {unique: pool.chosen(unique) for unique in uniques}
     moved = [unique for unique in uniques if before[unique] != after[unique]]
-    assert {after[unique] for unique in moved} == {"endpoint:3"}
+    assert {after[unique] for unique in moved} == {"memory:4"}
     assert 150 < len(moved) < 350
     pool.stop()
 
 
 def test_a_server_is_reachable_while_ready_or_connecting() -> None:
     pool = Pool(1)
-    assert [server.address for server in pool.servers.ranked(b"u")] == ["endpoint:0"]
+    assert [server.address for server in pool.servers.ranked(b"u")] == ["memory:1"]
     pool.servers.start()
     assert pool.servers.any_reachable()
     pool.advance()
@@ -758,7 +757,7 @@ def test_a_server_is_reachable_while_ready_or_connecting() -> None:
     with pool.there[0].go_down():
         pool.advance(20)
         assert not pool.servers.any_reachable()
-        assert "endpoint:0" in str(pool.servers.none_available())
+        assert "memory:1" in str(pool.servers.none_available())
     pool.advance(60)
     assert pool.servers.any_reachable()
     pool.stop()

@@ -251,7 +251,10 @@ class Jobs:
         self._sleeping.pop(worker, None)
 
     def pop_sleeping(self, function: Function) -> list[Worker]:
-        """Return the sleeping workers that offer a function, in the order of their offers; they are awake from now on."""
+        """Return the sleeping workers that offer a function, in the order of their offers.
+
+        They are awake from then on.
+        """
         if len(self._sleeping) < len(function.newest):
             found = {worker: function.newest[worker].number for worker in self._sleeping if worker in function.newest}
         else:

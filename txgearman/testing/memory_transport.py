@@ -190,15 +190,19 @@ class MemoryTransport:
 
 @implementer(IStreamClientEndpoint)
 class MemoryEndpoint:
-    """An endpoint that connects to a `MemoryJobServer` without a socket: `MemoryJobServer.endpoint`."""
+    """An endpoint that connects to a `MemoryJobServer` without a socket: `MemoryJobServer.endpoint`.
 
-    def __init__(self, reactor: IReactorTime, server_factory: Factory, faults: Faults) -> None:
+    :ivar server_name: the server's name, by which clients know it.
+    """
+
+    def __init__(self, reactor: IReactorTime, server_factory: Factory, faults: Faults, name: str = "memory") -> None:
+        self.server_name = name
         self._reactor = reactor
         self._server_factory = server_factory
         self._faults = faults
 
     def __repr__(self) -> str:
-        return f"<MemoryEndpoint to {self._server_factory!r}>"
+        return f"<MemoryEndpoint to {self.server_name}>"
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:
         """Connect, in a later turn of the reactor.

@@ -21,6 +21,7 @@ from ..worker.worker import DRAIN_TIMEOUT, GearmanWorker
 from . import commands
 from .core import JobServerCore
 from .faults import Fault, Faults, HeldAnswers
+from .group import group_of
 from .memory_transport import MemoryEndpoint
 from .ports import check_port, host_and_port
 from .protocol import JobServerProtocol
@@ -67,6 +68,7 @@ class MemoryJobServer(ServerFactory):
     It is a Twisted `ServerFactory`, which can also be given to ``reactor.listenUNIX`` or to a server endpoint.
 
     :ivar clock: the `Clock`, or the reactor.
+    :ivar name: the server's name.
     """
 
     noisy = False
@@ -75,6 +77,7 @@ class MemoryJobServer(ServerFactory):
         self,
         reactor: Any = None,
         *,
+        name: str | None = None,
         job_retries: int = 0,
         job_handle_prefix: str = "H:memory",
         exceptions: bool = False,
@@ -83,6 +86,8 @@ class MemoryJobServer(ServerFactory):
         :param reactor: a `Clock`, or the reactor, for its timeouts. None for a `Clock` of its own, which starts at the
             next full second: a scheduled job (``at=``) is due when the clock was advanced to its time. (In a test that
             takes some seconds, schedule by ``server.clock.seconds()``, not by ``time.time()``.)
+        :param name: the server's name, as `JobHandle.server` and errors have it, and by which clients choose a server
+            for a unique. None for ``"memory:1"``; further servers on the same clock are ``"memory:2"`` and so on.
         :param job_retries: how many workers a job is given to before it fails. 0 for no limit, as is gearmand's
             default.
         :param job_handle_prefix: the prefix of job handles; up to 40 bytes.
@@ -93,6 +98,8 @@ class MemoryJobServer(ServerFactory):
             raise ValueError(f"job_retries must be an int of at least 0, not {job_retries!r}")
         prefix = name_bytes("job_handle_prefix", job_handle_prefix, MAX_HANDLE_PREFIX)
         self.clock = _clock_of_now() if reactor is None else reactor
+        self._group = group_of(self.clock)
+        self.name = self._group.add(self, name)
         self._core = JobServerCore(self.clock.seconds, job_retries, prefix, exceptions)
         self._faults = Faults(self.clock, self._core.connections)
         self._services: list[GearmanClient | GearmanWorker] = []
@@ -129,7 +136,7 @@ class MemoryJobServer(ServerFactory):
 
             client = GearmanClient([server.endpoint()], reactor=server.clock)
         """
-        return MemoryEndpoint(self.clock, self, self._faults)
+        return MemoryEndpoint(self.clock, self, self._faults, self.name)
 
     def client(self, *others: MemoryJobServer, **options: Any) -> GearmanClient:
         """Return a client of this server, which was started and is stopped by `close`.
@@ -389,6 +396,7 @@ class MemoryJobServer(ServerFactory):
             that has not happened, or answers that are still held.
         """
         self._closed = True
+        self._group.remove(self)
         verified = maybeDeferred(self.verify)
         for fault in list(self._faults.active):
             self._faults.deactivate(fault)
