@@ -65,6 +65,7 @@ MODULES = [
     "testing.taken_job",
     "testing.memory_transport",
     "testing.ports",
+    "testing.group",
     "testing.server",
     "testing.relay",
     "testing.network_faults",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+from typing import Protocol as Interface
 from weakref import WeakValueDictionary
 
 from twisted.internet.task import Clock
 
-if TYPE_CHECKING:
-    from .server import MemoryJobServer
-
 _ATTRIBUTE: Final = "txgearman_group"
 """Attribute of a clock or reactor, which has its `ServerGroup`."""
+
+
+class GroupedServer(Interface):
+    """A `MemoryJobServer`, as far as this module needs it."""
+
+    name: str
 
 
 class ServerGroup:
@@ -20,15 +24,15 @@ class ServerGroup:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._by_name: WeakValueDictionary[str, MemoryJobServer] = WeakValueDictionary()
+        self._by_name: WeakValueDictionary[str, GroupedServer] = WeakValueDictionary()
         self._numbers = count(1)
 
     @property
-    def servers(self) -> list[MemoryJobServer]:
+    def servers(self) -> list[GroupedServer]:
         """Those that are not closed, the oldest first."""
         return list(self._by_name.values())
 
-    def add(self, server: MemoryJobServer, name: str | None) -> str:
+    def add(self, server: GroupedServer, name: str | None) -> str:
         """Add a server.
 
         :param name: None for ``memory:1``, ``memory:2`` and so on.
@@ -44,7 +48,7 @@ class ServerGroup:
         self._by_name[name] = server
         return name
 
-    def remove(self, server: MemoryJobServer) -> None:
+    def remove(self, server: GroupedServer) -> None:
         """Remove a server that is closed."""
         if self._by_name.get(server.name) is server:
             del self._by_name[server.name]
