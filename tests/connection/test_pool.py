@@ -705,7 +705,7 @@ def test_removed_server_can_be_added_again_meanwhile() -> None:
 
 def test_endpoint_keeps_its_name_at_any_position() -> None:
     first, second, third, *new = [TCP4ClientEndpoint(MemoryReactorClock(), "127.0.0.1", port) for port in range(1, 6)]
-    servers = ServerPool([first, second, third], Clock(), GearmanClientFactory, lambda: None)
+    servers = ServerPool([first, second, third], Clock(), GearmanClientFactory, lambda _: None)
     servers.change([third, new[0], first, new[1]])
     assert [server.address for server in servers] == ["endpoint:2", "endpoint:3", "endpoint:0", "endpoint:4"]
 

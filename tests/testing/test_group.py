@@ -23,7 +23,9 @@ def test_servers_of_a_clock_are_numbered() -> None:
 
 
 @pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize(("name", "error"), [(b"x", TypeError), ("", ValueError), ("memory:1", ValueError)])
+@pytest.mark.parametrize(
+    ("name", "error"), [(b"x", TypeError), ("", ValueError), ("a b", ValueError), ("memory:1", ValueError)]
+)
 def test_invalid_name_is_refused(name: Any, error: type[Exception]) -> None:
     first = MemoryJobServer()
     with pytest.raises(error, match=r"^name must be .*, not "):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from typing import Any, Final
 from typing import Protocol as Interface
@@ -11,6 +12,9 @@ from twisted.internet.task import Clock
 
 _ATTRIBUTE: Final = "txgearman_group"
 """Attribute of a clock or reactor, which has its `ServerGroup`."""
+
+
+_NAME: Final = re.compile(r"[!-~]+")
 
 
 class GroupedServer(Interface):
@@ -43,7 +47,9 @@ class ServerGroup:
             name = self._next_name()
         elif not isinstance(name, str):
             raise TypeError(f"name must be a str, not {name!r}")
-        elif not name or name in self._by_name:
+        elif not _NAME.fullmatch(name):
+            raise ValueError(f"name must be printable ASCII without spaces, not {name!r}")
+        elif name in self._by_name:
             raise ValueError(f"name must be different from those of other servers on this clock, not {name!r}")
         self._by_name[name] = server
         return name
