@@ -83,10 +83,11 @@ class TableOf(Text):
 
 
 class States(Text):
-    """The states of the link to a server."""
+    """The states that an enum has: those of the connection to a server, or of one connection."""
 
     def markdown(self, *arguments: str) -> str:
-        return tables.server_states()
+        module, of = arguments[0].split(".") if arguments else ("pool", "ServerState")
+        return tables.states(f"connection.{module}", of)
 
 
 class Changes(Text):

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import tables
 
 from txgearman import ServerState
+from txgearman.connection.states import ConnectionState
 
 PACKAGE: Final = Path(__file__).parent.parent / "txgearman"
 
@@ -208,6 +209,36 @@ def connection() -> str:
     return states("The states of the connection to a job server", 660, 310, boxes, CONNECTION)
 
 
+# Of one connection, as the library has it.
+
+ONE_CONNECTION: Final = [
+    Step("NEW", "OPENING", "the transport is connected", ((160, 46), (270, 46))),
+    Step("NEW", "HANDSHAKE", "the transport is connected, and it is TLS", ((90, 72), (90, 130))),
+    Step("HANDSHAKE", "OPENING", "the handshake is complete", ((130, 130), (300, 72))),
+    Step(
+        "HANDSHAKE",
+        "READY",
+        "the first good answer, where the endpoint has not reported the end of the handshake",
+        ((160, 146), (560, 72)),
+    ),
+    Step("OPENING", "READY", "the first good answer", ((410, 46), (520, 46))),
+    Step("READY", "RETIRING", "the server was removed from the list", ((590, 72), (590, 130))),
+    Step("HANDSHAKE", "DOWN", "`connect_timeout`, a loss or a close", ((90, 182), (90, 266), (270, 266))),
+    Step("OPENING", "DOWN", "as before, or an answer that is not Gearman", ((340, 72), (340, 240))),
+    Step("READY", "DOWN", "a close, a loss, nonsense or silence", ((530, 72), (380, 240))),
+    Step("RETIRING", "DOWN", "as before, or nothing is in flight any more", ((590, 182), (590, 266), (410, 266))),
+]
+"""The transitions of `ConnectionState`. A test compares them with the table in the code."""
+
+
+def one_connection() -> str:
+    """The picture of it."""
+    places = {"NEW": (20, 20), "OPENING": (270, 20), "READY": (520, 20), "HANDSHAKE": (20, 130), "RETIRING": (520, 130)}
+    places["DOWN"] = (270, 240)
+    boxes = [Box(*places[state.name], 140, 52, state.name) for state in ConnectionState]
+    return states("The states of one connection", 680, 310, boxes, ONE_CONNECTION)
+
+
 # Of a task.
 
 _ADMISSION, _CONNECTING_SERVER, _SERVER_WAIT, _BACKOFF, _CONNECTION = (
@@ -251,5 +282,10 @@ def task() -> str:
     return states("Where a task is, from its submit to its outcome", 710, 400, boxes, TASK)
 
 
-PICTURES: Final[dict[str, Callable[[], str]]] = {"way": way, "connection": connection, "task": task}
-STEPS: Final = {"connection": CONNECTION, "task": TASK}
+PICTURES: Final[dict[str, Callable[[], str]]] = {
+    "way": way,
+    "connection": connection,
+    "one-connection": one_connection,
+    "task": task,
+}
+STEPS: Final = {"connection": CONNECTION, "one-connection": ONE_CONNECTION, "task": TASK}

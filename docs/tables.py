@@ -81,10 +81,9 @@ def documented(module: str, of: str = "") -> dict[str, str]:
     return found
 
 
-def server_states() -> str:
-    """Each `ServerState`, and what its docstring says."""
-    states = documented("txgearman.connection.pool", "ServerState")
-    rows = [[f"`{name}`", " ".join(text.split())] for name, text in states.items()]
+def states(module: str, of: str) -> str:
+    """Each value of an enum of states, and what its docstring says."""
+    rows = [[f"`{name}`", " ".join(text.split())] for name, text in documented(f"txgearman.{module}", of).items()]
     return markdown([["state", ""], *rows])
 
 

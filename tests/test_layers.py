@@ -28,6 +28,7 @@ MODULES = [
     "connection.reactor",
     "connection.addresses",
     "connection.timers",
+    "connection.states",
     "connection.protocol",
     "connection.factory",
     "connection.connector",

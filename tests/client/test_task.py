@@ -125,7 +125,7 @@ def begin(task: Task, owner: TaskOwner | None = None, prefix: bytes = b"") -> De
 
 def create_job(task: Task) -> None:
     task._server = SERVER
-    task._job_created(HANDLE)
+    task._answered(None, [HANDLE])
 
 
 def progress(task: Task) -> list[Callable[[], None]]:

@@ -124,42 +124,66 @@ def test_error_of_tcp_connection_lost_before_any_answer_suggests_tls(error: Exce
 # TLS, as far as the connection is concerned; `test_tls` has real handshakes.
 
 
-def test_loss_of_tls_connection_is_explained() -> None:
-    net = unready()
-    directlyProvides(net.server.transport, ISSLTransport)
+class TCPTransport(WireTransport):
+    """A transport with the options of TCP, which it records."""
+
+    def __init__(self, clock: Clock, protocol: GearmanProtocol) -> None:
+        super().__init__(clock, protocol)
+        self.options: list[tuple[str, bool]] = []
+        directlyProvides(self, ITCPTransport)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802  # Twisted's name
+        self.options.append(("no delay", enabled))
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:  # noqa: N802  # Twisted's name
+        self.options.append(("keep alive", enabled))
+
+
+class TLSTransport(TCPTransport):
+    """A transport that says that it is TLS, whose handshake the test completes."""
+
+    def __init__(self, clock: Clock, protocol: GearmanProtocol) -> None:
+        super().__init__(clock, protocol)
+        directlyProvides(self, ISSLTransport)
+
+
+@pytest.fixture
+def tls_net(monkeypatch: pytest.MonkeyPatch) -> Net:
+    """A connection over TLS, whose handshake is in progress."""
+    monkeypatch.setattr("tests.wire.WireTransport", TLSTransport)
+    return unready()
+
+
+def test_loss_of_tls_connection_is_explained(tls_net: Net) -> None:
     error = ConnectionLost()
-    net.server.lose(error)
-    (told,) = net.listener.errors
+    tls_net.server.lose(error)
+    (told,) = tls_net.listener.errors
     assert isinstance(told, TLSError)
     assert told.__cause__ is error
 
 
 @pytest.mark.guarantee(number=10)
 @pytest.mark.parametrize("tls_established", [False, True])
-def test_connect_timeout_over_tls_names_incomplete_handshake(tls_established: bool) -> None:
-    net = unready()
-    directlyProvides(net.server.transport, ISSLTransport)
+def test_connect_timeout_over_tls_names_incomplete_handshake(tls_net: Net, tls_established: bool) -> None:
     if tls_established:
-        net.connection.handshakeCompleted()
-    net.clock.advance(CONNECT_TIMEOUT)
-    (told,) = net.listener.errors
+        tls_net.connection.handshakeCompleted()
+    tls_net.clock.advance(CONNECT_TIMEOUT)
+    (told,) = tls_net.listener.errors
     assert type(told) is (TimeoutError if tls_established else TLSError)
     assert f"no good answer within {CONNECT_TIMEOUT} seconds" in str(told)
 
 
 @pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("tls_established", [False, True])
-def test_stop_does_not_wait_for_tls_handshake(tls_established: bool) -> None:
+def test_stop_does_not_wait_for_tls_handshake(tls_net: Net, tls_established: bool) -> None:
     """Nothing can go out before it is done."""
-    net = unready()
-    directlyProvides(net.server.transport, ISSLTransport)
     if tls_established:
-        net.connection.handshakeCompleted()
-    stopped = outcome(net.factory.stop(ClientStopped()))
-    assert net.server.transport.aborted is not tls_established
-    net.clock.advance(0)
+        tls_net.connection.handshakeCompleted()
+    stopped = outcome(tls_net.factory.stop(ClientStopped()))
+    assert tls_net.server.transport.aborted is not tls_established
+    tls_net.clock.advance(0)
     assert stopped == [None]
-    assert net.clock.getDelayedCalls() == []
+    assert tls_net.clock.getDelayedCalls() == []
 
 
 # Requests and their answers.
@@ -411,16 +435,18 @@ def test_connection_ended_by_refusal_of_option_never_becomes_ready() -> None:
     """The refusal of the option is handled first, and may run the user's code."""
 
     class Hasty(Connection):
-        def _request_refused(self, request: Any, error: ServerError) -> None:
-            self.abort(ClientStopped())
+        def _send_opening(self) -> None:
+            option = self.request(OPTION_REQ, b"exceptions", answer=OPTION_RES)
+            option.addErrback(lambda _: self.abort(ClientStopped()))
 
-    net = Net(option_requests=(b"exceptions",))
+    net = Net()
     net.factory.protocol = Hasty
     net.endpoint.answers_opening = False
     waiting = outcome(net.factory.when_ready())
     net.connector.connect()
+    connection = net.connection
     net.server.send(answer(FENCE))
-    assert net.listener.ready == []
+    assert (connection.ready, net.listener.ready) == (False, [])
     assert [type(error) for error in waiting] == [ClientStopped]
 
 
@@ -859,21 +885,6 @@ def test_connection_is_producer_of_its_transport_until_closed() -> None:
     assert net.clock.getDelayedCalls() == []
 
 
-class TCPTransport(WireTransport):
-    """A transport with the options of TCP, which it records."""
-
-    def __init__(self, clock: Clock, protocol: GearmanProtocol) -> None:
-        super().__init__(clock, protocol)
-        self.options: list[tuple[str, bool]] = []
-        directlyProvides(self, ITCPTransport)
-
-    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802  # Twisted's name
-        self.options.append(("no delay", enabled))
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:  # noqa: N802  # Twisted's name
-        self.options.append(("keep alive", enabled))
-
-
 def connected_over_tcp(monkeypatch: pytest.MonkeyPatch) -> Net:
     """A connection that is ready, over what it takes for TCP."""
     monkeypatch.setattr("tests.wire.WireTransport", TCPTransport)
@@ -975,14 +986,14 @@ class Leaving:
 
 
 def test_on_idle_is_called_once() -> None:
-    """Whatever it is used for afterwards."""
+    """Whatever it is used for afterwards; it never becomes one for new work again."""
     net = connected()
     leaving = Leaving(net, ask_again=True)
     net.echo(b"1")
     net.connection.retire_it(leaving.on_idle)
     for _ in range(3):
         net.server.send_opening()
-    assert (leaving.idle, net.connection.is_retiring) == ([None], False)
+    assert (leaving.idle, net.connection.is_retiring) == ([None], True)
 
 
 @pytest.mark.parametrize("said", [b"", b"garbage" * 3], ids=["lost", "garbage"])

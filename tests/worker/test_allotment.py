@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
+from txgearman.connection.states import ConnectionState
 from txgearman.worker.functions import Function
 from txgearman.worker.groups import FunctionGroup
 from txgearman.worker.job import Assignment
@@ -29,7 +30,7 @@ class Connection:
         self.factory = SimpleNamespace(name=name, reactor=None)
         self.dialect = GEARMAND
         self.error: Exception | None = None
-        self._on_idle: object = None
+        self._state = ConnectionState.READY
         self.writing_paused = False
         self.asleep = False
         self.grabs = 0
@@ -109,8 +110,8 @@ def test_slots_are_shared_evenly_within_windows(max_jobs: int, windows: list[int
 def test_connection_that_can_not_be_asked_leaves_slot_to_another(how: str) -> None:
     scheduler = make_scheduler(1)
     first, second = connect(scheduler.unlimited, 1, 1)
-    first.error = ValueError() if how == "dead" else None
-    first._on_idle = print if how == "retired" else None
+    states = {"dead": ConnectionState.DOWN, "retired": ConnectionState.RETIRING, "paused": ConnectionState.READY}
+    first._state = states[how]
     first.writing_paused = how == "paused"
     scheduler.add_function(make_function())
     assert (first.asked, second.asked) == ([], [1])

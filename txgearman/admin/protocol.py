@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, fail
 
 from ..connection.factory import ConnectionListener, GearmanFactory
 from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
-from ..connection.protocol import Fence, GearmanProtocol, Request
+from ..connection.protocol import FENCE_HANDLE, GearmanProtocol, Request
 from ..connection.reactor import Reactor
 from ..errors import ProtocolError, RequestUnsupported
 from ..models import decode_text
@@ -26,15 +26,32 @@ __all__ = ["AdminFactory", "AdminProtocol"]
 _MAX_PACKET: Final = 1024  # bytes; only answers to fences are expected, and perhaps an ERROR
 
 
-class TextRequest(Request):
+class TextRequest(Request["AdminProtocol"]):
     """A line, with its fence. The only argument of its answer is the text."""
 
-    __slots__ = ("is_last", "line")
+    __slots__ = ("_is_last", "_line")
 
     def __init__(self, line: bytes, *, is_last: bool) -> None:
-        super().__init__(STATUS_RES, Fence.subject)
-        self.line = line
-        self.is_last = is_last
+        """
+        :param is_last: whether the server may close the connection after its answer.
+        """
+        super().__init__(STATUS_RES, FENCE_HANDLE)
+        self._line = line
+        self._is_last = is_last
+
+    def _answered(self, connection: AdminProtocol, arguments: list[bytes]) -> None:
+        text = connection._take_text()
+        if text:
+            super()._answered(connection, [text])
+        else:
+            self._fail(RequestUnsupported(f"this server does not answer the command {decode_text(self._line)!r}"))
+
+    def _lost(self, connection: AdminProtocol, error: Exception) -> None:
+        text = connection._take_text()
+        if text and self._is_last:
+            super()._answered(connection, [text])
+        else:
+            self._fail(error)
 
 
 class AdminProtocol(GearmanProtocol):
@@ -61,7 +78,7 @@ class AdminProtocol(GearmanProtocol):
             return fail(self.error)
         request = TextRequest(line, is_last=is_last)
         # CRLF: with LF alone, gearmand cuts off the last byte of the name in "create function".
-        self._send(request, line + b"\r\n" + GET_STATUS.request(Fence.subject))
+        self._send(request, line + b"\r\n" + GET_STATUS.request(FENCE_HANDLE))
         text: Deferred[bytes] = request.deferred.addCallback(lambda arguments: arguments[0])
         return text
 
@@ -109,23 +126,6 @@ class AdminProtocol(GearmanProtocol):
             self.abort(ProtocolError(f"received a packet of {size} bytes when text was due: {held[:HEADER_SIZE]!r}"))
         super().dataReceived(held[:size])
         return held[size:]
-
-    def _request_succeeded(self, request: object, arguments: list[bytes]) -> None:
-        if not isinstance(request, TextRequest):
-            super()._request_succeeded(request, arguments)
-            return
-        text = self._take_text()
-        if text:
-            request.succeed([text])
-        else:
-            request.fail(RequestUnsupported(f"this server does not answer the command {decode_text(request.line)!r}"))
-
-    def _request_lost(self, request: object, error: Exception) -> None:
-        text = self._take_text()
-        if text and isinstance(request, TextRequest) and request.is_last:
-            request.succeed([text])
-        else:
-            super()._request_lost(request, error)
 
     def _take_text(self) -> bytes:
         text = b"".join(self._text)

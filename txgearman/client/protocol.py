@@ -29,11 +29,8 @@ from ..connection.timers import PROBES_PER_PERIOD, PeriodicProbe
 from ..errors import (
     ClientStopped,
     ProtocolError,
-    RequestUnsupported,
-    ServerError,
     TaskFailed,
     TaskLost,
-    TaskRejected,
 )
 from ..models import JobHandle
 from ..packets import (
@@ -48,7 +45,7 @@ from ..packets import (
     PacketType,
 )
 from ..validation import MAX_HANDLE, whole_number
-from .shared_job import SharedJob, StatusQuery, Tombstone
+from .shared_job import CancelledSubmit, SharedJob, StatusQuery, Tombstone
 from .task import Task, TaskOwner, TaskResult
 from .task_queue import TaskQueue, release_all, report_all
 
@@ -85,7 +82,7 @@ class ConnectionTasks(TaskOwner):
 
     def reroute(self, task: Task) -> None:
         """Fail a task that was submitted to this connection: it has no other to go to."""
-        task._attempt_failed(_lost(task, self._connection.error or ClientStopped()))
+        task._lost(self._connection, self._connection.error or ClientStopped())
 
 
 class GearmanClientProtocol(GearmanProtocol):
@@ -125,7 +122,7 @@ class GearmanClientProtocol(GearmanProtocol):
         if self.error is None:
             self._send_task(task)
         else:
-            task._attempt_failed(_lost(task, self.error))
+            task._lost(self, self.error)
         return deferred
 
     @property
@@ -163,15 +160,13 @@ class GearmanClientProtocol(GearmanProtocol):
             super().resumeProducing()
 
     def _discard(self, task: Task) -> None:
-        """Replace a task that was cancelled by a tombstone."""
+        """Replace a task that was cancelled by what handles the packets that still arrive for it."""
         if self.error is not None:
             return  # it is being lost: what fails the tasks in its tables skips those that have ended
         self.in_flight -= 1
         self._held.discard(task)
         if not task._job_handle:
-            self._outstanding[task._position - self._answered] = Tombstone(
-                task._leading_arguments, task._background, task._drop
-            )
+            self._outstanding[task._position - self._answered] = CancelledSubmit(task)
         else:
             job = self._jobs[task._job_handle]
             if isinstance(job, SharedJob):
@@ -179,8 +174,11 @@ class GearmanClientProtocol(GearmanProtocol):
             else:
                 self._jobs[task._job_handle] = Tombstone(task._leading_arguments)
             if task._drop is not None:
-                task._drop(JobHandle(self.factory.name, task._job_handle))
+                task._drop(self._job_handle(task._job_handle))
         self._check_idle()
+
+    def _job_handle(self, handle: bytes) -> JobHandle:
+        return JobHandle(self.factory.name, handle)
 
     # Flow control of received data.
 
@@ -205,20 +203,12 @@ class GearmanClientProtocol(GearmanProtocol):
 
     # Answers to submits.
 
-    def _answer_type(self, request: object) -> PacketType:
-        return JOB_CREATED if isinstance(request, (Task, Tombstone)) else super()._answer_type(request)
-
-    def _fits(self, request: object, arguments: list[bytes]) -> bool:
-        if isinstance(request, (Task, Tombstone)):
-            return bool(arguments[0])
-        return super()._fits(request, arguments)
-
     def _job_created(self, arguments: list[bytes]) -> None:
         outstanding = self._outstanding
         task = outstanding[0] if outstanding else None
         handle = arguments[0]
         if not (isinstance(task, Task) and handle):  # an empty handle names no job
-            self._request_succeeded(self._take_answered(JOB_CREATED, arguments), arguments)
+            self._answer_received(JOB_CREATED, arguments)
             return
         outstanding.popleft()
         self._answered += 1
@@ -228,32 +218,7 @@ class GearmanClientProtocol(GearmanProtocol):
             self._join(handle, task)
         else:
             self._jobs[handle] = task
-        task._job_created(handle)
-
-    def _request_succeeded(self, request: object, arguments: list[bytes]) -> None:
-        if not isinstance(request, Tombstone):
-            super()._request_succeeded(request, arguments)
-        else:
-            if not request.background:
-                self._join(arguments[0], request)
-            if request.drop is not None:
-                request.drop(JobHandle(self.factory.name, arguments[0]))
-
-    def _request_refused(self, request: object, error: ServerError) -> None:
-        if isinstance(request, Task):
-            self._task_removed(request)
-            rejected = TaskRejected(request, error.code, error.text)
-            if isinstance(error, RequestUnsupported):
-                rejected.__cause__ = error
-            request._attempt_failed(rejected)
-        elif not isinstance(request, Tombstone):
-            super()._request_refused(request, error)
-
-    def _request_lost(self, request: object, error: Exception) -> None:
-        if isinstance(request, Task):
-            request._attempt_failed(_lost(request, error))
-        elif not isinstance(request, Tombstone):
-            super()._request_lost(request, error)
+        task._answered(self, arguments)
 
     def _lose_outstanding(self, error: Exception) -> None:
         jobs, self._jobs = self._jobs, {}
@@ -265,7 +230,7 @@ class GearmanClientProtocol(GearmanProtocol):
         release_all(acknowledged)
         release_all(request for request in self._outstanding if isinstance(request, Task))
         super()._lose_outstanding(error)
-        report_all(acknowledged, lambda task: task._attempt_failed(_lost(task, error)))
+        report_all(acknowledged, lambda task: task._lost(self, error))
         if isinstance(error, ClientStopped):  # a callback may have started the client again
             report_all(unwritten, lambda task: task._attempt_failed(ClientStopped()))
         else:
@@ -331,7 +296,7 @@ class GearmanClientProtocol(GearmanProtocol):
         self._heard_of.clear()
         for handle in suspects:
             if len(handle) <= MAX_HANDLE and b"\0" not in handle:  # else some servers do not answer (H6)
-                self._send(StatusQuery(handle, self._job_forgotten), GET_STATUS.request(handle))
+                self._send(StatusQuery(handle), GET_STATUS.request(handle))
         return bool(self._jobs)
 
     def _job_forgotten(self, handle: bytes) -> None:
@@ -464,12 +429,3 @@ def _tasks_of(job: Task | Tombstone | SharedJob | None) -> list[Task]:
     if isinstance(job, SharedJob):
         return job.remaining()
     return [job] if isinstance(job, Task) else []
-
-
-def _lost(task: Task, error: Exception) -> Exception:
-    """Return what a task fails with if its connection is lost because of `error`."""
-    if isinstance(error, ClientStopped):
-        return ClientStopped()
-    lost = TaskLost(task, acknowledged=bool(task._job_handle))
-    lost.__cause__ = error
-    return lost

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Final, Protocol
 
-from ..connection.protocol import Outstanding
+from ..errors import ServerError
 from ..models import JobHandle
-from ..packets import STATUS_RES
+from ..packets import JOB_CREATED, STATUS_RES
 from ..validation import whole_number
 from .task import Task
 
-__all__ = ["Tombstone", "StatusQuery", "SharedJob"]
+__all__ = ["CancelledSubmit", "SharedJob", "StatusQuery", "Tombstone"]
 
 
 class Tombstone:
-    """Tombstone for a cancelled task: keeps only what identifies its job.
+    """Tombstone for a cancelled task: keeps only what identifies its job."""
 
-    :ivar background: whether it was a background task, of which the server sends no more packets.
-    :ivar drop: has the server drop the job once its handle is known; None if the job may run.
-    """
+    __slots__ = ("_leading_arguments",)
 
-    __slots__ = ("_leading_arguments", "background", "drop")
-
-    def __init__(
-        self,
-        leading_arguments: bytes,
-        background: bool = False,
-        drop: Callable[[JobHandle], object] | None = None,
-    ) -> None:
+    def __init__(self, leading_arguments: bytes) -> None:
         """
         :param leading_arguments: those of the task: function and unique, each followed by a NUL.
         """
         self._leading_arguments = leading_arguments
-        self.background = background
-        self.drop = drop
+
+
+class Jobs(Protocol):
+    """The jobs of a connection, as requests about them use them."""
+
+    def _job_handle(self, handle: bytes) -> JobHandle:
+        """Return the `JobHandle` of a job."""
+
+    def _join(self, handle: bytes, task: Tombstone) -> None:
+        """Add a cancelled task to the job with this handle."""
+
+    def _job_forgotten(self, handle: bytes) -> None:
+        """Fail the tasks of a job that the server does not have."""
 
 
 def _can_share(one: Task | Tombstone, other: Task | Tombstone) -> bool:
@@ -45,28 +47,55 @@ def _can_share(one: Task | Tombstone, other: Task | Tombstone) -> bool:
     return function == other_function and same_unique and bool(unique and other_unique)
 
 
-class StatusQuery(Outstanding):
-    """A GET_STATUS that asks whether the server still has one of the connection's jobs.
+class CancelledSubmit:
+    """The submit of a task that was cancelled before the server has answered it."""
 
-    :ivar subject: the handle of the job, which the answer repeats.
-    """
+    __slots__ = ("_background", "_drop", "_leading_arguments")
 
-    __slots__ = ("_job_forgotten", "subject")
-    answer = STATUS_RES
-    subject: bytes
+    _answer_type: Final = JOB_CREATED
 
-    def __init__(self, handle: bytes, job_forgotten: Callable[[bytes], None]) -> None:
-        """
-        :param job_forgotten: called with the handle if the server does not have the job.
-        """
-        self.subject = handle
-        self._job_forgotten = job_forgotten
+    def __init__(self, task: Task) -> None:
+        self._leading_arguments = task._leading_arguments
+        self._background = task._background  # of such a task no more packets arrive
+        self._drop = task._drop
 
-    def succeed(self, arguments: list[bytes]) -> None:
+    def _is_answered_by(self, arguments: list[bytes]) -> bool:
+        return bool(arguments[0])
+
+    def _answered(self, connection: Jobs, arguments: list[bytes]) -> None:
+        if not self._background:
+            connection._join(arguments[0], Tombstone(self._leading_arguments))
+        if self._drop is not None:
+            self._drop(connection._job_handle(arguments[0]))
+
+    def _refused(self, connection: object, error: ServerError) -> None:
+        """Do nothing: the task has its outcome."""
+
+    def _lost(self, connection: object, error: Exception) -> None:
+        """Do nothing: the task has its outcome."""
+
+
+class StatusQuery:
+    """A GET_STATUS that asks whether the server still has one of the connection's jobs."""
+
+    __slots__ = ("_handle",)
+
+    _answer_type: Final = STATUS_RES
+
+    def __init__(self, handle: bytes) -> None:
+        self._handle = handle
+
+    def _is_answered_by(self, arguments: list[bytes]) -> bool:
+        return arguments[0] == self._handle
+
+    def _answered(self, connection: Jobs, arguments: list[bytes]) -> None:
         if not whole_number(arguments[1]):
-            self._job_forgotten(self.subject)
+            connection._job_forgotten(self._handle)
 
-    def fail(self, error: Exception) -> None:
+    def _refused(self, connection: object, error: ServerError) -> None:
+        """Do nothing: the job's tasks go on waiting, and the next sweep asks again."""
+
+    def _lost(self, connection: object, error: Exception) -> None:
         """Do nothing: whatever ended the connection has failed the job's tasks, too."""
 
 

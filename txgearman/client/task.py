@@ -1,6 +1,6 @@
 """A task: its arguments, its options, and the order of its events.
 
-`Task._begin` returns the task's Deferred. Whoever holds the task then reports each event to it (`Task._job_created`,
+`Task._begin` returns the task's Deferred. Whoever holds the task then reports each event to it (`Task._answered`,
 `Task._data_received` ...), up to its outcome. Guarantees 2 (order) and 13 (isolated callbacks) are kept here; this
 module does not know where the events come from.
 """
@@ -11,16 +11,17 @@ import datetime
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import TypeVarTuple, Unpack
 
-from ..errors import ClientStopped, TaskException
+from ..errors import ClientStopped, RequestUnsupported, ServerError, TaskException, TaskLost, TaskRejected
 from ..models import JobHandle, Priority
 from ..packets import (
+    JOB_CREATED,
     SUBMIT_JOB,
     SUBMIT_JOB_BG,
     SUBMIT_JOB_EPOCH,
@@ -52,6 +53,7 @@ __all__ = [
     "TaskOptions",
     "TaskOwner",
     "TaskResult",
+    "TaskTables",
 ]
 
 _log = Logger()
@@ -76,6 +78,13 @@ class TaskHolder(Protocol):
 
     def discard(self, task: Task) -> None:
         """Remove the task, and ignore what arrives for it later."""
+
+
+class TaskTables(Protocol):
+    """The tables of a connection, which a task is in until it has its outcome."""
+
+    def _task_removed(self, task: Task) -> None:
+        """Note that the task has left the tables."""
 
 
 class _CommonOptions(TypedDict, total=False):
@@ -409,14 +418,40 @@ class Task:
         """Has the server drop a job; None unless the task was submitted with ``drop_on_cancel``."""
         return self._owner.drop if self._owner is not None and self._options.drop_on_cancel else None
 
-    def _job_created(self, handle: bytes) -> None:
+    # Outcomes of the submit, by the names that `connection.protocol.Outstanding` has for them.
+
+    _answer_type: ClassVar = JOB_CREATED
+
+    def _is_answered_by(self, arguments: list[bytes]) -> bool:
+        return bool(arguments[0])  # an empty handle names no job
+
+    def _answered(self, connection: object, arguments: list[bytes]) -> None:
         """Handle JOB_CREATED, which is the outcome of a background task."""
-        self._job_handle = handle
+        handle = self._job_handle = arguments[0]
         callback = self._options.on_created
         if callback is not None:
             self._call(callback)
         if self._background:
             self._end(JobHandle(self._server, handle), None, handle)
+
+    def _refused(self, connection: TaskTables, error: ServerError) -> None:
+        """Handle an ERROR, or that the server left the submit unanswered."""
+        connection._task_removed(self)
+        rejected = TaskRejected(self, error.code, error.text)
+        if isinstance(error, RequestUnsupported):
+            rejected.__cause__ = error
+        self._attempt_failed(rejected)
+
+    def _lost(self, connection: object, error: Exception) -> None:
+        """Handle that the connection was lost, before or after JOB_CREATED."""
+        if isinstance(error, ClientStopped):
+            self._attempt_failed(ClientStopped())
+            return
+        lost = TaskLost(self, acknowledged=bool(self._job_handle))
+        lost.__cause__ = error
+        self._attempt_failed(lost)
+
+    # Events of its job.
 
     def _data_received(self, data: bytes) -> None:
         """Handle WORK_DATA."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeVar
 from typing import Protocol as Interface
 
 from twisted.internet.address import UNIXAddress
@@ -54,6 +54,7 @@ from ..packets import (
 )
 from .options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from .reactor import Reactor
+from .states import TRANSITIONS, ConnectionState
 from .timers import PROBES_PER_PERIOD, PeriodicProbe
 from .tls import explain_error
 from .waiters import Waiters
@@ -62,15 +63,24 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
+    "CLOSE_TIMEOUT",
+    "FENCE_HANDLE",
     "GearmanProtocol",
+    "Outstanding",
+    "ProtocolFactory",
+    "Request",
+    "code_and_text",
 ]
 
 _MAX_CORKED: Final = 64 * 1024  # bytes; from there on a transport asks its producer to pause
 
+_BEFORE_READY: Final = (ConnectionState.HANDSHAKE, ConnectionState.OPENING)
+
 CLOSE_TIMEOUT: Final = 3.0
 """Seconds until a close is turned into an abort because the peer does not read."""
 
-_FENCE_HANDLE: Final = b"txgearman:fence"
+FENCE_HANDLE: Final = b"txgearman:fence"
+"""Handle of a job that does not exist."""
 
 
 class IStreamTransport(ITransport, IConsumer, IPushProducer):
@@ -87,6 +97,7 @@ def tcp_transport(transport: ITransport) -> ITCPTransport | None:
     return None
 
 
+ConnectionT = TypeVar("ConnectionT")
 ConnectionT_contra = TypeVar("ConnectionT_contra", contravariant=True)
 
 
@@ -107,67 +118,94 @@ class ProtocolFactory(Interface[ConnectionT_contra]):
         """The connection can't be used any longer, because of `error`."""
 
 
-class Outstanding:
-    """Base of the requests that handle their answer themselves.
+class Outstanding(Interface[ConnectionT_contra]):
+    """A request without an answer so far: an entry of a connection's table.
 
-    A subclass of `GearmanProtocol` may send other objects as requests, and then overrides the methods of the protocol
-    that handle answers.
-
-    :ivar answer: packet type of the answer, unless it is an ERROR.
-    :ivar subject: the first argument that the answer must have; None if the server does not repeat any.
+    Whatever is reported to it, the connection has removed it from the table before.
     """
 
-    __slots__ = ()
+    @property
+    def _answer_type(self) -> PacketType:
+        """Packet type of the answer, unless it is an ERROR."""
 
-    answer: PacketType
-    subject: bytes | None
+    def _is_answered_by(self, arguments: list[bytes]) -> bool:
+        """Check whether an answer of the right type can be that of this request."""
 
-    def succeed(self, arguments: list[bytes]) -> None:
+    def _answered(self, connection: ConnectionT_contra, arguments: list[bytes]) -> None:
         """Handle the answer."""
 
-    def fail(self, error: Exception) -> None:
-        """Handle that there is no answer, because of `error`."""
+    def _refused(self, connection: ConnectionT_contra, error: ServerError) -> None:
+        """Handle an ERROR in place of the answer, or that the server left the request unanswered."""
+
+    def _lost(self, connection: ConnectionT_contra, error: Exception) -> None:
+        """Handle that the connection was lost before the answer, because of `error`."""
 
 
-class Request(Outstanding):
+class Request(Generic[ConnectionT_contra]):
     """A request that is answered by one packet.
 
     :ivar deferred: fires with the arguments of the answer. If it was cancelled, the answer is ignored.
     """
 
-    __slots__ = ("answer", "deferred", "subject")
+    __slots__ = ("_answer_type", "_subject", "deferred")
 
     def __init__(self, answer: PacketType, subject: bytes | None = None) -> None:
-        self.answer = answer
-        self.subject = subject
+        """
+        :param answer: packet type of the answer.
+        :param subject: the first argument that the answer must have; None if the server does not repeat any.
+        """
+        self._answer_type = answer
+        self._subject = subject
         self.deferred: Deferred[list[bytes]] = Deferred()
 
-    def succeed(self, arguments: list[bytes]) -> None:
+    def _is_answered_by(self, arguments: list[bytes]) -> bool:
+        return self._subject is None or self._subject == arguments[0]
+
+    def _answered(self, connection: ConnectionT_contra, arguments: list[bytes]) -> None:
         if not self.deferred.called:
             self.deferred.callback(arguments)
 
-    def fail(self, error: Exception) -> None:
+    def _refused(self, connection: ConnectionT_contra, error: ServerError) -> None:
+        self._fail(error)
+
+    def _lost(self, connection: ConnectionT_contra, error: Exception) -> None:
+        self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
         if not self.deferred.called:
             self.deferred.errback(error)
 
 
-class Fence(Outstanding):
+class Fence:
     """The GET_STATUS whose answer shows that the request before it was left unanswered, if that is so."""
 
     __slots__ = ()
 
-    answer = STATUS_RES
-    subject = _FENCE_HANDLE
+    _answer_type: Final = STATUS_RES
+
+    def _is_answered_by(self, arguments: list[bytes]) -> bool:
+        return arguments[0] == FENCE_HANDLE
+
+    def _answered(self, connection: GearmanProtocol, arguments: list[bytes]) -> None:
+        connection._fence_answered()
+
+    def _refused(self, connection: object, error: ServerError) -> None:
+        raise ProtocolError(f"received an ERROR that answers no request: {error}")
+
+    def _lost(self, connection: object, error: Exception) -> None:
+        """Do nothing: nobody waits for it."""
+
+
+_FENCE: Final = Fence()  # it has no state, so that one suffices
 
 
 @implementer(IHandshakeListener, IPushProducer)
 class GearmanProtocol(Protocol):
     """A connection to one job server.
 
-    :ivar _tls_established: whether the TLS handshake is complete.
+    :ivar _state: see `ConnectionState`.
     :ivar _certificate_fault: what is wrong with the server's certificate; empty if nothing is, or without TLS.
-    :ivar ready: whether the server has sent a good answer on this connection.
-    :ivar error: the error that ended the connection; None while it can be used.
+    :ivar error: the error that ended the connection; None while it can be used: unless its state is DOWN.
     :ivar _corks: whether packets written while data is handled are sent together at its end. Only over TCP, since a
         callback may advance an in-memory wire meanwhile.
     :ivar writing_paused: whether the write buffer is full, so that callers should hold back.
@@ -188,7 +226,7 @@ class GearmanProtocol(Protocol):
         self._connection_options = connection_options
         # Both magics: M2.
         self._decoder = Decoder(RES, REQ, max_packet_size=connection_options.max_packet_size)
-        self._outstanding: deque[object] = deque()  # requests without an answer so far, the oldest first
+        self._outstanding: deque[Outstanding[Self]] = deque()  # requests without an answer so far, the oldest first
         self._answered = 0
         self._corks = False
         self._corked: list[bytes] | None = None
@@ -206,10 +244,9 @@ class GearmanProtocol(Protocol):
         self._abort_call: IDelayedCall | None = None
         self._drained: Waiters[None] = Waiters()
         self._on_connection_lost: Callable[[Failure], None] | None = None
-        self._tls_established = False
         self._certificate_fault = ""
         self._on_idle: Callable[[], object] | None = None
-        self.ready = False
+        self._state = ConnectionState.NEW
         self.writing_paused = False
         self._reading_paused = False
         self.error: Exception | None = None
@@ -217,6 +254,8 @@ class GearmanProtocol(Protocol):
     # Opening and closing.
 
     def connectionMade(self) -> None:
+        tls = ISSLTransport.providedBy(self.transport)
+        self._enter(ConnectionState.HANDSHAKE if tls else ConnectionState.OPENING)
         tcp = tcp_transport(self.transport)
         if tcp is not None:
             self._corks = True
@@ -234,7 +273,7 @@ class GearmanProtocol(Protocol):
             self._send_fence()
 
     def handshakeCompleted(self) -> None:
-        self._tls_established = True
+        self._enter(ConnectionState.OPENING)
 
     def abort(self, error: Exception) -> None:
         """Close the connection at once, and discard unsent data.
@@ -253,13 +292,30 @@ class GearmanProtocol(Protocol):
         if self.error is not None:
             return
         self._uncork()
+        tls_established = self._tls_established
         self._teardown(error)
-        if ISSLTransport.providedBy(self.transport) and not self._tls_established:
+        if not tls_established:
             self._abort_transport()  # no data can be sent before the handshake, which the peer may never complete
             return
         self._abort_call = self.factory.reactor.callLater(timeout, self._abort_late)
         self.transport.unregisterProducer()  # else it would wait for more data
         self.transport.loseConnection()
+
+    # The state.
+
+    def _enter(self, state: ConnectionState) -> None:
+        assert state in TRANSITIONS[self._state], (self._state, state)
+        self._state = state
+
+    @property
+    def ready(self) -> bool:
+        """Whether the server has sent a good answer on this connection, which can still be used."""
+        return self._state in (ConnectionState.READY, ConnectionState.RETIRING)
+
+    @property
+    def _tls_established(self) -> bool:
+        """Whether no TLS handshake is in progress."""
+        return self._state is not ConnectionState.HANDSHAKE
 
     @property
     def _busy(self) -> bool:
@@ -274,16 +330,21 @@ class GearmanProtocol(Protocol):
     @property
     def _retiring(self) -> bool:
         """Whether `retire` was called, so that no new work should be sent."""
-        return self._on_idle is not None
+        return self._state is ConnectionState.RETIRING
 
     def _retire(self, on_idle: Callable[[], object]) -> None:
-        """Call `on_idle` as soon as nothing is in flight, unless the connection is lost before."""
-        self._on_idle = on_idle
-        self._check_idle()
+        """Call `on_idle` as soon as nothing is in flight, unless the connection is lost before.
+
+        The connection must be ready, or lost.
+        """
+        if self.error is None:
+            self._enter(ConnectionState.RETIRING)
+            self._on_idle = on_idle
+            self._check_idle()
 
     def _check_idle(self) -> None:
         """Call `on_idle` if it is set and nothing is in flight."""
-        if self._on_idle is not None and not self._busy and self.error is None:
+        if self._on_idle is not None and not self._busy:
             on_idle, self._on_idle = self._on_idle, None
             on_idle()
 
@@ -320,7 +381,9 @@ class GearmanProtocol(Protocol):
     def _teardown(self: Self, error: Exception) -> None:
         if self.error is not None:
             return
+        self._enter(ConnectionState.DOWN)
         self.error = error
+        self._on_idle = None
         self._answer_probe.stop()
         if self._heartbeat is not None:
             self._heartbeat.stop()
@@ -329,11 +392,11 @@ class GearmanProtocol(Protocol):
         self.factory._connection_down(self, error)
         self._lose_outstanding(error)
 
-    def _lose_outstanding(self, error: Exception) -> None:
+    def _lose_outstanding(self: Self, error: Exception) -> None:
         """Fail all outstanding requests. The table is empty before the first of them fails."""
         outstanding, self._outstanding = self._outstanding, deque()
         for request in outstanding:
-            self._request_lost(request, error)
+            request._lost(self, error)
         self._drained.fire(None)
 
     # Flow control of written data.
@@ -419,7 +482,7 @@ class GearmanProtocol(Protocol):
     # Requests.
 
     def request(
-        self, packet_type: PacketType, *arguments: bytes, answer: PacketType, subject: bytes | None = None
+        self: Self, packet_type: PacketType, *arguments: bytes, answer: PacketType, subject: bytes | None = None
     ) -> Deferred[list[bytes]]:
         """Send a request, with a fence behind it.
 
@@ -431,7 +494,7 @@ class GearmanProtocol(Protocol):
         """
         if self.error is not None:
             return fail(self.error)
-        request = Request(answer, subject)
+        request: Request[Self] = Request(answer, subject)
         deferred = request.deferred
         self._send(request, packet_type.request(*arguments))
         self._send_fence()
@@ -439,13 +502,10 @@ class GearmanProtocol(Protocol):
 
     def _send_fence(self) -> None:
         """Send the request that shows whether the server has left the one before it unanswered."""
-        self._send(Fence(), GET_STATUS.request(_FENCE_HANDLE))
+        self._send(_FENCE, GET_STATUS.request(FENCE_HANDLE))
 
-    def _send(self, request: object, packet: bytes) -> None:
-        """Write the packet of a request, and add the request to the table of outstanding ones.
-
-        :param request: an `Outstanding`, or an object for which this class overrides the handling of answers.
-        """
+    def _send(self: Self, request: Outstanding[Self], packet: bytes) -> None:
+        """Write the packet of a request, and add the request to the table of outstanding ones."""
         self._outstanding.append(request)
         self._write(packet)
         if not self._answer_probe.on:
@@ -476,42 +536,12 @@ class GearmanProtocol(Protocol):
         if corked:
             self.transport.writeSequence(corked)
 
-    # Outcomes of a request. A subclass that sends others than an `Outstanding` overrides all of them.
-
-    def _answer_type(self, request: object) -> PacketType:
-        """Return the packet type of the answer to `request`, unless it is an ERROR."""
-        assert isinstance(request, Outstanding)
-        return request.answer
-
-    def _fits(self, request: object, arguments: list[bytes]) -> bool:
-        """Check whether an answer of the right type can be that of `request`."""
-        assert isinstance(request, Outstanding)
-        return request.subject is None or request.subject == arguments[0]
-
-    def _request_succeeded(self, request: object, arguments: list[bytes]) -> None:
-        """Handle the answer to `request`."""
-        assert isinstance(request, Outstanding)
-        if isinstance(request, Fence):
-            self._fence_answered()
-        else:
-            request.succeed(arguments)
-
     def _fence_answered(self: Self) -> None:
-        if not self.ready:
-            self.ready = True
+        if self._state in _BEFORE_READY:
+            self._enter(ConnectionState.READY)
             if self._heartbeat is not None:
                 self._heartbeat.start()
             self.factory._connection_ready(self)
-
-    def _request_refused(self, request: object, error: ServerError) -> None:
-        """Handle an ERROR in answer to `request`, or that the server left it unanswered."""
-        assert isinstance(request, Outstanding)
-        request.fail(error)
-
-    def _request_lost(self, request: object, error: Exception) -> None:
-        """Handle that the connection was lost before `request` was answered."""
-        assert isinstance(request, Outstanding)
-        request.fail(error)
 
     # Received data.
 
@@ -544,48 +574,43 @@ class GearmanProtocol(Protocol):
         if decoder.error is not None:
             raise decoder.error
 
-    def _answer_received(self, packet_type: PacketType, arguments: list[bytes]) -> None:
-        if packet_type is ERROR:
-            self._error_received(*_code_and_text(arguments))
-        else:
-            self._request_succeeded(self._take_answered(packet_type, arguments), arguments)
-
-    def _take_answered(self, packet_type: PacketType, arguments: list[bytes]) -> object:
-        """Remove from the table the request that this packet answers, and return it."""
+    def _answer_received(self: Self, packet_type: PacketType, arguments: list[bytes]) -> None:
+        """Handle the answer to the oldest request, or to the fence behind it."""
         outstanding = self._outstanding
         oldest = outstanding[0] if outstanding else None
-        next_oldest = outstanding[1] if len(outstanding) > 1 else None
-        if self._answers(oldest, packet_type, arguments):
+        fence = outstanding[1] if len(outstanding) > 1 else None
+        if oldest is None:
+            raise _unexpected(packet_type, "nothing", arguments)
+        if packet_type is ERROR:
             self._take_oldest()
-            return oldest
-        if isinstance(next_oldest, Fence) and self._answers(next_oldest, packet_type, arguments):
+            oldest._refused(self, ServerError(*code_and_text(arguments)))
+        elif _answers(packet_type, arguments, oldest):
+            self._take_oldest()
+            oldest._answered(self, arguments)
+        elif fence is _FENCE and _answers(packet_type, arguments, _FENCE):
             self._take_oldest()
             self._take_oldest()
-            # Only now that the table is consistent: it may run the user's code.
-            unanswered = self._answer_type(oldest)
-            self._request_refused(
-                oldest, RequestUnsupported(f"this server leaves requests for {unanswered} unanswered")
-            )
-            return next_oldest
-        due = "nothing" if oldest is None else self._answer_type(oldest)
-        raise ProtocolError(f"received {packet_type} when {due} was due: {arguments!r:.200}")
+            unanswered = oldest._answer_type
+            oldest._refused(self, RequestUnsupported(f"this server leaves requests for {unanswered} unanswered"))
+            if self.error is None:  # that may have closed the connection
+                self._fence_answered()
+        else:
+            raise _unexpected(packet_type, oldest._answer_type, arguments)
 
     def _take_oldest(self) -> None:
         self._outstanding.popleft()
         self._answered += 1
 
-    def _answers(self, request: object, packet_type: PacketType, arguments: list[bytes]) -> bool:
-        return request is not None and self._answer_type(request) is packet_type and self._fits(request, arguments)
 
-    def _error_received(self, code: str, text: str) -> None:
-        """Handle an ERROR: the answer to the oldest request."""
-        request = self._outstanding[0] if self._outstanding else None
-        if request is None or isinstance(request, Fence):
-            raise ProtocolError(f"received an ERROR that answers no request: {code}: {text}")
-        self._take_oldest()
-        self._request_refused(request, ServerError(code, text))
+def _answers(packet_type: PacketType, arguments: list[bytes], request: Outstanding[ConnectionT]) -> bool:
+    return request._answer_type is packet_type and request._is_answered_by(arguments)
 
 
-def _code_and_text(arguments: list[bytes]) -> list[str]:
+def _unexpected(packet_type: PacketType, due: object, arguments: list[bytes]) -> ProtocolError:
+    return ProtocolError(f"received {packet_type} when {due} was due: {arguments!r:.200}")
+
+
+def code_and_text(arguments: list[bytes]) -> list[str]:
+    """Return the arguments of an ERROR as text."""
     # geard ends the text with a NUL, gearmand does not (C3).
     return [decode_text(argument.rstrip(b"\0")) for argument in arguments]

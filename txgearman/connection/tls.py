@@ -181,14 +181,18 @@ class TLSOptions:
 class ServerConnection(Interface):
     """A connection to a job server over TLS.
 
-    :ivar _tls_established: whether the TLS handshake is complete.
-    :ivar ready: whether the server has sent a good answer.
     :ivar _certificate_fault: what is wrong with the server's certificate; empty if nothing is.
     """
 
-    _tls_established: bool
-    ready: bool
     _certificate_fault: str
+
+    @property
+    def _tls_established(self) -> bool:
+        """Whether the TLS handshake is complete."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the server has sent a good answer."""
 
 
 @implementer(IOpenSSLClientConnectionCreator)

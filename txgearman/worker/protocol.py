@@ -21,13 +21,14 @@ from twisted.python.failure import Failure
 
 from ..connection.factory import ConnectionListener, GearmanFactory
 from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
-from ..connection.protocol import GearmanProtocol
+from ..connection.protocol import GearmanProtocol, code_and_text
 from ..connection.reactor import Reactor
 from ..errors import ProtocolError, RequestUnsupported, ServerError
 from ..packets import (
     CAN_DO,
     CAN_DO_TIMEOUT,
     CANT_DO,
+    ERROR,
     GRAB_JOB,
     GRAB_JOB_ALL,
     GRAB_JOB_UNIQ,
@@ -240,19 +241,18 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
     # What the server says.
 
-    def _error_received(self, code: str, text: str) -> None:
+    def _error_received(self, arguments: list[bytes]) -> None:
         if not self.ready:
-            super()._error_received(code, text)
+            self._answer_received(ERROR, arguments)
             return
         # After the handshake no request of ours is answered so. It is about a packet that has no answer, such as the
         # result of a job that the server has assigned to another worker meanwhile (docs/gearman.md §8).
-        _log.info(
-            "{address}: {code}: {text}", address=self.factory.name, code=printable_text(code), text=printable_text(text)
-        )
+        code, text = map(printable_text, code_and_text(arguments))
+        _log.info("{address}: {code}: {text}", address=self.factory.name, code=code, text=text)
 
     def _no_job(self, arguments: list[bytes]) -> None:
         if not self.ready:  # the handshake's
-            self._request_succeeded(self._take_answered(NO_JOB, arguments), arguments)
+            self._answer_received(NO_JOB, arguments)
             return
         self._grab_answered(NO_JOB)
         self.factory.receiver.no_job_received(self)
@@ -284,6 +284,7 @@ class GearmanWorkerProtocol(GearmanProtocol):
             self.factory.receiver.wakeup_received(self)
 
     _handlers: ClassVar[Mapping[PacketType, Callable[[GearmanWorkerProtocol, list[bytes]], None]]] = {
+        ERROR: _error_received,
         NO_JOB: _no_job,
         JOB_ASSIGN: _assigned,
         JOB_ASSIGN_UNIQ: _assigned_uniq,

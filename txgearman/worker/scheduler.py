@@ -24,6 +24,7 @@ from ..connection.addresses import Address
 from ..connection.pool import ServerInfo, ServerPool
 from ..connection.protocol import CLOSE_TIMEOUT
 from ..connection.reactor import Reactor
+from ..connection.states import ConnectionState
 from .execution import ExecutionListener, JobRunner
 from .functions import Function
 from .groups import (
@@ -356,7 +357,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         None while a large result is sent: the request would wait behind it, and the server seem to owe an answer.
         """
         connection = state.connection
-        usable = connection.error is None and connection._on_idle is None and not connection.writing_paused
+        usable = connection._state is ConnectionState.READY and not connection.writing_paused
         return state.window - connection.grabs if state.may_have_job and usable else 0
 
     def _acquire(self, state: GrabState, wanted: int) -> int:
