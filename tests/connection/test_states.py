@@ -15,6 +15,8 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.task import Clock
 from zope.interface import directlyProvides
 
+from txgearman.connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
+from txgearman.connection.reactor import Reactor
 from txgearman.connection.states import TRANSITIONS, ConnectionState
 from txgearman.errors import ClientStopped
 from txgearman.packets import ECHO_REQ, ECHO_RES, ERROR
@@ -30,8 +32,8 @@ READY, RETIRING, DOWN = ConnectionState.READY, ConnectionState.RETIRING, Connect
 class Recorded(Connection):
     """A connection that records its states."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, reactor: Reactor, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
+        super().__init__(reactor, connection_options)
         self.states = [self._state]
 
     def _enter(self, state: ConnectionState) -> None:
