@@ -107,15 +107,14 @@ class AwaitingConnection:
 
     def _share_out(self) -> None:
         """Send the tasks without a unique, as far as no server gets more than its share."""
-        servers = self._servers
-        if servers.connecting and servers.ready and len(self.unbound):
-            for server in servers.ready:
-                self._send_share(server)
-            if len(self.unbound) and self._share_timer is None:
-                self._share_timer = self._reactor.callLater(SHARE_TIME, self._share_time_over)
-        elif not servers.connecting:
-            self._stop_timer()
+        for server in self._servers.ready if self.unbound else ():
+            self._send_share(server)
+        if not self._servers.connecting:
             self._route_all(self.unbound)
+        if not self.unbound:
+            self._stop_timer()
+        elif self._servers.ready and self._share_timer is None:
+            self._share_timer = self._reactor.callLater(SHARE_TIME, self._share_time_over)
 
     def _send_share(self, server: JobServer[GearmanClientProtocol]) -> None:
         if server in self._served:

@@ -476,7 +476,7 @@ class ServerPool(Generic[ConnectionT]):
         ring = self._ring or self._make_ring()
         if not attempt:
             first = ring.owner(unique)
-            if first.reachable:
+            if first.connection is not None or first.reachable:
                 return first
         if not self.any_reachable():
             return None
