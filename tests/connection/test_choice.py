@@ -208,7 +208,7 @@ def test_named_server_keeps_its_connection_if_list_has_another_endpoint_for_it()
 def test_name_of_endpoint_may_be_its_own() -> None:
     clock = Clock()
     endpoint = MemoryJobServer(clock).endpoint()
-    endpoint.server_name = "alice"  # type: ignore[attr-defined]  # any endpoint may have the attribute
+    endpoint.server_name = "alice"
     assert parse_address(endpoint, clock) == ("alice", endpoint)
     assert parse_address(("bob", endpoint), clock) == ("bob", endpoint)
 
@@ -236,7 +236,5 @@ def test_two_endpoints_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="each address must be different, not 'a' twice"):
         ServerPool([("a", endpoint), ("a", endpoint)], pool.clock, pool.make_factory, lambda _: None)
     for wrong in (("a", endpoint, 1), ("a", "host"), [("a", endpoint)]):
-        with pytest.raises(
-            TypeError, match="must be str or an IStreamClientEndpoint, or a pair"
-        ):
+        with pytest.raises(TypeError, match="must be str or an IStreamClientEndpoint, or a pair"):
             parse_address(wrong, pool.clock)  # type: ignore[arg-type]  # on purpose
