@@ -7,7 +7,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
+from zope.interface import implementer
 
 from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
 from txgearman.connection.addresses import parse_address
@@ -167,6 +171,32 @@ def test_connections_are_begun_in_random_order_and_turns_at_random_place() -> No
     for pool in pools:
         assert sorted(pool.attempts) == [f"s{index}" for index in range(4)]
         pool.stop()
+
+
+@implementer(IStreamClientEndpoint)
+class Unusable:
+    """An endpoint that fails at once."""
+
+    def connect(self, protocolFactory: object) -> Deferred[Any]:
+        raise ConnectionRefusedError()
+
+
+@pytest.mark.guarantee(number=13)
+def test_failure_of_first_connection_may_stop_pool_that_starts() -> None:
+    """The others are then not begun."""
+    pool = Pool(1)
+    failed: list[object] = []
+
+    def stop(server: object) -> None:
+        failed.append(server)
+        pool.servers.stop(ClientStopped())
+
+    endpoints = [(f"s{index}", Unusable()) for index in range(3)]
+    pool.servers = ServerPool(endpoints, pool.clock, pool.make_factory, stop)
+    pool.servers.start()
+    assert (len(failed), len(pool.attempts)) == (1, 1)
+    assert not any(server.started for server in pool.servers)
+    pool.stop()
 
 
 def test_source_of_random_numbers_fixes_choice() -> None:

@@ -385,8 +385,7 @@ class ServerPool(Generic[ConnectionT]):
         for connection, factory in removed:
             if factory is not None:
                 self._retire(factory, connection, timeout)
-        if self.started:
-            self._connect_new()
+        self._connect_new()
         self._changed(None)
 
     def _retire(self, factory: GearmanFactory[ConnectionT], connection: ConnectionT | None, timeout: float) -> None:

@@ -50,15 +50,14 @@ class Ring(Generic[T]):
     def ranked(self, key: bytes) -> Iterator[T]:
         """Iterate over all owners: first the key's own, and then each time the one that it would have without those."""
         points, owners = self._points, self._owners
-        start = self._start(key)
+        number = self._start(key) - len(points)
         seen: set[int] = set()
-        for number in range(start - len(points), start):
+        while len(seen) < len(owners):
             index = int(points[number] % len(owners))
+            number += 1
             if index not in seen:
                 seen.add(index)
                 yield owners[index]
-                if len(seen) == len(owners):
-                    return
 
     def _start(self, key: bytes) -> int:
         """Return the index of the first point that is not before the key; the number of points if there is none."""
