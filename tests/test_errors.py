@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 
@@ -26,6 +27,7 @@ from txgearman.errors import (
     TaskTimedOut,
     TLSError,
     UnknownFunction,
+    merge_unavailable,
 )
 
 TASK = Task("resize")
@@ -163,6 +165,19 @@ def test_reasons_are_copied() -> None:
     error = NoServersAvailable(reasons)
     reasons.clear()
     assert error.reasons == {"10.0.0.1:4730": refused}
+
+
+def test_error_of_several_servers_has_times_of_each() -> None:
+    merged = merge_unavailable(
+        [
+            NoServersAvailable({"a": OSError("refused")}, ages={"a": 61.26}, next_attempts={"a": 0.44}),
+            NoServersAvailable({"b": OSError("silent")}, ages={"b": 0.0}),
+            NoServersAvailable({"c": OSError("lost")}),
+        ]
+    )
+    assert str(merged) == "a: refused (61.3 s ago, next attempt in 0.4 s); b: silent (0.0 s ago); c: lost"
+    assert (merged.ages, merged.next_attempts) == ({"a": 61.26, "b": 0.0}, {"a": 0.44})
+    assert str(copy.copy(merged)) == str(merged)
 
 
 @pytest.mark.guarantee(number=7)

@@ -33,6 +33,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from types import MappingProxyType
 from typing import ClassVar, Final, TypeAlias, TypeVar
 
 from typing_extensions import Self
@@ -168,16 +169,33 @@ class NoServersAvailable(GearmanError):
     It is retriable. To wait for a server, prefer ``server_wait`` of `GearmanClient`.
 
     :ivar reasons: the last error of each server that was tried, by its address.
+    :ivar ages: the seconds that had passed since each of them.
+    :ivar next_attempts: the seconds until the next attempt to connect to a server, by its address. A server is missing
+        while an attempt is in progress.
     """
 
     _retriable = True
 
-    def __init__(self, reasons: Mapping[str, BaseException]) -> None:
+    def __init__(
+        self,
+        reasons: Mapping[str, BaseException],
+        *,
+        ages: Mapping[str, float] = MappingProxyType({}),
+        next_attempts: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self.reasons = dict(reasons)
+        self.ages = dict(ages)
+        self.next_attempts = dict(next_attempts)
         super().__init__(self.reasons)
 
     def __str__(self) -> str:
-        return printable_text("; ".join(f"{address}: {reason}" for address, reason in self.reasons.items()))
+        return printable_text("; ".join(map(self._describe, self.reasons)))
+
+    def _describe(self, address: str) -> str:
+        times = [f"{self.ages[address]:.1f} s ago"] if address in self.ages else []
+        if address in self.next_attempts:
+            times.append(f"next attempt in {self.next_attempts[address]:.1f} s")
+        return f"{address}: {self.reasons[address]}" + (f" ({', '.join(times)})" if times else "")
 
     def _portable_content(self) -> _Content:
         reasons = {address: _portable(reason) for address, reason in self.reasons.items()}
@@ -305,6 +323,16 @@ class TaskTimedOut(TaskError):
 
     def _what(self) -> str:
         return "timed out"
+
+
+def merge_unavailable(errors: Iterable[NoServersAvailable]) -> NoServersAvailable:
+    """Return one error for the servers of several."""
+    merged = NoServersAvailable({})
+    for error in errors:
+        merged.reasons.update(error.reasons)
+        merged.ages.update(error.ages)
+        merged.next_attempts.update(error.next_attempts)
+    return merged
 
 
 def _restore(cls: type[E], args: tuple[object, ...], cause: BaseException | None = None) -> E:

@@ -34,7 +34,7 @@ from txgearman.testing import Fault, MemoryJobServer, TakenJob
 from ..client_harness import NOTHING, ClientHarness, Events, outcome, outcomes, recording, take_all
 from ..conftest import Failures
 
-LONGEST_BACK_OFF = 60.0  # half a minute, and the jitter that Twisted may add
+LONGEST_BACK_OFF = 30.0
 MORE_THAN_TRANSPORT_BUFFERS = b"x" * 70_000
 
 

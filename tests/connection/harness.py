@@ -74,6 +74,9 @@ class Factory(GearmanFactory[GearmanProtocol]):
 
     protocol = Connection
 
+    def bring_forward(self) -> None:
+        self._bring_forward()
+
     def retire_it(self, connection: GearmanProtocol | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
         return self._retire(connection, timeout)
 

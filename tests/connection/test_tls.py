@@ -392,7 +392,7 @@ async def test_server_that_never_completes_handshake(certificates: Certificates)
             await until(lambda: client.servers[0].next_attempt)
             clock.advance(client.servers[0].next_attempt or 0)
         await client.stopService()
-    assert 4 <= clock.connects <= 9
+    assert 9 <= clock.connects <= 12  # each task brings the next one forward, by a second at most after the last
 
 
 @pytest.mark.daemon("stunnel4")

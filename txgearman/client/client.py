@@ -14,7 +14,7 @@ from ..connection.options import CONNECT_TIMEOUT, JOB_CHECK_INTERVAL, SERVER_TIM
 from ..connection.pool import JobServer
 from ..connection.reactor import Reactor
 from ..connection.tls import TLSOptions
-from ..errors import ClientStopped, NoServersAvailable, RequestUnsupported
+from ..errors import ClientStopped, NoServersAvailable, RequestUnsupported, merge_unavailable
 from ..models import JobHandle, JobStatus
 from ..packets import (
     ECHO_REQ,
@@ -315,16 +315,16 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         """Query the first of `servers` that can be reached."""
         if not self._use():
             raise ClientStopped()
-        reasons: dict[str, BaseException] = {}
+        errors: list[NoServersAvailable] = []
         for server in servers:
             try:
                 arguments = yield server.ask(query, subject, answer=answer, subject=subject)
             except NoServersAvailable as error:
-                reasons.update(error.reasons)
+                errors.append(error)
             else:
                 known, running, *numbers = map(whole_number, arguments[1:])
                 return JobStatus(bool(known), bool(running), *numbers)
-        raise NoServersAvailable(reasons)
+        raise merge_unavailable(errors)
 
     def echo(self, data: bytes = b"") -> Deferred[dict[str, float]]:
         """Measure the round trip to each server that is connected, or whose first connection attempt is under way.
@@ -348,14 +348,14 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         if not self._use():
             raise ClientStopped()
         seconds: dict[str, float] = {}
-        reasons: dict[str, BaseException] = {}
-        trips = [self._round_trip(server, data, seconds, reasons) for server in self._servers]
+        errors: list[NoServersAvailable] = []
+        trips = [self._round_trip(server, data, seconds, errors) for server in self._servers]
         try:
             yield gatherResults(trips, consumeErrors=True)
         except FirstError as error:
             error.subFailure.raiseException()
         if not seconds:
-            raise NoServersAvailable(reasons)
+            raise merge_unavailable(errors)
         return seconds
 
     @inlineCallbacks
@@ -364,14 +364,14 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         server: JobServer[GearmanClientProtocol],
         data: bytes,
         seconds: dict[str, float],
-        reasons: dict[str, BaseException],
+        errors: list[NoServersAvailable],
     ) -> Generator[Deferred[GearmanClientProtocol] | Deferred[list[bytes]], object, None]:
         try:
             yield server.when_ready()
             start = self._reactor.seconds()
             yield server.ask(ECHO_REQ, data, answer=ECHO_RES)
         except NoServersAvailable as error:
-            reasons.update(error.reasons)
+            errors.append(error)
             return
         except RequestUnsupported:
             pass  # the fence after the request was answered

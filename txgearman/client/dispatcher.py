@@ -115,13 +115,20 @@ class Dispatcher(TaskOwner):
 
         :param server: the one that has become ready or unreachable; None if any task may have another server now.
         """
-        if self._awaiting_server and self._servers.any_reachable():
-            for task in self._awaiting_server.pop_all():
-                if self._unique_of(task):
-                    self._route(task)
-                else:
-                    self._awaiting_connection.add(task, None)
+        if self._awaiting_server:
+            self._serve_waiting()
         self._awaiting_connection.servers_changed(server)
+
+    def _serve_waiting(self) -> None:
+        """Reroute the tasks that wait for a server, or have the next attempts to connect start soon."""
+        if not self._servers.any_reachable():
+            self._servers.bring_forward()
+            return
+        for task in self._awaiting_server.pop_all():
+            if self._unique_of(task):
+                self._route(task)
+            else:
+                self._awaiting_connection.add(task, None)
 
     # Admission and routing.
 
@@ -159,7 +166,13 @@ class Dispatcher(TaskOwner):
             server.connection._send_task(task)
         elif self._servers.any_reachable():
             self._awaiting_connection.add(task, server)
-        elif self._server_wait:
+        else:
+            self._await_server(task)
+
+    def _await_server(self, task: Task) -> None:
+        """Have the task wait for a server, or fail it: none can be reached."""
+        self._servers.bring_forward()
+        if self._server_wait:
             self._awaiting_server.add(task, self._server_wait)
             task._holder = self._awaiting_server
         else:

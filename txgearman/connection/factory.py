@@ -37,6 +37,12 @@ FIRST_DELAY_SPREAD: Final = 4
 GROWTH: Final = 2.0
 """How many times as long as the delay before it each one may be."""
 
+MIN_ATTEMPT_INTERVAL: Final = 1.0
+"""Seconds from the start of one attempt to that of the next at the least, where something waits for the server."""
+
+HASTE_SPREAD: Final = 1.0
+"""Seconds over which such attempts of many clients are spread."""
+
 ConnectionT = TypeVar("ConnectionT", bound=GearmanProtocol)
 """The class of a factory's connections."""
 
@@ -58,7 +64,8 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
     times `initialDelay` seconds, at a random moment, so that the clients of a server that restarts do not all come back
     at once. The delays after it grow up to `maxDelay` seconds, of which a random part is left out, up to half. The
     first good answer resets them, not the connect: otherwise a server that accepts and then closes, or whose TLS
-    handshake fails, would be retried in a hot loop.
+    handshake fails, would be retried in a hot loop. Where something waits for the server, the next attempt is brought
+    forward, but not to less than a second after the start of the last one.
 
     :ivar reactor: the clock of the timers.
     :ivar _option_requests: options to send as OPTION_REQ on each new connection.
@@ -98,6 +105,8 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self._deadline: IDelayedCall | None = None
         self._timed_out = False
         self._active = False
+        self._attempt_began = 0.0
+        self._wanted = False  # whether something has asked for the next attempt, since the last one
         self._stopped_by: Exception | None = None
         self._awaiting: Waiters[ConnectionT] = Waiters()
         self._stopping: Waiters[None] = Waiters()
@@ -118,6 +127,19 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         if self._stopped_by is not None:
             return fail(self._stopped_by)
         return self._awaiting.wait()
+
+    def _bring_forward(self) -> None:
+        """Have the next attempt start soon, since something waits for this server.
+
+        It starts up to `HASTE_SPREAD` seconds after the first moment at which it may, however often this is called.
+        """
+        if not self._wanted:
+            self._wanted = True
+            if self._callID is not None:
+                sooner = self._haste()
+                if self.reactor.seconds() + sooner < self._callID.getTime():
+                    self._callID.reset(sooner)
+                    self.next_attempt = self._callID.getTime()
 
     def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
         """Close the connection, and do not reconnect.
@@ -155,6 +177,8 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self.connector = connector
         self.next_attempt = None
         self._active = True
+        self._attempt_began = self.reactor.seconds()
+        self._wanted = False
         self._timed_out = False
         self._deadline = self.reactor.callLater(self._connection_options.connect_timeout, self._connect_timed_out)
 
@@ -179,7 +203,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
 
     def retry(self, connector: IConnector | None = None) -> None:
         longest = self.delay
-        self.delay = self._jittered(longest)
+        self.delay = min(self._jittered(longest), self._haste()) if self._wanted else self._jittered(longest)
         super().retry(connector)
         self.delay = min(longest * GROWTH, self.maxDelay)
         # The delay that includes the jitter is not kept elsewhere.
@@ -192,12 +216,19 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
             return self._random.uniform(0.0, FIRST_DELAY_SPREAD * longest)
         return self._random.uniform(longest / 2, longest)
 
+    def _haste(self) -> float:
+        """Return the seconds to the next attempt if something waits for it."""
+        allowed = self._attempt_began + MIN_ATTEMPT_INTERVAL - self.reactor.seconds()
+        # A clock that was stepped back must not put off the attempt.
+        return min(max(allowed, 0.0), MIN_ATTEMPT_INTERVAL) + self._random.uniform(0.0, HASTE_SPREAD)
+
     # Calls of the connection.
 
     def _connection_ready(self, connection: ConnectionT) -> None:
         """The server has sent the first good answer on this connection."""
         if connection.error is None:
             self._clear_deadline()
+            self._wanted = False
             self.resetDelay()
             if self._listener is not None:
                 self._listener.connection_ready(connection)

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..errors import ClientStopped, NoServersAvailable, ServerError
+from ..errors import ClientStopped, NoServersAvailable, ServerError, merge_unavailable
 from ..packets import PacketType
 from ..validation import printable_text
 from .addresses import Address, is_plain, parse_address, takes_tls_options
@@ -108,6 +108,7 @@ class JobServer(Generic[ConnectionT]):
         self.unreachable = False
         self.background = 0
         self.last_error: Exception | None = None
+        self._failed_at = 0.0
         self._endpoint = endpoint
         self._make_factory = make_factory
         self._changed = changed
@@ -160,12 +161,14 @@ class JobServer(Generic[ConnectionT]):
         """Wait for the current attempt to connect.
 
         :return: fires with the connection; at once if it is ready. Fails with `NoServersAvailable` if the attempt
-            fails or the last one has failed, and with `ClientStopped`. Cancelling it only stops waiting.
+            fails or the last one has failed, in which case the next one is brought forward; and with `ClientStopped`.
+            Cancelling it only stops waiting.
         """
         if self._factory is None:
             return fail(ClientStopped())
         if self.unreachable:
-            return fail(NoServersAvailable({self.address: self.reason()}))
+            self.bring_forward()
+            return fail(self.unavailable())
         return self._factory.when_ready().addErrback(self._as_unavailable)
 
     def ask(
@@ -186,11 +189,16 @@ class JobServer(Generic[ConnectionT]):
         """
         return self.when_ready().addCallback(call).addErrback(self._as_unavailable)
 
+    def bring_forward(self) -> None:
+        """Have the next attempt to connect start soon, since something waits for this server."""
+        if self._factory is not None:
+            self._factory._bring_forward()
+
     def _as_unavailable(self, failure: Failure) -> Failure:
         if failure.check(NoServersAvailable, ServerError, ClientStopped, CancelledError):
             return failure
         assert failure.value is not None
-        raise NoServersAvailable({self.address: failure.value}) from failure.value
+        raise self._unavailable(failure.value, 0.0) from failure.value
 
     def connection_ready(self, connection: ConnectionT) -> None:
         if connection.factory is self._factory:
@@ -213,12 +221,20 @@ class JobServer(Generic[ConnectionT]):
             self.connection = None
             self.unreachable = True
             self.last_error = error
+            self._failed_at = factory.reactor.seconds()
             self._changed(self, False)
 
-    def reason(self) -> Exception:
-        """Return why the server can't be reached."""
+    def unavailable(self) -> NoServersAvailable:
+        """Return the error for the case that the server can't be reached."""
+        assert self._factory is not None
         assert self.last_error is not None
-        return self.last_error
+        # A clock may have been stepped back.
+        return self._unavailable(self.last_error, max(0.0, self._factory.reactor.seconds() - self._failed_at))
+
+    def _unavailable(self, reason: BaseException, age: float) -> NoServersAvailable:
+        next_attempt = self.info().next_attempt
+        next_attempts = {} if next_attempt is None else {self.address: next_attempt}
+        return NoServersAvailable({self.address: reason}, ages={self.address: age}, next_attempts=next_attempts)
 
     @property
     def writing_paused(self) -> bool:
@@ -433,6 +449,7 @@ class ServerPool(Generic[ConnectionT]):
         for server in self._ready:
             server.background = 0  # else one that is new would get all until it has as many as the others
         self.connecting = sum(server.reachable for server in self._servers) - len(self._ready)
+        self._brought_forward = False
 
     @property
     def ready(self) -> Sequence[JobServer[ConnectionT]]:
@@ -443,9 +460,16 @@ class ServerPool(Generic[ConnectionT]):
         """Check whether a server is ready, or connecting so that tasks should wait for it."""
         return bool(self._ready) or self.connecting > 0
 
+    def bring_forward(self) -> None:
+        """Have the next attempts to connect start soon, since something waits for a server."""
+        if not self._brought_forward:  # since an attempt has failed: many tasks may come meanwhile
+            self._brought_forward = True
+            for server in self._servers:
+                server.bring_forward()
+
     def none_available(self) -> NoServersAvailable:
         """Return the error for the case that no server can be reached."""
-        return NoServersAvailable({server.address: server.reason() for server in self._servers})
+        return merge_unavailable(server.unavailable() for server in self._servers)
 
     # The choice of a server. It takes the same time whether there are few servers or many.
 
