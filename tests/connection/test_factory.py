@@ -222,6 +222,54 @@ def test_connect_timeout_can_be_set_and_ends_at_first_good_answer() -> None:
 
 
 @pytest.mark.guarantee(number=10)
+def test_answer_that_has_arrived_at_end_of_timeout_is_read_first() -> None:
+    """A reactor calls its timers before it reads."""
+    net = unready(connect_timeout=2)
+    net.clock.callLater(2, net.server.send_opening)
+    net.clock.advance(2)
+    assert net.connection.ready
+    assert net.listener.errors == []
+
+
+@pytest.mark.guarantee(number=10)
+def test_attempt_gets_its_time_once_more_if_reactor_was_blocked() -> None:
+    net = unready(connect_timeout=2)
+    net.clock.advance(5)
+    net.clock.advance(1.9)
+    assert net.listener.errors == []
+    net.server.send_opening()
+    assert net.connection.ready
+
+
+@pytest.mark.guarantee(number=10)
+def test_timeout_is_put_off_by_no_more_than_it_was_late_if_that_was_little() -> None:
+    """As on a clock that is advanced in steps."""
+    net = unready(connect_timeout=2)
+    net.clock.advance(2.125)
+    assert net.listener.errors == []
+    net.clock.advance(0.125)
+    assert [type(error) for error in net.listener.errors] == [TimeoutError]
+
+
+@pytest.mark.guarantee(number=10)
+def test_attempt_times_out_though_reactor_is_blocked_again() -> None:
+    net = unready(connect_timeout=2)
+    net.clock.advance(5)
+    net.clock.advance(5)
+    assert [type(error) for error in net.listener.errors] == [TimeoutError]
+    assert net.delay <= 2
+
+
+@pytest.mark.guarantee(number=11)
+def test_stop_at_end_of_timeout_leaves_nothing() -> None:
+    net = unready(connect_timeout=2)
+    net.clock.callLater(2, net.factory.stop, ClientStopped())
+    net.clock.advance(2)
+    assert [type(error) for error in net.listener.errors] == [ClientStopped]
+    assert net.clock.getDelayedCalls() == []
+
+
+@pytest.mark.guarantee(number=10)
 def test_each_attempt_has_its_own_timeout() -> None:
     net = Served(connect_timeout=2)
     net.server.black_hole_connections()

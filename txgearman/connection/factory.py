@@ -37,6 +37,12 @@ FIRST_DELAY_SPREAD: Final = 4
 GROWTH: Final = 2.0
 """How many times as long as the delay before it each one may be."""
 
+USUAL_LATENESS: Final = 0.005
+"""Seconds by which a timer may be late though no code has blocked the reactor."""
+
+BLOCKED: Final = 0.1
+"""Part of the connect timeout by which its end must be late for the attempt to get all of its time once more."""
+
 MIN_ATTEMPT_INTERVAL: Final = 1.0
 """Seconds from the start of one attempt to that of the next at the least, where something waits for the server."""
 
@@ -103,6 +109,8 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self._random = source or random_source(self.reactor)
         self._connection_options = connection_options
         self._deadline: IDelayedCall | None = None
+        self._due = 0.0
+        self._extended = False  # whether the attempt got its time twice
         self._timed_out = False
         self._active = False
         self._attempt_began = 0.0
@@ -180,7 +188,8 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self._attempt_began = self.reactor.seconds()
         self._wanted = False
         self._timed_out = False
-        self._deadline = self.reactor.callLater(self._connection_options.connect_timeout, self._connect_timed_out)
+        self._extended = False
+        self._set_deadline(self._connection_options.connect_timeout)
 
     def buildProtocol(  # type: ignore[override]  # Twisted's own type wants a factory that is no Protocol
         self, addr: IAddress | None
@@ -248,6 +257,24 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
     def _report_stopped(self) -> None:
         if not self.continueTrying:
             self._stopping.fire(None)
+
+    def _set_deadline(self, seconds: float) -> None:
+        self._due = self.reactor.seconds() + seconds
+        self._deadline = self.reactor.callLater(seconds, self._deadline_passed)
+
+    def _deadline_passed(self) -> None:
+        """End the attempt, unless code has blocked the reactor, which calls its timers before it reads.
+
+        Then it may not even have noticed that the socket is connected. So the attempt gets the time once more that the
+        reactor was late; all of its time, if that was long.
+        """
+        late = self.reactor.seconds() - self._due
+        timeout = self._connection_options.connect_timeout
+        if late > USUAL_LATENESS and not self._extended:
+            self._extended = True
+            self._set_deadline(late if late < BLOCKED * timeout else timeout)
+        else:
+            self._deadline = self.reactor.callLater(0, self._connect_timed_out)  # after what has arrived is read
 
     def _connect_timed_out(self) -> None:
         self._deadline = None
