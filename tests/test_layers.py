@@ -26,6 +26,8 @@ MODULES = [
     "connection.waiters",
     "connection.options",
     "connection.reactor",
+    "connection.resolver",
+    "connection.names",
     "connection.addresses",
     "connection.timers",
     "connection.states",

@@ -88,7 +88,6 @@ class PoolService(GearmanService, Generic[ConnectionT]):
             self._reactor,
             partial(make_factory, source=self._random),
             changed,
-            connection_options.connect_timeout,
             tls,
             self._random,
         )

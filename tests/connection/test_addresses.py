@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from twisted.internet import reactor as global_reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.endpoints import (
-    HostnameEndpoint,
     TCP4ClientEndpoint,
     TCP6ClientEndpoint,
     UNIXClientEndpoint,
@@ -24,6 +23,7 @@ from zope.interface import implementer
 
 from txgearman import TLSOptions
 from txgearman.connection.addresses import parse_address
+from txgearman.connection.names import NameEndpoint
 
 reactor: Any = global_reactor
 
@@ -37,18 +37,18 @@ reactor: Any = global_reactor
         ("[::1]", "[::1]:4730", TCP6ClientEndpoint),
         ("[::1]:4731", "[::1]:4731", TCP6ClientEndpoint),
         ("tcp:[::1]:4731", "[::1]:4731", TCP6ClientEndpoint),
-        ("jobs", "jobs:4730", HostnameEndpoint),
-        ("Jobs.Example.com:4731", "jobs.example.com:4731", HostnameEndpoint),
-        ("tcp:jobs.example.com:4731", "jobs.example.com:4731", HostnameEndpoint),
-        ("gearman_server", "gearman_server:4730", HostnameEndpoint),
-        ("Gearman_Server:4731", "gearman_server:4731", HostnameEndpoint),
-        ("jobs.example.com.", "jobs.example.com.:4730", HostnameEndpoint),
-        ("r1---sn-5.example.com", "r1---sn-5.example.com:4730", HostnameEndpoint),
-        ("münchen.example", "münchen.example:4730", HostnameEndpoint),
-        ("mün_chen", "mün_chen:4730", HostnameEndpoint),
+        ("jobs", "jobs:4730", NameEndpoint),
+        ("Jobs.Example.com:4731", "jobs.example.com:4731", NameEndpoint),
+        ("tcp:jobs.example.com:4731", "jobs.example.com:4731", NameEndpoint),
+        ("gearman_server", "gearman_server:4730", NameEndpoint),
+        ("Gearman_Server:4731", "gearman_server:4731", NameEndpoint),
+        ("jobs.example.com.", "jobs.example.com.:4730", NameEndpoint),
+        ("r1---sn-5.example.com", "r1---sn-5.example.com:4730", NameEndpoint),
+        ("münchen.example", "münchen.example:4730", NameEndpoint),
+        ("mün_chen", "mün_chen:4730", NameEndpoint),
         ("[FE80::1%Eth0]:4730", "[fe80::1%Eth0]:4730", TCP6ClientEndpoint),
-        ("tcp:4731", "tcp:4731", HostnameEndpoint),
-        ("tcp", "tcp:4730", HostnameEndpoint),
+        ("tcp:4731", "tcp:4731", NameEndpoint),
+        ("tcp", "tcp:4730", NameEndpoint),
         ("unix:/run/gearmand.sock", "unix:/run/gearmand.sock", UNIXClientEndpoint),
         ("unix:/run/a,b c.sock", "unix:/run/a,b c.sock", UNIXClientEndpoint),
         ("tcp:host=10.0.0.1:port=4731", "tcp:host=10.0.0.1:port=4731", TCP4ClientEndpoint),
@@ -109,7 +109,7 @@ def test_certificate_for_name_with_underscore_needs_server_name(address: str) ->
 
 def test_certificate_is_for_host_without_dot_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
-    monkeypatch.setattr(TLSOptions, "wrap", lambda self, endpoint, host: names.append(host))
+    monkeypatch.setattr(TLSOptions, "wrapper", lambda self, host: names.append(host))
     parse_address("tls:jobs.example.com.", reactor)
     assert names == ["jobs.example.com"]
 

@@ -184,20 +184,19 @@ def test_tls_options_of_a_wrong_type() -> None:
 
 
 @pytest.mark.guarantee(number=10)
-def test_connect_timeout_applies_to_tcp_endpoints() -> None:
-    """Those of servers that join, too."""
+def test_tcp_endpoints_have_no_timeout_before_that_of_factory() -> None:
+    """It would end an attempt, after code that blocked the reactor, before what has arrived was read."""
     memory_reactor = MemoryReactorClock()
 
     def make_factory(*, name: str, listener: ConnectionListener[GearmanClientProtocol]) -> GearmanClientFactory:
         return GearmanClientFactory(memory_reactor, name=name, listener=listener)
 
-    servers = ServerPool(["10.0.0.1"], memory_reactor, make_factory, lambda _: None, 3.0)
+    servers = ServerPool(["10.0.0.1"], memory_reactor, make_factory, lambda _: None)
     servers.start()
     servers.change(["10.0.0.1", "[::1]:4731"])
-    assert [(host, port, timeout) for host, port, _, timeout, _ in memory_reactor.tcpClients] == [
-        ("10.0.0.1", 4730, 3.0),
-        ("::1", 4731, 3.0),
-    ]
+    clients: list[Any] = memory_reactor.tcpClients
+    assert [client[:2] for client in clients] == [("10.0.0.1", 4730), ("::1", 4731)]
+    assert [timeout for _, _, _, timeout, _ in clients] == [None, None]
 
 
 def test_only_server_is_set_if_there_is_one_server() -> None:

@@ -6,10 +6,10 @@ import re
 from typing import Final, TypeAlias
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, clientFromString
+from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from .options import CONNECT_TIMEOUT
+from .names import NameEndpoint, Wrap, tcp_endpoint
 from .reactor import Reactor
 from .tls import MISSING, TLSOptions
 
@@ -91,31 +91,16 @@ _HINTS: Final = tuple(
 """What to write instead, by patterns of what people write. The first match applies."""
 
 
-class _NameEndpoint(HostnameEndpoint):
-    """Endpoint for any name that the reactor's resolver accepts.
-
-    With the package idna installed, Twisted refuses what IDNA 2008 does not know, such as the underscore of
-    ``gearman_server``. Resolvers get what Python's own codec makes of a name, and find it.
-    """
-
-    @staticmethod
-    def _hostAsBytesAndText(host: bytes | str) -> tuple[bool, bytes, str]:  # noqa: N802  # the check in Twisted
-        invalid, encoded, text = HostnameEndpoint._hostAsBytesAndText(host)
-        return (False, host.encode("idna"), host) if invalid and isinstance(host, str) else (invalid, encoded, text)
-
-
 def parse_address(
     address: Address,
     reactor: Reactor,
     index: int = 0,
-    timeout: float = CONNECT_TIMEOUT,
     tls: TLSOptions | None = None,
 ) -> tuple[str, IStreamClientEndpoint]:
     """Parse one of ``job_servers``.
 
     :param index: position in the list, which names the server if the address is an endpoint that has no
         ``server_name``.
-    :param timeout: seconds that a connection to a host may take. Descriptions and endpoints have their own.
     :param tls: options for ``tls:host``, ``tls:host:port`` and ``tls:[v6]:port``; None for the defaults.
     :return: name of the server, which is the same for all clients with the same list, and its endpoint. The name of a
         host is resolved at each connect, over IPv4 and IPv6.
@@ -125,12 +110,10 @@ def parse_address(
         return _named(address, index)
     match = _HOST.fullmatch(address)
     if match:
-        name, host, endpoint = _host_and_port(address, match, reactor, timeout)
-        return (
-            (f"tls:{name}", (tls or TLSOptions()).wrap(endpoint, host.rstrip(".")))
-            if match["tls"]
-            else (name, endpoint)
-        )
+        name, host, port = _host_and_port(address, match)
+        if not match["tls"]:
+            return name, _endpoint(reactor, host, port, lambda endpoint: endpoint)
+        return f"tls:{name}", _endpoint(reactor, host, port, (tls or TLSOptions()).wrapper(host.rstrip(".")))
     if _DESCRIPTION.match(address) and not isIPv6Address(address):
         return address, _described(address, reactor)
     raise _invalid(address)
@@ -167,10 +150,15 @@ def is_plain(address: Address) -> bool:
     return address.startswith("tcp:") or (_HOST.fullmatch(address) is not None and not takes_tls_options(address))
 
 
-def _host_and_port(
-    address: str, match: re.Match[str], reactor: Reactor, timeout: float
-) -> tuple[str, str, IStreamClientEndpoint]:
-    """Return the name of the server, its host and its endpoint."""
+def _endpoint(reactor: Reactor, host: str, port: int, wrap: Wrap) -> IStreamClientEndpoint:
+    """Return the endpoint of a host, over IPv4 and IPv6 if it is a name."""
+    if isIPAddress(host) or ":" in host:
+        return wrap(tcp_endpoint(reactor, host, port))
+    return NameEndpoint(reactor, host, port, wrap)
+
+
+def _host_and_port(address: str, match: re.Match[str]) -> tuple[str, str, int]:
+    """Return the name of the server, its host and its port."""
     port = int(match["port"] or DEFAULT_PORT)
     if not 0 < port < 65536:
         raise ValueError(f"job_servers: the port must be from 1 to 65535, not {port}, in {address!r}")
@@ -179,13 +167,11 @@ def _host_and_port(
             raise ValueError(f"job_servers: the host in brackets must be an IPv6 address, not {match['v6']!r}")
         number, *zone = match["v6"].partition("%")
         v6 = "".join([number.lower(), *zone])
-        return f"[{v6}]:{port}", v6, TCP6ClientEndpoint(reactor, v6, port, timeout=timeout)
+        return f"[{v6}]:{port}", v6, port
     host = match["host"].lower()
     if not _is_host(host):
         raise _invalid(address)
-    # Literal addresses need no resolver, and therefore no thread.
-    endpoint = TCP4ClientEndpoint if isIPAddress(host) else _NameEndpoint
-    return f"{host}:{port}", host, endpoint(reactor, host, port, timeout=timeout)
+    return f"{host}:{port}", host, port
 
 
 def _is_host(host: str) -> bool:

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .factory import ConnectionT, GearmanFactory
+from .names import NameEndpoint
 
 __all__ = [
     "EndpointConnector",
@@ -56,6 +57,7 @@ class EndpointConnector(Generic[ConnectionT]):
         self._factory = factory
         self._dial: _Dial[ConnectionT] | None = None
         self._attempt: Deferred[IProtocol] | None = None
+        self._address: IAddress | None = None  # which the attempt has connected to
         self.state = "disconnected"
 
     def connect(self) -> None:
@@ -104,6 +106,7 @@ class EndpointConnector(Generic[ConnectionT]):
         if dial is not self._dial:
             return None
         self.state = "connected"
+        self._address = address
         connection = self._factory.buildProtocol(address)
         connection._on_connection_lost = partial(self._lost, dial)
         return connection
@@ -126,7 +129,16 @@ class EndpointConnector(Generic[ConnectionT]):
             self._ended()
             self._factory.clientConnectionLost(self, reason)
 
+    def _put_silent_address_last(self) -> None:
+        """Have another address of the name tried next if this one did not answer as a job server."""
+        connection = self._factory.connection
+        silent = connection is not None and not connection.ready and self._factory.continueTrying
+        if silent and self._address is not None and isinstance(self._endpoint, NameEndpoint):
+            self._endpoint.put_last(self._address)
+
     def _ended(self) -> None:
+        self._put_silent_address_last()
+        self._address = None
         self.state = "disconnected"
         self._dial = None
         self._attempt = None

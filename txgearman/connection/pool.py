@@ -21,7 +21,6 @@ from ..validation import printable_text
 from .addresses import Address, is_plain, parse_address, takes_tls_options
 from .connector import EndpointConnector
 from .factory import ConnectionListener, ConnectionT, GearmanFactory
-from .options import CONNECT_TIMEOUT
 from .protocol import CLOSE_TIMEOUT, GearmanProtocol
 from .reactor import Reactor, random_source
 from .ring import Ring
@@ -267,14 +266,12 @@ class ServerPool(Generic[ConnectionT]):
         reactor: Reactor,
         make_factory: MakeFactory[ConnectionT],
         changed: Callable[[JobServer[ConnectionT] | None], object],
-        connect_timeout: float = CONNECT_TIMEOUT,
         tls: TLSOptions | None = None,
         source: random.Random | None = None,
     ) -> None:
         """
         :param changed: called with a server that was connecting or ready, and is now ready or unreachable; with None if
             an unreachable one became ready, or the servers were replaced, so that any unique may have another server.
-        :param connect_timeout: seconds that a connection to a host may take.
         :param tls: options for those addresses that begin with ``tls:`` and have no options of their own.
         :param source: of the random numbers; None for one of its own.
         :raises TypeError, ValueError: ``job_servers`` is empty, or has an invalid address or the same one twice; or
@@ -284,7 +281,6 @@ class ServerPool(Generic[ConnectionT]):
         self._random = source or random_source(reactor)
         self._make_factory = make_factory
         self._changed = changed
-        self._connect_timeout = connect_timeout
         if not isinstance(tls, (TLSOptions, type(None))):
             raise TypeError(f"tls must be TLSOptions, not {type(tls).__name__}")
         self._tls = tls
@@ -354,7 +350,7 @@ class ServerPool(Generic[ConnectionT]):
         :param index: of the address in the new list.
         :param others: the servers of the new list before it.
         """
-        name, endpoint = parse_address(address, self._reactor, index, self._connect_timeout, self._tls)
+        name, endpoint = parse_address(address, self._reactor, index, self._tls)
         if endpoint is address and not hasattr(endpoint, "server_name"):
             for server in self._servers:
                 if server.leads_to(endpoint):

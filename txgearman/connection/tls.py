@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -156,14 +156,13 @@ class TLSOptions:
                 raise TypeError(f"server_name must be str, not {type(self.server_name).__name__}")
             self._creator(self.server_name, "server_name")
 
-    def wrap(self, endpoint: IStreamClientEndpoint, host: str) -> IStreamClientEndpoint:
-        """Return an endpoint that adds TLS to another one.
+    def wrapper(self, host: str) -> Callable[[IStreamClientEndpoint], IStreamClientEndpoint]:
+        """Return a function that adds TLS to an endpoint.
 
         :param host: the host in the address.
         :raises ValueError: no certificate can be valid for such a host.
         """
-        wrapped: IStreamClientEndpoint = wrapClientTLS(self._creator(self.server_name or host, "job_servers"), endpoint)
-        return wrapped
+        return partial(wrapClientTLS, self._creator(self.server_name or host, "job_servers"))
 
     def _creator(self, name: str, argument: str) -> IOpenSSLClientConnectionCreator:
         from twisted.internet.ssl import optionsForClientTLS

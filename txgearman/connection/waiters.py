@@ -18,6 +18,9 @@ class Waiters(Generic[T]):
     def __init__(self) -> None:
         self._waiting: dict[Deferred[T], None] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
     def wait(self) -> Deferred[T]:
         """Return a new Deferred that waits for the event."""
         deferred: Deferred[T] = Deferred(self._forget)

@@ -132,8 +132,7 @@ class GearmanWorker(GearmanService):
             connection_options=self._connection_options,
             source=self._random,
         )
-        timeout = self._connection_options.connect_timeout
-        return ServerPool(job_servers, self._reactor, make_factory, lambda _: None, timeout, self._tls, self._random)
+        return ServerPool(job_servers, self._reactor, make_factory, lambda _: None, self._tls, self._random)
 
     # Functions.
 
