@@ -135,7 +135,7 @@ class Outage:
             [server.endpoint() for server in self.job_servers],
             self.first.clock,
             lambda *, name, listener: Factory(self.first.clock, listener=listener),
-            lambda: None,
+            lambda _: None,
         )
         self.servers.start()
         self.first.advance(300)
@@ -157,13 +157,17 @@ def error_of(deferred: Deferred[Any]) -> NoServersAvailable:
 
 
 @pytest.mark.guarantee(number=14)
-def test_choice_without_server_brings_attempts_at_all_servers_forward() -> None:
+def test_pool_brings_attempts_at_all_servers_forward() -> None:
     outage = Outage()
     while min(outage.next_attempts()) < 3:
         outage.first.advance(1)
-    for _ in range(10):
-        with pytest.raises(NoServersAvailable):
-            outage.servers.choose(b"")
+    outage.servers.bring_forward()
+    sooner = outage.next_attempts()
+    assert max(sooner) <= 2
+    outage.servers.bring_forward()
+    assert outage.next_attempts() == sooner
+    outage.first.advance(max(sooner))
+    outage.servers.bring_forward()
     assert max(outage.next_attempts()) <= 2
     outage.stop()
 
@@ -218,7 +222,7 @@ def test_error_of_attempt_that_just_failed_is_of_now() -> None:
         [server.endpoint()],
         server.clock,
         lambda *, name, listener: Factory(server.clock, listener=listener),
-        lambda: None,
+        lambda _: None,
     )
     servers.start()
     asked = servers.by_address("endpoint:0").ask(ECHO_REQ, b"", answer=ECHO_RES)
