@@ -82,5 +82,5 @@ def test_status_and_echo_without_server_fail_with_reason_of_each() -> None:
     for asked in (outage.client.get_status_unique("u"), outage.client.echo()):
         error = outcome(asked)
         assert isinstance(error, NoServersAvailable)
-        assert set(error.reasons) == set(error.ages) == set(error.next_attempts) == {"endpoint:0", "endpoint:1"}
+        assert set(error.reasons) == set(error.ages) == set(error.next_attempts) == {"memory:1", "memory:2"}
     outage.stop()

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet import reactor as global_reactor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionRefusedError, DNSLookupError
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError, DNSLookupError
 from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver
 from twisted.internet.protocol import Factory, Protocol, ServerFactory
 from twisted.internet.task import deferLater
@@ -17,9 +17,11 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txgearman import GearmanClient, ServerState
+from txgearman import ClientStopped, GearmanClient, ServerState
+from txgearman.connection.connector import EndpointConnector
 from txgearman.connection.factory import GearmanFactory
 from txgearman.connection.names import NEXT_ADDRESS_DELAY, NameEndpoint
+from txgearman.connection.protocol import GearmanProtocol
 from txgearman.testing import MemoryJobServer
 
 from ..wire import outcome
@@ -71,11 +73,13 @@ class Network(MemoryReactorClock):
         """The addresses of the last connect that were tried so far."""
         return [client[0] for client in self.tcpClients]
 
-    def accept(self, index: int) -> None:
+    def accept(self, index: int) -> Any:
+        """Connect one of them; return its protocol."""
         host, port, factory, *_ = self.tcpClients[index]
         protocol = factory.buildProtocol(IPv4Address("TCP", host, port))
         assert protocol is not None
         protocol.makeConnection(StringTransport())
+        return protocol
 
     def refuse(self, index: int) -> None:
         factory: Any = self.tcpClients[index][2]
@@ -171,6 +175,20 @@ def test_address_that_name_no_longer_has_is_forgotten() -> None:
     assert network.order() == [B, C]
     network.resolver.hosts = (A, B, C)
     assert network.order() == [A, B, C]
+
+
+@pytest.mark.parametrize(("stopped", "order"), [(False, [B, A]), (True, [A, B])])
+def test_address_is_put_last_by_loss_before_answer_unless_attempt_was_stopped(stopped: bool, order: list[str]) -> None:
+    network = Network(A, B)
+    factory: GearmanFactory[GearmanProtocol] = GearmanFactory(network)
+    EndpointConnector(network.endpoint, factory).connect()
+    protocol = network.accept(0)
+    if stopped:
+        factory.stop(ClientStopped())
+    protocol.connectionLost(Failure(ConnectionDone()))
+    factory.stop(ClientStopped())
+    network.tcpClients.clear()
+    assert network.order() == order
 
 
 # Job servers behind a name.

@@ -193,7 +193,7 @@ def test_error_says_how_old_each_reason_is_and_when_next_attempt_comes() -> None
     before = [server.unavailable().ages for server in outage.servers]
     outage.first.advance(1.5)
     error = outage.servers.none_available()
-    assert list(error.ages) == list(error.next_attempts) == list(error.reasons) == ["endpoint:0", "endpoint:1"]
+    assert list(error.ages) == list(error.next_attempts) == list(error.reasons) == ["memory:1", "memory:2"]
     for address, age in {**before[0], **before[1]}.items():
         assert error.ages[address] == pytest.approx(age + 1.5)
     assert list(error.next_attempts.values()) == outage.next_attempts()
@@ -210,7 +210,7 @@ def test_error_has_no_next_attempt_while_one_is_in_progress() -> None:
     outage.first.black_hole_connections()
     outage.first.advance(outage.next_attempts()[0])
     error = outage.servers.none_available()
-    assert (list(error.ages), list(error.next_attempts)) == (["endpoint:0", "endpoint:1"], ["endpoint:1"])
+    assert (list(error.ages), list(error.next_attempts)) == (["memory:1", "memory:2"], ["memory:2"])
     assert str(error).split("; ")[0].endswith("s ago)")
     outage.stop()
 
@@ -225,9 +225,9 @@ def test_error_of_attempt_that_just_failed_is_of_now() -> None:
         lambda _: None,
     )
     servers.start()
-    asked = servers.by_address("endpoint:0").ask(ECHO_REQ, b"", answer=ECHO_RES)
+    asked = servers.by_address("memory:1").ask(ECHO_REQ, b"", answer=ECHO_RES)
     server.advance()
     error = error_of(asked)
-    assert error.ages == {"endpoint:0": 0.0}
-    assert 0 <= error.next_attempts["endpoint:0"] <= 2
+    assert error.ages == {"memory:1": 0.0}
+    assert 0 <= error.next_attempts["memory:1"] <= 2
     servers.stop(ClientStopped())

@@ -131,9 +131,8 @@ class EndpointConnector(Generic[ConnectionT]):
 
     def _put_silent_address_last(self) -> None:
         """Have another address of the name tried next if this one did not answer as a job server."""
-        connection = self._factory.connection
-        silent = connection is not None and not connection.ready and self._factory.continueTrying
-        if silent and self._address is not None and isinstance(self._endpoint, NameEndpoint):
+        silent = self._address is not None and not self._factory._answered and self._factory.continueTrying
+        if silent and isinstance(self._endpoint, NameEndpoint):
             self._endpoint.put_last(self._address)
 
     def _ended(self) -> None:

@@ -110,6 +110,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self._connection_options = connection_options
         self._deadline: IDelayedCall | None = None
         self._due = 0.0
+        self._answered = False  # whether the server has sent a good answer since the start of the attempt
         self._extended = False  # whether the attempt got its time twice
         self._timed_out = False
         self._active = False
@@ -187,6 +188,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self._active = True
         self._attempt_began = self.reactor.seconds()
         self._wanted = False
+        self._answered = False
         self._timed_out = False
         self._extended = False
         self._set_deadline(self._connection_options.connect_timeout)
@@ -238,6 +240,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         if connection.error is None:
             self._clear_deadline()
             self._wanted = False
+            self._answered = True
             self.resetDelay()
             if self._listener is not None:
                 self._listener.connection_ready(connection)

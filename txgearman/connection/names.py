@@ -56,7 +56,7 @@ class NameEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         return look_up(self._reactor, self._host, self._port).addCallback(self._connect_to_one, protocolFactory)
 
-    def put_last(self, address: IAddress) -> None:
+    def put_last(self, address: IAddress | None) -> None:
         """Try an address last from now on, since it accepted, but did not answer as a job server."""
         host: str = getattr(address, "host", "")
         self._last = [other for other in self._last if other != host]
