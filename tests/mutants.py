@@ -1,34 +1,28 @@
-"""Random mutants of the library, and which of them the tests of the default tier kill.
+"""Random mutants of the library, and which tests of the default tier kill them.
 
-    python -m tests.mutants choose 400 >tests/mutants.txt     # a fixed seed: the same list for the same code
-    python -m tests.mutants run tests/mutants.txt --jobs 2    # prints each mutant with what became of it
+    python -m tests.mutants choose 400 >tests/mutants.txt    # the seed is fixed: the same list for the same code
+    python -m tests.mutants run tests/mutants.txt            # prints each mutant with what became of it
+    python -m tests.mutants run --all tests/mutants.txt      # with one test of each module that kills it
 
 A mutant is one small change of the syntax tree: a comparison, a constant or a condition turned round, a statement left
-out. It is killed if a test fails, or hangs. Tests of the mutant's own package run first.
+out. It is killed if a test fails, or hangs. Only tests that run the mutant's lines are tried (tests/mutant_runs.py). A
+list is of the code that it was chosen from: of what has changed since, nothing is said but STALE.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import os
+import copy
 import random
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parent.parent
 
 SEED: Final = 17
-
-TIME_LIMIT: Final = 240.0
-"""Seconds after which a run of the tests counts as hanging."""
 
 Change = Callable[[ast.AST], "ast.AST | None"]
 
@@ -56,6 +50,17 @@ class Mutant(NamedTuple):
         place, operator, number = text.split()[:3]
         path, _, line = place.rpartition(":")
         return cls(path, int(line), operator, int(number))
+
+    @property
+    def package(self) -> str:
+        """The folder of the library that it is of."""
+        return package_of(self.path)
+
+
+def package_of(path: str) -> str:
+    """The package of a file of the library: its folder, or "shared"."""
+    parts = Path(path).parts
+    return parts[1] if len(parts) > 2 else "shared"
 
 
 _OPPOSITE: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
@@ -101,23 +106,24 @@ def _condition(node: ast.AST) -> ast.AST | None:
 
 def _arithmetic(node: ast.AST) -> ast.AST | None:
     opposite = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add}
-    if isinstance(node, (ast.BinOp, ast.AugAssign)) and type(node.op) in opposite:
-        changed = ast.parse(ast.unparse(node)).body[0]
-        inner = changed.value if isinstance(changed, ast.Expr) else changed
-        assert isinstance(inner, (ast.BinOp, ast.AugAssign))
-        inner.op = opposite[type(node.op)]()
-        return inner
-    return None
+    if not isinstance(node, (ast.BinOp, ast.AugAssign)) or type(node.op) not in opposite:
+        return None
+    changed = copy.copy(node)
+    changed.op = opposite[type(node.op)]()
+    return changed
 
 
 def _left_out(node: ast.AST) -> ast.AST | None:
     is_call = isinstance(node, ast.Expr) and isinstance(node.value, (ast.Call, ast.Await))
-    return ast.Pass() if is_call or isinstance(node, (ast.Delete, ast.Raise)) else None
+    if isinstance(node, ast.stmt) and (is_call or isinstance(node, (ast.Delete, ast.Raise))):
+        return ast.If(ast.Constant(False), [node], [])  # the function's closure stays the same, unlike with `pass`
+    return None
 
 
 def _result(node: ast.AST) -> ast.AST | None:
-    is_value = isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Constant)
-    return ast.Return(ast.Constant(None)) if is_value else None
+    if not isinstance(node, ast.Return) or node.value is None or isinstance(node.value, ast.Constant):
+        return None
+    return ast.Return(ast.IfExp(ast.Constant(True), ast.Constant(None), node.value))  # likewise
 
 
 OPERATORS: Final[dict[str, Change]] = {
@@ -135,10 +141,14 @@ OPERATORS: Final[dict[str, Change]] = {
 def mutants_of(path: str) -> Iterator[Mutant]:
     """Every mutant of a file."""
     tree = ast.parse((ROOT / path).read_text("utf-8"))
-    for name, change in OPERATORS.items():
-        fitting = [node for node in _code(tree) if change(node) is not None]
-        for number, node in enumerate(fitting):
+    for name in OPERATORS:
+        for number, node in enumerate(_fitting(tree, name)):
             yield Mutant(path, getattr(node, "lineno", 0), name, number)
+
+
+def _fitting(tree: ast.AST, operator: str) -> list[ast.AST]:
+    change = OPERATORS[operator]
+    return [node for node in _code(tree) if change(node) is not None]
 
 
 def _code(tree: ast.AST) -> Iterator[ast.AST]:
@@ -158,88 +168,42 @@ def choose(count: int) -> list[Mutant]:
     """Choose that many, spread over the packages by the square root of their sizes."""
     packages: dict[str, list[Mutant]] = {}
     for path in sorted((ROOT / "txgearman").rglob("*.py")):
-        relative = path.relative_to(ROOT)
-        packages.setdefault(relative.parts[1] if len(relative.parts) > 2 else "shared", []).extend(
-            mutants_of(str(relative))
-        )
-    source = random.Random(SEED)  # it must be the same each time
+        name = str(path.relative_to(ROOT))
+        packages.setdefault(package_of(name), []).extend(mutants_of(name))
     weights = {name: len(mutants) ** 0.5 for name, mutants in packages.items()}
     shares = {name: round(count * weight / sum(weights.values())) for name, weight in weights.items()}
-    return [mutant for name, mutants in packages.items() for mutant in source.sample(mutants, shares[name])]
+    # A source for each package: a change of one leaves the choice from the others as it was.
+    return [
+        mutant
+        for name, mutants in packages.items()
+        for mutant in random.Random(f"{SEED} {name}").sample(mutants, shares[name])
+    ]
 
 
-def mutated(mutant: Mutant, source: str) -> str:
-    """The file's text with the change."""
-    tree = ast.parse(source)
-    change = OPERATORS[mutant.operator]
-    target = [node for node in _code(tree) if change(node) is not None][mutant.number]
-    replacement = change(target)
-    assert replacement is not None
-
-    class Replace(ast.NodeTransformer):
-        def visit(self, node: ast.AST) -> ast.AST:
-            if node is target:
-                assert replacement is not None
-                return ast.copy_location(replacement, node)
-            self.generic_visit(node)
-            return node
-
-    return ast.unparse(ast.fix_missing_locations(Replace().visit(tree)))
+def target_of(mutant: Mutant, tree: ast.Module) -> ast.AST | None:
+    """The node of its file's tree that a mutant changes; None if it isn't there any more."""
+    fitting = _fitting(tree, mutant.operator)
+    target = fitting[mutant.number] if mutant.number < len(fitting) else None
+    return target if getattr(target, "lineno", None) == mutant.line else None
 
 
-def killer_of(mutant: Mutant, tree: Path) -> str:
-    """The first test that fails with the mutant in this copy of the tree; empty if none does."""
-    path = tree / mutant.path
-    source = path.read_text("utf-8")
-    path.write_text(mutated(mutant, source), "utf-8")
-    try:
-        own = tree / "tests" / Path(mutant.path).parts[1]
-        for where in ([str(own)] if own.is_dir() else []) + ["tests"]:
-            killer = _first_failure(tree, where)
-            if killer:
-                return killer
-        return ""
-    finally:
-        path.write_text(source, "utf-8")
+def mutated(mutant: Mutant, tree: ast.Module, target: ast.AST) -> ast.Module:
+    """The file's tree with the change. The tree that is passed is changed."""
+    replacement = OPERATORS[mutant.operator](target)
+    if replacement is None:
+        raise ValueError(f"{mutant} does not fit")
+    changed = ast.fix_missing_locations(_Replace(target, ast.copy_location(replacement, target)).visit(tree))
+    assert isinstance(changed, ast.Module)
+    return changed
 
 
-def _first_failure(tree: Path, where: str) -> str:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", "--tb=no", where]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TEST_DEADLINE": "20"}
-    process = subprocess.Popen(
-        command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        printed, _ = process.communicate(timeout=TIME_LIMIT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return "(it hangs)"
-    failed = [line for line in printed.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return "" if process.returncode in (0, 5) else failed[0] if failed else f"(exit status {process.returncode})"
+class _Replace(ast.NodeTransformer):
+    def __init__(self, target: ast.AST, replacement: ast.AST) -> None:
+        self._target = target
+        self._replacement = replacement
 
-
-def run(mutants: list[Mutant], jobs: int) -> None:
-    """Try each, and print what became of it."""
-    trees: SimpleQueue[Path] = SimpleQueue()
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(jobs):
-            tree = Path(folder, str(number))
-            shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", "build", "__pycache__", ".hypothesis"))
-            trees.put(tree)
-
-        def attempt(mutant: Mutant) -> bool:
-            tree = trees.get()
-            try:
-                killer = killer_of(mutant, tree)
-            finally:
-                trees.put(tree)
-            print(mutant, "killed by" if killer else "SURVIVES", killer, flush=True)
-            return bool(killer)
-
-        with ThreadPoolExecutor(jobs) as pool:
-            killed = sum(pool.map(attempt, mutants))
-    print(f"{killed} of {len(mutants)} killed")
+    def visit(self, node: ast.AST) -> ast.AST:
+        return self._replacement if node is self._target else super().generic_visit(node)
 
 
 def main() -> None:
@@ -249,12 +213,14 @@ def main() -> None:
     commands.add_parser("choose").add_argument("count", type=int)
     running = commands.add_parser("run")
     running.add_argument("list", type=Path)
-    running.add_argument("--jobs", type=int, default=2)
+    running.add_argument("--all", action="store_true", help="go on after the first test that kills a mutant")
     arguments = parser.parse_args()
     if arguments.command == "choose":
         print(*choose(arguments.count), sep="\n")
     else:
-        run([Mutant.read(line) for line in arguments.list.read_text("utf-8").splitlines()], arguments.jobs)
+        from .mutant_runs import run  # it measures what is imported from then on
+
+        sys.exit(run([Mutant.read(line) for line in arguments.list.read_text("utf-8").splitlines()], arguments.all))
 
 
 if __name__ == "__main__":
