@@ -15,6 +15,8 @@ from txgearman.testing import MemoryJobServer
 
 NOTHING = "nothing yet"
 
+LONGEST_BACK_OFF = 30.0
+
 Events = list[tuple[Any, ...]]
 """Names of callbacks, each with its arguments after the task, in the order of the calls."""
 
@@ -32,6 +34,14 @@ def outcomes(deferreds: Iterable[Deferred[Any]]) -> list[Any]:
     return [outcome(deferred) for deferred in deferreds]
 
 
+def ignore_errors(deferred: Deferred[Any]) -> None:
+    deferred.addErrback(lambda _: None)
+
+
+def names(events: Events) -> list[str]:
+    return [event[0] for event in events]
+
+
 def _record(events: Events, name: str, task: Task, *arguments: object) -> None:
     events.append((name, *arguments))
 
@@ -40,6 +50,14 @@ def recording(events: Events) -> dict[str, Any]:
     """Return options of a foreground task whose callbacks append to `events`."""
     names = ("created", "data", "warning", "status", "exception", "retry", "complete", "fail")
     return {f"on_{name}": partial(_record, events, name) for name in names}
+
+
+def complete_all(harness: ClientHarness) -> list[bytes]:
+    """Complete every job for `work`; return their workloads."""
+    done = harness.server.queued("work")
+    for _ in done:
+        harness.server.take("work").complete(b"done")
+    return done
 
 
 def take_all(server: MemoryJobServer) -> list[bytes]:

@@ -14,7 +14,6 @@ import itertools
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -33,20 +32,16 @@ from .mutants import ROOT, Mutant, mutated, target_of
 OPTIONS: Final = ("-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--timeout=30")
 """Options of pytest. A test that takes longer than 30 s hangs."""
 
-ENVIRONMENT: Final = {"TEST_DEADLINE": "20", "PYTHONDONTWRITEBYTECODE": "1"}
 
 GRACE: Final = 0.5
 """Seconds in which sockets that a test closed must be gone: a failed test may leave some, and is waited for."""
 
-TIME_LIMIT: Final = 240
-"""Seconds after which a fork is ended, and its mutant counts as killed."""
+CPU_LIMIT: Final = 20
+"""Seconds of the processor after which a fork is ended, beside three times what its tests take; its mutant counts as
+killed."""
 
 MEMORY_LIMIT: Final = 4 << 30
 """Bytes that a fork may take, as a loop may have lost its end."""
-
-SHARE_OF_MODULE: Final = 5.0
-"""Seconds of tests of one module that are tried on a mutant that another module has killed."""
-
 
 ERROR: Final = "error of the fork itself"
 
@@ -85,9 +80,9 @@ class Profile(NamedTuple):
 class Runner:
     """Plugin of pytest that tries mutants in place of running the tests."""
 
-    def __init__(self, mutants: list[Mutant], all_modules: bool, imports: Coverage, output: IO[str]) -> None:
+    def __init__(self, mutants: list[Mutant], seconds: float, imports: Coverage, output: IO[str]) -> None:
         self._mutants = mutants
-        self._all_modules = all_modules
+        self._seconds = seconds
         self._imports = imports
         self._output = output
         self._items: list[pytest.Item] = []
@@ -102,11 +97,11 @@ class Runner:
         killed: dict[str, list[bool]] = {}
         for mutant in self._mutants:
             began = time.monotonic()
-            killers = self._killers(mutant)
-            outcome = "STALE" if killers is None else "killed by" if killers else "SURVIVES"
-            self._print(f"{mutant} {outcome} {' '.join(killers or ())} ({time.monotonic() - began:.1f} s)")
-            if killers is not None:
-                killed.setdefault(mutant.package, []).append(bool(killers))
+            killer = self._killer(mutant)
+            outcome = "STALE" if killer is None else f"killed by {killer}" if killer else "SURVIVES"
+            self._print(f"{mutant} {outcome} ({time.monotonic() - began:.1f} s)")
+            if killer is not None:
+                killed.setdefault(mutant.package, []).append(bool(killer))
         for package, outcomes in {**killed, "all": [*itertools.chain(*killed.values())]}.items():
             self._print(f"{package}: {sum(outcomes)} of {len(outcomes)} killed")
         return True
@@ -155,7 +150,7 @@ class Runner:
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
         return not self._failed
 
-    def _killers(self, mutant: Mutant) -> list[str] | None:
+    def _killer(self, mutant: Mutant) -> str | None:
         source = (ROOT / mutant.path).read_text("utf-8")
         tree = ast.parse(source)
         target = target_of(mutant, tree)
@@ -167,36 +162,16 @@ class Runner:
         if swaps:
             try:
                 swap = _swaps(ROOT / mutant.path, ast.parse(source), changed)
-                return self._killers_in_forks(swap, self._profile.of_lines(mutant.path, lines))
+                tests = self._profile.quickest_first(self._profile.of_lines(mutant.path, lines))
+                return self._killer_in_fork(swap, self._within_limit(tests))
             except CannotSwap:
                 pass
-        return _killers_in_copy(mutant, ast.unparse(changed), self._modules_of(mutant))
+        return _killer_in_copy(mutant, ast.unparse(changed), self._modules_of(mutant))
 
-    def _killers_in_forks(self, swap: list[tuple[FunctionType, CodeType]], tests: set[int]) -> list[str]:
-        if not self._all_modules:
-            return self._first_failure(swap, self._profile.quickest_first(tests))
-        found: list[str] = []
-        for part in self._by_module(tests).values():
-            found += self._first_failure(swap, self._cheap(part) if found else part)
-        return found
-
-    def _cheap(self, tests: list[int]) -> list[int]:
-        ends = itertools.accumulate(self._profile.seconds[number] for number in tests)
-        return [number for number, end in zip(tests, ends, strict=True) if number == tests[0] or end < SHARE_OF_MODULE]
-
-    def _modules_of(self, mutant: Mutant) -> list[str]:
-        modules = self._by_module(self._profile.of_file(mutant.path))
-        return sorted(modules, key=lambda module: sum(self._profile.seconds[number] for number in modules[module]))
-
-    def _by_module(self, tests: Iterable[int]) -> dict[str, list[int]]:
-        modules: dict[str, list[int]] = {}
-        for number in self._profile.quickest_first(tests):
-            modules.setdefault(self._items[number].nodeid.partition("::")[0], []).append(number)
-        return modules
-
-    def _first_failure(self, swap: list[tuple[FunctionType, CodeType]], tests: list[int]) -> list[str]:
+    def _killer_in_fork(self, swap: list[tuple[FunctionType, CodeType]], tests: list[int]) -> str:
         def try_tests(output: IO[str]) -> None:
-            signal.alarm(TIME_LIMIT)
+            seconds = int(CPU_LIMIT + 3 * sum(self._profile.seconds[number] for number in tests))
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
             for function, code in swap:
                 function.__code__ = code
             for number, following in _with_next(tests):
@@ -205,10 +180,19 @@ class Runner:
                     return
             print("", file=output)
 
-        if not tests:
-            return []
-        last = _in_fork(try_tests)[-1:]  # that which it failed in, or did not come back from
-        return [name for name in last if name]
+        return _in_fork(try_tests)[-1]  # the test that it failed in, or did not come back from
+
+    def _within_limit(self, tests: list[int]) -> list[int]:
+        ends = itertools.accumulate(self._profile.seconds[number] for number in tests)
+        return [number for number, end in zip(tests, ends, strict=True) if end < self._seconds]
+
+    def _modules_of(self, mutant: Mutant) -> list[list[str]]:
+        """The test modules that run anything of the mutant's file: first those of its package."""
+        tests = self._profile.quickest_first(self._profile.of_file(mutant.path))
+        modules = dict.fromkeys(self._items[number].nodeid.partition("::")[0] for number in tests)
+        own = f"tests/{mutant.package}/" if mutant.package != "shared" else "tests/test_"
+        stages = [[name for name in modules if name.startswith(own) is first] for first in (True, False)]
+        return [stage for stage in stages if stage]
 
 
 def _with_next(tests: Sequence[int]) -> Iterator[tuple[int, int | None]]:
@@ -305,33 +289,29 @@ def _functions_of(path: Path) -> list[FunctionType]:
     return [one for one in everything if type(one) is FunctionType and one.__code__.co_filename == str(path)]
 
 
-def _killers_in_copy(mutant: Mutant, text: str, modules: list[str]) -> list[str]:
-    """The first test of these modules that fails with the mutant in a copy of the tree; none if none does."""
-    if not modules:
-        return []
+def _killer_in_copy(mutant: Mutant, text: str, stages: list[list[str]]) -> str:
+    """The first test of these modules that fails with the mutant in a copy of the tree; empty if none does."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder, "tree")
-        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", "build", "__pycache__", ".hypothesis"))
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", "build", ".hypothesis"))
         (tree / mutant.path).write_text(text, "utf-8")
-        command = [sys.executable, "-m", "pytest", "-x", *OPTIONS, *modules]
-        process = subprocess.Popen(command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        try:
-            printed, _ = process.communicate(timeout=TIME_LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            return ["(it hangs)"]
-    failed = [line.split()[1] for line in printed.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[:1] or ([f"(exit status {process.returncode})"] if process.returncode else [])
+        return next(filter(None, (_first_failure(tree, modules) for modules in stages)), "")
 
 
-def run(mutants: list[Mutant], all_modules: bool) -> int:
+def _first_failure(tree: Path, modules: list[str]) -> str:
+    command = [sys.executable, "-m", "pytest", "-x", *OPTIONS, *modules]
+    ran = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    failed = [line.split()[1] for line in ran.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0] if failed else f"(exit status {ran.returncode})" if ran.returncode else ""
+
+
+def run(mutants: list[Mutant], seconds: float) -> int:
     """Try each, and print what became of it."""
-    os.environ.update(ENVIRONMENT)
+    os.environ["TEST_DEADLINE"] = "20"
     imports = _new_coverage()
     imports.start()
     with tempfile.TemporaryDirectory() as folder, os.fdopen(os.dup(1), "w") as output:
-        runner = Runner(mutants, all_modules, imports, output)
+        runner = Runner(mutants, seconds, imports, output)
         return pytest.main([*OPTIONS, "--capture=fd", f"--basetemp={folder}/tests", *_TESTS], plugins=[runner])
 
 

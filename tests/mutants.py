@@ -2,7 +2,7 @@
 
     python -m tests.mutants choose 400 >tests/mutants.txt    # the seed is fixed: the same list for the same code
     python -m tests.mutants run tests/mutants.txt            # prints each mutant with what became of it
-    python -m tests.mutants run --all tests/mutants.txt      # with one test of each module that kills it
+    python -m tests.mutants run --seconds 5 tests/mutants.txt    # the quickest tests that run a mutant's lines alone
 
 A mutant is one small change of the syntax tree: a comparison, a constant or a condition turned round, a statement left
 out. It is killed if a test fails, or hangs. Only tests that run the mutant's lines are tried (tests/mutant_runs.py). A
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import math
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -213,14 +214,14 @@ def main() -> None:
     commands.add_parser("choose").add_argument("count", type=int)
     running = commands.add_parser("run")
     running.add_argument("list", type=Path)
-    running.add_argument("--all", action="store_true", help="go on after the first test that kills a mutant")
+    running.add_argument("--seconds", type=float, default=math.inf, help="how long to try a mutant at most")
     arguments = parser.parse_args()
     if arguments.command == "choose":
         print(*choose(arguments.count), sep="\n")
     else:
         from .mutant_runs import run  # it measures what is imported from then on
 
-        sys.exit(run([Mutant.read(line) for line in arguments.list.read_text("utf-8").splitlines()], arguments.all))
+        sys.exit(run([Mutant.read(line) for line in arguments.list.read_text("utf-8").splitlines()], arguments.seconds))
 
 
 if __name__ == "__main__":

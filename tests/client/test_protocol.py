@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionLost, TimeoutError
-from twisted.internet.task import Clock
 
-from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
 from txgearman.client.task import Task
-from txgearman.connection.connector import EndpointConnector
-from txgearman.connection.factory import GearmanFactory
-from txgearman.connection.options import ConnectionOptions
-from txgearman.connection.protocol import GearmanProtocol
 from txgearman.errors import (
     ClientStopped,
     ProtocolError,
@@ -32,8 +24,6 @@ from txgearman.packets import (
     ECHO_REQ,
     ECHO_RES,
     ERROR,
-    OPTION_REQ,
-    STATUS_RES,
     SUBMIT_JOB,
     SUBMIT_JOB_BG,
     SUBMIT_JOB_EPOCH,
@@ -49,8 +39,7 @@ from txgearman.packets import (
 )
 from txgearman.validation import whole_number
 
-from ..garbage import is_freed
-from ..wire import MemoryEndpoint, answer, outcome
+from ..wire import answer, outcome
 from .connection_harness import (
     FENCE,
     H1,
@@ -105,29 +94,6 @@ def test_scheduled_submit_is_followed_by_fence() -> None:
     assert harness.server.received() == [(SUBMIT_JOB_EPOCH, [b"f", b"u", b"1235", b"x"]), FENCE]
 
 
-@pytest.mark.parametrize(("exceptions", "options"), [(True, [b"exceptions"]), (False, [])])
-def test_connection_asks_for_exceptions_if_enabled(exceptions: bool, options: list[bytes]) -> None:
-    clock = Clock()
-    endpoint = MemoryEndpoint(clock)
-    endpoint.answers_opening = False
-    EndpointConnector(endpoint, GearmanClientFactory(clock, exceptions=exceptions)).connect()
-    assert [packet[1][0] for packet in endpoint.server.received() if packet[0] is OPTION_REQ] == options
-
-
-@pytest.mark.guarantee(number=10)
-def test_connect_timeout_is_configurable() -> None:
-    clock = Clock()
-    endpoint = MemoryEndpoint(clock)
-    endpoint.answers_opening = False
-    EndpointConnector(
-        endpoint, GearmanClientFactory(clock, connection_options=ConnectionOptions(connect_timeout=2))
-    ).connect()
-    clock.advance(1.9)
-    assert not endpoint.server.transport.aborted
-    clock.advance(0.1)
-    assert endpoint.server.transport.aborted
-
-
 @pytest.mark.guarantee(number=14)
 def test_max_packet_size_is_configurable() -> None:
     harness = ConnectionHarness(max_packet_size=64)
@@ -136,23 +102,6 @@ def test_max_packet_size_is_configurable() -> None:
     harness.server.send(created(), data(b"x" * space), data(b"x" * (space + 1)))
     assert recorded.data == [b"x" * space]
     assert recorded.outcomes == [TaskLost]
-
-
-def test_factory_uses_global_reactor_by_default() -> None:
-    from twisted.internet import reactor
-
-    assert GearmanClientFactory().reactor is reactor
-
-
-@pytest.mark.guarantee(number=8)
-def test_second_submit_of_task_raises() -> None:
-    harness = ConnectionHarness()
-    recorded = harness.submit()
-    harness.server.received()
-    with pytest.raises(ValueError, match="submitted before"):
-        harness.connection.submit(recorded.task)
-    assert harness.server.received() == []
-    assert harness.connection.in_flight == 1
 
 
 @pytest.mark.guarantee(number=15)
@@ -481,73 +430,6 @@ def test_submit_on_lost_connection_fails_at_once() -> None:
     assert harness.connection.in_flight == 0
 
 
-@pytest.mark.guarantee(number=1)
-def test_submit_by_callback_of_lost_task_fails_at_once() -> None:
-    harness, tasks = busy()
-    again: list[RecordedTask] = []
-    for recorded in tasks:
-        recorded.react["on_fail"] = lambda: again.append(harness.submit())
-    harness.server.received()
-    harness.server.lose()
-    assert outcomes(again) == [[TaskLost]] * 4
-    assert harness.server.received() == []
-    assert harness.connection.in_flight == 0
-
-
-@pytest.mark.guarantee(number=9)
-@pytest.mark.parametrize("index", [0, 1, 2, 3])
-def test_lost_task_may_cancel_others(index: int) -> None:
-    harness, tasks = busy()
-    others = [recorded for number, recorded in enumerate(tasks) if number != index]
-
-    def cancel_others() -> None:
-        for recorded in others:
-            recorded.deferred.cancel()
-
-    tasks[index].react["on_fail"] = cancel_others
-    harness.server.lose()
-    assert tasks[index].outcomes == [TaskLost]
-    assert all(recorded.outcomes in ([TaskLost], [CancelledError]) for recorded in others)
-
-
-class CancellingListener:
-    """A listener that cancels tasks when their connection is lost."""
-
-    def __init__(self) -> None:
-        self.tasks: list[RecordedTask] = []
-
-    def connection_ready(self, connection: GearmanProtocol) -> None:
-        """Do nothing."""
-
-    def connection_down(self, factory: GearmanFactory[GearmanClientProtocol], error: Exception) -> None:
-        for recorded in self.tasks:
-            recorded.deferred.cancel()
-
-
-@pytest.mark.guarantee(number=9)
-def test_listener_may_cancel_tasks_before_they_are_lost() -> None:
-    listener = CancellingListener()
-    harness = ConnectionHarness(listener=listener)
-    listener.tasks = [*harness.share(2), harness.submit()]
-    harness.server.lose()
-    assert outcomes(listener.tasks) == [[CancelledError]] * 3
-    assert harness.connection.in_flight == 0
-
-
-@pytest.mark.guarantee(number=1)
-@pytest.mark.parametrize("event", ["on_created", "on_data", "on_complete"])
-def test_callback_may_stop_factory(event: str) -> None:
-    """Packets after it in the same read are ignored, and every task has one outcome."""
-    harness = ConnectionHarness()
-    tasks = [harness.submit(unique=b"u") for _ in range(3)]
-    tasks[0].react[event] = lambda: harness.factory.stop(ClientStopped())
-    harness.server.send(*[created()] * 3, *[data(b"1")] * 3, *[complete(b"r")] * 3, b"garbage" * 3)
-    first = b"r" if event == "on_complete" else ClientStopped
-    assert outcomes(tasks) == [[first], [ClientStopped], [ClientStopped]]
-    harness.clock.advance(0)
-    assert harness.clock.getDelayedCalls() == []
-
-
 @pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize(
     "packet",
@@ -641,16 +523,6 @@ def test_task_cancelled_before_its_answer_shifts_no_answer(background: bool) -> 
     assert outcomes([second, third]) == [[TaskRejected], [b"r"]]
 
 
-@pytest.mark.guarantee(number=4)
-def test_cancelled_background_task_gets_no_copies() -> None:
-    harness = ConnectionHarness()
-    harness.submit(unique=b"u", background=True).deferred.cancel()
-    recorded = harness.submit(unique=b"u")
-    harness.server.send(created() * 2, data(b"1"), data(b"2"), complete(b"r"))
-    assert (recorded.data, recorded.outcomes) == ([b"1", b"2"], [b"r"])
-    harness.check_still_good()
-
-
 @pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("background", [False, True])
 def test_error_for_cancelled_task_is_ignored(background: bool) -> None:
@@ -668,27 +540,6 @@ def test_missing_answer_for_cancelled_task_is_ignored() -> None:
     recorded = harness.schedule()
     recorded.deferred.cancel()
     harness.server.send(answer(FENCE))
-    assert recorded.outcomes == [CancelledError]
-    harness.check_still_good()
-
-
-@pytest.mark.guarantee(number=9)
-@pytest.mark.parametrize("count", [1, 2])
-def test_on_created_may_cancel_task(count: int) -> None:
-    harness = ConnectionHarness()
-    tasks = [harness.submit(unique=b"u") for _ in range(count)]
-    tasks[0].react["on_created"] = tasks[0].deferred.cancel
-    harness.server.send(*[created()] * count, *[complete(b"r")] * count)
-    assert outcomes(tasks) == [[CancelledError], [b"r"]][:count]
-    harness.check_still_good()
-
-
-@pytest.mark.guarantee(number=9)
-def test_on_created_may_cancel_background_task_on_connection() -> None:
-    harness = ConnectionHarness()
-    recorded = harness.submit(background=True)
-    recorded.react["on_created"] = recorded.deferred.cancel
-    harness.server.send(created())
     assert recorded.outcomes == [CancelledError]
     harness.check_still_good()
 
@@ -755,154 +606,3 @@ def test_in_flight_counts_tasks_from_submit_to_outcome() -> None:
         [TaskException],
         [TaskFailed],
     ]
-
-
-End = Callable[[ConnectionHarness, Task, Deferred[Any]], None]
-
-
-def completes(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.send(created(), complete(b"r"))
-
-
-def completes_while_sharing_job(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    """Another task of the same job is still in flight."""
-    harness.submit(unique=b"u")
-    harness.server.send(created(), created(), complete(b"r"))
-
-
-def fails(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.send(created(), work_fail())
-
-
-def raises(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.send(created(), exception(b"e"))
-
-
-def is_rejected(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.send(ERROR.response(b"code", b"text"))
-
-
-def is_cancelled_early(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    deferred.cancel()
-
-
-def is_cancelled_late(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.send(created())
-    deferred.cancel()
-
-
-def is_cancelled_while_sharing_job(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.submit(unique=b"u")
-    harness.server.send(created(), created())
-    deferred.cancel()
-
-
-def is_lost_early(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.lose()
-
-
-def is_lost_late(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.send(created())
-    harness.server.lose()
-
-
-def is_lost_to_garbage(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.send(b"garbage" * 3)
-
-
-def is_lost_to_a_wrong_answer(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    """The connection and its listener keep the error."""
-    harness.server.send(created(b""))
-
-
-def is_held_and_lost(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.send(created())
-    harness.tasks.hold(task)
-    harness.server.lose()
-
-
-def is_held_and_completes(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.send(created())
-    harness.tasks.hold(task)
-    harness.server.send(complete(b"r"))
-
-
-def is_held_and_cancelled(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.send(created())
-    harness.tasks.hold(task)
-    deferred.cancel()
-
-
-def is_forgotten(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.send(created())
-    harness.clock.pump([30, 30])
-    harness.server.send(STATUS_RES.response(H1, b"0", b"0", b"0", b"0"))
-
-
-def is_stopped(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.factory.stop(ClientStopped())
-
-
-def is_task_freed(end: End, **options: Any) -> bool:
-    """Submit a task and end it; return whether nothing refers to it any more. The connection still exists."""
-    harness = ConnectionHarness()
-    task = Task(b"f", unique=b"u", **options)
-    kept = weakref.ref(task)
-    deferred = harness.connection.submit(task)
-    end(harness, task, deferred)
-    assert deferred.called
-    deferred.addErrback(lambda _: None)
-    del task, deferred
-    return is_freed(kept)
-
-
-@pytest.mark.guarantee(number=12)
-@pytest.mark.usefixtures("no_garbage_collection")
-@pytest.mark.parametrize(
-    "end",
-    [
-        completes,
-        completes_while_sharing_job,
-        fails,
-        raises,
-        is_rejected,
-        is_cancelled_early,
-        is_cancelled_late,
-        is_cancelled_while_sharing_job,
-        is_lost_early,
-        is_lost_late,
-        is_lost_to_garbage,
-        is_lost_to_a_wrong_answer,
-        is_held_and_lost,
-        is_held_and_completes,
-        is_held_and_cancelled,
-        is_forgotten,
-        is_stopped,
-    ],
-)
-def test_connection_keeps_no_reference_to_ended_task(end: End) -> None:
-    assert is_task_freed(end)
-
-
-def is_created(harness: ConnectionHarness, task: Task, deferred: Deferred[Any]) -> None:
-    harness.server.send(created())
-
-
-@pytest.mark.guarantee(number=12)
-@pytest.mark.usefixtures("no_garbage_collection")
-@pytest.mark.parametrize("end", [is_created, is_rejected, is_cancelled_early, is_lost_early, is_stopped])
-def test_connection_keeps_no_reference_to_ended_background_task(end: End) -> None:
-    assert is_task_freed(end, background=True)
-
-
-@pytest.mark.guarantee(number=12)
-def test_many_tasks_leave_tables_empty() -> None:
-    harness = ConnectionHarness()
-    for number in range(500):
-        handle = b"H:%d" % number
-        for background in (False, True):
-            harness.submit(unique=handle, background=background)
-        harness.submit(unique=handle).deferred.cancel()
-        harness.server.send(*[created(handle)] * 3, *[complete(b"r", handle)] * 2)
-        harness.server.received()
-    assert (harness.tables(), harness.connection.in_flight) == ((0, 0, 0), 0)

@@ -134,17 +134,6 @@ def test_task_may_join_job_whose_only_task_was_cancelled() -> None:
     assert (first.data, second.data, second.outcomes) == ([], [b"2"], [b"r"])
 
 
-@pytest.mark.guarantee(number=9)
-def test_task_may_cancel_task_that_shares_its_job() -> None:
-    """Between two copies of one packet."""
-    harness = ConnectionHarness()
-    first, second, third = harness.share(3)
-    first.react["on_data"] = second.deferred.cancel
-    harness.server.send(*[data(b"1")] * 3, *[data(b"2")] * 3, *[complete(b"r")] * 3)
-    assert (second.data, third.data) == ([], [b"1", b"2"])
-    assert outcomes([first, second, third]) == [[b"r"], [CancelledError], [b"r"]]
-
-
 @pytest.mark.guarantee(number=4)
 def test_task_submitted_between_two_copies_of_end_gets_new_job() -> None:
     """The server had ended the first job before it sent the first copy."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import array
-import datetime
-import decimal
-import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
 from typing import Any
@@ -18,194 +14,38 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
-from txgearman.client.task import Options, Task, TaskOwner
+from txgearman.client.task import Task
 from txgearman.client.task_queue import TaskQueue
 from txgearman.errors import ClientStopped, TaskException, TaskFailed
 from txgearman.models import JobHandle, JobStatus, Priority
-from txgearman.validation import MAX_FUNCTION, MAX_HANDLE, MAX_UNIQUE, name_bytes
 
 from ..conftest import Failures
 from ..garbage import is_freed
 from ..wire import outcome
-
-SERVER = "10.0.0.1:4730"
-HANDLE = b"H:host:12"
-JOB = JobHandle(SERVER, HANDLE)
-
-ALL_CALLBACKS = (
-    "on_created",
-    "on_data",
-    "on_warning",
-    "on_status",
-    "on_complete",
-    "on_exception",
-    "on_fail",
+from .task_harness import (
+    ALL_CALLBACKS,
+    ENDS,
+    HANDLE,
+    JOB,
+    REACHES,
+    SERVER,
+    RecordedTask,
+    begin,
+    cancel,
+    complete,
+    complete_task,
+    create_job,
+    fail,
+    fail_task,
+    holder_of,
+    options_of,
+    progress,
+    raise_exception,
+    return_unsent,
+    send_exception,
+    set_options,
+    stop,
 )
-FOREGROUND_CALLBACKS = ("on_data", "on_warning", "on_status", "on_complete", "on_exception")
-
-
-class RecordedTask(TaskOwner):
-    """A task, its holder and its owner: records what its callbacks, holder, Deferred and owner get, in order.
-
-    :ivar react: what the callback of a name does after it was recorded.
-    :ivar retries: whether the owner retries the task after each failure.
-    """
-
-    def __init__(
-        self, react: Mapping[str, Callable[[RecordedTask], None]] | None = None, *, background: bool = False
-    ) -> None:
-        self.events: list[tuple[Any, ...]] = []
-        self.react = react or {}
-        self.retries = False
-        names = [name for name in ALL_CALLBACKS if not (background and name in FOREGROUND_CALLBACKS)]
-        callbacks: dict[str, Any] = {name: self._recorder(name) for name in names}
-        if not background:
-            callbacks["on_retry"] = self._recorder("on_retry")
-        self.task = Task("resize", b"picture", background=background, **callbacks)
-        self.deferred: Deferred[Any] = begin(self.task, self)
-        self.task._holder = self
-        self.task._server = SERVER
-        self.deferred.addCallbacks(
-            lambda result: self.events.append(("fired", result)),
-            lambda failure: self.events.append(("fired", failure.value)),
-        )
-
-    def _recorder(self, name: str) -> Callable[..., None]:
-        def record(task: Task, *arguments: object) -> None:
-            assert task is self.task
-            self.events.append((name, *arguments))
-            if name in self.react:
-                self.react[name](self)
-
-        return record
-
-    def discard(self, task: Task) -> None:
-        assert task is self.task
-        self.events.append(("discard",))
-
-    def reroute(self, task: Task) -> None:
-        assert task is self.task
-        self.events.append(("reroute",))
-
-    def retry(self, task: Task, reason: Exception) -> bool:
-        assert task is self.task
-        if self.retries:
-            task._retry_scheduled()
-        return self.retries
-
-    def task_ended(self, task: Task) -> None:
-        assert task is self.task
-        self.events.append(("ended",))
-
-    @property
-    def names(self) -> list[str]:
-        return [event[0] for event in self.events]
-
-    @property
-    def fired(self) -> list[Any]:
-        """What the Deferred fired with."""
-        return [event[1] for event in self.events if event[0] == "fired"]
-
-    def create(self) -> None:
-        create_job(self.task)
-
-    def run(self, end: Callable[[RecordedTask], None]) -> None:
-        """Report a job up to its end. Once the task has ended, nothing more is reported to it."""
-        for event in (self.create, *progress(self.task), lambda: end(self)):
-            if not self.fired:
-                event()
-
-
-# What a connection reports to a task.
-
-
-def begin(task: Task, owner: TaskOwner | None = None, prefix: bytes = b"") -> Deferred[Any]:
-    return task._begin(owner or TaskOwner(), prefix)
-
-
-def create_job(task: Task) -> None:
-    task._server = SERVER
-    task._answered(None, [HANDLE])
-
-
-def progress(task: Task) -> list[Callable[[], None]]:
-    return [
-        lambda: task._data_received(b"d1"),
-        lambda: task._status_received(1, 2),
-        lambda: task._warning_received(b"w1"),
-        lambda: task._data_received(b"d2"),
-    ]
-
-
-def complete_task(task: Task) -> None:
-    task._job_completed(b"thumbnail")
-
-
-def send_exception(task: Task) -> None:
-    task._exception_received(b"boom")
-
-
-def fail_task(task: Task, reason: Exception | None = None) -> None:
-    task._attempt_failed(reason or TaskFailed(task))
-
-
-def options_of(task: Task) -> Options:
-    return task._options
-
-
-def set_options(task: Task, **options: Any) -> None:
-    task._options = options_of(task)._replace(**options)
-
-
-def holder_of(task: Task) -> object:
-    return task._holder
-
-
-def return_unsent(task: Task) -> None:
-    task._return_unsent()
-
-
-def wire_function(task: Task) -> bytes:
-    return task._wire_function
-
-
-# Ends of a task.
-
-
-def complete(recorded: RecordedTask) -> None:
-    complete_task(recorded.task)
-
-
-def raise_exception(recorded: RecordedTask) -> None:
-    send_exception(recorded.task)
-
-
-def fail(recorded: RecordedTask) -> None:
-    fail_task(recorded.task)
-
-
-def cancel(recorded: RecordedTask) -> None:
-    recorded.deferred.cancel()
-
-
-def stop(recorded: RecordedTask) -> None:
-    """As a client that is stopped."""
-    fail_task(recorded.task, ClientStopped())
-
-
-ENDS: list[Callable[[RecordedTask], None]] = [complete, raise_exception, fail, cancel, stop]
-
-REACHES = {
-    "on_created": complete,
-    "on_data": complete,
-    "on_warning": complete,
-    "on_status": complete,
-    "on_complete": complete,
-    "on_exception": raise_exception,
-    "on_fail": fail,
-}
-"""For each callback, an end of a task that calls it."""
-
 
 # Guarantee 2: order.
 
@@ -326,16 +166,6 @@ def test_background_task_ends_with_its_handle(end: Callable[[RecordedTask], None
     assert recorded.events == before
 
 
-@pytest.mark.guarantee(number=1)
-@given(st.lists(st.sampled_from(ENDS), min_size=1))
-def test_any_sequence_of_ends_makes_one_outcome(ends: list[Callable[[RecordedTask], None]]) -> None:
-    recorded = RecordedTask()
-    for end in ends:
-        end(recorded)
-    assert recorded.names.count("fired") == recorded.names.count("ended") == 1
-    assert recorded.names.count("on_complete") + recorded.names.count("on_fail") == 1
-
-
 # Guarantee 13: callbacks are isolated.
 
 
@@ -413,18 +243,6 @@ def test_on_created_may_cancel_background_task() -> None:
 
 
 @pytest.mark.guarantee(number=13)
-@pytest.mark.parametrize("name", ALL_CALLBACKS)
-def test_callback_may_stop_client(name: str) -> None:
-    """This ends the task during its callback, unless it has ended."""
-    recorded = RecordedTask({name: stop})
-    recorded.run(REACHES[name])
-    over = name in ("on_complete", "on_fail")
-    assert isinstance(recorded.fired[0], ClientStopped) is not over
-    assert recorded.names.count("on_complete") + recorded.names.count("on_fail") == 1
-    assert recorded.names.count("fired") == recorded.names.count("ended") == 1
-
-
-@pytest.mark.guarantee(number=13)
 def test_callback_of_deferred_may_end_task_again() -> None:
     """By cancelling it, or by stopping the client; the owner is notified afterwards, once."""
     recorded = RecordedTask()
@@ -441,99 +259,6 @@ def test_callback_of_deferred_may_end_task_again() -> None:
 
 # Guarantee 8: invalid arguments raise at the call.
 
-TOO_LONG = f"must have {MAX_FUNCTION} bytes at most, not "
-
-INVALID: list[tuple[type[Exception], str, dict[str, Any]]] = [
-    (ValueError, "function must not be empty", {"function": ""}),
-    (ValueError, "function must not be empty", {"function": b""}),
-    (ValueError, "function must not have a NUL: .*re.x00size", {"function": "re\0size"}),
-    (ValueError, "function must not have a NUL", {"function": b"resize\0"}),
-    (ValueError, f"function {TOO_LONG}{MAX_FUNCTION + 1}", {"function": b"f" * (MAX_FUNCTION + 1)}),
-    (ValueError, f"function {TOO_LONG}8192", {"function": "f" * 8192}),
-    (ValueError, f"function {TOO_LONG}{MAX_FUNCTION + 1}", {"function": "é" * (MAX_FUNCTION // 2) + "f"}),
-    (ValueError, "function must be encodable as UTF-8", {"function": "re\udcffsize"}),
-    (TypeError, "function must be str or bytes, not int", {"function": 5}),
-    (TypeError, "function must be str or bytes, not NoneType", {"function": None}),
-    (TypeError, "function must be str or bytes, not bytearray", {"function": bytearray(b"resize")}),
-    (TypeError, "workload must be bytes, not str", {"workload": "picture"}),
-    (TypeError, "workload must be bytes, not int", {"workload": 5}),
-    (TypeError, "workload must be bytes, not NoneType", {"workload": None}),
-    (TypeError, "workload must be bytes, not list", {"workload": [1, 2]}),
-    (ValueError, "unique must not have a NUL", {"unique": "u\0v"}),
-    (ValueError, "unique must not have a NUL", {"unique": b"\0"}),
-    (ValueError, "unique must have 63 bytes at most, not 64", {"unique": b"u" * 64}),
-    (ValueError, "unique must have 63 bytes at most, not 64", {"unique": "é" * 32}),
-    (TypeError, "unique must be str or bytes, not int", {"unique": 5}),
-    (TypeError, "unique must be str or bytes, not NoneType", {"unique": None}),
-    (TypeError, "priority must be a Priority, not 1", {"priority": 1}),
-    (TypeError, "priority must be a Priority, not 'HIGH'", {"priority": "HIGH"}),
-    (TypeError, "priority must be a Priority, not None", {"priority": None}),
-    (TypeError, "drop_on_cancel must be bool, not int", {"drop_on_cancel": 1}),
-    (TypeError, "on_fail must be callable, not str", {"on_fail": "print"}),
-    (TypeError, "a task has no option 'at_once'", {"at_once": True}),
-    (TypeError, "a task has no option '_holder'", {"_holder": None}),
-]
-
-NOW = datetime.datetime(2030, 1, 2, 3, 4, 5)  # naive, since that is the mistake
-LATEST = 2**63 - 1
-
-AT_INVALID: list[tuple[type[Exception], str, object]] = [
-    (ValueError, "at must be an aware datetime, with a time zone, not .*2030, 1, 2", NOW),
-    (TypeError, "at must be an aware datetime or POSIX seconds, not date", NOW.date()),
-    (TypeError, "at must be an aware datetime or POSIX seconds, not timedelta", datetime.timedelta(seconds=5)),
-    (TypeError, "at must be an aware datetime or POSIX seconds, not bool", True),
-    (TypeError, "at must be an aware datetime or POSIX seconds, not bool", False),
-    (TypeError, "at must be an aware datetime or POSIX seconds, not str", "1900000000"),
-    (TypeError, "at must be an aware datetime or POSIX seconds, not Decimal", decimal.Decimal(5)),
-    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not nan", math.nan),
-    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not inf", math.inf),
-    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not -inf", -math.inf),
-    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not -1", -1),
-    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not -0.5", -0.5),
-    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not {2**63}", 2**63),
-    (ValueError, f"at must be from 0 to {LATEST} POSIX seconds, not 9.22", 2.0**63),
-    (ValueError, "at must be from 0", datetime.datetime(1969, 12, 31, 23, tzinfo=datetime.timezone.utc)),
-]
-
-
-@pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize(("error", "message", "arguments"), INVALID, ids=[repr(each)[:50] for _, _, each in INVALID])
-def test_invalid_arguments_raise(error: type[Exception], message: str, arguments: dict[str, Any]) -> None:
-    for background in (False, True):
-        with pytest.raises(error, match=message):
-            Task(**{"function": "resize", "background": background, **arguments})
-
-
-@pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize(("error", "message", "at"), AT_INVALID, ids=[repr(at) for _, _, at in AT_INVALID])
-def test_invalid_at_raises(error: type[Exception], message: str, at: Any) -> None:
-    """For a foreground task, too, which must not have any `at`."""
-    for background in (False, True):
-        with pytest.raises(error, match=message):
-            Task("resize", background=background, at=at)
-
-
-@pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize("at", [0, 1900000000, datetime.datetime(2030, 1, 2, tzinfo=datetime.timezone.utc)])
-def test_at_raises_for_foreground_task(at: datetime.datetime | int) -> None:
-    with pytest.raises(ValueError, match="at must be None for a foreground task"):
-        Task("resize", at=at)
-
-
-@pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize("priority", [Priority.HIGH, Priority.LOW])
-def test_at_raises_for_other_priority_than_normal(priority: Priority) -> None:
-    with pytest.raises(ValueError, match=r"priority must be Priority\.NORMAL for a task with at, not <Priority\."):
-        Task("resize", background=True, at=0, priority=priority)
-
-
-@pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize("name", FOREGROUND_CALLBACKS)
-def test_foreground_callback_raises_for_background_task(name: str) -> None:
-    callback: dict[str, Any] = {name: print}
-    with pytest.raises(ValueError, match=f"{name} must be None for a background task"):
-        Task("resize", background=True, **callback)
-
 
 @pytest.mark.guarantee(number=8)
 @pytest.mark.parametrize("end", [None, *ENDS])
@@ -548,132 +273,6 @@ def test_second_submit_of_task_raises(end: Callable[[RecordedTask], None] | None
     assert recorded.events == before
     complete(recorded)
     assert len(recorded.fired) == 1
-
-
-@pytest.mark.guarantee(number=8)
-def test_length_of_function_includes_prefix() -> None:
-    """A submit that raises leaves the task as it was."""
-    task = Task(b"f" * (MAX_FUNCTION - 3))
-    with pytest.raises(ValueError, match=f"prefix and function {TOO_LONG}{MAX_FUNCTION + 1}"):
-        begin(task, prefix=b"box\t")
-    assert wire_function(task) == b"f" * (MAX_FUNCTION - 3)
-    outcomes = outcome(begin(task, prefix=b"bo\t"))
-    assert wire_function(task) == b"bo\t" + b"f" * (MAX_FUNCTION - 3)
-    complete_task(task)
-    assert outcomes == [b"thumbnail"]
-
-
-@pytest.mark.guarantee(number=8)
-def test_names_are_accepted_up_to_their_limits() -> None:
-    task = Task(b"f" * MAX_FUNCTION, unique=b"u" * MAX_UNIQUE)
-    assert (wire_function(task), task.unique) == (b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE)
-    assert name_bytes("handle", b"h" * MAX_HANDLE, MAX_HANDLE) == b"h" * MAX_HANDLE
-    with pytest.raises(ValueError, match="handle must have 63 bytes at most, not 64"):
-        name_bytes("handle", b"h" * 64, MAX_HANDLE)
-
-
-# Members of a task.
-
-
-PUBLIC = {
-    "function": "resize",
-    "workload": b"",
-    "background": False,
-    "unique": b"",
-    "timeout": None,
-    "priority": Priority.NORMAL,
-    "at": None,
-    "retries": 0,
-    "handle": None,
-    "server": "",
-    "attempt": 0,
-    "ended": False,
-}
-"""Public members of a task, and their values before the submit if nothing but the function is passed."""
-
-
-def test_task_has_default_options() -> None:
-    task = Task("resize")
-    assert {name: getattr(task, name) for name in dir(task) if not name.startswith("_")} == PUBLIC
-
-
-@pytest.mark.parametrize("name", PUBLIC)
-def test_members_of_task_are_read_only(name: str) -> None:
-    with pytest.raises(AttributeError):
-        setattr(Task("resize"), name, None)
-
-
-@pytest.mark.guarantee(number=15)
-@pytest.mark.parametrize("name", ["größe", "größe".encode(), b"\xff\xfe", b"a b\tc\n%s"])
-def test_names_are_sent_as_bytes(name: str | bytes) -> None:
-    wire = name.encode() if isinstance(name, str) else name
-    task = Task(name, unique=name)
-    assert (task.function, wire_function(task), task.unique) == (name, wire, wire)
-
-
-WORKLOADS = [
-    bytes(range(256)),
-    bytearray(range(256)),
-    memoryview(bytes(range(256))),
-    memoryview(bytes(512))[::2],
-    memoryview(array.array("i", [1, 2, 3])),
-    b"",
-]
-
-
-@pytest.mark.guarantee(number=15)
-@pytest.mark.parametrize("workload", WORKLOADS, ids=[f"{type(data).__name__}-{len(data)}" for data in WORKLOADS])
-def test_workload_may_be_any_bytes_like_object(workload: Any) -> None:
-    task = Task("resize", workload)
-    assert type(task.workload) is bytes
-    assert task.workload == bytes(workload)
-
-
-@pytest.mark.guarantee(number=15)
-def test_workload_is_copied_from_mutable_object() -> None:
-    workload = bytearray(b"picture")
-    view, copy = Task("resize", memoryview(workload)), Task("resize", workload)  # type: ignore[arg-type]  # views are accepted
-    workload[:] = b"changed"
-    assert (view.workload, copy.workload) == (b"picture", b"picture")
-
-
-EAST = datetime.timezone(datetime.timedelta(hours=5, minutes=30))
-
-
-@pytest.mark.parametrize(
-    ("at", "seconds"),
-    [
-        (0, 0),
-        (-0.0, 0),
-        (1900000000, 1900000000),
-        (1900000000.0, 1900000000),
-        (1900000000.000001, 1900000001),
-        (1900000000.999, 1900000001),
-        (LATEST, LATEST),
-        (datetime.datetime(2030, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc), 1893553445),
-        (datetime.datetime(2030, 1, 2, 3, 4, 5, 1, tzinfo=datetime.timezone.utc), 1893553446),
-        (datetime.datetime(2030, 1, 2, 8, 34, 5, tzinfo=EAST), 1893553445),
-    ],
-)
-def test_at_is_rounded_up_to_whole_seconds(at: datetime.datetime | float, seconds: int) -> None:
-    """Not down: the job must not start early."""
-    task = Task("resize", background=True, at=at)
-    assert task.at == seconds
-    assert type(task.at) is int
-
-
-@pytest.mark.parametrize(
-    ("function", "text"),
-    [("größe", "größe"), ("größe".encode(), "größe"), (b"\xff", "\\xff")],
-)
-def test_string_of_task_has_function_and_job(function: str | bytes, text: str) -> None:
-    task = Task(function)
-    assert (str(task), repr(task)) == (text, f"<Task {text}>")
-    outcomes = outcome(begin(task, prefix=b"box\t"))
-    create_job(task)
-    assert str(task) == f"{text} 10.0.0.1:4730//H:host:12"
-    complete_task(task)
-    assert outcomes == [b"thumbnail"]
 
 
 # Guarantee 12: finished tasks are not retained.
@@ -740,6 +339,7 @@ def test_ended_task_keeps_no_reference_to_holder_and_owner() -> None:
 # Handles.
 
 SERVERS = st.text(min_size=1)
+
 HANDLES = st.binary(min_size=1)
 
 
@@ -874,14 +474,6 @@ def test_task_is_retried_without_on_retry() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_owner_decides_about_retry() -> None:
-    recorded = with_retries(5)
-    recorded.retries = False
-    fail(recorded)
-    assert (len(recorded.fired), recorded.names.count("on_retry")) == (1, 0)
-
-
-@pytest.mark.guarantee(number=7)
 def test_owner_retries_nothing_by_default() -> None:
     task = Task("resize", retries=3)
     outcomes = outcome(begin(task))
@@ -905,14 +497,6 @@ def test_task_is_not_retried_during_its_last_callback(name: str) -> None:
     set_options(recorded.task, retries=5 if name == "on_complete" else 0)
     REACHES[name](recorded)
     assert (len(recorded.fired), recorded.names.count("on_retry"), recorded.task.attempt) == (1, 0, 0)
-
-
-@pytest.mark.guarantee(number=9)
-def test_cancelled_task_is_not_retried() -> None:
-    recorded = with_retries(5)
-    recorded.retries = False  # as a client does after a CancelledError
-    cancel(recorded)
-    assert (len(recorded.fired), recorded.names.count("on_retry")) == (1, 0)
 
 
 @pytest.mark.guarantee(number=13)
@@ -948,57 +532,6 @@ def test_unsent_task_fails_if_owner_cannot_reroute_it() -> None:
     return_unsent(task)
     assert task.ended
     assert [type(error) for error in outcomes] == [ClientStopped]
-
-
-@pytest.mark.guarantee(number=9)
-@pytest.mark.parametrize("wanted", [False, True])
-def test_owner_drops_job_only_with_drop_on_cancel(wanted: bool) -> None:
-    """While the task is in flight."""
-
-    class Owner(TaskOwner):
-        def __init__(self) -> None:
-            self.dropped: list[JobHandle] = []
-
-        def drop(self, handle: JobHandle) -> None:
-            self.dropped.append(handle)
-
-    owner, task = Owner(), Task("resize", drop_on_cancel=wanted)
-    assert task._drop is None
-    outcomes = outcome(begin(task, owner))
-    if task._drop is not None:
-        task._drop(JOB)
-    assert owner.dropped == [JOB] * wanted
-    complete_task(task)
-    assert (task._drop, outcomes) == (None, [b"thumbnail"])
-
-
-@pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize(
-    ("options", "kind", "message"),
-    [
-        ({"timeout": 0}, ValueError, "timeout must be a positive number of seconds, not 0"),
-        ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, not str"),
-        ({"retries": -1}, ValueError, "retries must be at least 0, not -1"),
-        ({"retries": 1.0}, TypeError, "retries must be int, not float"),
-        ({"retries": 1, "background": True}, ValueError, "retries must be 0 for a background task"),
-        ({"on_retry": print, "background": True}, ValueError, "on_retry must be None for a background task"),
-    ],
-)
-def test_invalid_timeout_or_retries_raise(options: dict[str, Any], kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        Task("resize", **options)
-
-
-def test_options_may_be_passed_with_default_values() -> None:
-    """As a wrapper of a client does."""
-    callbacks: dict[str, Any] = dict.fromkeys([*FOREGROUND_CALLBACKS, "on_created", "on_fail", "on_retry"])
-    task = Task("resize", unique="", at=None, timeout=None, retries=0, drop_on_cancel=False, **callbacks)
-    plain = Task("resize")
-    assert (task.unique, task.timeout, options_of(task)) == (plain.unique, plain.timeout, options_of(plain))
-
-
-def test_background_task_may_have_timeout() -> None:
-    assert Task("resize", background=True, timeout=5).timeout == 5
 
 
 # Queues of tasks.
