@@ -196,7 +196,7 @@ class Runner:
 
 
 def _with_next(tests: Sequence[int]) -> Iterator[tuple[int, int | None]]:
-    return zip(tests, [*tests[1:], None], strict=True)
+    return zip(tests, [*tests[1:], None], strict=False)
 
 
 def _in_fork(work: Callable[[IO[str]], None]) -> list[str]:
