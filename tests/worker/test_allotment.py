@@ -54,6 +54,9 @@ class Servers:
     def start(self) -> None:
         """Nothing to do."""
 
+    def by_address(self, address: str) -> None:
+        """Nothing is known of any server."""
+
     def stop(self, error: Exception, timeout: float) -> Deferred[None]:
         return succeed(None)
 

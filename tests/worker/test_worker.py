@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -18,7 +16,6 @@ from txgearman import (
     Job,
     Priority,
     ServerState,
-    TaskLost,
 )
 from txgearman.packets import (
     SUBMIT_REDUCE_JOB,
@@ -27,9 +24,8 @@ from txgearman.testing import MemoryJobServer
 from txgearman.validation import MAX_FUNCTION
 from txgearman.worker.worker import POLL_INTERVAL, format_exception
 
-from ..examples import of_histories
 from ..wire import outcome, present
-from .harness import MINUTE, Slow, do_nothing, function_status, offers, reactor, running_jobs, slots_held, submit
+from .harness import Slow, do_nothing, function_status, offers, reactor, running_jobs, slots_held, submit
 
 # What a job shows.
 
@@ -511,99 +507,3 @@ def test_servers_count_running_jobs_of_all_groups(server: MemoryJobServer, secon
     ]
     slow.end_all()
     limited.end_all()
-
-
-# Any calls, in any order.
-
-
-class Anything(RuleBasedStateMachine):
-    """Two servers, one worker, and any calls and faults.
-
-    Each job has one result, unless its connection was lost; no more jobs run than may; and the worker's counts are
-    right.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.servers = [MemoryJobServer()]
-        self.servers.append(MemoryJobServer(self.servers[0].clock))
-        self.slow = Slow()
-        self.worker = self.servers[0].worker(self.servers[1], max_jobs=3, drain_timeout=4.0)
-        self.clients = [each.client() for each in self.servers]
-        self.registered: set[str] = set()
-        self.started = True
-        self.stops: list[list[Any]] = []
-        self.outcomes: dict[bytes, list[Any]] = {}
-        self.functions: dict[bytes, str] = {}
-
-    @rule(function=st.sampled_from("abc"))
-    def register_or_unregister(self, function: str) -> None:
-        if function in self.registered:
-            self.worker.unregister_function(function)
-        else:
-            self.worker.register_function(function, self.slow, max_jobs=1 if function == "c" else None)
-        self.registered ^= {function}
-
-    @rule(function=st.sampled_from("abc"), which=st.integers(0, 1), count=st.integers(1, 4))
-    def submit(self, function: str, which: int, count: int) -> None:
-        for _ in range(count):
-            workload = b"%d" % len(self.outcomes)
-            self.functions[workload] = function
-            self.outcomes[workload] = outcome(self.clients[which].add_task(function, workload))
-
-    @precondition(lambda self: self.slow.running)
-    @rule(count=st.integers(1, 3))
-    def end(self, count: int) -> None:
-        for workload in list(self.slow.running)[:count]:
-            self.slow.end(workload)
-
-    @rule(which=st.integers(0, 1))
-    def drop(self, which: int) -> None:
-        self.servers[0].advance()
-        if self.servers[which].connections:
-            self.servers[which].drop_connections()
-
-    @rule(seconds=st.sampled_from([0.0, 0.0, 0.1, 1.0, 5.0, 11.0]))
-    def wait(self, seconds: float) -> None:
-        """At rest the servers have just those jobs as running that run here."""
-        self.servers[0].advance(seconds)
-        assert sum(running_jobs(each, name) for each in self.servers for name in "abc") == len(self.slow.running)
-
-    @rule()
-    def stop_or_start(self) -> None:
-        if self.started:
-            self.stops.append(outcome(self.worker.stopService()))
-        else:
-            self.worker.startService()
-        self.started = not self.started
-
-    @invariant()
-    def no_more_run_than_may(self) -> None:
-        assert len(self.slow.running) <= slots_held(self.worker) <= 3
-        assert sum(info.in_flight for info in self.worker.servers) == len(self.slow.running)
-
-    @invariant()
-    def each_has_one_outcome(self) -> None:
-        for workload, received in self.outcomes.items():
-            assert len(received) <= 1
-            for each in received:
-                assert each == workload or isinstance(each, TaskLost) or "NoServers" in type(each).__name__
-
-    def teardown(self) -> None:
-        server = self.servers[0]
-        self.worker.startService()
-        for function in set("abc") - self.registered:
-            self.worker.register_function(function, self.slow)
-        server.advance(MINUTE)
-        for _ in range(len(self.outcomes) + 1):
-            self.slow.end_all()
-            server.advance()
-        assert all(len(received) == 1 for received in self.outcomes.values())
-        assert slots_held(self.worker) == 0
-        server.result_of(server.close())
-        assert all(received == [None] for received in self.stops)
-        assert server.clock.getDelayedCalls() == []
-
-
-TestAnything = Anything.TestCase
-TestAnything.settings = of_histories()

@@ -133,6 +133,11 @@ class JobServer(Generic[ConnectionT]):
         """Whether the server was started, and not stopped since."""
         return self._factory is not None
 
+    @property
+    def identity(self) -> object:
+        """The address; of a caller's endpoint, whose address depends on its place in the list, the endpoint itself."""
+        return self._endpoint if self.address.startswith("endpoint:") else self.address
+
     def leads_to(self, endpoint: IStreamClientEndpoint) -> bool:
         """Check whether the server is connected through this very endpoint."""
         return self._endpoint is endpoint

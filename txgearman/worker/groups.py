@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
-from ..connection.pool import ServerPool
+from ..connection.pool import JobServer, ServerPool
 from ..connection.protocol import CLOSE_TIMEOUT
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped
@@ -58,6 +58,7 @@ class FunctionLimit(NamedTuple):
 class GrabState:
     """Whether a connection should be asked for a job.
 
+    :ivar server: the server that it leads to.
     :ivar may_have_job: whether its server may have one.
     :ivar window: how many requests may be unanswered at a time. It doubles with each job, so that a busy server is
         not asked for one job after the other, and an idle one not for ten at once.
@@ -77,6 +78,7 @@ class GrabState:
         "last_spurious",
         "may_have_job",
         "queue",
+        "server",
         "spurious_wakeups",
         "window",
         "woken",
@@ -84,8 +86,15 @@ class GrabState:
 
     _unasked: Final = count(-sys.maxsize)  # those that were never asked come first, in the order of their connects
 
-    def __init__(self, connection: GearmanWorkerProtocol, group: FunctionGroup, may_have_job: bool) -> None:
+    def __init__(
+        self,
+        connection: GearmanWorkerProtocol,
+        server: JobServer[GearmanWorkerProtocol],
+        group: FunctionGroup,
+        may_have_job: bool,
+    ) -> None:
         self.connection = connection
+        self.server = server
         self.group = group
         self.may_have_job = may_have_job
         self.window = 1
@@ -255,7 +264,8 @@ class FunctionGroup(Registrar):
         return [(name, _can_do_timeout(function)) for name, function in offered.items()]
 
     def connection_ready(self, connection: GearmanWorkerProtocol) -> None:
-        state = GrabState(connection, self, may_have_job=bool(self.functions) and not self.retired)
+        server = self.servers.by_address(connection.factory.name)
+        state = GrabState(connection, server, self, may_have_job=bool(self.functions) and not self.retired)
         self.states[connection] = state
         self._on_ready(state)
 

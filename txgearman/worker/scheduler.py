@@ -10,6 +10,7 @@ scheduler once, and the scheduler calls each connection once at most.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -129,17 +130,24 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
 
         :raises TypeError, ValueError: as `ServerPool.change`; then nothing is changed.
         """
-        for group in self._groups():  # the first refuses what can't be read
-            group.servers.change(job_servers, max(self.drain_timeout, CLOSE_TIMEOUT))
-        self._job_servers = job_servers
+        timeout = max(self.drain_timeout, CLOSE_TIMEOUT)
+        before, self._job_servers = self._job_servers, job_servers
+        try:
+            self.unlimited.servers.change(job_servers, timeout)
+        except (TypeError, ValueError):
+            self._job_servers = before
+            raise
+        # An endpoint's code may have changed the servers again, or replaced the groups.
+        for group in list(self.limited.values()):
+            if self._job_servers is job_servers and not group.retired:
+                group.servers.change(job_servers, timeout)
 
     def server_infos(self) -> list[ServerInfo]:
-        """Return how each job server is, with the jobs of all groups."""
-        infos = [server.info() for server in self.unlimited.servers]
-        for group in [*self.limited.values(), *self._leaving]:
-            others = (server.info().in_flight for server in group.servers)
-            infos = [replace(info, in_flight=info.in_flight + more) for info, more in zip(infos, others, strict=True)]
-        return infos
+        """Return how each job server is, with the jobs of all connections to it: of all groups, old ones, too."""
+        jobs: Counter[object] = Counter()
+        for state in self._states.values():
+            jobs[state.server.identity] += state.connection.in_flight
+        return [replace(server.info(), in_flight=jobs[server.identity]) for server in self.unlimited.servers]
 
     # Starting and stopping.
 
@@ -147,9 +155,9 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         """Connect, and request jobs, if it was not started already."""
         if not self._started:
             self._started = True
+            self._poll = self._reactor.callLater(self._poll_interval, self._poll_sleeping)
             for group in self._groups():
                 self._connect(group)
-            self._poll = self._reactor.callLater(self._poll_interval, self._poll_sleeping)
 
     def stop(self) -> Deferred[None]:
         """Request nothing more, let running jobs end, and disconnect.
@@ -191,7 +199,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         return [self.unlimited, *self.limited.values()]
 
     def _connect(self, group: FunctionGroup) -> None:
-        if self._started:
+        if self._started and not group.retired:  # an endpoint's code may have stopped the worker, and started it again
             group.servers.start()
 
     def _leave(self, group: FunctionGroup) -> None:
