@@ -25,7 +25,7 @@ from txgearman.validation import MAX_FUNCTION
 from txgearman.worker.worker import POLL_INTERVAL, format_exception
 
 from ..wire import outcome, present
-from .harness import Slow, do_nothing, function_status, offers, reactor, running_jobs, slots_held, submit
+from .harness import Slow, function_status, offers, reactor, running_jobs, slots_held, submit
 
 # What a job shows.
 
@@ -111,19 +111,6 @@ def test_default_format_has_type_and_text_only() -> None:
 
 
 # Threads.
-
-
-def test_threaded_function_adds_threads_for_max_jobs() -> None:
-    """Others, such as the resolver of names, need the threads that the pool has by itself."""
-    pool = reactor.getThreadPool()
-    before = pool.max
-    worker = GearmanWorker(["127.0.0.1"], max_jobs=25)
-    worker.register_function("one", do_nothing, threaded=True)
-    worker.register_function("another", do_nothing, threaded=True)
-    try:
-        assert pool.max == before + 25
-    finally:
-        reactor.suggestThreadPoolSize(before)
 
 
 def test_threaded_function_needs_reactor_with_threads(server: MemoryJobServer) -> None:

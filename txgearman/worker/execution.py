@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Protocol as Interface
 
@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from ..connection.reactor import Reactor
 from ..errors import JobEnded, JobFailed
+from ..failures import for_log
 from .functions import Function
 from .groups import FunctionGroup, GrabState, cancel_timer
 from .job import Job
@@ -82,20 +83,21 @@ class JobRunner:
         self._report(job, result)
         return True
 
-    def abandon(self, job: Job, reason: str) -> None:
-        """End a job without a packet, and cancel its function.
+    def abandon(self, jobs: Iterable[Job], reason: str) -> None:
+        """End jobs without a packet, and cancel their functions. All have ended before the first is cancelled.
 
         :param reason: why, for people.
         """
-        job._close(reason)
-        self._stop_timer(job)
-        self._cancel(job)
+        jobs = list(jobs)
+        for job in jobs:
+            job._close(reason)
+            self._stop_timer(job)
+        for job in jobs:
+            self._cancel(job)
 
     def abandon_all(self, group: FunctionGroup, reason: str) -> None:
         """Abandon all jobs of a group."""
-        for job, (state, _) in list(self.running.items()):
-            if state.group is group:
-                self.abandon(job, reason)
+        self.abandon([job for job, (state, _) in self.running.items() if state.group is group], reason)
 
     # The end of a function.
 
@@ -150,13 +152,13 @@ class JobRunner:
     def _report_failure(self, job: Job, failure: Failure) -> None:
         if job.ended:
             if not failure.check(CancelledError):
-                _log.failure("{job}: after its end ({ended})", failure, job=job, ended=job.ended)
+                _log.failure("{job}: after its end ({ended})", for_log(failure), job=str(job), ended=job.ended)
         elif failure.check(JobFailed):
-            _log.info("{job}: {reason}", job=job, reason=failure.getErrorMessage())
+            _log.info("{job}: {reason}", job=str(job), reason=failure.getErrorMessage())
             with suppress(JobEnded):  # a thread was faster
                 job.fail()
         else:
-            _log.failure("{job} failed", failure, job=job)
+            _log.failure("{job} failed", for_log(failure), job=str(job))
             self._send_exception(job, failure)
 
     def _send_exception(self, job: Job, failure: Failure) -> None:
@@ -169,7 +171,7 @@ class JobRunner:
         except JobEnded:
             pass  # a thread was faster
         except BaseException:  # it is the user's formatter; the job must have an end all the same
-            _log.failure("format_exception failed")
+            _log.failure("format_exception failed", for_log(Failure()))
             assert failure.type is not None
             with suppress(JobEnded):
                 job.send_exception(failure.type.__name__.encode())  # the text may be what it was to hide
@@ -180,7 +182,7 @@ class JobRunner:
         job._timer = None
         in_time = bool(job.ended)
         if not in_time:
-            _log.warn("{job} took longer than {seconds} seconds", job=job, seconds=seconds)
+            _log.warn("{job} took longer than {seconds} seconds", job=str(job), seconds=seconds)
             self._send_exception(job, Failure(TimeoutError(f"it took longer than {seconds} seconds")))
             job._close("it timed out")
         self._cancel(job)
@@ -195,6 +197,6 @@ class JobRunner:
         try:
             deferred.cancel()
         except BaseException:  # it is the author's canceller, after which Twisted leaves the Deferred as it is
-            _log.failure("{job}: its Deferred can't be cancelled", job=job)
+            _log.failure("{job}: its Deferred can't be cancelled", for_log(Failure()), job=str(job))
             if not deferred.called:
                 deferred.errback(CancelledError())

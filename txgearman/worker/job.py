@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import RLock, get_ident
+from threading import Event, RLock, get_ident
 from typing import Final, cast
 from typing import Protocol as Interface
 
@@ -15,12 +15,15 @@ from ..connection.reactor import Reactor, ThreadedReactor
 from ..errors import JobEnded
 from ..models import JobHandle
 from ..validation import MAX_PAYLOAD, payload_bytes, printable_text
+from .threads import ThreadSends
 
 __all__ = ["Assignment", "Job", "JobConnection", "JobConnectionFactory"]
 
 Arguments = TypeVarTuple("Arguments")
 
-_ENDING: Final = RLock()  # re-entrant: a finalizer that runs meanwhile may end another job in the same thread
+# Held while a job ends, or a thread is about to wait for it. It is re-entrant: a finalizer that runs meanwhile may end
+# another job in the same thread.
+_ENDING: Final = RLock()
 
 MAX_STATUS: Final = 2**32 - 1
 """Of a status: gearmand keeps 32 bits of it (docs/gearman.md §5)."""
@@ -87,7 +90,8 @@ class Job:
     """One job, for the function that runs it.
 
     A function may end its job by `complete`, `fail` or `send_exception`, or leave that to what it returns or raises.
-    All of these calls are safe from other threads. What a thread sends is written in a later turn of the reactor.
+    All of these calls are safe from other threads. What a thread sends is written in a later turn of the reactor. A
+    thread that has sent 64 KiB waits until the server takes them, or the job ends.
 
     :ivar handle: its `JobHandle`: the server's name for it, and the server's; the same that the client has.
     :ivar function: the function's name, as it was registered.
@@ -102,6 +106,7 @@ class Job:
         "_connection",
         "_deferred",
         "_ended",
+        "_sends",
         "_thread",
         "_timer",
         "function",
@@ -119,6 +124,7 @@ class Job:
         self._ended = ""  # how, as soon as anybody has ended it
         self._closed = False  # whether that was sent, or nothing may be sent any more
         self._thread = get_ident()
+        self._sends: ThreadSends | None = None
         self.function = function
         self.handle = JobHandle(connection.factory.name, assignment.handle)
         self.workload = assignment.workload
@@ -144,7 +150,10 @@ class Job:
 
         A worker that runs the job anew, after this one was lost, sends its parts anew, and the client gets both.
 
-        :raises JobEnded: the job has ended.
+        In a thread, it waits for a server that is slow.
+
+        :raises JobEnded: the job has ended, or a thread waited, and it ended meanwhile: by somebody else, a time-out, a
+            lost connection or the worker's stop.
         :raises TypeError: `data` is not bytes.
         :raises ValueError: `data` is too long for one packet.
         """
@@ -198,7 +207,10 @@ class Job:
 
     def _close(self, reason: str) -> None:
         """End the job without a packet: nothing more can be sent for it."""
-        self._ended = reason
+        with _ENDING:
+            self._ended = reason
+            if self._sends is not None:
+                self._sends.wake_all()
         self._closed = True
 
     def _send(self, method: Callable[[bytes, Unpack[Arguments]], None], *arguments: Unpack[Arguments]) -> None:
@@ -207,11 +219,34 @@ class Job:
             self._send_open(method, arguments)
         else:
             self._threaded_reactor.callFromThread(self._send_open, method, arguments)
+            self._wait_for_server(sum(len(argument) for argument in arguments if isinstance(argument, bytes)))
+
+    def _wait_for_server(self, sent: int) -> None:
+        """Have a thread wait if much was sent.
+
+        :param sent: how many bytes it has sent now.
+        """
+        with _ENDING:
+            if self._ended:
+                return
+            sends = self._sends = self._sends or ThreadSends()
+            taken = sends.add(sent)
+        if taken is not None:
+            self._threaded_reactor.callFromThread(self._wake_when_drained, taken)
+            taken.wait()
+            with _ENDING:
+                sends.waiting.discard(taken)
+            self._check()
+
+    def _wake_when_drained(self, taken: Event) -> None:
+        self._connection.when_drained().addCallback(lambda _: taken.set())
 
     def _end(self, how: str, method: Callable[[bytes, Unpack[Arguments]], None], *arguments: Unpack[Arguments]) -> None:
         with _ENDING:  # two threads may be about to
             self._check()
             self._ended = how
+            if self._sends is not None:
+                self._sends.wake_all()
         if get_ident() == self._thread:
             self._send_last(method, arguments)
         else:

@@ -40,6 +40,7 @@ from .groups import (
 from .job import Assignment, Job
 from .protocol import GearmanWorkerProtocol, JobReceiver, Registrar
 from .slots import Slots
+from .threads import AddedThreads
 
 __all__ = ["MakeServers", "WorkerScheduler"]
 
@@ -83,6 +84,8 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         self._poll_interval = poll_interval
         self._poll: IDelayedCall | None = None
         self._started = False
+        self._needs_threads = False
+        self._threads = AddedThreads(reactor, max_jobs)
         self._states: dict[GearmanWorkerProtocol, GrabState] = {}
         self._may_be_asked = GrabQueue()
         self._requests = count()
@@ -95,6 +98,8 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
 
     def add_function(self, function: Function) -> None:
         """Offer a function."""
+        self._needs_threads |= function.threaded
+        self._add_threads()
         if function.max_jobs is None:
             self.unlimited.add(function)
             for state in self.unlimited.states.values():
@@ -155,6 +160,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         """Connect, and request jobs, if it was not started already."""
         if not self._started:
             self._started = True
+            self._add_threads()
             self._poll = self._reactor.callLater(self._poll_interval, self._poll_sleeping)
             for group in self._groups():
                 self._connect(group)
@@ -216,6 +222,13 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         """Disconnect a group that was left, if none of its jobs runs or is requested."""
         if not self.slots.held_by(group):
             group.stop(self.drain_timeout)
+            if not (self._started or self.slots.held):  # a thread that can't be cancelled holds a slot
+                self._threads.remove()
+
+    def _add_threads(self) -> None:
+        """Have threads for as many jobs as may run: each must start at once."""
+        if self._started and self._needs_threads:
+            self._threads.add()
 
     # What connections report.
 
@@ -263,7 +276,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         taken_away = connection.jobs.get(assignment.handle)
         job = connection.jobs[assignment.handle] = Job(connection, function.name, assignment)
         if taken_away is not None:
-            self.runner.abandon(taken_away, "its server took it away, and has assigned it anew")
+            self.runner.abandon([taken_away], "its server took it away, and has assigned it anew")
         if self.runner.run_job(job, function, state):
             self.function_ended(state)
         else:
@@ -295,8 +308,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         state.group.discard(state)
         if grabs:
             self._release(state.group, grabs)
-        for job in jobs:
-            self.runner.abandon(job, f"its connection was lost: {connection.error}")
+        self.runner.abandon(jobs, f"its connection was lost: {connection.error}")
         self._grab_jobs()
 
     # What the runner reports.

@@ -109,7 +109,6 @@ class GearmanWorker(GearmanService):
         self._tls = tls
         self._max_jobs = check_count("max_jobs", max_jobs)
         self._functions: dict[bytes, Function] = {}
-        self._has_threads = False
         self._scheduler = WorkerScheduler(
             self._reactor,
             _read_once(job_servers),
@@ -154,7 +153,8 @@ class GearmanWorker(GearmanService):
             well, of a few seconds more, for a worker that hangs as a whole: perl's server then fails the job; gearmand
             gives it to another worker, but only where this one has no free slot (``max_jobs``) and so does not wait
             for a job; geard has no such time-out.
-        :param threaded: whether to run it in the reactor's thread pool, as code that blocks needs it.
+        :param threaded: whether to run it in the reactor's thread pool, as code that blocks needs it. While the worker
+            runs, the pool's maximum is raised by the worker's ``max_jobs``.
         :param max_jobs: how many of its jobs may run at a time, within the worker's ``max_jobs``; None for no limit of
             its own. A function with a limit has connections of its own.
         :raises TypeError, ValueError: for an invalid argument, or a name that is registered already.
@@ -170,8 +170,8 @@ class GearmanWorker(GearmanService):
             positive_seconds("timeout", timeout)
         if max_jobs is not None:
             check_count("max_jobs", max_jobs)
-        if threaded:
-            self._grow_thread_pool()
+        if threaded and not isinstance(self._reactor, ThreadedReactor):
+            raise ValueError("threaded needs a reactor that has threads")
         registered = self._functions[wire_name] = Function(
             name, wire_name, function, timeout=timeout, threaded=threaded, max_jobs=max_jobs
         )
@@ -187,14 +187,6 @@ class GearmanWorker(GearmanService):
         if function is None:
             raise ValueError(f"function {name!r} is not registered")
         self._scheduler.remove_function(function)
-
-    def _grow_thread_pool(self) -> None:
-        """Add threads for as many jobs as may run: others, such as the resolver of names, need those that there are."""
-        if not isinstance(self._reactor, ThreadedReactor):
-            raise ValueError("threaded needs a reactor that has threads")
-        if not self._has_threads:
-            self._has_threads = True
-            self._reactor.suggestThreadPoolSize(self._reactor.getThreadPool().max + self._max_jobs)
 
     @property
     def job_servers(self) -> list[Address]:

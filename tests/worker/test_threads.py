@@ -1,0 +1,237 @@
+"""Threads of a worker: the maximum of the reactor's pool, and threads that send more than a server takes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.python.threadpool import ThreadPool
+
+from txgearman import GearmanWorker, Job, JobEnded
+from txgearman.testing import MemoryJobServer
+from txgearman.worker.threads import MAX_UNSENT, AddedThreads
+
+from ..conftest import Failures
+from .harness import do_nothing, slots_held
+from .job_harness import HANG, ServerConnection, make_job
+
+reactor: Any = global_reactor
+
+# The maximum of the reactor's pool.
+
+
+def make_threads(pool: ThreadPool, count: int) -> AddedThreads:
+    made: Any = SimpleNamespace(getThreadPool=lambda: pool)
+    return AddedThreads(made, count)
+
+
+def test_added_threads_are_taken_away_again() -> None:
+    """Others, such as the resolver of names, need the threads that the pool has by itself."""
+    pool = ThreadPool(0, 10)
+    first, second = make_threads(pool, 100), make_threads(pool, 20)
+    first.add()
+    first.add()
+    second.add()
+    assert pool.max == 130
+    first.remove()
+    first.remove()
+    assert pool.max == 30
+    second.remove()
+    assert pool.max == 10
+
+
+def test_maximum_that_others_set_meanwhile_stays() -> None:
+    pool = ThreadPool(0, 10)
+    before, after = make_threads(pool, 5), make_threads(pool, 7)
+    before.add()
+    pool.adjustPoolsize(maxthreads=40)
+    after.add()
+    before.remove()
+    assert pool.max == 47
+    after.remove()
+    assert pool.max == 40
+
+
+def test_maximum_is_not_below_minimum() -> None:
+    """Twisted would raise an AssertionError out of the worker's stop."""
+    pool = ThreadPool(0, 10)
+    threads = make_threads(pool, 5)
+    threads.add()
+    pool.adjustPoolsize(minthreads=12)
+    threads.remove()
+    assert pool.max == 12
+
+
+@pytest.fixture
+def thread_pool() -> ThreadPool:
+    made: ThreadPool = reactor.getThreadPool()
+    return made
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await deferLater(reactor, 0.001)
+
+
+async def test_pool_has_threads_for_max_jobs_while_worker_runs(thread_pool: ThreadPool) -> None:
+    server, before = MemoryJobServer(reactor), thread_pool.max
+    worker = GearmanWorker([server.endpoint()], max_jobs=25)
+    worker.register_function("one", do_nothing, threaded=True)
+    worker.register_function("another", do_nothing, threaded=True, max_jobs=3)
+    assert thread_pool.max == before
+    for _ in range(2):
+        worker.startService()
+        assert thread_pool.max == before + 25
+        await worker.stopService()
+        assert thread_pool.max == before
+    await server.close()
+
+
+async def test_function_that_is_registered_after_start_adds_threads(thread_pool: ThreadPool) -> None:
+    server, before = MemoryJobServer(reactor), thread_pool.max
+    worker = server.worker(max_jobs=25)
+    worker.register_function("plain", do_nothing)
+    assert thread_pool.max == before
+    worker.register_function("threaded", do_nothing, threaded=True)
+    assert thread_pool.max == before + 25
+    await server.close()
+    assert thread_pool.max == before
+
+
+async def test_thread_that_outlives_stop_keeps_threads_added(thread_pool: ThreadPool) -> None:
+    """It takes up one of them."""
+    server, before = MemoryJobServer(reactor), thread_pool.max
+    worker = server.worker(drain_timeout=0)
+    started, gate = threading.Event(), threading.Event()
+
+    def function(job: Job) -> None:
+        started.set()
+        gate.wait(HANG)
+
+    worker.register_function("work", function, threaded=True)
+    await server.client().add_task_bg("work")
+    await until(started.is_set)
+    await worker.stopService()
+    assert (thread_pool.max, slots_held(worker)) == (before + 10, 1)
+    gate.set()
+    await until(lambda: not slots_held(worker))
+    assert thread_pool.max == before
+    await server.close()
+
+
+# Threads that send more than the server takes.
+
+
+class SlowServer(ServerConnection):
+    """A connection whose server takes nothing until the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[Deferred[None]] = []
+
+    def when_drained(self) -> Deferred[None]:
+        self.waiting.append(Deferred())
+        return self.waiting[-1]
+
+
+@pytest.fixture
+def slow() -> Iterator[SlowServer]:
+    server = SlowServer()
+    yield server
+    for waiting in server.waiting:
+        if not waiting.called:
+            waiting.callback(None)
+
+
+async def test_thread_waits_until_server_takes_what_it_sent(slow: SlowServer) -> None:
+    job = make_job(slow)
+    chunk = bytes(MAX_UNSENT // 2)
+
+    def function() -> None:
+        for _ in range(5):
+            job.send_data(chunk)
+
+    done = deferToThread(function)
+    for sent in (2, 4):
+        await until(lambda number=sent: len(slow.waiting) == number // 2)  # type: ignore[misc]  # its type is the default's
+        assert (len(slow.data), done.called) == (sent, False)
+        slow.waiting[-1].callback(None)
+    await done
+    assert len(slow.data) == 5
+
+
+async def test_thread_waits_after_many_small_packets(slow: SlowServer) -> None:
+    """Each takes memory until the reactor's thread has written it."""
+    job = make_job(slow)
+
+    def function() -> None:
+        while True:
+            job.send_status(1, 2)
+
+    done = deferToThread(function)
+    await until(lambda: slow.waiting)
+    assert 100 < len(slow.sent) < 1000
+    job._close("it is enough")
+    with pytest.raises(JobEnded):
+        await done
+
+
+ENDS: dict[str, Callable[[Job], object]] = {
+    "lost": lambda job: job._close("its connection was lost"),
+    "completed": lambda job: job.complete(b""),
+    "completed by a thread": lambda job: deferToThread(job.complete, b""),
+}
+
+
+@pytest.mark.guarantee(number=11)
+@pytest.mark.parametrize("end", ENDS)
+async def test_thread_that_waits_is_released_when_its_job_ends(slow: SlowServer, end: str) -> None:
+    job = make_job(slow)
+    done = deferToThread(job.send_data, bytes(MAX_UNSENT))
+    await until(lambda: slow.waiting)
+    ENDS[end](job)
+    with pytest.raises(JobEnded):
+        await done
+
+
+async def test_thread_does_not_wait_for_job_that_ends_while_it_sends(slow: SlowServer) -> None:
+    job = make_job(slow)
+
+    def call_from_thread(call: Callable[..., object], *arguments: object) -> None:
+        job._close("it ended just now")
+
+    slow.factory.reactor = SimpleNamespace(callFromThread=call_from_thread)
+    await deferToThread(job.send_data, bytes(MAX_UNSENT))
+    assert slow.waiting == []
+
+
+@pytest.mark.guarantee(number=11)
+async def test_stop_releases_thread_that_waits_for_server(logged_failures: Failures) -> None:
+    server = MemoryJobServer(reactor)
+    worker = server.worker(drain_timeout=0.01)
+    ended: list[BaseException] = []
+    sent: list[int] = []
+
+    def function(job: Job) -> Iterator[bytes]:
+        try:
+            while True:
+                sent.append(1)
+                yield bytes(MAX_UNSENT)
+        except GeneratorExit as error:
+            ended.append(error)
+            raise
+
+    worker.register_function("work", function, threaded=True)
+    await server.client().add_task_bg("work")
+    await until(lambda: sent)
+    await worker.stopService()
+    await until(lambda: not slots_held(worker))
+    assert (len(ended), len(logged_failures.flush(JobEnded))) == (1, 1)
+    await server.close()
