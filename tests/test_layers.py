@@ -57,6 +57,7 @@ MODULES = [
     "worker.functions",
     "worker.protocol",
     "worker.groups",
+    "worker.polls",
     "worker.slots",
     "worker.execution",
     "worker.scheduler",

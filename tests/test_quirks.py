@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import TimeoutError
 from twisted.internet.task import Clock
 
@@ -44,6 +44,7 @@ from .test_geard import settled_worker
 from .test_gearmand import Events, outcome, state, until
 from .wire import MemoryEndpoint
 from .wire import outcome as told
+from .worker.harness import group_of
 
 reactor: Any = global_reactor
 
@@ -337,6 +338,40 @@ async def test_h12_a_server_that_is_out_of_descriptors_is_given_up_and_tried_aga
         await until(lambda: state(client) is ServerState.READY)
         assert await client.add_task_bg("work")
         await client.stopService()
+
+
+@pytest.mark.daemon("gearmand")
+@pytest.mark.guarantee(number=5)
+async def test_h14_worker_without_free_slot_takes_the_only_wakeup() -> None:
+    """It runs the job as soon as it has a slot; the other one, which sleeps, would do so at its next poll."""
+    gate: Deferred[bytes] = Deferred()
+    by: list[str] = []
+    server = OnPort()
+    with Gearmand("--worker-wakeup=1") as gearmand:
+        full = GearmanWorker([gearmand.address, server.address], max_jobs=1)
+        full.register_function("other", lambda job: gate)
+        full.register_function("work", lambda job: by.append("full"))
+        idle = GearmanWorker([gearmand.address])
+        idle.register_function("work", lambda job: by.append("idle"))
+        async with full, GearmanClient([gearmand.address]) as client, GearmanClient([server.address]) as busy:
+            await until(lambda: asleep(full) == 2)
+            async with idle:
+                await until(lambda: asleep(idle) == 1)
+                occupying = busy.add_task("other")
+                await until(lambda: sum(info.in_flight for info in full.servers))
+                done = client.add_task("work")
+                await until(lambda: asleep(full) == 0)  # it was woken
+                await client.echo()
+                assert (asleep(idle), done.called) == (1, False)
+                gate.callback(b"")
+                await gatherResults([occupying, done])
+    await server.server.close()
+    assert by == ["full"]
+
+
+def asleep(worker: GearmanWorker) -> int:
+    """At how many servers a worker sleeps."""
+    return sum(state.connection.asleep for state in group_of(worker).states.values())
 
 
 # What comes twice.

@@ -38,6 +38,7 @@ from .groups import (
     cancel_timer,
 )
 from .job import Assignment, Job
+from .polls import PollSchedule
 from .protocol import GearmanWorkerProtocol, JobReceiver, Registrar
 from .slots import Slots
 from .threads import AddedThreads
@@ -81,8 +82,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         self._reactor = reactor
         self._job_servers = job_servers
         self._make_servers = make_servers
-        self._poll_interval = poll_interval
-        self._poll: IDelayedCall | None = None
+        self._polls = PollSchedule(reactor, poll_interval, self._poll)
         self._started = False
         self._needs_threads = False
         self._threads = AddedThreads(reactor, max_jobs)
@@ -161,7 +161,6 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         if not self._started:
             self._started = True
             self._add_threads()
-            self._poll = self._reactor.callLater(self._poll_interval, self._poll_sleeping)
             for group in self._groups():
                 self._connect(group)
 
@@ -172,8 +171,6 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         """
         if self._started:
             self._started = False
-            cancel_timer(self._poll)
-            self._poll = None
             old = self._groups()
             self.unlimited = self._new_group(self.unlimited.functions.values())
             self.limited = {
@@ -211,6 +208,8 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     def _leave(self, group: FunctionGroup) -> None:
         """Request nothing more by a group, and disconnect it once its jobs have ended."""
         self._leaving[group] = None
+        for state in group.states.values():
+            self._polls.discard(state)
         group.when_stopped().addCallback(self._left, group)
         group.retire()
         self._stop_if_done(group)
@@ -234,6 +233,8 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
 
     def _connection_ready(self, state: GrabState) -> None:
         self._states[state.connection] = state
+        if not state.group.retired:
+            self._polls.add(state)
         self._offer(state)
 
     def connection_drained(self, connection: GearmanWorkerProtocol) -> None:
@@ -306,6 +307,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         if state is None:  # it was not ready
             return
         state.group.discard(state)
+        self._polls.discard(state)
         if grabs:
             self._release(state.group, grabs)
         self.runner.abandon(jobs, f"its connection was lost: {connection.error}")
@@ -334,14 +336,12 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
 
     # Whose turn it is.
 
-    def _poll_sleeping(self) -> None:
-        """Ask connections that sleep: gearmand 1.1 wakes nobody for a job whose time (``at=``) has come (H7)."""
-        self._poll = self._reactor.callLater(self._poll_interval, self._poll_sleeping)
-        for group in self._groups():
-            for state in group.states.values():
-                if state.connection.asleep:
-                    state.may_have_job = True
-                    self._may_be_asked.add(state)
+    def _poll(self, states: list[GrabState]) -> None:
+        """Ask those connections that sleep: gearmand 1.1 wakes nobody for a job whose time (``at=``) has come (H7)."""
+        for state in states:
+            if state.connection.asleep:
+                state.may_have_job = True
+                self._may_be_asked.add(state)
         self._grab_jobs()
 
     def _grab_jobs(self) -> None:
