@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -20,6 +21,7 @@ from zope.interface import implementer
 
 from txgearman import GearmanClient, GearmanWorker, Job
 from txgearman.testing import MemoryEndpoint, MemoryJobServer
+from txgearman.worker import execution
 from txgearman.worker.worker import POLL_INTERVAL
 
 from ..examples import of_histories
@@ -76,6 +78,8 @@ class WorkerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(execution, "MAX_CANCELS", 1)
         clock = Clock()
         self.servers = [MemoryJobServer(clock) for _ in range(3)]
         self.timers = Timers(clock)
@@ -270,6 +274,7 @@ class WorkerMachine(RuleBasedStateMachine):
             raise error
 
     def teardown(self) -> None:
+        self.patch.undo()
         self.check_reactions()
         self.reaction = ""
         if not self.started:

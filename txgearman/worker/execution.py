@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Final
 from typing import Protocol as Interface
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..connection.reactor import Reactor
+from ..connection.waiters import Waiters
 from ..errors import JobEnded, JobFailed
 from ..failures import for_log
 from .functions import Function
@@ -20,6 +24,9 @@ from .job import Job
 __all__ = ["ExecutionListener", "JobRunner"]
 
 _log = Logger()
+
+MAX_CANCELS: Final = 500
+"""Functions that are cancelled in one turn of the reactor."""
 
 
 class ExecutionListener(Interface):
@@ -55,6 +62,11 @@ class JobRunner:
         self._listener = listener
         # How many running jobs await each Deferred: a function may return the same one for several.
         self._awaiting: dict[Deferred[object], int] = {}
+        # Jobs that were abandoned, and whose functions are to be cancelled.
+        self._to_cancel: deque[Job] = deque()
+        self._cancelling = False
+        self._cancel_call: IDelayedCall | None = None
+        self._cancelled: Waiters[None] = Waiters()
 
     def run_job(self, job: Job, function: Function, state: GrabState) -> bool:
         """Start the function of a job.
@@ -86,14 +98,22 @@ class JobRunner:
     def abandon(self, jobs: Iterable[Job], reason: str) -> None:
         """End jobs without a packet, and cancel their functions. All have ended before the first is cancelled.
 
+        Many are cancelled in several turns of the reactor: a canceller is the author's code.
+
         :param reason: why, for people.
         """
-        jobs = list(jobs)
         for job in jobs:
             job._close(reason)
             self._stop_timer(job)
-        for job in jobs:
-            self._cancel(job)
+            self._to_cancel.append(job)
+        if self._cancel_call is None and not self._cancelling:
+            self._cancel_some()
+
+    def when_cancelled(self) -> Deferred[None]:
+        """
+        :return: fires when all functions of jobs that were abandoned have been cancelled.
+        """
+        return self._cancelled.wait() if self._to_cancel or self._cancelling else succeed(None)
 
     def abandon_all(self, group: FunctionGroup, reason: str) -> None:
         """Abandon all jobs of a group."""
@@ -188,6 +208,19 @@ class JobRunner:
         self._cancel(job)
         if not in_time and job in self.running:
             self._listener.job_timed_out(self.running[job][0])
+
+    def _cancel_some(self) -> None:
+        """Cancel as many functions as one turn of the reactor may take."""
+        self._cancel_call = None
+        self._cancelling = True
+        for _ in range(MAX_CANCELS):
+            if self._to_cancel:
+                self._cancel(self._to_cancel.popleft())
+        self._cancelling = False
+        if self._to_cancel:
+            self._cancel_call = self._reactor.callLater(0, self._cancel_some)
+        else:
+            self._cancelled.fire(None)
 
     def _cancel(self, job: Job) -> None:
         # A thread can't be cancelled, and keeps its slot until it ends; so does a job whose Deferred is shared.

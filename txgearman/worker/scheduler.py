@@ -189,7 +189,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         """End the drain of a group."""
         self._leaving[group] = None
         self.runner.abandon_all(group, "the worker was stopped")
-        group.stop()
+        self._stop_group(group)
 
     # Groups.
 
@@ -220,9 +220,13 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     def _stop_if_done(self, group: FunctionGroup) -> None:
         """Disconnect a group that was left, if none of its jobs runs or is requested."""
         if not self.slots.held_by(group):
-            group.stop(self.drain_timeout)
+            self._stop_group(group, self.drain_timeout)
             if not (self._started or self.slots.held):  # a thread that can't be cancelled holds a slot
                 self._threads.remove()
+
+    def _stop_group(self, group: FunctionGroup, drain_timeout: float = CLOSE_TIMEOUT) -> None:
+        """Disconnect a group once no function is left that is to be cancelled, and with it no timer for that."""
+        self.runner.when_cancelled().addCallback(lambda _: group.stop(drain_timeout))
 
     def _add_threads(self) -> None:
         """Have threads for as many jobs as may run: each must start at once."""
