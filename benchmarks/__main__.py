@@ -69,12 +69,12 @@ CASES = [
 BY_NAME = {case.name: case for case in CASES}
 
 
-def measure(case: Case, module: str) -> dict[str, float]:
-    """Run it once."""
+def measure(case: Case, module: str, python: str = sys.executable) -> dict[str, float]:
+    """Run it once, by this or another Python."""
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(job_server(worker=module != "worker"))
         of_jobs = [f"--jobs={case.jobs}", f"--payload={case.payload}"]
-        command = [sys.executable, "-m", f"benchmarks.{module}", *of_jobs, f"--workload={case.workload}"]
+        command = [python, "-m", f"benchmarks.{module}", *of_jobs, f"--workload={case.workload}"]
         if module == "worker":
             subprocess.run(
                 [sys.executable, "-m", "benchmarks.floor", f"--port={port}", "--workload=background", *of_jobs],

@@ -19,17 +19,20 @@ WORKLOADS: Final = {
 }
 """What peerbench calls them, and what they are."""
 
+OWN_WORKLOADS: Final = {"background": WORKLOADS["w1"], "window": WORKLOADS["w4"]}
+"""The same, by their names in ``benchmarks``."""
+
 OWN: Final = "txgearman"
 
 
 def releases() -> list[str]:
     """Those that there are records of, the newest first."""
-    found = {path.name.rpartition("-")[0] for path in RECORDS.glob("*-*.json")}
+    found = {path.name.rpartition("-")[0] for path in RECORDS.glob("*.json")}
     return sorted(found, key=lambda release: [int(part) for part in release.split(".")], reverse=True)
 
 
 def record(kind: str, release: str) -> dict[str, Any]:
-    """The record of a kind: ``cases``, ``workers`` or ``peers``."""
+    """The record of a kind: ``cases``, ``workers``, ``peers`` or ``pythons``."""
     found: dict[str, Any] = json.loads((RECORDS / f"{release}-{kind}.json").read_text("utf-8"))
     return found
 
@@ -101,6 +104,16 @@ def workers(release: str) -> str:
     return tables.markdown(rows)
 
 
+def pythons(release: str) -> str:
+    """The table of interpreters."""
+    rows = [["workload", "jobs", "Python", "jobs/s", "µs of CPU a job", "speed", "CPU"]]
+    for run in record("pythons", release)["pythons"]:
+        row = [OWN_WORKLOADS[run["workload"]], f"{run['jobs']:,}", run["python"]]
+        row += [f"{run['jobs_per_second']:,.0f}", f"{run['cpu_us']:.2f}"]
+        rows.append([*row, _ratio(run["speed_to_first"]), _ratio(run["cpu_to_first"])])
+    return tables.markdown(rows)
+
+
 # The plot.
 
 _WIDTH: Final = 720.0
@@ -135,4 +148,4 @@ def _bar(top: float, name: str, value: float, longest: float) -> list[str]:
     ]
 
 
-FIGURES: Final = {"peers": peers, "cases": cases, "workers": workers}
+FIGURES: Final = {"peers": peers, "cases": cases, "workers": workers, "pythons": pythons}

@@ -14,7 +14,7 @@ import figures
 import pytest
 
 import txgearman
-from benchmarks import peers, records, workers
+from benchmarks import peers, pythons, records, workers
 from benchmarks.__main__ import BY_NAME, CASES, Case, measure, run
 from benchmarks.servers import job_server
 
@@ -85,6 +85,16 @@ def test_workers_are_compared_on_the_same_jobs(capfd: pytest.CaptureFixture[str]
     assert all(row["jobs_per_second"] > 0 for row in rows)
 
 
+# Interpreters.
+
+
+def test_pythons_are_compared_with_the_first() -> None:
+    first, second = pythons.compare([sys.executable, sys.executable], Case("", "window", 1000), 1)
+    assert first["python"] == second["python"] == pythons.name_of(sys.executable)
+    assert (first["jobs"], first["speed_to_first"], first["cpu_to_first"]) == (1000, 1, 1)
+    assert second["speed_to_first"] == pytest.approx(second["jobs_per_second"] / first["jobs_per_second"])
+
+
 # Records.
 
 
@@ -127,6 +137,7 @@ COMMANDS = {
     "cases": ["benchmarks", "--turns=1", "--only=1,000 in flight"],
     "workers": ["benchmarks.workers", "--turns=1", "--jobs=100"],
     "peers": ["benchmarks.peers", "runs.jsonl"],
+    "pythons": ["benchmarks.pythons", sys.executable, "--turns=1", "--jobs", "1000"],
 }
 
 
@@ -142,6 +153,10 @@ def test_a_command_writes_a_record_that_the_page_about_speed_can_be_made_from(
     monkeypatch.setattr(figures, "RECORDS", tmp_path)
     assert figures.releases() == ["1.0.0"]
     table = figures.FIGURES[kind]("1.0.0")
-    assert {"cases": "| 1,000 in flight |", "workers": "| libgearman |", "peers": "| txgearman | 2,500 | "}[
-        kind
-    ] in table
+    expected = {
+        "cases": "| 1,000 in flight |",
+        "workers": "| libgearman |",
+        "peers": "| txgearman | 2,500 | ",
+        "pythons": f"| 100 in flight | 1,000 | {pythons.name_of(sys.executable)} |",
+    }
+    assert expected[kind] in table

@@ -75,6 +75,7 @@ COMMANDS = {
     "python -m sphinx -W -n --keep-going docs build/docs",
     "python -m benchmarks",
     "python -m benchmarks.workers",
+    "python -m benchmarks.pythons /path/to/pypy3",
     "python -m pip install build twine",
     "python -m build && python -m twine check --strict dist/* && python -m twine upload dist/*",
 }
