@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
+from zope.interface import implementer
 
 from txgearman import (
     GearmanClient,
@@ -16,7 +19,7 @@ from txgearman import (
 from txgearman.packets import (
     PacketType,
 )
-from txgearman.testing import MemoryJobServer
+from txgearman.testing import MemoryEndpoint, MemoryJobServer
 from txgearman.worker.groups import FunctionGroup
 from txgearman.worker.scheduler import WorkerScheduler
 
@@ -143,3 +146,16 @@ def results(outcomes: list[list[Any]]) -> list[Any]:
     """The outcomes of those that have one, and not more."""
     assert all(len(each) <= 1 for each in outcomes)
     return [each[0] for each in outcomes if each]
+
+
+@implementer(IStreamClientEndpoint)
+class ReactingEndpoint:
+    """An endpoint of a caller's own, whose `connect` is the caller's code."""
+
+    def __init__(self, endpoint: MemoryEndpoint, react: Callable[[], None]) -> None:
+        self._endpoint = endpoint
+        self._react = react
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        self._react()
+        return self._endpoint.connect(protocolFactory)

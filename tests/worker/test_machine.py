@@ -15,17 +15,16 @@ from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
-from zope.interface import implementer
 
 from txgearman import GearmanClient, GearmanWorker, Job
-from txgearman.testing import MemoryEndpoint, MemoryJobServer
+from txgearman.testing import MemoryJobServer
 from txgearman.worker import execution
 from txgearman.worker.worker import POLL_INTERVAL
 
 from ..examples import of_histories
-from .harness import MINUTE, Slow, offers, running_jobs, slots_held
+from .harness import MINUTE, ReactingEndpoint, Slow, offers, running_jobs, slots_held
 
 MAX_JOBS = 3
 
@@ -55,19 +54,6 @@ class Timers:
 
     def active(self) -> list[IDelayedCall]:
         return [call for call in self._calls if call.active()]
-
-
-@implementer(IStreamClientEndpoint)
-class ReactingEndpoint:
-    """An endpoint of a caller's own, whose `connect` is the caller's code."""
-
-    def __init__(self, endpoint: MemoryEndpoint, react: Callable[[], None]) -> None:
-        self._endpoint = endpoint
-        self._react = react
-
-    def connect(self, protocolFactory: Any) -> Deferred[Any]:
-        self._react()
-        return self._endpoint.connect(protocolFactory)
 
 
 class WorkerMachine(RuleBasedStateMachine):
