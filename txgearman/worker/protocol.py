@@ -324,8 +324,7 @@ class GearmanWorkerFactory(GearmanFactory[GearmanWorkerProtocol]):
         self.name = name
 
     def _connection_ready(self, connection: GearmanWorkerProtocol) -> None:
-        if connection.error is None:
-            connection.register()
-            super()._connection_ready(connection)
+        connection.register()
+        super()._connection_ready(connection)
         if connection.error is None:
             self.registrar.connection_ready(connection)
