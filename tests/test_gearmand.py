@@ -567,13 +567,14 @@ async def test_nonsense_is_met_with_back_off(gearmand: Gearmand) -> None:
     listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
     port = listening.getHost().port
     async with GearmanClient([f"127.0.0.1:{port}"]) as client:
-        start = reactor.seconds()
         errors = [await outcome(client.add_task("work")) for _ in range(50)]
         assert {type(error) for error in errors} == {NoServersAvailable}
         assert type(client.servers[0].last_error) is ProtocolError
         assert factory.connects == 1
         await until(lambda: factory.connects == 2)
-        assert reactor.seconds() - start > 0.2
+        start = reactor.seconds()
+        await until(lambda: factory.connects == 3)
+        assert reactor.seconds() - start > 0.4
         await listening.stopListening()
         sane = reactor.listenTCP(port, ProxyFactory("127.0.0.1", gearmand.port), interface="127.0.0.1")
         await until(lambda: state(client) is ServerState.READY)

@@ -64,6 +64,8 @@ _QUEUE_FULL: Final = "QUEUE_ERROR"  # docs/gearman.md §3
 
 _MAX_DATA_SHOWN: Final = 200  # bytes of WORK_EXCEPTION data in the text of the error
 
+_MIN_AGE_SHOWN: Final = 0.05  # seconds since an error of a connection in the text of `NoServersAvailable`
+
 E = TypeVar("E", bound=BaseException)
 
 _Reduced: TypeAlias = "tuple[object, tuple[object, ...], dict[str, object]]"
@@ -192,7 +194,8 @@ class NoServersAvailable(GearmanError):
         return printable_text("; ".join(map(self._describe, self.reasons)))
 
     def _describe(self, address: str) -> str:
-        times = [f"{self.ages[address]:.1f} s ago"] if address in self.ages else []
+        age = self.ages.get(address, 0.0)
+        times = [f"{age:.1f} s ago"] if age >= _MIN_AGE_SHOWN else []
         if address in self.next_attempts:
             times.append(f"next attempt in {self.next_attempts[address]:.1f} s")
         return f"{address}: {self.reasons[address]}" + (f" ({', '.join(times)})" if times else "")
