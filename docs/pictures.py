@@ -192,7 +192,7 @@ CONNECTION: Final = [
     Step(
         _WAITING,
         _CONNECTING,
-        "the delay is over: half a second, up to half a minute",
+        "the delay is over: two seconds at most, later half a minute",
         ((500, 240), (370, 240), (370, 172)),
     ),
     Step(_CONNECTING, _STOPPED, "`stopService()`", ((270, 160), (160, 160))),

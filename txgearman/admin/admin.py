@@ -77,8 +77,8 @@ class GearmanAdmin(PoolService[AdminProtocol]):
     Cancelling a call only ignores the answers. No command is sent twice.
 
     It is an `IService`, and an async context manager that starts and stops it. It connects at its start or first use,
-    with one connection to each server; calls do not wait for each other's answers. It reconnects after half a second to
-    half a minute; until then calls fail at once.
+    with one connection to each server; calls do not wait for each other's answers. It reconnects within two seconds
+    at first, and within half a minute later; until then calls fail at once, and bring the next attempt forward.
 
     Pass the names of functions without the prefix; they are returned as the server has them, with it. They must not
     have a space or an end of line, since a command is a line of words.

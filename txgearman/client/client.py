@@ -48,15 +48,15 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         deferred = client.add_task("reverse", b"abc")     # fires with b"cba"
 
     A client is an `IService`, and an async context manager that starts and stops it. It connects on `startService()`,
-    or on first use. A connection that fails or is lost is retried after a delay that grows from half a second to half a
-    minute.
+    or on first use. A connection that fails or is lost is retried within two seconds, at a random moment; further
+    attempts follow after delays that grow to half a minute, or within two seconds while a task waits for a server.
 
     **Routing.** A task without a unique goes to the connected server that has the fewest tasks. A task with a unique
     goes to the server that ranks highest for that unique, or to the next in rank while that one is down. All clients
     with the same servers rank them alike, so that jobs coalesce across the pool. A task that was not sent yet fails
     over if its server can't be reached. Once the latest attempt to reach each server has failed, tasks wait up to
     ``server_wait`` seconds for a server, and then fail with `NoServersAvailable`. Without ``server_wait`` they fail at
-    once, possibly before the call returns: wait a little before submitting again.
+    once, possibly before the call returns; they, too, bring the next attempt to connect forward.
 
     **Outcomes.** Each Deferred fires exactly once. There are no hidden retries: if the connection is lost after a task
     was sent, or the server forgets its job, the task fails with `TaskLost`; it is resubmitted only if you pass

@@ -41,7 +41,7 @@ MAX_RETRY_DELAY: Final = 30.0
 def retry_delay(attempt: int) -> float:
     """Return the seconds to wait before retry number `attempt`, of which 1 is the first.
 
-    The delay doubles with each retry, from half a second up to half a minute, as between attempts to connect.
+    The delay doubles with each retry, from half a second up to half a minute.
     """
     return min(MIN_RETRY_DELAY * 2.0 ** (attempt - 1), MAX_RETRY_DELAY)
 
