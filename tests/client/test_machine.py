@@ -25,6 +25,7 @@ from txgearman import (
     TaskRejected,
     TaskTimedOut,
 )
+from txgearman.client.awaiting import SHARE_TIME
 from txgearman.client.protocol import GearmanClientProtocol
 from txgearman.client.shared_job import SharedJob
 from txgearman.testing import Fault, MemoryJobServer, TakenJob
@@ -61,6 +62,7 @@ class ClientMachine(RuleBasedStateMachine):
         self.reacting = True
         self.errors: list[Exception] = []  # of reactions
         self.seen: set[GearmanClientProtocol] = set()
+        self.sharing_since = 0.0
 
     @initialize(
         count=st.integers(1, 3),
@@ -281,6 +283,21 @@ class ClientMachine(RuleBasedStateMachine):
         if self.tasks:
             unfinished = sum(not recorded.outcomes for recorded in self.tasks)
             assert self.client._dispatcher._unfinished == unfinished
+
+    @invariant()
+    def check_waiting(self) -> None:
+        """Waiting tasks are counted, and none waits for any server longer than `SHARE_TIME` while one is ready."""
+        if not hasattr(self, "client"):
+            return
+        waiting = self.client._dispatcher._awaiting_connection
+        held = [queue for queue in (waiting.unbound, *waiting.by_server.values()) for _ in range(len(queue))]
+        assert len(waiting) == len(held)
+        ready = [server for server in self.client._servers if server.connection is not None]
+        assert list(self.client._servers.ready) == ready
+        since = self.clock.seconds() if not (ready and waiting.unbound) else self.sharing_since
+        self.sharing_since = since
+        assert self.clock.seconds() - since <= SHARE_TIME
+        assert all(server.connection is None for server, queue in waiting.by_server.items() if queue)
 
     @invariant()
     def check_reactions(self) -> None:

@@ -12,7 +12,7 @@ from txgearman import GearmanClient
 from txgearman.client.awaiting import SHARE_TIME
 from txgearman.connection.pool import ServerPool
 from txgearman.errors import ClientStopped, NoServersAvailable
-from txgearman.testing import MemoryJobServer
+from txgearman.testing import Fault, MemoryJobServer
 
 from ..client_harness import NOTHING, ClientHarness, outcome, outcomes
 
@@ -85,7 +85,6 @@ def test_task_alone_does_not_wait_for_second_server() -> None:
     harness.answer(7)
     assert harness.queued()[7] == 1
     assert outcome(task).server == harness.client.servers[7].address
-    assert harness.client._dispatcher._awaiting_connection._share_timer is None
     harness.stop()
 
 
@@ -171,7 +170,6 @@ def test_tasks_cancelled_while_they_wait_are_not_sent_and_leave_no_timer() -> No
     assert sum(type(each) is CancelledError for each in outcomes([*plain, *bound])) == 30 - sent
     harness.answer(1)
     assert (sum(harness.queued()), len(harness.client._dispatcher._awaiting_connection)) == (sent, 0)
-    assert harness.client._dispatcher._awaiting_connection._share_timer is None
     harness.stop()
 
 
@@ -185,6 +183,64 @@ def test_stop_fails_tasks_that_wait_for_any_server_or_their_own() -> None:
     assert kinds["ClientStopped"] == 60 - sum(harness.queued())
     harness.advance(3)
     harness.answer(1, 2)
+    harness.stop()
+
+
+# The end of an outage.
+
+
+def outage(size: int) -> tuple[ClientHarness, list[Fault]]:
+    """Return a client none of whose servers can be reached."""
+    harness = ClientHarness(size, server_wait=1000.0).start()
+    downs = [server.go_down() for server in harness.servers]
+    harness.advance(30)
+    return harness, downs
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_tasks_that_waited_for_a_server_are_spread(unique: bool) -> None:
+    """The others are tried at once, when the first can be reached again."""
+    harness, downs = outage(5)
+    uniques = [b"%d" % number for number in range(100)]
+    tasks = [harness.client.add_task_bg("work", unique=each if unique else b"") for each in uniques]
+    for down in downs:
+        down.end()
+    harness.advance(60)
+    wanted = Counter(index_of(harness, each) for each in uniques) if unique else dict.fromkeys(range(5), 20)
+    assert {index: len(server.queued("work")) for index, server in enumerate(harness.servers)} == wanted
+    assert len(outcomes(tasks)) == 100
+    harness.stop()
+
+
+def test_tasks_that_waited_for_a_server_do_not_wait_for_others_longer_than_a_second() -> None:
+    """Neither those without a unique nor those whose own server does not answer."""
+    harness, downs = outage(3)
+    tasks = [harness.client.add_task_bg("work") for _ in range(30)]
+    tasks += [harness.client.add_task_bg("work", unique=b"%d" % number) for number in range(30)]
+    downs[1].end()
+    silence = harness.servers[1].fall_silent()
+    downs[0].end()
+    while not harness.servers[0].connections:
+        harness.advance(0.25)
+    assert 10 < len(harness.server.queued("work")) < 60
+    harness.advance(SHARE_TIME)
+    assert len(harness.server.queued("work")) == 60
+    assert {handle.server for handle in outcomes(tasks)} == {harness.client.servers[0].address}
+    downs[2].end()
+    silence.end()
+    harness.stop()
+
+
+def test_outage_may_end_with_a_new_server() -> None:
+    harness, downs = outage(2)
+    tasks = [harness.client.add_task_bg("work") for _ in range(30)]
+    joined = MemoryJobServer(harness.clock)
+    harness.client.job_servers = [*harness.client.job_servers, joined.endpoint()]
+    harness.advance()
+    assert len(joined.queued("work")) == 30
+    assert {handle.server for handle in outcomes(tasks)} == {harness.client.servers[2].address}
+    for down in downs:
+        down.end()
     harness.stop()
 
 

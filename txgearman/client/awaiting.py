@@ -28,6 +28,7 @@ SHARE_TIME: Final = 1.0
 class AwaitingConnection:
     """Queues of tasks: one for each server that tasks with uniques wait for, and one for the tasks without.
 
+    :ivar by_server: the queues of the tasks with uniques.
     :ivar unbound: the queue of the tasks that wait for any server.
     """
 
@@ -40,14 +41,14 @@ class AwaitingConnection:
         self._reactor = reactor
         self._servers = servers
         self._route = route
-        self._by_server: defaultdict[JobServer[GearmanClientProtocol], TaskQueue] = defaultdict(TaskQueue)
+        self.by_server: defaultdict[JobServer[GearmanClientProtocol], TaskQueue] = defaultdict(TaskQueue)
         self.unbound = TaskQueue()
         self._shared_out = 0  # tasks without a unique that have left the queue since it was empty
         self._served: set[JobServer[GearmanClientProtocol]] = set()  # servers that have got their share of them
         self._share_timer: IDelayedCall | None = None
 
     def __len__(self) -> int:
-        return len(self.unbound) + sum(map(len, self._by_server.values()))
+        return len(self.unbound) + sum(map(len, self.by_server.values()))
 
     def add(self, task: Task, server: JobServer[GearmanClientProtocol] | None) -> None:
         """Add a task, and become its holder.
@@ -55,7 +56,7 @@ class AwaitingConnection:
         :param server: the one that the task has to wait for; None for any.
         """
         if server is not None:
-            self._by_server[server].append(task)
+            self.by_server[server].append(task)
             return
         if not self.unbound:
             self._shared_out = 0
@@ -65,8 +66,8 @@ class AwaitingConnection:
     def pop_all(self) -> list[Task]:
         """Remove and return all tasks."""
         self._stop_timer()
-        queues = [self.unbound, *self._by_server.values()]
-        self._by_server.clear()
+        queues = [self.unbound, *self.by_server.values()]
+        self.by_server.clear()
         return [task for queue in queues for task in queue.pop_all()]
 
     def servers_changed(self, server: JobServer[GearmanClientProtocol] | None) -> None:
@@ -74,17 +75,17 @@ class AwaitingConnection:
 
         :param server: the one that has become ready or unreachable; None if any task may have another server now.
         """
-        for each in list(self._by_server) if server is None else [server]:
+        for each in list(self.by_server) if server is None else [server]:
             self._serve(each)
         self._share_out()
 
     def _serve(self, server: JobServer[GearmanClientProtocol]) -> None:
         """Send the tasks that wait for a server if it is ready, or else route them anew."""
-        queue = self._by_server[server]
+        queue = self.by_server[server]
         self._send(queue, len(queue), server)
         self._route_all(queue)
-        if not queue and self._by_server.get(server) is queue:
-            del self._by_server[server]
+        if not queue and self.by_server.get(server) is queue:
+            del self.by_server[server]
 
     @staticmethod
     def _send(queue: TaskQueue, count: int, server: JobServer[GearmanClientProtocol]) -> None:
@@ -111,7 +112,7 @@ class AwaitingConnection:
             self._send_share(server)
         if not self._servers.connecting:
             self._route_all(self.unbound)
-        if not self.unbound:
+        if not (self.unbound or self._servers.expecting):
             self._stop_timer()
         elif self._servers.ready and self._share_timer is None:
             self._share_timer = self._reactor.callLater(SHARE_TIME, self._share_time_over)
@@ -128,6 +129,7 @@ class AwaitingConnection:
 
     def _share_time_over(self) -> None:
         self._share_timer = None
+        self._servers.expect_no_longer()
         self._route_all(self.unbound)
 
     def _stop_timer(self) -> None:

@@ -124,6 +124,7 @@ class Dispatcher(TaskOwner):
         if not self._servers.any_reachable():
             self._servers.bring_forward()
             return
+        self._servers.expect_all()
         for task in self._awaiting_server.pop_all():
             if self._unique_of(task):
                 self._route(task)

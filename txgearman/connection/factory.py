@@ -150,6 +150,12 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
                     self._callID.reset(sooner)
                     self.next_attempt = self._callID.getTime()
 
+    def _attempt_now(self) -> None:
+        """Have the next attempt start now, if it is scheduled."""
+        if self._callID is not None:
+            self._callID.reset(0.0)
+            self.next_attempt = self._callID.getTime()
+
     def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
         """Close the connection, and do not reconnect.
 

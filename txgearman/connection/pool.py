@@ -106,6 +106,7 @@ class JobServer(Generic[ConnectionT]):
         self.connection: ConnectionT | None = None
         self.unreachable = False
         self.background = 0
+        self._expected = False
         self.last_error: Exception | None = None
         self._failed_at = 0.0
         self._endpoint = endpoint
@@ -119,7 +120,7 @@ class JobServer(Generic[ConnectionT]):
 
     def start(self) -> None:
         """Connect, and reconnect after each failure."""
-        self.unreachable = False
+        self.unreachable = self._expected = False
         self._factory = self._make_factory(name=self.address, listener=self)
         EndpointConnector(self._endpoint, self._factory).connect()
 
@@ -127,6 +128,18 @@ class JobServer(Generic[ConnectionT]):
     def reachable(self) -> bool:
         """Whether the server is ready, or connecting so that tasks should wait for it."""
         return self.connection is not None or not self.unreachable
+
+    def expect(self) -> None:
+        """Try to connect now if the server is unreachable. Tasks should wait for the outcome."""
+        if self.unreachable and self._factory is not None:
+            self.unreachable = False
+            self._expected = True
+            self._factory._attempt_now()
+
+    def expect_no_longer(self) -> None:
+        """Count the server as unreachable again if it was expected, and is not ready yet."""
+        self.unreachable = self.unreachable or (self._expected and self.connection is None)
+        self._expected = False
 
     @property
     def started(self) -> bool:
@@ -224,6 +237,7 @@ class JobServer(Generic[ConnectionT]):
                 _log.info("could not connect to {address}: {reason}", address=self.address, reason=reason, error=error)
             self.connection = None
             self.unreachable = True
+            self._expected = False
             self.last_error = error
             self._failed_at = factory.reactor.seconds()
             self._changed(self, False)
@@ -263,6 +277,7 @@ class ServerPool(Generic[ConnectionT]):
     :ivar only_server: the server, if there is only one; else None.
     :ivar addresses: the addresses, as they were passed.
     :ivar connecting: number of servers that are not ready, but connecting so that tasks should wait for them.
+    :ivar expecting: whether unreachable servers count as connecting for now, since an outage seems to be over.
     """
 
     def __init__(
@@ -299,6 +314,7 @@ class ServerPool(Generic[ConnectionT]):
         self._ready: list[JobServer[ConnectionT]] = []
         self._ring: Ring[JobServer[ConnectionT]] | None = None
         self.connecting = 0
+        self.expecting = False
         self.only_server: JobServer[ConnectionT] | None = None
         self.addresses: list[Address] = []
         self._set(job_servers)
@@ -415,7 +431,7 @@ class ServerPool(Generic[ConnectionT]):
         :param timeout: seconds until a connection is aborted if data is still unsent.
         :return: fires when no socket and no timer is left, of this stop or an earlier one.
         """
-        self.started = False
+        self.started = self.expecting = False
         # All factories are detached before the first is stopped, which may run the user's code, which may start again.
         detached = [factory for server in self._servers if (factory := server.release_factory())]
         detached += self._leaving
@@ -467,6 +483,25 @@ class ServerPool(Generic[ConnectionT]):
             self._brought_forward = True
             for server in self._servers:
                 server.bring_forward()
+
+    def expect_all(self) -> None:
+        """Try to connect to all unreachable servers now, and count them as connecting: an outage seems to be over.
+
+        Otherwise the first one that can be reached would get all tasks that wait.
+        """
+        self.expecting = True
+        for server in self._servers:
+            server.expect()
+        self._count_states()
+
+    def expect_no_longer(self) -> None:
+        """End what `expect_all` began: servers that are not ready yet are unreachable again."""
+        if self.expecting:
+            self.expecting = False
+            for server in self._servers:
+                server.expect_no_longer()
+            self._count_states()
+            self._changed(None)
 
     def none_available(self) -> NoServersAvailable:
         """Return the error for the case that no server can be reached."""
