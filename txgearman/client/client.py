@@ -51,9 +51,11 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
     or on first use. A connection that fails or is lost is retried within two seconds, at a random moment; further
     attempts follow after delays that grow to half a minute, or within two seconds while a task waits for a server.
 
-    **Routing.** A task without a unique goes to the connected server that has the fewest tasks. A task with a unique
-    goes to the server that ranks highest for that unique, or to the next in rank while that one is down. All clients
-    with the same servers rank them alike, so that jobs coalesce across the pool. A task that was not sent yet fails
+    **Routing.** A task without a unique goes to the less busy one of two connected servers. A task with a unique goes
+    to the server that ranks highest for that unique, or to the next in rank while that one is down. All clients with
+    the same servers rank them alike, so that jobs coalesce across the pool. Tasks that were submitted before any server
+    was connected are shared out: each server gets its share once it is ready, and what is left after a second goes to
+    those that are. A task that was not sent yet fails
     over if its server can't be reached. Once the latest attempt to reach each server has failed, tasks wait up to
     ``server_wait`` seconds for a server, and then fail with `NoServersAvailable`. Without ``server_wait`` they fail at
     once, possibly before the call returns; they, too, bring the next attempt to connect forward.
@@ -88,7 +90,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         """
         :param job_servers: addresses of one or more job servers, each of which is ``"host"``, ``"host:port"`` (default
             port 4730), ``"[v6]:port"``, one of these after ``"tls:"``, a Twisted client endpoint description
-            (``"unix:/path"``), or an `IStreamClientEndpoint`.
+            (``"unix:/path"``), an `IStreamClientEndpoint`, or a pair of a name for the server and an endpoint.
         :param prefix: is joined to each function's name with a TAB, as for workers with the same prefix, so that
             applications can share servers. Empty for none.
         :param reactor: None for the global reactor.
