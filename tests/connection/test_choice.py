@@ -211,6 +211,46 @@ def test_source_of_random_numbers_fixes_choice() -> None:
     assert history() == history()
 
 
+# The end of an outage.
+
+
+def test_expected_servers_are_tried_at_once_and_waited_for_until_they_are_no_longer_expected() -> None:
+    pool = Pool(3)
+    downs = [server.go_down() for server in pool.there]
+    pool.start()
+    pool.there[0].advance(30)
+    downs[0].end()
+    silence = pool.there[1].fall_silent()
+    downs[1].end()
+    assert not pool.servers.any_reachable()
+    pool.servers.expect_all()
+    assert (pool.servers.connecting, len(pool.servers.ready)) == (3, 0)
+    pool.servers.expect_all()  # their attempts are in progress
+    pool.there[0].advance()
+    assert [server.reachable for server in pool.servers] == [True, True, False]
+    assert (pool.servers.connecting, len(pool.servers.ready)) == (1, 1)
+    for _ in range(2):
+        pool.servers.expect_no_longer()
+        assert [server.reachable for server in pool.servers] == [True, False, False]
+    pool.servers.expect_all()  # an attempt to reach the second one is still in progress
+    assert pool.servers.connecting == 2
+    pool.servers.expect_no_longer()
+    assert pool.servers.connecting == 0
+    silence.end()
+    assert [server.reachable for server in pool.servers] == [True, True, False]
+    downs[2].end()
+    pool.stop()
+
+
+def test_stopped_servers_are_not_expected() -> None:
+    pool = Pool(1)
+    with pool.there[0].go_down():
+        pool.start()
+        pool.stop()
+        pool.servers.expect_all()
+    assert pool.clock.getDelayedCalls() == []
+
+
 # The names of endpoints.
 
 
