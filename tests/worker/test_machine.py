@@ -39,15 +39,21 @@ REACTIONS = ["stop", "restart", "register", "unregister", "change servers", "rai
 ID = "worker"
 
 
-class Timers:
-    """The reactor of the worker: a clock, and the delayed calls that the worker has made."""
+class Timers(Clock):
+    """The reactor of the worker: another clock, and the delayed calls that the worker has made.
+
+    It is a `Clock`, so that the worker's random numbers are the same each time.
+    """
 
     def __init__(self, clock: Clock) -> None:
-        self.seconds = clock.seconds
+        super().__init__()
+        self.seconds = clock.seconds  # type: ignore[method-assign]  # time is the other clock's
         self._clock = clock
         self._calls: list[IDelayedCall] = []
 
-    def callLater(self, delay: float, call: Callable[..., object], *arguments: Any, **named: Any) -> IDelayedCall:
+    def callLater(  # type: ignore[override]  # Twisted's name of the second parameter hides a builtin
+        self, delay: float, call: Callable[..., object], *arguments: Any, **named: Any
+    ) -> IDelayedCall:
         made: IDelayedCall = self._clock.callLater(delay, call, *arguments, **named)
         self._calls = [*self.active(), made]
         return made
