@@ -171,6 +171,23 @@ def test_cancel_before_job_created_drops_job_once_created() -> None:
     assert clock.getDelayedCalls() == []
 
 
+@pytest.mark.guarantee(number=9)
+@pytest.mark.parametrize("background", [False, True])
+def test_cancel_in_on_created_drops_job(server: MemoryJobServer, background: bool) -> None:
+    client = server.client()
+    cancelled: list[Task] = []
+
+    def cancel(task: Task) -> None:
+        cancelled.append(task)
+        deferred.cancel()
+
+    deferred = client.submit(Task("f", background=background, drop_on_cancel=True, on_created=cancel))
+    server.advance()
+    assert [task.ended for task in cancelled] == [True]
+    assert isinstance(outcome(deferred)[0], CancelledError)
+    assert server.queued("f") == []
+
+
 def test_connection_is_closed_after_last_command(server: MemoryJobServer) -> None:
     client = server.client()
     handles = [server.result_of(client.add_task_bg("f")) for _ in range(3)]

@@ -46,8 +46,38 @@ def retry_delay(attempt: int) -> float:
     return min(MIN_RETRY_DELAY * 2.0 ** (attempt - 1), MAX_RETRY_DELAY)
 
 
-class Dispatcher(TaskOwner):
-    """Sends tasks to job servers, and owns each of them until it has its outcome."""
+class _Run(TaskOwner):
+    """Owner of the tasks that are submitted before the next stop of the client.
+
+    A callback may stop the client and start it again while an event is reported to several tasks, which nobody holds
+    meanwhile. Those of the ended run are neither retried nor sent in the next one.
+    """
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._stopped = False
+        # Bound here, not called through another method: it is called for each task.
+        self.task_ended = dispatcher.task_ended  # type: ignore[method-assign]  # with the same signature
+
+    def stop(self) -> None:
+        """End the run."""
+        self._stopped = True
+
+    def drop(self, handle: JobHandle) -> None:
+        self._dispatcher.drop(handle)
+
+    def reroute(self, task: Task) -> None:
+        if self._stopped:
+            task._attempt_failed(ClientStopped())
+        else:
+            self._dispatcher.reroute(task)
+
+    def retry(self, task: Task, reason: Exception) -> bool:
+        return not self._stopped and self._dispatcher.retry(task, reason)
+
+
+class Dispatcher:
+    """Sends tasks to job servers, from the submit of each of them to its outcome."""
 
     def __init__(
         self,
@@ -60,7 +90,8 @@ class Dispatcher(TaskOwner):
         """
         :param drop: asks the server of a job to drop it.
         """
-        self._drop = drop
+        self.drop = drop
+        self._run = _Run(self)
         self._servers = servers
         self._server_wait = server_wait
         self._max_in_flight = max_in_flight
@@ -79,7 +110,7 @@ class Dispatcher(TaskOwner):
         :return: the task's Deferred.
         :raises ValueError: the task was submitted before, or its function's name becomes too long.
         """
-        deferred = task._begin(self, prefix)
+        deferred = task._begin(self._run, prefix)
         self._unfinished += 1
         timeout = task._timeout
         if timeout is not None:
@@ -95,6 +126,8 @@ class Dispatcher(TaskOwner):
 
         :return: fires when no socket and no timer is left.
         """
+        self._run.stop()
+        self._run = _Run(self)
         waiting = (
             self._awaiting_connection.pop_all()
             + self._awaiting_server.pop_all()
@@ -194,12 +227,10 @@ class Dispatcher(TaskOwner):
     def _time_out(self, task: Task) -> None:
         task._abandon(TaskTimedOut(task))
 
-    # TaskOwner.
-
-    def drop(self, handle: JobHandle) -> None:
-        self._drop(handle)
+    # For the owner of the tasks.
 
     def retry(self, task: Task, reason: Exception) -> bool:
+        """Schedule another attempt of a task that failed with `reason`; return whether there will be one."""
         if not (self._servers.started and isinstance(reason, GearmanError) and reason.retriable):
             return False
         delay = retry_delay(task._attempt + 1)
@@ -211,6 +242,7 @@ class Dispatcher(TaskOwner):
         return True
 
     def task_ended(self, task: Task) -> None:
+        """Handle the end of a task, whose Deferred has fired."""
         self._unfinished -= 1
         if task._timeout is not None:
             self._timeouts.discard(task)

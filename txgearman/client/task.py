@@ -484,6 +484,8 @@ class Task:
         """Remove the task from its holder, and fail it."""
         if self._holder is not None:
             self._holder.discard(self)
+        elif self._background and self._drop is not None and self._job_handle:  # by its own on_created
+            self._drop(JobHandle(self._server, self._job_handle))
         self._attempt_failed(reason)
 
     def _retry(self, reason: Exception) -> bool:
