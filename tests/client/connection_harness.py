@@ -110,9 +110,10 @@ class ConnectionHarness:
         return self.submit(background=True, at=1234)
 
     def tables(self) -> tuple[int, int, int]:
-        """Numbers of outstanding requests, of jobs, and of failed jobs that the connection remembers."""
+        """Numbers of outstanding requests, of jobs, and of uniques of failed jobs that the connection remembers."""
         connection = self.connection
-        return len(connection._outstanding), len(connection._jobs), len(connection._remembered_ends)
+        remembered = sum(map(len, connection._remembered_ends.values()))
+        return len(connection._outstanding), len(connection._jobs), remembered
 
     def check_still_good(self) -> None:
         """Check that earlier tasks have left nothing, and that the next task is completed."""

@@ -183,6 +183,21 @@ def test_task_that_joins_cancelled_job_gets_each_packet_once(count: int) -> None
 
 
 @pytest.mark.guarantee(number=4)
+@pytest.mark.parametrize("uniques", [(b"abc", b"-", b"abc"), (b"-", b"abc", b"-"), (b"abc", b"abc", b"-")])
+def test_task_that_joins_cancelled_job_by_other_unique_gets_each_packet_once(uniques: tuple[bytes, ...]) -> None:
+    """A task with the unique "-" joins a job whose unique and workload are its workload (docs/gearman.md §1)."""
+    harness = ConnectionHarness()
+    ended = [harness.submit(b"abc", unique=unique) for unique in uniques[:2]]
+    harness.server.send(*[created()] * 2, *[work_fail()] * 2)
+    joined = [harness.submit(b"abc", unique=unique) for unique in (uniques[2], b"abc")]
+    harness.server.send(*[created()] * 2, *[data(b"1")] * 4, *[data(b"2")] * 4, *[complete(b"r")] * 4)
+    assert outcomes(ended) == [[TaskFailed]] * 2
+    assert [recorded.data for recorded in joined] == [[b"1", b"2"]] * 2
+    assert outcomes(joined) == [[b"r"]] * 2
+    assert harness.tables() == (0, 0, 0)
+
+
+@pytest.mark.guarantee(number=4)
 def test_job_may_be_cancelled_repeatedly() -> None:
     harness = ConnectionHarness()
     for copies in range(1, 5):
@@ -282,14 +297,16 @@ def test_unique_dash_shares_job_with_workload(uniques: tuple[bytes, bytes]) -> N
 
 
 @pytest.mark.guarantee(number=12)
-@pytest.mark.parametrize(("unique", "kept"), [(b"", 0), (b"u%d", 1000)])
-def test_number_of_remembered_failed_jobs_is_limited(unique: bytes, kept: int) -> None:
-    """Jobs without a unique can't be joined, and are not remembered."""
+@pytest.mark.parametrize(
+    ("unique", "handle", "kept"), [(b"", b"H:%d", 0), (b"u%d", b"H:%d", 1000), (b"u%d", b"H", 2)]
+)
+def test_number_of_remembered_failed_jobs_is_limited(unique: bytes, handle: bytes, kept: int) -> None:
+    """Jobs without a unique can't be joined, and are not remembered. Many jobs may have one handle (H10)."""
     harness = ConnectionHarness()
     for number in range(1010):
         harness.submit(unique=unique.replace(b"%d", b"%d" % number))
-        handle = b"H:%d" % number
-        harness.server.send(created(handle), work_fail(handle))
+        named = handle.replace(b"%d", b"%d" % number)
+        harness.server.send(created(named), work_fail(named))
     assert (harness.tables(), harness.connection.in_flight) == ((0, 0, kept), 0)
 
 

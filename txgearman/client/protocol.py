@@ -45,7 +45,7 @@ from ..packets import (
     PacketType,
 )
 from ..validation import MAX_HANDLE, whole_number
-from .shared_job import CancelledSubmit, SharedJob, StatusQuery, Tombstone
+from .shared_job import CancelledSubmit, SharedJob, StatusQuery, Tombstone, can_share
 from .task import Task, TaskOwner, TaskResult
 from .task_queue import TaskQueue, release_all, report_all
 
@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 MAX_REMEMBERED_ENDS: Final = 1000  # failed jobs to remember for each connection, for tasks that join them afterwards
+_MAX_REMEMBERED_UNIQUES: Final = 2  # for each of them; more have a handle in common only if it was truncated (H10)
 
 
 class ConnectionTasks(TaskOwner):
@@ -103,8 +104,8 @@ class GearmanClientProtocol(GearmanProtocol):
         self._heard_of: set[bytes] = set()
         self._held: set[Task] = set()
         self._jobs: dict[bytes, Task | Tombstone | SharedJob] = {}
-        # How many tasks, by handle and leading arguments, got WORK_FAIL or WORK_EXCEPTION; the oldest entry first.
-        self._remembered_ends: dict[tuple[bytes, bytes], int] = {}
+        # How many tasks, by handle and by leading arguments, got WORK_FAIL or WORK_EXCEPTION; the oldest handle first.
+        self._remembered_ends: dict[bytes, dict[bytes, int]] = {}
         self.in_flight = 0
 
     def submit(self, task: Task) -> Deferred[TaskResult]:
@@ -245,9 +246,20 @@ class GearmanClientProtocol(GearmanProtocol):
             self._silent_probes_of = {handle: 0}
             self._job_probe.start()
         if self._remembered_ends:
-            # After the task, not before it: if these copies never arrive, the task still gets its outcome.
-            for _ in range(self._remembered_ends.pop((handle, task._leading_arguments), 0)):
-                self._shared(handle).join(Tombstone(task._leading_arguments))
+            self._join_remembered(handle, task)
+
+    def _join_remembered(self, handle: bytes, task: Task | Tombstone) -> None:
+        """Expect copies for the failed tasks of a job that another task has joined."""
+        ends = self._remembered_ends.get(handle, {})
+        for leading_arguments, count in list(ends.items()):
+            tombstone = Tombstone(leading_arguments)
+            if can_share(tombstone, task):
+                del ends[leading_arguments]
+                # After the task, not before it: if these copies never arrive, the task still gets its outcome.
+                for _ in range(count):
+                    self._shared(handle).join(tombstone)
+        if not ends:
+            self._remembered_ends.pop(handle, None)
 
     def _share(self, handle: bytes, task: Task | Tombstone) -> None:
         job = self._shared(handle)
@@ -270,8 +282,10 @@ class GearmanClientProtocol(GearmanProtocol):
         Only a job with a unique can be joined.
         """
         if not task._leading_arguments.endswith(b"\0\0"):
-            key = handle, task._leading_arguments
-            self._remembered_ends[key] = self._remembered_ends.pop(key, 0) + 1
+            ends = self._remembered_ends[handle] = self._remembered_ends.pop(handle, {})
+            ends[task._leading_arguments] = ends.pop(task._leading_arguments, 0) + 1
+            if len(ends) > _MAX_REMEMBERED_UNIQUES:
+                del ends[next(iter(ends))]
             if len(self._remembered_ends) > MAX_REMEMBERED_ENDS:
                 del self._remembered_ends[next(iter(self._remembered_ends))]
 

@@ -10,7 +10,7 @@ from ..packets import JOB_CREATED, STATUS_RES
 from ..validation import whole_number
 from .task import Task
 
-__all__ = ["CancelledSubmit", "SharedJob", "StatusQuery", "Tombstone"]
+__all__ = ["CancelledSubmit", "SharedJob", "StatusQuery", "Tombstone", "can_share"]
 
 
 class Tombstone:
@@ -38,7 +38,7 @@ class Jobs(Protocol):
         """Fail the tasks of a job that the server does not have."""
 
 
-def _can_share(one: Task | Tombstone, other: Task | Tombstone) -> bool:
+def can_share(one: Task | Tombstone, other: Task | Tombstone) -> bool:
     """Whether the server may have put both tasks into one job."""
     function, unique, _ = one._leading_arguments.split(b"\0")
     other_function, other_unique, _ = other._leading_arguments.split(b"\0")
@@ -121,7 +121,7 @@ class SharedJob:
 
     def can_be_of(self, task: Task | Tombstone) -> bool:
         """Whether the task may share this job."""
-        return _can_share(self._tasks[0], task)
+        return can_share(self._tasks[0], task)
 
     def discard(self, task: Task) -> None:
         """Replace a task by a tombstone, since copies for it will still arrive."""
