@@ -48,6 +48,7 @@ MODULES = [
     "client.protocol",
     "client.canceller",
     "client.awaiting",
+    "client.stream_router",
     "client.dispatcher",
     "client.iteration",
     "client.client",

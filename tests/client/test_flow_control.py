@@ -11,21 +11,18 @@ from txgearman.client.task import Task
 from txgearman.errors import (
     TaskLost,
 )
-from txgearman.packets import (
-    ECHO_REQ,
-    ECHO_RES,
-)
+from txgearman.packets import STATUS_RES
 
 from ..garbage import is_freed
-from ..wire import answer, outcome
+from ..wire import outcome
 from .connection_harness import (
-    FENCE,
     H1,
     H2,
     ConnectionHarness,
     OwnedTask,
     complete,
     created,
+    data,
 )
 
 # The backlog: tasks that wait while writing is paused.
@@ -180,65 +177,56 @@ def test_connection_keeps_no_reference_to_unsent_task(end: str) -> None:
     assert is_freed(kept)
 
 
-# Reading is paused while all callers are slow.
+# Reading is paused for a slow caller, whose task has the connection to itself.
 
 
-def test_reading_is_paused_while_all_tasks_in_flight_are_held() -> None:
-    harness = ConnectionHarness()
-    first, second = harness.submit(), harness.submit(unique=b"u")
-    harness.tasks.hold(first.task)
-    assert harness.server.transport.producerState == "producing"  # the submits are unanswered
-    harness.server.send(created(H1), created(H2))
-    harness.tasks.hold(first.task)
-    assert harness.server.transport.producerState == "producing"  # the second task is not held
-    harness.tasks.hold(second.task)
-    assert harness.server.transport.producerState == "paused"
-    harness.tasks.release(second.task)
-    assert harness.server.transport.producerState == "producing"
-    harness.tasks.hold(first.task)
-    assert harness.server.transport.producerState == "producing"  # the second can take more
+def paused(harness: ConnectionHarness) -> bool:
+    return bool(harness.server.transport.producerState == "paused")
 
 
-def test_reading_is_not_paused_while_answer_is_outstanding() -> None:
+def test_reading_is_paused_while_task_is_held() -> None:
     harness = ConnectionHarness()
     recorded = harness.submit()
     harness.server.send(created())
-    asked = harness.connection.request(ECHO_REQ, b"1", answer=ECHO_RES)
-    harness.tasks.hold(recorded.task)
-    assert harness.server.transport.producerState == "producing"
-    harness.server.send(ECHO_RES.response(b"1"), answer(FENCE))
-    assert asked.called
-    harness.tasks.hold(recorded.task)
-    assert harness.server.transport.producerState == "paused"
+    for _ in range(2):
+        harness.tasks.hold(recorded.task)
+        assert paused(harness)
+        harness.tasks.release(recorded.task)
+        assert not paused(harness)
 
 
-def test_submit_resumes_reading() -> None:
+@pytest.mark.parametrize("end", ["complete", "cancelled", "forgotten"])
+def test_reading_resumes_when_held_task_ends(end: str) -> None:
+    """Of a job that is forgotten, the answer that says so is in what was read last."""
+    harness = ConnectionHarness(job_check_interval=8.0)
+    recorded = harness.submit()
+    recorded.react["on_data"] = lambda: harness.tasks.hold(recorded.task)
+    harness.server.send(created())
+    if end == "forgotten":
+        harness.clock.pump([4.0] * 3)
+    last = {
+        "complete": complete(b"r"),
+        "cancelled": b"",
+        "forgotten": STATUS_RES.response(H1, b"0", b"0", b"0", b"0"),
+    }[end]
+    harness.server.send(data(b"1") + last)
+    assert paused(harness) == (end == "cancelled")
+    recorded.deferred.cancel()
+    assert not paused(harness)
+    assert recorded.outcomes == [{"complete": b"r", "cancelled": CancelledError, "forgotten": TaskLost}[end]]
+
+
+def test_release_of_task_that_is_not_held_does_not_resume_reading() -> None:
     harness = ConnectionHarness()
-    held = harness.submit()
-    harness.server.send(created(H1))
+    before, held = harness.submit(), harness.submit()
+    harness.server.send(created(H1), created(H2))
+    harness.tasks.hold(before.task)
+    harness.server.send(complete(b"", H1))
     harness.tasks.hold(held.task)
-    assert harness.server.transport.producerState == "paused"
-    other = harness.submit()
-    assert harness.server.transport.producerState == "producing"
-    harness.server.send(created(H2), complete(b"r", H2))
-    assert other.events[-1] == ("result", b"r")
-
-
-@pytest.mark.guarantee(number=6)
-def test_cancelled_task_is_no_longer_held() -> None:
-    harness = ConnectionHarness()
-    first, second, third = harness.submit(), harness.submit(), harness.submit()
-    harness.server.send(created(b"H:1"), created(b"H:2"), created(b"H:3"))
-    harness.tasks.hold(first.task)
-    first.deferred.cancel()
-    harness.tasks.hold(second.task)
-    assert harness.server.transport.producerState == "producing"  # the third waits
-    harness.server.send(complete(b"", b"H:2"))
-    harness.tasks.hold(third.task)
-    assert harness.server.transport.producerState == "paused"
-    third.deferred.cancel()
-    harness.tasks.release(third.task)
-    assert harness.server.transport.producerState == "producing"
+    harness.tasks.release(before.task)
+    assert paused(harness)
+    harness.tasks.release(held.task)
+    assert not paused(harness)
 
 
 def test_hold_on_lost_connection_does_nothing() -> None:
@@ -247,4 +235,4 @@ def test_hold_on_lost_connection_does_nothing() -> None:
     harness.server.send(created())
     harness.server.lose()
     harness.tasks.hold(recorded.task)
-    assert harness.server.transport.producerState == "producing"
+    assert not paused(harness)

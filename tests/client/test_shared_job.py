@@ -297,9 +297,7 @@ def test_unique_dash_shares_job_with_workload(uniques: tuple[bytes, bytes]) -> N
 
 
 @pytest.mark.guarantee(number=12)
-@pytest.mark.parametrize(
-    ("unique", "handle", "kept"), [(b"", b"H:%d", 0), (b"u%d", b"H:%d", 1000), (b"u%d", b"H", 2)]
-)
+@pytest.mark.parametrize(("unique", "handle", "kept"), [(b"", b"H:%d", 0), (b"u%d", b"H:%d", 1000), (b"u%d", b"H", 2)])
 def test_number_of_remembered_failed_jobs_is_limited(unique: bytes, handle: bytes, kept: int) -> None:
     """Jobs without a unique can't be joined, and are not remembered. Many jobs may have one handle (H10)."""
     harness = ConnectionHarness()

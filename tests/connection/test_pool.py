@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import ConnectionLost, ConnectionRefusedError
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
@@ -236,6 +236,44 @@ def test_clone_of_server_has_its_own_connection() -> None:
     pool.advance()
     assert len(pool.there[1].connections) == 1
     assert pool.changes == changes
+    pool.stop()
+
+
+@pytest.mark.guarantee(number=11)
+@pytest.mark.parametrize("closed", [False, True])
+def test_stop_waits_for_connections_beside_those_of_servers(closed: bool) -> None:
+    """They are closed before, or passed to the stop."""
+    pool = Pool().start()
+    changed: list[bool] = []
+    other = pool.servers.by_address("endpoint:1").clone_for(pool.make_factory, lambda *_: changed.append(True))
+    other.start()
+    pool.advance()
+    factory = other.release_factory()
+    assert (changed, factory is not None) == ([True], True)
+    if closed:
+        pool.servers.close(present(factory), ConnectionDone())
+    stopped = outcome_of(pool.servers.stop(ClientStopped(), others=[] if closed else [present(factory)]))
+    assert stopped == []
+    pool.advance()
+    assert (stopped, pool.there[1].connections, changed) == ([None], [], [True])
+
+
+def test_candidates_are_all_servers() -> None:
+    """By rank for a unique, else beginning at a random one."""
+    pool = Pool().start()
+    assert pool.servers.candidates(b"u") == pool.servers.ranked(b"u")
+    orders = {tuple(server.address for server in pool.servers.candidates(b"")) for _ in range(100)}
+    assert len(orders) == 3
+    assert {frozenset(order) for order in orders} == {frozenset(ALL)}
+    pool.stop()
+
+
+def test_streams_count_for_choice_of_less_busy_server() -> None:
+    pool = Pool(2).start()
+    for server in pool.servers:
+        server.streams = int(server.address == "endpoint:0")
+    for background in (False, True):
+        assert present(pool.servers.choose(b"", background=background)).address == "endpoint:1"
     pool.stop()
 
 

@@ -945,18 +945,24 @@ def test_corked_packets_are_written_before_close(
 # Flow control of received data.
 
 
-def test_paused_connection_reads_nothing_until_a_request() -> None:
-    net = connected(heartbeat=8.0)
+def test_silence_while_reading_is_paused_is_not_that_of_server() -> None:
+    net = connected(heartbeat=8.0, server_timeout=10.0)
     transport = net.server.transport
+    net.echo(b"1")
+    net.server.received()
     for _ in range(2):
         net.connection.pause()
     assert transport.producerState == "paused"
     let_pass(net, 100)
-    assert (net.connection.error, net.server.received()) == (None, [])  # this silence is our own
-    net.echo(b"1")
+    assert (net.connection.error, net.server.received()) == (None, [])
+    for _ in range(2):
+        net.connection.resume()
     assert transport.producerState == "producing"
-    net.connection.resume()
-    assert transport.producerState == "producing"
+    connection = net.connection
+    let_pass(net, 9)
+    assert connection.error is None
+    let_pass(net, 6)
+    assert isinstance(connection.error, TimeoutError)
 
 
 @pytest.mark.guarantee(number=11)

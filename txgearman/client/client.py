@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable
+from dataclasses import replace
 from functools import partial
 
 from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, inlineCallbacks
@@ -11,7 +12,7 @@ from typing_extensions import Unpack
 
 from ..connection.addresses import Address
 from ..connection.options import CONNECT_TIMEOUT, JOB_CHECK_INTERVAL, SERVER_TIMEOUT, ConnectionOptions
-from ..connection.pool import JobServer
+from ..connection.pool import JobServer, ServerInfo
 from ..connection.reactor import Reactor
 from ..connection.tls import TLSOptions
 from ..errors import ClientStopped, NoServersAvailable, RequestUnsupported, merge_unavailable
@@ -32,6 +33,7 @@ from .canceller import JobCanceller
 from .dispatcher import Dispatcher
 from .iteration import Stream, map_workloads
 from .protocol import GearmanClientFactory, GearmanClientProtocol
+from .stream_router import StreamRouter
 from .task import BackgroundOptions, Task, TaskOptions, TaskResult
 
 __all__ = ["GearmanClient"]
@@ -124,8 +126,19 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             positive_seconds("server_wait", server_wait)
         if max_in_flight is not None:
             check_count("max_in_flight", max_in_flight)
-        self._dispatcher = Dispatcher(self._reactor, self._servers, self._drop, server_wait, max_in_flight)
+        self._streams = StreamRouter(self._reactor, self._servers, make_factory, server_wait)
+        self._dispatcher = Dispatcher(
+            self._reactor, self._servers, self._streams, self._drop, server_wait, max_in_flight
+        )
         self._canceller = JobCanceller(self._reactor, connection_options, self._random)
+
+    @property
+    def servers(self) -> list[ServerInfo]:
+        """State of each job server, in the order of ``job_servers``."""
+        return [
+            replace(info, in_flight=info.in_flight + self._streams.in_flight(server))
+            for info, server in zip(super().servers, self._servers, strict=True)
+        ]
 
     def _servers_changed(self, server: JobServer[GearmanClientProtocol] | None) -> None:
         self._dispatcher.servers_changed(server)

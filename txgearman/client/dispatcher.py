@@ -27,6 +27,7 @@ from ..errors import ClientStopped, GearmanError, TaskTimedOut
 from ..models import JobHandle
 from .awaiting import AwaitingConnection
 from .protocol import GearmanClientProtocol
+from .stream_router import StreamRouter
 from .task import Task, TaskOwner, TaskResult
 from .task_queue import TaskQueue, release_all, report_all
 
@@ -83,16 +84,19 @@ class Dispatcher:
         self,
         reactor: Reactor,
         servers: ServerPool[GearmanClientProtocol],
+        streams: StreamRouter,
         drop: Callable[[JobHandle], None],
         server_wait: float,
         max_in_flight: int | None,
     ) -> None:
         """
+        :param streams: sends the tasks of streams.
         :param drop: asks the server of a job to drop it.
         """
         self.drop = drop
         self._run = _Run(self)
         self._servers = servers
+        self._streams = streams
         self._server_wait = server_wait
         self._max_in_flight = max_in_flight
         self._unfinished = 0
@@ -100,7 +104,7 @@ class Dispatcher:
         self._admitting = False
         self._awaiting_connection = AwaitingConnection(reactor, servers, self._route)
         self._awaiting_server: DeadlineQueue[Task] = DeadlineQueue(reactor, self._server_wait_over)
-        self._backing_off: DeadlineQueue[Task] = DeadlineQueue(reactor, self._route)
+        self._backing_off: DeadlineQueue[Task] = DeadlineQueue(reactor, self.reroute)
         self._timeouts: DeadlineQueue[Task] = DeadlineQueue(reactor, self._time_out)
         self._drained: Waiters[None] = Waiters()
 
@@ -133,9 +137,10 @@ class Dispatcher:
             + self._awaiting_server.pop_all()
             + self._backing_off.pop_all()
             + self._admission_queue.pop_all()
+            + self._streams.pop_unsent()
         )
         release_all(waiting)
-        stopped = self._servers.stop(ClientStopped())
+        stopped = self._servers.stop(ClientStopped(), others=self._streams.release_factories())
         report_all(waiting, lambda task: task._attempt_failed(ClientStopped()))
         return stopped
 
@@ -151,6 +156,7 @@ class Dispatcher:
         if self._awaiting_server:
             self._serve_waiting()
         self._awaiting_connection.servers_changed(server)
+        self._streams.servers_changed()
 
     def _serve_waiting(self) -> None:
         """Reroute the tasks that wait for a server, or have the next attempts to connect start soon."""
@@ -159,7 +165,7 @@ class Dispatcher:
             return
         self._servers.expect_all()
         for task in self._awaiting_server.pop_all():
-            if self._unique_of(task):
+            if task._routing_key:
                 self._route(task)
             else:
                 self._awaiting_connection.add(task, None)
@@ -185,16 +191,19 @@ class Dispatcher:
     def reroute(self, task: Task) -> None:
         """Send a task that no connection holds, or queue or fail it."""
         only_server = self._servers.only_server
-        if only_server is not None and only_server.connection is not None:
+        streamed = task._options.streamed
+        if only_server is not None and only_server.connection is not None and not streamed:
             only_server.connection._send_task(task)
-        elif self._servers.started:
-            self._route(task)
-        else:
+        elif not self._servers.started:
             task._attempt_failed(ClientStopped())
+        elif streamed:
+            self._streams.route(task)
+        else:
+            self._route(task)
 
     def _route(self, task: Task) -> None:
         """Send the task, have it wait for a server, or fail it."""
-        unique = self._unique_of(task)
+        unique = task._routing_key
         server = self._servers.choose(unique, task._attempt, task._server, task._background)
         if server is not None and server.connection is not None:
             server.connection._send_task(task)
@@ -211,12 +220,6 @@ class Dispatcher:
             task._holder = self._awaiting_server
         else:
             task._attempt_failed(self._servers.none_available())
-
-    @staticmethod
-    def _unique_of(task: Task) -> bytes:
-        unique = task.unique
-        # gearmand takes the unique "-" to mean that the workload is the unique (docs/gearman.md §1).
-        return task._workload if unique == b"-" else unique
 
     # Time limits.
 

@@ -70,15 +70,14 @@ class ConnectionTasks(TaskOwner):
         self._connection._discard(task)
 
     def hold(self, task: Task) -> None:
-        """Hold a task whose caller can take no more data for now: pause reading, unless anybody else waits for data.
+        """Pause reading, since the caller of a task can take no more data for now.
 
-        Reading is paused while all tasks in flight are held and no answer is due. Sending a request resumes it, so call
-        this again for each packet of data that arrives while the task is held.
+        The task must have the connection to itself: see `StreamRouter`.
         """
         self._connection._hold(task)
 
     def release(self, task: Task) -> None:
-        """Resume reading: the task's caller can take more data, or the task has ended."""
+        """Resume reading, if it was paused for this task: its caller can take more data."""
         self._connection._release(task)
 
     def reroute(self, task: Task) -> None:
@@ -102,7 +101,7 @@ class GearmanClientProtocol(GearmanProtocol):
         self._job_probe = PeriodicProbe(reactor, connection_options.job_check_interval, self._probe_jobs)
         self._silent_probes_of: dict[bytes, int] = {}
         self._heard_of: set[bytes] = set()
-        self._held: set[Task] = set()
+        self._held: Task | None = None  # the task for which reading is paused
         self._jobs: dict[bytes, Task | Tombstone | SharedJob] = {}
         # How many tasks, by handle and by leading arguments, got WORK_FAIL or WORK_EXCEPTION; the oldest handle first.
         self._remembered_ends: dict[bytes, dict[bytes, int]] = {}
@@ -151,6 +150,14 @@ class GearmanClientProtocol(GearmanProtocol):
         if options.at is not None:
             self._send_fence()
 
+    def _send_alone(self, task: Task, on_idle: Callable[[], object]) -> None:
+        """Send a task on a connection that it has to itself.
+
+        :param on_idle: called once no task and no answer is due, unless the connection is lost before.
+        """
+        self._on_idle = on_idle
+        self._send_task(task)
+
     def resumeProducing(self) -> None:
         self.writing_paused = False
         self._cork()
@@ -165,7 +172,7 @@ class GearmanClientProtocol(GearmanProtocol):
         if self.error is not None:
             return  # it is being lost: what fails the tasks in its tables skips those that have ended
         self.in_flight -= 1
-        self._held.discard(task)
+        self._release(task)
         if not task._job_handle:
             self._outstanding[task._position - self._answered] = CancelledSubmit(task)
         else:
@@ -184,13 +191,14 @@ class GearmanClientProtocol(GearmanProtocol):
     # Flow control of received data.
 
     def _hold(self, task: Task) -> None:
-        self._held.add(task)
-        if len(self._held) == self.in_flight and not self._has_outstanding and self.error is None:
+        if self.error is None:
+            self._held = task
             self._pause_reading()
 
     def _release(self, task: Task) -> None:
-        self._held.discard(task)
-        self._resume_reading()
+        if self._held is task:
+            self._held = None
+            self._resume_reading()
 
     # Idle and retiring.
 
@@ -225,7 +233,7 @@ class GearmanClientProtocol(GearmanProtocol):
         jobs, self._jobs = self._jobs, {}
         acknowledged = [task for job in jobs.values() for task in _tasks_of(job)]
         unwritten = self._backlog.pop_all()
-        self._held.clear()
+        self._held = None
         self._job_probe.stop()
         self.in_flight = 0
         release_all(acknowledged)
@@ -279,7 +287,7 @@ class GearmanClientProtocol(GearmanProtocol):
     def _remember_end(self, handle: bytes, task: Task | Tombstone) -> None:
         """Remember a failed task whose job may still exist: if another task joins the job, copies for both arrive.
 
-        Only a job with a unique can be joined.
+        Only a job with a unique can be joined. Its tasks may have the unique, or "-" and the unique as workload.
         """
         if not task._leading_arguments.endswith(b"\0\0"):
             ends = self._remembered_ends[handle] = self._remembered_ends.pop(handle, {})
@@ -293,8 +301,8 @@ class GearmanClientProtocol(GearmanProtocol):
         """Note that the task has left the tables."""
         task._holder = None
         self.in_flight -= 1
-        if self._held:
-            self._held.discard(task)
+        if self._held is task:
+            self._release(task)
 
     # Detection of forgotten jobs.
 
@@ -316,9 +324,8 @@ class GearmanClientProtocol(GearmanProtocol):
     def _job_forgotten(self, handle: bytes) -> None:
         """Fail the tasks of a job that the server does not have, and whose end it has not reported before."""
         tasks = _tasks_of(self._jobs.pop(handle, None))
-        self.in_flight -= len(tasks)
-        self._held.difference_update(tasks)
-        release_all(tasks)
+        for task in tasks:
+            self._task_removed(task)
         report_all(tasks, lambda task: task._attempt_failed(TaskLost(task, acknowledged=True, forgotten=True)))
 
     # Packets about jobs. In a WORK_FAIL, a NUL and more may follow the handle (M1).

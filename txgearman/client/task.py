@@ -130,6 +130,8 @@ class Options(NamedTuple):
 
     packet_type: PacketType
     """Type of packet that submits the task."""
+    streamed: bool = False
+    """Whether the task has a connection to itself, so that reading from it can be paused."""
     priority: Priority = Priority.NORMAL
     at: int | None = None
     retries: int = 0
@@ -381,6 +383,15 @@ class Task:
         return self._ended
 
     # For the other modules of the client.
+
+    @property
+    def _routing_key(self) -> bytes:
+        """Bytes that choose the server, so that tasks that could share a job do; empty for any server.
+
+        gearmand takes the unique "-" to mean that the workload is the unique (docs/gearman.md §1).
+        """
+        unique = self.unique
+        return self._workload if unique == b"-" else unique
 
     @property
     def _wire_function(self) -> bytes:

@@ -89,6 +89,7 @@ class JobServer(Generic[ConnectionT]):
     :ivar unreachable: whether the last attempt or connection failed, so that no task should wait for this server.
     :ivar background: number of background tasks that were given to this server since the ready servers changed.
     :ivar last_error: the error of that attempt or connection; None once a good answer was received.
+    :ivar streams: number of a client's streams to this server, each of which has another connection.
     """
 
     def __init__(
@@ -109,14 +110,22 @@ class JobServer(Generic[ConnectionT]):
         self._expected = False
         self.last_error: Exception | None = None
         self._failed_at = 0.0
+        self.streams = 0
         self._endpoint = endpoint
         self._make_factory = make_factory
         self._changed = changed
         self._factory: GearmanFactory[ConnectionT] | None = None
 
-    def clone_for(self, make_factory: MakeFactory[_OtherT]) -> JobServer[_OtherT]:
-        """Return the same server with another connection, made by `make_factory`."""
-        return JobServer(self.address, self._endpoint, make_factory, lambda *_: None)
+    def clone_for(
+        self,
+        make_factory: MakeFactory[_OtherT],
+        changed: Callable[[JobServer[_OtherT], bool], None] = lambda *_: None,
+    ) -> JobServer[_OtherT]:
+        """Return the same server with another connection, made by `make_factory`.
+
+        :param changed: called when that connection is ready, is lost, or could not be made; as that of the class.
+        """
+        return JobServer(self.address, self._endpoint, make_factory, changed)
 
     def start(self) -> None:
         """Connect, and reconnect after each failure."""
@@ -266,7 +275,7 @@ class JobServer(Generic[ConnectionT]):
         :param background: whether to count the background tasks that were given to it.
         """
         assert self.connection is not None
-        tasks = self.connection._load + (self.background if background else 0)
+        tasks = self.connection._load + self.streams + (self.background if background else 0)
         return self.address == last, self.connection.writing_paused, tasks
 
 
@@ -424,17 +433,28 @@ class ServerPool(Generic[ConnectionT]):
     def _retire(self, factory: GearmanFactory[ConnectionT], connection: ConnectionT | None, timeout: float) -> None:
         factory._retire(connection, timeout).addCallback(lambda _: self._leaving.pop(factory, None))
 
-    def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
+    def close(self, factory: GearmanFactory[ConnectionT], error: Exception) -> None:
+        """Close a connection that was made beside those of the servers. A stop waits until it is closed."""
+        self._leaving[factory] = None
+        factory.stop(error).addCallback(lambda _: self._leaving.pop(factory, None))
+
+    def stop(
+        self,
+        error: Exception,
+        timeout: float = CLOSE_TIMEOUT,
+        others: Iterable[GearmanFactory[ConnectionT]] = (),
+    ) -> Deferred[None]:
         """Disconnect from all servers.
 
         :param error: the reason, with which all outstanding requests fail.
         :param timeout: seconds until a connection is aborted if data is still unsent.
+        :param others: factories of connections that were made beside those of the servers.
         :return: fires when no socket and no timer is left, of this stop or an earlier one.
         """
         self.started = self.expecting = False
         # All factories are detached before the first is stopped, which may run the user's code, which may start again.
         detached = [factory for server in self._servers if (factory := server.release_factory())]
-        detached += self._leaving
+        detached += [*self._leaving, *others]
         self._count_states()
         self._leaving.clear()
         self._stopping.update(dict.fromkeys(detached))
@@ -531,6 +551,13 @@ class ServerPool(Generic[ConnectionT]):
         """Return the servers in the order in which they are tried for a unique."""
         return self._servers if self.only_server is not None else list((self._ring or self._make_ring()).ranked(unique))
 
+    def candidates(self, unique: bytes) -> list[JobServer[ConnectionT]]:
+        """Return all servers: by rank for a unique, else beginning at a random one."""
+        if unique:
+            return self.ranked(unique)
+        first = int(self._random.random() * len(self._servers))
+        return self._servers[first:] + self._servers[:first]
+
     def _first_in_rank(self, unique: bytes, attempt: int) -> JobServer[ConnectionT] | None:
         ring = self._ring or self._make_ring()
         if not attempt:
@@ -562,9 +589,10 @@ class ServerPool(Generic[ConnectionT]):
         if last or one.writing_paused or two.writing_paused:
             chosen = self._best_of(first, second, last, background)
         elif background:
-            chosen = second if two.in_flight + second.background < one.in_flight + first.background else first
+            busy = one.in_flight + first.background + first.streams
+            chosen = second if two.in_flight + second.background + second.streams < busy else first
         else:
-            chosen = second if two.in_flight < one.in_flight else first
+            chosen = second if two.in_flight + second.streams < one.in_flight + first.streams else first
         if background:
             chosen.background += 1
         return chosen

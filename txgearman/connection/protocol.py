@@ -440,7 +440,7 @@ class GearmanProtocol(Protocol):
     def _probe_answers(self) -> bool:
         if not self._has_outstanding:
             return False
-        if self._progress != self._last_progress:
+        if self._progress != self._last_progress or self._reading_paused:
             self._last_progress = self._progress
             self._unanswered_probes = 0
             return True
@@ -510,8 +510,6 @@ class GearmanProtocol(Protocol):
         self._write(packet)
         if not self._answer_probe.on:
             self._expect_answer()
-        if self._reading_paused:
-            self._resume_reading()
 
     def _write(self, packet: bytes) -> None:
         """Write a packet, now or when the connection is uncorked."""
