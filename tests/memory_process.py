@@ -1,6 +1,6 @@
 """A client in a process of its own, for tests that look at how much memory it takes.
 
-    python -m tests.memory_process stream ADDRESS
+    python -m tests.memory_process stream ADDRESS nothing|waiting|sharing
     python -m tests.memory_process stalled ADDRESS TASKS BYTES
 
 It prints lines of words: what it is about to do, then numbers. The memory that the process has grown by is in KiB.
@@ -39,12 +39,19 @@ class Console(LineOnlyReceiver):
         self.line.callback(line)
 
 
-async def stream(reactor: Any, address: str) -> None:
-    """Go slowly through one job's data."""
+async def stream(reactor: Any, address: str, beside: str) -> None:
+    """Iterate slowly over one job's data.
+
+    :param beside: which other task the client has: none, one that nobody does, or one of the same job.
+    """
     async with GearmanClient([address]) as client:
         await client.echo()
         before, most, size, chunks = resident_kib(), 0, 0, 0
-        async with aclosing(client.stream("big")) as parts:
+        if beside != "nothing":
+            function = {"waiting": "nobody_does_this", "sharing": "big"}[beside]
+            other = client.add_task(function, unique="u", on_data=lambda *_: None)
+            other.addErrback(lambda failure: failure.trap(ClientStopped))
+        async with aclosing(client.stream("big", unique="u")) as parts:
             async for part in parts:
                 size += len(part)
                 chunks += 1

@@ -313,7 +313,9 @@ def figures(line: str) -> dict[str, int]:
 
 
 @pytest.mark.soak
-async def test_a_slow_reader_of_a_stream_of_64_mib_takes_little_memory(gearmand: Gearmand) -> None:
+@pytest.mark.parametrize("beside", ["nothing", "waiting", "sharing"])
+async def test_slow_stream_beside_other_tasks_takes_little_memory(gearmand: Gearmand, beside: str) -> None:
+    """One of 64 MiB: alone, beside a task that waits on the client's connection, and beside one of the same job."""
     part = bytes(256 * 1024)
 
     def send(job: Job) -> None:
@@ -322,7 +324,7 @@ async def test_a_slow_reader_of_a_stream_of_64_mib_takes_little_memory(gearmand:
         job.complete(b"")
 
     worker = await connect_worker(gearmand.port, b"big", do=send)
-    with memory_process("stream", gearmand.address) as process:
+    with memory_process("stream", gearmand.address, beside) as process:
         await until(lambda: process.poll() is not None)
         assert process.stdout is not None
         assert process.stderr is not None

@@ -141,7 +141,6 @@ class Day:
                 connection._outstanding,
                 connection._jobs,
                 connection._remembered_ends,
-                connection._held,
                 connection._backlog,
                 connection._heard_of,
             ]

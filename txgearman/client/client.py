@@ -274,9 +274,13 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             async for chunk in client.stream("log", b"today"):
                 ...
 
-        If the loop is slower than the worker, chunks are buffered. Once there is a megabyte of them, reading from the
-        server is paused, unless another task waits for anything on the same connection. Leaving the loop early cancels
-        the task, as for `map`.
+        If the loop is slower than the worker, chunks are buffered. Once there is a megabyte of them, the client reads
+        no more of this stream. That stops nothing else, since each stream has a connection to itself while it runs.
+        The connection is kept for the next stream, and closed after half a minute without one.
+
+        The worker is not slowed: servers accept all that it sends, without limit, and hold what the client has not
+        read (C5). Where that may be more than the server has memory for, have the client submit a task for each part.
+        Leaving the loop early cancels the task, as for `map`.
 
         :param options: those of `add_task` except ``on_data``. With ``retries``, chunks may be repeated.
         :return: an async iterator of the data of each WORK_DATA, and of the WORK_COMPLETE unless that is empty. It

@@ -4,7 +4,7 @@ From its submit to its outcome a task has one of these holders:
 
 ===================  ===================================================================================
 admission queue      ``max_in_flight`` tasks are in flight already
-awaiting connection  the server that the task should go to is connecting
+awaiting connection  the server that the task should go to is connecting, or a stream's own connection to it is
 awaiting server      no server can be reached; the task waits up to ``server_wait`` seconds for one
 backing off          an attempt failed, and the task is resubmitted after a delay (``retries``)
 on a connection      written, or about to be as soon as the server has taken what was written before
