@@ -140,14 +140,15 @@ class GearmanClientProtocol(GearmanProtocol):
         self.in_flight += 1
         leading_arguments, workload = task._leading_arguments, task._workload
         options = task._options
-        if options.at is not None:
-            leading_arguments = b"%b%d\0" % (leading_arguments, options.at)
+        at = options.at
+        if at is not None:
+            leading_arguments = b"%b%d\0" % (leading_arguments, at)
         # Not by PacketType.request(): the task has validated its arguments already.
         header = options.packet_type.request_header(len(leading_arguments) + len(workload))
         packet = header + leading_arguments + workload
         task._position = self._answered + len(self._outstanding)
         self._send(task, packet)
-        if options.at is not None:
+        if at is not None:
             self._send_fence()
 
     def _send_alone(self, task: Task, on_idle: Callable[[], object]) -> None:
