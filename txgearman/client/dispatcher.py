@@ -121,6 +121,12 @@ class Dispatcher:
             self._timeouts.add(task, timeout)
         if self._max_in_flight is not None and (self._admission_queue or self._admitted > self._max_in_flight):
             self._admission_queue.append(task)
+        elif (
+            (only_server := self._servers.only_server) is not None
+            and (connection := only_server.connection) is not None
+            and not task._options.streamed
+        ):
+            connection._send_task(task)  # as reroute() does, in the usual case, with a call less
         else:
             self.reroute(task)
         return deferred

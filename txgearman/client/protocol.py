@@ -302,7 +302,7 @@ class GearmanClientProtocol(GearmanProtocol):
         """Note that the task has left the tables."""
         task._holder = None
         self.in_flight -= 1
-        if self._held is task:
+        if self._held is not None:
             self._release(task)
 
     # Detection of forgotten jobs.
