@@ -16,17 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import TimeoutError
 from twisted.internet.task import deferLater
 
-from txgearman import (
-    GearmanClient,
-    GearmanWorker,
-    NoServersAvailable,
-    ServerState,
-    Task,
-    TaskFailed,
-    TaskLost,
-    TaskRejected,
-    TaskTimedOut,
-)
+from txgearman import GearmanClient, GearmanWorker, NoServersAvailable, ServerState, Task, TaskLost
 
 from .daemons import Gearmand
 from .raw_worker import Job, connect_worker
@@ -131,16 +121,6 @@ async def test_a_heartbeat_finds_a_stalled_server_while_nothing_is_out(gearmand:
         await until(lambda: service.servers[0].state is ServerState.READY)
 
 
-@pytest.mark.guarantee(number=10)
-async def test_without_a_heartbeat_an_idle_client_leaves_a_stalled_server_alone(gearmand: Gearmand) -> None:
-    async with GearmanClient([gearmand.address], server_timeout=0.2) as client:
-        await client.add_task_bg("work")  # nothing is owed after its answer
-        with stalled(gearmand):
-            await deferLater(reactor, 1.0)
-            assert state(client) is ServerState.READY
-        assert await client.echo()
-
-
 @pytest.mark.guarantee(number=16)
 async def test_a_stalled_server_that_owes_nothing_is_found_by_asking_after_its_jobs(gearmand: Gearmand) -> None:
     """Where there is no heartbeat, what is out ends after a ``job_check_interval`` and an ``server_timeout``."""
@@ -179,38 +159,7 @@ async def test_tasks_wait_through_a_restart_of_the_only_server(gearmand: Gearman
     await worker.close()
 
 
-@pytest.mark.guarantee(number=7)
-async def test_the_patience_for_the_only_server_has_an_end(gearmand: Gearmand) -> None:
-    async with GearmanClient([gearmand.address], server_wait=1.0) as client:
-        await client.echo()
-        gearmand.stop()
-        await until(lambda: state(client) is ServerState.WAITING)
-        start = reactor.seconds()
-        error = await outcome(client.add_task("work"))
-        assert (type(error), list(error.reasons)) == (NoServersAvailable, [gearmand.address])
-        assert 0.95 < reactor.seconds() - start < 1.0 + LATE
-
-
 # Retries.
-
-
-@pytest.mark.guarantee(number=7)
-async def test_a_retry_is_done_when_the_worker_was_killed() -> None:
-    """With one try for each job, gearmand fails it when its worker goes."""
-    with Gearmand("--job-retries=1") as server:
-        dying = await connect_worker(server.port, b"work")
-        async with GearmanClient([server.address]) as client:
-            retried: list[int] = []
-            once = client.add_task("work", b"once")
-            await dying.job()
-            more = client.add_task("work", b"more", retries=1, on_retry=lambda _, attempt: retried.append(attempt))
-            await dying.job()
-            await dying.close()
-            assert type(await outcome(once)) is TaskFailed
-            worker = await connect_worker(server.port, b"work", do=repeat)
-            assert await more == b"more"
-            assert retried == [1]
-        await worker.close()
 
 
 @pytest.mark.guarantee(number=7)
@@ -226,56 +175,7 @@ async def test_a_retry_is_done_when_the_server_was_killed(gearmand: Gearmand) ->
     await worker.close()
 
 
-@pytest.mark.guarantee(number=7)
-async def test_a_retry_is_done_when_the_full_queue_was_emptied(gearmand: Gearmand) -> None:
-    async with GearmanClient([gearmand.address]) as client:
-        await client.add_task_bg("work", b"first")
-        assert gearmand.admin("maxqueue work 1") == ["OK"]
-        task = Task("work", b"second", retries=5)
-        result = client.submit(task)
-        refused = await outcome(client.add_task("work", b"third", retries=1))
-        assert (type(refused), refused.code, refused.task.attempt) == (TaskRejected, "QUEUE_ERROR", 1)
-        assert not result.called
-        worker = await connect_worker(gearmand.port, b"work", do=repeat)
-        assert await result == b"second"
-        assert task.attempt > 1
-    await worker.close()
-
-
-# timeout.
-
-
-@pytest.mark.guarantee(number=6)
-async def test_a_result_after_the_timeout_hits_nobody(gearmand: Gearmand) -> None:
-    worker = await connect_worker(gearmand.port, b"work")
-    async with GearmanClient([gearmand.address]) as client:
-        late, waiting = client.add_task("work", b"late", timeout=0.3), client.add_task("work", b"waiting")
-        job = await worker.job()
-        assert type(await outcome(late)) is TaskTimedOut
-        job.data(b"too late")
-        job.complete(b"too late")
-        (await worker.job()).complete(b"right")
-        assert await waiting == b"right"
-        assert (client.servers[0].in_flight, state(client)) == (0, ServerState.READY)
-    await worker.close()
-
-
 # Limits.
-
-
-async def test_max_in_flight_is_what_the_server_counts(gearmand: Gearmand) -> None:
-    counted: list[int] = []
-
-    def count(job: Job) -> None:
-        counted.append(int(gearmand.admin("status")[0].split("\t")[1]))
-        job.complete(job.workload)
-
-    worker = await connect_worker(gearmand.port, b"work", do=count)
-    async with GearmanClient([gearmand.address], max_in_flight=7) as client:
-        loads = [b"%d" % number for number in range(200)]
-        assert await gatherResults([client.add_task("work", load) for load in loads]) == loads
-    assert (max(counted), len(counted)) == (7, 200)
-    await worker.close()
 
 
 @pytest.mark.soak

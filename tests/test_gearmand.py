@@ -16,8 +16,7 @@ import pytest
 from twisted.internet import reactor as global_reactor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
-from twisted.internet.interfaces import IAddress, IHostnameResolver, IHostResolution, IResolutionReceiver
-from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.internet.interfaces import IHostnameResolver, IHostResolution, IResolutionReceiver
 from twisted.internet.task import deferLater
 from twisted.protocols.portforward import ProxyFactory
 from zope.interface import implementer
@@ -29,19 +28,14 @@ from txgearman import (
     GearmanError,
     JobHandle,
     NoServersAvailable,
-    ProtocolError,
     ServerState,
     Task,
     TaskException,
     TaskFailed,
-    TaskLost,
-    TaskRejected,
 )
-from txgearman.packets import ERROR
-from txgearman.validation import MAX_FUNCTION, MAX_UNIQUE
 
 from .daemons import Gearmand
-from .raw_worker import Job, Worker, connect_worker
+from .raw_worker import Job, connect_worker
 
 pytestmark = pytest.mark.daemon("gearmand")
 
@@ -115,15 +109,6 @@ async def test_every_way_to_ask(gearmand: Gearmand) -> None:
     await worker.close()
 
 
-async def test_echo_times_the_round_trip_to_each_server(gearmand: Gearmand, second_gearmand: Gearmand) -> None:
-    async with GearmanClient([gearmand.address, second_gearmand.address]) as client:
-        seconds = await client.echo(b"any\0bytes")
-        assert set(seconds) == {gearmand.address, second_gearmand.address}
-        second_gearmand.stop()
-        await until(lambda: state(client, 1) is not ServerState.READY)
-        assert set(await client.echo()) == {gearmand.address}
-
-
 async def test_a_job_at_a_time_waits_for_it(gearmand: Gearmand) -> None:
     """gearmand counts whole seconds, and 1.1 wakes nobody (H7): so the worker comes when it is time."""
     at = time.time() + 1.0
@@ -170,29 +155,6 @@ async def test_events_come_in_order(gearmand: Gearmand) -> None:
         ("complete", b"c"),
         ("deferred", b"c"),
     ]
-
-
-# Guarantee 3.
-
-
-@pytest.mark.guarantee(number=3)
-async def test_a_full_queue_refuses_its_own_task(gearmand: Gearmand) -> None:
-    async with GearmanClient([gearmand.address]) as client:
-        first = await client.add_task_bg("full", b"")
-        assert gearmand.admin("maxqueue full 1") == ["OK"]
-        events = Events()
-        good = client.add_task("work", b"1")
-        bad = client.add_task("full", b"2", **events.options)
-        bad_background = client.add_task_bg("full", b"3")
-        last = client.add_task("work", b"4")
-        worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.complete(job.workload))
-        error = await outcome(bad)
-        assert (type(error), error.code, error.text) == (TaskRejected, "QUEUE_ERROR", "Job queue is full")
-        assert events.seen == [("fail", error)]
-        assert type(await outcome(bad_background)) is TaskRejected
-        assert await gatherResults([good, last]) == [b"1", b"4"]
-        assert (await client.get_status(first)).known
-    await worker.close()
 
 
 # Guarantee 4.
@@ -331,21 +293,6 @@ async def test_a_thousand_mixed_requests_in_one_turn_each_get_their_own_answer(g
 
 
 @pytest.mark.guarantee(number=7)
-async def test_killed_between_data_and_complete(gearmand: Gearmand) -> None:
-    worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.data(b"half"))
-    async with GearmanClient([gearmand.address]) as client:
-        events = Events()
-        half = events.next("data")
-        task = client.add_task("work", **events.options)
-        await half
-        gearmand.stop()
-        error = await outcome(task)
-        assert (type(error), error.acknowledged) == (TaskLost, True)
-        assert events.seen == [("created",), ("data", b"half"), ("fail", error)]
-    await worker.close()
-
-
-@pytest.mark.guarantee(number=7)
 async def test_a_client_outlives_its_server(gearmand: Gearmand) -> None:
     """It was restarted: new tasks succeed with the same client, and exceptions are asked for anew."""
     async with GearmanClient([gearmand.address]) as client:
@@ -359,47 +306,6 @@ async def test_a_client_outlives_its_server(gearmand: Gearmand) -> None:
         worker = await connect_worker(gearmand.port, b"work", do=lambda job: job.exception(b"asked for"))
         assert (await outcome(client.add_task("work"))).data == b"asked for"
         await worker.close()
-
-
-@pytest.mark.guarantee(number=7)
-async def test_two_servers_of_which_one_is_down(gearmand: Gearmand, second_gearmand: Gearmand) -> None:
-    """Down, then back, then the other one down: what is submitted meanwhile is done."""
-    servers = [gearmand, second_gearmand]
-    loads = [b"%d" % number for number in range(20)]
-
-    async def all_done() -> None:
-        plain = [client.add_task("work", load) for load in loads]
-        unique = [client.add_task("work", load, unique=load) for load in loads]
-        assert await gatherResults(plain + unique) == loads * 2
-
-    def worker_of(server: Gearmand) -> Awaitable[Worker]:
-        return connect_worker(server.port, b"work", do=lambda job: job.complete(job.workload))
-
-    second_gearmand.stop()
-    workers = [await worker_of(gearmand)]
-    async with GearmanClient([server.address for server in servers]) as client:
-        await all_done()
-        second_gearmand.start()
-        workers.append(await worker_of(second_gearmand))
-        await until(lambda: state(client, 1) is ServerState.READY)
-        await all_done()
-        gearmand.stop()
-        await until(lambda: state(client, 0) is not ServerState.READY)
-        await all_done()
-    for worker in workers:
-        await worker.close()
-
-
-async def test_uniques_of_two_clients_meet_on_one_server(gearmand: Gearmand, second_gearmand: Gearmand) -> None:
-    addresses = [gearmand.address, second_gearmand.address]
-    async with GearmanClient(addresses) as client, GearmanClient(addresses[::-1]) as other:
-        await gatherResults([client.echo(), other.echo()])
-        uniques = [b"%d" % number for number in range(30)]
-        ours = [await client.add_task_bg("work", unique=unique) for unique in uniques]
-        theirs = [await other.add_task_bg("work", unique=unique) for unique in uniques]
-        assert ours == theirs
-        assert {handle.server for handle in ours} == set(addresses)
-        assert all([(await client.get_status_unique(unique)).known for unique in uniques])
 
 
 # Guarantee 15.
@@ -428,21 +334,6 @@ async def test_payloads_come_out_as_they_went_in(gearmand: Gearmand, load: bytes
             ("warning", True),
             ("complete", True),
         ]
-    await worker.close()
-
-
-@pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize(
-    ("function", "unique"), [(b"f" * MAX_FUNCTION, b"u" * MAX_UNIQUE), (b"a b\tc\n\xff", b"\xfe \t")]
-)
-async def test_names_up_to_the_limits_are_taken(gearmand: Gearmand, function: bytes, unique: bytes) -> None:
-    worker = await connect_worker(gearmand.port, function)
-    async with GearmanClient([gearmand.address]) as client:
-        task = client.add_task(function, b"x", unique=unique)
-        job = await worker.job()
-        assert (job.function, job.unique, job.workload) == (function, unique, b"x")
-        job.complete(b"y")
-        assert await task == b"y"
     await worker.close()
 
 
@@ -533,69 +424,7 @@ async def test_one_connection_without_a_client(gearmand: Gearmand) -> None:
     await worker.close()
 
 
-# Guarantee 14, on a real socket: what a server may send instead of an answer, and how often it is then connected to.
-
-
-class Nonsense(Protocol):
-    """Says one thing, whatever it is asked."""
-
-    def __init__(self, says: bytes) -> None:
-        self._says = says
-
-    def connectionMade(self) -> None:
-        transport: Any = self.transport
-        transport.write(self._says)
-
-
-class NonsenseFactory(ServerFactory):
-    """Counts those who connect."""
-
-    noisy = False
-
-    def __init__(self, says: bytes) -> None:
-        self.says = says
-        self.connects = 0
-
-    def buildProtocol(self, addr: IAddress | None) -> Nonsense:
-        self.connects += 1
-        return Nonsense(self.says)
-
-
-@pytest.mark.guarantee(number=14)
-async def test_nonsense_is_met_with_back_off(gearmand: Gearmand) -> None:
-    factory = NonsenseFactory(ERROR.response(b"NO", b"never") * 10_000)
-    listening = reactor.listenTCP(0, factory, interface="127.0.0.1")
-    port = listening.getHost().port
-    async with GearmanClient([f"127.0.0.1:{port}"]) as client:
-        errors = [await outcome(client.add_task("work")) for _ in range(50)]
-        assert {type(error) for error in errors} == {NoServersAvailable}
-        assert type(client.servers[0].last_error) is ProtocolError
-        assert factory.connects == 1
-        await until(lambda: factory.connects == 2)
-        start = reactor.seconds()
-        await until(lambda: factory.connects == 3)
-        assert reactor.seconds() - start > 0.4
-        await listening.stopListening()
-        sane = reactor.listenTCP(port, ProxyFactory("127.0.0.1", gearmand.port), interface="127.0.0.1")
-        await until(lambda: state(client) is ServerState.READY)
-        assert len(await client.echo()) == 1
-    await sane.stopListening()
-
-
 # Guarantees 1, 11, 12.
-
-
-@pytest.mark.guarantee(number=1)
-async def test_stopping_fails_what_is_out(gearmand: Gearmand) -> None:
-    worker = await connect_worker(gearmand.port, b"work", do=lambda job: None)
-    client = GearmanClient([gearmand.address])
-    tasks = [client.add_task("work") for _ in range(10)]
-    await client.echo()
-    tasks += [client.add_task("work") for _ in range(10)]
-    stopped = client.stopService()
-    assert {type(await outcome(task)) for task in tasks} == {ClientStopped}
-    await stopped
-    await worker.close()
 
 
 @pytest.mark.guarantee(number=11)

@@ -19,22 +19,12 @@ from typing import Any, Final
 import pytest
 import pytest_twisted
 from twisted.internet import reactor as global_reactor
-from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from txgearman import (
-    GearmanClient,
-    GearmanWorker,
-    Job,
-    JobEnded,
-    JobFailed,
-    ServerState,
-    Task,
-    TaskException,
-    TaskFailed,
-)
+from txgearman import GearmanClient, GearmanWorker, Job, JobFailed, ServerState, Task, TaskException, TaskFailed
 from txgearman.packets import ERROR, GRAB_JOB_ALL, GRAB_JOB_UNIQ, WORK_EXCEPTION, PacketType
 from txgearman.testing import MemoryJobServer
 from txgearman.testing.protocol import JobServerProtocol
@@ -121,25 +111,10 @@ def rows_of(server: Gearmand, client_id: str) -> list[set[str]]:
 # What functions return.
 
 
-async def coroutine(job: Job) -> bytes:
-    return bytes(await later(job.workload))
-
-
-def generator(job: Job) -> Generator[bytes, None, bytes]:
-    yield b"1"
-    yield b""
-    yield b"2"
-    return b"end"  # the result of the job
-
-
 async def async_generator(job: Job) -> AsyncIterator[bytes]:
     yield b"1"
     await later(None)
     yield b"2"
-
-
-def completes(job: Job) -> None:
-    job.complete(b"told")
 
 
 async def completes_and_goes_on(job: Job) -> bytes:
@@ -169,19 +144,10 @@ MANY: Final = bytes(range(256)) * 4096
 SPOKEN: Final = [("status", 0, 4), ("data", b"d\0\xff"), ("warning", b"w"), ("status", 2**32 - 1, 2**32 - 1)]
 
 RETURNS: Final = [
-    pytest.param(lambda job: job.workload[::-1], {}, b"cba", [], id="bytes"),
     pytest.param(lambda job: MANY, {}, MANY, [], id="many bytes"),
-    pytest.param(lambda job: bytearray(job.workload), {}, b"abc", [], id="bytearray"),
     pytest.param(lambda job: None, {}, b"", [], id="None"),
-    pytest.param(lambda job: later(b"x"), {}, b"x", [], id="Deferred"),
-    pytest.param(lambda job: later(None), {}, b"", [], id="Deferred of None"),
-    pytest.param(coroutine, {}, b"abc", [], id="coroutine"),
-    pytest.param(generator, {}, b"end", [("data", b"1"), ("data", b""), ("data", b"2")], id="generator"),
     pytest.param(async_generator, {}, b"", [("data", b"1"), ("data", b"2")], id="async generator"),
-    pytest.param(completes, {}, b"told", [], id="complete"),
     pytest.param(completes_and_goes_on, {}, b"told", [], id="complete, and a result"),
-    pytest.param(lambda job: job.workload, {"threaded": True}, b"abc", [], id="thread"),
-    pytest.param(completes, {"threaded": True}, b"told", [], id="complete in a thread"),
     pytest.param(
         from_a_thread,
         {"threaded": True},
@@ -189,17 +155,11 @@ RETURNS: Final = [
         [("status", 1, 2), ("data", b"d"), ("warning", b"w")],
         id="all sorts from a thread",
     ),
-    pytest.param(
-        generator,
-        {"threaded": True},
-        b"end",
-        [("data", b"1"), ("data", b""), ("data", b"2")],
-        id="generator in a thread",
-    ),
     pytest.param(speaks, {}, b"end", [*SPOKEN, ("data", b"")], id="data, warning, status"),
     pytest.param(lambda job: job.workload, {"timeout": 30.0}, b"abc", [], id="with a time-out"),
     pytest.param(lambda job: job.workload, {"max_jobs": 1}, b"abc", [], id="with a limit"),
 ]
+"""What differs on the wire; each kind of function is in worker/test_execution.py."""
 
 
 @pytest.mark.parametrize(("function", "options", "result", "told"), RETURNS)
@@ -220,17 +180,7 @@ def raises(job: Job) -> bytes:
     raise ValueError("wh\u00fd")
 
 
-async def raises_later(job: Job) -> bytes:
-    await later(None)
-    raise ValueError("wh\u00fd")
-
-
 def raises_after_a_chunk(job: Job) -> Iterator[bytes]:
-    yield b"1"
-    raise ValueError("wh\u00fd")
-
-
-async def async_raises_after_a_chunk(job: Job) -> AsyncIterator[bytes]:
     yield b"1"
     raise ValueError("wh\u00fd")
 
@@ -239,36 +189,15 @@ def refuses(job: Job) -> bytes:
     raise JobFailed("not today")
 
 
-async def refuses_later(job: Job) -> bytes:
-    await later(None)
-    raise JobFailed("not today")
-
-
-def text_in_chunks(job: Job) -> Iterator[Any]:
-    yield "text"
-
-
 WHY: Final = "ValueError: wh\u00fd".encode()
 NO_BYTES: Final = b"TypeError: result must be bytes, not str"
-NO_DATA: Final = b"TypeError: data must be bytes, not str"
 
 FAILURES: Final = [
-    pytest.param(raises, {}, WHY, [], ValueError, id="raises"),
-    pytest.param(raises, {"threaded": True}, WHY, [], ValueError, id="raises in a thread"),
-    pytest.param(lambda job: fail(ValueError("wh\u00fd")), {}, WHY, [], ValueError, id="Deferred"),
-    pytest.param(raises_later, {}, WHY, [], ValueError, id="coroutine"),
     pytest.param(raises_after_a_chunk, {}, WHY, [("data", b"1")], ValueError, id="generator"),
-    pytest.param(async_raises_after_a_chunk, {}, WHY, [("data", b"1")], ValueError, id="async generator"),
     pytest.param(lambda job: job.send_exception(b"bo\0om"), {}, b"bo\0om", [], None, id="send_exception"),
-    pytest.param(refuses, {}, None, [], None, id="JobFailed"),
-    pytest.param(refuses_later, {}, None, [], None, id="JobFailed in a coroutine"),
     pytest.param(refuses, {"threaded": True}, None, [], None, id="JobFailed in a thread"),
     pytest.param(lambda job: job.fail(), {}, None, [], None, id="fail"),
-    pytest.param(lambda job: job.fail(), {"threaded": True}, None, [], None, id="fail in a thread"),
     pytest.param(lambda job: "text", {}, NO_BYTES, [], TypeError, id="text"),
-    pytest.param(lambda job: later("text"), {}, NO_BYTES, [], TypeError, id="Deferred of text"),
-    pytest.param(text_in_chunks, {}, NO_DATA, [], TypeError, id="generator of text"),
-    pytest.param(text_in_chunks, {"threaded": True}, NO_DATA, [], TypeError, id="generator of text in a thread"),
     pytest.param(
         lambda job: Deferred(),
         {"timeout": 0.1},
@@ -314,32 +243,6 @@ async def test_what_is_sent_of_an_exception_is_the_users_choice(address: str, lo
     assert len(logged_failures.flush(ValueError)) == 1
 
 
-async def test_after_its_end_a_job_takes_no_more(address: str) -> None:
-    """What the function hears of it; the client notices nothing."""
-    heard: list[JobEnded] = []
-
-    def chatty(job: Job) -> bytes:
-        job.complete(b"done")
-        calls: list[Callable[[], None]] = [
-            lambda: job.complete(b"again"),
-            job.fail,
-            lambda: job.send_exception(b"e"),
-            lambda: job.send_data(b"d"),
-            lambda: job.send_warning(b"w"),
-            lambda: job.send_status(1, 2),
-        ]
-        for call in calls:
-            with pytest.raises(JobEnded, match="it was completed") as caught:
-                call()
-            heard.append(caught.value)
-        return b"and again"
-
-    async with GearmanWorker([address]) as worker, GearmanClient([address]) as client:
-        worker.register_function("work", chatty)
-        answer, seen = events_of(client, "work")
-        assert (await answer, seen, len(heard)) == (b"done", [], 6)
-
-
 async def test_what_a_job_knows(address: str) -> None:
     """The function's name is without the prefix, which both sides have."""
     jobs: list[Job] = []
@@ -351,59 +254,6 @@ async def test_what_a_job_knows(address: str) -> None:
         await plain.add_task("sandbox\twork", b"c")
     assert [(job.function, job.workload, job.reducer) for job in jobs] == [("work", b"a\0b", b""), ("work", b"c", b"")]
     assert (jobs[0].unique, jobs[0].handle) == (b"key", task.handle)
-
-
-async def test_many_jobs_at_once(address: str) -> None:
-    """Of functions with a limit and without: as many run as may, and never more."""
-    most: Counter[str | bytes] = Counter()
-    now: Counter[str | bytes] = Counter()
-
-    async def work(job: Job) -> bytes:
-        now.update([job.function, "all"])
-        for name in (job.function, "all"):
-            most[name] = max(most[name], now[name])
-        await until(lambda: most["all"] >= 6)
-        now.subtract([job.function, "all"])
-        return job.workload
-
-    worker = GearmanWorker([address], max_jobs=6)
-    worker.register_function("free", work)
-    worker.register_function("single", work, max_jobs=1)
-    worker.register_function("double", work, max_jobs=2)
-    loads = [b"%d" % number for number in range(50)]
-    async with worker, GearmanClient([address]) as client:
-        asked = [client.add_task(name, load) for load in loads for name in ("free", "single", "double")]
-        assert await gatherResults(asked) == [load for load in loads for _ in range(3)]
-    assert (most["single"], most["all"]) == (1, 6)
-    assert most["double"] <= 2
-
-
-async def test_functions_come_and_go(address: str) -> None:
-    """Also while jobs run: those go on, and are done once."""
-    started: list[bytes] = []
-    gate: Deferred[None] = Deferred()
-
-    async def slow(job: Job) -> bytes:
-        started.append(job.workload)
-        await gate
-        return b"slow"
-
-    async with GearmanWorker([address]) as worker, GearmanClient([address]) as client:
-        worker.register_function("slow", slow)
-        worker.register_function("other", lambda job: b"other")
-        waiting = client.add_task("slow", b"1")
-        await until(lambda: started)
-        queued = client.add_task("late", b"")
-        worker.unregister_function("slow")
-        assert await client.add_task("other") == b"other"
-        worker.register_function("late", lambda job: b"late")
-        assert await queued == b"late"
-        unwanted = client.add_task("slow", b"2")
-        assert await client.add_task("other") == b"other"
-        gate.callback(None)
-        assert (await waiting, started) == (b"slow", [b"1"])
-        worker.register_function("slow", slow)
-        assert (await unwanted, started) == (b"slow", [b"1", b"2"])
 
 
 # Stopping.
@@ -518,52 +368,6 @@ async def test_a_server_that_was_restarted_gets_its_worker_back(
         assert await gatherResults(answers) == [b"cba", b"in time", b"alone"]
 
 
-async def test_a_job_of_a_server_that_dies_is_cancelled_and_its_slot_is_free(
-    gearmand: Gearmand, second_gearmand: Gearmand
-) -> None:
-    ended: list[BaseException] = []
-    started: list[Job] = []
-
-    async def slow(job: Job) -> None:
-        started.append(job)
-        try:
-            await Deferred()
-        except CancelledError as error:
-            ended.append(error)
-            raise
-
-    worker = GearmanWorker([gearmand.address, second_gearmand.address], max_jobs=1)
-    worker.register_function("slow", slow)
-    worker.register_function("quick", lambda job: b"quick")
-    async with worker, GearmanClient([gearmand.address]) as one, GearmanClient([second_gearmand.address]) as two:
-        await two.add_task_bg("slow")
-        await until(lambda: started)
-        answer = one.add_task("quick")
-        second_gearmand.stop()
-        assert await answer == b"quick"
-        assert len(ended) == 1
-        with pytest.raises(JobEnded, match="its connection was lost"):
-            started[0].send_data(b"x")
-
-
-async def test_a_server_that_hangs_does_not_stop_the_others(gearmand: Gearmand, second_gearmand: Gearmand) -> None:
-    """A request for a job that it does not answer holds the only slot; it must not do so for ever."""
-    worker = GearmanWorker(
-        [gearmand.address, second_gearmand.address], max_jobs=1, poll_interval=0.2, server_timeout=1.0
-    )
-    worker.register_function("work", lambda job: job.workload)
-    async with worker, GearmanClient([second_gearmand.address]) as client:
-        assert await client.add_task("work", b"1") == b"1"
-        await until(lambda: worker.servers[0].state is ServerState.READY)
-        gearmand.signal(signal.SIGSTOP)
-        try:
-            await deferLater(reactor, 0.5)  # the safety poll comes round; nothing tells of it
-            answer = client.add_task("work", b"2").addTimeout(3.0, reactor)
-            assert await answer == b"2"
-        finally:
-            gearmand.signal(signal.SIGCONT)
-
-
 async def test_max_jobs_is_for_all_servers_together_and_no_job_waits_in_the_worker(
     gearmand: Gearmand, second_gearmand: Gearmand
 ) -> None:
@@ -593,25 +397,6 @@ async def test_max_jobs_is_for_all_servers_together_and_no_job_waits_in_the_work
                 left -= 1
                 gates.pop(choice.randrange(len(gates))).callback(b"done")
         assert await gatherResults(answers) == [b"done"] * 100
-
-
-async def test_max_jobs_over_time(gearmand: Gearmand, second_gearmand: Gearmand) -> None:
-    """The servers take turns: each gets its jobs done, though there is but one slot."""
-    addresses = [gearmand.address, second_gearmand.address]
-    order: list[str] = []
-
-    async def slow(job: Job) -> None:
-        order.append(job.handle.server)
-        await later(None)
-
-    worker = GearmanWorker(addresses, max_jobs=1)
-    async with worker, GearmanClient(addresses[:1]) as one, GearmanClient(addresses[1:]) as two:
-        handles = [client.add_task("slow") for client in (one, two) for _ in range(20)]
-        await gatherResults([one.echo(), two.echo()])
-        await until(lambda: all(server.state is ServerState.READY for server in worker.servers))
-        worker.register_function("slow", slow)
-        await gatherResults(handles)
-    assert Counter(order[:20]) == dict.fromkeys(addresses, 10)
 
 
 async def test_the_servers_timer_ends_with_its_job(

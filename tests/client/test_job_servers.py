@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from txgearman import (
-    ClientStopped,
-    NoServersAvailable,
-    TaskLost,
-)
+from txgearman import ClientStopped, NoServersAvailable, TaskLost
 
 from ..client_harness import NOTHING, ClientHarness, outcome, outcomes, take_all
 
@@ -52,36 +46,6 @@ def test_removed_server_finishes_its_tasks() -> None:
     harness.stop()
 
 
-def test_removed_server_without_tasks_is_disconnected_at_once() -> None:
-    harness = ClientHarness(2).start()
-    harness.client.job_servers = harness.client.job_servers[1:]
-    harness.advance()
-    assert harness.connected() == [0, 1]
-    harness.stop()
-
-
-@pytest.mark.guarantee(number=11)
-@pytest.mark.parametrize("state", ["connecting", "in back-off"])
-def test_removed_server_without_connection_leaves_nothing(state: str) -> None:
-    harness = ClientHarness(2)
-    both = harness.client.job_servers
-    harness.client.job_servers = both[1:]
-    harness.start().advance(20)
-    assert harness.clock.getDelayedCalls() == []
-    if state == "connecting":
-        harness.server.black_hole_connections()
-    else:
-        harness.server.refuse_connections()
-    harness.client.job_servers = both
-    harness.advance()
-    assert len(harness.clock.getDelayedCalls()) == 1
-    harness.client.job_servers = both[1:]
-    harness.advance()
-    assert harness.clock.getDelayedCalls() == []
-    harness.check_that_it_works(1)
-    harness.stop()
-
-
 @pytest.mark.guarantee(number=7)
 def test_lost_connection_to_removed_server_is_not_retried() -> None:
     harness = ClientHarness(2).start()
@@ -115,17 +79,6 @@ def test_unsent_tasks_of_removed_server_go_to_another() -> None:
     harness.stop()
 
 
-@pytest.mark.guarantee(number=11)
-def test_stop_disconnects_removed_servers() -> None:
-    harness = ClientHarness(2).start()
-    tasks = [harness.client.add_task("work") for _ in range(2)]
-    harness.advance()
-    harness.client.job_servers = harness.client.job_servers[1:]
-    harness.advance()
-    harness.stop()
-    assert [type(error) for error in outcomes(tasks)] == [ClientStopped] * 2
-
-
 @pytest.mark.guarantee(number=1)
 def test_drain_awaits_tasks_of_removed_server() -> None:
     harness = ClientHarness(2).start()
@@ -137,22 +90,6 @@ def test_drain_awaits_tasks_of_removed_server() -> None:
     assert outcome(drained) is NOTHING
     harness.server.take("work").complete(b"done")
     assert (outcome(drained), outcomes(tasks)) == (None, [b"done"] * 2)
-    harness.stop()
-
-
-def test_server_may_be_added_again_before_it_is_disconnected() -> None:
-    harness = ClientHarness(2).start()
-    both = harness.client.job_servers
-    tasks = [harness.client.add_task("work") for _ in range(2)]
-    harness.advance()
-    harness.client.job_servers = both[1:]
-    harness.client.job_servers = both
-    harness.advance()
-    assert harness.connected() == [2, 1]
-    for server in harness.servers:
-        server.take("work").complete(b"done")
-    assert outcomes(tasks) == [b"done"] * 2
-    assert harness.connected() == [1, 1]
     harness.stop()
 
 
@@ -183,52 +120,3 @@ def test_server_wait_ends_if_added_server_does_not_answer() -> None:
     error = outcome(task)
     assert (type(error), set(error.reasons)) == (NoServersAvailable, {"memory:1", "memory:2"})
     harness.stop()
-
-
-@pytest.mark.guarantee(number=8)
-@pytest.mark.parametrize(
-    ("job_servers", "kind"), [([], ValueError), ("127.0.0.1", TypeError), (["a:b:c"], ValueError), ([5], TypeError)]
-)
-def test_invalid_job_servers_change_nothing(job_servers: Any, kind: type[Exception]) -> None:
-    harness = ClientHarness(2).start()
-    before = harness.client.job_servers
-    with pytest.raises(kind):
-        harness.client.job_servers = job_servers
-    assert harness.client.job_servers == before
-    before.clear()  # it is a copy
-    harness.advance()
-    assert harness.connected() == [1, 1]
-    handles = [harness.client.add_task_bg("work") for _ in range(2)]
-    harness.advance()
-    assert {handle.server for handle in outcomes(handles)} == {"memory:1", "memory:2"}
-    harness.stop()
-
-
-@pytest.mark.guarantee(number=13)
-@pytest.mark.parametrize("then", ["change", "stop", "stop and start"])
-def test_callback_may_change_job_servers_during_change(then: str) -> None:
-    harness = ClientHarness(4)
-    addresses = harness.client.job_servers
-    harness.client.job_servers = addresses[:2]
-    harness.server.black_hole_connections()
-    harness.servers[1].black_hole_connections()
-    harness.start()
-
-    def again(_: object) -> None:
-        if then == "change":
-            harness.client.job_servers = addresses[3:]
-        else:
-            harness.client.stopService()
-        if then == "stop and start":
-            harness.client.startService()
-
-    harness.client.echo().addErrback(again)
-    harness.client.job_servers = addresses[2:]
-    harness.advance()
-    assert harness.connected() == {"change": [0, 0, 0, 1], "stop": [0] * 4, "stop and start": [0, 0, 1, 1]}[then]
-    if then == "stop":
-        assert harness.clock.getDelayedCalls() == []
-    else:
-        harness.advance(20)
-        assert harness.clock.getDelayedCalls() == []
-        harness.stop()

@@ -9,7 +9,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from txgearman.packets import ECHO_REQ, ECHO_RES, JOB_CREATED, RES, SUBMIT_JOB, Decoder, Packet
-from txgearman.testing import MemoryJobServer
+from txgearman.testing import MemoryJobServer, TakenJob
 
 from ..wire import outcome
 
@@ -82,3 +82,9 @@ def in_turns(server: MemoryJobServer, turns: int, act: Callable[[], object]) -> 
         server.clock.callLater(0, in_turns, server, turns - 1, act)
     else:
         act()
+
+
+def taken(server: MemoryJobServer, **callbacks: Any) -> tuple[TakenJob, list[Any]]:
+    """Return a taken job, and the outcome of its task."""
+    fired = outcome(server.client().add_task("reverse", b"abc", unique=b"u", **callbacks))
+    return server.take("reverse"), fired

@@ -12,18 +12,8 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from txgearman import (
-    GearmanClient,
-    GearmanWorker,
-    Job,
-    JobEnded,
-    JobFailed,
-    TaskException,
-    TaskFailed,
-)
-from txgearman.packets import (
-    CAN_DO_TIMEOUT,
-)
+from txgearman import GearmanClient, GearmanWorker, Job, JobEnded, JobFailed, TaskException, TaskFailed
+from txgearman.packets import CAN_DO_TIMEOUT
 from txgearman.testing import MemoryJobServer
 from txgearman.worker import job as jobs_module
 
@@ -595,60 +585,6 @@ async def threaded_server(**options: Any) -> tuple[MemoryJobServer, GearmanWorke
     """A server on the reactor, with a worker and a client."""
     server = MemoryJobServer(reactor)
     return server, server.worker(**options), server.client()
-
-
-async def test_threaded_function_runs_in_thread() -> None:
-    server, worker, client = await threaded_server()
-    seen: list[int] = []
-    received: list[Any] = []
-
-    def function(job: Job) -> bytes:
-        seen.append(threading.get_ident())
-        job.send_status(1, 2)
-        job.send_data(b"d")
-        job.send_warning(b"w")
-        return job.workload[::-1]
-
-    worker.register_function("work", function, threaded=True)
-    callbacks = {name: lambda _, *what: received.append(what) for name in ("on_data", "on_status", "on_warning")}
-    assert await client.add_task("work", b"abc", **callbacks) == b"cba"  # type: ignore[arg-type]
-    assert received == [(1, 2), (b"d",), (b"w",)]
-    assert threading.get_ident() not in seen
-    await server.close()
-
-
-@pytest.mark.parametrize("returned", ["Deferred", "str", "coroutine"])
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
-async def test_thread_that_returns_no_bytes_fails_job(logged_failures: Failures, returned: str) -> None:
-    """Twisted refuses to fire a Deferred with a Deferred: the job must end all the same, and free its slot."""
-    server, worker, client = await threaded_server(drain_timeout=0.01)
-    values = {"Deferred": lambda job: succeed(b"x"), "str": lambda job: "x", "coroutine": coroutine}
-    worker.register_function("work", values[returned], threaded=True)
-    try:
-        with pytest.raises(TaskException):
-            await client.add_task("work").addTimeout(2.0, reactor)
-        assert slots_held(worker) == 0
-    finally:
-        logged_failures.flush(TypeError, AssertionError)
-        await server.close()
-
-
-@pytest.mark.parametrize("how", ["raise", "fail", "complete"])
-async def test_thread_ends_its_job(logged_failures: Failures, how: str) -> None:
-    server, worker, client = await threaded_server()
-
-    def function(job: Job) -> None:
-        if how == "raise":
-            raise ZeroDivisionError("in a thread")
-        job.complete(b"done") if how == "complete" else job.fail()
-
-    worker.register_function("work", function, threaded=True)
-    outcomes: list[Any] = []
-    await client.add_task("work").addBoth(outcomes.append)
-    [received] = outcomes
-    assert received == b"done" if how == "complete" else isinstance(received.value, TaskFailed)
-    assert len(logged_failures.flush(ZeroDivisionError)) == (how == "raise")
-    await server.close()
 
 
 @pytest.mark.guarantee(number=18)

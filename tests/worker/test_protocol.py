@@ -404,14 +404,6 @@ def test_packet_for_clients_closes_connection(packet: bytes) -> None:
     assert net.receiver.new_events() == [("lost", 1, [], 0, ProtocolError)]
 
 
-@pytest.mark.guarantee(number=14)
-def test_packet_over_max_packet_size_closes_connection() -> None:
-    net = Net(max_packet_size=64)
-    net.connection.grab()
-    net.server.send(JOB_ASSIGN.response(H1, b"f", b"x" * 64))
-    assert net.receiver.new_events() == [("lost", 1, [], 0, ProtocolError)]
-
-
 # Sleep.
 
 
@@ -526,14 +518,6 @@ def test_heartbeat_asks_in_silence_and_closes_dead_connection(dialect: str) -> N
     assert server.transport.aborted
 
 
-def test_no_echo_is_sent_without_heartbeat() -> None:
-    net = Net()
-    net.connection.sleep()
-    net.server.received()
-    net.wait(1000)
-    assert (net.server.received(), net.connection.error) == ([], None)
-
-
 @pytest.mark.guarantee(number=10)
 def test_sleeping_connection_has_no_timer() -> None:
     net = Net()
@@ -546,16 +530,6 @@ def test_sleeping_connection_has_no_timer() -> None:
     connection.grab()
     net.wait(SECONDS + 1)
     assert isinstance(connection.error, TimeoutError)
-
-
-def test_answer_that_came_while_reactor_was_blocked_counts() -> None:
-    """A function of another server's job may block for long. Timers then run before sockets are read."""
-    net = Net()
-    connection, server = net.connection, net.server
-    connection.grab()
-    net.clock.advance(SECONDS + 1)
-    server.send(NO_JOB.response())
-    assert (net.receiver.new_events(), connection.error) == ([("no_job", 0)], None)
 
 
 # What is sent for a job.
@@ -765,12 +739,6 @@ def test_failed_attempt_is_not_reported_to_receiver() -> None:
     net.wait(3 * SECONDS)
     assert net.endpoint.attempts > 2
     assert (len(net.endpoint.connections), net.receiver.new_events()) == (1, [])
-
-
-def test_global_reactor_is_default() -> None:
-    from twisted.internet import reactor
-
-    assert GearmanWorkerFactory(receiver=Receiver(), registrar=Receiver()).reactor is reactor
 
 
 # Retired connections.

@@ -1,0 +1,14 @@
+"""Fixtures for tests of the test kit."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.task import Clock
+
+from txgearman.testing import MemoryJobServer
+
+
+@pytest.fixture
+def server() -> MemoryJobServer:
+    """On a clock that starts at 0; its own would start at the current time."""
+    return MemoryJobServer(Clock())
