@@ -18,10 +18,12 @@ from txgearman.packets import (
     ERROR,
     GRAB_JOB,
     HEADER_SIZE,
+    JOB_ASSIGN,
     JOB_ASSIGN_ALL,
     JOB_ASSIGN_UNIQ,
     JOB_CREATED,
     MAX_PACKET_SIZE,
+    NO_JOB,
     NOOP,
     PACKET_TYPES,
     REQ,
@@ -122,9 +124,9 @@ def whole_stream(data: bytes) -> list[Packet]:
     return found
 
 
-def fault(data: bytes, **limits: int) -> str:
+def fault(data: bytes, max_packet_size: int = MAX_PACKET_SIZE, limited: bool = False) -> str:
     """Why the stream, which has no good packet, can't be read."""
-    found, decoder = fed(data, Decoder(REQ, RES, **limits))
+    found, decoder = fed(data, Decoder(REQ, RES, max_packet_size=max_packet_size, limited=limited))
     assert found == []
     assert isinstance(decoder.error, ProtocolError)
     return str(decoder.error)
@@ -410,6 +412,65 @@ def test_the_limit_is_the_largest_body_that_is_taken() -> None:
     found, decoder = fed(raw(RES, ECHO_RES.number, size=MAX_PACKET_SIZE))
     assert found == []
     assert decoder.error is None
+
+
+# Limits of names and handles, for what servers send.
+
+
+LONGEST = {"handle": 1024, "function": 8191, "unique": 8191, "reducer": 8191}
+
+
+LIMITED = [
+    (row, place)
+    for row in (JOB_CREATED, JOB_ASSIGN, JOB_ASSIGN_UNIQ, JOB_ASSIGN_ALL, WORK_DATA, STATUS_RES, STATUS_RES_UNIQUE)
+    for place, name in enumerate(row.arguments)
+    if name in LONGEST
+]
+"""Types of packets from a server, and positions of the arguments that have a limit."""
+
+
+def with_argument_of(row: PacketType, place: int, size: int) -> bytes:
+    return row.response(*(b"x" * size if each == place else b"1" for each in range(row.count)))
+
+
+@pytest.mark.guarantee(number=14)
+@pytest.mark.parametrize(("row", "place"), LIMITED)
+def test_longest_name_or_handle_is_taken_and_a_longer_one_ends_the_stream(row: PacketType, place: int) -> None:
+    """A client keeps handles, and a worker looks functions up and logs them."""
+    longest = LONGEST[row.arguments[place]]
+    (packet,), decoder = fed(with_argument_of(row, place, longest), Decoder(RES, limited=True))
+    assert (len(packet[1][place]), decoder.error) == (longest, None)
+    told = fault(with_argument_of(row, place, longest + 1), limited=True)
+    assert f"{row}" in told
+    assert f"{longest + 1} bytes" in told
+    assert len(told) < 200
+
+
+@pytest.mark.guarantee(number=14)
+def test_names_and_handles_to_a_server_have_no_limit() -> None:
+    """What a server does with them is its own affair (docs/gearman.md §10)."""
+    found, decoder = fed(SUBMIT_JOB.request(b"f" * MIB, b"u" * MIB, b""), Decoder(REQ))
+    assert ([len(argument) for argument in found[0][1]], decoder.error) == ([MIB, MIB, 0], None)
+
+
+@pytest.mark.guarantee(number=14)
+@pytest.mark.parametrize("row", [JOB_CREATED, NO_JOB])
+def test_a_packet_of_names_only_is_refused_by_its_header(row: PacketType) -> None:
+    assert f"{row} of 2000 bytes" in fault(raw(RES, row.number, size=2000), limited=True)
+
+
+def test_what_stands_behind_the_handle_of_a_failure_has_no_limit() -> None:
+    """gearmand makes such ones of exceptions (M1)."""
+    found, decoder = fed(WORK_FAIL.response(b"H:1\0" + b"x" * MIB), Decoder(RES, limited=True))
+    assert (len(found), decoder.error) == (1, None)
+
+
+@pytest.mark.guarantee(number=14)
+@pytest.mark.parametrize("limited", [False, True])
+def test_too_few_arguments_of_a_large_packet_are_told(limited: bool) -> None:
+    assert "STATUS_RES takes 5 arguments, but came with 1" in fault(
+        raw(RES, STATUS_RES.number, b"x" * 1024 + b"x" * (0 if limited else 70_000)), limited=limited
+    )
 
 
 @pytest.mark.guarantee(number=14)

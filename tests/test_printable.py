@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -14,7 +15,9 @@ from zope.interface import implementer
 
 from txgearman import (
     GearmanAdmin,
+    GearmanClient,
     GearmanError,
+    GearmanWorker,
     JobFailed,
     JobHandle,
     NoServersAvailable,
@@ -30,10 +33,11 @@ from txgearman import (
 )
 from txgearman.admin import commands
 from txgearman.client.task import Task
+from txgearman.packets import ERROR, JOB_ASSIGN_ALL, NO_JOB
 from txgearman.testing import MemoryJobServer
-from txgearman.validation import printable_text
+from txgearman.validation import printable_text, short_text
 
-from .wire import MemoryEndpoint, outcome
+from .wire import MemoryEndpoint, answer, outcome
 
 HOSTILE: Final = "\x1b]0;x\x07\r\nforged\x7f\x9b1m\u202e\u2028"
 SHOWN: Final = "\\x1b]0;x\\x07\\r\\nforged\\x7f\\x9b1m\\u202e\\u2028"
@@ -112,6 +116,67 @@ def test_lines_of_a_server_are_shown_printable(command: commands.Command[Any], a
     assert str(error.value).isprintable()
 
 
+# Lengths.
+
+
+LONG: Final = "x\x1b" * 10_000_000
+LONGEST: Final = 1024
+
+LONG_ERRORS: Final[dict[str, Callable[[], GearmanError]]] = {
+    "ProtocolError": lambda: ProtocolError(LONG),
+    "ServerError, its code": lambda: ServerError(LONG, ""),
+    "NoServersAvailable": lambda: NoServersAvailable({"a": ValueError(LONG)}),
+    "JobFailed": lambda: JobFailed(LONG),
+    "TaskException, its data": lambda: TaskException(Task("f"), LONG.encode()),
+    "TaskRejected, its text": lambda: TaskRejected(Task("f"), "CODE", LONG),
+}
+
+
+@pytest.mark.guarantee(number=14)
+@pytest.mark.parametrize("error", LONG_ERRORS.values(), ids=LONG_ERRORS)
+def test_long_text_in_an_error_is_cut_and_says_by_how_much(error: Callable[[], GearmanError]) -> None:
+    text = str(error())
+    assert len(text) <= LONGEST
+    assert re.fullmatch(r".*\.\.\. \([\d,]+ more (bytes|characters)\)", text)
+    assert text.isprintable()
+
+
+@given(st.one_of(st.text(), st.binary()), st.integers(41, 200))
+def test_text_is_cut_to_the_limit_and_says_by_how_much(text: str | bytes, limit: int) -> None:
+    """Nothing is cut that fits; what is kept and what was cut make the text."""
+    text *= 20
+    shown = short_text(text, limit)
+    assert len(shown) <= limit
+    match = re.fullmatch(r"(.*)\.\.\. \(([\d,]+) more (bytes|characters)\)", shown)
+    if match is None:
+        assert shown == printable_text(text)
+    else:
+        assert match[1] == printable_text(text[: len(text) - int(match[2].replace(",", ""))])
+        assert (match[3] == "bytes") == isinstance(text, bytes)
+
+
+@pytest.mark.guarantee(number=14)
+def test_text_of_an_error_packet_is_cut_as_it_is_received() -> None:
+    clock = Clock()
+    endpoint = MemoryEndpoint(clock)
+    client = GearmanClient([endpoint], reactor=clock)
+    refused = outcome(client.add_task("f"))
+    endpoint.server.send(ERROR.response(b"CODE", b"t" * 20_000_000))
+    assert refused[0].code == "CODE"
+    assert len(refused[0].text) <= LONGEST
+    assert refused[0].text.endswith("t... (19,999,016 more bytes)")
+    outcome(client.stopService())
+    clock.advance(5)
+
+
+@pytest.mark.guarantee(number=14)
+def test_text_of_an_err_line_is_cut_as_it_is_received() -> None:
+    with pytest.raises(ServerError) as error:
+        commands.create_function(b"f").parse(b"ERR CODE " + b"t" * 20_000_000 + b"\r\n")
+    assert error.value.code == "CODE"
+    assert len(error.value.text) <= LONGEST
+
+
 # Log events.
 
 
@@ -162,3 +227,40 @@ def test_job_that_fails_is_logged_printable(logged: list[str]) -> None:
     assert [text for text in logged if text.startswith(SHOWN) and text.endswith(SHOWN)]
     assert all(map(str.isprintable, logged))
     server.close()
+
+
+@pytest.mark.guarantee(number=14)
+def test_log_event_of_a_long_failure_is_short(logged: list[str]) -> None:
+    """The function's name, the handle and the reason are cut, each by itself."""
+    server = MemoryJobServer(job_handle_prefix="h" * 40)
+    client, worker = server.client(), server.worker()
+
+    def function(job: Any) -> None:
+        raise JobFailed(job.workload.decode())
+
+    worker.register_function("f" * 8000, function)
+    worker.startService()
+    failed = outcome(client.add_task("f" * 8000, b"w" * 100_000, retries=1))
+    server.advance(10)
+    assert isinstance(failed[0], TaskFailed)
+    assert [text for text in logged if "retrying" in text]
+    assert [text for text in logged if "wwww... (" in text]
+    assert max(map(len, logged)) <= LONGEST
+    server.close()
+
+
+@pytest.mark.guarantee(number=14)
+def test_log_event_of_a_function_that_is_not_registered_is_short(logged: list[str]) -> None:
+    clock = Clock()
+    endpoint = MemoryEndpoint(clock)
+    endpoint.answers_opening = False
+    worker = GearmanWorker([endpoint], reactor=clock)
+    worker.register_function("f", lambda job: b"")
+    worker.startService()
+    server = endpoint.server
+    server.send(NO_JOB.response(), answer(server.received()[-1]))
+    server.send(JOB_ASSIGN_ALL.response(b"H:1", b"g" * 8191, b"", b"", b""))
+    (text,) = [text for text in logged if "not registered" in text]
+    assert len(text) <= LONGEST
+    outcome(worker.stopService())
+    clock.advance(5)

@@ -38,8 +38,8 @@ from typing import ClassVar, Final, TypeAlias, TypeVar
 
 from typing_extensions import Self
 
-from .models import TaskInfo, TaskSnapshot, decode_text
-from .validation import printable_text
+from .models import TaskInfo, TaskSnapshot
+from .validation import short_text
 
 __all__ = [
     "ClientStopped",
@@ -62,7 +62,7 @@ __all__ = [
 
 _QUEUE_FULL: Final = "QUEUE_ERROR"  # docs/gearman.md §3
 
-_MAX_DATA_SHOWN: Final = 200  # bytes of WORK_EXCEPTION data in the text of the error
+_MAX_DATA_SHOWN: Final = 250  # characters of WORK_EXCEPTION data in the text of the error
 
 _MIN_AGE_SHOWN: Final = 0.05  # seconds since an error of a connection in the text of `NoServersAvailable`
 
@@ -78,13 +78,14 @@ _Content: TypeAlias = "tuple[tuple[object, ...], dict[str, object]]"
 class GearmanError(Exception):
     """Base of all exceptions of txgearman.
 
-    Its text is printable, whatever others have sent: control characters and ends of lines are escaped.
+    Its text is printable, whatever others have sent: control characters and ends of lines are escaped. It has at most
+    1,024 characters; if more were cut, it says how many. Attributes such as ``data`` keep what was received.
     """
 
     _retriable: ClassVar[bool] = False
 
     def __str__(self) -> str:
-        return printable_text(super().__str__())
+        return short_text(super().__str__())
 
     @property
     def retriable(self) -> bool:
@@ -129,7 +130,8 @@ class ServerError(GearmanError):
 
     :ivar code: the server's error code, such as ``"UNKNOWN_OPTION"``; geard sends numbers (C3). ``"ERR"`` if the text
         protocol gave none.
-    :ivar text: the server's explanation; may be empty.
+    :ivar text: the server's explanation; may be empty. Of one longer than 1,024 characters the rest was cut, and the
+        last ones say how much.
     """
 
     def __init__(self, code: str, text: str) -> None:
@@ -138,7 +140,7 @@ class ServerError(GearmanError):
         self.text = text
 
     def __str__(self) -> str:
-        return printable_text(": ".join(filter(None, [self.code, self.text])))
+        return short_text(": ".join(filter(None, [self.code, self.text])))
 
 
 class RequestUnsupported(ServerError):
@@ -191,7 +193,7 @@ class NoServersAvailable(GearmanError):
         super().__init__(self.reasons)
 
     def __str__(self) -> str:
-        return printable_text("; ".join(map(self._describe, self.reasons)))
+        return short_text("; ".join(map(self._describe, self.reasons)))
 
     def _describe(self, address: str) -> str:
         age = self.ages.get(address, 0.0)
@@ -237,7 +239,7 @@ class TaskError(GearmanError):
         self.task = task
 
     def __str__(self) -> str:
-        return printable_text(f"{self.task}: {self._what()}")
+        return short_text(f"{self.task}: {self._what()}")
 
     def _portable_content(self) -> _Content:
         return _replaced(self, {id(self.task): TaskSnapshot.of(self.task)})
@@ -269,7 +271,7 @@ class TaskException(TaskFailed):
         self.data = data
 
     def _what(self) -> str:
-        return f"exception: {decode_text(self.data[:_MAX_DATA_SHOWN])}"
+        return f"exception: {short_text(self.data, _MAX_DATA_SHOWN)}"
 
 
 class TaskRejected(TaskError):

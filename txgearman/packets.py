@@ -83,6 +83,25 @@ MAX_PACKET_SIZE: Final = 512 * 1024 * 1024
 """Default limit of the body of a packet in bytes: twice the largest payload that was measured to pass through job
 servers and back (docs/gearman.md §10). A header that announces more is corrupt, or an attempt to exhaust memory."""
 
+MAX_HANDLE_SIZE: Final = 1024
+"""Maximum size of a job handle from a server in bytes. The longest that was measured has 69 (docs/gearman.md §10b)."""
+
+MAX_NAME_SIZE: Final = 8191
+"""Maximum size of the name of a function, or of a unique, from a server in bytes: the longest name that gearmand
+accepts (docs/gearman.md §3)."""
+
+_ARGUMENT_LIMITS: Final = {
+    "handle": MAX_HANDLE_SIZE,
+    "function": MAX_NAME_SIZE,
+    "unique": MAX_NAME_SIZE,
+    "reducer": MAX_NAME_SIZE,
+}
+"""Maximum sizes of the arguments that a client or a worker keeps, logs or looks up."""
+
+_UNLIMITED: Final = {"WORK_FAIL"}  # its handle, which is only looked up, may have a NUL and more behind it (M1)
+
+_NEVER_TOO_LONG: Final = min(_ARGUMENT_LIMITS.values())  # no argument of a smaller packet can exceed its limit
+
 _WIRE_LIMIT: Final = 0xFFFFFFFF  # the size is a 32-bit number
 
 _SPLIT_IN_PLACE: Final = 64 * 1024  # a larger body is not copied before it is split
@@ -106,11 +125,24 @@ class PacketType:
     :ivar arguments: the names of the arguments, in order.
     :ivar count: the number of arguments.
     :ivar cuts: the number of NULs between them.
+    :ivar limits: the maximum sizes of arguments in packets from a server, each with the position of the argument.
+    :ivar max_size: the maximum size of the body of a packet from a server, as far as the limits give one.
     :ivar request_header: encodes the header of a packet to the server from the size of its body, for callers that
         assemble the body themselves.
     """
 
-    __slots__ = ("_request_word", "_response_word", "arguments", "count", "cuts", "name", "number", "request_header")
+    __slots__ = (
+        "_request_word",
+        "_response_word",
+        "arguments",
+        "count",
+        "cuts",
+        "limits",
+        "max_size",
+        "name",
+        "number",
+        "request_header",
+    )
 
     def __init__(self, number: int, name: str, arguments: tuple[str, ...]) -> None:
         self.number = number
@@ -118,6 +150,13 @@ class PacketType:
         self.arguments = arguments
         self.count = len(arguments)
         self.cuts = max(0, self.count - 1)
+        self.limits = {
+            position: _ARGUMENT_LIMITS[argument]
+            for position, argument in enumerate(arguments)
+            if argument in _ARGUMENT_LIMITS and name not in _UNLIMITED
+        }
+        all_limited = len(self.limits) == self.count
+        self.max_size = sum(self.limits.values()) + self.cuts if all_limited else _WIRE_LIMIT
         self._request_word = _word(REQ, number)
         self._response_word = _word(RES, number)
         self.request_header: Callable[[int], bytes] = partial(_HEADER.pack, self._request_word)
@@ -226,17 +265,31 @@ class Decoder:
     :ivar unfinished: how many times bytes came that completed no packet.
     """
 
-    __slots__ = ("_by_word", "_held", "_max_size", "_pieces", "_plain_size", "_wanted", "error", "unfinished")
+    __slots__ = (
+        "_by_word",
+        "_held",
+        "_limited",
+        "_max_size",
+        "_pieces",
+        "_plain_size",
+        "_wanted",
+        "error",
+        "unfinished",
+    )
 
-    def __init__(self, *magics: bytes, max_packet_size: int = MAX_PACKET_SIZE) -> None:
+    def __init__(self, *magics: bytes, max_packet_size: int = MAX_PACKET_SIZE, limited: bool = False) -> None:
         """
         :param magics: those that may begin a packet: `RES` for what a server sends, `REQ` for what is sent to one.
             Clients accept both, since geard sends a WORK_FAIL with the wrong one (M2).
         :param max_packet_size: the largest body accepted, in bytes; checked as soon as the header has come.
+        :param limited: whether handles, functions and uniques have maximum sizes. Set for what a server sends: a client
+            keeps handles, and a worker looks functions up and logs them.
         """
         self._by_word = {_word(magic, row.number): row for magic in magics for row in PACKET_TYPES.values()}
         self._max_size = max_packet_size
-        self._plain_size = min(max_packet_size, _SPLIT_IN_PLACE)
+        self._limited = limited
+        # Larger bodies take a slower path, with more checks.
+        self._plain_size = min(max_packet_size, _NEVER_TOO_LONG if limited else _SPLIT_IN_PLACE)
         self._pieces: list[bytes] = []  # of a packet that has not come whole
         self._held = 0  # bytes in them
         self._wanted = 0  # bytes needed before looking again is of use
@@ -284,14 +337,11 @@ class Decoder:
                 break
             if size <= plain_size and stop <= end:
                 arguments = data[start:stop].split(b"\0", packet_type.cuts)
-            elif size > self._max_size:
-                self.error = ProtocolError(f"{packet_type} of {size} bytes; max_packet_size is {self._max_size}")
-                break
-            elif stop > end:
-                self._wanted = HEADER_SIZE + size
-                break
             else:
-                arguments = _split_in_place(data, start, stop, packet_type.cuts)
+                split = self._split_large(packet_type, data, start, stop)
+                if split is None:
+                    break
+                arguments = split
             if len(arguments) != packet_type.count:
                 if size or packet_type.count:
                     self.error = _wrong_count(packet_type, arguments)
@@ -300,6 +350,23 @@ class Decoder:
             offset = stop
             packets.append((packet_type, arguments))
         return packets, offset
+
+    def _split_large(self, packet_type: PacketType, data: bytes, start: int, stop: int) -> list[bytes] | None:
+        """Check and split the body of a packet that is large or incomplete; None if it is too large or incomplete."""
+        size = stop - start
+        if size > self._max_size:
+            self.error = ProtocolError(f"{packet_type} of {size} bytes; max_packet_size is {self._max_size}")
+        elif self._limited and size > packet_type.max_size:
+            self.error = ProtocolError(f"{packet_type} of {size} bytes; {packet_type.max_size} are the most")
+        elif stop > len(data):
+            self._wanted = HEADER_SIZE + size
+        else:
+            arguments = _split_in_place(data, start, stop, packet_type.cuts)
+            if self._limited:
+                self.error = _too_long(packet_type, arguments)
+            if self.error is None:
+                return arguments
+        return None
 
     def _keep(self, data: bytes, offset: int) -> None:
         """Wait for the rest of a packet."""
@@ -312,6 +379,15 @@ class Decoder:
 def _wrong_count(packet_type: PacketType, arguments: list[bytes]) -> ProtocolError:
     body = b"\0".join(arguments)[:80]
     return ProtocolError(f"{packet_type} takes {packet_type.count} arguments, but came with {len(arguments)}: {body!r}")
+
+
+def _too_long(packet_type: PacketType, arguments: list[bytes]) -> ProtocolError | None:
+    """Return the error of a packet in which an argument exceeds its limit, else None."""
+    for position, limit in packet_type.limits.items():
+        if position < len(arguments) and len(arguments[position]) > limit:
+            what = f"{packet_type.arguments[position]} of {len(arguments[position])} bytes"
+            return ProtocolError(f"{packet_type} with a {what}; {limit} are the most: {arguments[position][:80]!r}")
+    return None
 
 
 def _split_in_place(data: bytes, start: int, stop: int, cuts: int) -> list[bytes]:

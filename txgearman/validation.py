@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 from .models import decode_text
@@ -14,8 +15,11 @@ from .models import decode_text
 __all__ = [
     "MAX_FUNCTION",
     "MAX_HANDLE",
-    "MAX_UNIQUE",
+    "MAX_NAME",
     "MAX_PAYLOAD",
+    "MAX_REASON",
+    "MAX_TEXT",
+    "MAX_UNIQUE",
     "check_callback",
     "check_count",
     "check_flag",
@@ -24,6 +28,7 @@ __all__ = [
     "payload_bytes",
     "positive_seconds",
     "printable_text",
+    "short_text",
     "whole_number",
 ]
 
@@ -160,6 +165,33 @@ def printable_text(text: str | bytes) -> str:
     if decoded.isprintable():
         return decoded
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in decoded)
+
+
+MAX_TEXT: Final = 1024
+"""Maximum length of the text of an error in characters. Of what a peer sends nothing longer is shown or logged."""
+
+MAX_REASON: Final = 640
+"""As `MAX_TEXT`, for a reason in a log event that also says what it concerns."""
+
+MAX_NAME: Final = 160
+"""As `MAX_TEXT`, for a name or a handle beside others."""
+
+_MAX_NOTE: Final = 40  # characters of the note that says how much was cut
+
+
+def short_text(text: str | bytes, limit: int = MAX_TEXT, form: Callable[[str | bytes], str] = printable_text) -> str:
+    """Return a text of others, cut if it is too long: names and messages of peers may have any length.
+
+    :param limit: maximum length of what is returned, in characters. If the text was cut, the last ones say by how much.
+    :param form: makes the text that is shown.
+    """
+    shown = form(text[:limit])
+    if len(text) <= limit and len(shown) <= limit:
+        return shown
+    kept = room = limit - _MAX_NOTE
+    while len(shown := form(text[:kept])) > room:
+        kept = kept * room // len(shown)
+    return f"{shown}... ({len(text) - kept:,} more {'bytes' if isinstance(text, bytes) else 'characters'})"
 
 
 MAX_PAYLOAD: Final = 2**32 - 2**16

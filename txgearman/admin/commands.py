@@ -22,7 +22,7 @@ from urllib.parse import unquote_plus
 
 from ..errors import ProtocolError, ServerError
 from ..models import decode_text
-from ..validation import MAX_HANDLE, function_bytes, name_bytes
+from ..validation import MAX_HANDLE, function_bytes, name_bytes, short_text
 
 __all__ = [
     "JOBS",
@@ -198,7 +198,7 @@ def _refused(text: bytes) -> NoReturn:
     match = _ERR.fullmatch(text)
     if match is None:
         raise ProtocolError(f"received text that does not answer this command: {text[:200]!r}")
-    message = decode_text(match[1].rstrip(b" "))
+    message = short_text(match[1].rstrip(b" "), form=decode_text)
     code, _, explanation = message.partition(" ")
     if _CODE.fullmatch(code):
         raise ServerError(code, unquote_plus(explanation))

@@ -28,7 +28,17 @@ from ..packets import (
     PacketType,
 )
 from ..service import PoolService
-from ..validation import MAX_HANDLE, MAX_UNIQUE, check_count, name_bytes, positive_seconds, whole_number
+from ..validation import (
+    MAX_HANDLE,
+    MAX_NAME,
+    MAX_REASON,
+    MAX_UNIQUE,
+    check_count,
+    name_bytes,
+    positive_seconds,
+    short_text,
+    whole_number,
+)
 from .canceller import JobCanceller
 from .dispatcher import Dispatcher
 from .iteration import Stream, map_workloads
@@ -207,7 +217,11 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         except ValueError as error:  # its server has been removed from the client's meanwhile
             dropped = fail(error)
         dropped.addErrback(
-            lambda failure: _log.info("{job} was not dropped: {reason}", job=handle, reason=failure.value)
+            lambda failure: _log.info(
+                "{job} was not dropped: {reason}",
+                job=short_text(str(handle), MAX_NAME),
+                reason=short_text(str(failure.value), MAX_REASON),
+            )
         )
 
     def cancel_job(self, handle: JobHandle) -> Deferred[None]:

@@ -25,6 +25,7 @@ from ..connection.timers import DeadlineQueue
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped, GearmanError, TaskTimedOut
 from ..models import JobHandle
+from ..validation import MAX_REASON, short_text
 from .awaiting import AwaitingConnection
 from .protocol import GearmanClientProtocol
 from .stream_router import StreamRouter
@@ -243,7 +244,12 @@ class Dispatcher:
         if not (self._servers.started and isinstance(reason, GearmanError) and reason.retriable):
             return False
         delay = retry_delay(task._attempt + 1)
-        _log.info("retrying {task} in {delay} seconds: {reason}", task=task, delay=delay, reason=reason)
+        _log.info(
+            "retrying {task} in {delay} seconds: {reason}",
+            task=task,
+            delay=delay,
+            reason=short_text(str(reason), MAX_REASON),
+        )
         # Hold the task before on_retry is called, which may cancel it or stop the client.
         self._backing_off.add(task, delay)
         task._holder = self._backing_off

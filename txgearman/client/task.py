@@ -33,6 +33,7 @@ from ..packets import (
 )
 from ..validation import (
     MAX_FUNCTION,
+    MAX_NAME,
     MAX_UNIQUE,
     check_callback,
     check_count,
@@ -41,7 +42,7 @@ from ..validation import (
     name_bytes,
     payload_bytes,
     positive_seconds,
-    printable_text,
+    short_text,
 )
 
 __all__ = [
@@ -317,8 +318,8 @@ class Task:
         return f"<Task {self}>"
 
     def __str__(self) -> str:
-        name = printable_text(self._function)
-        return f"{name} {self.handle}" if self._job_handle else name
+        name = short_text(self._function, MAX_NAME)
+        return f"{name} {short_text(str(self.handle), MAX_NAME)}" if self._job_handle else name
 
     # Public, and read-only: `TaskInfo`.
 

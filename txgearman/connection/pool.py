@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from ..errors import ClientStopped, NoServersAvailable, ServerError, merge_unavailable
 from ..packets import PacketType
-from ..validation import printable_text
+from ..validation import MAX_REASON, short_text
 from .addresses import Address, is_plain, parse_address, takes_tls_options
 from .connector import EndpointConnector
 from .factory import ConnectionListener, ConnectionT, GearmanFactory
@@ -237,7 +237,7 @@ class JobServer(Generic[ConnectionT]):
 
     def connection_down(self, factory: GearmanFactory[ConnectionT], error: Exception) -> None:
         if factory is self._factory:
-            reason = printable_text(str(error))
+            reason = short_text(str(error), MAX_REASON)
             if self.connection is not None:
                 _log.warn(
                     "lost the connection to {address}: {reason}", address=self.address, reason=reason, error=error

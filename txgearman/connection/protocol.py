@@ -52,6 +52,7 @@ from ..packets import (
     Decoder,
     PacketType,
 )
+from ..validation import short_text
 from .options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from .reactor import Reactor
 from .states import TRANSITIONS, ConnectionState
@@ -71,6 +72,8 @@ __all__ = [
     "Request",
     "code_and_text",
 ]
+
+_MAX_SHOWN: Final = 200  # characters of an unexpected packet's arguments in the text of the error
 
 _MAX_CORKED: Final = 64 * 1024  # bytes; from there on a transport asks its producer to pause
 
@@ -225,7 +228,7 @@ class GearmanProtocol(Protocol):
     def __init__(self, reactor: Reactor, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
         self._connection_options = connection_options
         # Both magics: M2.
-        self._decoder = Decoder(RES, REQ, max_packet_size=connection_options.max_packet_size)
+        self._decoder = Decoder(RES, REQ, max_packet_size=connection_options.max_packet_size, limited=True)
         self._outstanding: deque[Outstanding[Self]] = deque()  # requests without an answer so far, the oldest first
         self._answered = 0
         self._corks = False
@@ -605,10 +608,11 @@ def _answers(packet_type: PacketType, arguments: list[bytes], request: Outstandi
 
 
 def _unexpected(packet_type: PacketType, due: object, arguments: list[bytes]) -> ProtocolError:
-    return ProtocolError(f"received {packet_type} when {due} was due: {arguments!r:.200}")
+    begun = [argument[:_MAX_SHOWN] for argument in arguments]
+    return ProtocolError(f"received {packet_type} when {due} was due: {begun!r:.{_MAX_SHOWN}}")
 
 
 def code_and_text(arguments: list[bytes]) -> list[str]:
     """Return the arguments of an ERROR as text."""
     # geard ends the text with a NUL, gearmand does not (C3).
-    return [decode_text(argument.rstrip(b"\0")) for argument in arguments]
+    return [short_text(argument.rstrip(b"\0"), form=decode_text) for argument in arguments]

@@ -17,6 +17,7 @@ from ..connection.reactor import Reactor
 from ..connection.waiters import Waiters
 from ..errors import JobEnded, JobFailed
 from ..failures import for_log
+from ..validation import MAX_REASON, short_text
 from .functions import Function
 from .groups import FunctionGroup, GrabState, cancel_timer
 from .job import Job
@@ -174,7 +175,7 @@ class JobRunner:
             if not failure.check(CancelledError):
                 _log.failure("{job}: after its end ({ended})", for_log(failure), job=str(job), ended=job.ended)
         elif failure.check(JobFailed):
-            _log.info("{job}: {reason}", job=str(job), reason=failure.getErrorMessage())
+            _log.info("{job}: {reason}", job=str(job), reason=short_text(failure.getErrorMessage(), MAX_REASON))
             with suppress(JobEnded):  # a thread was faster
                 job.fail()
         else:

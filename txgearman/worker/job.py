@@ -14,7 +14,7 @@ from typing_extensions import TypeVarTuple, Unpack
 from ..connection.reactor import Reactor, ThreadedReactor
 from ..errors import JobEnded
 from ..models import JobHandle
-from ..validation import MAX_PAYLOAD, payload_bytes, printable_text
+from ..validation import MAX_NAME, MAX_PAYLOAD, payload_bytes, short_text
 from .threads import ThreadSends
 
 __all__ = ["Assignment", "Job", "JobConnection", "JobConnectionFactory"]
@@ -138,7 +138,7 @@ class Job:
         return f"<Job {self}>"
 
     def __str__(self) -> str:
-        return f"{printable_text(self.function)} {self.handle}"
+        return f"{short_text(self.function, MAX_NAME)} {short_text(str(self.handle), MAX_NAME)}"
 
     @property
     def ended(self) -> str:

@@ -47,7 +47,7 @@ from ..packets import (
     WORK_WARNING,
     PacketType,
 )
-from ..validation import printable_text
+from ..validation import MAX_NAME, MAX_REASON, short_text
 from .job import Assignment, Job
 
 __all__ = ["Dialect", "Registrar", "GearmanWorkerFactory", "GearmanWorkerProtocol", "JobReceiver"]
@@ -247,8 +247,13 @@ class GearmanWorkerProtocol(GearmanProtocol):
             return
         # After the handshake no request of ours is answered so. It is about a packet that has no answer, such as the
         # result of a job that the server has assigned to another worker meanwhile (docs/gearman.md §8).
-        code, text = map(printable_text, code_and_text(arguments))
-        _log.info("{address}: {code}: {text}", address=self.factory.name, code=code, text=text)
+        code, text = code_and_text(arguments)
+        _log.info(
+            "{address}: {code}: {text}",
+            address=self.factory.name,
+            code=short_text(code, MAX_NAME),
+            text=short_text(text, MAX_REASON),
+        )
 
     def _no_job(self, arguments: list[bytes]) -> None:
         if not self.ready:  # the handshake's

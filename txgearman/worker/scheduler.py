@@ -26,6 +26,7 @@ from ..connection.pool import ServerInfo, ServerPool
 from ..connection.protocol import CLOSE_TIMEOUT
 from ..connection.reactor import Reactor
 from ..connection.states import ConnectionState
+from ..validation import MAX_REASON, short_text
 from .execution import ExecutionListener, JobRunner
 from .functions import Function
 from .groups import (
@@ -292,7 +293,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         _log.error(
             "{address} assigned a job of {function!r}, which is not registered",
             address=connection.factory.name,
-            function=assignment.function,
+            function=short_text(assignment.function, MAX_REASON),
         )
         Job(connection, assignment.function, assignment).fail()
 
