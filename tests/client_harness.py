@@ -177,6 +177,7 @@ class ClientHarness:
         self.clock = clock or Clock()
         self.servers = [MemoryJobServer(self.clock) for _ in range(servers)]
         self.server = self.servers[0]
+        options = {"heartbeat": None, **options}
         self.client = GearmanClient([server.endpoint() for server in self.servers], reactor=self.clock, **options)
         self.advance = self.server.advance
 

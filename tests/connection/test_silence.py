@@ -141,6 +141,35 @@ def test_probes_end_with_connection(end: str) -> None:
 # The heartbeat.
 
 
+@pytest.mark.guarantee(number=10)
+@pytest.mark.parametrize("blocked", [4.5, 100.0])
+@pytest.mark.parametrize(
+    "options", [{"server_timeout": 8.0}, {"heartbeat": 8.0}], ids=lambda options: next(iter(options))
+)
+def test_answer_that_arrives_while_reactor_is_blocked_counts(options: dict[str, float], blocked: float) -> None:
+    """Whichever probe is late: what has arrived is read before it looks."""
+    net = connected(**options)
+    told = net.echo(b"1")
+    let_pass(net, 7.75)
+    packets = net.server.received()
+    net.clock.callLater(blocked, lambda: net.server.send(*map(answer, packets)))
+    net.clock.advance(blocked)
+    assert (told, net.connection.error) == ([[b"1"]], None)
+
+
+@pytest.mark.guarantee(number=10)
+@pytest.mark.parametrize("last_byte", [0.25, 2.0, 3.75, 4.0, 6.25])
+def test_heartbeat_asks_after_one_period_of_silence_at_most(last_byte: float) -> None:
+    net = connected(heartbeat=8.0)
+    let_pass(net, last_byte)
+    net.echo(b"1")
+    net.server.send_opening()
+    let_pass(net, 3.75)
+    assert net.server.received() == []
+    let_pass(net, 4.25)
+    assert net.server.received() == ASKED
+
+
 ASKED: list[Packet] = [(ECHO_REQ, [b""]), FENCE]
 
 
@@ -154,7 +183,7 @@ def test_no_echo_request_without_heartbeat() -> None:
 @pytest.mark.guarantee(number=10)
 def test_heartbeat_drops_silent_connection() -> None:
     net = connected(heartbeat=8.0)
-    let_pass(net, 11.75)
+    let_pass(net, 7.75)
     assert net.server.received() == []
     let_pass(net, 0.25)
     assert net.server.received() == ASKED
@@ -218,7 +247,7 @@ def test_heartbeat_is_suspended_while_writing_is_paused() -> None:
     let_pass(net, 100)
     assert (net.server.received(), net.connection.error) == ([], None)
     net.connection.resumeProducing()
-    let_pass(net, 12)
+    let_pass(net, 8)
     assert net.server.received() == ASKED
 
 

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 
 from txgearman.connection import timers as deadlines
-from txgearman.connection.timers import PROBES_PER_PERIOD, DeadlineQueue, PeriodicProbe
+from txgearman.connection.timers import PROBES_PER_PERIOD, READING_TURNS, DeadlineQueue, PeriodicProbe, Timeout
 
 from ..garbage import is_freed
 
@@ -93,13 +93,13 @@ def test_there_is_one_timer_while_there_are_items() -> None:
 
 @pytest.mark.guarantee(number=10)
 def test_late_items_are_passed_on() -> None:
-    """A reactor that was blocked turns once for many."""
+    """After a reactor was blocked, one timer serves many; what has arrived is read first."""
     kept = Kept()
     for number in range(5):
         kept.deadlines.add(number, number + 1.0)
     kept.clock.advance(100)
     assert [item for _, item in kept.passed] == [0, 1, 2, 3, 4]
-    assert (kept.timers, kept.clock.made) == ([], 1)
+    assert (kept.timers, kept.clock.made) == ([], 1 + READING_TURNS)
 
 
 @pytest.mark.guarantee(number=10)
@@ -308,6 +308,59 @@ def test_queue_behaves_as_one_timer_for_each_item(actions: list[tuple[str, int, 
         assert [item for _, item in kept.passed] == expected
         assert len(kept.deadlines) == len(model)
         assert len(kept.timers) == bool(model)
+
+
+# The time-out.
+
+
+class Late:
+    """A time-out of 10 s, when it has passed, and what was read before.
+
+    :ivar arrived: how many pieces of data there are to be read, one in each turn of the reactor.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.arrived = 0
+        self.passed: list[tuple[float, int]] = []
+        self.timeout = Timeout(self.clock, 10.0, lambda: self.passed.append((self.clock.seconds(), self.arrived)))
+
+    def arrive(self, pieces: int) -> None:
+        self.arrived = pieces
+        self._read()
+
+    def _read(self) -> None:
+        if self.arrived:
+            self.arrived -= 1
+            self.clock.callLater(0, self._read)
+
+
+@pytest.mark.guarantee(number=10)
+def test_timeout_calls_at_its_time() -> None:
+    late = Late()
+    late.clock.advance(9.75)
+    assert late.passed == []
+    late.clock.advance(0.25)
+    assert (late.passed, late.clock.getDelayedCalls()) == ([(10.0, 0)], [])
+
+
+@pytest.mark.guarantee(number=10)
+@pytest.mark.parametrize(("late_by", "unread"), [(0.05, 3), (2.0, 0)])
+def test_late_timeout_calls_after_reactor_has_read(late_by: float, unread: int) -> None:
+    """Code that blocked the reactor made it late, and timers come before what has arrived meanwhile."""
+    late = Late()
+    late.clock.callLater(9.75, late.arrive, 4)
+    late.clock.advance(10.0 + late_by)
+    assert late.passed == [(10.0 + late_by, unread)]
+    assert late.clock.getDelayedCalls() == []
+
+
+@pytest.mark.guarantee(number=10)
+def test_timeout_cancelled_while_reactor_reads_calls_nothing() -> None:
+    late = Late()
+    late.clock.callLater(11.0, late.timeout.cancel)
+    late.clock.advance(20.0)
+    assert (late.passed, late.clock.getDelayedCalls()) == ([], [])
 
 
 # The probe.

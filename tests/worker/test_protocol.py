@@ -508,7 +508,7 @@ def test_heartbeat_asks_in_silence_and_closes_dead_connection(dialect: str) -> N
     connection.sleep()
     assert server.received() == [(PRE_SLEEP, [])]
     for _ in range(5):
-        net.wait(16)
+        net.wait(8)
         packets = server.received()
         assert packets == [(ECHO_REQ, [b""]), FENCE]
         server.send(*map(answer, packets[dialect == "geard" :]))  # which leaves an ECHO_REQ unanswered (H6)

@@ -6,6 +6,7 @@ The connection to a server is made for the first job to drop, and closed when no
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -41,6 +42,8 @@ class JobCanceller:
     """Asks servers to drop jobs."""
 
     def __init__(self, reactor: Reactor, connection_options: ConnectionOptions, source: random.Random) -> None:
+        # A command is answered within server_timeout, and no connection stays for longer than its commands.
+        connection_options = replace(connection_options, heartbeat=None)
         self._make_factory = partial(AdminFactory, reactor, connection_options=connection_options, source=source)
         self._connections: dict[JobServer[GearmanClientProtocol], _SharedConnection] = {}
         self._closing: dict[GearmanFactory[AdminProtocol], None] = {}

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from typing_extensions import Unpack
 
 from ..connection.addresses import Address
-from ..connection.options import CONNECT_TIMEOUT, JOB_CHECK_INTERVAL, SERVER_TIMEOUT, ConnectionOptions
+from ..connection.options import CONNECT_TIMEOUT, HEARTBEAT, JOB_CHECK_INTERVAL, SERVER_TIMEOUT, ConnectionOptions
 from ..connection.pool import JobServer, ServerInfo
 from ..connection.reactor import Reactor
 from ..connection.tls import TLSOptions
@@ -94,7 +94,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         connect_timeout: float = CONNECT_TIMEOUT,
         server_timeout: float = SERVER_TIMEOUT,
         server_wait: float = 0.0,
-        heartbeat: float | None = None,
+        heartbeat: float | None = HEARTBEAT,
         job_check_interval: float = JOB_CHECK_INTERVAL,
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
@@ -114,9 +114,10 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :param server_timeout: seconds that a server may leave a request, such as a submit, unanswered; then its
             connection is dropped. A workload must be transmitted within this time.
         :param server_wait: seconds that a task may wait for a server while none can be reached; 0 for not at all.
-        :param heartbeat: seconds of silence after which a server is sent an ECHO_REQ; if it stays silent for as many
-            seconds again, its connection is dropped. None to send none: a half-open connection is then detected only
-            when there is something to send.
+        :param heartbeat: seconds of silence after which, at the latest, a server is sent an ECHO_REQ, also while tasks
+            wait for results; if it stays silent for as many seconds again, its connection is dropped, and its tasks
+            fail with `TaskLost`. It keeps proxies and NATs from dropping the connection. None to send none: a half-open
+            connection is then detected only when there is something to send.
         :param job_check_interval: seconds without a packet about a foreground task after which its server is asked
             whether it still has the job; if not, the task fails with `TaskLost`. Detection takes up to one and a half
             times as long.

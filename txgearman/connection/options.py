@@ -14,11 +14,15 @@ __all__ = [
     "CONNECT_TIMEOUT",
     "DEFAULT_CONNECTION_OPTIONS",
     "ConnectionOptions",
+    "HEARTBEAT",
 ]
 
 CONNECT_TIMEOUT: Final = 10.0
 SERVER_TIMEOUT: Final = 30.0
 JOB_CHECK_INTERVAL: Final = 60.0
+HEARTBEAT: Final = 30.0
+"""Default of clients and workers. It is less than the time after which proxies and NATs drop a silent connection: 50 s
+is the shortest that is usual."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,9 @@ class ConnectionOptions:
     :ivar server_timeout: seconds that the server may leave a request unanswered. Then the connection is dropped, since
         answers arrive in order and no other would arrive either. A workload must be transmitted in this time. A large
         packet from the server counts as an answer while it arrives.
-    :ivar heartbeat: seconds of silence after which an idle server is sent an ECHO_REQ; if it stays silent for as long
-        again, the connection is dropped. None disables it. It is suspended while the write buffer is full, since the
-        ECHO_REQ would wait behind the buffered data.
+    :ivar heartbeat: seconds of silence after which, at the latest, the server is sent an ECHO_REQ, whatever is in
+        flight; if it stays silent for as long again, the connection is dropped. None disables it. It is suspended while
+        the write buffer is full, since the ECHO_REQ would wait behind the buffered data.
     :ivar job_check_interval: seconds of silence about a foreground task after which a client asks whether the server
         still has its job.
     :ivar max_packet_size: maximum number of bytes in the body of a packet from the server.

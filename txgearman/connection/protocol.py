@@ -73,6 +73,10 @@ __all__ = [
     "code_and_text",
 ]
 
+# Silent probes of the heartbeat after which the server is asked: before the first of them it may have been silent for
+# almost as long as between two, and the question goes out after one period of silence at most.
+_ASKED_AFTER: Final = PROBES_PER_PERIOD - 1
+
 _MAX_SHOWN: Final = 200  # characters of an unexpected packet's arguments in the text of the error
 
 _MAX_CORKED: Final = 64 * 1024  # bytes; from there on a transport asks its producer to pause
@@ -471,9 +475,9 @@ class GearmanProtocol(Protocol):
             0 if self._heard or self._reading_paused or self.writing_paused else self._silent_probes + 1
         )
         self._heard = False
-        if self._silent_probes == PROBES_PER_PERIOD:
+        if self._silent_probes == _ASKED_AFTER:
             self.request(ECHO_REQ, b"", answer=ECHO_RES).addErrback(lambda _: None)  # any byte received counts
-        if self._silent_probes < 2 * PROBES_PER_PERIOD:
+        if self._silent_probes < _ASKED_AFTER + PROBES_PER_PERIOD:
             return True
         self.abort(
             TimeoutError(

@@ -1,4 +1,8 @@
-"""Timers: deadlines of many items on one timer of the reactor, and a periodic probe."""
+"""Timers: a time-out, deadlines of many items on one timer of the reactor, and a periodic probe.
+
+**Blocked reactors.** After code that has blocked the reactor, its timers fire before it reads what has arrived
+meanwhile. So no time-out is believed before that was read: one that fires late lets the reactor read first.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,56 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Final, Generic, TypeVar
 
-from twisted.internet.interfaces import IDelayedCall
-
 from .reactor import Reactor
 
 __all__ = [
     "DeadlineQueue",
     "PROBES_PER_PERIOD",
     "PeriodicProbe",
+    "READING_TURNS",
+    "Timeout",
 ]
 
 T = TypeVar("T")
 
+_MAX_LATENESS: Final = 0.1  # seconds; a timer that fires later than that was held up by code that blocked the reactor
+
+READING_TURNS: Final = 100
+"""Turns of the reactor that read what has arrived. In each, a connection reads 64 KiB, and Linux keeps 6 MiB for it at
+most, by default. If nothing is to be read, all of them take some milliseconds."""
+
 _MIN_STALE: Final = 64  # stale entries that the heap may always have
+
+
+class Timeout:
+    """Call of a function after some seconds. If it is late, the reactor first reads what has arrived until then.
+
+    On a `Clock` it is called within the same ``advance()`` in any case.
+    """
+
+    __slots__ = ("_call", "_due", "_passed", "_reactor", "_turns")
+
+    def __init__(self, reactor: Reactor, seconds: float, passed: Callable[[], object]) -> None:
+        """
+        :param passed: called after `seconds`, unless the time-out was cancelled.
+        """
+        self._reactor = reactor
+        self._passed = passed
+        self._turns = 0
+        self._due = reactor.seconds() + seconds
+        self._call = reactor.callLater(seconds, self._fire)
+
+    def cancel(self) -> None:
+        """Do not call the function, which was not called yet."""
+        self._call.cancel()
+
+    def _fire(self) -> None:
+        late = self._turns > 0 or self._reactor.seconds() - self._due > _MAX_LATENESS
+        if late and self._turns < READING_TURNS:
+            self._turns += 1
+            self._call = self._reactor.callLater(0, self._fire)
+        else:
+            self._passed()
 
 
 class DeadlineQueue(Generic[T]):
@@ -40,7 +81,7 @@ class DeadlineQueue(Generic[T]):
         self._items: dict[int, T] = {}
         self._numbers: dict[T, int] = {}
         self._number = 0
-        self._call: IDelayedCall | None = None
+        self._call: Timeout | None = None
         self._due = 0.0
 
     def __len__(self) -> int:
@@ -79,7 +120,7 @@ class DeadlineQueue(Generic[T]):
     def _set_timer(self) -> None:
         self._stop_timer()
         self._due = self._heap[0][0]
-        self._call = self._reactor.callLater(max(0.0, self._due - self._reactor.seconds()), self._fire)
+        self._call = Timeout(self._reactor, max(0.0, self._due - self._reactor.seconds()), self._fire)
 
     def _stop_timer(self) -> None:
         if self._call is not None:
@@ -102,8 +143,7 @@ class DeadlineQueue(Generic[T]):
 
 
 PROBES_PER_PERIOD: Final = 2
-"""Consecutive checks without progress that count as silence. One does not suffice: after code that blocks the reactor,
-the timer fires late, and before the bytes that arrived meanwhile are read."""
+"""Consecutive checks without progress that count as silence of the period."""
 
 
 class PeriodicProbe:
@@ -119,7 +159,7 @@ class PeriodicProbe:
         self._reactor = reactor
         self._interval = seconds / PROBES_PER_PERIOD
         self._probe = probe
-        self._call: IDelayedCall | None = None
+        self._call: Timeout | None = None
         self.on = False
         """Whether a check is scheduled."""
 
@@ -127,7 +167,7 @@ class PeriodicProbe:
         """Start checking, unless it has started already."""
         if self._call is None:
             self.on = True
-            self._call = self._reactor.callLater(self._interval, self._fire)
+            self._call = Timeout(self._reactor, self._interval, self._fire)
 
     def stop(self) -> None:
         """Stop checking."""

@@ -143,10 +143,11 @@ class MemoryJobServer(ServerFactory):
 
         :param others: further servers of the client, on the same clock: ``MemoryJobServer(server.clock)``. `close`
             closes them, too.
-        :param options: those of `GearmanClient`, except ``job_servers`` and ``reactor``.
+        :param options: those of `GearmanClient`, except ``job_servers`` and ``reactor``. ``heartbeat`` is None by
+            default, so that an idle client has no timer, and sends nothing while a test advances its clock.
         :raises ValueError: another server has another clock.
         """
-        client = GearmanClient(self._endpoints(others), reactor=self.clock, **options)
+        client = GearmanClient(self._endpoints(others), reactor=self.clock, **{"heartbeat": None, **options})
         self._services.append(client)
         client.startService()
         self._faults.settle()
@@ -156,10 +157,11 @@ class MemoryJobServer(ServerFactory):
         """Return a worker of this server, which was started and is stopped by `close`. It has no functions yet.
 
         :param others: as for `client`.
-        :param options: those of `GearmanWorker`, except ``job_servers`` and ``reactor``.
+        :param options: those of `GearmanWorker`, except ``job_servers`` and ``reactor``. ``heartbeat`` is None by
+            default, as with `client`.
         :raises ValueError: another server has another clock.
         """
-        worker = GearmanWorker(self._endpoints(others), reactor=self.clock, **options)
+        worker = GearmanWorker(self._endpoints(others), reactor=self.clock, **{"heartbeat": None, **options})
         self._services.append(worker)
         self._drain_timeout = max(self._drain_timeout, options.get("drain_timeout", DRAIN_TIMEOUT))
         worker.startService()

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ..connection.addresses import Address
-from ..connection.options import CONNECT_TIMEOUT, SERVER_TIMEOUT, ConnectionOptions
+from ..connection.options import CONNECT_TIMEOUT, HEARTBEAT, SERVER_TIMEOUT, ConnectionOptions
 from ..connection.pool import ServerInfo, ServerPool
 from ..connection.reactor import Reactor, ThreadedReactor
 from ..connection.tls import TLSOptions
@@ -74,7 +74,7 @@ class GearmanWorker(GearmanService):
         drain_timeout: float = DRAIN_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         server_timeout: float = SERVER_TIMEOUT,
-        heartbeat: float | None = None,
+        heartbeat: float | None = HEARTBEAT,
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
     ) -> None:
@@ -94,9 +94,10 @@ class GearmanWorker(GearmanService):
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
         :param server_timeout: seconds that a server may leave a request unanswered, such as that for a job; then its
             connection is dropped.
-        :param heartbeat: seconds of silence after which a server is asked whether it is there. If it sends nothing for
-            as long again, its connection is dropped. None disables it; a worker that sleeps at a half-open connection
-            then notices at its next poll.
+        :param heartbeat: seconds of silence after which, at the latest, a server is sent an ECHO_REQ, also while jobs
+            run: so no proxy or NAT drops the connection of a worker that sleeps or is busy. If the server sends nothing
+            for as long again, its connection is dropped. None disables it; a worker that sleeps at a half-open
+            connection then notices at its next poll.
         :param max_packet_size: bytes that the body of a packet from a server may have.
         :param tls: as `GearmanClient` has it.
         :raises TypeError, ValueError: for an invalid argument.
