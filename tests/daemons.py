@@ -137,6 +137,26 @@ class Stunnel(Daemon):
         return [require_program("stunnel4"), str(self._settings)]
 
 
+class Haproxy(Daemon):
+    """haproxy, from the package of that name: drops connections on which nothing was sent for a while."""
+
+    def __init__(self, server: str, folder: Path, idle_timeout: float) -> None:
+        """
+        :param server: the address of the server behind it.
+        :param folder: where its settings are written.
+        :param idle_timeout: seconds of silence after which it closes both sides of a connection.
+        """
+        super().__init__()
+        self._settings = folder / f"haproxy.{self.port}.cfg"
+        idle = f"{round(idle_timeout * 1000)}ms"
+        lines = ["defaults", "mode tcp", "timeout connect 5s", f"timeout client {idle}", f"timeout server {idle}"]
+        lines += ["listen gearman", f"bind {self.address}", f"server gearmand {server}"]
+        self._settings.write_text("\n".join(lines) + "\n")
+
+    def command(self) -> list[str]:
+        return [require_program("haproxy"), "-db", "-f", str(self._settings)]
+
+
 class Geard(Daemon):
     """geard, from the Python package gear."""
 

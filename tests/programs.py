@@ -21,6 +21,7 @@ APT: Final = {
     "cc": "gcc libc6-dev",
     "libgearman": "libgearman-dev",
     "stunnel4": "stunnel4",
+    "haproxy": "haproxy",
 }
 """The Debian packages that programs and libraries come from."""
 

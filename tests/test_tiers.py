@@ -98,8 +98,8 @@ def test_a_test_is_skipped_where_its_program_is_not_installed() -> None:
         reasons.append(str(skipped.value))
     line = missing_programs([*reasons, "only Linux tells"])
     assert line.split(": ") == [
-        "9 tests were skipped for lack of cc, gear, gearadmin, gearman, gearmand, mypy, mypy_zope, stunnel4",
-        "apt-get install gcc gearman-job-server gearman-tools libc6-dev stunnel4; pip install gear mypy mypy-zope",
+        "10 tests were skipped for lack of cc, gear, gearadmin, gearman, gearmand, haproxy, mypy, mypy_zope, stunnel4",
+        "apt-get install gcc gearman-job-server gearman-tools haproxy libc6-dev stunnel4; pip install gear mypy mypy-zope",
     ]
 
 
