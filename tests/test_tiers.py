@@ -99,7 +99,8 @@ def test_a_test_is_skipped_where_its_program_is_not_installed() -> None:
     line = missing_programs([*reasons, "only Linux tells"])
     assert line.split(": ") == [
         "10 tests were skipped for lack of cc, gear, gearadmin, gearman, gearmand, haproxy, mypy, mypy_zope, stunnel4",
-        "apt-get install gcc gearman-job-server gearman-tools haproxy libc6-dev stunnel4; pip install gear mypy mypy-zope",
+        "apt-get install gcc gearman-job-server gearman-tools haproxy libc6-dev stunnel4; "
+        "pip install gear mypy mypy-zope",
     ]
 
 
