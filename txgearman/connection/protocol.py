@@ -476,7 +476,7 @@ class GearmanProtocol(Protocol):
         )
         self._heard = False
         if self._silent_probes == _ASKED_AFTER:
-            self.request(ECHO_REQ, b"", answer=ECHO_RES).addErrback(lambda _: None)  # any byte received counts
+            self._ask_whether_alive()
         if self._silent_probes < _ASKED_AFTER + PROBES_PER_PERIOD:
             return True
         self.abort(
@@ -485,6 +485,12 @@ class GearmanProtocol(Protocol):
             )
         )
         return False
+
+    def _ask_whether_alive(self) -> None:
+        answer_was_due = self._answer_probe.on
+        self.request(ECHO_REQ, b"", answer=ECHO_RES).addErrback(lambda _: None)  # any byte received counts
+        if not answer_was_due:
+            self._answer_probe.stop()  # the heartbeat has its own limit, and a timer less is a turn of the reactor less
 
     # Requests.
 
