@@ -268,7 +268,7 @@ def test_h9_a_job_that_was_freed_in_silence_is_lost() -> None:
     """gearmand 2.0 alone does that, so a server that the test plays has to."""
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
-    client = GearmanClient([endpoint], reactor=clock)
+    client = GearmanClient([endpoint], reactor=clock, heartbeat=None)
     outcomes = told(client.add_task("work"))
     endpoint.server.received()
     endpoint.server.send(JOB_CREATED.response(b"H:1"))
