@@ -46,8 +46,8 @@ client.<submit>(task)
 client._dispatcher.<submit>(task, b"")
 client._servers.<started>
 client._dispatcher._servers.<choose>(b"")
-present(client._dispatcher._servers.choose(b"")).<_send_task>(task)
-present(client._dispatcher._choose(task)).<_send_task>(task)
+client._dispatcher._servers.choose(task.<_routing_key>)
+present(present(client._dispatcher._servers.choose(b"")).connection).<_send_task>(task)
 present(present(client._servers.only_server).connection).<_send_task>(task)
 present(present(client._servers.only_server)._factory).<_connection_ready>
 client._servers.by_address("").<when_ready>()
