@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -209,6 +210,16 @@ def test_source_of_random_numbers_fixes_choice() -> None:
         return pool.attempts, chosen
 
     assert history() == history()
+
+
+def test_processes_that_were_forked_before_start_draw_other_numbers() -> None:
+    sources = [random.Random(7), random.Random(7)]  # for the choice
+    for source in sources:
+        pool = Pool(1)
+        pool.servers = ServerPool([Unusable()], reactor, pool.make_factory, lambda _: None, source=source)
+        pool.servers.start()
+        pool.servers.stop(ClientStopped())
+    assert sources[0].random() != sources[1].random()
 
 
 # The end of an outage.

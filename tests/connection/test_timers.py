@@ -102,6 +102,22 @@ def test_late_items_are_passed_on() -> None:
     assert (kept.timers, kept.clock.made) == ([], 1 + READING_TURNS)
 
 
+def test_item_that_is_added_meanwhile_waits_for_next_turn_however_short_its_time_is() -> None:
+    kept = Kept()
+    order: list[str] = []
+
+    def react(item: str) -> None:
+        order.append(item)
+        if item == "first":
+            kept.clock.callLater(0, order.append, "other code")
+            kept.deadlines.add("second", 5e-324)
+
+    kept.react = react
+    kept.deadlines.add("first", 1.0)
+    kept.clock.advance(1)
+    assert order == ["first", "other code", "second"]
+
+
 @pytest.mark.guarantee(number=10)
 def test_time_can_pass_while_items_are_passed_on() -> None:
     """What has become due by the end comes right after it."""

@@ -22,7 +22,7 @@ from .addresses import Address, is_plain, parse_address, takes_tls_options
 from .connector import EndpointConnector
 from .factory import ConnectionListener, ConnectionT, GearmanFactory
 from .protocol import CLOSE_TIMEOUT, GearmanProtocol
-from .reactor import Reactor, random_source
+from .reactor import Reactor, random_source, reseed
 from .ring import Ring
 from .tls import TLSOptions
 from .waiters import Waiters
@@ -327,7 +327,7 @@ class ServerPool(Generic[ConnectionT]):
         self.only_server: JobServer[ConnectionT] | None = None
         self.addresses: list[Address] = []
         self._set(job_servers)
-        self._turn = self._random.randrange(len(self._servers))
+        self._turn = 0
 
     def __len__(self) -> int:
         return len(self._servers)
@@ -393,6 +393,8 @@ class ServerPool(Generic[ConnectionT]):
     def start(self) -> None:
         """Connect to all servers, in random order: a client that has one task sends it to the first that is ready."""
         self.started = True
+        reseed(self._random, self._reactor)
+        self._turn = self._random.randrange(len(self._servers))
         self._connect_new()
 
     def _connect_new(self) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "ThreadedReactor",
     "random_source",
     "reactor_or_default",
+    "reseed",
 ]
 
 P = ParamSpec("P")
@@ -79,3 +80,12 @@ def random_source(reactor: Reactor) -> random.Random:
         return random.Random()  # noqa: S311  # for jitter and the choice of servers
     number = _sources_on[reactor] = _sources_on.get(reactor, 0) + 1
     return random.Random(number)  # noqa: S311  # as above
+
+
+def reseed(source: random.Random, reactor: Reactor) -> None:
+    """Begin a new sequence of random numbers, except on a `Clock`.
+
+    Processes that were forked after the source was made have the same sequence.
+    """
+    if not isinstance(reactor, Clock):
+        source.seed()

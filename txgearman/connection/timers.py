@@ -131,7 +131,8 @@ class DeadlineQueue(Generic[T]):
         self._call = None
         # The callback may add and discard items, so the heap is looked at anew each time.
         now = max(self._reactor.seconds(), self._due)  # rounding may let it fire slightly before the deadline
-        while self._heap and self._heap[0][0] <= now:
+        last = self._number  # what is added from here on waits for the next turn, however short its time is
+        while self._heap and self._heap[0] <= (now, last):
             item = self._items.pop(heappop(self._heap)[1], None)
             if item is not None:
                 del self._numbers[item]
