@@ -494,19 +494,6 @@ def test_server_that_acknowledges_nothing_is_dropped() -> None:
     assert harness.server.transport.aborted
 
 
-@pytest.mark.guarantee(number=17)
-@pytest.mark.parametrize("late", [1, 7, 100])
-def test_blocked_reactor_loses_no_task(late: float) -> None:
-    """Time that other code blocks the reactor does not count for the time-out of an answer."""
-    harness = ConnectionHarness(server_timeout=8.0, job_check_interval=8.0)
-    for number in range(5):
-        recorded = harness.submit(b"%d" % number)
-        harness.clock.advance(late)
-        harness.server.send(created(), complete(b"r"))
-        assert recorded.outcomes == [b"r"]
-    assert harness.connection.error is None
-
-
 # Cancelled tasks.
 
 

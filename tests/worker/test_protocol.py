@@ -229,15 +229,6 @@ def test_noop_in_handshake_is_ignored() -> None:
     assert (net.connection.error, net.receiver.new_events()) == (None, [("ready", True)])
 
 
-@pytest.mark.guarantee(number=10)
-def test_handshake_fails_after_connect_timeout() -> None:
-    net = Net(None)
-    net.wait(SECONDS - 1)
-    assert not net.server.transport.aborted
-    net.wait(1.5)
-    assert net.receiver.new_events() == [("lost", 0, [], 0, TimeoutError)]
-
-
 @pytest.mark.guarantee(number=17)
 def test_each_connection_detects_dialect_anew() -> None:
     net = Net("gearmand")
@@ -468,33 +459,6 @@ def test_each_answer_restarts_server_timeout() -> None:
         net.server.send(NO_JOB.response())
     assert (connection.error, connection.grabs) == (None, 1)
     net.wait(2 * SECONDS + 1)
-    assert isinstance(connection.error, TimeoutError)
-
-
-@pytest.mark.guarantee(number=17)
-def test_each_piece_of_large_job_restarts_server_timeout() -> None:
-    """Else another worker would get the job, and close its connection in turn."""
-    net = Net()
-    connection = net.connection
-    connection.grab()
-    packet, expected = ASSIGNMENTS[JOB_ASSIGN_ALL]
-    for place in range(len(packet)):
-        net.wait(SECONDS - 1)
-        net.server.send(packet[place : place + 1])
-    assert (net.receiver.new_events(), connection.error) == ([("assigned", 0, *expected)], None)
-
-
-@pytest.mark.guarantee(number=17)
-def test_unanswered_fence_closes_connection_after_server_timeout() -> None:
-    """Also while no job is requested; and the connection is busy until then."""
-    net = Net()
-    connection = net.connection
-    net.wait(2 * SECONDS)
-    connection._send_fence()
-    assert connection._busy
-    net.wait(SECONDS - 0.5)
-    assert connection.error is None
-    net.wait(1)
     assert isinstance(connection.error, TimeoutError)
 
 

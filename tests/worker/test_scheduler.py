@@ -10,23 +10,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import deferLater
 
-from txgearman import (
-    GearmanWorker,
-    Job,
-    JobEnded,
-    Priority,
-    ServerState,
-    TaskLost,
-)
+from txgearman import GearmanWorker, Job, JobEnded, Priority, ServerState, TaskLost
 from txgearman.connection.options import SERVER_TIMEOUT
-from txgearman.packets import (
-    GRAB_JOB_ALL,
-    JOB_ASSIGN,
-    NO_JOB,
-    NOOP,
-    PRE_SLEEP,
-    WORK_FAIL,
-)
+from txgearman.packets import GRAB_JOB_ALL, JOB_ASSIGN, NOOP, PRE_SLEEP, WORK_FAIL
 from txgearman.testing import MemoryJobServer
 from txgearman.worker import scheduler
 from txgearman.worker.worker import DRAIN_TIMEOUT, POLL_INTERVAL
@@ -299,17 +285,6 @@ def logged_errors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-@pytest.mark.guarantee(number=17)
-@pytest.mark.parametrize("packet", [NO_JOB.response(), JOB_ASSIGN.response(b"H:x:1", b"f", b"")])
-def test_answer_without_request_closes_connection(server: MemoryJobServer, packet: bytes) -> None:
-    worker = server.worker()
-    worker.register_function("f", do_nothing)
-    server.advance()
-    server.send_raw(packet)
-    assert (slots_held(worker), group_of(worker).states) == (0, {})
-    assert "answers nothing" in str(worker.servers[0].last_error)
-
-
 # Wake-ups, sleep and polls.
 
 
@@ -554,18 +529,6 @@ def test_connection_that_closes_while_another_one_is_asked_frees_its_slots(
     assert (first.grabs, last.grabs, slots_held(worker)) == (1, 0, 1)
     server.advance()
     assert slots_held(worker) == 0
-
-
-def test_unanswered_request_closes_connection_after_server_timeout(server: MemoryJobServer) -> None:
-    worker = server.worker(server_timeout=3.0)
-    worker.register_function("f", do_nothing)
-    server.advance()
-    with server.leave_unanswered(GRAB_JOB_ALL):
-        server.advance(POLL_INTERVAL)
-    server.advance(2 * 3.0 + 0.1)
-    assert slots_held(worker) == 0
-    server.advance(5)
-    assert len(group_of(worker).states) == 1
 
 
 @pytest.mark.guarantee(number=18)
