@@ -45,6 +45,7 @@ MODULES = [
     "client",
     "client.task_queue",
     "client.shared_job",
+    "client.job_sweep",
     "client.protocol",
     "client.canceller",
     "client.awaiting",

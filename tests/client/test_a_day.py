@@ -142,9 +142,9 @@ class Day:
                 connection._jobs,
                 connection._remembered_ends,
                 connection._backlog,
-                connection._heard_of,
+                connection._job_sweep.heard_of,
+                connection._job_sweep._silent_probes,
             ]
-            tables += [connection._silent_probes_of]
         return sum(map(len, tables))
 
 

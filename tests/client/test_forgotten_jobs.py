@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError
 
+from txgearman.client import job_sweep
 from txgearman.errors import (
     TaskLost,
 )
 from txgearman.packets import (
+    ERROR,
     GET_STATUS,
     STATUS_RES,
     SUBMIT_JOB,
@@ -116,7 +118,7 @@ def test_tombstone_is_removed_with_forgotten_job() -> None:
     harness.answer(H1, known=False)
     assert harness.tables()[1] == 0
     harness.wait(8)
-    assert (harness.queried(), harness.connection._job_probe.on) == ([], False)
+    assert (harness.queried(), harness.connection._job_sweep.on) == ([], False)
 
 
 @pytest.mark.guarantee(number=6)
@@ -175,13 +177,14 @@ def test_late_packets_leave_no_record_of_their_jobs() -> None:
     harness = ProbingHarness()
     for number in range(100):
         harness.server.send(data(b"late", b"H:%d" % number))
-    assert harness.connection._heard_of == set()
+    assert harness.connection._job_sweep.heard_of == set()
     for number in range(100):
         handle = b"H:%d" % number
         harness.begin(handle)
         harness.server.send(data(b"d", handle), complete(b"", handle))
     harness.wait(4)
-    assert (harness.connection._heard_of, harness.connection._silent_probes_of) == (set(), {})
+    sweep = harness.connection._job_sweep
+    assert (sweep.heard_of, sweep._silent_probes) == (set(), {})
 
 
 @pytest.mark.guarantee(number=10)
@@ -213,3 +216,147 @@ def test_held_job_is_not_queried() -> None:
     harness.tasks.release(recorded.task)
     harness.wait(12)
     assert harness.queried() == [H1]
+
+
+# Many jobs: a sweep is made in pieces, so that it never blocks the reactor for long.
+
+
+class ManyJobs(ProbingHarness):
+    """A connection with many jobs, all of which have been silent for so long that a sweep begins to ask for them."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.begin(H1)  # starts the sweeps; the silence of others begins with the first of them
+        self.server.send(complete(b""))
+        self.handles = [b"H:%d" % number for number in range(count)]
+        self.recorded = [self.begin(handle) for handle in self.handles]
+        self.wait(12)
+
+    def answer_all(self, handles: list[bytes], known: bool = True) -> None:
+        self.server.send(*(STATUS_RES.response(handle, b"%d" % known, b"0", b"0", b"0") for handle in handles))
+
+
+@pytest.fixture
+def swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps look at few jobs at a time."""
+    monkeypatch.setattr(job_sweep, "MAX_SWEPT", 10)
+
+
+@pytest.mark.guarantee(number=16)
+def test_sweep_asks_for_thousand_jobs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert job_sweep.MAX_SWEPT == 1000
+    monkeypatch.setattr(job_sweep, "MAX_SWEPT", 10)
+    harness = ManyJobs(25)
+    for asked in (harness.handles[:10], harness.handles[10:20], harness.handles[20:]):
+        assert harness.queried() == asked
+        harness.answer_all(asked[:-1])
+        harness.clock.advance(0)
+        assert harness.queried() == []
+        harness.answer_all(asked[-1:])
+        harness.clock.advance(0)
+    assert harness.queried() == []
+    assert harness.connection._job_sweep._handles == []
+
+
+@pytest.mark.guarantee(number=16)
+def test_sweep_looks_at_jobs_that_are_not_silent_in_turns_of_their_own(swept: None) -> None:
+    """A `Clock` makes all turns at once, so that the turns are counted here."""
+    turns = []
+    harness = ProbingHarness()
+    for number in range(25):
+        harness.begin(b"H:%d" % number)
+    call_later = harness.clock.callLater
+    harness.clock.callLater = lambda seconds, *call: (turns.append(seconds), call_later(seconds, *call))[1]  # type: ignore[method-assign]
+    harness.wait(4)
+    assert turns.count(0) == 2
+    assert harness.queried() == []
+
+
+@pytest.mark.guarantee(number=16)
+def test_jobs_that_end_or_begin_during_sweep(swept: None) -> None:
+    harness = ManyJobs(25)
+    harness.answer_all(harness.queried())
+    harness.server.send(complete(b"r", b"H:12"))
+    harness.begin(b"H:new")
+    harness.clock.advance(0)
+    second = harness.queried()
+    assert second == [handle for handle in harness.handles[10:20] if handle != b"H:12"]
+    harness.answer_all(second)
+    harness.clock.advance(0)
+    assert harness.queried() == harness.handles[20:]
+    harness.server.send(*(complete(b"r", handle) for handle in harness.handles if handle != b"H:12"))
+    harness.wait(11.75)
+    assert harness.queried() == []
+    harness.wait(0.25)
+    assert harness.queried() == [b"H:new"]
+
+
+@pytest.mark.guarantee(number=16)
+def test_sweep_that_takes_longer_than_half_an_interval_goes_on(swept: None) -> None:
+    """The next one begins after it, so that no job is asked for twice meanwhile."""
+    harness = ManyJobs(15)
+    assert harness.queried() == harness.handles[:10]
+    harness.wait(8)
+    assert harness.queried() == []
+    harness.answer_all(harness.handles[:10])
+    harness.clock.advance(0)
+    assert harness.queried() == harness.handles[10:]
+    harness.answer_all(harness.handles[10:])
+    harness.wait(4)
+    assert harness.queried() == []
+    harness.wait(4)
+    assert harness.queried() == harness.handles[:10]
+
+
+@pytest.mark.guarantee(number=16)
+def test_forgotten_jobs_of_each_piece_are_lost(swept: None) -> None:
+    harness = ManyJobs(25)
+    while asked := harness.queried():
+        harness.answer_all(asked, known=False)
+        harness.clock.advance(0)
+    assert outcomes(harness.recorded) == [[TaskLost]] * 25
+    harness.wait(4)
+    assert harness.connection._job_sweep.on is False
+
+
+@pytest.mark.guarantee(number=10)
+def test_sweep_ends_with_last_job(swept: None) -> None:
+    """Though an answer that it waits for comes later, when another job has started the sweeps again."""
+    harness = ManyJobs(25)
+    for _ in range(3):
+        harness.answer_all(harness.queried())
+        harness.clock.advance(0)
+    harness.wait(7.75)
+    harness.submit()
+    harness.server.received()
+    harness.wait(0.25)
+    asked = harness.queried()
+    harness.server.send(*(complete(b"r", handle) for handle in harness.handles))
+    harness.wait(4)
+    assert harness.connection._job_sweep.on is False
+    harness.server.send(created(H1))
+    harness.answer_all(asked)
+    harness.wait(7.75)
+    assert harness.queried() == []
+    harness.wait(0.25)
+    assert harness.queried() == [H1]
+
+
+@pytest.mark.guarantee(number=11)
+def test_sweep_ends_with_connection(swept: None) -> None:
+    harness = ManyJobs(25)
+    harness.answer_all(harness.queried())
+    assert any(call.getTime() == harness.clock.seconds() for call in harness.clock.getDelayedCalls())
+    harness.server.lose()
+    assert outcomes(harness.recorded) == [[TaskLost]] * 25
+    assert not any(call.getTime() == harness.clock.seconds() for call in harness.clock.getDelayedCalls())
+
+
+@pytest.mark.guarantee(number=16)
+def test_sweep_goes_on_after_server_has_refused_query(swept: None) -> None:
+    harness = ManyJobs(15)
+    asked = harness.queried()
+    harness.answer_all(asked[:-1])
+    harness.server.send(ERROR.response(b"OUT_OF_MEMORY", b""))
+    harness.clock.advance(0)
+    assert harness.queried() == harness.handles[10:]

@@ -9,14 +9,14 @@ that job later: gearmand then sends one copy for each task that ever waited for 
 A gearmand with a very long host name truncates handles, so that distinct jobs get the same handle, and sends the result
 of one job to the client of another (H10). So two jobs of this client with one handle close the connection.
 
-A job server may forget a job without notice (H1 to H3, H5, H9). So each connection periodically asks, in one sweep,
-after the jobs that have long been silent (guarantee 16).
+A job server may forget a job without notice (H1 to H3, H5, H9). So each connection periodically asks after the jobs
+that have long been silent (guarantee 16): see `JobSweep`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar, Final
 
 from twisted.internet.defer import Deferred
@@ -25,7 +25,6 @@ from ..connection.factory import ConnectionListener, GearmanFactory
 from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import GearmanProtocol
 from ..connection.reactor import Reactor
-from ..connection.timers import PROBES_PER_PERIOD, PeriodicProbe
 from ..errors import (
     ClientStopped,
     ProtocolError,
@@ -44,7 +43,8 @@ from ..packets import (
     WORK_WARNING,
     PacketType,
 )
-from ..validation import MAX_HANDLE, whole_number
+from ..validation import whole_number
+from .job_sweep import JobSweep
 from .shared_job import CancelledSubmit, SharedJob, StatusQuery, Tombstone, can_share
 from .task import Task, TaskOwner, TaskResult
 from .task_queue import TaskQueue, release_all, report_all
@@ -98,9 +98,7 @@ class GearmanClientProtocol(GearmanProtocol):
         self._tasks = ConnectionTasks(self)
         # Tasks to write once the server has taken what was written before.
         self._backlog = TaskQueue()
-        self._job_probe = PeriodicProbe(reactor, connection_options.job_check_interval, self._probe_jobs)
-        self._silent_probes_of: dict[bytes, int] = {}
-        self._heard_of: set[bytes] = set()
+        self._job_sweep = JobSweep(reactor, connection_options.job_check_interval, self)
         self._held: Task | None = None  # the task for which reading is paused
         self._jobs: dict[bytes, Task | Tombstone | SharedJob] = {}
         # How many tasks, by handle and by leading arguments, got WORK_FAIL or WORK_EXCEPTION; the oldest handle first.
@@ -224,7 +222,7 @@ class GearmanClientProtocol(GearmanProtocol):
         self._answered += 1
         if task._background:
             self._task_removed(task)
-        elif handle in self._jobs or self._remembered_ends or not self._job_probe.on:
+        elif handle in self._jobs or self._remembered_ends or not self._job_sweep.on:
             self._join(handle, task)
         else:
             self._jobs[handle] = task
@@ -235,7 +233,7 @@ class GearmanClientProtocol(GearmanProtocol):
         acknowledged = [task for job in jobs.values() for task in _tasks_of(job)]
         unwritten = self._backlog.pop_all()
         self._held = None
-        self._job_probe.stop()
+        self._job_sweep.stop()
         self.in_flight = 0
         release_all(acknowledged)
         release_all(request for request in self._outstanding if isinstance(request, Task))
@@ -251,9 +249,8 @@ class GearmanClientProtocol(GearmanProtocol):
             self._share(handle, task)
             return
         self._jobs[handle] = task
-        if not self._job_probe.on:
-            self._silent_probes_of = {handle: 0}
-            self._job_probe.start()
+        if not self._job_sweep.on:
+            self._job_sweep.start(handle)
         if self._remembered_ends:
             self._join_remembered(handle, task)
 
@@ -307,20 +304,13 @@ class GearmanClientProtocol(GearmanProtocol):
 
     # Detection of forgotten jobs.
 
-    def _probe_jobs(self) -> bool:
-        silent, suspects = {}, []
-        for handle in self._jobs:
-            was_heard = handle in self._heard_of or self._reading_paused
-            silent[handle] = 0 if was_heard else self._silent_probes_of.get(handle, -1) + 1
-            if silent[handle] == PROBES_PER_PERIOD:
-                silent[handle] = 0
-                suspects.append(handle)
-        self._silent_probes_of = silent
-        self._heard_of.clear()
-        for handle in suspects:
-            if len(handle) <= MAX_HANDLE and b"\0" not in handle:  # else some servers do not answer (H6)
-                self._send(StatusQuery(handle), GET_STATUS.request(handle))
-        return bool(self._jobs)
+    def _query_jobs(self, handles: Collection[bytes], answered: Callable[[], object]) -> None:
+        *others, last = handles
+        self._cork()
+        for handle in others:
+            self._send(StatusQuery(handle), GET_STATUS.request(handle))
+        self._send(StatusQuery(last, answered), GET_STATUS.request(last))
+        self._uncork()
 
     def _job_forgotten(self, handle: bytes) -> None:
         """Fail the tasks of a job that the server does not have, and whose end it has not reported before."""
@@ -380,7 +370,7 @@ class GearmanClientProtocol(GearmanProtocol):
         """Return the task that this packet is for; None if it has ended or was cancelled (guarantee 6)."""
         job = self._jobs.get(handle)
         if job is not None:
-            self._heard_of.add(handle)
+            self._job_sweep.heard_of.add(handle)
         if isinstance(job, SharedJob):
             job = job.next_copy()
         return job if isinstance(job, Task) else None

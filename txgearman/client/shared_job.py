@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from ..errors import ServerError
@@ -78,12 +79,16 @@ class CancelledSubmit:
 class StatusQuery:
     """A GET_STATUS that asks whether the server still has one of the connection's jobs."""
 
-    __slots__ = ("_handle",)
+    __slots__ = ("_ended", "_handle")
 
     _answer_type: Final = STATUS_RES
 
-    def __init__(self, handle: bytes) -> None:
+    def __init__(self, handle: bytes, ended: Callable[[], object] | None = None) -> None:
+        """
+        :param ended: called after the answer; None for nothing. It is not called if the connection is lost before.
+        """
         self._handle = handle
+        self._ended = ended
 
     def _is_answered_by(self, arguments: list[bytes]) -> bool:
         return arguments[0] == self._handle
@@ -91,9 +96,13 @@ class StatusQuery:
     def _answered(self, connection: Jobs, arguments: list[bytes]) -> None:
         if not whole_number(arguments[1]):
             connection._job_forgotten(self._handle)
+        if self._ended is not None:
+            self._ended()
 
     def _refused(self, connection: object, error: ServerError) -> None:
-        """Do nothing: the job's tasks go on waiting, and the next sweep asks again."""
+        """Leave the job's tasks waiting: a later sweep asks again."""
+        if self._ended is not None:
+            self._ended()
 
     def _lost(self, connection: object, error: Exception) -> None:
         """Do nothing: whatever ended the connection has failed the job's tasks, too."""
