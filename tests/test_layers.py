@@ -49,6 +49,7 @@ MODULES = [
     "client.protocol",
     "client.canceller",
     "client.awaiting",
+    "client.retry_log",
     "client.stream_router",
     "client.dispatcher",
     "client.iteration",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 from twisted.internet.defer import CancelledError
 
@@ -260,15 +262,13 @@ def test_sweep_asks_for_thousand_jobs_at_a_time(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.guarantee(number=16)
 def test_sweep_looks_at_jobs_that_are_not_silent_in_turns_of_their_own(swept: None) -> None:
-    """A `Clock` makes all turns at once, so that the turns are counted here."""
-    turns = []
+    """A `Clock` makes all turns at once, so that they are counted."""
     harness = ProbingHarness()
     for number in range(25):
         harness.begin(b"H:%d" % number)
-    call_later = harness.clock.callLater
-    harness.clock.callLater = lambda seconds, *call: (turns.append(seconds), call_later(seconds, *call))[1]  # type: ignore[method-assign]
-    harness.wait(4)
-    assert turns.count(0) == 2
+    with mock.patch.object(harness.clock, "callLater", wraps=harness.clock.callLater) as call_later:
+        harness.wait(4)
+    assert [call.args[0] for call in call_later.call_args_list].count(0) == 2
     assert harness.queried() == []
 
 

@@ -198,7 +198,7 @@ def test_exception_of_callback_is_logged_with_task(name: str, logged_failures: F
     assert bad.names == good.names
     assert len(errors) == good.names.count(name)
     for event in errors:
-        assert event["task"] is bad.task
+        assert event["task"] == "resize 10.0.0.1:4730//H:host:12"
         assert "resize 10.0.0.1:4730//H:host:12" in formatEvent(event)
 
 

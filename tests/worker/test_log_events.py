@@ -8,36 +8,18 @@ from collections.abc import Callable
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from txgearman import Job, JobFailed
 from txgearman.testing import MemoryJobServer
 
 from ..conftest import Failures
+from ..watched_log import WatchedLog
 from ..wire import outcome
 from .harness import never_end
 
 
 def raises(job: Job) -> None:
     raise ZeroDivisionError
-
-
-class WatchedLog:
-    """The log of a program that keeps its events, as Twisted does before a program begins to log."""
-
-    def __init__(self) -> None:
-        self.events: list[LogEvent] = []
-
-    def __call__(self, event: LogEvent) -> None:
-        if event.get("log_namespace", "").startswith("txgearman"):
-            self.events.append(event)
-
-    def __enter__(self) -> WatchedLog:
-        globalLogPublisher.addObserver(self)  # type: ignore[arg-type]  # any callable serves
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        globalLogPublisher.removeObserver(self)  # type: ignore[arg-type]  # as above
 
 
 def raises_late(job: Job) -> None:
@@ -82,6 +64,6 @@ def test_log_events_keep_no_job(
         outcome(server.client().add_task("work", bytes(1000)))
         server.advance(2.0)
         gc.collect()
-        assert any(text in (formatEvent(event) or "") for event in log.events)
+        assert any(text in logged for logged in log.texts())
         assert jobs[0]() is None
     logged_failures.flush(ZeroDivisionError)

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
 
 from ..connection.pool import JobServer, ServerPool
 from ..connection.reactor import Reactor
@@ -25,16 +24,14 @@ from ..connection.timers import DeadlineQueue
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped, GearmanError, TaskTimedOut
 from ..models import JobHandle
-from ..validation import MAX_REASON, short_text
 from .awaiting import AwaitingConnection
 from .protocol import GearmanClientProtocol
+from .retry_log import RetryLog
 from .stream_router import StreamRouter
 from .task import Task, TaskOwner, TaskResult
 from .task_queue import TaskQueue, release_all, report_all
 
 __all__ = ["Dispatcher", "retry_delay"]
-
-_log = Logger()
 
 MIN_RETRY_DELAY: Final = 0.5
 MAX_RETRY_DELAY: Final = 30.0
@@ -108,6 +105,7 @@ class Dispatcher:
         self._backing_off: DeadlineQueue[Task] = DeadlineQueue(reactor, self.reroute)
         self._timeouts: DeadlineQueue[Task] = DeadlineQueue(reactor, self._time_out)
         self._drained: Waiters[None] = Waiters()
+        self._retry_log = RetryLog(reactor)
 
     def submit(self, task: Task, prefix: bytes) -> Deferred[TaskResult]:
         """Begin a task, and send it as soon as it may be sent.
@@ -137,6 +135,7 @@ class Dispatcher:
 
         :return: fires when no socket and no timer is left.
         """
+        self._retry_log.flush()
         self._run.stop()
         self._run = _Run(self)
         waiting = (
@@ -244,12 +243,7 @@ class Dispatcher:
         if not (self._servers.started and isinstance(reason, GearmanError) and reason.retriable):
             return False
         delay = retry_delay(task._attempt + 1)
-        _log.info(
-            "retrying {task} in {delay} seconds: {reason}",
-            task=task,
-            delay=delay,
-            reason=short_text(str(reason), MAX_REASON),
-        )
+        self._retry_log.add(task, delay, reason)
         # Hold the task before on_retry is called, which may cancel it or stop the client.
         self._backing_off.add(task, delay)
         task._holder = self._backing_off

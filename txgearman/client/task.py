@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from typing_extensions import TypeVarTuple, Unpack
 
 from ..errors import ClientStopped, RequestUnsupported, ServerError, TaskException, TaskLost, TaskRejected
+from ..failures import for_log
 from ..models import JobHandle, Priority
 from ..packets import (
     JOB_CREATED,
@@ -534,7 +535,7 @@ class Task:
         try:
             callback(self, *arguments)
         except BaseException:  # as in a Deferred: what the caller's code raises must not keep the outcome from others
-            _log.failure("a callback of {task} raised", task=self)
+            _log.failure("a callback of {task} raised", for_log(Failure()), task=str(self))
 
 
 def _leading_arguments(function: str | bytes) -> bytes:
