@@ -239,11 +239,9 @@ class JobServer(Generic[ConnectionT]):
         if factory is self._factory:
             reason = short_text(str(error), MAX_REASON)
             if self.connection is not None:
-                _log.warn(
-                    "lost the connection to {address}: {reason}", address=self.address, reason=reason, error=error
-                )
+                _log.warn("lost the connection to {address}: {reason}", address=self.address, reason=reason)
             else:
-                _log.info("could not connect to {address}: {reason}", address=self.address, reason=reason, error=error)
+                _log.info("could not connect to {address}: {reason}", address=self.address, reason=reason)
             self.connection = None
             self.unreachable = True
             self._expected = False
