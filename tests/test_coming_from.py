@@ -69,7 +69,7 @@ def test_everything_is_looked_at_in_some_way() -> None:
 def server() -> Iterator[MemoryJobServer]:
     server = MemoryJobServer()
     yield server
-    server.result_of(server.close())
+    server.close(verify=False)  # of what the calls leave behind
 
 
 @pytest.fixture

@@ -24,7 +24,13 @@ from .validation import MAX_FUNCTION, name_bytes
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["GearmanService", "PoolService"]
+__all__ = ["GearmanService", "PoolService", "service_repr"]
+
+
+def service_repr(service: Service, servers: Iterable[ServerInfo]) -> str:
+    """Return the repr of a service: its class, and the state of each of its servers."""
+    states = ", ".join(f"{info.address} {info.state.value}" for info in servers)
+    return f"<{type(service).__name__} of {states}>"
 
 
 class GearmanService(Service):
@@ -42,6 +48,10 @@ class GearmanService(Service):
         self._reactor = reactor_or_default(reactor)
         self._random = random_source(self._reactor)
         self._connection_options = connection_options
+        # The clock of a test that uses `txgearman.testing` keeps a record of the services on it.
+        record = getattr(self._reactor, "txgearman_services", None)
+        if record is not None:
+            record.service_made(self)
 
     async def __aenter__(self) -> Self:
         self.startService()
@@ -92,6 +102,9 @@ class PoolService(GearmanService, Generic[ConnectionT]):
             self._random,
         )
         self._stopped = False
+
+    def __repr__(self) -> str:
+        return service_repr(self, self.servers)
 
     @property
     def job_servers(self) -> list[Address]:

@@ -204,6 +204,7 @@ def test_cancel_job_fails_while_server_is_down(server: MemoryJobServer) -> None:
     handle = server.result_of(client.add_task_bg("f"))
     with server.go_down(), pytest.raises(NoServersAvailable):
         server.result_of(client.cancel_job(handle))
+    assert server.queued("f") == [b""]
     server.close()
 
 

@@ -136,7 +136,8 @@ def go_down(scenario: Scenario) -> None:
     """For longer than ``server_wait``."""
     scenario.harness.advance()
     for server in scenario.harness.servers:
-        server.go_down()
+        if server.connections:
+            server.go_down()
     scenario.harness.advance(200)
     for server in scenario.harness.servers:
         for fault in list(server._faults.active):

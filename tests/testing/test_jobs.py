@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from txgearman.models import Priority
+from txgearman.testing.core import ManualWorker
 from txgearman.testing.jobs import Ability, Job, Jobs
-from txgearman.testing.taken_job import ManualWorker
 
 MANY: Final = 40_000
 
@@ -29,7 +29,7 @@ class Server:
         return self.now
 
     def ability(self) -> Ability:
-        return self.jobs.add_ability(ManualWorker(), b"f")
+        return self.jobs.add_ability(ManualWorker("here"), b"f")
 
     def submit(self, *, at: float = 0, priority: Priority = Priority.NORMAL) -> Job:
         return self.jobs.submit(Job(self.function, b"", b"x", at=at, priority=priority))[0]

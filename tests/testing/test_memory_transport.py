@@ -45,7 +45,7 @@ class Network:
 
     def __init__(self, make_client: Callable[[], Any] = Recorder, make_server: Callable[[], Any] = Recorder) -> None:
         self.clock = Clock()
-        self.faults = Faults(self.clock, [])
+        self.faults = Faults(self.clock, [], "memory")
         self.clients = RecordingFactory(make_client)
         self.serve(make_server)
 

@@ -10,6 +10,7 @@ import pytest
 from txgearman.packets import (
     CAN_DO,
     CAN_DO_TIMEOUT,
+    ECHO_REQ,
     GET_STATUS,
     GET_STATUS_UNIQUE,
     GRAB_JOB,
@@ -17,12 +18,13 @@ from txgearman.packets import (
     JOB_ASSIGN_ALL,
     PRE_SLEEP,
     REQ,
+    SUBMIT_JOB,
     SUBMIT_JOB_EPOCH,
     SUBMIT_REDUCE_JOB,
     WORK_COMPLETE,
     WORK_STATUS,
 )
-from txgearman.testing import MemoryJobServer
+from txgearman.testing import MemoryJobServer, protocol
 
 from .peer import CREATED, ECHO, ECHOED, SUBMIT, ask, connect
 
@@ -118,3 +120,24 @@ def test_timeout_of_ended_job_has_no_effect(server: MemoryJobServer) -> None:
     server.advance(5)
     assert (ask(server, worker, PRE_SLEEP.request()), ask(server, client)) == (b"", b"")
     assert server.clock.getDelayedCalls() == []
+
+
+def test_received_types_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_REQUESTS", 5)
+    server = MemoryJobServer()
+    peer = connect(server)
+    for number in range(30):
+        ask(server, peer, ECHO, *[SUBMIT] * (number == 27))
+        assert len(server.connections[0].requests) <= 10
+    assert server.connections[0].requests[-4:] == [ECHO_REQ, SUBMIT_JOB, ECHO_REQ, ECHO_REQ]
+
+
+def test_nothing_is_sent_on_dropped_connection() -> None:
+    """Before it is lost."""
+    server = MemoryJobServer()
+    peer = connect(server)
+    ask(server, peer, SUBMIT)
+    job = server.take("reverse")
+    server.connections[0].drop()
+    job.send_data(b"x")
+    assert "WORK_DATA" not in server.log()

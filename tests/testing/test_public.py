@@ -45,7 +45,7 @@ async def test_public_members_are_documented() -> None:
     assert public_members(fault) == documented_members("Fault")
     assert public_members(held) - public_members(fault) == documented_members("HeldAnswers")
     assert public_members(proxy) == documented_members("FaultProxy")
-    assert public_members(JobServerMixin) == documented_members("JobServerMixin")
+    assert public_members(JobServerMixin) - {"run"} == documented_members("JobServerMixin")
     assert public_members(server.endpoint()) == documented_members("MemoryEndpoint")
     assert public_members(MemoryAddress("client")) == documented_members("MemoryAddress")
 

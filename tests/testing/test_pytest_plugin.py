@@ -10,11 +10,8 @@ import pytest
 
 from txgearman import TaskFailed
 from txgearman.testing import MemoryJobServer
-from txgearman.testing.pytest_plugin import job_server
 
 from ..test_examples import DEADLINE, ROOT, environment
-
-assert job_server  # the fixture of the first tests
 
 TESTS = """
 from txgearman.packets import SUBMIT_JOB
@@ -109,3 +106,63 @@ def test_report_names_unmet_expectation(report: str, text: str) -> None:
 def test_docstring_of_plugin_has_the_line_that_enables_it() -> None:
     source = (ROOT / "txgearman/testing/pytest_plugin.py").read_text()
     assert 'pytest_plugins = ["txgearman.testing.pytest_plugin"]' in source
+
+
+# In this process, with the plugin alone.
+
+BODIES = """
+import pytest
+
+def test_fails_by_itself(job_server):
+    job_server.reject("QUEUE_ERROR")
+    job_server.client()
+    assert False, "its own failure"
+
+@pytest.fixture
+def broken(job_server):
+    job_server.reject("QUEUE_ERROR")
+    raise KeyError
+
+def test_whose_fixture_fails(broken):
+    pass
+
+def test_that_is_skipped(job_server):
+    job_server.reject("QUEUE_ERROR")
+    pytest.skip("half-way")
+
+@pytest.mark.job_server(verify=False)
+def test_not_verified(job_server):
+    job_server.reject("QUEUE_ERROR")
+
+@pytest.mark.job_server(job_handle_prefix="H:outer", name="jobs")
+class TestOptions:
+    @pytest.mark.job_server(job_handle_prefix="H:inner")
+    def test_closest_marker_wins(self, job_server):
+        handle = job_server.result_of(job_server.client().add_task_bg("mail"))
+        assert (job_server.name, handle.handle) == ("jobs", b"H:inner:1")
+        job_server.take("mail").complete()
+
+def test_wrong(job_server):
+    job_server.client().add_task("reverse")
+"""
+
+
+def run_bodies(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *options: str) -> pytest.RunResult:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makepyfile(BODIES)
+    return pytester.runpytest_inprocess("-p", "txgearman.testing.pytest_plugin", "--strict-markers", *options)
+
+
+def test_only_what_is_verified_fails_at_its_end(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run_bodies(pytester, monkeypatch)
+    result.assert_outcomes(failed=1, errors=2, skipped=1, passed=3)
+    result.stdout.fnmatch_lines(["*KeyError*", "*task 'reverse' (job H:memory:1 on memory:1, submitted at *"])
+    result.stdout.fnmatch_lines(
+        ["*its own failure*", "*the last packets of memory:1*", "*1 -> OPTION_REQ 'exceptions'"]
+    )
+    result.stdout.no_fnmatch_line("*reject('QUEUE_ERROR') has not happened*")
+
+
+def test_verification_can_be_switched_off_for_all(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run_bodies(pytester, monkeypatch, "-o", "job_server_verify=false")
+    result.assert_outcomes(failed=1, errors=1, skipped=1, passed=3)

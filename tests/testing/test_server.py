@@ -101,7 +101,7 @@ def test_client_is_started_with_options(server: MemoryJobServer) -> None:
     assert OPTION_REQ not in server.connections[0].requests
     client.add_task("reverse").addErrback(lambda failure: failure.trap(ClientStopped))
     assert server.take("sandbox\treverse").function == b"sandbox\treverse"
-    assert server.result_of(server.close()) is None
+    server.close(verify=False)
 
 
 @pytest.mark.guarantee(number=8)
@@ -132,7 +132,7 @@ def test_two_servers_share_clock() -> None:
     assert [servers[1].take("reverse").handle for _ in range(3)] == [b"H:second:%d" % n for n in (1, 2, 3)]
     client.stopService()
     for server in servers:
-        assert server.result_of(server.close()) is None
+        server.close(verify=False)
     assert clock.getDelayedCalls() == []
 
 
@@ -165,7 +165,7 @@ def test_take_returns_jobs_in_order(server: MemoryJobServer) -> None:
 
 def test_take_without_job_names_queued_functions(server: MemoryJobServer) -> None:
     """Running jobs are not named; a name that is not UTF-8 is escaped."""
-    with pytest.raises(AssertionError, match=r"^no job for 'reverse' is due; queued: none$"):
+    with pytest.raises(AssertionError, match=r"^no job for 'reverse' is due; queued: none\n"):
         server.take("reverse")
     peer = connect(server)
     for name in (b"running", b"sandbox\treverse", b"\xffother"):
@@ -173,12 +173,13 @@ def test_take_without_job_names_queued_functions(server: MemoryJobServer) -> Non
     server.take("running")
     with pytest.raises(AssertionError) as caught:
         server.take(b"reverse")
-    assert str(caught.value) == (r"no job for b'reverse' is due; queued: 'sandbox\treverse', '\\xffother'")
+    first = str(caught.value).splitlines()[0]
+    assert first == r"no job for b'reverse' is due; queued: 'sandbox\treverse', '\\xffother'"
 
 
 def test_scheduled_job_is_not_due_before_its_time(server: MemoryJobServer) -> None:
     ask(server, connect(server), SUBMIT_JOB_EPOCH.request(b"later", b"", b"100", b""))
-    with pytest.raises(AssertionError, match=r"^no job for 'later' is due; queued: 'later'$"):
+    with pytest.raises(AssertionError, match=r"^no job for 'later' is due; queued: 'later'\n"):
         server.take("later")
     server.advance(100)
     assert server.take("later").function == b"later"
@@ -591,7 +592,7 @@ def test_worker_of_two_servers_runs_jobs(server: MemoryJobServer) -> None:
     fired = outcome(clients[0].add_task("never"))
     server.advance()
     start = server.clock.seconds()
-    assert server.result_of(server.close()) is None
+    server.close(verify=False)
     assert server.clock.seconds() == start + 2
     assert [type(error) for error in fired] == [ClientStopped]
     assert server.clock.getDelayedCalls() == []

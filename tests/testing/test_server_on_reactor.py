@@ -217,4 +217,4 @@ async def test_server_is_factory_for_unix_sockets(tmp_path: Path) -> None:
         peer.transport.abortConnection()
         await peer.gone
         await server.close()
-        await port.stopListening()
+        assert not port.connected

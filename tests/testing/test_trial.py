@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import unittest
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from txgearman import TaskFailed
+from txgearman import ClientStopped, TaskFailed
 from txgearman.packets import SUBMIT_JOB
 from txgearman.testing import JobServerMixin, MemoryJobServer
 
+from ..conftest import Failures
 from ..test_examples import TRIAL, run
 
 
-class Cases(JobServerMixin, SynchronousTestCase):
+class Cases(JobServerMixin, TestCase):
     """Test methods that are not collected: the tests below run them one by one."""
 
     __test__ = False
@@ -35,10 +38,34 @@ class Cases(JobServerMixin, SynchronousTestCase):
     def good_without_server(self) -> None:
         assert "job_server" not in vars(self)
 
-    def good_with_job_left(self) -> None:
-        deferred = self.job_server.client().add_task("reverse", b"abc")
-        deferred.addErrback(lambda _: None)
-        self.job_server.take("reverse")
+    def good_with_task_without_outcome_that_is_not_verified(self) -> None:
+        vars(self)["job_server_verify"] = False
+        self.job_server.client().add_task("reverse", b"abc").addErrback(lambda _: None)
+
+    def good_with_flushed_error(self) -> None:
+        self.job_server.worker().register_function("bad", lambda job: 1 / 0)
+        self.job_server.result_of(self.job_server.client().add_task_bg("bad"))
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+    def task_without_outcome(self) -> None:
+        self.job_server.client().add_task("reverse", b"abc")
+
+    def task_without_outcome_in_coroutine(self) -> None:
+        async def wait() -> None:
+            await self.job_server.client().add_task("reverse", b"abc")
+
+        ensureDeferred(wait())
+
+    def raises_in_background(self) -> None:
+        self.job_server.worker().register_function("bad", lambda job: 1 / 0)
+        self.job_server.result_of(self.job_server.client().add_task_bg("bad"))
+
+    def unhandled_in_coroutine(self) -> None:
+        async def wait() -> None:
+            await self.job_server.client().add_task("reverse", b"abc")
+
+        ensureDeferred(wait())
+        self.job_server.take("reverse").fail()
 
     def good_with_closed_server(self) -> None:
         self.job_server.client()
@@ -67,6 +94,21 @@ class Cases(JobServerMixin, SynchronousTestCase):
         self.job_server.drop_before(SUBMIT_JOB)
         self.fail("its own failure")
 
+    def fails_later(self) -> Deferred[None]:
+        self.job_server.drop_before(SUBMIT_JOB)
+        return fail(self.failureException("its own failure"))
+
+    async def fails_in_coroutine(self) -> None:
+        self.job_server.drop_before(SUBMIT_JOB)
+        self.fail("its own failure")
+
+
+@pytest.fixture(autouse=True)
+def forgiven(logged_failures: Failures) -> Iterator[None]:
+    """What the tests below log on purpose."""
+    yield
+    logged_failures.flush(ZeroDivisionError, TaskFailed, ClientStopped)
+
 
 def problems(name: str) -> list[str]:
     """Run one of them, and return its failures and errors."""
@@ -89,10 +131,15 @@ def test_passing_test_passes(name: str) -> None:
         (
             "two_faults",
             [
-                "refuse_connections() has not happened: no connection was attempted; "
-                "split_answers(2) has not happened: nothing was sent"
+                "2 problems at the end of the test:\n"
+                "  - refuse_connections() has not happened: no connection was attempted\n"
+                "  - split_answers(2) has not happened: nothing was sent\n"
             ],
         ),
+        ("task_without_outcome", ["AssertionError: task 'reverse' (job H:memory:1 on memory:1, submitted at "]),
+        ("task_without_outcome_in_coroutine", ["AssertionError: task 'reverse' (job H:memory:1 on memory:1, "]),
+        ("raises_in_background", ["ZeroDivisionError: division by zero"]),
+        ("unhandled_in_coroutine", ["TaskFailed: reverse memory:1//H:memory:1: failed"]),
         ("nothing_queued", ["no job for 'reverse' is due; queued: none"]),
     ],
 )
@@ -102,10 +149,25 @@ def test_test_with_unmet_fault_fails_once_with_reason(name: str, expected: list[
         assert text in problem
 
 
-def test_failure_of_test_is_reported_before_that_of_cleanup() -> None:
-    first, second = problems("fails_by_itself")
-    assert "its own failure" in first
-    assert "drop_before(SUBMIT_JOB) has not happened" in second
+@pytest.mark.parametrize("name", ["fails_by_itself", "fails_later", "fails_in_coroutine"])
+def test_test_that_fails_by_itself_is_not_verified(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints the last packets."""
+    (problem,) = problems(name)
+    assert "its own failure" in problem
+    assert "the last packets of memory:1:" in capsys.readouterr().out
+
+
+def test_repeated_test_is_noted_anew() -> None:
+    case = Cases("fails_by_itself")
+    case.run(unittest.TestResult())
+    assert set(vars(case)) & {"setUp", "fails_by_itself"} == set()
+
+
+def test_method_that_pytest_has_set_stays() -> None:
+    case = Cases("fails_by_itself")
+    method = vars(case)["fails_by_itself"] = lambda: None
+    case.run(unittest.TestResult())
+    assert vars(case)["fails_by_itself"] is method
 
 
 def test_repeated_test_gets_new_server() -> None:

@@ -500,7 +500,10 @@ def top(servers: Servers, timeout: float, interval: float, count: int | None) ->
     help="Maximum number of workers that a job is assigned to; 0 for no limit.",
 )
 @click.option(
-    "--job-handle-prefix", default="H:memory", show_default=True, metavar="PREFIX", help="Prefix of job handles."
+    "--job-handle-prefix",
+    default="",
+    metavar="PREFIX",
+    help="Prefix of job handles.  [default: H: and the name of the host]",
 )
 @click.option("--exceptions", is_flag=True, help="Send exceptions also to clients that did not ask for them.")
 def server(**options: Any) -> None:

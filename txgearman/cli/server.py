@@ -14,6 +14,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..testing import MemoryJobServer
+from ..testing.server import host_handle_prefix
 from .exit_codes import ExitCode
 from .reactor_loop import usage_errors
 from .terminal import Terminal
@@ -32,6 +33,7 @@ def _listen_errors() -> Iterator[None]:
 
 async def server(terminal: Terminal, port: int, host: str, **options: Any) -> ExitCode:
     """Run an in-memory job server until a signal."""
+    options["job_handle_prefix"] = options.get("job_handle_prefix") or host_handle_prefix()
     with usage_errors(), _listen_errors():
         job_server = MemoryJobServer(terminal.reactor, **options)
         address = job_server.listen(port, host)

@@ -23,6 +23,7 @@ Numbers such as H10 are those of docs/what-servers-do.md, which lists what serve
 
 from __future__ import annotations
 
+from .core import SubmittedJob
 from .faults import SUBMITS, Fault, HeldAnswers
 from .memory_transport import MemoryAddress, MemoryEndpoint
 from .proxy import FaultProxy
@@ -41,5 +42,6 @@ __all__ = [
     "MemoryAddress",
     "MemoryEndpoint",
     "MemoryJobServer",
+    "SubmittedJob",
     "TakenJob",
 ]

@@ -10,6 +10,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import react
 
 from . import MemoryJobServer
+from .server import host_handle_prefix
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -29,9 +30,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--job-handle-prefix",
-        default="H:memory",
+        default="",
         metavar="PREFIX",
-        help="the prefix of job handles (default: %(default)s)",
+        help="the prefix of job handles (default: H: and the name of the host)",
     )
     parser.add_argument(
         "--exceptions", action="store_true", help="also send exceptions to clients that have not asked for them"
@@ -41,7 +42,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def job_server_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options that `MemoryJobServer` takes."""
-    return {name: getattr(options, name) for name in ("job_retries", "job_handle_prefix", "exceptions")}
+    return {
+        "job_retries": options.job_retries,
+        "job_handle_prefix": options.job_handle_prefix or host_handle_prefix(),
+        "exceptions": options.exceptions,
+    }
 
 
 async def main(reactor: Any, options: argparse.Namespace) -> None:

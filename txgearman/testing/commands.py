@@ -23,8 +23,11 @@ OK: Final = b"OK\r\n"
 def answer(core: JobServerCore, line: bytes) -> bytes | None:
     """Answer a line.
 
+    Whoever asks has looked at the jobs.
+
     :return: the answer, with its line end; None where gearmand closes the connection.
     """
+    core.jobs.see_all()
     command = Command(line)
     if len(command.arguments) > MAX_ARGUMENTS:
         return None

@@ -2,13 +2,56 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from typing import Protocol as Interface
 
+from ..models import Priority
 from ..packets import WORK_DATA, WORK_EXCEPTION, WORK_FAIL, WORK_WARNING, PacketType
 from .jobs import Ability, Job, Jobs, Listener, Worker
+from .packet_log import PacketLog
+
+
+class ManualWorker:
+    """The worker that a test plays: one for each job that it takes.
+
+    :ivar place: where the test took the job: file and line.
+    :ivar lost: called when the server drops its workers.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.lost: Callable[[], object] = lambda: None
+        self.abilities: dict[Ability, None] = {}
+
+    def wake(self) -> None:
+        """Do nothing: it never sleeps."""
+
+
+class SubmittedJob(NamedTuple):
+    """What was submitted to a `MemoryJobServer`: see `MemoryJobServer.submitted`."""
+
+    function: bytes
+    """The function's name, with the prefix if there is one."""
+    workload: bytes
+    unique: bytes
+    """As submitted; empty if there was none."""
+    priority: Priority
+    background: bool
+    reducer: bytes
+    """Name of the function for the results of a reduce job; empty for any other job."""
+    at: float
+    """The time of the server's clock at which the job is due; 0 for a job that was not scheduled."""
+    handle: bytes
+    """That of the job, which may be older than this submit: one that it has joined by its unique."""
+
+    @classmethod
+    def of(cls, job: Job) -> SubmittedJob:
+        """Return what a job was submitted as first."""
+        name = job.function.name
+        return cls(name, job.workload, job.unique, job.priority, job.background, job.reducer, job.at, job.handle)
 
 
 class Connection(Listener, Worker, Interface):
@@ -38,12 +81,34 @@ class Connection(Listener, Worker, Interface):
 class JobServerCore:
     """The state and the behaviour of a job server."""
 
-    def __init__(self, seconds: Callable[[], float], job_retries: int, handle_prefix: bytes, exceptions: bool) -> None:
+    def __init__(
+        self,
+        seconds: Callable[[], float],
+        job_retries: int,
+        handle_prefix: bytes,
+        exceptions: bool,
+        due_time: Callable[[int], float],
+        submitted: deque[SubmittedJob],
+    ) -> None:
+        """
+        :param due_time: returns when a job is due that was scheduled for a time.
+        :param submitted: gets each submit.
+        """
         self._make_jobs = partial(Jobs, seconds, job_retries, handle_prefix)
+        self.due_time = due_time
+        self.submitted = submitted
+        self.log = PacketLog(seconds)
         self.jobs = self._make_jobs()
         self.exceptions = exceptions
         self.connections: list[Connection] = []
+        self.manual_workers: dict[ManualWorker, None] = {}
         self._connection_count = 0
+
+    def drop_manual_workers(self) -> None:
+        """Disconnect the workers that a test plays: their jobs are requeued."""
+        workers, self.manual_workers = self.manual_workers, {}
+        for worker in workers:
+            worker.lost()
 
     def forget_jobs(self) -> None:
         """Forget every job, and number jobs from 1 again. There must be no connection."""
@@ -60,6 +125,7 @@ class JobServerCore:
 
     def connection_lost(self, connection: Connection) -> None:
         """Remove a connection, and with it a client, a worker, or both."""
+        self.log.note(connection.number, "disconnected")
         self.connections.remove(connection)
         self.jobs.remove_listener(connection)
         self.jobs.awake(connection)

@@ -45,6 +45,9 @@ SUBMITS: Final = (
 )
 """Every packet type that submits a job."""
 
+_MAX_SUBJECTS: Final = 20
+"""First arguments of each packet type that are remembered for messages."""
+
 MAX_TEXT: Final = 1000
 """Bytes of an ERROR's code and text."""
 
@@ -65,6 +68,10 @@ class Fault:
         self._name = name
         self._expected = expected
         self.happened = 0
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended else "active"
+        return f"<Fault {self._name}: {state}, happened {self.happened} times>"
 
     @property
     def ended(self) -> bool:
@@ -118,9 +125,13 @@ class FaultRegistry:
 
         :raises AssertionError: with the problem of each fault that has one.
         """
-        problems = list(filter(None, (fault._problem() for fault in self.injected)))
+        problems = self.problems()
         if problems:
             raise AssertionError("; ".join(problems))
+
+    def problems(self) -> list[str]:
+        """Return what makes the test fail that injected the faults."""
+        return list(filter(None, (fault._problem() for fault in self.injected)))
 
     def end(self, fault: Fault) -> None:
         """End a fault at the request of a test."""
@@ -162,6 +173,10 @@ class _Refusal(Fault):
     """Connections are refused."""
 
 
+class _Down(_Refusal):
+    """Connections were dropped, and new ones are refused."""
+
+
 class _BlackHole(Fault):
     """Attempts to connect are never answered."""
 
@@ -199,7 +214,7 @@ class _AtPacket(Fault):
 
     def _problem(self) -> str | None:
         problem = super()._problem()
-        return problem if self.happened else f"{problem}, only {self._registry.received_types()}"
+        return problem if self.happened else f"{problem}, only {self._registry.received_packets(self.function)}"
 
     def matches(self, packet_type: PacketType, arguments: list[bytes]) -> bool:
         """Return whether it happens at this packet."""
@@ -236,22 +251,27 @@ class Faults(FaultRegistry):
     What the calls do is documented at `MemoryJobServer`, which has them all.
     """
 
-    def __init__(self, reactor: IReactorTime, connections: Sequence[Connection]) -> None:
+    def __init__(self, reactor: IReactorTime, connections: Sequence[Connection], name: str) -> None:
+        """
+        :param name: the server's, for messages.
+        """
         super().__init__(reactor)
+        self.name = name
         self._connections = connections
         self._unsent: dict[Connection, bytearray] = {}
         self._sending: dict[Connection, IDelayedCall] = {}
         self._closing: set[Connection] = set()
         self._black_holed: set[Connection] = set()
-        self._received: dict[PacketType, None] = {}
+        self._received: dict[PacketType, dict[bytes, None]] = {}
 
     # For tests.
 
     def go_down(self) -> Fault:
         """Drop every connection, and refuse new ones."""
-        fault = self.refuse_connections()
-        fault._occurred()
+        expected = "nothing was connected, and no connection was attempted"
+        fault = self._add(_Down(self, "go_down()", expected))
         self.settle()
+        fault.happened += len(self._connections)
         self._drop_all()
         return fault
 
@@ -321,6 +341,11 @@ class Faults(FaultRegistry):
     # For the server and its connections.
 
     @property
+    def refusing(self) -> bool:
+        """Whether no attempt to connect succeeds."""
+        return self.first(_Refusal) is not None or self.first(_BlackHole) is not None
+
+    @property
     def silent(self) -> bool:
         """Whether nothing is read."""
         return self.first(_Silence) is not None
@@ -354,7 +379,9 @@ class Faults(FaultRegistry):
 
     def intercepts(self, connection: Connection, packet_type: PacketType, arguments: list[bytes]) -> bool:
         """Return whether the server must not process a packet, which was received; do what is done instead."""
-        self._received[packet_type] = None
+        subjects = self._received.setdefault(packet_type, {})
+        if arguments and len(subjects) < _MAX_SUBJECTS:
+            subjects[arguments[0]] = None
         for fault in self.active:
             if isinstance(fault, _Instead) and fault.matches(packet_type, arguments):
                 fault._occurred()
@@ -372,8 +399,8 @@ class Faults(FaultRegistry):
 
     def send(self, connection: Connection, data: bytes) -> None:
         """Send now, later or in pieces, as the active faults have it."""
-        hold = self.first(HeldAnswers)
-        if hold is not None:
+        hold = None
+        for hold in self.active_of(HeldAnswers):
             hold._occurred()
         if connection in self._unsent or hold or self.silent or self.first(_Splitting):
             self._unsent.setdefault(connection, bytearray()).extend(data)
@@ -388,9 +415,20 @@ class Faults(FaultRegistry):
         else:
             connection.transport.loseConnection()
 
-    def received_types(self) -> str:
-        """Return the names of the packet types that were received, for messages."""
-        return ", ".join(packet_type.name for packet_type in self._received) or "none at all"
+    def received_packets(self, function: bytes | None) -> str:
+        """Return the names of the packet types that were received, for messages.
+
+        :param function: of which packets were awaited: then only submits are named, with their functions.
+        """
+        if function is None:
+            return ", ".join(packet_type.name for packet_type in self._received) or "none at all"
+        found = [
+            f"{packet_type.name} of {subject.decode('utf-8', 'backslashreplace')!r}"
+            for packet_type, subjects in self._received.items()
+            for subject in subjects
+            if packet_type in SUBMITS
+        ]
+        return ", ".join(found) or "other types"
 
     def held_bytes(self, hold: HeldAnswers) -> int:
         """Return how many bytes a hold still keeps."""

@@ -1,35 +1,129 @@
-"""The job servers on one clock or reactor, and what they share."""
+"""The job servers on one clock or reactor, and what they share: names, services, tasks, and logged errors."""
 
 from __future__ import annotations
 
+import gc
 import re
+import sys
+from collections.abc import Callable
+from functools import partial
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from typing import Protocol as Interface
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, WeakKeyDictionary, WeakMethod, WeakValueDictionary, ref
 
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
-_ATTRIBUTE: Final = "txgearman_group"
-"""Attribute of a clock or reactor, which has its `ServerGroup`."""
+from ..client.client import GearmanClient
+from ..client.task import Task
+from ..models import JobHandle
+from ..service import GearmanService
+from .clock import calling_place, quoted
+from .core import JobServerCore
+from .faults import Faults
+from .logged_errors import LoggedErrors
+from .protocol import JobServerProtocol
+
+T = TypeVar("T")
+
+_ATTRIBUTE: Final = "txgearman_services"
+"""Attribute of a clock or reactor, which has its `ServerGroup`: `txgearman.service` reports each new service to it."""
+
+_MAX_PLACES: Final = 10_000
+"""Jobs of ended tasks of which it is known where they were submitted."""
 
 
 _NAME: Final = re.compile(r"[!-~]+")
 
 
 class GroupedServer(Interface):
-    """A `MemoryJobServer`, as far as this module needs it."""
+    """A `MemoryJobServer`, as far as the modules need it on which it is built."""
 
     name: str
+    clock: Any
+    _core: JobServerCore
+    _faults: Faults
+    _services: list[GearmanService]
+    _drain_timeout: float
+    _closed: bool
+
+    @property
+    def _protocols(self) -> list[JobServerProtocol]: ...
+
+    def _advance(self, seconds: float) -> list[BaseException]: ...
+
+    def _all_ports(self) -> list[IListeningPort]: ...
+
+    def log(self, count: int) -> str:
+        """Return the last packets."""
+
+
+class Submit:
+    """Where a task was submitted, and by which client. It keeps none of them.
+
+    :ivar place: file and line.
+    """
+
+    __slots__ = ("_client", "_deferred", "_task", "place")
+
+    def __init__(self, task: Task, client: GearmanClient, place: str, deferred: Deferred[Any]) -> None:
+        self.place = place
+        self._task = ref(task)
+        self._client = ref(client)
+        self._deferred = ref(deferred)
+
+    @property
+    def task(self) -> Task | None:
+        """The task, if it is still there."""
+        return self._task()
+
+    @property
+    def client(self) -> GearmanClient | None:
+        """The client, if it is still there."""
+        return self._client()
+
+    def forgive(self) -> None:
+        """Let the failure with which the task will end count as handled, as it is complained of already."""
+        deferred = self._deferred()
+        assert deferred is not None  # the task holds it
+        deferred.addErrback(lambda _: None)
+
+    def unhandled_failure(self) -> Failure | None:
+        """Return the failure of the task's Deferred that nobody has handled; it counts as handled from now on."""
+        deferred = self._deferred()
+        if deferred is None or not deferred.called or not isinstance(deferred.result, Failure):
+            return None
+        failed: list[Failure] = []
+        deferred.addErrback(failed.append)
+        return failed[0] if failed else None
 
 
 class ServerGroup:
-    """The job servers on one clock or reactor."""
+    """The job servers on one clock or reactor.
+
+    :ivar watching: whether services and tasks are recorded.
+    :ivar services: the services that were made on the clock, and where.
+    :ivar submits: the tasks that anybody still knows, and where they were submitted.
+    :ivar places: where the newest jobs were submitted whose tasks have ended.
+    :ivar logged: the failures that were logged.
+    :ivar results: the failures that `MemoryJobServer.result_of` has raised, by their Deferred.
+    """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._by_name: WeakValueDictionary[str, GroupedServer] = WeakValueDictionary()
         self._numbers = count(1)
+        self._failures: list[tuple[ReferenceType[BaseException], int, str]] = []
+        self._collections = _old_collections()
+        self.watching = False
+        self.services: WeakKeyDictionary[GearmanService, str] = WeakKeyDictionary()
+        self.submits: WeakKeyDictionary[Task, Submit] = WeakKeyDictionary()
+        self.places: dict[JobHandle, str] = {}
+        self.logged = LoggedErrors()
+        self.results: WeakKeyDictionary[Deferred[Any], Failure] = WeakKeyDictionary()
 
     @property
     def servers(self) -> list[GroupedServer]:
@@ -56,13 +150,88 @@ class ServerGroup:
 
     def remove(self, server: GroupedServer) -> None:
         """Remove a server that is closed."""
-        if self._by_name.get(server.name) is server:
-            del self._by_name[server.name]
+        self._by_name.pop(server.name, None)
+
+    def by_name(self, name: str) -> GroupedServer | None:
+        """Return the server of this name."""
+        return self._by_name.get(name)
 
     def _next_name(self) -> str:
         # A clock is that of one test. A reactor has servers of all tests, whose names must not depend on their order.
         numbers = self._numbers if isinstance(self._reactor, Clock) else count(1)
         return next(name for number in numbers if (name := f"memory:{number}") not in self._by_name)
+
+    # Recording.
+
+    def watch(self) -> None:
+        """Record services, tasks and logged errors from now on."""
+        self.watching = True
+        self.logged.start()
+
+    def unwatch(self) -> None:
+        """Record nothing more."""
+        self.watching = False
+        self.logged.stop()
+
+    def service_made(self, service: GearmanService) -> None:
+        """Record a new service on this clock, and the tasks that it will submit."""
+        if self.watching:
+            self.services[service] = calling_place()
+            if isinstance(service, GearmanClient):
+                # An attribute of the object: no client pays for it that is not on a clock with servers in memory.
+                service.submit = partial(self._submit, WeakMethod(service.submit))  # type: ignore[method-assign]
+
+    def _submit(self, method: Callable[[], Callable[[Task], Deferred[Any]] | None], task: Task) -> Deferred[Any]:
+        submit: Any = method()
+        deferred: Deferred[Any] = submit(task)
+        record = self.submits[task] = Submit(task, submit.__self__, calling_place(), deferred)
+        return deferred.addCallbacks(self._succeeded, self._failed, callbackArgs=(record,), errbackArgs=(record,))
+
+    def _succeeded(self, result: T, submit: Submit) -> T:
+        handle = result if isinstance(result, JobHandle) else submit.task.handle if submit.task else None
+        if handle is not None:
+            self.places[handle] = submit.place
+            if len(self.places) > _MAX_PLACES:
+                del self.places[next(iter(self.places))]
+        return result
+
+    def _failed(self, failure: Failure, submit: Submit) -> Failure:
+        assert failure.value is not None
+        name = submit.task.function if submit.task else b""
+        # The number is for the error of a Deferred that is collected: the reference to it is cleared before.
+        error, origin = failure.value, f"task {quoted(name)}, submitted at {submit.place}"
+        self._failures.append((ref(error), id(error), origin))
+        self._succeeded(None, submit)
+        return failure
+
+    def origin_of(self, error: BaseException | None, text: str) -> str | None:
+        """Return the task that an error is of, and where it was submitted.
+
+        :param text: what was logged with it, which may have the handle of a job.
+        """
+        found = (origin for _, number, origin in reversed(self._failures) if number == id(error))
+        by_handle = {str(handle): f"submitted at {place}" for handle, place in self.places.items()}
+        words = (by_handle[word] for word in text.replace(":\n", " ").split() if word in by_handle)
+        return next(found, None) or next(words, None)
+
+    # The end.
+
+    def collect(self) -> None:
+        """Collect garbage, if the error of a task may be in a Deferred that nobody has looked at.
+
+        Such a Deferred logs its error when it is collected, which may be in another test.
+        """
+        if any(error() is not None for error, *_ in self._failures):
+            # What is younger than this group is in the two young generations, unless the middle one was collected.
+            old = _old_collections()
+            gc.collect(1 if old is not None and old == self._collections else 2)
+
+
+def _old_collections() -> int | None:
+    """Return how often objects became old; None where that is not known."""
+    if sys.implementation.name != "cpython" or sys.version_info >= (3, 14):
+        return None
+    return sum(int(generation["collections"]) for generation in gc.get_stats()[1:])
 
 
 def group_of(reactor: Any) -> ServerGroup:

@@ -57,6 +57,7 @@ class Job:
         while it is known it is found by its unique, and a submit that joins it never gets a result (H1, H2).
     :ivar ability: that of the worker which has it; None while it is queued.
     :ivar number: which new job of its server it is, from 1; 0 before its submit.
+    :ivar seen: whether the test has looked at it: see `Jobs.has_seen`.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Job:
     ) -> None:
         self.handle = b""
         self.number = 0
+        self.seen = False
         self.function = function
         self.unique = unique
         self.workload = workload
@@ -192,6 +194,7 @@ class Jobs:
         self._job_retries = job_retries
         self._handle_prefix = handle_prefix
         self.count = 0
+        self._seen_count = 0
         self._ability_numbers = count()
         self.functions: dict[bytes, Function] = {}
         # What is asked for most is kept beside the jobs themselves: nothing walks over all of them, or all functions.
@@ -204,6 +207,11 @@ class Jobs:
 
     def __iter__(self) -> Iterator[Job]:
         return iter(list(self._by_handle.values()))
+
+    @property
+    def total(self) -> int:
+        """The number of jobs, queued and running."""
+        return len(self._by_handle)
 
     # Functions and abilities.
 
@@ -313,6 +321,14 @@ class Jobs:
         queue.pop()
         if not any(function.queues):
             self._queued.pop(function, None)
+
+    def see_all(self) -> None:
+        """Note that the test has looked at all jobs that there are."""
+        self._seen_count = self.count
+
+    def has_seen(self, job: Job) -> bool:
+        """Return whether the test has looked at a job, so that it may stay in its queue."""
+        return job.seen or job.number <= self._seen_count
 
     # The life of a job.
 

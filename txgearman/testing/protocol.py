@@ -56,7 +56,7 @@ from ..packets import (
 )
 from ..validation import whole_number
 from . import commands
-from .core import JobServerCore
+from .core import JobServerCore, SubmittedJob
 from .faults import Faults
 from .jobs import MAX_UNIQUE, Ability, Job, QueueFull
 from .request_parser import InvalidRequest, RequestParser, WrongMagic
@@ -111,6 +111,7 @@ class JobServerProtocol(Protocol):
         self._reactor = reactor
         self._core = core
         self._faults = faults
+        self._log = core.log
         self._parser = RequestParser()
         self._closed = False
         self._woken = False
@@ -123,6 +124,9 @@ class JobServerProtocol(Protocol):
         self.requests: list[PacketType] = []
         self.lost: Deferred[None] = Deferred()
 
+    def __repr__(self) -> str:
+        return f"<connection {self.number} to {self._faults.name}>"
+
     # The connection.
 
     def connectionMade(self) -> None:
@@ -130,6 +134,7 @@ class JobServerProtocol(Protocol):
         if tcp is not None:
             tcp.setTcpNoDelay(True)
         self.number = self._core.connection_made(self)
+        self._log.note(self.number, "connected")
         self._faults.connection_made(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -156,6 +161,7 @@ class JobServerProtocol(Protocol):
     def send(self, packet: bytes) -> None:
         """Send a packet, or a line of text."""
         if not self._closed:
+            self._log.sent(self.number, packet)
             self._faults.send(self, packet)
 
     def dataReceived(self, data: bytes) -> None:
@@ -180,6 +186,7 @@ class JobServerProtocol(Protocol):
         return request is not None
 
     def _line_received(self, line: bytes) -> None:
+        self._log.line_received(self.number, line)
         answer = commands.answer(self._core, line)
         if answer is None:
             raise InvalidRequest
@@ -189,6 +196,7 @@ class JobServerProtocol(Protocol):
         self.requests.append(packet_type)
         if len(self.requests) > 2 * MAX_REQUESTS:
             del self.requests[:-MAX_REQUESTS]
+        self._log.received(self.number, packet_type, arguments)
         if self._faults.intercepts(self, packet_type, arguments):
             return
         handler = self._handlers.get(packet_type)
@@ -211,7 +219,7 @@ class JobServerProtocol(Protocol):
     ) -> None:
         at = whole_number(epoch)
         if _LONG_MIN <= at <= _LONG_MAX:  # gearmand does not answer others (H6)
-            self._queue(packet_type, function, unique, workload, at=at)
+            self._queue(packet_type, function, unique, workload, at=self._core.due_time(at))
 
     def _submit_reduce(
         self, packet_type: PacketType, function: bytes, unique: bytes, reducer: bytes, _: bytes, workload: bytes
@@ -228,13 +236,14 @@ class JobServerProtocol(Protocol):
         jobs = self._core.jobs
         priority, background = _PRIORITIES[packet_type]
         options.update(priority=priority, background=background)
+        submitted = Job(jobs.function(function), unique, workload, **options)
         try:
-            job, new = jobs.submit(
-                Job(jobs.function(function), unique, workload, **options), None if background else self
-            )
+            job, new = jobs.submit(submitted, None if background else self)
         except QueueFull:
             self._refuse("QUEUE_ERROR", "Job queue is full")
             return
+        submitted.handle = job.handle
+        self._core.submitted.append(SubmittedJob.of(submitted))
         if new:
             self._core.wake_workers(job)
         self.send(JOB_CREATED.response(job.handle))

@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-import time
-from collections.abc import Coroutine
-from typing import Any, Final, TypeVar, cast
+import socket
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from typing import Protocol as Interface
 
-from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults, maybeDeferred
-from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTCP
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorFDSet, IReactorTCP
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from ..admin.admin import GearmanAdmin
 from ..client.client import GearmanClient
+from ..connection.waiters import Waiters
 from ..packets import PacketType
+from ..service import GearmanService
 from ..validation import name_bytes
 from ..worker.worker import DRAIN_TIMEOUT, GearmanWorker
 from . import commands
-from .core import JobServerCore
+from .clock import EndlessLoop, MemoryClock, calling_place, due_time
+from .closing import Closing
+from .core import JobServerCore, ManualWorker, SubmittedJob
+from .description import describe_all
 from .faults import Fault, Faults, HeldAnswers
-from .group import group_of
+from .group import GroupedServer, group_of
+from .jobs import Job
 from .memory_transport import MemoryEndpoint
+from .packet_log import MAX_ENTRIES
 from .ports import check_port, host_and_port
 from .protocol import JobServerProtocol
-from .taken_job import ManualWorker, TakenJob
+from .taken_job import TakenJob
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 
 MAX_HANDLE_PREFIX: Final = 40
 """Bytes. gearmand takes more, and then gives distinct jobs the same handle (H10)."""
 
+MAX_SUBMITTED: Final = 100
+"""Submits that a server on a reactor remembers."""
+
 TOLERANCE: Final = 1e-6
 """Seconds by which sums of fractions may be off."""
+
+
+def host_handle_prefix() -> str:
+    """Return the default of gearmand for `job_handle_prefix`: ``H:`` and the host's name, as far as it fits."""
+    return f"H:{socket.gethostname()}".encode()[:MAX_HANDLE_PREFIX].decode("utf-8", "ignore")
 
 
 class ServerConnection(Interface):
@@ -83,9 +106,10 @@ class MemoryJobServer(ServerFactory):
         exceptions: bool = False,
     ) -> None:
         """
-        :param reactor: a `Clock`, or the reactor, for its timeouts. None for a `Clock` of its own, which starts at the
-            next full second: a scheduled job (``at=``) is due when the clock was advanced to its time. (In a test that
-            takes some seconds, schedule by ``server.clock.seconds()``, not by ``time.time()``.)
+        :param reactor: a `Clock`, or the reactor, for its timeouts. None for a `Clock` of its own, which starts at 0. A
+            scheduled job is due when the clock was advanced to its time, ``at=server.clock.seconds() + 60``. POSIX
+            seconds, as in ``at=time.time() + 60``, mean the same to a server on a clock that shows less than them: so
+            many whole seconds after now.
         :param name: the server's name, as `JobHandle.server` and errors have it, and by which clients choose a server
             for a unique. None for ``"memory:1"``; further servers on the same clock are ``"memory:2"`` and so on.
         :param job_retries: how many workers a job is given to before it fails. 0 for no limit, as is gearmand's
@@ -97,16 +121,34 @@ class MemoryJobServer(ServerFactory):
         if type(job_retries) is not int or job_retries < 0:
             raise ValueError(f"job_retries must be an int of at least 0, not {job_retries!r}")
         prefix = name_bytes("job_handle_prefix", job_handle_prefix, MAX_HANDLE_PREFIX)
-        self.clock = _clock_of_now() if reactor is None else reactor
+        self.clock: Any = MemoryClock() if reactor is None else reactor
         self._group = group_of(self.clock)
         self.name = self._group.add(self, name)
-        self._core = JobServerCore(self.clock.seconds, job_retries, prefix, exceptions)
-        self._faults = Faults(self.clock, self._core.connections)
-        self._services: list[GearmanClient | GearmanWorker] = []
+        on_clock = isinstance(self.clock, Clock)
+        self._core = JobServerCore(
+            self.clock.seconds,
+            job_retries,
+            prefix,
+            exceptions,
+            partial(due_time, self.clock),
+            deque(maxlen=None if on_clock else MAX_SUBMITTED),
+        )
+        self._faults = Faults(self.clock, self._core.connections, self.name)
+        self._verified = on_clock
+        if on_clock:
+            self._group.watch()
+        self._services: list[GearmanService] = []
         self._ports: list[IListeningPort] = []
         self._others: dict[MemoryJobServer, None] = {}
         self._drain_timeout = 0.0
         self._closed = False
+        self._ended: Waiters[None] | None = None
+
+    def __repr__(self) -> str:
+        state = " (closed)" if self._closed else ""
+        return (
+            f"<MemoryJobServer {self.name}{state}: {len(self.connections)} connections, {self._core.jobs.total} jobs>"
+        )
 
     @property
     def connections(self) -> list[ServerConnection]:
@@ -168,6 +210,19 @@ class MemoryJobServer(ServerFactory):
         self._faults.settle()
         return worker
 
+    def admin(self, *others: MemoryJobServer, **options: Any) -> GearmanAdmin:
+        """Return an admin client of this server, which was started and is stopped by `close`.
+
+        :param others: as for `client`.
+        :param options: those of `GearmanAdmin`, except ``job_servers`` and ``reactor``.
+        :raises ValueError: another server has another clock.
+        """
+        admin = GearmanAdmin(self._endpoints(others), reactor=self.clock, **options)
+        self._services.append(admin)
+        admin.startService()
+        self._faults.settle()
+        return admin
+
     def _endpoints(self, others: tuple[MemoryJobServer, ...]) -> list[MemoryEndpoint]:
         if any(other.clock is not self.clock for other in others):
             raise ValueError("the servers of a client must have the same clock: MemoryJobServer(server.clock)")
@@ -192,21 +247,53 @@ class MemoryJobServer(ServerFactory):
 
     # What the test plays: workers and administrators.
 
-    def take(self, function: str | bytes) -> TakenJob:
+    def take(
+        self,
+        function: str | bytes,
+        *,
+        unique: str | bytes | None = None,
+        where: Callable[[SubmittedJob], object] | None = None,
+    ) -> TakenJob:
         """Take the next job of a function, as a worker would.
 
         :param function: the function's name, with the prefix if there is one.
-        :raises AssertionError: no job of this function is due. The message names the functions that have jobs.
+        :param unique: only a job with this unique; None for any.
+        :param where: only a job for which this returns true, called with a `SubmittedJob`; None for any.
+        :raises AssertionError: there is no such job that is due. The message has the state of the test: tasks without
+            an outcome, connections, and faults that last.
         """
         self._faults.settle()
-        name = function.encode() if isinstance(function, str) else function
-        worker = ManualWorker()
-        self._core.jobs.add_ability(worker, name)
-        job = self._core.jobs.take(worker)
+        jobs = self._core.jobs
+        worker = ManualWorker(calling_place())
+        jobs.add_ability(worker, _as_bytes(function))
+        if unique is None and where is None:
+            job = jobs.take(worker)
+        else:
+            job = next(self._matching(_as_bytes(function), unique, where), None)
+            if job is not None:
+                jobs.take_this(job, worker)
         if job is None:
             self._core.remove_abilities(worker.abilities)
-            raise AssertionError(f"no job for {function!r} is due; queued: {self._functions_with_jobs()}")
+            which = "" if unique is None else f" with unique {unique!r}"
+            which += "" if where is None else " that matches where="
+            queued = f"no job for {function!r}{which} is due; queued: {self._functions_with_jobs()}"
+            raise AssertionError(queued + describe_all(self, self._group, _as_bytes(function)))
+        job.seen = True
+        self._core.manual_workers[worker] = None
         return TakenJob(self._core, worker, job, self._faults.settle)
+
+    def _matching(
+        self, name: bytes, unique: str | bytes | None, where: Callable[[SubmittedJob], object] | None
+    ) -> Iterator[Job]:
+        wanted = None if unique is None else _as_bytes(unique)
+        for job in self._queued(name):
+            due = job.at <= self.clock.seconds()
+            if due and wanted in (None, job.unique) and (where is None or where(SubmittedJob.of(job))):
+                yield job
+
+    def _queued(self, name: bytes) -> list[Job]:
+        found = self._core.jobs.functions.get(name)
+        return [job for queue in found.queues for job in queue if not job.dropped] if found else []
 
     def _functions_with_jobs(self) -> str:
         names = [function.name for function in self._core.jobs.functions.values() if any(function.queues)]
@@ -220,9 +307,29 @@ class MemoryJobServer(ServerFactory):
         :param function: as for `take`.
         """
         self._faults.settle()
-        name = function.encode() if isinstance(function, str) else function
-        found = self._core.jobs.functions.get(name)
-        return [job.workload for queue in found.queues for job in queue if not job.dropped] if found else []
+        jobs = self._queued(_as_bytes(function))
+        for job in jobs:
+            job.seen = True
+        return [job.workload for job in jobs]
+
+    @property
+    def submitted(self) -> list[SubmittedJob]:
+        """Everything that was submitted, the oldest first: a `SubmittedJob` for each submit that was not refused.
+
+        On a reactor, the newest hundred.
+        """
+        self._faults.settle()
+        self._core.jobs.see_all()
+        return list(self._core.submitted)
+
+    def log(self, count: int = MAX_ENTRIES) -> str:
+        """Return the last packets, a line for each: time, number of the connection, direction, type and arguments.
+
+        ``->`` is what the server has received, ``<-`` what it has sent. Up to a thousand are kept.
+
+        :param count: how many.
+        """
+        return "\n".join(self._core.log.lines(count))
 
     def command(self, line: str) -> str:
         """Return the answer to a line of the text protocol, such as ``"status"`` or ``"maxqueue reverse 10"``.
@@ -242,9 +349,12 @@ class MemoryJobServer(ServerFactory):
     def go_down(self, *, lose_jobs: bool = False) -> Fault:
         """Drop every connection and refuse new ones, until the `Fault` ends.
 
+        Jobs that the test has taken are queued again; a call of such a `TakenJob` raises `RuntimeError`.
+
         :param lose_jobs: forget all jobs, as a gearmand that is restarted does; handles are numbered from 1 again.
         """
         fault = self._faults.go_down()
+        self._core.drop_manual_workers()
         if lose_jobs:
             self._core.forget_jobs()
         return fault
@@ -345,9 +455,7 @@ class MemoryJobServer(ServerFactory):
         self._faults.send_raw(data)
 
     def verify(self) -> None:
-        """Check that every fault has happened, and that no answer is still held.
-
-        `close` does so, too.
+        """Check that every fault has happened, and that no answer is still held. `close` verifies more.
 
         :raises AssertionError: naming each fault that has not happened, and why.
         """
@@ -358,76 +466,190 @@ class MemoryJobServer(ServerFactory):
     def result_of(self, outcome: Deferred[T] | Coroutine[Any, Any, T]) -> T:
         """Return the result of a Deferred or a coroutine, once everything that is due now has happened.
 
-        :raises AssertionError: it has no result yet.
-        :raises Exception: what it has failed with.
+        :raises AssertionError: it has no result yet. The message has the state of the test.
+        :raises Exception: what it has failed with; at each call.
         """
         deferred = ensureDeferred(outcome)
         self._faults.settle()
+        known = self._group.results.get(deferred)
+        if known is not None:
+            known.raiseException()
         # No callback is added to one that is pending, so that its result is still there for the next call.
         if not deferred.called or isinstance(deferred.result, Deferred):
-            raise AssertionError("there is no result yet")
+            raise AssertionError(self._no_result(outcome) + describe_all(self, self._group))
         failed: list[Failure] = []
         deferred.addErrback(failed.append)
         for failure in failed:
+            self._group.results[deferred] = failure
             failure.raiseException()
         return cast("T", deferred.result)
+
+    def _no_result(self, outcome: object) -> str:
+        if isinstance(self.clock, MemoryClock) and self.clock.running:
+            return "there is no result yet: this call is within a callback, and what follows it has not happened"
+        if inspect.iscoroutine(outcome):
+            return (
+                "there is no result yet: the coroutine waits. Call ensureDeferred() of it, let the test go on, and "
+                "pass the Deferred to result_of() at the end"
+            )
+        return "there is no result yet"
+
+    def flush_logged_errors(self, *types: type[BaseException]) -> list[Failure]:
+        """Forgive failures that were logged, such as what a callback or a worker's function has raised.
+
+        It is trial's ``flushLoggedErrors``, for other tests.
+
+        :param types: the types of the errors to forgive; none for all.
+        :return: them.
+        """
+        self._faults.settle()
+        return self._group.logged.flush(*types)
 
     def advance(self, seconds: float = 0.0) -> None:
         """Advance the `Clock` from one event to the next, so that each happens at its time.
 
-        :raises TypeError: the server runs on a reactor.
+        :raises TypeError: the server runs on a reactor, or `seconds` is not a number.
+        :raises ValueError: `seconds` is negative, infinite or not a number.
+        :raises RuntimeError: calls without a delay are scheduled for ever.
         """
         if not isinstance(self.clock, Clock):
             raise TypeError("advance() needs a Clock, not a reactor: MemoryJobServer()")
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise TypeError(f"seconds must be a number, not {seconds!r}")
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"seconds must be a finite number of at least 0, not {seconds!r}")
         end = self.clock.seconds() + seconds
-        while True:
-            due = [call.getTime() for call in self.clock.getDelayedCalls() if call.getTime() <= end + TOLERANCE]
-            self.clock.advance(max(0.0, min(due, default=end) - self.clock.seconds()))
-            if not due:
-                return
+        while self._advance_to_next(end):
+            pass
+
+    def _advance_to_next(self, end: float) -> bool:
+        """Advance to the next event until `end`, or else to `end`.
+
+        :return: whether there was an event.
+        """
+        due = [call.getTime() for call in self.clock.getDelayedCalls() if call.getTime() <= end + TOLERANCE]
+        self.clock.advance(max(0.0, min(due, default=end) - self.clock.seconds()))
+        return bool(due)
+
+    def _advance(self, seconds: float) -> list[BaseException]:
+        """Advance as `advance` does, and return what was raised."""
+        end = self.clock.seconds() + seconds
+        raised: list[BaseException] = []
+        going_on = True
+        while going_on:
+            try:
+                going_on = self._advance_to_next(end)
+            except EndlessLoop as error:
+                return [*raised, error]
+            except BaseException as error:  # whatever it is, it is raised once everything is closed
+                raised.append(error)
+        return raised
+
+    def reconnect(self) -> None:
+        """Advance the `Clock` until every client and worker on it that lost this server is connected to it again.
+
+        The first attempt follows within two seconds after the loss, and the next ones after up to half a minute.
+
+        :raises TypeError: the server runs on a reactor.
+        :raises AssertionError: the server is down, or refuses connections.
+        """
+        self.advance()
+        while waits := self._waits():
+            if self._faults.refusing:
+                raise AssertionError(
+                    "reconnect() needs a server that accepts connections" + describe_all(self, self._group)
+                )
+            self.advance(min(waits))
+
+    def _waits(self) -> list[float]:
+        """Return the seconds until each next attempt to connect to this server."""
+        infos = [info for service in self._group.services for info in getattr(service, "servers", ())]
+        return [info.next_attempt for info in infos if info.address == self.name and info.next_attempt is not None]
 
     # The end.
 
-    def close(self) -> Deferred[None]:
-        """Stop the clients and workers that were made here, close every connection and port, and `verify`.
+    def close(self, *, verify: bool = True) -> Deferred[None]:
+        """End a test: stop the clients and workers that were made here, close every connection and port, and verify.
 
-        The other servers of these clients and workers are closed, too.
+        The servers that were made on the same clock after it are closed, too; so are the other servers of its clients.
 
-        :return: fires when nothing is left in the reactor. With a `Clock`, it has fired when this returns; if jobs are
-            running, the clock is advanced by their worker's ``drain_timeout``. Fails with `AssertionError` for a fault
-            that has not happened, or answers that are still held.
+        On a `Clock`, or if a fixture made the server, this fails for each of these:
+
+        - a fault that has not happened, or answers that are still held;
+        - a task without an outcome, or whose failure nobody has handled;
+        - a background job that the test has taken and not ended; or that is still queued or running, and that the
+          test has not looked at, by `take`, `queued`, `submitted` or a line of the text protocol;
+        - what was logged as a failure, such as what a callback or a worker's function raised: `flush_logged_errors`
+          forgives it (in a test of trial, trial fails the test, and its ``flushLoggedErrors`` forgives it);
+        - a client, worker or admin client of the test's own that was not stopped;
+        - a timer of the test that is left on the clock.
+
+        What is due is done first. A server on a reactor that no fixture made verifies its faults only.
+
+        :param verify: False to verify nothing.
+        :return: fires when nothing is left in the reactor; fails with `AssertionError` for what is wrong. With a
+            `Clock`, it has fired when this returns, and what is wrong is raised here; if jobs are running, the clock is
+            advanced by their worker's ``drain_timeout``.
+        :raises AssertionError: for what is wrong, with a `Clock`.
+        :raises Exception: what a timer has raised meanwhile; once everything is closed.
         """
-        self._closed = True
-        self._group.remove(self)
-        verified = maybeDeferred(self.verify)
-        for fault in list(self._faults.active):
-            self._faults.deactivate(fault)
-        stopping: list[Deferred[Any]] = [maybeDeferred(service.stopService) for service in self._services]
-        stopping += [maybeDeferred(port.stopListening) for port in self._ports]
-        stopped = gatherResults(stopping).addCallback(self._drop_all).addCallback(self._close_others)
-        self._faults.settle()
-        if isinstance(self.clock, Clock) and not stopped.called:
-            self.advance(self._drain_timeout)
-        return stopped.addCallback(lambda _: verified)
+        if self._closed:
+            return self._ended.wait() if self._ended is not None else self._drop_all()
+        self._ended = Waiters()
+        closed = Closing(self._closed_together(), self._group, verify, self._verified).run()
+        closed.addBoth(self._report_end)
+        if isinstance(self.clock, Clock) and closed.called:
+            self._raise_failure(closed)
+        return closed
 
-    def _close_others(self, _: object) -> Deferred[Any]:
-        closing = [other.close() for other in self._others if not other._closed]
-        return gatherResults(closing, consumeErrors=True).addErrback(_first_failure)
+    def _report_end(self, outcome: T) -> T:
+        """Fire what earlier calls of `close` have returned while it was in progress."""
+        waiting, self._ended = self._ended, None
+        assert waiting is not None  # `close` has set it
+        waiting.fire(None)
+        return outcome
 
-    def _drop_all(self, _: object) -> Deferred[Any]:
+    def _drop_all(self) -> Deferred[None]:
+        """Drop the connections that were made after the end."""
         protocols = self._protocols
         for protocol in protocols:
             protocol.drop()
-        return gatherResults([protocol.lost for protocol in protocols])
+        self._faults.settle()
+        return gatherResults([protocol.lost for protocol in protocols]).addCallback(lambda _: None)
+
+    def _closed_together(self) -> list[GroupedServer]:
+        """Return this server and those that are closed with it."""
+        others: list[GroupedServer] = list(self._others)
+        if isinstance(self.clock, Clock):
+            servers = self._group.servers
+            others += servers[servers.index(self) + 1 :]
+        return list(dict.fromkeys(server for server in (self, *others) if not server._closed))
+
+    def _raise_failure(self, closed: Deferred[None]) -> None:
+        failed: list[Failure] = []
+        closed.addErrback(failed.append)
+        for failure in failed:
+            failure.raiseException()
+
+    def _all_ports(self) -> list[IListeningPort]:
+        """Return the ports that lead to this server: also those that it did not open, such as ``listenSSL``'s."""
+        readers = self.clock.getReaders() if IReactorFDSet.providedBy(self.clock) else []
+        found: list[Any] = [reader for reader in readers if _leads_to(getattr(reader, "factory", None), self)]
+        return list(dict.fromkeys([*self._ports, *found]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close(verify=error is None)
 
 
-def _clock_of_now() -> Clock:
-    clock = Clock()
-    clock.advance(math.ceil(time.time()))
-    return clock
+def _as_bytes(name: str | bytes) -> bytes:
+    return name.encode() if isinstance(name, str) else name
 
 
-def _first_failure(failure: Failure) -> Failure:
-    error = failure.value
-    assert isinstance(error, FirstError)
-    return error.subFailure
+def _leads_to(factory: Any, server: MemoryJobServer) -> bool:
+    """Return whether a port's factory is this server, with or without TLS."""
+    return factory is server or (factory is not None and getattr(factory, "wrappedFactory", None) is server)

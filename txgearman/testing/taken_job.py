@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..packets import WORK_COMPLETE, WORK_DATA, WORK_FAIL, WORK_STATUS, WORK_WARNING, PacketType
-from ..validation import payload_bytes
-from .core import JobServerCore
-from .jobs import Ability, Job
-
-
-class ManualWorker:
-    """The worker that a test plays: one for each job that it takes."""
-
-    def __init__(self) -> None:
-        self.abilities: dict[Ability, None] = {}
-
-    def wake(self) -> None:
-        """Do nothing: it never sleeps."""
+from ..validation import check_count, payload_bytes
+from ..worker.job import MAX_STATUS
+from .core import JobServerCore, ManualWorker
+from .jobs import Job
 
 
 class TakenJob:
@@ -30,6 +21,10 @@ class TakenJob:
     :ivar function: the function's name, with the prefix if there is one.
     :ivar unique: as submitted; empty if there was none.
     :ivar workload: the payload.
+    :ivar priority: see `Priority`.
+    :ivar background: whether it was submitted in the background.
+    :ivar reducer: the name of the function for its results; empty unless it is a reduce job.
+    :ivar at: the time of the server's clock from which on it was due; 0 for a job that was not scheduled.
     """
 
     def __init__(self, core: JobServerCore, worker: ManualWorker, job: Job, settle: Callable[[], None]) -> None:
@@ -37,14 +32,24 @@ class TakenJob:
         self._worker = worker
         self._job = job
         self._settle = settle
-        self._ended = False
+        self._ended = ""
+        worker.lost = self._lost
         self.handle = job.handle
         self.function = job.function.name
         self.unique = job.unique
         self.workload = job.workload
+        self.priority = job.priority
+        self.background = job.background
+        self.reducer = job.reducer
+        self.at = job.at
 
     def __repr__(self) -> str:
-        return f"<TakenJob {self.handle.decode()} of {self.function!r}>"
+        return f"<TakenJob {self.handle.decode('utf-8', 'backslashreplace')} of {self.function!r}>"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, or the server was down meanwhile."""
+        return bool(self._ended)
 
     def send_data(self, data: bytes) -> None:
         """Send WORK_DATA: a part of the result."""
@@ -55,7 +60,13 @@ class TakenJob:
         self._send_data(WORK_WARNING, data)
 
     def send_status(self, numerator: int, denominator: int) -> None:
-        """Send WORK_STATUS: how far the job has got."""
+        """Send WORK_STATUS: how far the job has got.
+
+        :raises TypeError, ValueError: the numbers are not whole ones from 0, of up to 32 bits, as a worker's must be.
+        """
+        for name, number in (("numerator", numerator), ("denominator", denominator)):
+            if check_count(name, number, 0) > MAX_STATUS:
+                raise ValueError(f"{name} must be from 0 to {MAX_STATUS}, not {number}")
         self._check_active()
         packet = WORK_STATUS.response(self.handle, b"%d" % numerator, b"%d" % denominator)
         self._core.work_status(self._job, packet, numerator, denominator)
@@ -73,19 +84,24 @@ class TakenJob:
         """Send WORK_EXCEPTION, which ends the job."""
         payload = payload_bytes("data", data)
         self._check_active()
-        self._ended = True
+        self._ended = "has ended"
         self._core.work_exception(self._job, payload)
         self._remove_worker()
 
     def abandon(self) -> None:
         """Disconnect the worker: the server gives the job to another one, as often as its `job_retries` allow."""
         self._check_active()
-        self._ended = True
+        self._ended = "has ended"
         self._remove_worker()
 
     def _check_active(self) -> None:
         if self._ended:
-            raise RuntimeError(f"{self!r} has ended")
+            raise RuntimeError(f"{self!r} {self._ended}")
+
+    def _lost(self) -> None:
+        """Note that the server has dropped all its workers: the job is queued again, or forgotten."""
+        self._ended = "was lost, since the server went down"
+        self._core.remove_abilities(reversed(self._worker.abilities))
 
     def _send_data(self, packet_type: PacketType, data: bytes) -> None:
         self._check_active()
@@ -94,10 +110,11 @@ class TakenJob:
 
     def _end(self, packet: bytes) -> None:
         self._check_active()
-        self._ended = True
+        self._ended = "has ended"
         self._core.work_end(self._job, packet)
         self._remove_worker()
 
     def _remove_worker(self) -> None:
+        self._core.manual_workers.pop(self._worker, None)
         self._core.remove_abilities(reversed(self._worker.abilities))
         self._settle()

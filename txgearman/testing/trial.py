@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable
+from functools import cached_property, partial
+from inspect import iscoroutine
+from typing import Any, ClassVar, Final
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.python.failure import Failure
 
 from .server import MemoryJobServer
+
+SHOWN_PACKETS: Final = 30
+"""Lines of the server's log that a failing test prints."""
 
 
 class JobServerMixin:
@@ -18,17 +26,60 @@ class JobServerMixin:
                 deferred = self.job_server.client().add_task("reverse", b"abc")
                 self.job_server.take("reverse").complete(b"cba")
                 self.assertEqual(self.successResultOf(deferred), b"cba")
+
+    A test that fails by itself is not verified; it prints the last packets.
+
     """
+
+    job_server_options: ClassVar[dict[str, Any]] = {}
+    """Options of `MemoryJobServer`."""
+    job_server_verify: ClassVar[bool] = True
+    """Whether the end of each test is verified."""
+    _test_failed = False
 
     @cached_property
     def job_server(self) -> MemoryJobServer:
         """A `MemoryJobServer` on a `Clock`, created when a test first uses it."""
-        server = MemoryJobServer()
+        server = MemoryJobServer(**self.job_server_options)
         test: Any = self
         test.addCleanup(self._close_job_server)
         return server
 
+    def run(self, result: Any = None) -> Any:
+        """Run the test, and note whether it has failed before its cleanups."""
+        test: Any = super()
+        own: Any = self
+        # Attributes of the object, as long as it runs. pytest sets the test method in the same way.
+        before = dict(vars(self))
+        self._test_failed = False
+        for name in ("setUp", own._testMethodName):
+            setattr(self, name, partial(self._note_failure, getattr(self, name)))
+        try:
+            return test.run(result)
+        finally:
+            for name in ("setUp", own._testMethodName):
+                if name in before:
+                    setattr(self, name, before[name])
+                else:
+                    delattr(self, name)
+
+    def _note_failure(self, method: Callable[[], Any]) -> Any:
+        try:
+            outcome = method()
+        except BaseException:  # whatever it is, trial knows what to do with it
+            self._test_failed = True
+            raise
+        if iscoroutine(outcome):
+            outcome = ensureDeferred(outcome)
+        return outcome.addErrback(self._failed_later) if isinstance(outcome, Deferred) else outcome
+
+    def _failed_later(self, failure: Failure) -> Failure:
+        self._test_failed = True
+        return failure
+
     def _close_job_server(self) -> None:
         # The same test object may be run again, and then needs a new server.
-        server = self.__dict__.pop("job_server")
-        server.result_of(server.close())
+        server: MemoryJobServer = self.__dict__.pop("job_server")
+        if self._test_failed:
+            print(f"the last packets of {server.name}:\n{server.log(SHOWN_PACKETS)}")
+        server.close(verify=self.job_server_verify and not self._test_failed)

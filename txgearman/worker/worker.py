@@ -15,7 +15,7 @@ from ..connection.pool import ServerInfo, ServerPool
 from ..connection.reactor import Reactor, ThreadedReactor
 from ..connection.tls import TLSOptions
 from ..packets import MAX_PACKET_SIZE
-from ..service import GearmanService
+from ..service import GearmanService, service_repr
 from ..validation import MAX_FUNCTION, check_count, function_bytes, name_bytes, positive_seconds
 from .functions import Function
 from .job import Job
@@ -119,6 +119,9 @@ class GearmanWorker(GearmanService):
             poll_interval=positive_seconds("poll_interval", poll_interval),
             drain_timeout=drain_timeout if drain_timeout == 0 else positive_seconds("drain_timeout", drain_timeout),
         )
+
+    def __repr__(self) -> str:
+        return service_repr(self, self.servers)
 
     def _make_servers(
         self, job_servers: Iterable[Address], receiver: JobReceiver, registrar: Registrar

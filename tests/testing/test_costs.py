@@ -1,0 +1,92 @@
+"""What a request costs the server in memory does not grow with what the request is not about: counted, not timed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from txgearman.packets import CAN_DO, GET_STATUS_UNIQUE, GRAB_JOB, PRE_SLEEP, SUBMIT_JOB, SUBMIT_JOB_BG
+from txgearman.testing import MemoryJobServer
+
+from .peer import ask, connect
+
+
+def calls_of(action: Callable[[], object]) -> int:
+    """How many calls of functions an action takes, those in C included."""
+    count = 0
+
+    def profile(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def grab(size: int) -> int:
+    """Of a worker that has so many functions, of which one has a job."""
+    server = MemoryJobServer()
+    worker, client = connect(server), connect(server)
+    ask(server, worker, *[CAN_DO.request(b"%d" % number) for number in range(size)])
+    ask(server, client, SUBMIT_JOB_BG.request(b"0", b"", b""))
+    return calls_of(lambda: ask(server, worker, GRAB_JOB.request()))
+
+
+def sleep(size: int) -> int:
+    """Of a worker that has so many functions, none of which has a job."""
+    server = MemoryJobServer()
+    worker = connect(server)
+    ask(server, worker, *[CAN_DO.request(b"%d" % number) for number in range(size)])
+    return calls_of(lambda: ask(server, worker, PRE_SLEEP.request()))
+
+
+def submit_while_others_sleep(size: int) -> int:
+    """As many workers of the function are busy, and one of another function sleeps."""
+    server = MemoryJobServer()
+    for _ in range(size):
+        ask(server, connect(server), CAN_DO.request(b"f"))
+    ask(server, connect(server), CAN_DO.request(b"other"), PRE_SLEEP.request())
+    client = connect(server)
+    return calls_of(lambda: ask(server, client, SUBMIT_JOB_BG.request(b"f", b"", b"")))
+
+
+def submit_while_many_sleep(size: int) -> int:
+    """As many workers of another function sleep, and one of the function is busy."""
+    server = MemoryJobServer()
+    for _ in range(size):
+        ask(server, connect(server), CAN_DO.request(b"other"), PRE_SLEEP.request())
+    ask(server, connect(server), CAN_DO.request(b"f"))
+    client = connect(server)
+    return calls_of(lambda: ask(server, client, SUBMIT_JOB_BG.request(b"f", b"", b"")))
+
+
+def lose_client(size: int) -> int:
+    """While as many jobs of others are queued."""
+    server = MemoryJobServer()
+    other, client = connect(server), connect(server)
+    ask(server, other, *[SUBMIT_JOB.request(b"f", b"", b"")] * size)
+    ask(server, client, SUBMIT_JOB.request(b"f", b"", b""))
+    client.transport.loseConnection()
+    return calls_of(server.advance)
+
+
+def status_by_unique(size: int) -> int:
+    """While as many jobs of other uniques are queued."""
+    server = MemoryJobServer()
+    client = connect(server)
+    ask(server, client, *[SUBMIT_JOB.request(b"f", b"u%d" % number, b"") for number in range(size)])
+    return calls_of(lambda: ask(server, client, GET_STATUS_UNIQUE.request(b"u0")))
+
+
+COSTS = [grab, sleep, submit_while_others_sleep, submit_while_many_sleep, lose_client, status_by_unique]
+
+
+@pytest.mark.parametrize("cost", COSTS, ids=lambda cost: cost.__name__)
+def test_cost_does_not_grow_with_what_a_request_is_not_about(cost: Callable[[int], int]) -> None:
+    assert cost(300) <= cost(30) + 10

@@ -1,0 +1,210 @@
+"""The end of a test: what `MemoryJobServer.close` verifies, and in which order it stops everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from ..client.task import Task
+from ..connection.pool import ServerState
+from ..connection.protocol import GearmanProtocol
+from ..errors import ClientStopped
+from ..service import GearmanService
+from .clock import name_of_call
+from .core import ManualWorker
+from .description import describe_job, describe_position, describe_progress, describe_task
+from .group import GroupedServer, ServerGroup, Submit
+from .jobs import Job
+from .logged_errors import describe_failure, trial_observer
+from .memory_transport import MemoryTransport
+
+LAST_PACKETS: Final = 12
+"""Lines of each server's log in the message of a failing test."""
+
+
+class Closing:
+    """Closes some servers of a group, and fails for what is wrong at the end of a test."""
+
+    def __init__(self, servers: list[GroupedServer], group: ServerGroup, verify: bool, watched: bool) -> None:
+        """
+        :param verify: False to close them only.
+        :param watched: False to verify their faults only.
+        """
+        self._servers = servers
+        self._group = group
+        self._verify = verify and watched
+        self._faults_only = verify and not watched
+        self._clock = servers[0].clock
+        self._problems: list[str] = []
+        self._raised: list[BaseException] = []
+        self._unfinished = False
+        self._others_left = any(server not in servers for server in group.servers)
+
+    def run(self) -> Deferred[None]:
+        """Close them.
+
+        :return: fires when nothing is left. Fails with what a timer has raised, or with `AssertionError` for what is
+            wrong.
+        """
+        for server in self._servers:
+            server._closed = True
+        self._advance(0)
+        if self._verify or self._faults_only:
+            self._problems += [problem for server in self._servers for problem in server._faults.problems()]
+        if self._verify:
+            self._check()
+        self._forgive_unfinished()
+        observer = trial_observer() if self._unfinished else None
+        if observer is not None:  # they are complained of already
+            observer._ignoreErrors(ClientStopped)
+        stopped = self._stop()
+        self._advance(0)
+        if isinstance(self._clock, Clock) and not stopped.called:
+            self._advance(max(server._drain_timeout for server in self._servers))
+        return stopped.addCallback(self._stopped, observer)
+
+    def _advance(self, seconds: float) -> None:
+        """Let happen what is due, whatever it raises."""
+        if isinstance(self._clock, Clock):
+            self._raised += self._servers[0]._advance(seconds)
+
+    # What is wrong.
+
+    def _check(self) -> None:
+        for task, submit in list(self._group.submits.items()):
+            if self._is_ours(submit.client):
+                self._check_task(task, submit)
+        for server in self._servers:
+            for job in server._core.jobs:
+                self._check_job(server, job)
+        for service in self._forgotten_services():
+            self._problems.append(f"{type(service).__name__} made at {self._group.services[service]} was not stopped")
+
+    def _is_ours(self, service: GearmanService | None) -> bool:
+        """Return whether a service ends now: with its server, or with the last one if it is the test's own."""
+        mine = any(service in server._services for server in self._servers)
+        others = any(service in server._services for server in self._group.servers)
+        return mine or not (self._others_left or others)
+
+    def _check_task(self, task: Task, submit: Submit) -> None:
+        text = describe_task(task, submit.place)
+        if not task.ended:
+            self._problems.append(f"{text} has no outcome: {describe_progress(task, submit, self._group)}")
+            return
+        failure = submit.unhandled_failure()
+        if failure is not None:
+            self._problems.append(f"{text} has failed, and nobody has handled it: {describe_failure(failure)}")
+
+    def _check_job(self, server: GroupedServer, job: Job) -> None:
+        # A foreground job has a task, which is complained of unless it has its outcome.
+        if not job.background or job.dropped:
+            return
+        text = f"{describe_job(server, job, self._group)} {describe_position(server, job)}"
+        if isinstance(job.worker, ManualWorker):
+            self._problems.append(text)
+        elif not server._core.jobs.has_seen(job):
+            self._problems.append(f"{text}, and nobody has looked at it")
+
+    def _forgive_unfinished(self) -> None:
+        """Let the failures count as handled with which tasks end that are stopped now."""
+        for task, submit in list(self._group.submits.items()):
+            if not task.ended and self._is_ours(submit.client):
+                self._unfinished = True
+                submit.forgive()
+
+    def _forgotten_services(self) -> list[GearmanService]:
+        """Return the services of the test itself that are in use."""
+        if self._others_left:
+            return []
+        made = {service for server in self._servers for service in server._services}
+        return [service for service in list(self._group.services) if service not in made and _is_active(service)]
+
+    # The stop.
+
+    def _stop(self) -> Deferred[Any]:
+        for server in self._servers:
+            for fault in list(server._faults.active):
+                server._faults.deactivate(fault)
+        services: list[Any] = [service for server in self._servers for service in server._services]
+        services += self._forgotten_services() if self._verify else []
+        if not isinstance(self._clock, Clock):
+            self._drop_connections()  # else a worker on a reactor would wait for its jobs
+        stopping = [maybeDeferred(service.stopService) for service in services]
+        stopping += [maybeDeferred(port.stopListening) for server in self._servers for port in server._all_ports()]
+        return DeferredList(stopping, consumeErrors=True).addCallback(lambda _: self._drop_connections())
+
+    def _drop_connections(self) -> Deferred[Any]:
+        connections = [connection for server in self._servers for connection in server._protocols]
+        if self._verify and not self._others_left:
+            self._problems += [
+                f"a client or worker on another reactor was not stopped: it needs reactor=server.clock ({connection!r})"
+                for connection in connections
+                if _is_of_library(connection.transport) and isinstance(self._clock, Clock)
+            ]
+        for connection in connections:
+            connection.drop()
+        return DeferredList([connection.lost for connection in connections])
+
+    def _stopped(self, _: object, observer: Any) -> None:
+        for server in self._servers:
+            self._group.remove(server)
+        if self._verify or self._unfinished:
+            self._group.collect()
+        if self._verify:
+            self._check_rest()
+        if observer is not None:
+            observer._clearIgnores()
+        if not self._group.servers:
+            self._group.unwatch()
+        if self._raised:
+            raise self._raised[0]
+        if self._problems:
+            raise AssertionError(_message(self._problems, self._servers))
+
+    def _check_rest(self) -> None:
+        if isinstance(self._clock, Clock) and not self._others_left:
+            self._problems += map(_describe_timer, self._clock.getDelayedCalls())
+        if trial_observer() is None:  # else trial fails the test for them
+            self._problems += [
+                self._describe_logged(text, failure)
+                for text, failure in self._group.logged.pop_all()
+                if not (self._unfinished and failure.check(ClientStopped))
+            ]
+
+    def _describe_logged(self, text: str, failure: Failure) -> str:
+        origin = self._group.origin_of(failure.value, text)
+        # The event of a Deferred that was collected has no text: it follows one that has, and no failure.
+        what = text.strip() or "nobody has handled the error of a Deferred"
+        return f"{what}{f' ({origin})' if origin else ''}: {describe_failure(failure)}"
+
+
+def _is_active(service: GearmanService) -> bool:
+    infos: Iterable[Any] = getattr(service, "servers", ())
+    return bool(service.running) or any(info.state is not ServerState.STOPPED for info in infos)
+
+
+def _is_of_library(transport: object) -> bool:
+    return isinstance(transport, MemoryTransport) and isinstance(transport.other.protocol, GearmanProtocol)
+
+
+def _describe_timer(call: Any) -> str:
+    """Return the description of a timer that is left."""
+    name = name_of_call(call.func)
+    place = f", set at {call.creator[0]}" if call.creator else ""
+    return f"a timer is left on the clock: {name}, due at {call.getTime():g} s{place}"
+
+
+def _message(problems: list[str], servers: list[GroupedServer]) -> str:
+    if len(problems) == 1:
+        lines = problems
+    else:
+        lines = [f"{len(problems)} problems at the end of the test:", *(f"  - {problem}" for problem in problems)]
+    for server in servers:
+        packets = server.log(LAST_PACKETS)
+        if packets:
+            lines = [*lines, "", f"the last packets of {server.name}:", packets]
+    return "\n".join(lines)
