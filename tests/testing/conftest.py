@@ -10,5 +10,5 @@ from txgearman.testing import MemoryJobServer
 
 @pytest.fixture
 def server() -> MemoryJobServer:
-    """On a clock that starts at 0; its own would start at the current time."""
+    """On a clock of Twisted's own."""
     return MemoryJobServer(Clock())

@@ -14,9 +14,9 @@ from ..wire import outcome
 from .peer import connect, in_turns, taken
 
 
-def assert_closed(server: MemoryJobServer) -> None:
+def assert_closed(server: MemoryJobServer, verify: bool = True) -> None:
     """Close the server: with a Clock, the Deferred has fired, and nothing is left."""
-    assert server.result_of(server.close()) is None
+    assert server.result_of(server.close(verify=verify)) is None
     assert server.connections == []
     assert server.clock.getDelayedCalls() == []
 

@@ -474,8 +474,9 @@ def test_result_of(server: MemoryJobServer) -> None:
     with pytest.raises(ZeroDivisionError):
         server.result_of(fail(ZeroDivisionError()))
     waiting: Deferred[None] = Deferred()
-    with pytest.raises(AssertionError, match=r"^there is no result yet$"):
+    with pytest.raises(AssertionError, match=r"^there is no result yet\n"):
         server.result_of(waiting)
+    assert server.queued("reverse") == [b""]
     server.close()
 
 
