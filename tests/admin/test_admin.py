@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from itertools import product
 from typing import Any
 
@@ -243,6 +244,29 @@ def test_admin_reconnects(logged_failures: object) -> None:
     server.advance(5)
     assert server.result_of(admin.status()).one() == ()
     server.result_of(admin.stopService())
+    server.close()
+
+
+def test_each_query_asks_for_what_it_is_called() -> None:
+    server = MemoryJobServer()
+    server.worker(client_id="me").register_function("work", lambda job: None)
+    client, admin = server.client(), GearmanAdmin([server.endpoint()], reactor=server.clock)
+    server.result_of(client.add_task_bg("other", unique="u"))
+
+    def answer(query: Callable[[], Deferred[Answers[Any]]]) -> Any:
+        return server.result_of(query()).one()
+
+    assert {(each.function, each.total, each.workers) for each in answer(admin.status)} == {
+        (b"work", 0, 1),
+        (b"other", 1, 0),
+    }
+    assert {(each.function, each.normal) for each in answer(admin.priority_status)} == {(b"work", 0), (b"other", 1)}
+    assert [each.functions for each in answer(admin.workers) if each.client_id == b"me"] == [(b"work",)]
+    assert [each.handle for each in answer(admin.jobs)] == [b"H:memory:1"]
+    assert answer(admin.unique_jobs) == (b"u",)
+    assert "txgearman" in answer(admin.version)
+    assert answer(admin.pid) == os.getpid()
+    assert answer(admin.verbosity) == "ERROR"
     server.close()
 
 
