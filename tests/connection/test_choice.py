@@ -200,6 +200,23 @@ def test_failure_of_first_connection_may_stop_pool_that_starts() -> None:
     pool.stop()
 
 
+@pytest.mark.guarantee(number=13)
+def test_failure_of_first_connection_may_hurry_servers_that_are_not_started() -> None:
+    pool = Pool(1)
+    started: list[list[bool]] = []
+
+    def hurry(server: object) -> None:
+        started.append([server.started for server in pool.servers])
+        pool.servers.bring_forward()
+
+    endpoints = [(f"s{index}", Unusable()) for index in range(2)]
+    pool.servers = ServerPool(endpoints, pool.clock, pool.make_factory, hurry)
+    pool.servers.start()
+    assert sorted(started[0]) == [False, True]
+    assert all(server.started for server in pool.servers)
+    pool.stop()
+
+
 def test_source_of_random_numbers_fixes_choice() -> None:
     def history() -> tuple[list[str], list[str]]:
         pool = Pool(5, random.Random(7)).start()  # for the choice

@@ -243,14 +243,13 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
 
     def _connection_ready(self, connection: ConnectionT) -> None:
         """The server has sent the first good answer on this connection."""
-        if connection.error is None:
-            self._clear_deadline()
-            self._wanted = False
-            self._answered = True
-            self.resetDelay()
-            if self._listener is not None:
-                self._listener.connection_ready(connection)
-            self._awaiting.fire(connection)
+        self._clear_deadline()
+        self._wanted = False
+        self._answered = True
+        self.resetDelay()
+        if self._listener is not None:
+            self._listener.connection_ready(connection)
+        self._awaiting.fire(connection)
 
     def _connection_down(self, connection: ConnectionT, error: Exception) -> None:
         """The connection can't be used any longer, because of `error`."""
