@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Final
 
 from twisted.python.failure import Failure
@@ -22,7 +21,8 @@ def for_log(failure: Failure) -> Failure:
 
     :return: its type is that of the failure, and its value an exception of the same class, if another one can be made.
     """
-    copied = copy(failure)
+    copied: Failure = Failure.__new__(Failure)  # copy() would call Failure(), which Twisted 22.4 refuses
+    copied.__setstate__(failure.__getstate__())
     copied.value = _without_objects(failure.value)
     return copied
 
