@@ -234,7 +234,7 @@ class ClientMachine(RuleBasedStateMachine):
         if self.faults[index]:
             return
         if kind in ("down", "restart"):
-            self.jobs = [(where, job) for where, job in self.jobs if where != index or kind == "down"]
+            self.jobs = [(where, job) for where, job in self.jobs if where != index]
             fault = server.go_down(lose_jobs=kind == "restart")
         else:
             fault = {
