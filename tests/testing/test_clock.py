@@ -321,5 +321,5 @@ def test_timer_knows_where_it_was_set() -> None:
     assert call.creator[0].startswith("tests/testing/test_clock.py:")
     call.cancel()
     server.client()
-    assert all(each.creator is None for each in server.clock.getDelayedCalls())
+    assert all(getattr(each, "creator", None) is None for each in server.clock.getDelayedCalls())
     server.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import unittest
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred, fail
+from twisted.python.failure import Failure
+from twisted.trial import reporter
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from txgearman import ClientStopped, TaskFailed
@@ -112,10 +113,15 @@ def forgiven(logged_failures: Failures) -> Iterator[None]:
 
 def problems(name: str) -> list[str]:
     """Run one of them, and return its failures and errors."""
-    result = unittest.TestResult()
+    result = reporter.TestResult()
     Cases(name).run(result)
     assert result.testsRun == 1
-    return [text for _, text in result.failures + result.errors]
+    return [reported(failure) for _, failure in result.failures + result.errors]
+
+
+def reported(failure: object) -> str:
+    assert isinstance(failure, Failure)
+    return f"{type(failure.value).__name__}: {failure.getErrorMessage()}"
 
 
 @pytest.mark.parametrize("name", [name for name in vars(Cases) if name.startswith("good")])
@@ -133,7 +139,7 @@ def test_passing_test_passes(name: str) -> None:
             [
                 "2 problems at the end of the test:\n"
                 "  - refuse_connections() has not happened: no connection was attempted\n"
-                "  - split_answers(2) has not happened: nothing was sent\n"
+                "  - split_answers(2) has not happened: nothing was sent"
             ],
         ),
         ("task_without_outcome", ["AssertionError: task 'reverse' (job H:memory:1 on memory:1, submitted at "]),
@@ -159,14 +165,14 @@ def test_test_that_fails_by_itself_is_not_verified(name: str, capsys: pytest.Cap
 
 def test_repeated_test_is_noted_anew() -> None:
     case = Cases("fails_by_itself")
-    case.run(unittest.TestResult())
+    case.run(reporter.TestResult())
     assert set(vars(case)) & {"setUp", "fails_by_itself"} == set()
 
 
 def test_method_that_pytest_has_set_stays() -> None:
     case = Cases("fails_by_itself")
     method = vars(case)["fails_by_itself"] = lambda: None
-    case.run(unittest.TestResult())
+    case.run(reporter.TestResult())
     assert vars(case)["fails_by_itself"] is method
 
 
@@ -181,7 +187,7 @@ def test_repeated_test_gets_new_server() -> None:
 
     case = Again("bad")
     for _ in range(2):
-        result = unittest.TestResult()
+        result = reporter.TestResult()
         case.run(result)
         assert len(result.failures + result.errors) == 1
     assert servers[0] is not servers[1]

@@ -194,7 +194,8 @@ def _is_of_library(transport: object) -> bool:
 def _describe_timer(call: Any) -> str:
     """Return the description of a timer that is left."""
     name = name_of_call(call.func)
-    place = f", set at {call.creator[0]}" if call.creator else ""
+    creator = getattr(call, "creator", None)  # Twisted 22.4 sets none
+    place = f", set at {creator[0]}" if creator else ""
     return f"a timer is left on the clock: {name}, due at {call.getTime():g} s{place}"
 
 
