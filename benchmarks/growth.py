@@ -281,6 +281,7 @@ def sweep(count: int) -> Operation:
     made.start(client)
     for _ in range(count):
         ignore(client.add_task("work"))
+    made.clock.advance(0)
     return lambda: made.wait(100)
 
 
