@@ -249,8 +249,7 @@ def losses(count: int) -> Operation:
     made, _ = running(count)
 
     def lose() -> None:
-        for connection in made.server.connections:
-            connection.drop()
+        made.server.connections[0].drop()  # the worker's: it was the first
         made.clock.advance(0)
 
     return lose
