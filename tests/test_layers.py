@@ -81,6 +81,7 @@ MODULES = [
     "testing.description",
     "testing.closing",
     "testing.server",
+    "testing.waiting",
     "testing.relay",
     "testing.network_faults",
     "testing.proxy",

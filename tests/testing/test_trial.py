@@ -195,8 +195,9 @@ def test_repeated_test_gets_new_server() -> None:
 
 SCRIPT = """
 from twisted.trial.unittest import TestCase
+from txgearman import GearmanClient
 from txgearman.packets import SUBMIT_JOB
-from txgearman.testing import JobServerMixin
+from txgearman.testing import JobServerMixin, JobServerOnPortMixin
 
 class Tests(JobServerMixin, TestCase):
     def test_good(self):
@@ -206,6 +207,27 @@ class Tests(JobServerMixin, TestCase):
 
     def test_bad(self):
         self.job_server.hold_answers()
+
+    async def test_waits_while_the_clock_stands(self):
+        await self.job_server.client().add_task("reverse")
+
+class OnPort(JobServerOnPortMixin, TestCase):
+    job_server_options = {"job_handle_prefix": "H:trial"}
+
+    async def test_good(self):
+        async with GearmanClient([self.job_server.address]) as client:
+            deferred = client.add_task("reverse", b"abc")
+            job = await self.job_server.next_job("reverse")
+            self.assertEqual(job.handle, b"H:trial:1")
+            job.complete(b"cba")
+            self.assertEqual(await deferred, b"cba")
+
+    async def test_leaves_a_job(self):
+        await self.job_server.client().add_task_bg("mail")
+
+    async def test_fails_by_itself(self):
+        await self.job_server.client().add_task_bg("mail")
+        self.fail("its own failure")
 """
 
 
@@ -219,4 +241,7 @@ def test_under_trial_itself(tmp_path: Path) -> None:
     result = run("-c", TRIAL, f"--temp-directory={tmp_path / 'trial'}", script)
     assert result.returncode == 1
     assert "hold_answers() has not happened: there was no answer to hold" in result.stdout
-    assert "FAILED (errors=1, successes=1)" in result.stdout
+    assert "the test waits, and nobody advances the clock" in result.stdout
+    assert "background job H:trial:1 of 'mail' on memory:1" in result.stdout
+    assert "its own failure" in result.stdout
+    assert "FAILED (failures=1, errors=3, successes=2)" in result.stdout

@@ -338,7 +338,20 @@ def handled_by_caller(server: MemoryJobServer) -> None:
     server.result_of(done)
 
 
+def awaited_after_it_failed(server: MemoryJobServer) -> None:
+    """The result of the Deferred stays a failure."""
+    kept = failure_that_is_kept(server)
+
+    async def order() -> None:
+        with pytest.raises(TaskFailed):
+            await kept
+
+    server.result_of(order())
+    server.client()._kept = kept  # type: ignore[attr-defined]  # as long as the client
+
+
 RIGHT = [
+    awaited_after_it_failed,
     handled,
     timed_out,
     cancelled,

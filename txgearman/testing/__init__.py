@@ -30,7 +30,7 @@ from .proxy import FaultProxy
 from .relay import Direction
 from .server import MemoryJobServer
 from .taken_job import TakenJob
-from .trial import JobServerMixin
+from .trial import JobServerMixin, JobServerOnPortMixin
 
 __all__ = [
     "SUBMITS",
@@ -39,6 +39,7 @@ __all__ = [
     "FaultProxy",
     "HeldAnswers",
     "JobServerMixin",
+    "JobServerOnPortMixin",
     "MemoryAddress",
     "MemoryEndpoint",
     "MemoryJobServer",

@@ -68,10 +68,12 @@ class MemoryClock(Clock):
     """A `Clock` on which sums of fractions are exact enough, as it starts at 0, and endless loops end.
 
     :ivar running: how many calls of `advance` are in progress, one within the other.
+    :ivar advances: how many there were.
     """
 
     max_turns = MAX_TURNS
     running = 0
+    advances = 0
 
     def callLater(
         self,
@@ -102,6 +104,7 @@ class MemoryClock(Clock):
         """
         self.rightNow += amount
         self.running += 1
+        self.advances += 1
         try:
             self._run_due()
         finally:

@@ -29,11 +29,20 @@ LAST_PACKETS: Final = 12
 class Closing:
     """Closes some servers of a group, and fails for what is wrong at the end of a test."""
 
-    def __init__(self, servers: list[GroupedServer], group: ServerGroup, verify: bool, watched: bool) -> None:
+    def __init__(
+        self,
+        servers: list[GroupedServer],
+        group: ServerGroup,
+        verify: bool,
+        watched: bool,
+        keep: GroupedServer | None = None,
+    ) -> None:
         """
         :param verify: False to close them only.
         :param watched: False to verify their faults only.
+        :param keep: a server that is used further, and keeps its ports.
         """
+        self._keep = keep
         self._servers = servers
         self._group = group
         self._verify = verify and watched
@@ -127,6 +136,7 @@ class Closing:
 
     def _stop(self) -> Deferred[Any]:
         for server in self._servers:
+            server._stop_awaiters()
             for fault in list(server._faults.active):
                 server._faults.deactivate(fault)
         services: list[Any] = [service for server in self._servers for service in server._services]
@@ -134,7 +144,8 @@ class Closing:
         if not isinstance(self._clock, Clock):
             self._drop_connections()  # else a worker on a reactor would wait for its jobs
         stopping = [maybeDeferred(service.stopService) for service in services]
-        stopping += [maybeDeferred(port.stopListening) for server in self._servers for port in server._all_ports()]
+        closed = [server for server in self._servers if server is not self._keep]
+        stopping += [maybeDeferred(port.stopListening) for server in closed for port in server._all_ports()]
         return DeferredList(stopping, consumeErrors=True).addCallback(lambda _: self._drop_connections())
 
     def _drop_connections(self) -> Deferred[Any]:
@@ -151,7 +162,8 @@ class Closing:
 
     def _stopped(self, _: object, observer: Any) -> None:
         for server in self._servers:
-            self._group.remove(server)
+            if server is not self._keep:
+                self._group.remove(server)
         if self._verify or self._unfinished:
             self._group.collect()
         if self._verify:

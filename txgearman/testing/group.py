@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from typing import Protocol as Interface
 from weakref import ReferenceType, WeakKeyDictionary, WeakMethod, WeakValueDictionary, ref
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -57,6 +57,8 @@ class GroupedServer(Interface):
 
     def _all_ports(self) -> list[IListeningPort]: ...
 
+    def _stop_awaiters(self) -> None: ...
+
     def log(self, count: int) -> str:
         """Return the last packets."""
 
@@ -91,10 +93,18 @@ class Submit:
         assert deferred is not None  # the task holds it
         deferred.addErrback(lambda _: None)
 
+    def cancel(self) -> None:
+        """Cancel the task's Deferred."""
+        deferred = self._deferred()
+        assert deferred is not None  # as above
+        deferred.cancel()
+
     def unhandled_failure(self) -> Failure | None:
         """Return the failure of the task's Deferred that nobody has handled; it counts as handled from now on."""
         deferred = self._deferred()
-        if deferred is None or not deferred.called or not isinstance(deferred.result, Failure):
+        # Its result stays a failure, though a coroutine has awaited it. Twisted itself goes by this record.
+        record = None if deferred is None else deferred._debugInfo
+        if deferred is None or record is None or record.failResult is None:
             return None
         failed: list[Failure] = []
         deferred.addErrback(failed.append)
@@ -116,6 +126,7 @@ class ServerGroup:
         self._reactor = reactor
         self._by_name: WeakValueDictionary[str, GroupedServer] = WeakValueDictionary()
         self._numbers = count(1)
+        self._standstill = ""
         self._failures: list[tuple[ReferenceType[BaseException], int, str]] = []
         self._collections = _old_collections()
         self.watching = False
@@ -195,8 +206,18 @@ class ServerGroup:
                 del self.places[next(iter(self.places))]
         return result
 
+    def fail_tasks(self, text: str) -> None:
+        """Fail all tasks without an outcome with an `AssertionError`, instead of leaving a test waiting for ever."""
+        self._standstill = text
+        for task, submit in list(self.submits.items()):
+            if not task.ended:
+                submit.cancel()
+        self._standstill = ""
+
     def _failed(self, failure: Failure, submit: Submit) -> Failure:
         assert failure.value is not None
+        if self._standstill and failure.check(CancelledError):
+            return Failure(AssertionError(self._standstill))
         name = submit.task.function if submit.task else b""
         # The number is for the error of a Deferred that is collected: the reference to it is cleared before.
         error, origin = failure.value, f"task {quoted(name)}, submitted at {submit.place}"

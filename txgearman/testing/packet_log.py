@@ -43,6 +43,10 @@ class PacketLog:
         """Record what happened to a connection."""
         self._entries.append((self._seconds(), connection, "--", text, []))
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+
     def lines(self, count: int = MAX_ENTRIES) -> list[str]:
         """Return a line for each of the newest entries, the oldest first."""
         newest = list(self._entries)[-count:] if count else []

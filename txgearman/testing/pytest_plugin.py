@@ -2,8 +2,9 @@
 
     pytest_plugins = ["txgearman.testing.pytest_plugin"]
 
-It defines the fixture ``job_server``: a `MemoryJobServer` on a `Clock`, which is closed and verified after the test. A
-marker has its options: ``@pytest.mark.job_server(job_retries=2)``. With ``verify=False`` among them, or
+It defines two fixtures, each of which is closed and verified after the test: ``job_server``, a `MemoryJobServer` on a
+`Clock`, and ``job_server_on_port``, one on the reactor, which listens on a free port, for tests that await. A marker
+has their options: ``@pytest.mark.job_server(job_retries=2)``. With ``verify=False`` among them, or
 ``job_server_verify = false`` in pytest's configuration for all tests, nothing is verified.
 """
 
@@ -15,6 +16,7 @@ from typing import Any, Final
 import pytest
 
 from .server import MemoryJobServer
+from .waiting import StandstillWatch, wait_for
 
 SHOWN_PACKETS: Final = 30
 """Lines of the server's log in the report of a failing test."""
@@ -50,16 +52,37 @@ def pytest_runtest_makereport(
 @pytest.fixture
 def job_server(request: pytest.FixtureRequest) -> Iterator[MemoryJobServer]:
     """An in-memory job server on a `Clock`, which is closed and verified after the test, unless the test has failed."""
-    options = _options(request)
-    verify = options.pop("verify", request.config.getini("job_server_verify"))
+    options, verify = _options(request)
     server = MemoryJobServer(**options)
+    watch = StandstillWatch(server, server._group)
+    watch.start()
     yield server
-    server.close(verify=verify and not request.node.stash.get(_FAILED, False))
+    watch.stop()
+    server.close(verify=verify and not _has_failed(request))
 
 
-def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Return the options of the markers, of which the closest to the test wins."""
+@pytest.fixture
+def job_server_on_port(request: pytest.FixtureRequest) -> Iterator[MemoryJobServer]:
+    """An in-memory job server on the reactor and on a free port: its ``address``. It is verified as `job_server` is."""
+    from twisted.internet import reactor
+
+    options, verify = _options(request)
+    server = MemoryJobServer(reactor, **options)
+    server._watch()
+    server.listen()
+    yield server
+    wait_for(server.close(verify=verify and not _has_failed(request)), reactor)
+
+
+def _has_failed(request: pytest.FixtureRequest) -> bool:
+    failed: bool = request.node.stash.get(_FAILED, False)
+    return failed
+
+
+def _options(request: pytest.FixtureRequest) -> tuple[dict[str, Any], bool]:
+    """Return the options of the markers, of which the closest to the test wins, and whether to verify."""
     options: dict[str, Any] = {}
     for marker in request.node.iter_markers("job_server"):
         options = {**marker.kwargs, **options}
-    return options
+    verify = options.pop("verify", request.config.getini("job_server_verify"))
+    return options, verify

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from typing import Protocol as Interface
 
-from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorFDSet, IReactorTCP
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock
@@ -37,7 +37,7 @@ from .memory_transport import MemoryEndpoint
 from .packet_log import MAX_ENTRIES
 from .ports import check_port, host_and_port
 from .protocol import JobServerProtocol
-from .taken_job import TakenJob
+from .taken_job import JobAwaiter, TakenJob
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -134,11 +134,12 @@ class MemoryJobServer(ServerFactory):
             deque(maxlen=None if on_clock else MAX_SUBMITTED),
         )
         self._faults = Faults(self.clock, self._core.connections, self.name)
-        self._verified = on_clock
+        self._verified = False
         if on_clock:
-            self._group.watch()
+            self._watch()
         self._services: list[GearmanService] = []
         self._ports: list[IListeningPort] = []
+        self._awaiters: list[JobAwaiter] = []
         self._others: dict[MemoryJobServer, None] = {}
         self._drain_timeout = 0.0
         self._closed = False
@@ -149,6 +150,11 @@ class MemoryJobServer(ServerFactory):
         return (
             f"<MemoryJobServer {self.name}{state}: {len(self.connections)} connections, {self._core.jobs.total} jobs>"
         )
+
+    def _watch(self) -> None:
+        """Verify the end of the test."""
+        self._verified = True
+        self._group.watch()
 
     @property
     def connections(self) -> list[ServerConnection]:
@@ -242,8 +248,17 @@ class MemoryJobServer(ServerFactory):
         check_port(port)
         listening = self.clock.listenTCP(port, self, interface=interface)
         self._ports.append(listening)
-        address: Any = listening.getHost()
-        return host_and_port(address.host, address.port)
+        return _address_of(listening)
+
+    @property
+    def address(self) -> str:
+        """The address of the first port that `listen` opened, as `GearmanClient` takes it.
+
+        :raises AttributeError: there is none.
+        """
+        if not self._ports:
+            raise AttributeError("address needs a port: MemoryJobServer(reactor).listen()")
+        return _address_of(self._ports[0])
 
     # What the test plays: workers and administrators.
 
@@ -281,6 +296,18 @@ class MemoryJobServer(ServerFactory):
         job.seen = True
         self._core.manual_workers[worker] = None
         return TakenJob(self._core, worker, job, self._faults.settle)
+
+    def next_job(self, function: str | bytes) -> Deferred[TakenJob]:
+        """Wait for the next job of a function, and take it as `take` does.
+
+        :param function: as for `take`.
+        :return: fires with the job; at once if one is due. Cancelling it ends the wait, and so does `close`.
+        """
+        self._faults.settle()
+        awaiter = JobAwaiter(self._core, self.clock, calling_place(), self._faults.settle)
+        self._awaiters.append(awaiter)
+        awaiter.wait(_as_bytes(function))
+        return awaiter.deferred
 
     def _matching(
         self, name: bytes, unique: str | bytes | None, where: Callable[[SubmittedJob], object] | None
@@ -494,6 +521,26 @@ class MemoryJobServer(ServerFactory):
             )
         return "there is no result yet"
 
+    def run(self, coroutine: Coroutine[Any, Any, T], *, within: float = 600.0) -> T:
+        """Run a coroutine, and advance the `Clock` from one event to the next until it has ended.
+
+        So a test that awaits tasks, `next_job` and times can run on a `Clock`, too.
+
+        :param within: seconds of the clock that it may take.
+        :return: its result.
+        :raises TypeError: the server runs on a reactor: await it there.
+        :raises AssertionError: it waits, and nothing is due until then. The message has the state of the test.
+        :raises Exception: what it has failed with.
+        """
+        outcome = ensureDeferred(coroutine)
+        self.advance()
+        end = self.clock.seconds() + within
+        while not outcome.called and (times := [call.getTime() for call in self.clock.getDelayedCalls()]):
+            if min(times) > end:
+                break
+            self._advance_to_next(min(times))
+        return self.result_of(outcome)
+
     def flush_logged_errors(self, *types: type[BaseException]) -> list[Failure]:
         """Forgive failures that were logged, such as what a callback or a worker's function has raised.
 
@@ -637,6 +684,48 @@ class MemoryJobServer(ServerFactory):
         found: list[Any] = [reader for reader in readers if _leads_to(getattr(reader, "factory", None), self)]
         return list(dict.fromkeys([*self._ports, *found]))
 
+    def _stop_awaiters(self) -> None:
+        """End what `next_job` still waits for."""
+        awaiters, self._awaiters = self._awaiters, []
+        for awaiter in awaiters:
+            if not awaiter.deferred.called:
+                awaiter.deferred.addErrback(lambda failure: failure.trap(CancelledError))
+                awaiter.deferred.cancel()
+
+    def reset(self, *, verify: bool = True) -> Deferred[None]:
+        """End a test as `close` does, but keep the server and its ports for the next test.
+
+        Jobs, faults, what was submitted and the log are forgotten. For a server that several tests share, as of a
+        fixture with the scope of a module. The other servers on its clock are closed.
+
+        :param verify: as for `close`.
+        :return: as with `close`.
+        :raises Exception: as `close` does.
+        """
+        closed = Closing(self._closed_together(), self._group, verify, self._verified, keep=self).run()
+        closed.addBoth(self._begin_anew)
+        if isinstance(self.clock, Clock) and closed.called:
+            self._raise_failure(closed)
+        return closed
+
+    def _begin_anew(self, outcome: T) -> T:
+        self._closed = False
+        self._services.clear()
+        self._others.clear()
+        self._core.forget_jobs()
+        self._core.submitted.clear()
+        self._core.log.clear()
+        self._faults.injected.clear()
+        return outcome
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close(verify=error is None)
+
     def __enter__(self) -> Self:
         return self
 
@@ -644,6 +733,11 @@ class MemoryJobServer(ServerFactory):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close(verify=error is None)
+
+
+def _address_of(port: Any) -> str:
+    address = port.getHost()
+    return host_and_port(address.host, address.port)
 
 
 def _as_bytes(name: str | bytes) -> bytes:

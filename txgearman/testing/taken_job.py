@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
 from ..packets import WORK_COMPLETE, WORK_DATA, WORK_FAIL, WORK_STATUS, WORK_WARNING, PacketType
 from ..validation import check_count, payload_bytes
 from ..worker.job import MAX_STATUS
@@ -118,3 +121,54 @@ class TakenJob:
         self._core.manual_workers.pop(self._worker, None)
         self._core.remove_abilities(reversed(self._worker.abilities))
         self._settle()
+
+
+class JobAwaiter(ManualWorker):
+    """A worker that a test plays, and that waits for a job.
+
+    :ivar deferred: fires with the job. Cancelling it ends the wait.
+    """
+
+    def __init__(self, core: JobServerCore, reactor: IReactorTime, place: str, settle: Callable[[], None]) -> None:
+        super().__init__(place)
+        self._core = core
+        self._reactor = reactor
+        self._settle = settle
+        self._call: IDelayedCall | None = None
+        self.deferred: Deferred[TakenJob] = Deferred(lambda _: self.stop())
+
+    def wait(self, name: bytes) -> None:
+        """Take the next job of a function, now or later."""
+        self._core.jobs.add_ability(self, name)
+        self._take(name)
+
+    def wake(self) -> None:
+        # Later: the submit that wakes it is not answered yet.
+        (ability,) = self.abilities
+        self._look_again(ability.function.name, 0.0)
+
+    def stop(self) -> None:
+        """Wait no longer."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        self._core.jobs.awake(self)
+        self._core.remove_abilities(reversed(self.abilities))
+
+    def _look_again(self, name: bytes, seconds: float) -> None:
+        if self._call is not None:
+            self._call.cancel()
+        self._call = self._reactor.callLater(seconds, self._take, name)
+
+    def _take(self, name: bytes) -> None:
+        self._call = None
+        job = self._core.jobs.take(self)
+        if job is not None:
+            job.seen = True
+            self._core.manual_workers[self] = None
+            self.deferred.callback(TakenJob(self._core, self, job, self._settle))
+            return
+        self._core.jobs.sleep(self)
+        times = [job.at for queue in self._core.jobs.function(name).queues for job in queue]
+        if times:  # the server wakes nobody for a job whose time has come
+            self._look_again(name, max(0.0, min(times) - self._reactor.seconds()))

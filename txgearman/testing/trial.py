@@ -11,39 +11,22 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from .server import MemoryJobServer
+from .waiting import StandstillWatch
 
 SHOWN_PACKETS: Final = 30
 """Lines of the server's log that a failing test prints."""
 
 
-class JobServerMixin:
-    """Mixin that gives each test of a trial `TestCase` its own job server, which is closed and verified after the test.
+class _NotingFailure:
+    """Mixin that notes whether the test has failed before its cleanups.
 
-    ::
-
-        class ReverserTests(JobServerMixin, SynchronousTestCase):
-            def test_reverse(self):
-                deferred = self.job_server.client().add_task("reverse", b"abc")
-                self.job_server.take("reverse").complete(b"cba")
-                self.assertEqual(self.successResultOf(deferred), b"cba")
-
-    A test that fails by itself is not verified; it prints the last packets.
-
+    :cvar job_server_options: options of `MemoryJobServer`.
+    :cvar job_server_verify: whether the end of each test is verified.
     """
 
     job_server_options: ClassVar[dict[str, Any]] = {}
-    """Options of `MemoryJobServer`."""
     job_server_verify: ClassVar[bool] = True
-    """Whether the end of each test is verified."""
     _test_failed = False
-
-    @cached_property
-    def job_server(self) -> MemoryJobServer:
-        """A `MemoryJobServer` on a `Clock`, created when a test first uses it."""
-        server = MemoryJobServer(**self.job_server_options)
-        test: Any = self
-        test.addCleanup(self._close_job_server)
-        return server
 
     def run(self, result: Any = None) -> Any:
         """Run the test, and note whether it has failed before its cleanups."""
@@ -77,9 +60,72 @@ class JobServerMixin:
         self._test_failed = True
         return failure
 
-    def _close_job_server(self) -> None:
-        # The same test object may be run again, and then needs a new server.
+    def _take_server(self) -> MemoryJobServer:
+        """Return the server of the test that ends. The same test object may be run again, and then needs a new one."""
         server: MemoryJobServer = self.__dict__.pop("job_server")
         if self._test_failed:
             print(f"the last packets of {server.name}:\n{server.log(SHOWN_PACKETS)}")
-        server.close(verify=self.job_server_verify and not self._test_failed)
+        return server
+
+    @property
+    def _verifies(self) -> bool:
+        return self.job_server_verify and not self._test_failed
+
+
+class JobServerMixin(_NotingFailure):
+    """Mixin that gives each test of a trial `TestCase` its own job server, which is closed and verified after the test.
+
+    ::
+
+        class ReverserTests(JobServerMixin, SynchronousTestCase):
+            def test_reverse(self):
+                deferred = self.job_server.client().add_task("reverse", b"abc")
+                self.job_server.take("reverse").complete(b"cba")
+                self.assertEqual(self.successResultOf(deferred), b"cba")
+
+    A test that fails by itself is not verified; it prints the last packets.
+
+    """
+
+    @cached_property
+    def job_server(self) -> MemoryJobServer:
+        """A `MemoryJobServer` on a `Clock`, created when a test first uses it."""
+        server = MemoryJobServer(**self.job_server_options)
+        watch = StandstillWatch(server, server._group)
+        watch.start()
+        test: Any = self
+        test.addCleanup(self._close_job_server, watch)
+        return server
+
+    def _close_job_server(self, watch: StandstillWatch) -> None:
+        watch.stop()
+        self._take_server().close(verify=self._verifies)
+
+
+class JobServerOnPortMixin(_NotingFailure):
+    """Mixin that gives each test of a trial `TestCase` its own job server on the reactor and on a port.
+
+    It is for tests that wait on the reactor. It is closed and verified as that of `JobServerMixin` is::
+
+        class ReverserTests(JobServerOnPortMixin, TestCase):
+            async def test_reverse(self):
+                async with GearmanClient([self.job_server.address]) as client:
+                    deferred = client.add_task("reverse", b"abc")
+                    (await self.job_server.next_job("reverse")).complete(b"cba")
+                    self.assertEqual(await deferred, b"cba")
+    """
+
+    @cached_property
+    def job_server(self) -> MemoryJobServer:
+        """A `MemoryJobServer` on the reactor, created when a test first uses it. It listens at its ``address``."""
+        from twisted.internet import reactor
+
+        server = MemoryJobServer(reactor, **self.job_server_options)
+        server._watch()
+        server.listen()
+        test: Any = self
+        test.addCleanup(self._close_job_server)
+        return server
+
+    def _close_job_server(self) -> Deferred[None]:
+        return self._take_server().close(verify=self._verifies)
