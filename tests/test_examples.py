@@ -167,6 +167,20 @@ def test_thumbnails_with_pytest() -> None:
     assert "4 passed" in result.stdout, result.stdout + result.stderr
 
 
+def test_shop_with_trial(tmp_path: Path) -> None:
+    """Each scenario on a clock and on a port."""
+    path = f"{ROOT}:{EXAMPLES}"
+    temporary = f"--temp-directory={tmp_path / 'trial'}"
+    result = run("-c", TRIAL, temporary, EXAMPLES / "test_orders_trial.py", PYTHONPATH=path)
+    assert "PASSED (successes=20)" in result.stdout, result.stdout + result.stderr
+
+
+def test_shop_with_pytest() -> None:
+    """The same."""
+    result = run("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_orders_pytest.py")
+    assert "20 passed" in result.stdout, result.stdout + result.stderr
+
+
 @pytest.mark.guarantee(number=11)
 def test_with_trial(served: str, tmp_path: Path) -> None:
     """In a process of its own; trial fails the tests if the client leaves anything in the reactor."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
@@ -69,7 +69,7 @@ class Closing:
         self._forgive_unfinished()
         observer = trial_observer() if self._unfinished else None
         if observer is not None:  # they are complained of already
-            observer._ignoreErrors(ClientStopped)
+            observer._ignoreErrors(ClientStopped, CancelledError)
         stopped = self._stop()
         self._advance(0)
         if isinstance(self._clock, Clock) and not stopped.called:
@@ -136,7 +136,7 @@ class Closing:
 
     def _stop(self) -> Deferred[Any]:
         for server in self._servers:
-            server._stop_awaiters()
+            self._unfinished |= server._stop_awaiters()
             for fault in list(server._faults.active):
                 server._faults.deactivate(fault)
         services: list[Any] = [service for server in self._servers for service in server._services]
@@ -184,7 +184,7 @@ class Closing:
             self._problems += [
                 self._describe_logged(text, failure)
                 for text, failure in self._group.logged.pop_all()
-                if not (self._unfinished and failure.check(ClientStopped))
+                if not (self._unfinished and failure.check(ClientStopped, CancelledError))
             ]
 
     def _describe_logged(self, text: str, failure: Failure) -> str:

@@ -111,8 +111,11 @@ class JobServerCore:
             worker.lost()
 
     def forget_jobs(self) -> None:
-        """Forget every job, and number jobs from 1 again. There must be no connection."""
-        assert not self.connections
+        """Forget every job and what each connection offers, and number jobs from 1 again."""
+        for connection in self.connections:
+            for job in [job for ability in connection.abilities for job in ability.jobs]:
+                job.ability = None
+            connection.abilities.clear()
         self.jobs = self._make_jobs()
 
     # Connections.

@@ -684,13 +684,14 @@ class MemoryJobServer(ServerFactory):
         found: list[Any] = [reader for reader in readers if _leads_to(getattr(reader, "factory", None), self)]
         return list(dict.fromkeys([*self._ports, *found]))
 
-    def _stop_awaiters(self) -> None:
-        """End what `next_job` still waits for."""
-        awaiters, self._awaiters = self._awaiters, []
-        for awaiter in awaiters:
-            if not awaiter.deferred.called:
-                awaiter.deferred.addErrback(lambda failure: failure.trap(CancelledError))
-                awaiter.deferred.cancel()
+    def _stop_awaiters(self) -> bool:
+        """End what `next_job` still waits for; return whether it did."""
+        waiting = [awaiter.deferred for awaiter in self._awaiters if not awaiter.deferred.called]
+        self._awaiters.clear()
+        for deferred in waiting:
+            deferred.addErrback(lambda failure: failure.trap(CancelledError))
+            deferred.cancel()
+        return bool(waiting)
 
     def reset(self, *, verify: bool = True) -> Deferred[None]:
         """End a test as `close` does, but keep the server and its ports for the next test.
