@@ -64,7 +64,7 @@ async def server_is_down_at_the_start(server: MemoryJobServer) -> None:
 
 
 async def price_survives_a_restart(server: MemoryJobServer) -> None:
-    shop = Shop(client_of(server))
+    shop = Shop(client_of(server, server_wait=5))  # the client connects again within two seconds
     price = ensureDeferred(shop.price(["apple"]))
     await server.next_job("price")
     with server.go_down(lose_jobs=True):

@@ -250,7 +250,7 @@ def test_admin_reconnects(logged_failures: object) -> None:
 def test_each_query_asks_for_what_it_is_called() -> None:
     server = MemoryJobServer()
     server.worker(client_id="me").register_function("work", lambda job: None)
-    client, admin = server.client(), GearmanAdmin([server.endpoint()], reactor=server.clock)
+    client, admin = server.client(), server.admin()
     server.result_of(client.add_task_bg("other", unique="u"))
 
     def answer(query: Callable[[], Deferred[Answers[Any]]]) -> Any:
