@@ -208,7 +208,8 @@ def on_each(memory_servers: MemoryServers) -> Iterator[OnEach]:
     with Gearmand("--job-handle-prefix=H:memory") as gearmand, ThreadPoolExecutor(2) as pool:
 
         def play(scenario: Callable[[Place], T]) -> T:
-            places = [Place("gearmand", gearmand.port), Place("MemoryJobServer", memory_servers.start())]
+            memory = memory_servers.start("--job-handle-prefix=H:memory")
+            places = [Place("gearmand", gearmand.port), Place("MemoryJobServer", memory)]
             outcomes: list[T] = list(pool.map(played, [scenario, scenario], places))
             expected, found = outcomes
             assert found == expected, "MemoryJobServer (left) differs from gearmand (right)"

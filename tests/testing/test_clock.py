@@ -289,6 +289,16 @@ def test_calls_run_as_on_the_clock_of_twisted(steps: list[tuple[Any, ...]]) -> N
         assert [time for _, time in mirror.ran[0]] == [time for _, time in mirror.ran[1]]
 
 
+def test_delayed_call_runs_later() -> None:
+    clock = MemoryClock()
+    ran: list[float] = []
+    call = clock.callLater(1, lambda: ran.append(clock.seconds()))
+    call.delay(2)
+    for _ in range(4):
+        clock.advance(1)
+    assert ran == [3]
+
+
 # Names and places.
 
 

@@ -331,3 +331,21 @@ def test_reject_of_function_names_nothing_where_nothing_was_submitted(server: Me
     server.reject("QUEUE_ERROR", function="mail")
     with pytest.raises(AssertionError, match=r"no such packet was received, only other types$"):
         server.verify()
+
+
+async def test_all_jobs_are_lost_under_a_worker_on_a_reactor() -> None:
+    """Its connection is lost only later."""
+    server = MemoryJobServer(reactor)
+    started: Deferred[None] = Deferred()
+
+    def work(job: object) -> Deferred[None]:
+        if not started.called:
+            started.callback(None)
+        return Deferred()
+
+    server.worker().register_function("mail", work)
+    await server.client().add_task_bg("mail")
+    await started
+    with server.go_down(lose_jobs=True):
+        assert server.command("show jobs") == ".\n"
+    await server.close()

@@ -10,10 +10,11 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock, deferLater
 
-from txgearman import GearmanClient, TaskFailed
+from txgearman import ClientStopped, GearmanClient, TaskFailed
 from txgearman.testing import MemoryJobServer, waiting
 from txgearman.testing.waiting import wait_for
 
+from ..conftest import Failures
 from ..wire import outcome
 
 reactor: Any = global_reactor
@@ -126,12 +127,12 @@ def test_coroutine_that_fails_raises() -> None:
     server.close()
 
 
-@pytest.mark.parametrize("busy", [False, True])
-def test_coroutine_that_waits_for_ever_fails_with_the_state(busy: bool) -> None:
+@pytest.mark.parametrize("polls", [False, True])
+def test_coroutine_that_waits_for_ever_fails_with_the_state(polls: bool, logged_failures: Failures) -> None:
     """Whether anything else is due on the clock, such as the poll of a worker, or not."""
     server = MemoryJobServer()
     client = server.client()
-    if busy:
+    if polls:
         server.worker().register_function("other", lambda job: None)
 
     async def waits() -> None:
@@ -143,6 +144,7 @@ def test_coroutine_that_waits_for_ever_fails_with_the_state(busy: bool) -> None:
         server.run(waits(), within=1000)
     assert server.clock.seconds() <= 1000
     server.close(verify=False)
+    logged_failures.flush(ClientStopped)
 
 
 # On a clock that stands.
@@ -157,6 +159,9 @@ async def test_task_that_is_awaited_on_a_standing_clock_fails(
 ) -> None:
     standing(monkeypatch)
     server: MemoryJobServer = request.getfixturevalue("job_server")
+    done = server.client().add_task("other")
+    server.take("other").complete()
+    assert await done == b""
     with pytest.raises(AssertionError, match=r"^the test waits, and nobody advances the clock") as caught:
         await server.client().add_task("reverse")
     assert "job_server_on_port" in str(caught.value)
