@@ -51,7 +51,7 @@ class Closing:
         self._problems: list[str] = []
         self._raised: list[BaseException] = []
         self._unfinished = False
-        self._others_left = any(server not in servers for server in group.servers)
+        self._others_left = any(server._verified and server not in servers for server in group.servers)
 
     def run(self) -> Deferred[None]:
         """Close them.
@@ -170,7 +170,7 @@ class Closing:
             self._check_rest()
         if observer is not None:
             observer._clearIgnores()
-        if not self._group.servers:
+        if not any(server._verified for server in self._group.servers):
             self._group.unwatch()
         if self._raised:
             raise self._raised[0]

@@ -49,6 +49,7 @@ class GroupedServer(Interface):
     _services: list[GearmanService]
     _drain_timeout: float
     _closed: bool
+    _verified: bool
 
     @property
     def _protocols(self) -> list[JobServerProtocol]: ...
