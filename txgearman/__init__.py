@@ -9,6 +9,7 @@ from .connection.options import ConnectionOptions
 from .connection.pool import ServerInfo, ServerState
 from .connection.tls import TLSOptions
 from .errors import (
+    BatchFailed,
     ClientStopped,
     GearmanError,
     JobEnded,
@@ -35,6 +36,7 @@ __version__ = "1.0.0"
 __all__ = [
     "Answers",
     "BackgroundOptions",
+    "BatchFailed",
     "ClientStopped",
     "FunctionStatus",
     "GearmanAdmin",

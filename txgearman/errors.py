@@ -10,6 +10,7 @@
     ├── TLSError                     TLS with a server failed: its certificate, the client's, or the server has no TLS
     ├── NoServersAvailable           no job server could be reached: .reasons, by address
     ├── ClientStopped                the client was stopped
+    ├── BatchFailed                  jobs of a batch failed: .outcomes, .failed
     ├── JobFailed                    for a worker's function to raise: fails the job without an exception
     ├── JobEnded                     a worker's function used a job that had ended
     └── TaskError                    a task ended without a result: .task
@@ -31,17 +32,18 @@ other arguments, but what it keeps in attributes must be picklable. A cause that
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from types import MappingProxyType
 from typing import ClassVar, Final, TypeAlias, TypeVar
 
 from typing_extensions import Self
 
-from .models import TaskInfo, TaskSnapshot
+from .models import JobHandle, TaskInfo, TaskSnapshot
 from .validation import short_text
 
 __all__ = [
+    "BatchFailed",
     "ClientStopped",
     "GearmanError",
     "JobEnded",
@@ -215,6 +217,24 @@ class ClientStopped(GearmanError):
 
     def __init__(self, text: str = "the client was stopped") -> None:
         super().__init__(text)
+
+
+class BatchFailed(GearmanError):
+    """Jobs of a batch failed: one of them, some, or all.
+
+    :ivar outcomes: outcome of each job, in the places of the workloads: its result or its `JobHandle`, or the error
+        that a task of its own would have failed with. Several jobs may have the same error if it names no task.
+    :ivar failed: number of errors among them.
+    """
+
+    def __init__(self, outcomes: Sequence[bytes | JobHandle | Exception], failed: int) -> None:
+        super().__init__(outcomes, failed)
+        self.outcomes = outcomes
+        self.failed = failed
+
+    def __str__(self) -> str:
+        first = next(outcome for outcome in self.outcomes if isinstance(outcome, Exception))
+        return short_text(f"{self.failed} of {len(self.outcomes)} jobs failed, the first with: {first}")
 
 
 class JobFailed(GearmanError):

@@ -109,6 +109,9 @@ _SPLIT_IN_PLACE: Final = 64 * 1024  # a larger body is not copied before it is s
 # Bytes of small packets to decode at once: less often to and fro, and never all objects of a large read alive together.
 _BATCH: Final = 4096
 
+_RUN: Final = 16 * 1024  # bytes of JOB_CREATED to decode at once
+_CREATED: Final = b"\0RES\0\0\0\x08\0\0\0"  # the header of one with less than 256 bytes, but for the last byte
+
 # Magic and type are read as one number, so that one look-up of it checks both.
 _HEADER: Final = struct.Struct(">QI")
 
@@ -253,6 +256,9 @@ GET_STATUS_UNIQUE            = _row(41, "GET_STATUS_UNIQUE", "unique")
 STATUS_RES_UNIQUE            = _row(42, "STATUS_RES_UNIQUE", "unique", *_STATUS, "waiting_clients")
 # fmt: on
 
+JOBS_CREATED: Final = PacketType(JOB_CREATED.number, "JOB_CREATED", ("handle",))
+"""Several JOB_CREATED in a row, whose arguments are all their handles: see `Decoder`. Not a row of the table."""
+
 Packet: TypeAlias = tuple[PacketType, list[bytes]]
 """A packet's type and its arguments, as many as the type has."""
 
@@ -263,6 +269,7 @@ class Decoder:
     :ivar error: None, or why the stream can't be read on. Packets that came whole before the fault have been handed
         out; what comes after it is dropped.
     :ivar unfinished: how many times bytes came that completed no packet.
+    :ivar joins_created: whether several JOB_CREATED in a row are handed out as one JOBS_CREATED. May change any time.
     """
 
     __slots__ = (
@@ -274,6 +281,7 @@ class Decoder:
         "_plain_size",
         "_wanted",
         "error",
+        "joins_created",
         "unfinished",
     )
 
@@ -295,6 +303,7 @@ class Decoder:
         self._wanted = 0  # bytes needed before looking again is of use
         self.error: ProtocolError | None = None
         self.unfinished = 0
+        self.joins_created = False
 
     def feed(self, data: bytes) -> list[Packet]:
         """Take the next bytes of the stream; return the packets that they complete, in order."""
@@ -315,10 +324,29 @@ class Decoder:
         self._wanted = 0
         offset, end = 0, len(data)
         while offset + HEADER_SIZE <= end and not (self._wanted or self.error):
-            packets, offset = self._next_packets(data, offset)
-            yield packets
+            handles = self._next_created(data, offset) if self.joins_created else None
+            if handles:
+                offset += HEADER_SIZE * len(handles) + sum(map(len, handles))
+                yield [(JOBS_CREATED, handles)]
+            else:
+                packets, offset = self._next_packets(data, offset)
+                yield packets
         if offset < end and not self.error:
             self._keep(data, offset)
+
+    def _next_created(self, data: bytes, offset: int) -> list[bytes]:
+        """Return the handles of the JOB_CREATED that follow one another from `offset` on, if there are several.
+
+        Each is checked by the size in its own header, so that nothing that a handle may contain is misread.
+        """
+        handles: list[bytes] = []
+        size = data[offset + HEADER_SIZE - 1]
+        if data.startswith(_CREATED, offset) and data.startswith(_CREATED, offset + HEADER_SIZE + size):
+            for piece in data[offset : offset + _RUN].split(_CREATED)[1:]:
+                if len(piece) < 2 or piece[0] != len(piece) - 1 or piece[0] > self._max_size:
+                    break
+                handles.append(piece[1:])
+        return handles
 
     def _next_packets(self, data: bytes, offset: int) -> tuple[list[Packet], int]:
         """Decode those that begin soon at or after `offset`; return them, and where the next one begins."""

@@ -1,5 +1,7 @@
 """Tasks that wait for a server that is connecting, and how they are shared out once servers are ready.
 
+Parts of batches wait here as tasks do, and are shared out by the number of their jobs.
+
 A task with a unique waits for its own server. The others go to whichever servers are ready; but the first of them does
 not get all that have gathered, as long as others are still connecting: each server that becomes ready gets its share.
 What is left after `SHARE_TIME` seconds goes to those that are ready.
@@ -15,8 +17,8 @@ from twisted.internet.interfaces import IDelayedCall
 
 from ..connection.pool import JobServer, ServerPool
 from ..connection.reactor import Reactor
+from .batches import Part, Work
 from .protocol import GearmanClientProtocol
-from .task import Task
 from .task_queue import TaskQueue
 
 __all__ = ["SHARE_TIME", "AwaitingConnection"]
@@ -33,7 +35,7 @@ class AwaitingConnection:
     """
 
     def __init__(
-        self, reactor: Reactor, servers: ServerPool[GearmanClientProtocol], route: Callable[[Task], object]
+        self, reactor: Reactor, servers: ServerPool[GearmanClientProtocol], route: Callable[[Work], object]
     ) -> None:
         """
         :param route: sends a task, adds it here again, or fails it, which may call anybody's code.
@@ -50,7 +52,7 @@ class AwaitingConnection:
     def __len__(self) -> int:
         return len(self.unbound) + sum(map(len, self.by_server.values()))
 
-    def add(self, task: Task, server: JobServer[GearmanClientProtocol] | None) -> None:
+    def add(self, task: Work, server: JobServer[GearmanClientProtocol] | None) -> None:
         """Add a task, and become its holder.
 
         :param server: the one that the task has to wait for; None for any.
@@ -63,7 +65,7 @@ class AwaitingConnection:
             self._served.clear()
         self.unbound.append(task)
 
-    def pop_all(self) -> list[Task]:
+    def pop_all(self) -> list[Work]:
         """Remove and return all tasks."""
         self._stop_timer()
         queues = [self.unbound, *self.by_server.values()]
@@ -89,19 +91,25 @@ class AwaitingConnection:
 
     @staticmethod
     def _send(queue: TaskQueue, count: int, server: JobServer[GearmanClientProtocol]) -> None:
-        """Send the first `count` tasks of a queue to a server, unless it is not ready."""
-        if server.connection is not None:
-            for _ in range(count):
-                task = queue.pop()
-                assert task is not None
-                server.connection._send_task(task)
+        """Send the first `count` jobs of a queue to a server, unless it is not ready."""
+        if server.connection is None:
+            return
+        while count > 0:
+            task = queue.pop()
+            assert task is not None
+            if task._job_count > count:
+                assert isinstance(task, Part)
+                rest, task = task, task.split(count)
+                queue.prepend(rest)
+            count -= task._job_count
+            server.connection._send_work(task)
 
     def _route_all(self, queue: TaskQueue) -> None:
         """Route the tasks of a queue one by one.
 
         What the failure of one of them runs may cancel those that are still queued, or stop the client.
         """
-        for _ in range(len(queue)):
+        for _ in range(queue.entries):
             task = queue.pop()
             if task is not None:  # else the outcome of another task has removed the remaining ones
                 self._route(task)

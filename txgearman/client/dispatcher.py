@@ -9,14 +9,18 @@ awaiting server      no server can be reached; the task waits up to ``server_wai
 backing off          an attempt failed, and the task is resubmitted after a delay (``retries``)
 on a connection      written, or about to be as soon as the server has taken what was written before
 ===================  ===================================================================================
+
+The jobs of a batch have the same holders, except that a batch is not retried. They go there in parts.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
 
 from ..connection.pool import JobServer, ServerPool
 from ..connection.reactor import Reactor
@@ -25,6 +29,7 @@ from ..connection.waiters import Waiters
 from ..errors import ClientStopped, GearmanError, TaskTimedOut
 from ..models import JobHandle
 from .awaiting import AwaitingConnection
+from .batches import MAX_PART_JOBS, Batch, BatchResult, Part, Work
 from .protocol import GearmanClientProtocol
 from .retry_log import RetryLog
 from .stream_router import StreamRouter
@@ -36,6 +41,9 @@ __all__ = ["Dispatcher", "retry_delay"]
 MIN_RETRY_DELAY: Final = 0.5
 MAX_RETRY_DELAY: Final = 30.0
 
+PIECES_PER_SERVER: Final = 4
+"""Parts of a batch for each server that it is spread over. More of them make the shares more even, and cost more."""
+
 
 def retry_delay(attempt: int) -> float:
     """Return the seconds to wait before retry number `attempt`, of which 1 is the first.
@@ -46,7 +54,7 @@ def retry_delay(attempt: int) -> float:
 
 
 class _Run(TaskOwner):
-    """Owner of the tasks that are submitted before the next stop of the client.
+    """Owner of the tasks and batches that are submitted before the next stop of the client.
 
     A callback may stop the client and start it again while an event is reported to several tasks, which nobody holds
     meanwhile. Those of the ended run are neither retried nor sent in the next one.
@@ -57,6 +65,7 @@ class _Run(TaskOwner):
         self._stopped = False
         # Bound here, not called through another method: it is called for each task.
         self.task_ended = dispatcher.task_ended  # type: ignore[method-assign]  # with the same signature
+        self.jobs_ended = dispatcher.jobs_ended
 
     def stop(self) -> None:
         """End the run."""
@@ -70,6 +79,12 @@ class _Run(TaskOwner):
             task._attempt_failed(ClientStopped())
         else:
             self._dispatcher.reroute(task)
+
+    def reroute_part(self, part: Part) -> None:
+        if self._stopped:
+            part._attempt_failed(ClientStopped())
+        else:
+            self._dispatcher.reroute_part(part)
 
     def retry(self, task: Task, reason: Exception) -> bool:
         return not self._stopped and self._dispatcher.retry(task, reason)
@@ -92,6 +107,7 @@ class Dispatcher:
         :param drop: asks the server of a job to drop it.
         """
         self.drop = drop
+        self._reactor = reactor
         self._run = _Run(self)
         self._servers = servers
         self._streams = streams
@@ -100,10 +116,13 @@ class Dispatcher:
         self._unfinished = 0
         self._admission_queue = TaskQueue()
         self._admitting = False
-        self._awaiting_connection = AwaitingConnection(reactor, servers, self._route)
-        self._awaiting_server: DeadlineQueue[Task] = DeadlineQueue(reactor, self._server_wait_over)
+        self._admitting_late = False
+        self._late_admission: IDelayedCall | None = None
+        self._awaiting_connection = AwaitingConnection(reactor, servers, self._route_work)
+        self._awaiting_server: DeadlineQueue[Work] = DeadlineQueue(reactor, self._server_wait_over)
         self._backing_off: DeadlineQueue[Task] = DeadlineQueue(reactor, self.reroute)
         self._timeouts: DeadlineQueue[Task] = DeadlineQueue(reactor, self._time_out)
+        self._batch_timeouts: DeadlineQueue[Batch] = DeadlineQueue(reactor, Batch.time_out)
         self._drained: Waiters[None] = Waiters()
         self._retry_log = RetryLog(reactor)
 
@@ -130,6 +149,25 @@ class Dispatcher:
             self.reroute(task)
         return deferred
 
+    def submit_batch(self, batch: Batch, prefix: bytes) -> Deferred[BatchResult]:
+        """Begin a batch, and send its jobs as soon as they may be sent.
+
+        :return: the batch's Deferred.
+        :raises ValueError: the name of its function becomes too long.
+        """
+        deferred = batch.begin(self._run, prefix)
+        if batch.ended:
+            return deferred  # it is empty
+        self._unfinished += len(batch)
+        if batch.timeout is not None:
+            self._batch_timeouts.add(batch, batch.timeout)
+        if self._max_in_flight is None:
+            self.reroute_part(batch.whole())
+        else:
+            self._admission_queue.append(batch.whole())
+            self._admit()
+        return deferred
+
     def stop(self) -> Deferred[None]:
         """Fail all tasks with `ClientStopped`, and disconnect.
 
@@ -138,13 +176,14 @@ class Dispatcher:
         self._retry_log.flush()
         self._run.stop()
         self._run = _Run(self)
-        waiting = (
-            self._awaiting_connection.pop_all()
-            + self._awaiting_server.pop_all()
-            + self._backing_off.pop_all()
-            + self._admission_queue.pop_all()
-            + self._streams.pop_unsent()
-        )
+        self._cancel_late_admission()
+        waiting: list[Work] = [
+            *self._awaiting_connection.pop_all(),
+            *self._awaiting_server.pop_all(),
+            *self._backing_off.pop_all(),
+            *self._admission_queue.pop_all(),
+            *self._streams.pop_unsent(),
+        ]
         release_all(waiting)
         stopped = self._servers.stop(ClientStopped(), others=self._streams.release_factories())
         report_all(waiting, lambda task: task._attempt_failed(ClientStopped()))
@@ -172,7 +211,7 @@ class Dispatcher:
         self._servers.expect_all()
         for task in self._awaiting_server.pop_all():
             if task._routing_key:
-                self._route(task)
+                self._route_work(task)
             else:
                 self._awaiting_connection.add(task, None)
 
@@ -180,7 +219,7 @@ class Dispatcher:
 
     @property
     def _admitted(self) -> int:
-        """Number of unfinished tasks outside the admission queue."""
+        """Number of unfinished tasks and jobs outside the admission queue."""
         return self._unfinished - len(self._admission_queue)
 
     def _admit(self) -> None:
@@ -190,9 +229,43 @@ class Dispatcher:
         """
         if not self._admitting and self._max_in_flight is not None:
             self._admitting = True
-            while self._admitted < self._max_in_flight and (task := self._admission_queue.pop()) is not None:
-                self.reroute(task)
+            while self._admitted < self._max_in_flight and (work := self._admission_queue.pop()) is not None:
+                if isinstance(work, Task):
+                    self.reroute(work)
+                elif not self._admit_jobs(work, self._max_in_flight):
+                    break
             self._admitting = False
+
+    def _admit_jobs(self, part: Part, most: int) -> bool:
+        """Admit as many jobs of a part as `most` allows; return whether any were.
+
+        They are admitted many at once, since a part with many jobs costs no more than one with few: a quarter of those
+        that may be in flight, or at the end of this turn of the reactor as many as there are.
+        """
+        waiting = part._job_count
+        free = min(waiting, most - self._admitted + waiting)
+        if free < min(waiting, most // 4) and not self._admitting_late:
+            self._admission_queue.prepend(part)
+            if self._late_admission is None:
+                self._late_admission = self._reactor.callLater(0, self._admit_late)
+            return False
+        head = part
+        if free < waiting:
+            head = part.split(free)
+            self._admission_queue.prepend(part)
+        self.reroute_part(head)
+        return True
+
+    def _admit_late(self) -> None:
+        self._late_admission = None
+        self._admitting_late = True
+        self._admit()
+        self._admitting_late = False
+
+    def _cancel_late_admission(self) -> None:
+        if self._late_admission is not None:
+            self._late_admission.cancel()
+            self._late_admission = None
 
     def reroute(self, task: Task) -> None:
         """Send a task that no connection holds, or queue or fail it."""
@@ -207,6 +280,59 @@ class Dispatcher:
         else:
             self._route(task)
 
+    def reroute_part(self, part: Part) -> None:
+        """Send the jobs of a part that no connection holds, or queue or fail them."""
+        if not self._servers.started:
+            part._attempt_failed(ClientStopped())
+        elif not self._servers.any_reachable():
+            self._await_server(part)
+        elif part.batch.has_keys and self._servers.only_server is None:
+            self._route_by_keys(part)
+        else:
+            self._spread(part)
+
+    def _route_by_keys(self, part: Part) -> None:
+        """Send each job to the server that its unique chooses, and those without a unique to any."""
+        jobs_of: defaultdict[JobServer[GearmanClientProtocol] | None, list[int]] = defaultdict(list)
+        for place in part.places:
+            key = part.batch.routing_key(place)
+            jobs_of[self._servers.choose(key) if key else None].append(place)
+        for server, share in zip(jobs_of, part.divide(jobs_of.values()), strict=True):
+            if server is None:
+                self._spread(share)
+            elif server.connection is not None:
+                server.connection._send_part(share)
+            else:
+                self._awaiting_connection.add(share, server)
+
+    def _spread(self, part: Part) -> None:
+        """Send the jobs to the servers that are ready, or have them wait until one is."""
+        ready = len(self._servers.ready)
+        if not ready:
+            self._awaiting_connection.add(part, None)
+            return
+        size = part._job_count
+        if ready > 1:
+            size = min(MAX_PART_JOBS, -(-size // (PIECES_PER_SERVER * ready)))
+        while part._job_count > size:
+            self._send_anywhere(part.split(size))
+        self._send_anywhere(part)
+
+    def _send_anywhere(self, part: Part) -> None:
+        server = self._servers.choose(b"", background=part.background)
+        assert server is not None
+        assert server.connection is not None
+        if part.background:
+            server.background += part._job_count - 1  # the choice has counted one
+        server.connection._send_part(part)
+
+    def _route_work(self, work: Work) -> None:
+        """Send a task or a part, have it wait for a server, or fail it."""
+        if isinstance(work, Task):
+            self._route(work)
+        else:
+            self.reroute_part(work)
+
     def _route(self, task: Task) -> None:
         """Send the task, have it wait for a server, or fail it."""
         unique = task._routing_key
@@ -218,8 +344,8 @@ class Dispatcher:
         else:
             self._await_server(task)
 
-    def _await_server(self, task: Task) -> None:
-        """Have the task wait for a server, or fail it: none can be reached."""
+    def _await_server(self, task: Work) -> None:
+        """Have the task or part wait for a server, or fail it: none can be reached."""
         self._servers.bring_forward()
         if self._server_wait:
             self._awaiting_server.add(task, self._server_wait)
@@ -229,7 +355,7 @@ class Dispatcher:
 
     # Time limits.
 
-    def _server_wait_over(self, task: Task) -> None:
+    def _server_wait_over(self, task: Work) -> None:
         task._holder = None
         task._attempt_failed(self._servers.none_available())
 
@@ -255,6 +381,16 @@ class Dispatcher:
         self._unfinished -= 1
         if task._timeout is not None:
             self._timeouts.discard(task)
+        if not self._unfinished:
+            self._drained.fire(None)
+        elif self._max_in_flight is not None:
+            self._admit()
+
+    def jobs_ended(self, batch: Batch, count: int) -> None:
+        """Handle the end of `count` jobs of a batch. If no more are missing, its Deferred has fired."""
+        self._unfinished -= count
+        if not batch.missing and batch.timeout is not None:
+            self._batch_timeouts.discard(batch)
         if not self._unfinished:
             self._drained.fire(None)
         elif self._max_in_flight is not None:

@@ -35,6 +35,7 @@ from ..models import JobHandle
 from ..packets import (
     GET_STATUS,
     JOB_CREATED,
+    JOBS_CREATED,
     WORK_COMPLETE,
     WORK_DATA,
     WORK_EXCEPTION,
@@ -44,6 +45,7 @@ from ..packets import (
     PacketType,
 )
 from ..validation import whole_number
+from .batches import CancelledPart, Part, Work
 from .job_sweep import JobSweep
 from .shared_job import CancelledSubmit, SharedJob, StatusQuery, Tombstone, can_share
 from .task import Task, TaskOwner, TaskResult
@@ -65,9 +67,12 @@ class ConnectionTasks(TaskOwner):
     def __init__(self, connection: GearmanClientProtocol) -> None:
         self._connection = connection
 
-    def discard(self, task: Task) -> None:
-        """Ignore what arrives for a task that was cancelled or has timed out."""
-        self._connection._discard(task)
+    def discard(self, task: Work) -> None:
+        """Ignore what arrives for a task, or a part of a batch, that was cancelled or has timed out."""
+        if isinstance(task, Task):
+            self._connection._discard(task)
+        else:
+            self._connection._discard_part(task)
 
     def hold(self, task: Task) -> None:
         """Pause reading, since the caller of a task can take no more data for now.
@@ -88,7 +93,8 @@ class ConnectionTasks(TaskOwner):
 class GearmanClientProtocol(GearmanProtocol):
     """A client's connection to one job server. `GearmanClientFactory` makes them.
 
-    :ivar in_flight: number of tasks that were written to the connection and have no outcome yet.
+    :ivar in_flight: number of tasks, and of jobs of batches, that were written to the connection and have no outcome
+        yet.
     """
 
     factory: GearmanClientFactory
@@ -100,7 +106,10 @@ class GearmanClientProtocol(GearmanProtocol):
         self._backlog = TaskQueue()
         self._job_sweep = JobSweep(reactor, connection_options.job_check_interval, self)
         self._held: Task | None = None  # the task for which reading is paused
-        self._jobs: dict[bytes, Task | Tombstone | SharedJob] = {}
+        self._jobs: dict[bytes, Task | Tombstone | SharedJob | Part] = {}
+        self._parts: dict[Part, None] = {}  # those with jobs in flight
+        self._unanswered_parts = 0
+        self._part_answers = 0  # of parts that were not answered in whole
         # How many tasks, by handle and by leading arguments, got WORK_FAIL or WORK_EXCEPTION; the oldest handle first.
         self._remembered_ends: dict[bytes, dict[bytes, int]] = {}
         self.in_flight = 0
@@ -125,7 +134,7 @@ class GearmanClientProtocol(GearmanProtocol):
 
     @property
     def _load(self) -> int:
-        """Number of tasks on this connection, written or not."""
+        """Number of tasks and jobs on this connection, written or not."""
         return self.in_flight + len(self._backlog)
 
     def _send_task(self, task: Task) -> None:
@@ -149,6 +158,36 @@ class GearmanClientProtocol(GearmanProtocol):
         if at is not None:
             self._send_fence()
 
+    def _send_part(self, part: Part) -> None:
+        """Write a part of a batch, now or once the server has taken what was written before."""
+        if self.writing_paused:
+            self._backlog.append(part)
+            return
+        while not self.writing_paused:
+            count = part.fitting()
+            if count == part._job_count:
+                self._write_part(part)
+                return
+            self._write_part(part.split(count))
+        self._backlog.prepend(part)
+
+    def _write_part(self, part: Part) -> None:
+        part._holder = self._tasks
+        part._server = self.factory.name
+        part._position = self._answered + len(self._outstanding)
+        self.in_flight += part._job_count
+        self._parts[part] = None
+        self._unanswered_parts += 1
+        self._decoder.joins_created = True
+        self._send(part, part.packets())
+
+    def _send_work(self, work: Work) -> None:
+        """Write a task or a part of a batch, now or once the server has taken what was written before."""
+        if isinstance(work, Task):
+            self._send_task(work)
+        else:
+            self._send_part(work)
+
     def _send_alone(self, task: Task, on_idle: Callable[[], object]) -> None:
         """Send a task on a connection that it has to itself.
 
@@ -160,8 +199,8 @@ class GearmanClientProtocol(GearmanProtocol):
     def resumeProducing(self) -> None:
         self.writing_paused = False
         self._cork()
-        while not self.writing_paused and (task := self._backlog.pop()) is not None:
-            self._send_task(task)
+        while not self.writing_paused and (work := self._backlog.pop()) is not None:
+            self._send_work(work)
         self._uncork()
         if not self.writing_paused:
             super().resumeProducing()
@@ -182,6 +221,21 @@ class GearmanClientProtocol(GearmanProtocol):
                 self._jobs[task._job_handle] = Tombstone(task._leading_arguments)
             if task._drop is not None:
                 task._drop(self._job_handle(task._job_handle))
+        self._check_idle()
+
+    def _discard_part(self, part: Part) -> None:
+        """Replace the jobs of a part by what handles the packets that still arrive for them."""
+        if self.error is not None:
+            return
+        self.in_flight -= part.in_flight
+        self._part_removed(part)
+        acknowledged = part.acknowledged()
+        if part.unanswered:
+            self._outstanding[part._position - self._answered] = CancelledPart(part)
+        for handle, place in acknowledged:
+            self._jobs[handle] = part.batch.tombstone(place)
+        for handle, _ in acknowledged:
+            part.batch.drop(self._job_handle(handle))
         self._check_idle()
 
     def _job_handle(self, handle: bytes) -> JobHandle:
@@ -206,7 +260,7 @@ class GearmanClientProtocol(GearmanProtocol):
         return self._has_outstanding or self.in_flight > 0 or len(self._backlog) > 0
 
     def _retire(self, on_idle: Callable[[], object]) -> None:
-        report_all(self._backlog.pop_all(), Task._return_unsent)
+        report_all(self._backlog.pop_all(), lambda work: work._return_unsent())
         super()._retire(on_idle)
 
     # Answers to submits.
@@ -228,21 +282,99 @@ class GearmanClientProtocol(GearmanProtocol):
             self._jobs[handle] = task
         task._answered(self, arguments)
 
+    def _jobs_created(self, handles: list[bytes]) -> None:
+        """Handle several JOB_CREATED in a row."""
+        done = 0
+        while done < len(handles) and self.error is None:
+            oldest = self._outstanding[0] if self._outstanding else None
+            if isinstance(oldest, (Part, CancelledPart)):
+                answered = handles[done : done + oldest.unanswered]
+                done += len(answered)
+                self._take_answers(oldest, len(answered))
+                oldest._answered(self, answered)
+            else:
+                self._job_created(handles[done : done + 1])
+                done += 1
+
+    def _take_oldest(self) -> None:
+        oldest = self._outstanding[0]
+        if isinstance(oldest, (Part, CancelledPart)):
+            self._take_answers(oldest, 1)
+        else:
+            super()._take_oldest()
+
+    def _take_answers(self, part: Part | CancelledPart, count: int) -> None:
+        """Count answers to a part, the oldest request, and take it from the table with the last one."""
+        self._part_answers += count
+        if part.unanswered == count:
+            super()._take_oldest()
+            self._unanswered_parts -= 1
+            self._decoder.joins_created = self._unanswered_parts > 0
+
+    def _part_created(self, part: Part, handles: list[bytes]) -> None:
+        """Handle JOB_CREATED for the next jobs of a part."""
+        if part.background:
+            part.background_created(self, handles)
+        else:
+            self._join_part(part, handles)
+
+    @property
+    def _progress(self) -> int:
+        return super()._progress + self._part_answers
+
+    def _join_part(self, part: Part, handles: list[bytes]) -> None:
+        known = (self._jobs, self._remembered_ends)
+        if len(set(handles)) == len(handles) and all(jobs.keys().isdisjoint(handles) for jobs in known):
+            part.join(handles)
+            self._jobs.update(dict.fromkeys(handles, part))
+            if not self._job_sweep.on:
+                self._job_sweep.start(handles[0])
+            return
+        for handle in handles:
+            if any(handle in jobs for jobs in known):
+                self._join_job(part, handle)
+            else:
+                self._join_part(part, [handle])
+
+    def _join_job(self, part: Part, handle: bytes) -> None:
+        """Have the next job of a part share a handle."""
+        task = part.take_next()
+        self._job_taken(part, task)
+        self._join(handle, task)
+        task._answered(self, [handle])
+
+    def _take_job(self, part: Part, handle: bytes) -> Task:
+        """Return an acknowledged job of a part as a task, since the server says more about it than its result."""
+        task = part.take_job(handle)
+        self._job_taken(part, task)
+        return task
+
+    def _job_taken(self, part: Part, task: Task) -> None:
+        task._holder = self._tasks
+        if not part.in_flight:
+            self._part_removed(part)
+
+    def _part_removed(self, part: Part) -> None:
+        """Note that no jobs of a part are in flight any longer, except those that have become tasks."""
+        self._parts.pop(part, None)
+
     def _lose_outstanding(self, error: Exception) -> None:
         jobs, self._jobs = self._jobs, {}
-        acknowledged = [task for job in jobs.values() for task in _tasks_of(job)]
+        parts, self._parts = self._parts, {}
+        tasks = [task for job in jobs.values() for task in _tasks_of(job)]
         unwritten = self._backlog.pop_all()
         self._held = None
         self._job_sweep.stop()
         self.in_flight = 0
+        acknowledged: list[Work] = [*tasks, *parts]
         release_all(acknowledged)
         release_all(request for request in self._outstanding if isinstance(request, Task))
         super()._lose_outstanding(error)
-        report_all(acknowledged, lambda task: task._lost(self, error))
+        report_all(acknowledged, lambda work: work._lost(self, error))
         if isinstance(error, ClientStopped):  # a callback may have started the client again
-            report_all(unwritten, lambda task: task._attempt_failed(ClientStopped()))
+            report_all(unwritten, lambda work: work._attempt_failed(ClientStopped()))
         else:
-            report_all(unwritten, Task._return_unsent)
+            report_all(unwritten, lambda work: work._return_unsent())
 
     def _join(self, handle: bytes, task: Task | Tombstone) -> None:
         if handle in self._jobs:
@@ -278,6 +410,8 @@ class GearmanClientProtocol(GearmanProtocol):
 
     def _shared(self, handle: bytes) -> SharedJob:
         job = self._jobs[handle]
+        if isinstance(job, Part):
+            job = self._take_job(job, handle)
         if not isinstance(job, SharedJob):
             job = self._jobs[handle] = SharedJob(job)
         return job
@@ -314,7 +448,8 @@ class GearmanClientProtocol(GearmanProtocol):
 
     def _job_forgotten(self, handle: bytes) -> None:
         """Fail the tasks of a job that the server does not have, and whose end it has not reported before."""
-        tasks = _tasks_of(self._jobs.pop(handle, None))
+        job = self._jobs.pop(handle, None)
+        tasks = [self._take_job(job, handle)] if isinstance(job, Part) else _tasks_of(job)
         for task in tasks:
             self._task_removed(task)
         report_all(tasks, lambda task: task._attempt_failed(TaskLost(task, acknowledged=True, forgotten=True)))
@@ -340,6 +475,9 @@ class GearmanClientProtocol(GearmanProtocol):
         handle, result = arguments
         task = self._jobs.pop(handle, None)
         if not isinstance(task, Task):
+            if isinstance(task, Part):
+                task.job_completed(self, handle, result)
+                return
             task = self._next_end(handle, task)
             if not isinstance(task, Task):
                 return
@@ -358,6 +496,7 @@ class GearmanClientProtocol(GearmanProtocol):
 
     _handlers: ClassVar[Mapping[PacketType, Callable[[GearmanClientProtocol, list[bytes]], None]]] = {
         JOB_CREATED: _job_created,
+        JOBS_CREATED: _jobs_created,
         WORK_DATA: _work_data,
         WORK_WARNING: _work_warning,
         WORK_STATUS: _work_status,
@@ -375,11 +514,13 @@ class GearmanClientProtocol(GearmanProtocol):
             job = job.next_copy()
         return job if isinstance(job, Task) else None
 
-    def _next_end(self, handle: bytes, job: Task | Tombstone | SharedJob | None) -> Task | Tombstone | None:
+    def _next_end(self, handle: bytes, job: Task | Tombstone | SharedJob | Part | None) -> Task | Tombstone | None:
         """Return the task that this final packet is for; None if nobody waits for it.
 
         :param job: was removed from the table of jobs. It is put back unless this was the last copy.
         """
+        if isinstance(job, Part):
+            return self._take_job(job, handle)
         if not isinstance(job, SharedJob):
             return job
         task, last = job.next_end()
@@ -436,8 +577,8 @@ class GearmanClientFactory(GearmanFactory[GearmanClientProtocol]):
         self.name = name
 
 
-def _tasks_of(job: Task | Tombstone | SharedJob | None) -> list[Task]:
-    """Return the tasks of a job that have no outcome."""
+def _tasks_of(job: Task | Tombstone | SharedJob | Part | None) -> list[Task]:
+    """Return the tasks of a job that have no outcome. A job of a part has none."""
     if isinstance(job, SharedJob):
         return job.remaining()
     return [job] if isinstance(job, Task) else []

@@ -11,7 +11,7 @@ from ..packets import JOB_CREATED, STATUS_RES
 from ..validation import whole_number
 from .task import Task
 
-__all__ = ["CancelledSubmit", "SharedJob", "StatusQuery", "Tombstone", "can_share"]
+__all__ = ["CancelledSubmit", "Jobs", "SharedJob", "StatusQuery", "Tombstone", "can_share"]
 
 
 class Tombstone:

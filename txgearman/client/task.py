@@ -431,6 +431,9 @@ class Task:
         """Has the server drop a job; None unless the task was submitted with ``drop_on_cancel``."""
         return self._owner.drop if self._owner is not None and self._options.drop_on_cancel else None
 
+    _job_count: ClassVar = 1
+    """Number of jobs: a part of a batch, which queues hold, too, has several."""
+
     # Outcomes of the submit, by the names that `connection.protocol.Outstanding` has for them.
 
     _answer_type: ClassVar = JOB_CREATED

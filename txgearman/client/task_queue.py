@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, TypeVar
 
-from .task import Task
+from .batches import Work
 
 __all__ = [
     "TaskQueue",
@@ -14,55 +14,77 @@ __all__ = [
     "report_all",
 ]
 
+WorkT = TypeVar("WorkT", bound=Work)
+
 _MAX_SPARE: Final = 64  # entries of removed tasks to keep beyond the number of tasks, before they are compacted
 
 
 class TaskQueue:
-    """First-in, first-out queue of tasks. Removing a cancelled task takes constant time on average."""
+    """First-in, first-out queue of tasks and parts of batches, whose length is the number of their jobs.
 
-    __slots__ = ("_empty", "_popped", "_tasks")
+    Removing a cancelled task takes constant time on average.
+    """
+
+    __slots__ = ("_empty", "_jobs", "_popped", "_tasks")
 
     def __init__(self) -> None:
-        self._tasks: deque[Task | None] = deque()  # None for a task that was removed
+        self._tasks: deque[Work | None] = deque()  # None for a task that was removed
         self._popped = 0  # entries that were popped so far: the position of the first one
         self._empty = 0  # entries that are None
+        self._jobs = 0
 
     def __len__(self) -> int:
+        return self._jobs
+
+    @property
+    def entries(self) -> int:
+        """Number of tasks and parts."""
         return len(self._tasks) - self._empty
 
-    def append(self, task: Task) -> None:
+    def append(self, task: Work) -> None:
         """Add a task at the end, and become its holder."""
         task._position = self._popped + len(self._tasks)
         task._holder = self
         self._tasks.append(task)
+        self._jobs += task._job_count
 
-    def pop(self) -> Task | None:
+    def prepend(self, task: Work) -> None:
+        """Add a task at the beginning, and become its holder."""
+        self._popped -= 1
+        task._position = self._popped
+        task._holder = self
+        self._tasks.appendleft(task)
+        self._jobs += task._job_count
+
+    def pop(self) -> Work | None:
         """Remove and return the first task; None if there is none."""
         while self._tasks:
             task = self._tasks.popleft()
             self._popped += 1
             if task is not None:
                 task._holder = None
+                self._jobs -= task._job_count
                 return task
             self._empty -= 1
         return None
 
-    def pop_all(self) -> list[Task]:
+    def pop_all(self) -> list[Work]:
         """Remove and return all tasks."""
         return list(iter(self.pop, None))
 
-    def discard(self, task: Task) -> None:
+    def discard(self, task: Work) -> None:
         """Remove a task of this queue."""
         self._tasks[task._position - self._popped] = None
         self._empty += 1
-        if self._empty > len(self) + _MAX_SPARE:
+        self._jobs -= task._job_count
+        if self._empty > self.entries + _MAX_SPARE:
             left = self.pop_all()
             self._popped = 0
-            for task in left:
-                self.append(task)
+            for other in left:
+                self.append(other)
 
 
-def release_all(tasks: Iterable[Task]) -> None:
+def release_all(tasks: Iterable[Work]) -> None:
     """Note that these tasks, which were removed from their queue or connection, have no holder.
 
     Whatever reports an event to several tasks first removes all of them, corrects its counts, and calls this: the
@@ -72,7 +94,7 @@ def release_all(tasks: Iterable[Task]) -> None:
         task._holder = None
 
 
-def report_all(tasks: Iterable[Task], report: Callable[[Task], object]) -> None:
+def report_all(tasks: Iterable[WorkT], report: Callable[[WorkT], object]) -> None:
     """Call `report` with each of these tasks, which have no holder, unless the report to another one has ended it."""
     for task in tasks:
         if not task._ended:
