@@ -11,6 +11,7 @@ import pytest
 import txgearman
 from txgearman import Task, errors
 from txgearman.errors import (
+    BatchFailed,
     ClientStopped,
     GearmanError,
     JobEnded,
@@ -41,6 +42,7 @@ PARENTS: dict[type[Exception], type[Exception]] = {
     TLSError: GearmanError,
     NoServersAvailable: GearmanError,
     ClientStopped: GearmanError,
+    BatchFailed: GearmanError,
     JobFailed: GearmanError,
     JobEnded: GearmanError,
     TaskError: GearmanError,
@@ -105,6 +107,10 @@ def test_every_exception_is_public_in_module_and_package() -> None:
         ),
         (ClientStopped(), "the client was stopped"),
         (ClientStopped("the client is being stopped"), "the client is being stopped"),
+        (
+            BatchFailed([b"r", TaskFailed(TASK), ClientStopped()], 2),
+            "2 of 3 jobs failed, the first with: resize: failed",
+        ),
         (TaskError(TASK), "resize: failed"),
         (TaskFailed(TASK), "resize: failed"),
         (TaskException(TASK, "naïve".encode()), "resize: exception: naïve"),
@@ -195,6 +201,7 @@ def test_error_of_several_servers_has_times_of_each() -> None:
         (NoServersAvailable({}), True),
         (TaskTimedOut(TASK), False),
         (ClientStopped(), False),
+        (BatchFailed([TaskFailed(TASK)], 1), False),
         (ProtocolError(), False),
         (ServerError("code", ""), False),
     ],

@@ -22,6 +22,7 @@ from txgearman.packets import (
     JOB_ASSIGN_ALL,
     JOB_ASSIGN_UNIQ,
     JOB_CREATED,
+    JOBS_CREATED,
     MAX_PACKET_SIZE,
     NO_JOB,
     NOOP,
@@ -565,3 +566,58 @@ def test_a_header_alone_is_that_of_the_whole_packet() -> None:
     """For those who put the body together themselves."""
     body = b"f\0u\0" + b"x" * 300
     assert SUBMIT_JOB.request_header(len(body)) + body == SUBMIT_JOB.request(b"f", b"u", b"x" * 300)
+
+
+# Several JOB_CREATED in a row, for a client that has many answers to expect.
+
+
+def joined(stream: bytes, step: int, max_packet_size: int = 1000) -> list[Packet]:
+    """Decode a stream in pieces of `step` bytes, with the handles of JOBS_CREATED as packets of their own."""
+    decoder = Decoder(RES, REQ, max_packet_size=max_packet_size, limited=True)
+    decoder.joins_created = True
+    packets = [packet for start in range(0, len(stream), step) for packet in decoder.feed(stream[start : start + step])]
+    flat = [(packet_type, [argument]) for packet_type, arguments in packets for argument in arguments]
+    return [(JOB_CREATED if packet_type is JOBS_CREATED else packet_type, one) for packet_type, one in flat]
+
+
+HANDLES = [b"H:%d" % number for number in range(3000)]
+ODD_HANDLES = [
+    b"",
+    b"\0RES\0\0\0\x08\0\0\0",
+    b"H\0RES\0\0\0\x08\0\0\0\x01",
+    b"x" * 255,
+    b"x" * 256,
+    b"H:\0RES\0",
+    b"\0RES\0\0\0\x08\0\0",
+]
+
+
+def test_several_created_in_a_row_are_handed_out_as_one() -> None:
+    decoder = Decoder(RES)
+    decoder.joins_created = True
+    stream = b"".join(map(JOB_CREATED.response, HANDLES[:100])) + NOOP.response()
+    assert decoder.feed(stream) == [(JOBS_CREATED, HANDLES[:99]), (JOB_CREATED, HANDLES[99:100]), (NOOP, [])]
+    decoder.joins_created = False
+    assert decoder.feed(stream)[:100] == [(JOB_CREATED, [handle]) for handle in HANDLES[:100]]
+
+
+@pytest.mark.parametrize("step", [1, 7, 12, 13, 100, 10**6])
+def test_handles_in_a_row_are_those_of_single_packets(step: int) -> None:
+    handles = HANDLES[:50] + [odd for handle in ODD_HANDLES for odd in (handle, *HANDLES[:3], handle, handle)]
+    stream = b"".join(map(JOB_CREATED.response, handles)) + ECHO_RES.response(b"end")
+    assert joined(stream, step) == [*((JOB_CREATED, [handle]) for handle in handles), (ECHO_RES, [b"end"])]
+
+
+def test_thousands_of_created_are_all_handed_out() -> None:
+    stream = b"".join(map(JOB_CREATED.response, HANDLES))
+    assert joined(stream, 10**6) == [(JOB_CREATED, [handle]) for handle in HANDLES]
+
+
+@pytest.mark.guarantee(number=14)
+def test_handle_in_a_row_that_is_too_large_ends_the_stream() -> None:
+    decoder = Decoder(RES, max_packet_size=10)
+    decoder.joins_created = True
+    assert decoder.feed(b"".join(map(JOB_CREATED.response, [b"H:1", b"H:2", b"H:3456789AB", b"H:4"]))) == [
+        (JOBS_CREATED, [b"H:1", b"H:2"])
+    ]
+    assert str(decoder.error) == "JOB_CREATED of 11 bytes; max_packet_size is 10"

@@ -14,6 +14,7 @@ from twisted.internet.error import ConnectError, ConnectionLost, ConnectionRefus
 
 from txgearman import JobHandle, JobStatus, Priority, Task, errors
 from txgearman.errors import (
+    BatchFailed,
     ClientStopped,
     GearmanError,
     JobEnded,
@@ -50,6 +51,7 @@ PLAIN: list[GearmanError] = [
     NoServersAvailable({"10.0.0.1:4730": ConnectionRefusedError(), "10.0.0.2:4730": TLSError("no route")}),
     ClientStopped(),
     ClientStopped("the client is being stopped"),
+    BatchFailed([b"result", JobHandle("server", b"H:1"), ClientStopped()], 1),
     JobFailed("no such picture"),
     JobEnded("timed out"),
 ]
@@ -84,10 +86,19 @@ def seen(task: TaskInfo) -> dict[str, object]:
 def attributes(error: BaseException) -> dict[str, object]:
     """Return the attributes of an error, with the texts of the errors in it."""
     return {
-        name: {key: str(reason) for key, reason in value.items()} if name == "reasons" else value
+        name: {key: str(reason) for key, reason in value.items()} if name == "reasons" else str(value)
         for name, value in vars(error).items()
         if name != "task"
     }
+
+
+def test_errors_of_jobs_of_batch_are_pickled_as_those_of_tasks() -> None:
+    caused_by = caused(TaskLost(TASK, acknowledged=True), ConnectionLost("reset"))
+    restored = pickled(BatchFailed([b"result", caused_by], 1))
+    assert restored.outcomes[0] == b"result"
+    lost = restored.outcomes[1]
+    assert isinstance(lost, TaskLost)
+    assert (str(lost), lost.task.workload, type(lost.__cause__)) == (str(caused_by), b"", ConnectionLost)
 
 
 def test_every_exception_is_in_these_tests() -> None:

@@ -5,20 +5,24 @@ For longer runs by hand: ``python -m pytest tests/client/test_machine.py --hypot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from hypothesis import event
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from txgearman import (
+    BatchFailed,
     ClientStopped,
     GearmanClient,
     JobHandle,
     NoServersAvailable,
     Task,
+    TaskError,
     TaskException,
     TaskFailed,
     TaskLost,
@@ -26,6 +30,7 @@ from txgearman import (
     TaskTimedOut,
 )
 from txgearman.client.awaiting import SHARE_TIME
+from txgearman.client.batches import Part
 from txgearman.client.protocol import GearmanClientProtocol
 from txgearman.client.shared_job import SharedJob
 from txgearman.testing import Fault, MemoryJobServer, TakenJob
@@ -35,15 +40,71 @@ from ..examples import of_histories
 from .forgetting import forget_queued_jobs
 
 REACTIONS = ["", "", "", "cancel", "cancel", "submit", "change servers", "restart"]
-"""What a task does when an attempt of it ends."""
+"""What a task does when an attempt of it ends, or a batch when it ends."""
 
 
 def tasks_of(connection: GearmanClientProtocol) -> list[Task]:
     """Return the tasks in the tables of a connection: those that were written and have no outcome."""
-    held: list[object] = list(connection._outstanding)
+    held: list[object] = list(connection._outstanding)  # of parts, those jobs that share a handle are tasks
     for job in connection._jobs.values():
         held += job.remaining() if isinstance(job, SharedJob) else [job]
     return [task for task in held if isinstance(task, Task)]
+
+
+class RecordedBatch:
+    """A batch that records its outcome.
+
+    :ivar keys: the unique, or else the workload, of each job.
+    """
+
+    def __init__(self, number: int, background: bool, uniques: list[bytes], timeout: float | None, drop: bool) -> None:
+        self.background = background
+        self.uniques = uniques
+        self.workloads = [b"b%d.%d" % (number, place) for place in range(len(uniques))]
+        self.keys = [unique or workload for unique, workload in zip(uniques, self.workloads, strict=True)]
+        self.timeout = timeout
+        self.drop = drop
+        self.cancelled = False
+        self.stopped = False
+        self.fired: list[object] = []
+
+    def submit(self, client: GearmanClient) -> None:
+        arguments: dict[str, Any] = {"timeout": self.timeout}
+        if any(self.uniques):
+            arguments["uniques"] = self.uniques
+        if self.background:
+            self.deferred: Deferred[Any] = client.add_tasks_bg("work", self.workloads, **arguments)
+        else:
+            self.deferred = client.add_tasks("work", self.workloads, drop_on_cancel=self.drop, **arguments)
+
+    @property
+    def missing(self) -> int:
+        """Number of jobs without an outcome."""
+        return 0 if self.fired else self.deferred._batch.missing  # type: ignore[attr-defined]
+
+    @property
+    def outcomes(self) -> list[tuple[bytes, object]]:
+        """Return the outcome of each job with its key."""
+        (result,) = self.fired
+        if isinstance(result, CancelledError):
+            assert self.cancelled
+            return []
+        outcomes = result.outcomes if isinstance(result, BatchFailed) else result
+        assert isinstance(outcomes, Sequence)
+        if isinstance(result, BatchFailed):
+            assert result.failed == sum(isinstance(outcome, Exception) for outcome in outcomes) > 0
+        return list(zip(self.keys, outcomes, strict=True))
+
+    def check(self, outcome: object) -> None:
+        """Check that an outcome of a job can be one of this batch."""
+        if isinstance(outcome, TaskTimedOut):
+            assert self.timeout is not None
+        elif isinstance(outcome, ClientStopped):
+            assert self.stopped
+        else:
+            assert not isinstance(outcome, CancelledError)
+        if isinstance(outcome, TaskError):
+            assert outcome.task.workload in self.workloads
 
 
 class ClientMachine(RuleBasedStateMachine):
@@ -55,6 +116,7 @@ class ClientMachine(RuleBasedStateMachine):
         self.servers = [MemoryJobServer(self.clock) for _ in range(3)]
         self.endpoints = [server.endpoint() for server in self.servers]
         self.tasks: list[RecordedTask] = []
+        self.batches: list[RecordedBatch] = []
         self.jobs: list[tuple[int, TakenJob]] = []
         self.faults: list[list[Fault]] = [[] for _ in self.servers]
         self.results: dict[bytes, set[bytes]] = {}  # by unique; by workload if that is empty
@@ -124,16 +186,52 @@ class ClientMachine(RuleBasedStateMachine):
         self.tasks.append(recorded)
         recorded.watch(self.client.submit(recorded.task))
 
-    def react(self, recorded: RecordedTask, reaction: str) -> None:
-        """Do in a callback of a task what its caller might do."""
+    @rule(
+        uniques=st.lists(st.sampled_from([b"", b"", b"u", b"v"]), min_size=1, max_size=6),
+        background=st.sampled_from([False, False, True]),
+        timeout=st.sampled_from([None, None, 1.0, 7.0]),
+        drop=st.booleans(),
+        reaction=st.sampled_from(REACTIONS),
+        turn=st.booleans(),
+    )
+    def submit_batch(
+        self, uniques: list[bytes], background: bool, timeout: float | None, drop: bool, reaction: str, turn: bool
+    ) -> None:
+        batch = RecordedBatch(len(self.batches), background, uniques, timeout, drop)
+        batch.stopped = not self.started
+        self.batches.append(batch)
+
+        def fired(result: object) -> None:
+            batch.fired.append(getattr(result, "value", result))
+            if reaction and self.reacting:
+                try:
+                    self.react(None, reaction)
+                except Exception as error:  # the client would not see it
+                    self.errors.append(error)
+
+        batch.submit(self.client)
+        batch.deferred.addBoth(fired)
+        if turn:
+            self.settle()
+
+    @precondition(lambda self: self.batches)
+    @rule(pick=st.integers(0, 99))
+    def cancel_batch(self, pick: int) -> None:
+        self.abandon(self.batches[-1 - pick % len(self.batches)])
+
+    def react(self, recorded: RecordedTask | None, reaction: str) -> None:
+        """Do in a callback of a task, or of the Deferred of a batch, what its caller might do."""
         self.check_counts()
         if reaction == "submit":
-            self.add(RecordedTask(len(self.tasks), False, recorded.unique, 1, None))
+            self.add(RecordedTask(len(self.tasks), False, recorded.unique if recorded else b"u", 1, None))
         elif reaction == "cancel":
             for other in self.tasks[-6:]:
                 # One that has no Deferred so far is being submitted at this moment.
                 if other is not recorded and not other.task.ended and hasattr(other, "deferred"):
                     self.abandon(other)
+            for batch in self.batches[-2:]:
+                if not batch.fired and hasattr(batch, "deferred"):
+                    self.abandon(batch)
         elif reaction == "change servers":
             self.client.job_servers = self.client.job_servers[::-1][:2]
         else:
@@ -141,7 +239,7 @@ class ClientMachine(RuleBasedStateMachine):
         self.check_counts()
 
     @staticmethod
-    def abandon(recorded: RecordedTask) -> None:
+    def abandon(recorded: RecordedTask | RecordedBatch) -> None:
         recorded.cancelled = True
         recorded.deferred.cancel()
 
@@ -163,13 +261,16 @@ class ClientMachine(RuleBasedStateMachine):
         self.started = True
 
     def stop(self) -> None:
-        tasks = list(self.tasks)
+        tasks, batches = list(self.tasks), list(self.batches)
         self.halt()
         assert all(recorded.outcomes for recorded in tasks)
+        assert all(batch.fired for batch in batches)
 
     def halt(self) -> None:
         for recorded in self.tasks:
             recorded.stopped = True
+        for batch in self.batches:
+            batch.stopped = True
         self.started = False
         self.stopped = self.client.stopService()
 
@@ -275,13 +376,14 @@ class ClientMachine(RuleBasedStateMachine):
 
     @invariant()
     def check_max_in_flight(self) -> None:
-        if self.tasks and self.most is not None:
+        if (self.tasks or self.batches) and self.most is not None:
             assert self.client._dispatcher._admitted <= self.most
 
     @invariant()
     def check_unfinished_count(self) -> None:
-        if self.tasks:
+        if self.tasks or self.batches:
             unfinished = sum(not recorded.outcomes for recorded in self.tasks)
+            unfinished += sum(batch.missing for batch in self.batches)
             assert self.client._dispatcher._unfinished == unfinished
 
     @invariant()
@@ -290,8 +392,7 @@ class ClientMachine(RuleBasedStateMachine):
         if not hasattr(self, "client"):
             return
         waiting = self.client._dispatcher._awaiting_connection
-        held = [queue for queue in (waiting.unbound, *waiting.by_server.values()) for _ in range(len(queue))]
-        assert len(waiting) == len(held)
+        assert len(waiting) == len(waiting.unbound) + sum(map(len, waiting.by_server.values()))
         ready = [server for server in self.client._servers if server.connection is not None]
         assert list(self.client._servers.ready) == ready
         since = self.clock.seconds() if not (ready and waiting.unbound) else self.sharing_since
@@ -309,8 +410,12 @@ class ClientMachine(RuleBasedStateMachine):
         """Each connection counts the tasks that it holds, and no other; one that is lost holds none."""
         for connection in self.connections():
             held = tasks_of(connection)
-            assert connection.in_flight == len(held)
+            parts = connection._parts
+            assert connection.in_flight == len(held) + sum(part.in_flight for part in parts)
+            assert all(part.in_flight > 0 for part in parts)
             assert all(task._holder is connection._tasks for task in held)
+            assert all(part._holder is connection._tasks for part in parts)
+            assert {job for job in connection._jobs.values() if isinstance(job, Part)} <= parts.keys()
 
     def connections(self) -> set[GearmanClientProtocol]:
         """All connections that were seen so far."""
@@ -327,37 +432,46 @@ class ClientMachine(RuleBasedStateMachine):
         if not hasattr(self, "client"):
             return
         drained = self.client.drain()
-        for _ in range(40 + len(self.tasks)):  # of many, a client with max_in_flight=1 completes one at a time
+        for _ in range(
+            40 + len(self.tasks) + sum(len(batch.keys) for batch in self.batches)
+        ):  # of many, a client with max_in_flight=1 completes one at a time
             self.complete_all()
             self.settle(5.0)
         assert drained.called, "a task has no outcome though all servers are reachable"
         for recorded in self.tasks:
             recorded.check_outcome()
-            result = recorded.outcomes[0]
-            event(f"outcome: {type(result).__name__}")
-            if isinstance(result, bytes):
-                assert result in self.results[recorded.unique or recorded.workload]
-            elif isinstance(result, TaskException):
-                assert result.data == (recorded.unique or recorded.workload)
-            else:
-                assert isinstance(
-                    result,
-                    (
-                        JobHandle,
-                        CancelledError,
-                        ClientStopped,
-                        NoServersAvailable,
-                        TaskFailed,
-                        TaskLost,
-                        TaskRejected,
-                        TaskTimedOut,
-                    ),
-                )
+            self.check_result(recorded.unique or recorded.workload, recorded.outcomes[0])
+        for batch in self.batches:
+            for key, result in batch.outcomes:
+                batch.check(result)
+                self.check_result(key, result)
         self.stop()
         self.settle(3.0)
         assert self.stopped.called
         assert self.clock.getDelayedCalls() == []
         assert [server.connections for server in self.servers] == [[], [], []]
+
+    def check_result(self, key: bytes, result: object) -> None:
+        """Check the outcome of a task or a job with this unique or workload."""
+        event(f"outcome: {type(result).__name__}")
+        if isinstance(result, bytes):
+            assert result in self.results[key]
+        elif isinstance(result, TaskException):
+            assert result.data == key
+        else:
+            assert isinstance(
+                result,
+                (
+                    JobHandle,
+                    CancelledError,
+                    ClientStopped,
+                    NoServersAvailable,
+                    TaskFailed,
+                    TaskLost,
+                    TaskRejected,
+                    TaskTimedOut,
+                ),
+            )
 
     def complete_all(self) -> None:
         for index, server in enumerate(self.servers):

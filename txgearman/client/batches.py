@@ -126,8 +126,8 @@ class _BatchDeferred(Deferred[BatchResult]):
 
 def _cancel(deferred: Deferred[BatchResult]) -> None:
     assert isinstance(deferred, _BatchDeferred)
-    if deferred._batch is not None:
-        deferred._batch.cancel()
+    assert deferred._batch is not None
+    deferred._batch.cancel()
 
 
 class _Heads(dict[int, bytes]):
@@ -164,6 +164,7 @@ class Batch:
     """
 
     __slots__ = (
+        "__weakref__",
         "_deferred",
         "_heads",
         "_job_tasks",
@@ -368,11 +369,12 @@ class Batch:
     def cancel(self) -> None:
         """Abandon all jobs without an outcome. The Deferred is being cancelled."""
         parts = self._close_parts()
-        self._release()
+        deferred = self._release()
         for part in parts:
             part.abandon_tasks(lambda _: CancelledError())
         missing, self.missing = self.missing, 0
         self.outcomes = []
+        deferred.errback(CancelledError())
         self._owner.jobs_ended(self, missing)
 
     def time_out(self) -> None:
