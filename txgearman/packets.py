@@ -337,8 +337,8 @@ class Decoder:
     def _next_created(self, data: bytes, offset: int) -> list[bytes]:
         """Return the handles of JOB_CREATED that follow one another from `offset` on; none if there is at most one.
 
-        The last one before another packet may be missing. Each is checked by the size in its own header, so that nothing
-        that a handle may contain is misread.
+        The last one before another packet may be missing. Each is checked by the size in its own header, so that
+        nothing that a handle may contain is misread.
         """
         handles: list[bytes] = []
         size = data[offset + HEADER_SIZE - 1]

@@ -160,6 +160,8 @@ class Batch:
     :ivar outcomes: outcome of each job, in the places of the workloads.
     :ivar missing: number of jobs without an outcome.
     :ivar failed: number of errors among the outcomes.
+    :ivar watcher: called after jobs have got their outcomes, several at a time where they come together, but not for a
+        cancel; None for nobody.
     :ivar parts: the parts that have jobs without an outcome.
     """
 
@@ -181,6 +183,7 @@ class Batch:
         "outcomes",
         "parts",
         "timeout",
+        "watcher",
     )
 
     def __init__(
@@ -213,6 +216,7 @@ class Batch:
         self.missing = len(self._workloads)
         self.failed = 0
         self.parts: dict[Part, None] = {}
+        self.watcher: Callable[[], object] | None = None
         self._owner: BatchOwner
         self._deferred: _BatchDeferred | None = None
 
@@ -329,6 +333,11 @@ class Batch:
         if not self.missing:
             self._fire()
         self._owner.jobs_ended(self, count)
+
+    def notify(self) -> None:
+        """Call the watcher, if there is one."""
+        if self.watcher is not None:
+            self.watcher()
 
     def _fire(self) -> None:
         deferred = self._release()
@@ -527,6 +536,7 @@ class Part:
             self.batch.set_error(place, outcome.value)
         self._check_end()
         self.batch.settled(1)
+        self.batch.notify()
 
     def _refused(self, connection: PartConnection, error: ServerError) -> None:
         """Handle an ERROR in place of the next JOB_CREATED."""
@@ -535,6 +545,7 @@ class Part:
         task = _ended(self.batch.task(place, self._server, b""))
         self.batch.set_error(place, TaskRejected(task, error.code, error.text))
         self._settled(connection, 1)
+        self.batch.notify()
 
     # Ends of its jobs.
 
@@ -591,6 +602,7 @@ class Part:
         self._offsets = {}
         self._check_end()
         self.batch.settled(len(failed))
+        self.batch.notify()
 
     # The end of the batch before that of its jobs.
 

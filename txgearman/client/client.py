@@ -35,6 +35,7 @@ from ..validation import (
     MAX_UNIQUE,
     check_count,
     name_bytes,
+    payload_bytes,
     positive_seconds,
     short_text,
     whole_number,
@@ -42,7 +43,7 @@ from ..validation import (
 from .batches import Batch, BatchResult
 from .canceller import JobCanceller
 from .dispatcher import Dispatcher
-from .iteration import Stream, map_workloads
+from .iteration import MIN_BATCHED, Stream, completed_workloads, map_in_batches, map_workloads
 from .protocol import GearmanClientFactory, GearmanClientProtocol
 from .stream_router import StreamRouter
 from .task import BackgroundOptions, Task, TaskOptions, TaskResult
@@ -276,14 +277,14 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         if not isinstance(task, Task):
             raise TypeError(f"task must be a Task, not {type(task).__name__}")
         if len(task._workload) > self._connection_options.max_packet_size:
-            raise self._too_large(task)
+            raise self._too_large(task._workload)
         if not self._servers.started:
             self._use()
         return self._dispatcher.submit(task, self._prefix)
 
-    def _too_large(self, task: Task) -> ValueError:
+    def _too_large(self, workload: bytes) -> ValueError:
         most = self._connection_options.max_packet_size
-        return ValueError(f"workload must have max_packet_size={most} bytes at most, not {len(task._workload)}")
+        return ValueError(f"workload must have max_packet_size={most} bytes at most, not {len(workload)}")
 
     def _drop(self, handle: JobHandle) -> None:
         """Ask a server to drop the job of a task that was cancelled or has timed out, and log a failure."""
@@ -348,10 +349,52 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         # Invalid options raise here, not in the loop.
         Task(function, b"", False, **options)._leading_arguments_with(self._prefix)
 
-        def submit(workload: bytes) -> Deferred[bytes]:
-            return self.submit(Task(function, workload, False, **options))  # type: ignore[return-value]  # as add_task
+        if options or concurrency < MIN_BATCHED or isinstance(workloads, AsyncIterable):
+            return map_workloads(partial(self._submit_one, function, options), workloads, concurrency)
+        return map_in_batches(partial(self._submit_some, function), self._checked_workload, workloads, concurrency)
 
-        return map_workloads(submit, workloads, concurrency)
+    def as_completed(
+        self,
+        function: str | bytes,
+        workloads: Iterable[bytes] | AsyncIterable[bytes],
+        *,
+        concurrency: int = 100,
+        **options: Unpack[TaskOptions],
+    ) -> AsyncGenerator[tuple[int, bytes | Exception], None]:
+        """Submit a foreground job for each of many workloads, and iterate over the outcomes as they come.
+
+        ::
+
+            async for position, outcome in client.as_completed("resize", images, concurrency=20):
+                ...
+
+        Unlike in `map`, a slow job does not hold up those behind it, and a job that fails ends nothing: its outcome is
+        the error. Workloads are consumed as lazily as by `map`, and leaving the loop early has the same effect.
+
+        :param workloads: as for `map`, like ``concurrency`` and ``options``.
+        :return: an async iterator of the position of a workload, from 0, with the result or the error of its task. It
+            raises what the iterable of workloads raises, and the error of an invalid workload, once the tasks before
+            have been iterated over.
+        :raises TypeError, ValueError: an argument is invalid; nothing is sent.
+        """
+        check_count("concurrency", concurrency)
+        # Invalid options raise here, not in the loop.
+        Task(function, b"", False, **options)._leading_arguments_with(self._prefix)
+        return completed_workloads(partial(self._submit_one, function, options), workloads, concurrency)
+
+    def _submit_one(self, function: str | bytes, options: TaskOptions, workload: bytes) -> Deferred[bytes]:
+        return self.submit(Task(function, workload, False, **options))  # type: ignore[return-value]  # as add_task
+
+    def _submit_some(self, function: str | bytes, workloads: list[bytes]) -> tuple[Batch, Deferred[BatchResult]]:
+        batch = Batch(function, workloads, False, max_size=self._connection_options.max_packet_size)
+        return batch, self._submit_batch(batch)
+
+    def _checked_workload(self, workload: bytes) -> bytes:
+        if type(workload) is not bytes:
+            workload = payload_bytes("workload", workload)
+        if len(workload) > self._connection_options.max_packet_size:
+            raise self._too_large(workload)
+        return workload
 
     def stream(
         self, function: str | bytes, workload: bytes = b"", **options: Unpack[TaskOptions]
@@ -380,7 +423,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         task = Task(function, workload, False, **options)
         # An invalid argument raises here, not in the loop.
         if len(task._workload) > self._connection_options.max_packet_size:
-            raise self._too_large(task)
+            raise self._too_large(task._workload)
         task._leading_arguments_with(self._prefix)
         return Stream(task).chunks(self.submit)
 

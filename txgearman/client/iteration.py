@@ -1,28 +1,33 @@
-"""The async iterators behind `GearmanClient.map` and `GearmanClient.stream`.
+"""The async iterators behind `GearmanClient.map`, `GearmanClient.as_completed` and `GearmanClient.stream`.
 
-Both are async generators that await nothing while they are closed. So a loop that is left early cancels its tasks at
+All are async generators that await nothing while they are closed. So a loop that is left early cancels its tasks at
 once, whoever closes the generator.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from itertools import islice
+from typing import Final, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from ..connection.waiters import Waiters
+from .batches import Batch, BatchResult
 from .protocol import ConnectionTasks
 from .task import Task, TaskResult
 
-__all__ = ["STREAM_BUFFER", "Stream", "map_workloads"]
+__all__ = ["STREAM_BUFFER", "Stream", "completed_workloads", "map_in_batches", "map_workloads"]
 
 T = TypeVar("T")
 
 STREAM_BUFFER: Final = 1024 * 1024
 """Bytes of chunks to buffer before reading from the server is paused."""
+
+MIN_BATCHED: Final = 8
+"""Least concurrency of a map whose jobs are submitted in batches: a batch of one job costs more than a task."""
 
 
 def cancel_all(deferreds: Iterable[Deferred[T]]) -> None:
@@ -46,10 +51,34 @@ def map_workloads(
     :raises TypeError: the workloads are not iterable.
     """
     if isinstance(workloads, AsyncIterable):
-        return _AsyncMap(submit, workloads, concurrency).results()
+        return _AsyncMap(submit, workloads, concurrency, _result_of, in_order=True).results()
+    return _map_iterable(submit, _checked(workloads), concurrency)
+
+
+def completed_workloads(
+    submit: Callable[[bytes], Deferred[bytes]],
+    workloads: Iterable[bytes] | AsyncIterable[bytes],
+    concurrency: int,
+) -> AsyncGenerator[tuple[int, bytes | Exception], None]:
+    """Return an async generator of the position and the outcome of each workload, as they come.
+
+    :param concurrency: maximum number of tasks that are in flight, or done and not yet yielded.
+    :raises TypeError: the workloads are not iterable.
+    """
+    if not isinstance(workloads, AsyncIterable):
+        workloads = _async_iterable(_checked(workloads))
+    return _AsyncMap(submit, workloads, concurrency, _outcome_of, in_order=False).results()
+
+
+def _checked(workloads: Iterable[bytes]) -> Iterable[bytes]:
     if isinstance(workloads, (bytes, str)) or not isinstance(workloads, Iterable):
         raise TypeError(f"workloads must be an iterable of bytes, not {type(workloads).__name__}")
-    return _map_iterable(submit, workloads, concurrency)
+    return workloads
+
+
+async def _async_iterable(workloads: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for workload in workloads:
+        yield workload
 
 
 async def _map_iterable(
@@ -67,49 +96,156 @@ async def _map_iterable(
         cancel_all(window)
 
 
+def map_in_batches(
+    submit: Callable[[list[bytes]], tuple[Batch, Deferred[BatchResult]]],
+    check: Callable[[bytes], bytes],
+    workloads: Iterable[bytes],
+    concurrency: int,
+) -> AsyncGenerator[bytes, None]:
+    """Return the same as `map_workloads`, without a task for each workload.
+
+    :param check: returns a workload as bytes, or raises if it is invalid.
+    :param concurrency: `MIN_BATCHED` or more.
+    :raises TypeError: the workloads are not iterable.
+    """
+    return _BatchedMap(submit, check, _checked(workloads), concurrency).results()
+
+
+class _BatchedMap:
+    """Maps workloads in batches, each of a quarter of those that may be in flight."""
+
+    def __init__(
+        self,
+        submit: Callable[[list[bytes]], tuple[Batch, Deferred[BatchResult]]],
+        check: Callable[[bytes], bytes],
+        workloads: Iterable[bytes],
+        concurrency: int,
+    ) -> None:
+        self._submit = submit
+        self._check = check
+        self._workloads = workloads
+        self._free = concurrency  # how many more may be in flight, or done and not yet yielded
+        self._size = concurrency // 4
+        self._window: deque[tuple[Batch, Deferred[BatchResult]]] = deque()
+        self._ended = False  # whether there are no more workloads
+        self._place = 0  # of the next result in the first batch of the window
+        self._changed: Waiters[None] = Waiters()
+
+    async def results(self) -> AsyncGenerator[bytes, None]:
+        workloads = iter(self._workloads)
+        try:
+            self._fill_window(workloads)
+            while self._window:
+                outcome = self._next_outcome()
+                if outcome is None:
+                    await self._changed.wait()
+                    continue
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield outcome
+                self._free += 1
+                self._fill_window(workloads)
+        finally:
+            cancel_all(deferred for _, deferred in self._window)
+
+    def _fill_window(self, workloads: Iterator[bytes]) -> None:
+        """Submit batches while the window has space for another one, and there are workloads."""
+        while self._free >= self._size and not self._ended:
+            self._submit_next(workloads)
+
+    def _submit_next(self, workloads: Iterator[bytes]) -> None:
+        """Submit the next batch. If a workload is invalid, or taking it raises, those before it are submitted."""
+        batch: list[bytes] = []
+        try:
+            for workload in islice(workloads, self._size):
+                batch.append(self._check(workload))
+        finally:
+            self._ended = len(batch) < self._size
+            if batch:
+                self._begin(batch)
+
+    def _begin(self, workloads: list[bytes]) -> None:
+        batch, deferred = self._submit(workloads)
+        deferred.addErrback(lambda _: None)  # each outcome is looked at in its turn
+        batch.watcher = self._outcomes_came
+        self._window.append((batch, deferred))
+        self._free -= len(workloads)
+
+    def _next_outcome(self) -> bytes | Exception | None:
+        """Take the next outcome; None if it has not come."""
+        batch = self._window[0][0]
+        outcome = batch.outcomes[self._place]
+        if outcome is not None:
+            self._place += 1
+            if self._place == len(batch):
+                self._window.popleft()
+                self._place = 0
+        return outcome
+
+    def _outcomes_came(self) -> None:
+        if self._changed and self._window[0][0].outcomes[self._place] is not None:
+            self._changed.fire(None)
+
+
 class _Slot:
     """A task of an `_AsyncMap`, and its outcome."""
 
-    __slots__ = ("deferred", "outcome")
+    __slots__ = ("deferred", "outcome", "position")
 
-    def __init__(self) -> None:
+    def __init__(self, position: int) -> None:
+        self.position = position  # of its workload
         self.deferred: Deferred[None] | None = None
         self.outcome: bytes | Failure | None = None
 
 
-class _AsyncMap:
+class _AsyncMap(Generic[T]):
     """Maps workloads that arrive asynchronously: a result does not wait for the next workload."""
 
     def __init__(
-        self, submit: Callable[[bytes], Deferred[bytes]], workloads: AsyncIterable[bytes], concurrency: int
+        self,
+        submit: Callable[[bytes], Deferred[bytes]],
+        workloads: AsyncIterable[bytes],
+        concurrency: int,
+        result: Callable[[_Slot], T],
+        in_order: bool,
     ) -> None:
+        """
+        :param result: returns what is yielded for a task that has ended, or raises.
+        :param in_order: whether tasks are yielded in the order of the workloads, or else in that of their ends.
+        """
         self._submit = submit
         self._workloads = workloads
         self._concurrency = concurrency
-        self._window: deque[_Slot] = deque()
+        self._result = result
+        self._in_order = in_order
+        self._slots: dict[_Slot, None] = {}  # in flight, or done and not yet yielded
+        self._queue: deque[_Slot] = deque()  # in the order in which they are yielded
+        self._position = 0  # of the next workload
         self._next_workload: Deferred[bytes] | None = None
         self._end: Failure | bool = False  # of the workloads
         self._changed: Waiters[None] = Waiters()
 
-    async def results(self) -> AsyncGenerator[bytes, None]:
+    async def results(self) -> AsyncGenerator[T, None]:
         workloads = aiter(self._workloads)
         try:
-            while self._fill_window(workloads) or self._window:
-                if self._window and self._window[0].outcome is not None:
-                    yield _result(self._window.popleft().outcome)
+            while self._fill_window(workloads) or self._slots:
+                if self._queue and self._queue[0].outcome is not None:
+                    slot = self._queue.popleft()
+                    del self._slots[slot]
+                    yield self._result(slot)
                 else:
                     await self._changed.wait()
             if isinstance(self._end, Failure):
                 self._end.raiseException()
         finally:
             self._end = True  # a workload that still arrives is not sent
-            cancel_all(slot.deferred for slot in self._window if slot.deferred is not None)
+            cancel_all(slot.deferred for slot in self._slots if slot.deferred is not None)
             if self._next_workload is not None:
                 cancel_all([self._next_workload])
 
     def _fill_window(self, workloads: AsyncIterator[bytes]) -> bool:
         """Request workloads while the window has a free slot and they arrive at once; whether there may be more."""
-        while not self._end and self._next_workload is None and len(self._window) < self._concurrency:
+        while not self._end and self._next_workload is None and len(self._slots) < self._concurrency:
             next_workload = self._next_workload = ensureDeferred(_next(workloads))
             next_workload.addCallback(self._workload_received).addErrback(self._workloads_ended)
         return not self._end
@@ -118,20 +254,38 @@ class _AsyncMap:
         if self._end:
             return
         self._next_workload = None
-        slot = _Slot()
+        slot = _Slot(self._position)
+        self._position += 1
         deferred = self._submit(workload)
-        self._window.append(slot)
+        self._slots[slot] = None
+        if self._in_order:
+            self._queue.append(slot)
         slot.deferred = deferred.addBoth(self._task_ended, slot)
         self._changed.fire(None)
 
     def _task_ended(self, outcome: bytes | Failure, slot: _Slot) -> None:
         slot.outcome = outcome
+        if not self._in_order:
+            self._queue.append(slot)
         self._changed.fire(None)
 
     def _workloads_ended(self, failure: Failure) -> None:
         self._next_workload = None
         self._end = failure if failure.check(StopAsyncIteration) is None else True
         self._changed.fire(None)
+
+
+def _result_of(slot: _Slot) -> bytes:
+    return _result(slot.outcome)
+
+
+def _outcome_of(slot: _Slot) -> tuple[int, bytes | Exception]:
+    outcome = slot.outcome
+    if isinstance(outcome, Failure):
+        assert isinstance(outcome.value, Exception)
+        return slot.position, outcome.value
+    assert outcome is not None
+    return slot.position, outcome
 
 
 async def _next(workloads: AsyncIterator[bytes]) -> bytes:

@@ -45,7 +45,7 @@ from ..packets import (
     PacketType,
 )
 from ..validation import whole_number
-from .batches import CancelledPart, Part, Work
+from .batches import Batch, CancelledPart, Part, Work
 from .job_sweep import JobSweep
 from .shared_job import CancelledSubmit, SharedJob, StatusQuery, Tombstone, can_share
 from .task import Task, TaskOwner, TaskResult
@@ -108,6 +108,7 @@ class GearmanClientProtocol(GearmanProtocol):
         self._held: Task | None = None  # the task for which reading is paused
         self._jobs: dict[bytes, Task | Tombstone | SharedJob | Part] = {}
         self._parts: dict[Part, None] = {}  # those with jobs in flight
+        self._watched: dict[Batch, None] = {}  # whose watchers are to be called after the data that is being handled
         self._unanswered_parts = 0
         self._part_answers = 0  # of parts that were not answered in whole
         # How many tasks, by handle and by leading arguments, got WORK_FAIL or WORK_EXCEPTION; the oldest handle first.
@@ -477,12 +478,20 @@ class GearmanClientProtocol(GearmanProtocol):
         if not isinstance(task, Task):
             if isinstance(task, Part):
                 task.job_completed(self, handle, result)
+                if task.batch.watcher is not None:
+                    self._watched[task.batch] = None
+                    self._after_read = self._notify_watchers
                 return
             task = self._next_end(handle, task)
             if not isinstance(task, Task):
                 return
         self._task_removed(task)
         task._job_completed(result)
+
+    def _notify_watchers(self) -> None:
+        watched, self._watched = self._watched, {}
+        for batch in watched:
+            batch.notify()
 
     def _work_exception(self, arguments: list[bytes]) -> None:
         task = self._next_failed(arguments[0])

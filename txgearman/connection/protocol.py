@@ -219,6 +219,7 @@ class GearmanProtocol(Protocol):
     :ivar _reading_paused: whether the connection has stopped reading.
     :ivar _answer_probe: checks that the server makes progress while an answer is due.
     :ivar _on_idle: called once as soon as nothing is in flight, if it is set.
+    :ivar _after_read: called once the data that is being handled has been, if it is set.
     :ivar _on_connection_lost: called with the reason when the transport has closed, if it is set.
     """
 
@@ -253,6 +254,7 @@ class GearmanProtocol(Protocol):
         self._on_connection_lost: Callable[[Failure], None] | None = None
         self._certificate_fault = ""
         self._on_idle: Callable[[], object] | None = None
+        self._after_read: Callable[[], object] | None = None
         self._state = ConnectionState.NEW
         self.writing_paused = False
         self._reading_paused = False
@@ -567,6 +569,9 @@ class GearmanProtocol(Protocol):
         except ProtocolError as error:
             self.abort(error.with_traceback(None))  # the error is kept, and would keep its frames' objects alive
         self._uncork()
+        if self._after_read is not None:
+            after_read, self._after_read = self._after_read, None
+            after_read()
         if self._on_idle is not None:
             self._check_idle()
 
