@@ -116,7 +116,7 @@ def test_workloads_are_not_asked_for_after_their_end() -> None:
         ends = 0
 
         def __iter__(self) -> Iterator[bytes]:
-            return self  # type: ignore[return-value]  # it is its own iterator
+            return self
 
         def __next__(self) -> bytes:
             if self.taken == 22:
