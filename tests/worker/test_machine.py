@@ -6,7 +6,7 @@ For longer runs by hand: ``python -m pytest tests/worker/test_machine.py --hypot
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +23,7 @@ from txgearman.testing import MemoryJobServer
 from txgearman.worker import execution
 from txgearman.worker.worker import POLL_INTERVAL
 
+from ..conftest import Failures
 from ..examples import of_histories
 from .harness import MINUTE, ReactingEndpoint, Slow, offers, running_jobs, slots_held
 
@@ -287,6 +288,13 @@ class WorkerMachine(RuleBasedStateMachine):
         self.submit("a", self.listed[0], 2 * MAX_JOBS, turn=True)
         self.settle(POLL_INTERVAL)
         assert len(self.slow.running) == MAX_JOBS
+
+
+@pytest.fixture(autouse=True)
+def forgiven(logged_failures: Failures) -> Iterator[None]:
+    """What the user's code raises is logged if a job calls it."""
+    yield
+    logged_failures.flush(RuntimeError)
 
 
 TestAnything = WorkerMachine.TestCase
