@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred, fail
 from twisted.python.failure import Failure
 from twisted.trial import reporter
@@ -102,6 +103,12 @@ class Cases(JobServerMixin, TestCase):
     async def fails_in_coroutine(self) -> None:
         self.job_server.drop_before(SUBMIT_JOB)
         self.fail("its own failure")
+
+
+@pytest.fixture(autouse=True)
+def no_nested_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """trial iterates the reactor at the end of a test. That of asyncio, which runs these tests, would stop by it."""
+    monkeypatch.setattr(reactor, "iterate", lambda delay=0: None)
 
 
 @pytest.fixture(autouse=True)
