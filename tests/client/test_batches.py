@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import provider
 
 from txgearman import (
     BatchFailed,
@@ -857,3 +859,20 @@ def test_batch_that_ended_is_not_retained(end: str) -> None:
         )
     outcome_of(deferred)
     assert is_freed(batch)
+
+
+@pytest.mark.guarantee(number=13)
+def test_batch_may_be_cancelled_while_its_connection_is_being_lost() -> None:
+    """An observer of the log is called before the batch is."""
+    harness = BatchHarness()
+    batch = harness.add(b"1", b"2")
+
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        batch.deferred.cancel()
+
+    globalLogPublisher.addObserver(observe)
+    harness.server.lose()
+    globalLogPublisher.removeObserver(observe)
+    assert batch.outcomes is CancelledError
+    assert (harness.in_flight, harness.drained) == ([0], True)

@@ -353,10 +353,14 @@ def test_sweep_ends_with_connection(swept: None) -> None:
 
 
 @pytest.mark.guarantee(number=16)
-def test_sweep_goes_on_after_server_has_refused_query(swept: None) -> None:
+@pytest.mark.parametrize("refused", [0, -1])
+def test_sweep_goes_on_after_server_has_refused_query(swept: None, refused: int) -> None:
     harness = ManyJobs(15)
     asked = harness.queried()
-    harness.answer_all(asked[:-1])
-    harness.server.send(ERROR.response(b"OUT_OF_MEMORY", b""))
+    for handle in asked:
+        if handle == asked[refused]:
+            harness.server.send(ERROR.response(b"OUT_OF_MEMORY", b""))
+        else:
+            harness.answer_all([handle])
     harness.clock.advance(0)
     assert harness.queried() == harness.handles[10:]

@@ -57,7 +57,9 @@ def test_close_twice(server: MemoryJobServer) -> None:
     server.client()
     connect(server)
     assert_closed(server)
+    peer = connect(server)
     assert_closed(server)
+    assert peer.lost_with() == [ConnectionLost]
 
 
 def test_second_close_before_first_has_fired(server: MemoryJobServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock, deferLater
 
 from txgearman import ClientStopped, GearmanClient, TaskFailed
-from txgearman.testing import MemoryJobServer, waiting
+from txgearman.testing import JobServerOnPortMixin, MemoryJobServer, waiting
 from txgearman.testing.waiting import wait_for
 
 from ..conftest import Failures
@@ -296,3 +297,36 @@ async def test_reset_keeps_the_port() -> None:
             assert (await client.add_task_bg("mail")).handle == b"H:memory:1"
         await server.reset()
     await server.close()
+
+
+class PortCase(JobServerOnPortMixin):
+    """What the mixin needs of a trial `TestCase`, which would run the reactor that runs these tests."""
+
+    def __init__(self) -> None:
+        self.cleanups: list[Callable[[], Deferred[None]]] = []
+        self._test_failed = False
+
+    def addCleanup(self, cleanup: Callable[[], Deferred[None]]) -> None:  # noqa: N802  # trial's name
+        self.cleanups.append(cleanup)
+
+
+async def test_mixin_on_port_closes_its_server() -> None:
+    case = PortCase()
+    async with GearmanClient([case.job_server.address]) as client:
+        assert await reverse(case.job_server, client) == b"cba"
+    server = case.job_server
+    (cleanup,) = case.cleanups
+    await cleanup()
+    assert (server.connections, "job_server" in vars(case)) == ([], False)
+
+
+def test_tasks_with_an_outcome_are_not_failed_by_the_watch() -> None:
+    server = MemoryJobServer()
+    client = server.client()
+    done, pending = client.add_task("reverse"), client.add_task("reverse")
+    server.take("reverse").complete(b"cba")
+    server._group.fail_tasks("nobody advances the clock")
+    assert server.result_of(done) == b"cba"
+    (error,) = outcome(pending)
+    assert str(error) == "nobody advances the clock"
+    server.close(verify=False)

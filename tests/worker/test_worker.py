@@ -494,3 +494,10 @@ def test_servers_count_running_jobs_of_all_groups(server: MemoryJobServer, secon
     ]
     slow.end_all()
     limited.end_all()
+
+
+def test_repr_has_servers_and_their_states() -> None:
+    server = MemoryJobServer()
+    worker = server.worker()
+    assert repr(worker) == "<GearmanWorker of memory:1 ready>"
+    server.close()
