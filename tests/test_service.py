@@ -215,6 +215,12 @@ def test_stop_of_pool_fails_pending_requests() -> None:
     assert server.clock.getDelayedCalls() == []
 
 
+def test_repr_has_class_and_states_of_servers() -> None:
+    server = MemoryJobServer()
+    assert repr(server.client()) == "<GearmanClient of memory:1 ready>"
+    server.close()
+
+
 def test_job_servers_can_be_replaced() -> None:
     first = MemoryJobServer()
     second = MemoryJobServer(first.clock)

@@ -64,6 +64,9 @@ class Connection(GearmanProtocol):
     def retire_it(self, on_idle: Callable[[], object]) -> None:
         self._retire(on_idle)
 
+    def call_after_read(self, call: Callable[[], object]) -> None:
+        self._after_read = call
+
     @property
     def is_retiring(self) -> bool:
         return self._retiring

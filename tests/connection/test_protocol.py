@@ -63,6 +63,20 @@ def test_opening_sends_each_option_with_a_fence_behind_it() -> None:
     assert net.server.received() == options
 
 
+def test_call_after_read_is_made_once_all_packets_were_handled() -> None:
+    net = connected()
+    order: list[str] = []
+
+    def answered(_: object, name: str) -> None:
+        net.connection.call_after_read(lambda: order.append("after the read"))
+        order.append(name)
+
+    for name in ("first", "second"):
+        net.ask(ECHO_REQ, b"")[0].addCallback(answered, name)
+    net.server.send(*(answer(packet) for packet in net.server.received()))
+    assert order == ["first", "second", "after the read"]
+
+
 def test_opening_without_options_is_one_fence() -> None:
     assert unready().server.received() == [FENCE]
 

@@ -11,7 +11,7 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock, deferLater
 
-from txgearman import ClientStopped, GearmanClient, TaskFailed
+from txgearman import ClientStopped, GearmanClient, Task, TaskFailed
 from txgearman.testing import JobServerOnPortMixin, MemoryJobServer, waiting
 from txgearman.testing.waiting import wait_for
 
@@ -323,10 +323,11 @@ async def test_mixin_on_port_closes_its_server() -> None:
 def test_tasks_with_an_outcome_are_not_failed_by_the_watch() -> None:
     server = MemoryJobServer()
     client = server.client()
-    done, pending = client.add_task("reverse"), client.add_task("reverse")
+    task = Task("reverse")
+    done, pending = client.submit(task), client.add_task("reverse")
     server.take("reverse").complete(b"cba")
     server._group.fail_tasks("nobody advances the clock")
-    assert server.result_of(done) == b"cba"
+    assert (server.result_of(done), task.ended) == (b"cba", True)
     (error,) = outcome(pending)
     assert str(error) == "nobody advances the clock"
     server.close(verify=False)
