@@ -565,7 +565,7 @@ def test_places_of_jobs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_log_is_observed_only_while_servers_are_there(logged_failures: Failures) -> None:
-    """Also where none is closed."""
+    """Also after one that was not closed."""
     logged = LoggedErrors()
     observer = logged_errors._OBSERVER
     others = set(observer._records)
@@ -575,7 +575,14 @@ def test_log_is_observed_only_while_servers_are_there(logged_failures: Failures)
     assert observer in globalLogPublisher._observers
     del logged
     gc.collect()
+    behind = Failures()
+    globalLogPublisher.addObserver(behind)
     logs_a_failure(MemoryJobServer(reactor))
+    globalLogPublisher.removeObserver(behind)
+    assert len(behind.flush(ZeroDivisionError)) == 1  # no observer is passed over
+    again = LoggedErrors()
+    again.start()
+    again.stop()
     assert observer not in globalLogPublisher._observers
     for other in others:
         other.start()

@@ -45,7 +45,7 @@ class LoggedErrors:
 
 @implementer(ILogObserver)
 class _Observer:
-    """The one observer of the log, for all `LoggedErrors`. It is there only as long as any of them is."""
+    """The one observer of the log, for all `LoggedErrors`. It is removed when the last of them is stopped."""
 
     def __init__(self) -> None:
         self._records: WeakSet[LoggedErrors] = WeakSet()
@@ -56,8 +56,7 @@ class _Observer:
         if isinstance(failure, Failure):
             for errors in list(self._records):
                 errors.add(formatEvent(event), failure)
-        if not self._records:
-            self._stop()
+        # Not removed here if no record is left: the publisher would then skip the observer behind it.
 
     def add(self, errors: LoggedErrors) -> None:
         self._records.add(errors)
