@@ -401,9 +401,9 @@ LYING_SIZES = [MAX_PACKET_SIZE + 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 @pytest.mark.parametrize("size", LYING_SIZES)
 def test_a_size_over_the_limit_is_told_from_the_header_alone(size: int) -> None:
     header = raw(RES, WORK_COMPLETE.number, size=size)
-    told = f"WORK_COMPLETE of {size} bytes; max_packet_size is {MAX_PACKET_SIZE}"
-    assert fault(header) == told
-    assert str(fed(header, step=1)[1].error) == told
+    reported = f"WORK_COMPLETE of {size} bytes; max_packet_size is {MAX_PACKET_SIZE}"
+    assert fault(header) == reported
+    assert str(fed(header, step=1)[1].error) == reported
 
 
 @pytest.mark.guarantee(number=14)
@@ -441,10 +441,10 @@ def test_longest_name_or_handle_is_taken_and_a_longer_one_ends_the_stream(row: P
     longest = LONGEST[row.arguments[place]]
     (packet,), decoder = fed(with_argument_of(row, place, longest), Decoder(RES, limited=True))
     assert (len(packet[1][place]), decoder.error) == (longest, None)
-    told = fault(with_argument_of(row, place, longest + 1), limited=True)
-    assert f"{row}" in told
-    assert f"{longest + 1} bytes" in told
-    assert len(told) < 200
+    reported = fault(with_argument_of(row, place, longest + 1), limited=True)
+    assert f"{row}" in reported
+    assert f"{longest + 1} bytes" in reported
+    assert len(reported) < 200
 
 
 @pytest.mark.guarantee(number=14)
@@ -481,17 +481,17 @@ def test_too_few_arguments_are_told(size: int) -> None:
         count = len(row.arguments)
         for came in range(1, count):
             body = b"\0" * (came - 1) + b"x" * size
-            told = f"{row} takes {count} arguments, but came with {came}: {body[:80]!r}"
-            assert fault(raw(RES, row.number, body)) == told
+            reported = f"{row} takes {count} arguments, but came with {came}: {body[:80]!r}"
+            assert fault(raw(RES, row.number, body)) == reported
 
 
 @pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("body", [b"x", b"\0", b"y" * 64 * KIB], ids=["x", "NUL", "64 KiB"])
 def test_arguments_for_a_packet_without_are_told(body: bytes) -> None:
     for row in WITHOUT_ARGUMENTS:
-        told = fault(raw(RES, row.number, body))
-        assert told.startswith(f"{row} takes 0 arguments, but came with ")
-        assert told.endswith(f": {body[:80]!r}")
+        reported = fault(raw(RES, row.number, body))
+        assert reported.startswith(f"{row} takes 0 arguments, but came with ")
+        assert reported.endswith(f": {body[:80]!r}")
 
 
 @pytest.mark.guarantee(number=14)

@@ -188,9 +188,9 @@ def short_text(text: str | bytes, limit: int = MAX_TEXT, form: Callable[[str | b
     shown = form(text[:limit])
     if len(text) <= limit and len(shown) <= limit:
         return shown
-    kept = room = limit - _MAX_NOTE
-    while len(shown := form(text[:kept])) > room:
-        kept = kept * room // len(shown)
+    kept = available = limit - _MAX_NOTE
+    while len(shown := form(text[:kept])) > available:
+        kept = kept * available // len(shown)
     return f"{shown}... ({len(text) - kept:,} more {'bytes' if isinstance(text, bytes) else 'characters'})"
 
 

@@ -56,8 +56,8 @@ reactor: Any = global_reactor
     ],
 )
 def test_address_has_a_name_and_an_endpoint(address: str, name: str, kind: type) -> None:
-    told, endpoint = parse_address(address, reactor)
-    assert told == name
+    reported, endpoint = parse_address(address, reactor)
+    assert reported == name
     assert isinstance(endpoint, kind)
 
 
@@ -215,8 +215,8 @@ def test_text_that_is_no_address_is_refused_with_what_to_write_instead(address: 
     ],
 )
 def test_tls_by_an_address_alone(address: str, name: str) -> None:
-    told, endpoint = parse_address(address, reactor)
-    assert told == name
+    reported, endpoint = parse_address(address, reactor)
+    assert reported == name
     assert IStreamClientEndpoint.providedBy(endpoint)
 
 

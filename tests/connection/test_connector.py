@@ -197,15 +197,15 @@ def test_factory_can_be_stopped_in_connect_of_endpoint() -> None:
     """A look-up may run the user's code."""
     clock = Clock()
     factory: GearmanFactory[GearmanProtocol] = GearmanFactory(clock)
-    told: list[Any] = []
+    reported: list[Any] = []
 
     def stop() -> Deferred[Any]:
-        told.append(factory.stop(ClientStopped()))
+        reported.append(factory.stop(ClientStopped()))
         return Deferred()
 
     endpoint = OddEndpoint(clock, stop, connects=False)
     EndpointConnector(endpoint, factory).connect()
-    assert outcome(told[0]) == [None]
+    assert outcome(reported[0]) == [None]
     assert clock.getDelayedCalls() == []
     assert endpoint.attempts == 1
 

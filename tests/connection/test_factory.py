@@ -327,9 +327,9 @@ def test_stop_leaves_nothing(state: Callable[[], Net]) -> None:
 @pytest.mark.parametrize("state", [never_connected, connecting, unready, connected, backing_off])
 def test_second_stop_waits_for_first(state: Callable[[], Net]) -> None:
     net = state()
-    told = [outcome(net.factory.stop(ClientStopped())) for _ in range(2)]
+    reported = [outcome(net.factory.stop(ClientStopped())) for _ in range(2)]
     net.clock.advance(0)
-    assert told == [[None], [None]]
+    assert reported == [[None], [None]]
     assert outcome(net.factory.stop(ClientStopped())) == [None]
 
 
@@ -337,9 +337,9 @@ def test_second_stop_waits_for_first(state: Callable[[], Net]) -> None:
 def test_stop_aborts_connection_of_peer_that_does_not_read() -> None:
     net = Served().connect()
     net.server.fall_silent()
-    told = net.echo(b"1")
+    reported = net.echo(b"1")
     first, second = outcome(net.factory.stop(ClientStopped())), outcome(net.factory.stop(ClientStopped()))
-    assert [type(error) for error in told] == [ClientStopped]  # nobody waits for the socket
+    assert [type(error) for error in reported] == [ClientStopped]  # nobody waits for the socket
     net.server.advance(CLOSE_TIMEOUT - 0.1)
     assert first == second == []
     assert len(net.server.connections) == 1
@@ -516,12 +516,12 @@ def test_when_ready_fails_after_twisteds_own_stop(state: Callable[[], Net]) -> N
 
 def test_retired_connection_finishes_its_requests() -> None:
     net = connected()
-    told = net.echo(b"1")
+    reported = net.echo(b"1")
     left = outcome(net.factory.retire_it(net.connection))
     connection = net.connection
     assert (connection.is_retiring, left) == (True, [])
     net.server.send_opening()
-    assert told == [[b"1"]]
+    assert reported == [[b"1"]]
     assert "removed from the list" in str(connection.error)
     net.clock.advance(0)
     assert (len(left), net.endpoint.attempts, net.clock.getDelayedCalls()) == (1, 1, [])
@@ -554,11 +554,11 @@ def test_retire_without_ready_connection_stops_at_once() -> None:
 @pytest.mark.guarantee(number=11)
 def test_stop_closes_retired_connection_at_once() -> None:
     net = connected()
-    told = net.echo(b"1")
+    reported = net.echo(b"1")
     left = outcome(net.factory.retire_it(net.connection))
     stopped = outcome(net.factory.stop(ClientStopped()))
     net.clock.advance(0)
-    assert [type(error) for error in told] == [ClientStopped]
+    assert [type(error) for error in reported] == [ClientStopped]
     assert (len(left), len(stopped), net.clock.getDelayedCalls()) == (1, 1, [])
 
 

@@ -629,9 +629,9 @@ def test_server_with_paused_writing_is_chosen_last() -> None:
 def busy(pool: Pool, place: int) -> tuple[Task, list[Any]]:
     """A task in flight at a server of the pool, and its outcome."""
     task = Task("work")
-    told = outcome_of(present(list(pool.servers)[place].connection).submit(task))
+    reported = outcome_of(present(list(pool.servers)[place].connection).submit(task))
     pool.advance()
-    return task, told
+    return task, reported
 
 
 def test_added_server_is_connected() -> None:
@@ -672,12 +672,12 @@ def test_removed_idle_server_is_disconnected_at_once() -> None:
 @pytest.mark.guarantee(number=7)
 def test_removed_server_finishes_its_tasks() -> None:
     pool = Pool().start()
-    _, told = busy(pool, 2)
+    _, reported = busy(pool, 2)
     pool.servers.change(pool.servers.addresses[:2])
     pool.advance(60)
-    assert (told, len(pool.there[2].connections)) == ([], 1)
+    assert (reported, len(pool.there[2].connections)) == ([], 1)
     pool.there[2].take("work").complete(b"done")
-    assert told == [b"done"]
+    assert reported == [b"done"]
     pool.advance()
     assert pool.there[2].connections == []
     assert pool.servers._leaving == {}  # guarantee 12
@@ -717,12 +717,12 @@ def test_server_can_be_removed_while_it_is_not_ready(state: str) -> None:
 @pytest.mark.guarantee(number=11)
 def test_stop_does_not_wait_for_tasks_of_removed_server() -> None:
     pool = Pool().start()
-    _, told = busy(pool, 2)
+    _, reported = busy(pool, 2)
     pool.servers.change(pool.servers.addresses[:2])
     stopped = [outcome_of(pool.servers.stop(ClientStopped())) for _ in range(3)]
     assert stopped == [[], [], []]  # there are sockets left
     pool.advance()
-    assert ([type(error) for error in told], stopped) == ([ClientStopped], [[None]] * 3)
+    assert ([type(error) for error in reported], stopped) == ([ClientStopped], [[None]] * 3)
     pool.stop()
 
 
@@ -730,14 +730,14 @@ def test_removed_server_can_be_added_again_meanwhile() -> None:
     """It is a new one, with a connection of its own."""
     pool = Pool().start()
     addresses = pool.servers.addresses
-    _, told = busy(pool, 2)
+    _, reported = busy(pool, 2)
     pool.servers.change(addresses[:2])
     pool.servers.change(addresses)
     pool.advance()
     assert len(pool.there[2].connections) == 2
     pool.there[2].take("work").complete(b"done")
     pool.advance()
-    assert (told, len(pool.there[2].connections)) == ([b"done"], 1)
+    assert (reported, len(pool.there[2].connections)) == ([b"done"], 1)
     pool.stop()
 
 

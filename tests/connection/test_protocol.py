@@ -126,9 +126,9 @@ def test_error_of_tcp_connection_lost_before_any_answer_suggests_tls(error: Exce
     net = unready()
     directlyProvides(net.server.transport, ITCPTransport)
     net.server.lose(error)
-    (told,) = net.listener.errors
-    assert type(told) is type(error)
-    assert str(told).endswith(": before any answer; the server may require TLS, which takes an address with tls:.")
+    (reported,) = net.listener.errors
+    assert type(reported) is type(error)
+    assert str(reported).endswith(": before any answer; the server may require TLS, which takes an address with tls:.")
 
 
 # TLS, as far as the connection is concerned; `test_tls` has real handshakes.
@@ -167,9 +167,9 @@ def tls_net(monkeypatch: pytest.MonkeyPatch) -> Net:
 def test_loss_of_tls_connection_is_explained(tls_net: Net) -> None:
     error = ConnectionLost()
     tls_net.server.lose(error)
-    (told,) = tls_net.listener.errors
-    assert isinstance(told, TLSError)
-    assert told.__cause__ is error
+    (reported,) = tls_net.listener.errors
+    assert isinstance(reported, TLSError)
+    assert reported.__cause__ is error
 
 
 @pytest.mark.guarantee(number=10)
@@ -178,9 +178,9 @@ def test_connect_timeout_over_tls_names_incomplete_handshake(tls_net: Net, tls_e
     if tls_established:
         tls_net.connection.handshakeCompleted()
     tls_net.clock.advance(CONNECT_TIMEOUT)
-    (told,) = tls_net.listener.errors
-    assert type(told) is (TimeoutError if tls_established else TLSError)
-    assert f"no good answer within {CONNECT_TIMEOUT} seconds" in str(told)
+    (reported,) = tls_net.listener.errors
+    assert type(reported) is (TimeoutError if tls_established else TLSError)
+    assert f"no good answer within {CONNECT_TIMEOUT} seconds" in str(reported)
 
 
 @pytest.mark.guarantee(number=11)
@@ -203,11 +203,11 @@ def test_stop_does_not_wait_for_tls_handshake(tls_net: Net, tls_established: boo
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_request_has_a_fence_behind_it(question: PacketType) -> None:
     net = connected()
-    _, told = net.ask(question, b"x")
+    _, reported = net.ask(question, b"x")
     packets = net.server.received()
     assert packets == [(question, [b"x"]), FENCE]
     net.server.send(answer(packets[0]))
-    assert told[0][0] == b"x"
+    assert reported[0][0] == b"x"
 
 
 @pytest.mark.guarantee(number=17)
@@ -218,8 +218,8 @@ def test_unanswered_request_fails_and_later_answers_are_matched(question: Packet
     silent = [net.ask(question, b"silent")[1] for _ in range(2)]
     answered = [net.ask(asked, b"%d" % place)[1] for place, asked in enumerate(QUESTIONS)]
     net.server.send(*(answer(packet) for packet in net.server.received() if packet[1] != [b"silent"]))
-    assert [told[0].code for told in silent] == ["", ""]
-    assert [told[0][0] for told in answered] == [b"0", b"1", b"2", b"3"]
+    assert [reported[0].code for reported in silent] == ["", ""]
+    assert [reported[0][0] for reported in answered] == [b"0", b"1", b"2", b"3"]
     assert net.connection.error is None
 
 
@@ -251,7 +251,7 @@ class Asked:
         self.name = b"%d" % number
         self.treated = treated
         self.cancelled = cancelled
-        deferred, self.told = net.ask(question, self.name)
+        deferred, self.reported = net.ask(question, self.name)
         if cancelled:
             deferred.cancel()
 
@@ -260,13 +260,13 @@ class Asked:
         return [*own[self.treated], answer(fence)]
 
     def has_right_outcome(self) -> bool:
-        (told,) = self.told
+        (reported,) = self.reported
         if self.cancelled:
-            return isinstance(told, CancelledError)
+            return isinstance(reported, CancelledError)
         if self.treated == "answered":
-            return bool(told[0] == self.name)
+            return bool(reported[0] == self.name)
         expected = self.name.decode() if self.treated == "refused" else ""
-        return bool(told.code == expected)
+        return bool(reported.code == expected)
 
 
 TREATMENTS = st.sampled_from(["answered", "refused", "silent"])
@@ -351,10 +351,10 @@ def test_wrong_answer_to_oldest_request_ends_connection(fault: Callable[[Net], b
 )
 def test_unrequested_packet_ends_connection(said: bytes) -> None:
     net = connected()
-    told = net.echo(b"1")
+    reported = net.echo(b"1")
     net.server.send_opening()
     net.server.send(said)
-    assert told == [[b"1"]]
+    assert reported == [[b"1"]]
     assert closed_by(net, ProtocolError)
 
 
@@ -362,24 +362,24 @@ def test_unrequested_packet_ends_connection(said: bytes) -> None:
 def test_request_about_handle_of_fence_is_answered() -> None:
     """A handle may come from anywhere, through `JobHandle.from_string`."""
     net = connected()
-    _, told = net.ask(GET_STATUS, FENCE[1][0])
+    _, reported = net.ask(GET_STATUS, FENCE[1][0])
     bystander = net.echo(b"1")
     net.server.send_opening()
     assert net.connection.error is None
     assert bystander == [[b"1"]]
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 @pytest.mark.guarantee(number=6)
 @pytest.mark.parametrize("late", [ECHO_RES.response(b"1"), ERROR.response(b"code", b"text"), b""])
 def test_late_answer_to_cancelled_request_is_ignored(late: bytes) -> None:
     net = connected()
-    deferred, told = net.ask(ECHO_REQ, b"1")
+    deferred, reported = net.ask(ECHO_REQ, b"1")
     deferred.cancel()
-    assert [type(error) for error in told] == [CancelledError]
+    assert [type(error) for error in reported] == [CancelledError]
     next_one = net.echo(b"2")
     net.server.send(late, answer(FENCE), ECHO_RES.response(b"2"), answer(FENCE))
-    assert len(told) == 1
+    assert len(reported) == 1
     assert next_one == [[b"2"]]
     assert net.connection.error is None
 
@@ -395,8 +395,8 @@ def test_every_request_fails_once_when_connection_is_lost() -> None:
     first.addErrback(lambda failure: cancelled_after.cancel())
     last = net.echo(b"4")
     net.server.lose(ConnectionLost("cable"))
-    assert [type(told[0]) for told in (before, after, last)] == [CancelledError, CancelledError, ConnectionLost]
-    assert [len(told) for told in (before, after, last)] == [1, 1, 1]
+    assert [type(reported[0]) for reported in (before, after, last)] == [CancelledError, CancelledError, ConnectionLost]
+    assert [len(reported) for reported in (before, after, last)] == [1, 1, 1]
 
 
 @pytest.mark.guarantee(number=1)
@@ -404,15 +404,15 @@ def test_request_on_lost_connection_fails_at_once() -> None:
     net = connected()
     connection = net.connection
     net.server.lose(ConnectionLost("cable"))
-    told = outcome(connection.request(ECHO_REQ, b"1", answer=ECHO_RES))
-    assert told == [connection.error]
+    reported = outcome(connection.request(ECHO_REQ, b"1", answer=ECHO_RES))
+    assert reported == [connection.error]
     assert isinstance(connection.error, ConnectionLost)
     assert net.server.received() == []
 
 
 @pytest.mark.guarantee(number=1)
 def test_request_made_by_errback_of_lost_one_fails_at_once() -> None:
-    """The connection is known to be down before anybody is told."""
+    """The connection is known to be down before anybody is reported."""
     net = connected()
     connection = net.connection
     again: list[Any] = []
@@ -491,9 +491,9 @@ def is_answered_wrongly(net: Net) -> None:
 def test_ended_request_is_not_retained(end: Callable[[Net], None]) -> None:
     net = connected()
     connection = net.connection
-    deferred, told = net.ask(ECHO_REQ, b"1")
+    deferred, reported = net.ask(ECHO_REQ, b"1")
     end(net)
-    assert len(told) == 1
+    assert len(reported) == 1
     gone = weakref.ref(deferred)
     del deferred
     assert is_freed(gone)
@@ -515,11 +515,11 @@ def test_subclass_handles_packets_that_answer_no_request() -> None:
     net = Net()
     net.factory.protocol = Worker
     net.connector.connect()
-    told = net.echo(b"1")
+    reported = net.echo(b"1")
     net.server.send(NOOP.response(), ECHO_RES.response(b"1"), NOOP.response())
     assert isinstance(net.connection, Worker)
     assert net.connection.noops == 2
-    assert told == [[b"1"]]
+    assert reported == [[b"1"]]
 
 
 @pytest.mark.guarantee(number=15)
@@ -527,11 +527,11 @@ def test_subclass_handles_packets_that_answer_no_request() -> None:
 def test_answers_are_intact_in_any_fragmentation(size: int) -> None:
     net = connected()
     payloads = [b"", b"\0", bytes(range(256)) * 3, b"\0RES" * 5]
-    told = [net.echo(payload) for payload in payloads]
+    reported = [net.echo(payload) for payload in payloads]
     stream = b"".join(answer(packet) for packet in net.server.received())
     for start in range(0, len(stream), size):
         net.server.send(stream[start : start + size])
-    assert told == [[[payload]] for payload in payloads]
+    assert reported == [[[payload]] for payload in payloads]
 
 
 # Bad streams.
@@ -562,9 +562,9 @@ def test_bad_stream_before_first_answer_ends_connection(said: bytes) -> None:
 @pytest.mark.guarantee(number=14)
 def test_header_of_too_large_packet_ends_connection() -> None:
     net = connected(max_packet_size=64)
-    told = net.echo(b"1")
+    reported = net.echo(b"1")
     net.server.send(ECHO_RES.response(b"x" * 64))
-    assert told == [[b"x" * 64]]
+    assert reported == [[b"x" * 64]]
     net.server.send(answer(FENCE), ECHO_RES.response(b"x" * 65)[:12])
     assert closed_by(net, ProtocolError)
 

@@ -19,12 +19,12 @@ from .harness import FENCE, closed_by, connected, let_pass, unready
 def test_server_that_does_not_answer_is_dropped() -> None:
     net = connected(server_timeout=8.0)
     let_pass(net, 60)
-    told = net.echo(b"1")
+    reported = net.echo(b"1")
     let_pass(net, 7.75)
-    assert (told, net.connection.error) == ([], None)
+    assert (reported, net.connection.error) == ([], None)
     let_pass(net, 0.25)
     assert closed_by(net, TimeoutError)
-    assert "no answer within 8.0 seconds" in str(told[0])
+    assert "no answer within 8.0 seconds" in str(reported[0])
     assert [type(error) for error in net.listener.errors] == [TimeoutError]
 
 
@@ -32,22 +32,22 @@ def test_server_that_does_not_answer_is_dropped() -> None:
 def test_default_server_timeout_is_half_a_minute() -> None:
     net = connected()
     net.clock.advance(60)
-    told = net.echo(b"1")
+    reported = net.echo(b"1")
     let_pass(net, 29.75)
-    assert told == []
+    assert reported == []
     let_pass(net, 0.25)
-    assert len(told) == 1
+    assert len(reported) == 1
 
 
 @pytest.mark.guarantee(number=17)
 def test_slow_server_that_makes_progress_is_not_dropped() -> None:
     """One answer in each while, however much is owed."""
     net = connected(server_timeout=8.0)
-    told = [net.echo(b"%d" % number) for number in range(10)]
+    reported = [net.echo(b"%d" % number) for number in range(10)]
     for packet in net.server.received():
         let_pass(net, 7.5)
         net.server.send(answer(packet))
-    assert told == [[[b"%d" % number]] for number in range(10)]
+    assert reported == [[[b"%d" % number]] for number in range(10)]
     assert net.connection.error is None
 
 
@@ -69,7 +69,7 @@ def test_server_that_stops_answering_is_dropped_within_half_as_long_again() -> N
 def test_parts_of_large_answer_count_as_progress() -> None:
     """What it owes is behind that."""
     net = connected(server_timeout=8.0)
-    connection, large, told = net.connection, net.echo(b"x" * 40), net.echo(b"1")
+    connection, large, reported = net.connection, net.echo(b"x" * 40), net.echo(b"1")
     question, fence, *others = net.server.received()
     packet = answer(question)
     for place in range(len(packet)):
@@ -78,7 +78,7 @@ def test_parts_of_large_answer_count_as_progress() -> None:
     assert (large, connection.error) == ([[b"x" * 40]], None)
     net.server.send(answer(fence), answer(others[0])[:-1])
     let_pass(net, 7.75)
-    assert (told, connection.error) == ([], None)
+    assert (reported, connection.error) == ([], None)
     let_pass(net, 4.25)
     assert isinstance(connection.error, TimeoutError)  # it said no more
 
@@ -107,11 +107,11 @@ def test_blocked_reactor_does_not_count_as_silence_of_server() -> None:
     """The timer comes before what has been there to be read for long."""
     net = connected(server_timeout=8.0)
     for number in range(5):
-        told = net.echo(b"%d" % number)
+        reported = net.echo(b"%d" % number)
         packets = net.server.received()
         net.clock.advance(100)
         net.server.send(*map(answer, packets))
-        assert told == [[b"%d" % number]]
+        assert reported == [[b"%d" % number]]
     assert net.connection.error is None
 
 
@@ -149,12 +149,12 @@ def test_probes_end_with_connection(end: str) -> None:
 def test_answer_that_arrives_while_reactor_is_blocked_counts(options: dict[str, float], blocked: float) -> None:
     """Whichever probe is late: what has arrived is read before it looks."""
     net = connected(**options)
-    told = net.echo(b"1")
+    reported = net.echo(b"1")
     let_pass(net, 7.75)
     packets = net.server.received()
     net.clock.callLater(blocked, lambda: net.server.send(*map(answer, packets)))
     net.clock.advance(blocked)
-    assert (told, net.connection.error) == ([[b"1"]], None)
+    assert (reported, net.connection.error) == ([[b"1"]], None)
 
 
 @pytest.mark.guarantee(number=10)
@@ -222,12 +222,12 @@ def test_answer_to_fence_alone_satisfies_heartbeat() -> None:
 def test_any_byte_resets_heartbeat() -> None:
     net = connected(heartbeat=8.0, server_timeout=1e6)
     connection, server = net.connection, net.server
-    told = net.echo(b"1")
+    reported = net.echo(b"1")
     packet = b"".join(map(answer, server.received()))
     for place in range(len(packet)):
         let_pass(net, 3)
         server.send(packet[place : place + 1])
-    assert (server.received(), connection.error, told) == ([], None, [[b"1"]])
+    assert (server.received(), connection.error, reported) == ([], None, [[b"1"]])
 
 
 @pytest.mark.guarantee(number=10)

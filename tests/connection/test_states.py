@@ -220,7 +220,7 @@ class ConnectionMachine(RuleBasedStateMachine):
     def outcomes_are_exact(self) -> None:
         """Each request has at most one outcome, and one as soon as the connection is down; idle is reported once."""
         least = 1 if self.state is DOWN else 0
-        assert all(least <= len(told) <= 1 for told in self.walk.requests)
+        assert all(least <= len(reported) <= 1 for reported in self.walk.requests)
         assert self.walk.idle <= 1
 
     def teardown(self) -> None:

@@ -206,36 +206,36 @@ async def a_minute_of_failures(address: str, tls: TLSOptions | None) -> list[Exc
     clock = Warp()
     client = GearmanClient([address], tls=tls, reactor=clock)
     client.startService()
-    told = []
+    reported = []
     while clock.seconds() < 60:
         await until(lambda: state(client) is ServerState.WAITING)
         (info,) = client.servers
         assert info.last_error is not None
         assert info.next_attempt is not None
-        told.append(info.last_error)
+        reported.append(info.last_error)
         clock.advance(info.next_attempt)
     task = client.add_task("reverse")
     await until(lambda: state(client) is ServerState.WAITING)
     error = await outcome(task)
     assert isinstance(error, NoServersAvailable)
-    assert str(told[-1]) in str(error)
+    assert str(reported[-1]) in str(error)
     await client.stopService()
-    assert 5 <= len(told) <= 9
-    assert clock.connects == len(told) + 1
-    return told
+    assert 5 <= len(reported) <= 9
+    assert clock.connects == len(reported) + 1
+    return reported
 
 
 @dataclass(frozen=True)
 class Fault:
     """A server that clients must not accept, or that does not accept the client.
 
-    :ivar told: pattern of the error.
+    :ivar reported: pattern of the error.
     :ivar server: makes the certificate of stunnel.
     :ivar settings: makes more settings of stunnel.
     :ivar tls: the options of the client.
     """
 
-    told: str
+    reported: str
     server: Callable[[Certificates], Path] = lambda certificates: certificates.server
     settings: Callable[[Certificates], list[str]] = lambda certificates: []
     tls: Callable[[Certificates], TLSOptions] = lambda certificates: certificates.options
@@ -315,11 +315,11 @@ FAULTS: Final = {
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 async def test_fault_is_explained_and_backed_off(fault: Fault, gearmand: Gearmand, certificates: Certificates) -> None:
     with Stunnel(gearmand.address, fault.server(certificates), *fault.settings(certificates)) as stunnel:
-        told = await a_minute_of_failures(f"tls:{stunnel.address}", fault.tls(certificates))
-    assert {type(error) for error in told} == {TLSError}
-    assert all(error.__cause__ is not None for error in told)
-    pattern = f"TLS: (?:{fault.told})"
-    assert [error for error in told if not re.fullmatch(pattern, str(error))] == []
+        reported = await a_minute_of_failures(f"tls:{stunnel.address}", fault.tls(certificates))
+    assert {type(error) for error in reported} == {TLSError}
+    assert all(error.__cause__ is not None for error in reported)
+    pattern = f"TLS: (?:{fault.reported})"
+    assert [error for error in reported if not re.fullmatch(pattern, str(error))] == []
 
 
 class Talker(Protocol):
@@ -340,29 +340,29 @@ def listening(protocol: type[Protocol]) -> Iterator[str]:
 @pytest.mark.guarantee(number=14)
 async def test_plain_text_server_at_tls_address(gearmand: Gearmand, certificates: Certificates) -> None:
     """gearmand closes the connection; others answer."""
-    told = await a_minute_of_failures(f"tls:{gearmand.address}", certificates.options)
-    assert {type(error) for error in told} == {TLSError}
-    assert all(str(error).startswith("TLS: no handshake (the server may speak plain text): ") for error in told)
+    reported = await a_minute_of_failures(f"tls:{gearmand.address}", certificates.options)
+    assert {type(error) for error in reported} == {TLSError}
+    assert all(str(error).startswith("TLS: no handshake (the server may speak plain text): ") for error in reported)
     with listening(Talker) as address:
-        told = await a_minute_of_failures(f"tls:{address}", certificates.options)
-    assert {type(error) for error in told} == {TLSError}
-    assert all(str(error).endswith("(the server may speak plain text)") for error in told)
+        reported = await a_minute_of_failures(f"tls:{address}", certificates.options)
+    assert {type(error) for error in reported} == {TLSError}
+    assert all(str(error).endswith("(the server may speak plain text)") for error in reported)
 
 
 @pytest.mark.guarantee(number=14)
 async def test_tls_server_at_plain_text_address(stunnel: Stunnel) -> None:
-    """It says nothing, so nobody can tell; but that it may be so is told."""
-    told = await a_minute_of_failures(stunnel.address, None)
-    assert all("the server may require TLS, which takes an address with tls:" in str(error) for error in told)
+    """It says nothing, so nobody can tell; but that it may be so is reported."""
+    reported = await a_minute_of_failures(stunnel.address, None)
+    assert all("the server may require TLS, which takes an address with tls:" in str(error) for error in reported)
 
 
 @pytest.mark.daemon("stunnel4")
 @pytest.mark.guarantee(number=14)
 async def test_tunnel_to_closed_port(certificates: Certificates) -> None:
     with Stunnel("127.0.0.1:1", certificates.server) as stunnel:
-        told = await a_minute_of_failures(f"tls:{stunnel.address}", certificates.options)
-    assert {type(error) for error in told} == {TLSError}
-    assert all(str(error).startswith("TLS: no answer after the handshake (") for error in told)
+        reported = await a_minute_of_failures(f"tls:{stunnel.address}", certificates.options)
+    assert {type(error) for error in reported} == {TLSError}
+    assert all(str(error).startswith("TLS: no answer after the handshake (") for error in reported)
 
 
 class Listener(Protocol):

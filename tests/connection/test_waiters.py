@@ -30,12 +30,12 @@ def test_when_ready_can_be_cancelled() -> None:
 def test_fired_waiter_is_not_retained(cancelled: bool) -> None:
     net = unready()
     deferred = net.factory.when_ready()
-    told = outcome(deferred)
+    reported = outcome(deferred)
     if cancelled:
         deferred.cancel()
     else:
         net.server.send_opening()
-    assert len(told) == 1
+    assert len(reported) == 1
     gone = weakref.ref(deferred)
     del deferred
     assert is_freed(gone)
@@ -45,6 +45,6 @@ def test_waiter_can_cancel_another() -> None:
     net = unready()
     first, second = net.factory.when_ready(), net.factory.when_ready()
     first.addCallback(lambda _: second.cancel())
-    told = outcome(second)
+    reported = outcome(second)
     net.server.send_opening()
-    assert [type(error) for error in told] == [CancelledError]
+    assert [type(error) for error in reported] == [CancelledError]
