@@ -104,6 +104,14 @@ MODULES = [
     "cli.top",
     "cli.server",
     "cli.metrics",
+    "cli.commands",
+    "cli.commands.run",
+    "cli.commands.submit",
+    "cli.commands.work",
+    "cli.commands.admin",
+    "cli.commands.top",
+    "cli.commands.server",
+    "cli.commands.metrics",
     "cli.main",
     "__main__",
 ]
@@ -177,7 +185,7 @@ def test_module_imports_only_modules_above_it(name: str) -> None:
 
 def package_of(module: str) -> str:
     """The package of a module; ``""`` for the shared modules."""
-    package, dot, _ = module.rpartition(".")
+    package, dot, _ = module.partition(".")
     return package if dot else module if module in BELOW else ""
 
 

@@ -1,12 +1,14 @@
-"""What runs before the command line is read: the extra may not be installed."""
+"""The group of all commands, and what runs before the command line is read: the extra may not be installed."""
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
 
 from txgearman.__main__ import main
+from txgearman.cli.main import cli
 
 
 def test_main_runs_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,6 +34,13 @@ def test_missing_click_is_missing_extra(monkeypatch: pytest.MonkeyPatch, capsys:
 
 @pytest.mark.usefixtures("command_not_imported")
 def test_other_missing_module_is_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "txgearman.cli.options", None)
-    with pytest.raises(ImportError, match=r"txgearman\.cli\.options"):
+    monkeypatch.setitem(sys.modules, "txgearman.cli.commands", None)
+    with pytest.raises(ImportError, match=r"txgearman\.cli\.commands"):
         main()
+
+
+def test_help_lists_each_command_once_in_sections(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--help"], standalone_mode=False)
+    listing = capsys.readouterr().out.partition("\nJobs:\n")[2].partition("Exit codes")[0]
+    assert re.findall(r"^(\w+):$", listing, re.MULTILINE) == ["Servers", "Monitoring", "Development"]
+    assert sorted(re.findall(r"^  (\w+)", listing, re.MULTILINE)) == sorted(cli.commands)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-__all__ = ["DEFAULT_SERVER", "SECONDS", "Servers", "TIME", "output_options", "server_options"]
+__all__ = ["DEFAULT_SERVER", "SECONDS", "Servers", "TIME", "output_options", "server_options", "timeout_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -138,3 +138,13 @@ def output_options(function: F) -> F:
     )(function)
     click.option("--json", is_flag=True, help="Print JSON.")(function)
     return function
+
+
+timeout_option: Final = click.option(
+    "-t",
+    "--timeout",
+    type=SECONDS,
+    default=10.0,
+    show_default=True,
+    help="Seconds that a server may take to send its answer, or the next part of it.",
+)

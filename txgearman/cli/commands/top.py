@@ -1,0 +1,30 @@
+"""Command line of ``txgearman top``."""
+
+from __future__ import annotations
+
+import click
+
+from ..options import SECONDS, Servers, server_options, timeout_option
+from .run import run_command
+
+__all__ = ["top"]
+
+
+@click.command()
+@server_options
+@timeout_option
+@click.option("-i", "--interval", type=SECONDS, default=2.0, show_default=True, help="Seconds between updates.")
+@click.option("-c", "--count", type=click.IntRange(1), help="Exit after this many updates.")
+def top(servers: Servers, timeout: float, interval: float, count: int | None) -> None:
+    """Show servers and functions, and keep the display up to date.
+
+    Functions are added up over all servers, and sorted by their number of jobs. "change/s" is the change of that number
+    per second since the last update. Press Ctrl-C to exit.
+
+    \b
+    Example:
+      txgearman top -s a.example.com -s b.example.com
+    """
+    from ..top import top
+
+    run_command(top, servers, timeout, interval, count)
