@@ -78,6 +78,7 @@ MODULES = [
     "testing.ports",
     "testing.clock",
     "testing.logged_errors",
+    "testing.submits",
     "testing.group",
     "testing.description",
     "testing.closing",

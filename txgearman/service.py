@@ -49,9 +49,9 @@ class GearmanService(Service):
         self._random = random_source(self._reactor)
         self._connection_options = connection_options
         # The clock of a test that uses `txgearman.testing` keeps a record of the services on it.
-        record = getattr(self._reactor, "txgearman_services", None)
-        if record is not None:
-            record.service_made(self)
+        self._record = getattr(self._reactor, "txgearman_services", None)
+        if self._record is not None:
+            self._record.service_made(self)
 
     async def __aenter__(self) -> Self:
         self.startService()

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from txgearman import BatchFailed, GearmanClient, JobHandle, TaskError
+from txgearman.client.batches import Batch
 from txgearman.packets import GET_STATUS
 
 from ..wire import MemoryEndpoint, ServerSide
@@ -15,11 +16,32 @@ from ..wire import MemoryEndpoint, ServerSide
 NOTHING = "nothing yet"
 
 
+class Record:
+    """Record of the batches on a clock, as `txgearman.testing` keeps one."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def service_made(self, service: object) -> None:
+        pass
+
+    def batch_submitted(self, client: object, batch: Batch, deferred: object) -> None:
+        self.batches.append(batch)
+
+
+class RecordingClock(Clock):
+    """A clock with such a record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.txgearman_services = Record()
+
+
 class BatchHarness:
     """A started client with a connection to each server."""
 
-    def __init__(self, servers: int = 1, **options: Any) -> None:
-        self.clock = Clock()
+    def __init__(self, servers: int = 1, *, clock: Clock | None = None, **options: Any) -> None:
+        self.clock = Clock() if clock is None else clock
         self.endpoints = [MemoryEndpoint(self.clock) for _ in range(servers)]
         addresses = [(f"s{index}", endpoint) for index, endpoint in enumerate(self.endpoints)]
         self.client = GearmanClient(addresses, **{"reactor": self.clock, "heartbeat": None, **options})

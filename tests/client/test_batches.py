@@ -31,7 +31,7 @@ from ..client_harness import ClientHarness, take_all
 from ..client_harness import outcome as outcome_of
 from ..garbage import is_freed
 from ..wire import outcome
-from .batch_harness import NOTHING, BatchHarness
+from .batch_harness import NOTHING, BatchHarness, RecordingClock
 from .connection_harness import complete, created, exception, late, work_fail
 
 
@@ -48,6 +48,18 @@ def refused(code: bytes = b"QUEUE_ERROR") -> bytes:
 
 
 # Outcomes.
+
+
+def test_batch_is_recorded_with_the_jobs_that_it_waits_for() -> None:
+    """For the messages of `txgearman.testing`."""
+    clock = RecordingClock()
+    harness = BatchHarness(clock=clock)
+    harness.add(b"a", b"b", b"c", b"d", uniques=["u", "v", "u", "w"])
+    (batch,) = clock.txgearman_services.batches
+    assert (batch.function, len(batch), batch.handles()) == ("f", 4, [])
+    harness.server.send(created(b"H:1"), created(b"H:2"), created(b"H:1"))
+    assert [handle.handle for handle in batch.handles()] == [b"H:2", b"H:1", b"H:1"]
+    assert batch.handles()[0].server == "s0"
 
 
 def test_results_come_in_order_of_workloads() -> None:

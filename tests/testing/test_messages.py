@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -54,9 +55,14 @@ def test_background_job_runs_already(server: MemoryJobServer) -> None:
     for _ in range(2):
         client.add_task_bg("reverse")
         server.take("reverse")
+    client.add_task_bg("reverse")
+    server.take("reverse")
     _, first, second, _ = message_of_take(server).splitlines()
-    assert first.startswith("  background job H:memory:1 of 'reverse' on memory:1, submitted at tests/testing/")
-    assert " was taken at tests/testing/test_messages.py:" in second
+    same = (
+        rf"  background job H:memory:1 of 'reverse' on memory:1, submitted at {HERE} was taken at {HERE}, and has not "
+    )
+    assert re.fullmatch(same + r"ended \(and 1 more like it\)", first)
+    assert second.startswith("  background job H:memory:3 of 'reverse' on memory:1, ")
 
 
 def test_job_was_taken(server: MemoryJobServer) -> None:
@@ -80,6 +86,17 @@ def test_server_has_forgotten_the_job(server: MemoryJobServer) -> None:
     server.advance()
     server._core.jobs = type(server._core.jobs)(server.clock.seconds, 0, b"H:new")
     assert "has no outcome: its server does not have its job" in message_of_take(server)
+
+
+def test_server_has_forgotten_jobs_of_a_batch(server: MemoryJobServer) -> None:
+    server.client().add_tasks("reverse", [b"a", b"b", b"c"])
+    server.take("reverse").complete()
+    server._core.jobs = type(server._core.jobs)(server.clock.seconds, 0, b"H:new")
+    assert re.search(
+        rf"\n  batch of 3 jobs of 'reverse' \(submitted at {HERE}\) has no outcome for 2 of its jobs: job H:memory:2 "
+        r"on memory:1 is not known to its server \(and 1 more like it\)\n",
+        message_of_take(server),
+    )
 
 
 def test_job_is_queued_again(server: MemoryJobServer) -> None:
@@ -159,6 +176,17 @@ def test_submitted_has_every_submit(server: MemoryJobServer) -> None:
         SubmittedJob(b"full", b"1", b"", normal, True, b"", 0, b"H:memory:4"),
     ]
     assert server.take("count").reducer == b"sum"
+
+
+def test_submitted_has_the_jobs_of_batches(server: MemoryJobServer) -> None:
+    client = server.client()
+    client.add_tasks("order", [b"1", b"2"], uniques=["o1", "o2"], priority=Priority.LOW)
+    client.add_tasks_bg("mail", [b"3"])
+    assert server.submitted == [
+        SubmittedJob(b"order", b"1", b"o1", Priority.LOW, False, b"", 0, b"H:memory:1"),
+        SubmittedJob(b"order", b"2", b"o2", Priority.LOW, False, b"", 0, b"H:memory:2"),
+        SubmittedJob(b"mail", b"3", b"", Priority.NORMAL, True, b"", 0, b"H:memory:3"),
+    ]
 
 
 # result_of().

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from twisted.internet.task import Clock, LoopingCall
 from twisted.logger import Logger, globalLogPublisher
 
 from txgearman import (
+    BatchFailed,
     ClientStopped,
     GearmanAdmin,
     GearmanClient,
@@ -164,6 +166,65 @@ def logs_a_failure(server: MemoryJobServer) -> None:
         Logger().failure("the order was not sent")
 
 
+# The same of batches.
+
+
+def nobody_takes_of_batch(server: MemoryJobServer) -> None:
+    server.client().add_tasks("reverse", [b"a", b"b", b"c"])
+
+
+def ended_in_part(server: MemoryJobServer) -> None:
+    """The first has its result, the second a data packet, which makes it a task of its own; nobody takes the others."""
+    server.client().add_tasks("reverse", [b"a", b"b", b"c", b"d"])
+    server.take("reverse").complete()
+    server.take("reverse").send_data(b"x")
+
+
+def map_that_is_left(server: MemoryJobServer) -> None:
+    async def collect(client: GearmanClient) -> list[bytes]:
+        return [result async for result in client.map("reverse", [b"a", b"b"], concurrency=8)]
+
+    ensureDeferred(collect(server.client()))
+    server.take("reverse").complete()
+
+
+def failure_of_batch_that_is_kept(server: MemoryJobServer) -> Deferred[Any]:
+    deferred = server.client().add_tasks("reverse", [b"a", b"b"])
+    server.take("reverse").complete()
+    server.take("reverse").fail()
+    return deferred
+
+
+def failure_of_batch_that_is_dropped(server: MemoryJobServer) -> None:
+    failure_of_batch_that_is_kept(server)
+
+
+def refused_in_background(server: MemoryJobServer) -> Deferred[Any]:
+    server.reject("QUEUE_ERROR")
+    deferred = server.client().add_tasks_bg("mail", [b"a", b"b"])
+    assert server.queued("mail") == [b"b"]
+    return deferred
+
+
+def batch_left_in_queue(server: MemoryJobServer) -> None:
+    server.client().add_tasks_bg("mail", [b"a", b"b", b"c"])
+
+
+def job_of_batch_is_taken_and_not_ended(server: MemoryJobServer) -> None:
+    server.client().add_tasks_bg("mail", [b"a"])
+    server.take("mail")
+
+
+def function_raises_for_batch_in_background(server: MemoryJobServer) -> None:
+    server.worker().register_function("mail", divide)
+    server.result_of(server.client().add_tasks_bg("mail", [b"a"]))
+
+
+def batch_never_sent(server: MemoryJobServer) -> None:
+    server.black_hole_connections()
+    server.client().add_tasks("reverse", [b"a", b"b"])
+
+
 HERE = r"tests/testing/test_verification\.py:\d+"
 TASK = rf"task 'reverse' \(job H:memory:1 on memory:1, submitted at {HERE}\)"
 MAIL = rf"background job H:memory:1 of 'mail' on memory:1, submitted at {HERE}"
@@ -199,6 +260,25 @@ COMPLAINTS: dict[Callable[[MemoryJobServer], object], str] = {
     "connecting",
     waits_for_retry: rf"task 'reverse' \(submitted at {HERE}\) has no outcome: after attempt 1 it has no job; its "
     "client: memory:1 is connected, with 0 in flight",
+    nobody_takes_of_batch: rf"batch of 3 jobs of 'reverse' \(submitted at {HERE}\) has no outcome for 3 of its "
+    r"jobs: job H:memory:1 on memory:1 is queued, and nobody has taken it \(and 2 more like it\)",
+    ended_in_part: rf"batch of 4 jobs of 'reverse' \(submitted at {HERE}\) has no outcome for 3 of its jobs: job "
+    rf"H:memory:2 on memory:1 was taken at {HERE}, and has not ended; job H:memory:3 on memory:1 is queued, and nobody "
+    r"has taken it \(and 1 more like it\)",
+    map_that_is_left: rf"batch of 2 jobs of 'reverse' \(submitted at {HERE}\) has no outcome for 1 of its jobs: "
+    r"job H:memory:2 on memory:1 is queued, and nobody has taken it",
+    failure_of_batch_that_is_kept: rf"batch of 2 jobs of 'reverse' \(submitted at {HERE}\) has failed, and nobody has "
+    "handled it: BatchFailed: 1 of 2 jobs failed, the first with: reverse memory:1//H:memory:2: failed",
+    failure_of_batch_that_is_dropped: r"nobody has handled the error of a Deferred "
+    rf"\(batch of 2 jobs of 'reverse', submitted at {HERE}\): BatchFailed: 1 of 2 jobs failed, .*",
+    refused_in_background: rf"batch of 2 background jobs of 'mail' \(submitted at {HERE}\) has failed, and nobody has "
+    "handled it: BatchFailed: 1 of 2 jobs failed, the first with: mail: rejected: QUEUE_ERROR",
+    batch_left_in_queue: rf"{MAIL} in a batch of 3 is queued, and nobody has looked at it \(and 2 more like it\)",
+    job_of_batch_is_taken_and_not_ended: rf"{MAIL} in a batch of 1 was taken at {HERE}, and has not ended",
+    function_raises_for_batch_in_background: r"mail memory:1//H:memory:1 failed "
+    rf"\(submitted at {HERE} in a batch of 1\): ZeroDivisionError: division by zero, raised at {HERE} in divide\(\)",
+    batch_never_sent: rf"batch of 2 jobs of 'reverse' \(submitted at {HERE}\) has no outcome for 2 of its jobs: "
+    "submits without an answer: 2; its client: memory:1 is connecting",
     logs_a_failure: rf"the order was not sent: ZeroDivisionError: division by zero, raised at {HERE} in divide\(\)",
 }
 
@@ -211,7 +291,7 @@ def test_mistake_fails_the_test_and_is_named(mistake: Any, logged_failures: Fail
     with pytest.raises(AssertionError, match=rf"^{COMPLAINTS[mistake]}($|\n\nthe last packets of memory:1:\n)"):
         server.close()
     del kept
-    logged_failures.flush(ZeroDivisionError, TaskFailed, ClientStopped)
+    logged_failures.flush(ZeroDivisionError, TaskFailed, BatchFailed, ClientStopped)
     gc.collect()
     assert logged_failures.texts() == []
     assert [call for call in server.clock.getDelayedCalls() if mistake not in (timer_is_left, loop_is_left)] == []
@@ -227,7 +307,7 @@ def test_mistake_passes_where_nothing_is_verified(mistake: Any, logged_failures:
         server.clock.advance(0)
     del kept
     gc.collect()
-    logged_failures.flush(ZeroDivisionError, TaskFailed, ClientStopped)
+    logged_failures.flush(ZeroDivisionError, TaskFailed, BatchFailed, ClientStopped)
 
 
 def test_several_mistakes_are_listed() -> None:
@@ -291,6 +371,46 @@ def looked_at_by_admin(server: MemoryJobServer) -> None:
     admin = admin_is_left(server)
     server.result_of(admin.status())
     server.result_of(admin.stopService())
+
+
+def batch_looked_at_by_submitted(server: MemoryJobServer) -> None:
+    batch_left_in_queue(server)
+    assert [job.workload for job in server.submitted] == [b"a", b"b", b"c"]
+
+
+def batch_handled(server: MemoryJobServer) -> None:
+    with pytest.raises(BatchFailed):
+        server.result_of(failure_of_batch_that_is_kept(server))
+
+
+def batch_timed_out(server: MemoryJobServer) -> None:
+    deferred = server.client().add_tasks("reverse", [b"a", b"b"], timeout=5)
+    server.take("reverse")
+    server.advance(5)
+    with pytest.raises(BatchFailed):
+        server.result_of(deferred)
+
+
+def batch_cancelled(server: MemoryJobServer) -> None:
+    deferred = server.client().add_tasks("reverse", [b"a", b"b"]).addErrback(lambda _: None)
+    server.take("reverse")
+    deferred.cancel()
+
+
+def batch_without_jobs(server: MemoryJobServer) -> None:
+    assert server.result_of(server.client().add_tasks("reverse", [])) == []
+
+
+def map_that_was_left_early(server: MemoryJobServer) -> None:
+    """Its jobs are cancelled."""
+
+    async def first(client: GearmanClient) -> bytes:
+        async with aclosing(client.map("reverse", [b"a", b"b", b"c"], concurrency=8)) as results:
+            return await anext(results)
+
+    outcome = ensureDeferred(first(server.client()))
+    server.take("reverse").complete(b"A")
+    assert server.result_of(outcome) == b"A"
 
 
 def given_back(server: MemoryJobServer) -> None:
@@ -360,6 +480,12 @@ RIGHT = [
     looked_at_by_submitted,
     looked_at_by_command,
     looked_at_by_admin,
+    batch_looked_at_by_submitted,
+    batch_handled,
+    batch_timed_out,
+    batch_cancelled,
+    batch_without_jobs,
+    map_that_was_left_early,
     given_back,
     dropped,
     coalesced,
@@ -532,12 +658,25 @@ def test_tasks_are_forgotten_once_they_have_ended() -> None:
     client = server.client()
     task = Task("reverse")
     outcome = client.submit(task)
-    assert list(server._group.submits) == [task]
+    assert list(server._group.tasks) == [task]
     server.take("reverse").complete()
     server.result_of(outcome)
     del task, outcome
     gc.collect()
-    assert list(server._group.submits) == []
+    assert list(server._group.tasks) == []
+    server.close()
+
+
+def test_batches_are_forgotten_once_they_have_ended() -> None:
+    """Nothing is kept of those whose Deferred is not."""
+    server = MemoryJobServer()
+    outcome = server.client().add_tasks("reverse", [b"a"])
+    assert list(server._group.batches) == [outcome]
+    server.take("reverse").complete()
+    server.result_of(outcome)
+    del outcome
+    gc.collect()
+    assert list(server._group.batches) == []
     server.close()
 
 

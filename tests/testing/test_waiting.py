@@ -169,6 +169,19 @@ async def test_task_that_is_awaited_on_a_standing_clock_fails(
     assert "task 'reverse' (" in str(caught.value)
 
 
+async def test_batch_that_is_awaited_on_a_standing_clock_fails(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """By itself, or in a map."""
+    standing(monkeypatch)
+    server: MemoryJobServer = request.getfixturevalue("job_server")
+    with pytest.raises(AssertionError, match=r"^the test waits, and nobody advances the clock") as caught:
+        await server.client().add_tasks("reverse", [b"a", b"b"])
+    assert "batch of 2 jobs of 'reverse' (" in str(caught.value)
+    with pytest.raises(AssertionError, match=r"^the test waits, and nobody advances the clock"):
+        [result async for result in server.client().map("reverse", [b"a", b"b"])]
+
+
 async def test_task_is_not_failed_while_the_test_advances_the_clock(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -326,7 +339,7 @@ def test_tasks_with_an_outcome_are_not_failed_by_the_watch() -> None:
     task = Task("reverse")
     done, pending = client.submit(task), client.add_task("reverse")
     server.take("reverse").complete(b"cba")
-    server._group.fail_tasks("nobody advances the clock")
+    server._group.fail_submits("nobody advances the clock")
     assert (server.result_of(done), task.ended) == (b"cba", True)
     (error,) = outcome(pending)
     assert str(error) == "nobody advances the clock"

@@ -245,6 +245,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.outcomes)
 
+    @property
+    def function(self) -> str | bytes:
+        """Name of the function, as it was passed."""
+        return self._template.function
+
+    def handles(self) -> list[JobHandle]:
+        """Return the handles of the foreground jobs that are acknowledged and have no outcome."""
+        return [handle for part in self.parts for handle in part.handles()]
+
     # Of single jobs, by their place.
 
     @property
@@ -388,9 +397,13 @@ class Batch:
 
     def time_out(self) -> None:
         """Abandon all jobs without an outcome, which is `TaskTimedOut` now."""
+        self.abandon(TaskTimedOut)
+
+    def abandon(self, make: Callable[[Task], Exception]) -> None:
+        """Abandon all jobs without an outcome, each with the error that `make` returns for it as a task."""
         for part in self._close_parts():
-            part.fail(lambda place, server, handle: TaskTimedOut(_ended(self.task(place, server, handle))))
-            part.abandon_tasks(TaskTimedOut)
+            part.fail(lambda place, server, handle: make(_ended(self.task(place, server, handle))))
+            part.abandon_tasks(make)
 
     def _close_parts(self) -> list[Part]:
         """Remove all parts from where they are, and return them."""
@@ -621,6 +634,11 @@ class Part:
     def unanswered_places(self) -> Sequence[int]:
         """Return the places of the jobs without an answer to their submit."""
         return self.places[self._next :]
+
+    def handles(self) -> list[JobHandle]:
+        """Return the handles of the acknowledged jobs that have no outcome, whether they have become tasks or not."""
+        tasks = [task.handle for task in self._tasks if task.handle is not None]
+        return [*(JobHandle(self._server, handle) for handle in self._offsets), *tasks]
 
     def acknowledged(self) -> list[tuple[bytes, int]]:
         """Return the handles and places of the acknowledged jobs that have no outcome."""

@@ -264,7 +264,10 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
     def _submit_batch(self, batch: Batch) -> Deferred[BatchResult]:
         if not self._servers.started:
             self._use()
-        return self._dispatcher.submit_batch(batch, self._prefix)
+        deferred = self._dispatcher.submit_batch(batch, self._prefix)
+        if self._record is not None:
+            self._record.batch_submitted(self, batch, deferred)
+        return deferred
 
     def submit(self, task: Task) -> Deferred[TaskResult]:
         """Submit a task. `add_task` and `add_task_bg` are shorthands for this.

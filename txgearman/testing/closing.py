@@ -9,18 +9,17 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybe
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from ..client.task import Task
 from ..connection.pool import ServerState
 from ..connection.protocol import GearmanProtocol
 from ..errors import ClientStopped
 from ..service import GearmanService
 from .clock import name_of_call
 from .core import ManualWorker
-from .description import describe_job, describe_position, describe_progress, describe_task
-from .group import GroupedServer, ServerGroup, Submit
-from .jobs import Job
+from .description import describe_jobs, describe_submit, describe_unended
+from .group import GroupedServer, ServerGroup
 from .logged_errors import describe_failure, trial_observer
 from .memory_transport import MemoryTransport
+from .submits import Submit
 
 LAST_PACKETS: Final = 12
 """Lines of each server's log in the message of a failing test."""
@@ -84,12 +83,11 @@ class Closing:
     # What is wrong.
 
     def _check(self) -> None:
-        for task, submit in list(self._group.submits.items()):
+        for submit in self._group.submits:
             if self._is_ours(submit.client):
-                self._check_task(task, submit)
+                self._check_submit(submit)
         for server in self._servers:
-            for job in server._core.jobs:
-                self._check_job(server, job)
+            self._check_jobs(server)
         for service in self._forgotten_services():
             self._problems.append(f"{type(service).__name__} made at {self._group.services[service]} was not stopped")
 
@@ -99,29 +97,27 @@ class Closing:
         others = any(service in server._services for server in self._group.servers)
         return mine or not (self._others_left or others)
 
-    def _check_task(self, task: Task, submit: Submit) -> None:
-        text = describe_task(task, submit.place)
-        if not task.ended:
-            self._problems.append(f"{text} has no outcome: {describe_progress(task, submit, self._group)}")
+    def _check_submit(self, submit: Submit) -> None:
+        if not submit.ended:
+            self._problems.append(describe_unended(submit, self._group))
             return
         failure = submit.unhandled_failure()
         if failure is not None:
+            text = describe_submit(submit)
             self._problems.append(f"{text} has failed, and nobody has handled it: {describe_failure(failure)}")
 
-    def _check_job(self, server: GroupedServer, job: Job) -> None:
-        # A foreground job has a task, which is complained of unless it has its outcome.
-        if not job.background or job.dropped:
-            return
-        text = f"{describe_job(server, job, self._group)} {describe_position(server, job)}"
-        if isinstance(job.worker, ManualWorker):
-            self._problems.append(text)
-        elif not server._core.jobs.has_seen(job):
-            self._problems.append(f"{text}, and nobody has looked at it")
+    def _check_jobs(self, server: GroupedServer) -> None:
+        # A foreground job has a task or batch, which is complained of unless it has its outcome.
+        left = [job for job in server._core.jobs if job.background and not job.dropped]
+        taken = [job for job in left if isinstance(job.worker, ManualWorker)]
+        self._problems += describe_jobs(server, taken, self._group)
+        unseen = [job for job in left if not (isinstance(job.worker, ManualWorker) or server._core.jobs.has_seen(job))]
+        self._problems += describe_jobs(server, unseen, self._group, ", and nobody has looked at it")
 
     def _forgive_unfinished(self) -> None:
         """Let the failures count as handled with which tasks end that are stopped now."""
-        for task, submit in list(self._group.submits.items()):
-            if not task.ended and self._is_ours(submit.client):
+        for submit in self._group.submits:
+            if not submit.ended and self._is_ours(submit.client):
                 self._unfinished = True
                 submit.forgive()
 

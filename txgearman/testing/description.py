@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from twisted.internet.task import Clock
 
 from ..client.client import GearmanClient
-from ..client.task import Task
 from ..connection.pool import ServerInfo, ServerState
 from ..models import JobHandle
 from .clock import quoted
 from .core import ManualWorker
-from .group import GroupedServer, ServerGroup, Submit
+from .group import GroupedServer, ServerGroup
 from .jobs import Job
 from .protocol import JobServerProtocol
+from .submits import BatchSubmit, Submit, TaskSubmit
 
-_MAX_TASKS: Final = 10
-"""Tasks that are described in one message."""
-
-
-def describe_task(task: Task, place: str) -> str:
-    """Return the function, job and origin of a task."""
-    handle = task.handle
-    job = f"job {handle.handle.decode('utf-8', 'backslashreplace')} on {handle.server}, " if handle else ""
-    return f"task {quoted(task.function)} ({job}submitted at {place})"
+_MAX_SHOWN: Final = 10
+"""Tasks, or kinds of jobs, that are described in one message."""
 
 
-def describe_job(server: GroupedServer, job: Job, group: ServerGroup) -> str:
-    """Return the handle, function and origin of a job."""
-    place = group.places.get(JobHandle(server.name, job.handle))
+def describe_submit(submit: Submit) -> str:
+    """Return what was submitted, and where; of a task also its job."""
+    handle = submit.task.handle if isinstance(submit, TaskSubmit) and submit.task else None
+    job = f"{_describe_handle(handle)}, " if handle else ""
+    return f"{submit.name} ({job}submitted at {submit.place})"
+
+
+def _describe_handle(handle: JobHandle) -> str:
+    return f"job {handle.handle.decode('utf-8', 'backslashreplace')} on {handle.server}"
+
+
+def _describe_job(server: GroupedServer, job: Job, place: str | None) -> str:
+    """Return the handle, function and origin of a background job."""
     origin = f", submitted at {place}" if place else ""
-    kind = "background job" if job.background else "job"
     handle = job.handle.decode("utf-8", "backslashreplace")
-    return f"{kind} {handle} of {quoted(job.function.name)} on {server.name}{origin}"
+    return f"background job {handle} of {quoted(job.function.name)} on {server.name}{origin}"
 
 
-def describe_position(server: GroupedServer, job: Job) -> str:
+def _describe_position(server: GroupedServer, job: Job) -> str:
     """Return where a job is: in a queue, or with whom."""
     worker = job.worker
     if isinstance(worker, ManualWorker):
@@ -52,24 +56,69 @@ def describe_position(server: GroupedServer, job: Job) -> str:
     return "is queued again" if job.retries else "is queued"
 
 
-def describe_progress(task: Task, submit: Submit, group: ServerGroup) -> str:
-    """Return what a task without an outcome waits for."""
-    handle = task.handle
-    if handle is not None:
-        server = group.by_name(handle.server)
-        job = server._core.jobs.by_handle(handle.handle) if server else None
-        if server is None or job is None:
-            return "its server does not have its job"
-        waits = job.worker is None and not job.dropped
-        return f"its job {describe_position(server, job)}" + (", and nobody has taken it" if waits else "")
-    client = submit.client
-    retried = f"after attempt {task.attempt} " if task.attempt else ""
-    return f"{retried}it has no job; its client: {describe_client(client) if client else 'is gone'}"
+def describe_jobs(server: GroupedServer, jobs: Iterable[Job], group: ServerGroup, more: str = "") -> list[str]:
+    """Return a line for the jobs of each function, submit and state: the first of them, and how many more there are.
+
+    :param more: follows the state.
+    """
+    found: dict[tuple[bytes, str | None, str], list[Job]] = {}
+    for job in jobs:
+        place = group.places.get(JobHandle(server.name, job.handle))
+        found.setdefault((job.function.name, place, _describe_position(server, job)), []).append(job)
+    return [
+        f"{_describe_job(server, same[0], place)} {position}{more}{_others(len(same) - 1)}"
+        for (_, place, position), same in found.items()
+    ]
 
 
-def describe_client(client: GearmanClient) -> str:
+def _others(count: int) -> str:
+    return f" (and {count:,} more like it)" if count else ""
+
+
+def describe_unended(submit: Submit, group: ServerGroup) -> str:
+    """Return what a task or batch without an outcome waits for."""
+    text = f"{describe_submit(submit)} has no outcome"
+    if isinstance(submit, BatchSubmit):
+        return text + _describe_batch(submit, group)
+    task = submit.task if isinstance(submit, TaskSubmit) else None
+    if task is not None and task.handle is not None:
+        progress = _progress(task.handle, group)
+        return f"{text}: {f'its job {progress}' if progress else 'its server does not have its job'}"
+    retried = f"after attempt {task.attempt} " if task is not None and task.attempt else ""
+    return f"{text}: {retried}it has no job; its client: {_describe_client(submit.client)}"
+
+
+def _progress(handle: JobHandle, group: ServerGroup) -> str:
+    """Return where a foreground job is; empty if its server does not have it."""
+    server = group.by_name(handle.server)
+    job = server._core.jobs.by_handle(handle.handle) if server else None
+    if server is None or job is None:
+        return ""
+    waits = job.worker is None and not job.dropped
+    return _describe_position(server, job) + (", and nobody has taken it" if waits else "")
+
+
+def _describe_batch(submit: BatchSubmit, group: ServerGroup) -> str:
+    """Return what the jobs of a batch wait for that have no outcome, as far as it is not the same."""
+    batch = submit.batch
+    handles = batch.handles() if batch else []
+    missing = batch.missing if batch else 0
+    found: dict[str, list[JobHandle]] = {}
+    for handle in handles:
+        found.setdefault(_progress(handle, group) or "is not known to its server", []).append(handle)
+    texts = [
+        f"{_describe_handle(same[0])} {progress}{_others(len(same) - 1)}"
+        for progress, same in islice(found.items(), _MAX_SHOWN)
+    ]
+    if missing > len(handles):
+        unanswered = missing - len(handles)
+        texts.append(f"submits without an answer: {unanswered:,}; its client: {_describe_client(submit.client)}")
+    return f" for {missing:,} of its jobs: {'; '.join(texts)}"
+
+
+def _describe_client(client: GearmanClient | None) -> str:
     """Return the state of a client's connections."""
-    return ", ".join(f"{info.address} {_state(info)}" for info in client.servers)
+    return ", ".join(f"{info.address} {_state(info)}" for info in client.servers) if client else "is gone"
 
 
 def _state(info: ServerInfo) -> str:
@@ -96,20 +145,16 @@ def describe_server(server: GroupedServer) -> str:
 
 
 def describe_tasks(group: ServerGroup) -> list[str]:
-    """Return a line for each task without an outcome."""
-    pending = [(task, submit) for task, submit in group.submits.items() if not task.ended]
-    lines = [
-        f"{describe_task(task, submit.place)} has no outcome: {describe_progress(task, submit, group)}"
-        for task, submit in pending[:_MAX_TASKS]
-    ]
+    """Return a line for each task or batch without an outcome."""
+    pending = [submit for submit in group.submits if not submit.ended]
+    lines = [describe_unended(submit, group) for submit in pending[:_MAX_SHOWN]]
     more = len(pending) - len(lines)
     return [*lines, f"and {more} more tasks"] if more > 0 else lines
 
 
-def _describe_jobs(server: GroupedServer, group: ServerGroup, function: bytes) -> list[str]:
-    """Return a line for each background job of a function: those in the foreground have tasks."""
-    jobs = [job for job in server._core.jobs if job.function.name == function and job.background]
-    return [f"{describe_job(server, job, group)} {describe_position(server, job)}" for job in jobs[:_MAX_TASKS]]
+def _background_jobs(server: GroupedServer, function: bytes) -> list[Job]:
+    """Return the background jobs of a function: those in the foreground have tasks."""
+    return [job for job in server._core.jobs if job.function.name == function and job.background]
 
 
 def describe_all(server: GroupedServer, group: ServerGroup, function: bytes = b"") -> str:
@@ -119,7 +164,7 @@ def describe_all(server: GroupedServer, group: ServerGroup, function: bytes = b"
     """
     lines = [
         *describe_tasks(group),
-        *_describe_jobs(server, group, function),
+        *describe_jobs(server, _background_jobs(server, function), group)[:_MAX_SHOWN],
         *map(describe_server, group.servers or [server]),
     ]
     if not isinstance(server.clock, Clock):

@@ -17,15 +17,18 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from ..client.batches import Batch
 from ..client.client import GearmanClient
 from ..client.task import Task
+from ..errors import BatchFailed
 from ..models import JobHandle
 from ..service import GearmanService
-from .clock import calling_place, quoted
+from .clock import calling_place
 from .core import JobServerCore
 from .faults import Faults
 from .logged_errors import LoggedErrors
 from .protocol import JobServerProtocol
+from .submits import BatchSubmit, Submit, TaskSubmit, errors_in
 
 T = TypeVar("T")
 
@@ -64,61 +67,14 @@ class GroupedServer(Interface):
         """Return the last packets."""
 
 
-class Submit:
-    """Where a task was submitted, and by which client. It keeps none of them.
-
-    :ivar place: file and line.
-    """
-
-    __slots__ = ("_client", "_deferred", "_task", "place")
-
-    def __init__(self, task: Task, client: GearmanClient, place: str, deferred: Deferred[Any]) -> None:
-        self.place = place
-        self._task = ref(task)
-        self._client = ref(client)
-        self._deferred = ref(deferred)
-
-    @property
-    def task(self) -> Task | None:
-        """The task, if it is still there."""
-        return self._task()
-
-    @property
-    def client(self) -> GearmanClient | None:
-        """The client, if it is still there."""
-        return self._client()
-
-    def forgive(self) -> None:
-        """Let the failure with which the task will end count as handled, as it is complained of already."""
-        deferred = self._deferred()
-        assert deferred is not None  # the task holds it
-        deferred.addErrback(lambda _: None)
-
-    def cancel(self) -> None:
-        """Cancel the task's Deferred."""
-        deferred = self._deferred()
-        assert deferred is not None  # as above
-        deferred.cancel()
-
-    def unhandled_failure(self) -> Failure | None:
-        """Return the failure of the task's Deferred that nobody has handled; it counts as handled from now on."""
-        deferred = self._deferred()
-        # Its result stays a failure, though a coroutine has awaited it. Twisted itself goes by this record.
-        record = None if deferred is None else deferred._debugInfo
-        if deferred is None or record is None or record.failResult is None:
-            return None
-        failed: list[Failure] = []
-        deferred.addErrback(failed.append)
-        return failed[0] if failed else None
-
-
 class ServerGroup:
     """The job servers on one clock or reactor.
 
     :ivar watching: whether services and tasks are recorded.
     :ivar services: the services that were made on the clock, and where.
-    :ivar submits: the tasks that anybody still knows, and where they were submitted.
-    :ivar places: where the newest jobs were submitted whose tasks have ended.
+    :ivar tasks: the tasks that anybody still knows, and where they were submitted.
+    :ivar batches: the Deferreds of batches that anybody still knows, and where these were submitted.
+    :ivar places: where the newest jobs were submitted whose tasks or batches have ended.
     :ivar logged: the failures that were logged.
     :ivar results: the failures that `MemoryJobServer.result_of` has raised, by their Deferred.
     """
@@ -132,7 +88,8 @@ class ServerGroup:
         self._collections = _old_collections()
         self.watching = False
         self.services: WeakKeyDictionary[GearmanService, str] = WeakKeyDictionary()
-        self.submits: WeakKeyDictionary[Task, Submit] = WeakKeyDictionary()
+        self.tasks: WeakKeyDictionary[Task, TaskSubmit] = WeakKeyDictionary()
+        self.batches: WeakKeyDictionary[Deferred[Any], BatchSubmit] = WeakKeyDictionary()
         self.places: dict[JobHandle, str] = {}
         self.logged = LoggedErrors()
         self.results: WeakKeyDictionary[Deferred[Any], Failure] = WeakKeyDictionary()
@@ -196,34 +153,48 @@ class ServerGroup:
     def _submit(self, method: Callable[[], Callable[[Task], Deferred[Any]] | None], task: Task) -> Deferred[Any]:
         submit: Any = method()
         deferred: Deferred[Any] = submit(task)
-        record = self.submits[task] = Submit(task, submit.__self__, calling_place(), deferred)
-        return deferred.addCallbacks(self._succeeded, self._failed, callbackArgs=(record,), errbackArgs=(record,))
+        record = self.tasks[task] = TaskSubmit(task, submit.__self__, calling_place(), deferred)
+        return self._await_outcome(record, deferred)
+
+    def batch_submitted(self, client: GearmanClient, batch: Batch, deferred: Deferred[Any]) -> None:
+        """Record a batch that was submitted by a client on this clock."""
+        if client in self.services:
+            record = self.batches[deferred] = BatchSubmit(batch, client, calling_place(), deferred)
+            self._await_outcome(record, deferred)
+
+    def _await_outcome(self, submit: Submit, deferred: Deferred[T]) -> Deferred[T]:
+        return deferred.addCallbacks(self._succeeded, self._failed, callbackArgs=(submit,), errbackArgs=(submit,))
 
     def _succeeded(self, result: T, submit: Submit) -> T:
-        handle = result if isinstance(result, JobHandle) else submit.task.handle if submit.task else None
-        if handle is not None:
-            self.places[handle] = submit.place
-            if len(self.places) > _MAX_PLACES:
-                del self.places[next(iter(self.places))]
+        self._note_places(submit, result)
         return result
 
-    def fail_tasks(self, text: str) -> None:
-        """Fail all tasks without an outcome with an `AssertionError`, instead of leaving a test waiting for ever."""
+    def _note_places(self, submit: Submit, outcome: object) -> None:
+        self.places.update(dict.fromkeys(submit.jobs(outcome)[-_MAX_PLACES:], submit.job_place))
+        while len(self.places) > _MAX_PLACES:
+            del self.places[next(iter(self.places))]
+
+    @property
+    def submits(self) -> list[Submit]:
+        """Records of the tasks and batches that anybody still knows."""
+        return [*self.tasks.values(), *self.batches.values()]
+
+    def fail_submits(self, text: str) -> None:
+        """Fail what has no outcome with an `AssertionError`, instead of leaving a test waiting for ever."""
         self._standstill = text
-        for task, submit in list(self.submits.items()):
-            if not task.ended:
-                submit.cancel()
+        for submit in self.submits:
+            if not submit.ended:
+                submit.fail(AssertionError(text))
         self._standstill = ""
 
     def _failed(self, failure: Failure, submit: Submit) -> Failure:
         assert failure.value is not None
-        if self._standstill and failure.check(CancelledError):
+        if self._standstill and failure.check(CancelledError, BatchFailed):
             return Failure(AssertionError(self._standstill))
-        name = submit.task.function if submit.task else b""
+        origin = f"{submit.name}, submitted at {submit.place}"
         # The number is for the error of a Deferred that is collected: the reference to it is cleared before.
-        error, origin = failure.value, f"task {quoted(name)}, submitted at {submit.place}"
-        self._failures.append((ref(error), id(error), origin))
-        self._succeeded(None, submit)
+        self._failures += [(ref(error), id(error), origin) for error in errors_in(failure.value)]
+        self._note_places(submit, failure.value)
         return failure
 
     def origin_of(self, error: BaseException | None, text: str) -> str | None:

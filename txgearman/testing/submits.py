@@ -1,0 +1,154 @@
+"""What a test has submitted: records of tasks and batches, for the messages of failing tests."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import ref
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from ..client.batches import Batch, JobHandles
+from ..client.client import GearmanClient
+from ..client.task import Task
+from ..errors import BatchFailed, TaskError
+from ..models import JobHandle
+from .clock import quoted
+
+
+class Submit:
+    """A task or a batch: where it was submitted, and by which client. It keeps none of them.
+
+    :ivar place: file and line.
+    :ivar name: what was submitted, for messages.
+    """
+
+    __slots__ = ("_client", "_deferred", "name", "place")
+
+    def __init__(self, name: str, client: GearmanClient, place: str, deferred: Deferred[Any]) -> None:
+        self.name = name
+        self.place = place
+        self._client = ref(client)
+        self._deferred = ref(deferred)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has its outcome."""
+        raise NotImplementedError
+
+    @property
+    def job_place(self) -> str:
+        """Where its jobs were submitted."""
+        return self.place
+
+    def fail(self, error: AssertionError) -> None:
+        """End it, so that a test which waits for it does not wait for ever."""
+        raise NotImplementedError
+
+    def jobs(self, outcome: object) -> list[JobHandle]:
+        """Return the handles of its jobs, as far as they are known once it has this outcome: a result or an error."""
+        raise NotImplementedError
+
+    @property
+    def client(self) -> GearmanClient | None:
+        """The client, if it is still there."""
+        return self._client()
+
+    def forgive(self) -> None:
+        """Let the failure with which it will end count as handled, as it is complained of already."""
+        self._pending().addErrback(lambda _: None)
+
+    def _pending(self) -> Deferred[Any]:
+        deferred = self._deferred()
+        assert deferred is not None  # what has no outcome holds it
+        return deferred
+
+    def unhandled_failure(self) -> Failure | None:
+        """Return the failure of the Deferred that nobody has handled; it counts as handled from now on."""
+        deferred = self._deferred()
+        # Its result stays a failure, though a coroutine has awaited it. Twisted itself goes by this record.
+        record = None if deferred is None else deferred._debugInfo
+        if deferred is None or record is None or record.failResult is None:
+            return None
+        failed: list[Failure] = []
+        deferred.addErrback(failed.append)
+        return failed[0] if failed else None
+
+
+def errors_in(error: BaseException) -> list[BaseException]:
+    """Return an error, and those of the jobs of a batch, each of which `GearmanClient.map` raises by itself."""
+    if not isinstance(error, BatchFailed):
+        return [error]
+    jobs = {id(outcome): outcome for outcome in error.outcomes if isinstance(outcome, Exception)}
+    return [error, *jobs.values()]
+
+
+class TaskSubmit(Submit):
+    """A task."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: Task, client: GearmanClient, place: str, deferred: Deferred[Any]) -> None:
+        super().__init__(f"task {quoted(task.function)}", client, place, deferred)
+        self._task = ref(task)
+
+    @property
+    def task(self) -> Task | None:
+        """The task, if it is still there."""
+        return self._task()
+
+    @property
+    def ended(self) -> bool:
+        task = self.task
+        return task is None or task.ended
+
+    def fail(self, error: AssertionError) -> None:
+        self._pending().cancel()
+
+    def jobs(self, outcome: object) -> list[JobHandle]:
+        if isinstance(outcome, JobHandle):
+            return [outcome]
+        task = self.task
+        return [] if task is None or task.handle is None else [task.handle]
+
+
+class BatchSubmit(Submit):
+    """A batch.
+
+    :ivar size: number of its jobs.
+    """
+
+    __slots__ = ("_batch", "size")
+
+    def __init__(self, batch: Batch, client: GearmanClient, place: str, deferred: Deferred[Any]) -> None:
+        self.size = len(batch)
+        kind = ("background job" if batch.background else "job") + ("s" if self.size > 1 else "")
+        super().__init__(f"batch of {self.size:,} {kind} of {quoted(batch.function)}", client, place, deferred)
+        self._batch = ref(batch)
+
+    @property
+    def batch(self) -> Batch | None:
+        """The batch, if it is still there."""
+        return self._batch()
+
+    @property
+    def ended(self) -> bool:
+        batch = self.batch
+        return batch is None or batch.ended
+
+    @property
+    def job_place(self) -> str:
+        return f"{self.place} in a batch of {self.size:,}"
+
+    def fail(self, error: AssertionError) -> None:
+        batch = self.batch
+        if batch is not None:  # not by a cancel, of which map() would not hear
+            batch.abandon(lambda _: error)
+
+    def jobs(self, outcome: object) -> list[JobHandle]:
+        if isinstance(outcome, JobHandles):
+            return list(outcome)
+        outcomes = outcome.outcomes if isinstance(outcome, BatchFailed) else []
+        errors = [each.task.handle for each in outcomes if isinstance(each, TaskError)]
+        handles = [each for each in outcomes if isinstance(each, JobHandle)]
+        return [*handles, *(handle for handle in errors if handle is not None)]
