@@ -35,12 +35,12 @@ from txgearman.admin import commands
 from txgearman.client.task import Task
 from txgearman.packets import ERROR, JOB_ASSIGN_ALL, NO_JOB
 from txgearman.testing import MemoryJobServer
-from txgearman.validation import printable_text, short_text
+from txgearman.validation import escape_backslashes, printable_name, printable_text, short_text
 
 from .wire import MemoryEndpoint, answer, outcome
 
 HOSTILE: Final = "\x1b]0;x\x07\r\nforged\x7f\x9b1m\u202e\u2028"
-SHOWN: Final = "\\x1b]0;x\\x07\\r\\nforged\\x7f\\x9b1m\\u202e\\u2028"
+SHOWN: Final = "\\x1b]0;x\\x07\\r\\nforged\\x7f\\u009b1m\\u202e\\u2028"
 DATA: Final = HOSTILE.encode()
 
 
@@ -55,6 +55,45 @@ def test_text_is_printable_whatever_it_was(text: str | bytes) -> None:
 )
 def test_unprintable_characters_are_shown_as_escapes(text: str | bytes, shown: str) -> None:
     assert printable_text(text) == shown
+
+
+@given(st.one_of(st.text(), st.binary()))
+def test_printable_text_leaves_its_own_result_unchanged(text: str | bytes) -> None:
+    assert printable_text(printable_text(text)) == printable_text(text)
+
+
+AMBIGUOUS: Final = st.lists(
+    st.sampled_from([b"\xff", b"\\", b"\\xff", b"x", b"ff", b"\x9b", b"\xc2\x9b", b"\\x9b"])
+).map(b"".join)
+"""Names of which `printable_text` makes one."""
+
+
+@given(st.one_of(AMBIGUOUS, st.binary()), st.one_of(AMBIGUOUS, st.binary()))
+def test_different_names_are_shown_differently(name: bytes, other: bytes) -> None:
+    is_same = name == other
+    assert (printable_name(name) == printable_name(other)) is is_same
+    assert (escape_backslashes(name) == escape_backslashes(other)) is is_same
+
+
+@given(st.one_of(st.text(), st.binary()))
+def test_name_is_printable_whatever_it_was(name: str | bytes) -> None:
+    assert printable_name(name).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"\xff", "\\xff"),
+        (b"\\xff", "\\\\xff"),
+        (b"\x9b", "\\x9b"),
+        ("\x9b".encode(), "\\u009b"),
+        ("pre\tf", "pre\\tf"),
+        ("C:\\temp", "C:\\\\temp"),
+        ("größe".encode(), "größe"),
+    ],
+)
+def test_name_is_shown_with_escapes_and_double_backslashes(name: str | bytes, shown: str) -> None:
+    assert printable_name(name) == shown
 
 
 def task() -> Task:

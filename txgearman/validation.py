@@ -23,10 +23,12 @@ __all__ = [
     "check_callback",
     "check_count",
     "check_flag",
+    "escape_backslashes",
     "function_bytes",
     "name_bytes",
     "payload_bytes",
     "positive_seconds",
+    "printable_name",
     "printable_text",
     "short_text",
     "whole_number",
@@ -156,15 +158,39 @@ def whole_number(text: bytes) -> int:
 
 
 def printable_text(text: str | bytes) -> str:
-    """Return a name or message of others as it may be logged or printed: decoded, with escapes for what is unprintable.
+    """Return a message of others as it may be logged or printed: decoded, with escapes for what is unprintable.
 
     The text has no TAB, no end of line, no control character and no character that changes the direction of writing: so
-    it forges no line of a log, and commands no terminal.
+    it forges no line of a log, and commands no terminal. Applied to its own result it changes nothing.
     """
     decoded = decode_text(text)
     if decoded.isprintable():
         return decoded
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in decoded)
+    return "".join(character if character.isprintable() else _escape(character) for character in decoded)
+
+
+def printable_name(name: str | bytes) -> str:
+    """Return a name of others, such as a function's, as it may be printed: different names stay different.
+
+    It is printable, as what `printable_text` returns. A byte that is not UTF-8 is shown as ``\\xff``, and a backslash
+    as two. So it is to be applied once, to the name as it was received.
+    """
+    return printable_text(escape_backslashes(name))
+
+
+def escape_backslashes(name: str | bytes) -> str:
+    """Return a name of others as text from which its bytes can be told, for a format that has escapes of its own.
+
+    A byte that is not UTF-8 is shown as ``\\xff``, and a backslash as two. Nothing else is changed.
+    """
+    if isinstance(name, str):
+        return name.replace("\\", "\\\\")
+    return decode_text(name.replace(b"\\", b"\\\\"))
+
+
+def _escape(character: str) -> str:
+    """Return the escape of an unprintable character, which is not that of the byte of the same number."""
+    return f"\\u{ord(character):04x}" if "\x7f" < character <= "\xff" else repr(character)[1:-1]
 
 
 MAX_TEXT: Final = 1024

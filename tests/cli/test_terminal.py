@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 
 from txgearman.cli.names import display_name
-from txgearman.cli.tables import format_cell
+from txgearman.cli.tables import Table, format_cell, format_json
 from txgearman.cli.terminal import Terminal, run_in_thread
 
 from .harness import reactor
@@ -102,6 +103,7 @@ def test_displayed_name_is_printable(name: bytes) -> None:
     [
         (b"pre\tf\n", "pre\\tf\\n"),
         (b"\xff\x1b[2J", "\\xff\\x1b[2J"),
+        (b"\\xff", "\\\\xff"),
         ("ünï".encode(), "ünï"),
         ((b"a", b"b c"), "a b c"),
         (True, "yes"),
@@ -112,3 +114,18 @@ def test_displayed_name_is_printable(name: bytes) -> None:
 )
 def test_format_cell(value: object, text: str) -> None:
     assert format_cell(value) == text
+
+
+@given(st.text())
+def test_json_of_text_is_printable_and_exact(text: str) -> None:
+    """Whatever JSON itself leaves: DEL, C1 controls, changes of direction."""
+    formatted = format_json(Table(("address",), [(text,)])).decode()
+    assert formatted.removesuffix("\n").isprintable()
+    assert json.loads(formatted) == [{"address": text}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [(b"\xff", "\\xff"), (b"\\xff", "\\\\xff"), (b"pre\tf", "pre\tf"), ("\x9b".encode(), "\x9b")]
+)
+def test_json_of_name_has_all_its_bytes(name: bytes, text: str) -> None:
+    assert json.loads(format_json(Table(("function",), [(name,)]))) == [{"function": text}]

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..validation import printable_text as display_name
+from ..validation import printable_name as display_name
 
 __all__ = ["display_name"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-__all__ = ["DEFAULT_SERVER", "SECONDS", "Servers", "TIME", "output_options", "server_options", "timeout_option"]
+__all__ = ["DEFAULT_SERVER", "DURATION", "Servers", "TIME", "output_options", "server_options", "timeout_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 else:
     _Float = click.ParamType  # not generic at run time in older versions of click
 
-_RELATIVE: Final = re.compile(r"\+(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
-_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|[smhd])?", re.ASCII)
+_UNITS: Final = {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
@@ -41,49 +41,55 @@ class Servers:
     connect_timeout: float
 
 
-class _Seconds(_Float):
-    """Parameter type of a positive number of seconds."""
+class _Duration(_Float):
+    """Parameter type of a duration above 0, in seconds, such as ``10``, ``10s``, ``500ms``, ``1.5h``, ``1d``."""
 
-    name = "seconds"
+    name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = math.nan
-        if not 0 < seconds < math.inf:
-            self.fail(f"must be a positive number of seconds, not {value!r}", param, ctx)
+        seconds = float(value) if isinstance(value, (int, float)) else _parse_duration(value)
+        if seconds is None or not 0 < seconds < math.inf:
+            self.fail(f"must be a duration above 0, such as 10, 10s, 500ms, 5m or 1h, not {value!r}", param, ctx)
         return seconds
+
+
+def _parse_duration(text: str) -> float | None:
+    """Return a duration in seconds, which are the unit of a number without one; None if it is invalid."""
+    match = _DURATION.fullmatch(text)
+    return float(match[1]) * _UNITS[match[2]] if match else None
 
 
 class _Time(_Float):
     """Parameter type of a point in time, converted to POSIX seconds.
 
-    It may be POSIX seconds, an ISO date and time (local unless it has a zone), or ``+`` and a time from now.
+    It may be POSIX seconds, an ISO date and time (local unless it has a zone), or a duration from now: ``1h``, ``+1h``.
     """
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = _parse_time(str(value))
-        if seconds is None:
-            self.fail(f"must be POSIX seconds, 2030-01-31T12:00, or +90s, +5m, +2h, +1d, not {value!r}", param, ctx)
+        seconds = float(value) if isinstance(value, (int, float)) else _parse_time(value)
+        if seconds is None or not 0 <= seconds < math.inf:
+            self.fail(
+                f"must be 90s, 5m, +1h or 1d from now, 2030-01-31T12:00, or POSIX seconds, not {value!r}", param, ctx
+            )
         return seconds
 
 
 def _parse_time(text: str) -> float | None:
     """Return a point in time as POSIX seconds, or None if it is invalid."""
-    match = _RELATIVE.fullmatch(text)
-    if match:
-        now = datetime.datetime.now(datetime.timezone.utc).timestamp()
-        return now + float(match[1]) * _UNITS[match[2]]
+    if re.fullmatch(r"\d+(\.\d*)?", text, re.ASCII):
+        return float(text)
+    duration = _parse_duration(text.removeprefix("+"))
+    if duration is not None:
+        return datetime.datetime.now(datetime.timezone.utc).timestamp() + duration
     try:
-        return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else datetime.datetime.fromisoformat(text).timestamp()
-    except ValueError:
+        return datetime.datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
         return None
 
 
-SECONDS: Final = _Seconds()
+DURATION: Final = _Duration()
 TIME: Final = _Time()
 
 
@@ -105,10 +111,10 @@ def server_options(function: F) -> F:
     for option in (
         click.option(
             "--connect-timeout",
-            type=SECONDS,
+            type=DURATION,
             default=10.0,
             show_default=True,
-            help="Seconds that a server may take for its first answer.",
+            help="How long a server may take for its first answer.",
         ),
         click.option("--prefix", default="", metavar="PREFIX", help="Prefix of function names; a TAB follows it."),
         click.option(
@@ -130,11 +136,11 @@ def output_options(function: F) -> F:
     click.option(
         "-w",
         "--watch",
-        type=SECONDS,
+        type=DURATION,
         is_flag=False,
         flag_value="2",
-        metavar="[SECONDS]",
-        help="Repeat every SECONDS (2) until Ctrl-C.",
+        metavar="[DURATION]",
+        help="Repeat every DURATION (2) until Ctrl-C.",
     )(function)
     click.option("--json", is_flag=True, help="Print JSON.")(function)
     return function
@@ -143,8 +149,8 @@ def output_options(function: F) -> F:
 timeout_option: Final = click.option(
     "-t",
     "--timeout",
-    type=SECONDS,
+    type=DURATION,
     default=10.0,
     show_default=True,
-    help="Seconds that a server may take to send its answer, or the next part of it.",
+    help="How long a server may take to send its answer, or the next part of it.",
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..models import decode_text
+from ..validation import escape_backslashes
 from .names import display_name
 from .terminal import Terminal
 
@@ -38,16 +38,22 @@ def format_cell(value: Any) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    """Return a value that JSON has. JSON escapes control characters itself, so bytes are only decoded."""
+    """Return a value that JSON has. Bytes are text from which they can be told; JSON escapes control characters."""
     if isinstance(value, bytes):
-        return decode_text(value)
+        return escape_backslashes(value)
     return [_json_value(item) for item in value] if isinstance(value, tuple) else value
 
 
 def format_json(table: Table) -> bytes:
-    """Return the table as a JSON list of objects, one for each row."""
+    """Return the table as a JSON list of objects, one for each row.
+
+    Text of others in it can't control a terminal: `json` itself leaves control characters such as U+009B as they are.
+    """
     rows = [dict(zip(table.columns, map(_json_value, row), strict=True)) for row in table.rows]
-    return json_module.dumps(rows, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    text = json_module.dumps(rows, ensure_ascii=False)
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else json_module.dumps(each)[1:-1] for each in text)
+    return text.encode() + b"\n"
 
 
 def format_rows(table: Table) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..options import SECONDS, Servers, output_options, server_options, timeout_option
+from ..options import DURATION, Servers, output_options, server_options, timeout_option
 from .run import run_command
 
 __all__ = [
@@ -243,7 +243,7 @@ def shutdown(*, graceful: bool, servers: Servers, timeout: float) -> None:
 @click.command()
 @server_options
 @click.option("-c", "--count", type=click.IntRange(1), default=1, show_default=True, help="Number of round trips.")
-@click.option("-i", "--interval", type=SECONDS, default=1.0, show_default=True, help="Seconds between round trips.")
+@click.option("-i", "--interval", type=DURATION, default=1.0, show_default=True, help="Time between round trips.")
 def ping(servers: Servers, count: int, interval: float) -> None:
     """Measure the round-trip time to each server.
 

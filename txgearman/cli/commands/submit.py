@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..options import SECONDS, TIME, Servers, server_options
+from ..options import DURATION, TIME, Servers, server_options
 from .run import run_command
 
 __all__ = ["submit"]
@@ -21,7 +21,7 @@ __all__ = ["submit"]
 @click.option(
     "--at",
     type=TIME,
-    help="With -b: earliest start, as POSIX seconds, 2030-01-31T12:00, or +90s, +5m, +2h, +1d from now.",
+    help="With -b: earliest start: 90s, 5m, 2h or 1d from now, also written +2h; 2030-01-31T12:00; or POSIX seconds.",
 )
 @click.option(
     "-u",
@@ -32,9 +32,9 @@ __all__ = ["submit"]
 )
 @click.option("--high", "priority", flag_value="HIGH", help="Submit with high priority.")
 @click.option("--low", "priority", flag_value="LOW", help="Submit with low priority.")
-@click.option("-t", "--timeout", type=SECONDS, help="Seconds until submit stops waiting. The job may still run.")
+@click.option("-t", "--timeout", type=DURATION, help="How long to wait for the job, which may still run.")
 @click.option("--retries", type=click.IntRange(0), default=0, help="Times to resubmit a job that failed or was lost.")
-@click.option("--wait", type=SECONDS, help="Seconds to wait for a server while none can be reached.")
+@click.option("--wait", type=DURATION, help="How long to wait for a server while none can be reached.")
 @click.option(
     "-n", "--lines", is_flag=True, help="Submit a job for each line of standard input; print a line for each."
 )

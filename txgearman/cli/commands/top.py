@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..options import SECONDS, Servers, server_options, timeout_option
+from ..options import DURATION, Servers, server_options, timeout_option
 from .run import run_command
 
 __all__ = ["top"]
@@ -13,7 +13,7 @@ __all__ = ["top"]
 @click.command()
 @server_options
 @timeout_option
-@click.option("-i", "--interval", type=SECONDS, default=2.0, show_default=True, help="Seconds between updates.")
+@click.option("-i", "--interval", type=DURATION, default=2.0, show_default=True, help="Time between updates.")
 @click.option("-c", "--count", type=click.IntRange(1), help="Exit after this many updates.")
 def top(servers: Servers, timeout: float, interval: float, count: int | None) -> None:
     """Show servers and functions, and keep the display up to date.

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..options import SECONDS, Servers, server_options
+from ..options import DURATION, Servers, server_options
 from .run import run_command
 
 __all__ = ["work"]
@@ -23,7 +23,7 @@ OPTIONS_FIRST = {"ignore_unknown_options": False, "allow_interspersed_args": Fal
     "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Maximum number of running jobs."
 )
 @click.option("-c", "--count", type=click.IntRange(1), help="Exit after this many jobs.")
-@click.option("-t", "--timeout", type=SECONDS, help="Seconds until a running job is stopped and fails.")
+@click.option("-t", "--timeout", type=DURATION, help="How long a job may run; then it is stopped and fails.")
 @click.option(
     "-n", "--lines", is_flag=True, help="Send each line of COMMAND's output as data, as soon as it is written."
 )
@@ -32,10 +32,10 @@ OPTIONS_FIRST = {"ignore_unknown_options": False, "allow_interspersed_args": Fal
 @click.option("--client-id", default="", metavar="ID", help='Worker ID, as "workers" shows it.')
 @click.option(
     "--drain",
-    type=SECONDS,
+    type=DURATION,
     default=30.0,
     show_default=True,
-    help="Seconds that running jobs have to finish on exit.",
+    help="How long running jobs have to finish on exit.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Log errors only.")
 def work(function: str, command: tuple[str, ...], servers: Servers, *, quiet: bool, **options: Any) -> None:
