@@ -8,13 +8,16 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import ensureDeferred
 
+from txgearman.cli.options import TLS_VARIABLES
+
 from .harness import RunningCommand
 
 
 @pytest.fixture(autouse=True)
-def _unset_gearman_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unset the variable, which may name real servers."""
-    monkeypatch.delenv("GEARMAN_SERVERS", raising=False)
+def _unset_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset the variables that may name real servers, and files for them."""
+    for variable in ("GEARMAN_SERVERS", *TLS_VARIABLES.values()):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(autouse=True)

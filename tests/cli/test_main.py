@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
 
 import pytest
 
 from txgearman.__main__ import main
+from txgearman.cli.exit_codes import ExitCode
 from txgearman.cli.main import cli
+from txgearman.cli.options import Servers
+from txgearman.cli.terminal import Terminal
+
+from .harness import parse_command, usage_error
 
 
 def test_main_runs_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +46,70 @@ def test_other_missing_module_is_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "txgearman.cli.commands", None)
     with pytest.raises(ImportError, match=r"txgearman\.cli\.commands"):
         main()
+
+
+NAGIOS: Final = "check"
+"""The command whose letters are those of Nagios plugins."""
+
+
+def test_letter_means_the_same_in_each_command() -> None:
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for command in [cli, *(command for name, command in cli.commands.items() if name != NAGIOS)]:
+        for option in command.params:
+            for letter in (name for name in option.opts if not name.startswith("--")):
+                names[letter] |= {name for name in option.opts if name.startswith("--")}
+    assert {letter: long for letter, long in names.items() if letter.startswith("-") and len(long) != 1} == {}
+
+
+# Options before and after the command.
+
+
+@pytest.fixture
+def servers_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Servers, int]]:
+    """What a command line makes of its options: the servers of the command, and the verbosity of the log."""
+    shown: list[Servers] = []
+
+    async def show(_: Terminal, __: str, servers: Servers, *___: object, **____: object) -> ExitCode:
+        shown.append(servers)
+        return ExitCode.DONE
+
+    def parse(*arguments: str) -> tuple[Servers, int]:
+        main, verbosity = parse_command(*arguments)
+        with suppress(StopIteration):
+            main(Terminal(None)).send(None)
+        return shown.pop(), verbosity
+
+    monkeypatch.setattr("txgearman.cli.admin.show", show)
+    return parse
+
+
+def test_options_may_precede_command_or_follow_it(servers_of: Callable[..., tuple[Servers, int]]) -> None:
+    options = "-s", "a", "-s", "b", "--prefix", "p", "--connect-timeout", "1m", "--tls-ca", "ca.pem", "-v"
+    before = servers_of(*options, "status")
+    assert before == servers_of("status", *options)
+    assert before == (Servers(["a", "b"], b"p", 60.0, {"trust_roots": "ca.pem"}), 1)
+
+
+def test_option_after_command_overrides_the_one_before(servers_of: Callable[..., tuple[Servers, int]]) -> None:
+    servers, _ = servers_of("-s", "a", "-s", "b", "--prefix", "p", "status", "-s", "c")
+    assert (servers.addresses, servers.prefix) == (["c"], b"p")
+
+
+def test_verbosity_before_and_after_command_is_added_up(servers_of: Callable[..., tuple[Servers, int]]) -> None:
+    assert servers_of("-v", "status", "-v")[1] == servers_of("status", "-vv")[1] == 2
+
+
+def test_option_that_command_does_not_have_is_refused_before_it() -> None:
+    assert usage_error("-s", "a", "server") == "server has no option --server"
+    assert usage_error("--server-timeout", "1", "ping") == "ping has no option --server-timeout"
+
+
+def test_options_before_command_override_environment(
+    servers_of: Callable[..., tuple[Servers, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEARMAN_SERVERS", "e:1,f:2")
+    assert servers_of("status")[0].addresses == ["e:1", "f:2"]
+    assert servers_of("-s", "a", "status")[0].addresses == ["a"]
 
 
 def test_help_lists_each_command_once_in_sections(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,18 @@
-"""Types of options: durations and points in time."""
+"""Types of options, which are durations and points in time; and the files for TLS."""
 
 from __future__ import annotations
 
 import datetime
 import time
+from pathlib import Path
+from typing import Final
 
 import click
 import pytest
 
-from txgearman.cli.options import DURATION, TIME
+from txgearman.cli.options import DURATION, TIME, Servers
+
+from ..certificates import Authority
 
 
 @pytest.mark.parametrize(
@@ -76,3 +80,52 @@ def test_invalid_time_is_refused(text: str) -> None:
         click.BadParameter, match=r"must be 90s, 5m, \+1h or 1d from now, 2030-01-31T12:00, or POSIX sec"
     ):
         TIME.convert(text, None, None)
+
+
+# Files for TLS.
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "ca")
+
+
+OVER_TLS: Final = ["127.0.0.1:1", "tls:localhost:1"]
+
+
+def test_tls_options_are_read_from_files(authority: Authority) -> None:
+    certificate = authority.issue("client@example.com")
+    files = {"trust_roots": str(authority.roots), "certificate": str(certificate), "private_key": str(certificate)}
+    options = Servers(OVER_TLS, tls_files=files).tls_options()
+    assert options is not None
+    assert (options.trust_roots, options.certificate, options.private_key) == tuple(files.values())
+
+
+def test_tls_options_of_environment_apply_to_tls_addresses(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEARMAND_CA_CERTIFICATE", str(authority.roots))
+    options = Servers(OVER_TLS).tls_options()
+    assert options is not None
+    assert options.trust_roots == str(authority.roots)
+    assert Servers(["127.0.0.1:1"]).tls_options() is None
+
+
+def test_client_certificate_of_options_is_without_key_of_environment(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEARMAN_CLIENT_PEM", "other.pem")
+    monkeypatch.setenv("GEARMAN_CLIENT_KEY", "other.key")
+    certificate = str(authority.issue("client@example.com"))
+    options = Servers(OVER_TLS, tls_files={"certificate": certificate}).tls_options()
+    assert options is not None
+    assert (options.certificate, options.private_key) == (certificate, None)
+
+
+def test_tls_without_files_has_defaults_of_the_library() -> None:
+    assert Servers(OVER_TLS).tls_options() is None
+
+
+def test_files_for_tls_without_tls_address_are_refused() -> None:
+    with pytest.raises(click.UsageError, match="require a server such as tls:host:4730"):
+        Servers(["127.0.0.1:1"], tls_files={"trust_roots": "ca.pem"}).tls_options()

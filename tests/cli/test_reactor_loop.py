@@ -161,7 +161,7 @@ def test_lines_take_constant_memory(server_option: list[str], tmp_path: Path) ->
     with (
         result.open("wb") as stdout,
         start_process(
-            "submit", *server_option, "-n", "-c", "20", "echo", stdin=subprocess.PIPE, stdout=stdout
+            "submit", *server_option, "-n", "-j", "20", "echo", stdin=subprocess.PIPE, stdout=stdout
         ) as started,
     ):
         started.stdin.write(whole)

@@ -54,7 +54,7 @@ def _get(url: str) -> tuple[int, str, str]:
 
 @pytest.mark.daemon("gearadmin")
 async def test_server_serves_jobs() -> None:
-    started = RunningCommand("server", "-p", "0", "--job-handle-prefix", "H:mine", "-j", "3", "--exceptions")
+    started = RunningCommand("server", "-p", "0", "--job-handle-prefix", "H:mine", "--job-retries", "3", "--exceptions")
     where = await address(started)
     port = int(where.rpartition(":")[2])
     async with GearmanClient([where]) as client:

@@ -314,7 +314,8 @@ async def test_closed_output_exits_with_141(server_option: list[str], workers: W
         (["submit", "f", "-t", "0"], "must be a duration above 0"),
         (["submit", "f", "-t", "soon"], "must be a duration above 0"),
         (["submit", "f", "-b", "--at", "tomorrow"], "must be 90s, 5m, +1h or 1d from now"),
-        (["submit", "f", "-c", "0"], "is not in the range"),
+        (["submit", "f", "-j", "0"], "is not in the range"),
+        (["submit", "f", "--high", "--low"], "--high and --low can't be used together"),
         (["nothing"], "No such command"),
     ],
 )
@@ -345,7 +346,7 @@ async def test_invalid_task_exits_with_2(arguments: list[str]) -> None:
 
 async def test_lines_keep_order_of_input(server_option: list[str]) -> None:
     lines = [b"%d" % number for number in range(1000)]
-    result = await run_command("submit", "--lines", "-c", "50", "reverse", *server_option, stdin=b"\n".join(lines))
+    result = await run_command("submit", "--lines", "-j", "50", "reverse", *server_option, stdin=b"\n".join(lines))
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines() == [line[::-1] for line in lines]
 
@@ -421,7 +422,7 @@ async def test_slow_output_slows_reading_of_input(server_option: list[str]) -> N
     reading, writing = os.pipe()
     source, sink = os.pipe()
     os.set_blocking(sink, False)
-    started = RunningCommand("submit", "-n", "-c", "2", "reverse", *server_option, pipe=source, output=writing)
+    started = RunningCommand("submit", "-n", "-j", "2", "reverse", *server_option, pipe=source, output=writing)
     os.set_blocking(reading, False)
     line = b"x" * 3999 + b"\n"  # less than PIPE_BUF: written whole or not at all
     fed, idle = 0, time.monotonic()

@@ -148,7 +148,7 @@ async def test_timeout_kills_program_and_its_children(
 async def test_line_after_timeout_is_dropped(
     gearmand: Gearmand, client: GearmanClient, logged_failures: Failures
 ) -> None:
-    worker = Work(gearmand, "-t", "0.2", "-n", "f", "--", "sh", "-c", "while echo line; do sleep 0.01; done")
+    worker = Work(gearmand, "-t", "0.2", "--lines", "f", "--", "sh", "-c", "while echo line; do sleep 0.01; done")
     with pytest.raises(TaskException):
         await client.add_task("f")
     await worker.stop()
@@ -230,7 +230,7 @@ async def test_threaded_function_from_current_directory_runs_in_thread(
         ([f"f={HERE}:not_callable"], "is not callable"),
         (["f=module"], "must be package.module:callable"),
         ([f"f={HERE}:shout", "g"], "must be FUNCTION=package.module:callable"),
-        (["-n", f"f={HERE}:shout"], "require a COMMAND"),
+        (["--lines", f"f={HERE}:shout"], "require a COMMAND"),
         (["--exceptions", f"f={HERE}:shout"], "require a COMMAND"),
         (["-j", "0", "f", "cat"], "is not in the range"),
     ],

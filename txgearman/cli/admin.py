@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -81,6 +82,7 @@ def make_admin(terminal: Terminal, servers: Servers, timeout: float) -> GearmanA
             reactor=terminal.reactor,
             server_timeout=timeout,
             connect_timeout=servers.connect_timeout,
+            tls=servers.tls_options(),
         )
 
 
@@ -185,7 +187,7 @@ def _parse_handle(terminal: Terminal, servers: Servers, text: str) -> tuple[Serv
     with usage_errors():
         if "//" in text:
             handle = JobHandle.from_string(text)
-            return Servers([handle.server], servers.prefix, servers.connect_timeout), [handle]
+            return replace(servers, addresses=[handle.server]), [handle]
         names = [parse_address(address, terminal.reactor)[0] for address in servers.addresses]
         return servers, [JobHandle(name, text.encode()) for name in names]
 
@@ -212,7 +214,11 @@ async def ping(terminal: Terminal, servers: Servers, count: int, interval: float
     """Measure and print the round-trip time to each server, `count` times."""
     with usage_errors():
         client = GearmanClient(
-            servers.addresses, reactor=terminal.reactor, exceptions=False, connect_timeout=servers.connect_timeout
+            servers.addresses,
+            reactor=terminal.reactor,
+            exceptions=False,
+            connect_timeout=servers.connect_timeout,
+            tls=servers.tls_options(),
         )
     codes = []
     async with client:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from .. import __version__
 from .commands import admin, metrics, server, submit, top, work
+from .options import log_option, shared_server_options, timeout_option
 
 __all__ = ["cli"]
 
@@ -46,30 +48,47 @@ Exit codes:
 
 
 class _SectionedGroup(click.Group):
-    """A group whose help lists its commands in sections."""
+    """A group whose help lists its commands in sections. Each command has the options of the log."""
+
+    def __init__(self, sections: Mapping[str, Sequence[click.Command]] | None = None, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self._sections = sections or {}
+        for commands in self._sections.values():
+            for command in commands:
+                self.add_command(log_option(command))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.commands))
-        for title, commands in SECTIONS.items():
+        limit = formatter.width - 6 - width
+        for title, commands in self._sections.items():
             with formatter.section(title):
-                limit = formatter.width - 6 - width
-                formatter.write_dl(
-                    [(str(command.name).ljust(width), command.get_short_help_str(limit)) for command in commands]
-                )
+                rows = [(str(command.name).ljust(width), command.get_short_help_str(limit)) for command in commands]
+                formatter.write_dl(rows)
 
 
 @click.group(
     cls=_SectionedGroup,
-    commands=[command for commands in SECTIONS.values() for command in commands],
+    sections=SECTIONS,
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="txgearman")
-@click.option("-v", "--verbose", count=True, help="Log connection events; twice for debug messages.")
+@log_option
+@shared_server_options
+@timeout_option
 @click.pass_context
-def cli(context: click.Context, verbose: int) -> None:
+def cli(context: click.Context, /, **options: Any) -> None:
     """Submit Gearman jobs, run workers, and administer job servers.
 
-    Run "txgearman COMMAND --help" for the options of a command and an example.
+    Run "txgearman COMMAND --help" for the options of a command and an example. The options below may precede the
+    command or follow it.
     """
-    context.ensure_object(dict)["verbose"] = verbose
+    command = context.invoked_subcommand
+    assert isinstance(context.command, click.Group)
+    assert command is not None
+    given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    accepted = {parameter.name for parameter in context.command.commands[command].params}
+    for parameter in context.command.params:
+        if parameter.name in given - accepted:
+            raise click.UsageError(f"{command} has no option {parameter.opts[-1]}")
+    context.default_map = {command: {name: options[name] for name in given}}

@@ -6,19 +6,38 @@ import datetime
 import math
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-__all__ = ["DEFAULT_SERVER", "DURATION", "Servers", "TIME", "output_options", "server_options", "timeout_option"]
+__all__ = [
+    "DEFAULT_SERVER",
+    "DURATION",
+    "Servers",
+    "TIME",
+    "log_option",
+    "output_options",
+    "server_options",
+    "shared_server_options",
+    "timeout_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_SERVER: Final = "127.0.0.1:4730"
 
+TLS_VARIABLES: Final = {
+    "trust_roots": "GEARMAND_CA_CERTIFICATE",
+    "certificate": "GEARMAN_CLIENT_PEM",
+    "private_key": "GEARMAN_CLIENT_KEY",
+}
+"""The environment variables of the C tools, by the arguments of `TLSOptions`."""
+
 if TYPE_CHECKING:
+    from ..connection.tls import TLSOptions
+
     _Float = click.ParamType[float]
 else:
     _Float = click.ParamType  # not generic at run time in older versions of click
@@ -34,11 +53,39 @@ class Servers:
     :ivar addresses: their addresses, as `GearmanClient` takes them.
     :ivar prefix: prefix of function names, without the TAB.
     :ivar connect_timeout: seconds that a server may take for its first answer.
+    :ivar tls_files: the files of the options for TLS, by the names of the arguments of `TLSOptions`.
     """
 
     addresses: list[str]
-    prefix: bytes
-    connect_timeout: float
+    prefix: bytes = b""
+    connect_timeout: float = 10.0
+    tls_files: Mapping[str, str] = field(default_factory=dict)
+
+    def tls_options(self) -> TLSOptions | None:
+        """Read the files of the options for TLS, or else of the environment. None if no server needs them.
+
+        :raises ValueError: a file is invalid.
+        :raises click.UsageError: there are options for TLS, but no server that they apply to.
+        """
+        from ..connection.addresses import takes_tls_options
+        from ..connection.tls import TLSOptions
+
+        files = _environment_files()
+        if "certificate" in self.tls_files:
+            files.pop("private_key", None)  # of another certificate
+        files |= self.tls_files
+        if any(map(takes_tls_options, self.addresses)):
+            trust_roots, certificate, private_key = map(files.get, TLS_VARIABLES)
+            return TLSOptions(trust_roots, certificate, private_key) if files else None
+        if self.tls_files:
+            raise click.UsageError("--tls-ca, --tls-cert and --tls-key require a server such as tls:host:4730")
+        return None
+
+
+def _environment_files() -> dict[str, str]:
+    """Return the files that the environment names for TLS, by the names of the arguments of `TLSOptions`."""
+    found = {argument: os.environ.get(variable, "") for argument, variable in TLS_VARIABLES.items()}
+    return {argument: path for argument, path in found.items() if path}
 
 
 class _Duration(_Float):
@@ -93,42 +140,90 @@ DURATION: Final = _Duration()
 TIME: Final = _Time()
 
 
-def _server_addresses(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
-    """Return the addresses of ``--server``; by default those of ``GEARMAN_SERVERS``, or else `DEFAULT_SERVER`."""
-    addresses = value or tuple(re.split(r"[,\s]+", os.environ.get("GEARMAN_SERVERS", "").strip(", \t\n")))
+def _server_addresses(given: tuple[str, ...]) -> list[str]:
+    """Return the addresses that were given, by default those of ``GEARMAN_SERVERS``, or else `DEFAULT_SERVER`."""
+    addresses = given or tuple(re.split(r"[,\s]+", os.environ.get("GEARMAN_SERVERS", "").strip(", \t\n")))
     return [address for address in addresses if address] or [DEFAULT_SERVER]
+
+
+_SERVER_OPTIONS: Final = (
+    click.option(
+        "-s",
+        "--server",
+        multiple=True,
+        metavar="ADDRESS",
+        help="Job server: host, host:port, [v6]:port, tls:host:port or another Twisted endpoint. May be repeated. "
+        f"[default: GEARMAN_SERVERS, a comma-separated list, or else {DEFAULT_SERVER}]",
+    ),
+    click.option("--prefix", default="", metavar="PREFIX", help="Prefix of function names; a TAB follows it."),
+    click.option(
+        "--connect-timeout",
+        type=DURATION,
+        default=10.0,
+        help="How long a server may take for its first answer. [default: 10s]",
+    ),
+    click.option(
+        "--tls-ca",
+        metavar="FILE",
+        help="CA certificates that servers at tls: addresses are verified with. [default: GEARMAND_CA_CERTIFICATE, "
+        "or else those of the system]",
+    ),
+    click.option(
+        "--tls-cert", metavar="FILE", help="Client certificate for tls: addresses. [default: GEARMAN_CLIENT_PEM]"
+    ),
+    click.option(
+        "--tls-key",
+        metavar="FILE",
+        help="Its private key, if it is in another file. [default: GEARMAN_CLIENT_KEY]",
+    ),
+)
 
 
 def server_options(function: F) -> F:
     """Add the options for job servers to a command, which receives ``servers``, a `Servers`."""
 
-    def with_servers(server: list[str], prefix: str, connect_timeout: float, **others: Any) -> Any:
-        return function(servers=Servers(server, os.fsencode(prefix), connect_timeout), **others)
+    def with_servers(
+        server: tuple[str, ...],
+        prefix: str,
+        connect_timeout: float,
+        tls_ca: str | None,
+        tls_cert: str | None,
+        tls_key: str | None,
+        **others: Any,
+    ) -> Any:
+        files = {"trust_roots": tls_ca, "certificate": tls_cert, "private_key": tls_key}
+        given = {argument: path for argument, path in files.items() if path is not None}
+        return function(
+            servers=Servers(_server_addresses(server), os.fsencode(prefix), connect_timeout, given), **others
+        )
 
     with_servers.__name__ = function.__name__
     with_servers.__doc__ = function.__doc__
     with_servers.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]  # click's own attribute
-    for option in (
-        click.option(
-            "--connect-timeout",
-            type=DURATION,
-            default=10.0,
-            show_default=True,
-            help="How long a server may take for its first answer.",
-        ),
-        click.option("--prefix", default="", metavar="PREFIX", help="Prefix of function names; a TAB follows it."),
-        click.option(
-            "-s",
-            "--server",
-            multiple=True,
-            metavar="ADDRESS",
-            callback=_server_addresses,
-            help="Job server: host, host:port, [v6]:port or a Twisted endpoint such as tls:host:4730. May be repeated. "
-            f"The default is GEARMAN_SERVERS, a comma-separated list, or else {DEFAULT_SERVER}.",
-        ),
-    ):
-        option(with_servers)
-    return with_servers  # type: ignore[return-value]  # click passes all arguments by keyword
+    return shared_server_options(with_servers)  # type: ignore[return-value]  # click passes all arguments by keyword
+
+
+def shared_server_options(function: F) -> F:
+    """Add the options for job servers, as they are: for the group, which passes them on to its commands."""
+    for option in reversed(_SERVER_OPTIONS):
+        option(function)
+    return function
+
+
+def _add_verbosity(context: click.Context, _: click.Parameter, value: int) -> None:
+    settings = context.ensure_object(dict)
+    settings["verbose"] = settings.get("verbose", 0) + value
+
+
+log_option: Final = click.option(
+    "-v",
+    "--verbose",
+    count=True,
+    expose_value=False,
+    callback=_add_verbosity,
+    help="Log connection events; twice for debug messages.",
+)
+"""Verbosity of the log. Before and after the command it adds up."""
 
 
 def output_options(function: F) -> F:
@@ -147,10 +242,9 @@ def output_options(function: F) -> F:
 
 
 timeout_option: Final = click.option(
-    "-t",
-    "--timeout",
+    "--server-timeout",
+    "timeout",
     type=DURATION,
     default=10.0,
-    show_default=True,
-    help="How long a server may take to send its answer, or the next part of it.",
+    help="How long a server may take to send its answer, or the next part of it. [default: 10s]",
 )

@@ -67,6 +67,7 @@ async def submit(terminal: Terminal, request: Request) -> ExitCode:
             reactor=terminal.reactor,
             connect_timeout=request.servers.connect_timeout,
             server_wait=request.server_wait,
+            tls=request.servers.tls_options(),
         )
     with make_progress(terminal, quiet=request.quiet) as progress:
         async with client:

@@ -97,6 +97,7 @@ def _make_worker(terminal: Terminal, settings: WorkerSettings, counter: _JobCoun
             reactor=terminal.reactor,
             drain_timeout=settings.drain_timeout,
             connect_timeout=settings.servers.connect_timeout,
+            tls=settings.servers.tls_options(),
         )
         for name, function in settings.functions.items():
             worker.register_function(

@@ -15,5 +15,5 @@ def run_command(main: Any, *arguments: Any, verbosity: int = 0, **options: Any) 
 
     context = click.get_current_context()
     settings = context.ensure_object(dict)
-    runner = settings.get("run", run)
+    runner = settings.get("run", run)  # tests have another
     context.exit(runner(lambda terminal: main(terminal, *arguments, **options), settings["verbose"] + verbosity))

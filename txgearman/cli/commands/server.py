@@ -30,7 +30,6 @@ __all__ = ["server"]
     help="Address to listen on.",
 )
 @click.option(
-    "-j",
     "--job-retries",
     type=click.IntRange(0),
     default=0,

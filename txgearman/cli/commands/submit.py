@@ -30,8 +30,8 @@ __all__ = ["submit"]
     metavar="KEY",
     help='Unique key: jobs of one function with the same key are one job. "-" uses the workload as the key.',
 )
-@click.option("--high", "priority", flag_value="HIGH", help="Submit with high priority.")
-@click.option("--low", "priority", flag_value="LOW", help="Submit with low priority.")
+@click.option("--high", is_flag=True, help="Submit with high priority.")
+@click.option("--low", is_flag=True, help="Submit with low priority.")
 @click.option("-t", "--timeout", type=DURATION, help="How long to wait for the job, which may still run.")
 @click.option("--retries", type=click.IntRange(0), default=0, help="Times to resubmit a job that failed or was lost.")
 @click.option("--wait", type=DURATION, help="How long to wait for a server while none can be reached.")
@@ -40,12 +40,13 @@ __all__ = ["submit"]
 )
 @click.option("-0", "--null", is_flag=True, help="Like --lines, but NUL ends each workload and each result.")
 @click.option(
-    "-c",
-    "--concurrency",
+    "-j",
+    "--jobs",
+    "concurrency",
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="With --lines: maximum number of jobs in flight.",
+    help="With --lines: maximum number of jobs at a time.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only: no progress, no warnings.")
 def submit(function: str, workload: str | None, servers: Servers, **options: Any) -> None:
@@ -80,6 +81,10 @@ def _submit_request(make: Any, function: str, workload: str | None, servers: Ser
     options.pop("lines", None)
     if lines is not None and workload not in (None, "-"):
         raise click.UsageError("WORKLOAD must be - or omitted with --lines, which reads workloads from standard input")
+    high, low = options.pop("high"), options.pop("low")
+    if high and low:
+        raise click.UsageError("--high and --low can't be used together")
+    priority = Priority.HIGH if high else Priority.LOW if low else Priority.NORMAL
     if options["at"] is not None and not options["background"]:
         raise click.UsageError("--at requires --background: the protocol can delay background jobs only")
     if options["background"] and options["retries"]:
@@ -90,7 +95,7 @@ def _submit_request(make: Any, function: str, workload: str | None, servers: Ser
         servers,
         lines=lines,
         unique=os.fsencode(options.pop("unique")),
-        priority=Priority[options.pop("priority") or "NORMAL"],
+        priority=priority,
         server_wait=options.pop("wait") or 0.0,
         **options,
     )

@@ -20,13 +20,11 @@ OPTIONS_FIRST = {"ignore_unknown_options": False, "allow_interspersed_args": Fal
 @click.argument("function")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option(
-    "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Maximum number of running jobs."
+    "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Maximum number of jobs at a time."
 )
 @click.option("-c", "--count", type=click.IntRange(1), help="Exit after this many jobs.")
 @click.option("-t", "--timeout", type=DURATION, help="How long a job may run; then it is stopped and fails.")
-@click.option(
-    "-n", "--lines", is_flag=True, help="Send each line of COMMAND's output as data, as soon as it is written."
-)
+@click.option("--lines", is_flag=True, help="Send each line of COMMAND's output as data, as soon as it is written.")
 @click.option("--exceptions", is_flag=True, help="If COMMAND fails, send its standard error as the job's exception.")
 @click.option("--threaded", is_flag=True, help="Call Python functions in threads, so that they may block.")
 @click.option("--client-id", default="", metavar="ID", help='Worker ID, as "workers" shows it.')
