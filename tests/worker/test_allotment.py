@@ -44,6 +44,9 @@ class Connection:
     def sleep(self) -> None:
         self.asleep = True
 
+    def work_complete(self, handle: bytes, result: bytes) -> None:
+        del self.jobs[handle]
+
     def can_do(self, function: bytes, timeout: float | None) -> None:
         """Nothing to do."""
 
@@ -121,6 +124,42 @@ def test_connection_that_can_not_be_asked_leaves_slot_to_another(how: str) -> No
 
 
 @pytest.mark.guarantee(number=18)
+@pytest.mark.parametrize(("running", "asked"), [(0, [1, 4, 4]), (1, [1, 4, 3]), (4, [1, 4])])
+def test_jobs_that_were_read_together_are_followed_by_one_request_for_the_free_slots(
+    running: int, asked: list[int]
+) -> None:
+    """Those that still run keep their slots."""
+    scheduler = make_scheduler(4)
+    (connection,) = connect(scheduler.unlimited, 1)
+    scheduler.add_function(Function(b"f", b"f", lambda job: b""))
+    scheduler.add_function(Function(b"g", b"g", never_end))
+    for functions in (b"f", b"g" * running + b"f" * (4 - running)):
+        scheduler.unlimited.states[connection].window = 8
+        connection.grabs = 0  # as the protocol counts the answers
+        for number, function in enumerate(functions):
+            scheduler.job_assigned(connection, Assignment(b"H:%d" % number, b"%c" % function, b"", b"", b""))
+        scheduler.answers_received(connection)
+    assert (connection.asked, scheduler.slots.held) == (asked, 4)
+
+
+@pytest.mark.guarantee(number=18)
+def test_slot_of_job_whose_function_closed_the_connection_goes_to_another() -> None:
+    scheduler = make_scheduler(1)
+    first, second = connect(scheduler.unlimited, 1, 1)
+
+    def close(job: object) -> bytes:
+        first.error = ValueError()
+        scheduler.connection_closed(first, 0, list(first.jobs.values()))
+        return b""
+
+    scheduler.add_function(Function(b"f", b"f", close))
+    assert (first.asked, second.asked) == ([1], [])
+    scheduler.job_assigned(first, Assignment(b"H:1", b"f", b"", b"", b""))
+    scheduler.answers_received(first)
+    assert (first.asked, second.asked, scheduler.slots.held) == ([1], [1], 1)
+
+
+@pytest.mark.guarantee(number=18)
 def test_slot_of_limit_goes_to_connection_that_waits_longest() -> None:
     scheduler = make_scheduler(10)
     scheduler.add_function(make_function(max_jobs=1))
@@ -128,6 +167,7 @@ def test_slot_of_limit_goes_to_connection_that_waits_longest() -> None:
     first, second, third = (connect(group, 1)[0] for _ in range(3))
     assert (first.asked, second.asked, third.asked) == ([1], [], [])
     scheduler.no_job_received(first)
+    scheduler.answers_received(first)
     assert (second.asked, third.asked) == ([1], [])
     second.error = ValueError()
     scheduler.connection_closed(second, 1, [])
@@ -145,6 +185,7 @@ def test_all_slots_of_limit_that_lost_connection_held_go_to_others(lost: str) ->
     if lost == "request and job":
         first.grabs = 0  # as the protocol counts the answer
         scheduler.job_assigned(first, Assignment(b"H:1", b"f", b"", b"", b""))
+        scheduler.answers_received(first)
     else:
         group.states[first].window = 2
         scheduler.wakeup_received(first)
@@ -165,4 +206,5 @@ def test_retired_group_requests_nothing_after_a_job() -> None:
     scheduler.remove_function(function)
     connection.grabs = 0
     scheduler.job_assigned(connection, Assignment(b"H:1", b"f", b"", b"", b""))
+    scheduler.answers_received(connection)
     assert (connection.asked, scheduler.slots.held) == ([1], 1)

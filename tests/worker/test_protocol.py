@@ -70,11 +70,15 @@ each_dialect = pytest.mark.parametrize("dialect", DIALECTS)
 
 
 class Receiver:
-    """Records events, each with the number of unanswered requests of its connection, which must be right by then."""
+    """Records events, each with the number of unanswered requests of its connection, which must be right by then.
+
+    :ivar answers: after how many events it was reported that those were all the answers.
+    """
 
     def __init__(self) -> None:
         self.functions: list[tuple[bytes, float | None]] = []
         self.events: list[tuple[Any, ...]] = []
+        self.answers: list[int] = []
 
     def registration(self) -> Iterable[tuple[bytes, float | None]]:
         return self.functions
@@ -94,6 +98,9 @@ class Receiver:
 
     def no_job_received(self, connection: GearmanWorkerProtocol) -> None:
         self.events.append(("no_job", connection.grabs))
+
+    def answers_received(self, connection: GearmanWorkerProtocol) -> None:
+        self.answers.append(len(self.events))
 
     def connection_closed(self, connection: GearmanWorkerProtocol, grabs: int, jobs: list[Job]) -> None:
         self.events.append(("lost", grabs, jobs, connection.in_flight, type(connection.error)))
@@ -658,6 +665,19 @@ def test_packet_behind_one_that_closes_connection_is_ignored() -> None:
     net.receiver.no_job_received = lambda connection: connection.close(STOP)  # type: ignore[method-assign]
     net.server.send(NO_JOB.response(), ASSIGNMENTS[JOB_ASSIGN_ALL][0])
     assert net.receiver.new_events() == [("lost", 1, [], 0, ClientStopped)]
+
+
+def test_end_of_answers_is_reported_once_for_each_read() -> None:
+    """Also if a packet closes the connection, or is none."""
+    net = Net()
+    net.connection.grab(5)
+    assigned, _ = ASSIGNMENTS[JOB_ASSIGN_ALL]
+    net.server.send(assigned + NO_JOB.response())
+    net.server.send(assigned[:-1])
+    net.server.send(assigned[-1:])
+    net.server.send(NO_JOB.response() + b"no packet at all")
+    assert [event for event, *_ in net.receiver.events] == ["assigned", "no_job", "assigned", "no_job", "lost"]
+    assert net.receiver.answers == [2, 3, 5]
 
 
 class Fickle(GearmanWorkerProtocol):

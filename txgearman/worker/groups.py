@@ -66,6 +66,7 @@ class GrabState:
     :ivar woken: whether the server has woken the worker, and neither a job nor NO_JOB has come since.
     :ivar spurious_wakeups: how often, in close succession, the server has woken the worker and then had no job. This
         happens where other workers were faster; but gearmand 1.1 may do it without end (H8).
+    :ivar timer_left: whether a job ended while it was assigned, so that its server may still have a timer for it.
     :ivar backoff: the timer after which the server's last wake-up takes effect, where there were too many.
     :ivar queue: the queue that it is in.
     """
@@ -80,6 +81,7 @@ class GrabState:
         "queue",
         "server",
         "spurious_wakeups",
+        "timer_left",
         "window",
         "woken",
     )
@@ -102,6 +104,7 @@ class GrabState:
         self.woken = False
         self.spurious_wakeups = 0
         self.last_spurious = 0.0
+        self.timer_left = False
         self.backoff: IDelayedCall | None = None
         self.queue: GrabQueue | None = None
 

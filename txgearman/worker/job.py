@@ -276,7 +276,7 @@ class Job:
 
 
 def _payload(name: str, data: bytes) -> bytes:
-    payload = payload_bytes(name, data)
+    payload = data if type(data) is bytes else payload_bytes(name, data)
     if len(payload) > MAX_PAYLOAD:
         raise ValueError(f"{name} must have {MAX_PAYLOAD} bytes at most, not {len(payload)}")
     return payload

@@ -105,6 +105,12 @@ class JobReceiver(Interface):
     def no_job_received(self, connection: GearmanWorkerProtocol) -> None:
         """A request for a job was answered by NO_JOB."""
 
+    def answers_received(self, connection: GearmanWorkerProtocol) -> None:
+        """All answers that came together were reported, each by one of the two methods before.
+
+        It may be that the connection was closed meanwhile.
+        """
+
     def wakeup_received(self, connection: GearmanWorkerProtocol) -> None:
         """The server may have a job: it sent NOOP to a connection that sleeps."""
 
@@ -219,7 +225,9 @@ class GearmanWorkerProtocol(GearmanProtocol):
         self._write(WORK_STATUS.request(handle, b"%d" % numerator, b"%d" % denominator))
 
     def work_complete(self, handle: bytes, result: bytes) -> None:
-        self._end(handle, WORK_COMPLETE.request(handle, result))
+        # Not by PacketType.request(): a handle, as it came from the server, has no NUL.
+        header = WORK_COMPLETE.request_header(len(handle) + 1 + len(result))
+        self._end(handle, b"%b%b\0%b" % (header, handle, result))
 
     def work_fail(self, handle: bytes) -> None:
         self._end(handle, WORK_FAIL.request(handle))
@@ -231,7 +239,8 @@ class GearmanWorkerProtocol(GearmanProtocol):
     def _end(self, handle: bytes, packet: bytes) -> None:
         self.jobs.pop(handle, None)
         self._write(packet)
-        self._check_idle()
+        if self._on_idle is not None:
+            self._check_idle()
 
     def _lose_outstanding(self, error: Exception) -> None:
         jobs, self.jobs = self.jobs, {}
@@ -281,6 +290,10 @@ class GearmanWorkerProtocol(GearmanProtocol):
             raise ProtocolError(f"{answer} that answers nothing")
         self.grabs -= 1
         self._grabs_answered += 1
+        self._after_read = self._answers_received
+
+    def _answers_received(self) -> None:
+        self.factory.receiver.answers_received(self)
 
     def _noop(self, _: list[bytes]) -> None:
         # One that comes to a worker that is awake says nothing: the worker is about to request a job anyway.

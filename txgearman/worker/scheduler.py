@@ -277,16 +277,14 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         function = state.group.functions.get(assignment.function)
         if function is None:
             self._refuse(connection, assignment)
-            self.function_ended(state)
+            self._ended_at_once(state)
             return
         taken_away = connection.jobs.get(assignment.handle)
         job = connection.jobs[assignment.handle] = Job(connection, function.name, assignment)
         if taken_away is not None:
             self.runner.abandon([taken_away], "its server took it away, and has assigned it anew")
         if self.runner.run_job(job, function, state):
-            self.function_ended(state)
-        else:
-            self._grab_jobs()
+            self._ended_at_once(state)
 
     def _refuse(self, connection: GearmanWorkerProtocol, assignment: Assignment) -> None:
         """Fail a job of a function that is not registered."""
@@ -305,7 +303,13 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         self._release(state.group)
         if not (connection.grabs or state.group.retired):
             connection.sleep()
+
+    def answers_received(self, connection: GearmanWorkerProtocol) -> None:
         self._grab_jobs()
+        state = self._states.get(connection)
+        if state is not None and state.timer_left:  # else it was closed meanwhile, or there is no such timer
+            state.timer_left = False
+            self._stop_server_timer(state)
 
     def connection_closed(self, connection: GearmanWorkerProtocol, grabs: int, jobs: list[Job]) -> None:
         state = self._states.pop(connection, None)
@@ -325,6 +329,12 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         self._grab_jobs()
         if state.group.timed:
             self._stop_server_timer(state)
+
+    def _ended_at_once(self, state: GrabState) -> None:
+        """Free the slot of a job that has ended while it was assigned. `answers_received` comes next."""
+        self._release(state.group)
+        if state.group.timed:
+            state.timer_left = True
 
     def job_timed_out(self, state: GrabState) -> None:
         self._stop_server_timer(state)
