@@ -115,7 +115,8 @@ class Gearmand(Daemon):
 
     def command(self) -> list[str]:
         program = require_program("gearmand")
-        return [program, f"--listen={self.listen}", f"--port={self.port}", "--log-file=none", *self.options]
+        log = [] if any(option.startswith("--log-file") for option in self.options) else ["--log-file=none"]
+        return [program, f"--listen={self.listen}", f"--port={self.port}", *log, *self.options]
 
 
 class Stunnel(Daemon):

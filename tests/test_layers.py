@@ -89,6 +89,7 @@ MODULES = [
     "testing.proxy",
     "testing.trial",
     "testing",
+    "testing.development",
     "testing.pytest_plugin",
     "testing.__main__",
     "cli",

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +18,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.internet.task import Clock, deferLater
 
-from txgearman import GearmanClient, Priority
+from txgearman import GearmanClient, Priority, __version__
 from txgearman.admin.admin import GearmanAdmin
 from txgearman.cli.exit_codes import ExitCode
+from txgearman.cli.main import cli
 from txgearman.cli.metrics import _collect
 from txgearman.cli.server import _Page
 from txgearman.cli.terminal import run_in_thread
+from txgearman.packets import ECHO_REQ
 
 from ..daemons import Geard, Gearmand, free_port
 from ..wire import MemoryEndpoint, outcome
@@ -63,6 +66,53 @@ async def test_server_serves_jobs() -> None:
         listed = await run_in_thread(reactor, lambda: run_tool("gearadmin", port, "--status"))
         assert listed.out == b"f\t1\t0\t0\n.\n"
     assert (await started.finish(signal.SIGTERM)).code == 128 + signal.SIGTERM
+
+
+async def test_server_logs_what_it_refuses() -> None:
+    """Without -v only requests that are left without an answer, with it others, too."""
+    for options, lines in (
+        ([], ["!! closes the connection: there is no packet type 4096"]),
+        (
+            ["-v"],
+            [
+                "-- connected from 127.0.0.1",
+                "-> ECHO_REQ 'x'",
+                "!! closes the connection: there is no packet type 4096",
+                "-- disconnected",
+            ],
+        ),
+    ):
+        started = RunningCommand(*options, "server", "-p", "0")
+        host, _, port = (await address(started)).rpartition(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(ECHO_REQ.request(b"x") + b"\0REQ\0\0\x10\0" + bytes(4))
+            await started.wait_for(lines[-1])
+        result = await started.finish(signal.SIGTERM)
+        assert result.err.splitlines() == [f"txgearman: Connection 1 {line}" for line in lines]
+
+
+async def test_server_reopens_its_log_file_on_hangup(tmp_path: Path) -> None:
+    path, renamed = tmp_path / "log", tmp_path / "log.1"
+    started = RunningCommand("-v", "server", "-p", "0", "--log-file", str(path))
+    async with GearmanClient([await address(started)]) as client:
+        path.rename(renamed)
+        signal.raise_signal(signal.SIGHUP)
+        while not path.exists():
+            await deferLater(reactor, 0.01)
+        await client.echo(b"after")
+    assert (await started.finish(signal.SIGTERM)).err == ""
+    assert "ECHO_REQ 'after'" not in renamed.read_text()
+    assert "ECHO_REQ 'after'" in path.read_text()
+
+
+async def test_log_file_that_cannot_be_opened_is_usage_error() -> None:
+    result = await run_command("server", "-p", "0", "--log-file", "/")
+    assert (result.code, result.err) == (2, "txgearman: can't write the log file /: Is a directory\n")
+
+
+def test_server_has_version_of_library(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["server", "--version"], standalone_mode=False)
+    assert capsys.readouterr().out == f"txgearman, version {__version__}\n"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Twisted 22.4 leaves the socket open

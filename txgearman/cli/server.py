@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -14,16 +14,17 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..testing import MemoryJobServer
+from ..testing.development import LogFile, hangups_handled, log_traffic
 from ..testing.server import host_handle_prefix
 from .exit_codes import ExitCode
 from .reactor_loop import usage_errors
 from .terminal import Terminal
 
-__all__ = ["serve_page", "server"]
+__all__ = ["listen_errors", "serve_page", "server", "wait_for_signal"]
 
 
 @contextmanager
-def _listen_errors() -> Iterator[None]:
+def listen_errors() -> Iterator[None]:
     """Convert a failure to listen to a usage error."""
     try:
         yield
@@ -31,20 +32,36 @@ def _listen_errors() -> Iterator[None]:
         raise click.UsageError(str(error)) from error
 
 
-async def server(terminal: Terminal, port: int, host: str, **options: Any) -> ExitCode:
-    """Run an in-memory job server until a signal."""
+async def server(
+    terminal: Terminal, port: int, host: str, *, log_file: str | None, log_verbosity: int, **options: Any
+) -> ExitCode:
+    """Run an in-memory job server until a signal.
+
+    :param log_file: path of a file for log events; None if they go to standard error.
+    :param log_verbosity: how often ``-v`` was given.
+    """
     options["job_handle_prefix"] = options.get("job_handle_prefix") or host_handle_prefix()
-    with usage_errors(), _listen_errors():
+    log = _open_log_file(log_file, log_verbosity) if log_file is not None else None
+    with usage_errors(), listen_errors():
         job_server = MemoryJobServer(terminal.reactor, **options)
         address = job_server.listen(port, host)
+    log_traffic(job_server)
     try:
-        await terminal.write(f"a job server on {address}\n".encode())
-        return await _wait_for_signal()
+        with hangups_handled(terminal.reactor, log), log if log is not None else nullcontext():
+            await terminal.write(f"a job server on {address}\n".encode())
+            return await wait_for_signal()
     finally:
         await job_server.close()
 
 
-def _wait_for_signal() -> Deferred[ExitCode]:
+def _open_log_file(path: str, verbosity: int) -> LogFile:
+    try:
+        return LogFile(path, verbosity)
+    except OSError as error:
+        raise click.UsageError(f"can't write the log file {path}: {error.strerror}") from error
+
+
+def wait_for_signal() -> Deferred[ExitCode]:
     """Return a Deferred that never fires by itself: a signal cancels the command, and this with it."""
     return Deferred()
 
@@ -91,12 +108,12 @@ async def serve_page(
     """
     site = Site(_Page(path, content_type, render))
     host, _, port = address.rpartition(":")
-    with usage_errors(), _listen_errors():
+    with usage_errors(), listen_errors():
         listening = terminal.reactor.listenTCP(
             int(port), site, interface=(host or "127.0.0.1").removeprefix("[").removesuffix("]")
         )
     try:
         await terminal.write(f"http://{host or '127.0.0.1'}:{listening.getHost().port}{path}\n".encode())
-        return await _wait_for_signal()
+        return await wait_for_signal()
     finally:
         await listening.stopListening()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import ExitStack
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import react
+from twisted.logger import globalLogBeginner
 
+from .. import __version__
 from . import MemoryJobServer
+from .development import DevelopmentLog, LogFile, hangups_handled, log_traffic
 from .server import host_handle_prefix
 
 
@@ -37,6 +42,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--exceptions", action="store_true", help="also send exceptions to clients that have not asked for them"
     )
+    parser.add_argument(
+        "-l", "--log-file", metavar="FILE", help="log to this file, which SIGHUP reopens (default: standard error)"
+    )
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="log connections, requests and what is refused; twice for the other answers, too. By default, requests "
+        "that are refused without an answer are logged",
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"txgearman {__version__}")
     return parser.parse_args(arguments)
 
 
@@ -51,13 +68,28 @@ def job_server_options(options: argparse.Namespace) -> dict[str, Any]:
 
 async def main(reactor: Any, options: argparse.Namespace) -> None:
     """Run the job server until a signal ends the process."""
-    try:
-        address = MemoryJobServer(reactor, **job_server_options(options)).listen(options.port, options.listen)
-    except (ValueError, CannotListenError) as error:
-        raise SystemExit(f"txgearman.testing: {error}") from None
-    print(f"a job server on {address}", flush=True)
-    await Deferred()
+    with ExitStack() as stack:
+        try:
+            log_file = LogFile(options.log_file, options.verbose) if options.log_file else None
+            server = MemoryJobServer(reactor, **job_server_options(options))
+            address = server.listen(options.port, options.listen)
+        except (ValueError, OSError, CannotListenError) as error:
+            raise SystemExit(f"txgearman.testing: {error}") from None
+        if log_file is not None:
+            stack.enter_context(log_file)
+        log_traffic(server)
+        stack.enter_context(hangups_handled(reactor, log_file))
+        print(f"a job server on {address}", flush=True)
+        await Deferred()
+
+
+def begin_log(options: argparse.Namespace) -> None:
+    """Log to standard error, unless there is a log file."""
+    log = DevelopmentLog(sys.stderr, options.verbose, lambda _: "txgearman.testing: ")
+    globalLogBeginner.beginLoggingTo([] if options.log_file else [log], redirectStandardIO=False, discardBuffer=True)
 
 
 if __name__ == "__main__":
-    react(main, [parse_arguments()])
+    parsed = parse_arguments()
+    begin_log(parsed)
+    react(main, [parsed])

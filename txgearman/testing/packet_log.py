@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
-from ..packets import HEADER_SIZE, PACKET_TYPES, PacketType
+from ..packets import ERROR, HEADER_SIZE, PACKET_TYPES, PacketType
 
 MAX_ENTRIES: Final = 1000
 """Packets that are kept."""
@@ -18,30 +18,54 @@ _MAX_SHOWN: Final = 60
 """Characters that are shown of an argument."""
 
 
+RECEIVED: Final = "->"
+SENT: Final = "<-"
+HAPPENED: Final = "--"
+REFUSED: Final = "!!"
+"""What the server has refused without an answer."""
+
+Entry: TypeAlias = "str | bytes | PacketType"
+"""A text of the server's own, bytes of the wire, or the type of a packet whose arguments are known."""
+
+
 class PacketLog:
-    """The last packets of all connections of one server, and when connections were made and lost."""
+    """The last packets of all connections of one server, and when connections were made and lost.
+
+    :ivar listener: called with each entry: the number of the connection, the direction, the entry, and its text. None
+        for nobody.
+    """
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
-        self._entries: deque[tuple[float, int, str, str | bytes | PacketType, list[bytes]]] = deque(maxlen=MAX_ENTRIES)
+        self._entries: deque[tuple[float, int, str, Entry, list[bytes]]] = deque(maxlen=MAX_ENTRIES)
+        self.listener: Callable[[int, str, Entry, str], None] | None = None
 
     def received(self, connection: int, packet_type: PacketType, arguments: list[bytes]) -> None:
         """Record a packet from a connection."""
         kept = [each if len(each) <= _MAX_KEPT else each[:_MAX_KEPT] for each in arguments]
-        self._entries.append((self._seconds(), connection, "->", packet_type, kept))
+        self._add(connection, RECEIVED, packet_type, kept)
 
     def line_received(self, connection: int, line: bytes) -> None:
         """Record a line of the text protocol from a connection."""
-        self._entries.append((self._seconds(), connection, "->", line[:_MAX_KEPT], []))
+        self._add(connection, RECEIVED, line[:_MAX_KEPT], [])
 
     def sent(self, connection: int, data: bytes) -> None:
         """Record a packet or a text to a connection."""
         kept = data if len(data) <= _MAX_KEPT else data[:_MAX_KEPT]
-        self._entries.append((self._seconds(), connection, "<-", kept, []))
+        self._add(connection, SENT, kept, [])
 
     def note(self, connection: int, text: str) -> None:
         """Record what happened to a connection."""
-        self._entries.append((self._seconds(), connection, "--", text, []))
+        self._add(connection, HAPPENED, text, [])
+
+    def refused(self, connection: int, text: str) -> None:
+        """Record what was refused without an answer, and why."""
+        self._add(connection, REFUSED, text, [])
+
+    def _add(self, connection: int, direction: str, entry: Entry, arguments: list[bytes]) -> None:
+        self._entries.append((self._seconds(), connection, direction, entry, arguments))
+        if self.listener is not None:
+            self.listener(connection, direction, entry, _content(entry, arguments))
 
     def clear(self) -> None:
         """Forget everything."""
@@ -56,7 +80,14 @@ class PacketLog:
         ]
 
 
-def _content(entry: str | bytes | PacketType, arguments: list[bytes]) -> str:
+def is_refusal(entry: Entry) -> bool:
+    """Return whether what was sent refuses a request: an ERROR, or ERR in the text protocol."""
+    return isinstance(entry, bytes) and (
+        entry.startswith(b"ERR ") or (entry.startswith(b"\0") and entry[4:8] == ERROR.number.to_bytes(4, "big"))
+    )
+
+
+def _content(entry: Entry, arguments: list[bytes]) -> str:
     if isinstance(entry, str):
         return entry
     if isinstance(entry, PacketType):

@@ -54,12 +54,15 @@ from ..packets import (
     WORK_WARNING,
     PacketType,
 )
-from ..validation import whole_number
+from ..validation import printable_text, whole_number
 from . import commands
 from .core import JobServerCore, SubmittedJob
 from .faults import Faults
 from .jobs import MAX_UNIQUE, Ability, Job, QueueFull
 from .request_parser import InvalidRequest, RequestParser, WrongMagic
+
+MEMORY: Final = "memory"
+"""The host of a connection that has no address."""
 
 MAX_ACCEPTED_UNIQUE: Final = 64
 """Bytes. A longer unique is refused; one of exactly this length is accepted, but does not coalesce
@@ -134,12 +137,16 @@ class JobServerProtocol(Protocol):
         if tcp is not None:
             tcp.setTcpNoDelay(True)
         self.number = self._core.connection_made(self)
-        self._log.note(self.number, "connected")
+        self._log.note(
+            self.number, "connected" if self.host == MEMORY.encode() else f"connected from {printable_text(self.host)}"
+        )
         self._faults.connection_made(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_timer()
         self._faults.connection_lost(self)
+        if self._parser.unfinished and not self._closed:
+            self._log.refused(self.number, f"discards {self._parser.unfinished} bytes of an unfinished request")
         self._closed = True
         self._core.connection_lost(self)
         self.lost.callback(None)
@@ -169,7 +176,8 @@ class JobServerProtocol(Protocol):
         try:
             while not (self._closed or self._faults.silent) and self._take_request():
                 pass
-        except InvalidRequest:
+        except InvalidRequest as error:
+            self._log.refused(self.number, f"closes the connection: {error}")
             self._closed = True
             self._faults.close_connection(self)
 
@@ -189,7 +197,7 @@ class JobServerProtocol(Protocol):
         self._log.line_received(self.number, line)
         answer = commands.answer(self._core, line)
         if answer is None:
-            raise InvalidRequest
+            raise InvalidRequest(f"a line has more than {commands.MAX_ARGUMENTS} words after the command")
         self.send(answer)
 
     def _packet_received(self, packet_type: PacketType, arguments: list[bytes]) -> None:
@@ -209,6 +217,10 @@ class JobServerProtocol(Protocol):
     def _refuse(self, code: str, text: str) -> None:
         self.send(ERROR.response(code.encode(), text.encode()))
 
+    def _ignore(self, reason: str) -> None:
+        """Leave a request unanswered, as gearmand does (H6)."""
+        self._log.refused(self.number, f"leaves the request unanswered: {reason}")
+
     # Clients.
 
     def _submit(self, packet_type: PacketType, function: bytes, unique: bytes, workload: bytes) -> None:
@@ -218,8 +230,10 @@ class JobServerProtocol(Protocol):
         self, packet_type: PacketType, function: bytes, unique: bytes, epoch: bytes, workload: bytes
     ) -> None:
         at = whole_number(epoch)
-        if _LONG_MIN <= at <= _LONG_MAX:  # gearmand does not answer others (H6)
+        if _LONG_MIN <= at <= _LONG_MAX:
             self._queue(packet_type, function, unique, workload, at=self._core.due_time(at))
+        else:
+            self._ignore("the time has more than 64 bits")
 
     def _submit_reduce(
         self, packet_type: PacketType, function: bytes, unique: bytes, reducer: bytes, _: bytes, workload: bytes
@@ -250,8 +264,10 @@ class JobServerProtocol(Protocol):
 
     def _get_status(self, _: PacketType, handle: bytes) -> None:
         handle = handle.partition(b"\0")[0]
-        if len(handle) <= MAX_HANDLE:  # gearmand does not answer others (H6)
+        if len(handle) <= MAX_HANDLE:
             self.send(STATUS_RES.response(handle, *_status(self._core.jobs.by_handle(handle))))
+        else:
+            self._ignore(f"the handle has more than {MAX_HANDLE} bytes")
 
     def _get_status_unique(self, _: PacketType, unique: bytes) -> None:
         unique = unique.partition(b"\0")[0]
@@ -259,6 +275,8 @@ class JobServerProtocol(Protocol):
             job = self._core.jobs.by_unique(unique)
             clients = len(job.listeners) if job else 0
             self.send(STATUS_RES_UNIQUE.response(unique, *_status(job), b"%d" % clients))
+        else:
+            self._ignore(f"the unique has more than {MAX_UNIQUE} bytes")
 
     def _echo(self, _: PacketType, data: bytes) -> None:
         self.send(ECHO_RES.response(data))
@@ -312,7 +330,7 @@ class JobServerProtocol(Protocol):
         self._set_timer(job)
         packet = _assignment(packet_type, job)
         if len(packet) - len(job.workload) > MAX_ASSIGN:
-            raise InvalidRequest
+            raise InvalidRequest(f"the names in the job take more than {MAX_ASSIGN:,} bytes")
         self.send(packet)
 
     def _set_timer(self, job: Job) -> None:
@@ -356,7 +374,9 @@ class JobServerProtocol(Protocol):
 
     def _work_status(self, packet_type: PacketType, handle: bytes, numerator: bytes, denominator: bytes) -> None:
         job = self._own_job(handle, "Job given in work result not found")
-        if job and len(denominator) <= MAX_DENOMINATOR:
+        if job and len(denominator) > MAX_DENOMINATOR:
+            self._ignore(f"the denominator has more than {MAX_DENOMINATOR} characters")
+        elif job:
             numbers = (whole_number(digits) for digits in (numerator, denominator[: MAX_DENOMINATOR - 1]))
             stored = [min(max(number, _LONG_MIN), _LONG_MAX) & _UINT32 for number in numbers]
             self._core.work_status(job, packet_type.response(handle, numerator, denominator), *stored)

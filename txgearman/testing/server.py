@@ -36,7 +36,7 @@ from .jobs import Job
 from .memory_transport import MemoryEndpoint
 from .packet_log import MAX_ENTRIES
 from .ports import check_port, host_and_port
-from .protocol import JobServerProtocol
+from .protocol import MEMORY, JobServerProtocol
 from .taken_job import JobAwaiter, TakenJob
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class MemoryJobServer(ServerFactory):
     def buildProtocol(self, addr: IAddress | None) -> JobServerProtocol | None:
         if self._faults.refuses_connection():
             return None
-        host = getattr(addr, "host", "memory")
+        host = getattr(addr, "host", MEMORY)
         return JobServerProtocol(self.clock, self._core, self._faults, host.encode())
 
     def endpoint(self) -> MemoryEndpoint:
@@ -352,7 +352,8 @@ class MemoryJobServer(ServerFactory):
     def log(self, count: int = MAX_ENTRIES) -> str:
         """Return the last packets, a line for each: time, number of the connection, direction, type and arguments.
 
-        ``->`` is what the server has received, ``<-`` what it has sent. Up to a thousand are kept.
+        ``->`` is what the server has received, ``<-`` what it has sent, ``!!`` what it has refused without an answer,
+        and why. Up to a thousand are kept.
 
         :param count: how many.
         """

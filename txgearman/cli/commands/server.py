@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ... import __version__
 from .run import run_command
 
 __all__ = ["server"]
@@ -42,10 +43,15 @@ __all__ = ["server"]
     help="Prefix of job handles.  [default: H: and the name of the host]",
 )
 @click.option("--exceptions", is_flag=True, help="Send exceptions also to clients that did not ask for them.")
-def server(**options: Any) -> None:
+@click.option("-l", "--log-file", metavar="FILE", help="Log to this file, which SIGHUP reopens.")
+@click.version_option(__version__, "-V", "--version", prog_name="txgearman")
+def server(*, log_file: str | None, **options: Any) -> None:
     """Run an in-memory job server.
 
     The server behaves like gearmand. It is meant for development: its jobs are lost when it exits.
+
+    A request that it refuses without an answer, as gearmand does, is logged with the reason. With -v, it also logs
+    connections, all requests, and errors in answers; with -v twice, all other answers, too.
 
     \b
     Example:
@@ -53,4 +59,7 @@ def server(**options: Any) -> None:
     """
     from ..server import server
 
-    run_command(server, **options)
+    verbosity = click.get_current_context().ensure_object(dict)["verbose"]
+    # With a log file, standard error gets only what is critical.
+    quieter = 0 if log_file is None else -9
+    run_command(server, log_file=log_file, log_verbosity=verbosity, verbosity=quieter, **options)
