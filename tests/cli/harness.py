@@ -73,7 +73,8 @@ class RunningCommand:
         self, *arguments: str | bytes, stdin: bytes = b"", terminal: bool = False, pipe: int = -1, output: int = -1
     ) -> None:
         """
-        :param terminal: whether standard output and standard error are a terminal.
+        :param terminal: whether standard output and standard error are a terminal, and standard input too unless there
+            is another one.
         :param pipe: a file descriptor to read from, instead of `stdin`.
         :param output: a file descriptor to write to.
         """
@@ -86,7 +87,7 @@ class RunningCommand:
         if terminal:
             tty.setraw(self._slave)
         descriptors = (
-            self._input.fileno() if pipe < 0 else pipe,
+            pipe if pipe >= 0 else self._slave if terminal and not stdin else self._input.fileno(),
             output if output >= 0 else self._slave if terminal else self._out.fileno(),
             self._slave if terminal else self._err.fileno(),
         )
@@ -104,6 +105,10 @@ class RunningCommand:
     def stdout(self) -> bytes:
         """Return what it has written to standard output so far."""
         return _content(self._out)
+
+    def type_keys(self, keys: bytes) -> None:
+        """Type on the terminal."""
+        os.write(self._master, keys)
 
     def read_screen(self) -> bytes:
         """Return what it has written to the terminal since the last call."""

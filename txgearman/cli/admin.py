@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,13 +14,15 @@ from ..client.client import GearmanClient
 from ..connection.addresses import parse_address
 from ..errors import GearmanError, NoServersAvailable, ServerError
 from ..models import JobHandle
-from .exit_codes import ExitCode, exit_code_for
+from .exit_codes import ExitCode
 from .options import Servers
 from .reactor_loop import first_failure, usage_errors
-from .tables import Table, print_table, rich_table
+from .screen import View, watch
+from .server_errors import report_errors
+from .tables import Table, print_table
 from .terminal import Terminal
 
-__all__ = ["Query", "append_errors", "cancel", "execute", "live_screen", "make_admin", "ping", "report_errors", "show"]
+__all__ = ["Query", "cancel", "execute", "make_admin", "ping", "report_errors", "show"]
 
 Rows = Callable[[Any], Iterable[tuple[Any, ...]]]
 
@@ -95,68 +96,26 @@ def make_table(query: Query, answers: Answers[Any]) -> Table:
     return Table(("server", *query.columns) if several else query.columns, rows)
 
 
-def report_errors(terminal: Terminal, errors: Mapping[str, GearmanError]) -> ExitCode:
-    """Write the error of each server to standard error; return the exit code of the first one."""
-    for address, error in errors.items():
-        terminal.write_error(f"txgearman: {_format_error(address, error)}")
-    return first_failure([exit_code_for(error) or ExitCode.REFUSED for error in errors.values()])
-
-
-def _format_error(address: str, error: GearmanError) -> str:
-    """Prefix an error with the server's address, unless it names the server itself."""
-    return str(error) if isinstance(error, NoServersAvailable) else f"{address}: {error}"
-
-
 async def show(
-    terminal: Terminal, name: str, servers: Servers, timeout: float, *, json: bool, watch: float | None
+    terminal: Terminal, name: str, servers: Servers, timeout: float, *, json: bool, watch_interval: float | None
 ) -> ExitCode:
     """Query all servers and print their answers.
 
-    :param watch: seconds between repeated queries, until a signal; None queries once.
+    :param watch_interval: seconds between repeated queries, until the key q or a signal; None queries once.
     """
     selected = QUERIES[name]
     async with make_admin(terminal, servers, timeout) as admin:
         call: Callable[[], Deferred[Answers[Any]]] = getattr(admin, selected.method)
-        if watch is None:
+
+        async def query() -> View:
             answers = await call()
-            await print_table(terminal, make_table(selected, answers), json=json)
-            return report_errors(terminal, answers.errors)
-        return await _watch(terminal, selected, call, watch, json=json)
+            return View(name, [make_table(selected, answers)], answers.errors)
 
-
-async def _watch(
-    terminal: Terminal, query: Query, call: Callable[[], Deferred[Answers[Any]]], interval: float, *, json: bool
-) -> ExitCode:
-    with live_screen(terminal, enabled=not json) as live:
-        while True:
-            answers = await call()
-            table = make_table(query, answers)
-            if live is not None:
-                live.update(append_errors(rich_table(table), answers.errors), refresh=True)
-            else:
-                await print_table(terminal, table, json=json)
-                report_errors(terminal, answers.errors)
-            await deferLater(terminal.reactor, interval)
-
-
-def live_screen(terminal: Terminal, *, enabled: bool = True) -> Any:
-    """Return a context manager for the whole screen of the terminal.
-
-    Entering it returns a `rich.live.Live`, or None if it is not enabled or standard output is not a terminal.
-    """
-    if not (enabled and terminal.is_stdout_tty):
-        return nullcontext()
-    from rich.live import Live
-
-    return Live(console=terminal.rich_console(), auto_refresh=False, screen=True)
-
-
-def append_errors(renderable: Any, errors: Mapping[str, GearmanError]) -> Any:
-    """Return the renderable with one line below it for each server that has not answered."""
-    from rich.console import Group
-    from rich.text import Text
-
-    return Group(renderable, *(Text(_format_error(address, error), style="red") for address, error in errors.items()))
+        if watch_interval is not None:
+            return await watch(terminal, query, watch_interval, json=json)
+        view = await query()
+        await print_table(terminal, view.tables[-1], json=json)
+        return report_errors(terminal, view.errors)
 
 
 async def execute(

@@ -235,7 +235,7 @@ def output_options(function: F) -> F:
         is_flag=False,
         flag_value="2",
         metavar="[DURATION]",
-        help="Repeat every DURATION (2) until Ctrl-C.",
+        help="Repeat every DURATION [default: 2s] until q or Ctrl-C.",
     )(function)
     click.option("--json", is_flag=True, help="Print JSON.")(function)
     return function

@@ -6,13 +6,18 @@ import io
 import os
 import select
 import signal
+import termios
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from typing import Any, Final, TypeVar
+import tty
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 __all__ = ["Terminal", "child_groups", "run_in_thread"]
 
@@ -25,6 +30,22 @@ child_groups: Final[set[int]] = set()
 """Process groups to kill if this program exits without its normal clean-up."""
 
 SHOW_CURSOR: Final = b"\x1b[?25h"
+HIDE_CURSOR: Final = b"\x1b[?25l"
+ENTER_SCREEN: Final = b"\x1b[?1049h\x1b[H"
+LEAVE_SCREEN: Final = b"\x1b[?1049l"
+
+MAX_HELD: Final = 100
+"""Lines for standard error that are held while another screen is shown."""
+
+KEYS_SIZE: Final = 1024
+"""Bytes of keys to read at a time."""
+
+
+class _Mode(NamedTuple):
+    """A mode of the terminal, which is left while this process is suspended."""
+
+    enter: Callable[[], object]
+    leave: Callable[[], object]
 
 
 class Terminal:
@@ -38,6 +59,8 @@ class Terminal:
         self._stdin = stdin
         self._stdout = stdout
         self._stderr = stderr
+        self._modes: list[_Mode] = []
+        self._held: deque[bytes] | None = None  # lines for standard error, while another screen is shown
 
     @property
     def is_stdin_tty(self) -> bool:
@@ -53,6 +76,90 @@ class Terminal:
     def is_stderr_tty(self) -> bool:
         """Whether standard error is a terminal."""
         return os.isatty(self._stderr)
+
+    @property
+    def has_screen(self) -> bool:
+        """Whether standard output is a terminal that can do more than print lines, which TERM=dumb can't."""
+        return self.is_stdout_tty and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and lines of the terminal."""
+        columns, lines = os.get_terminal_size(self._stdout)
+        return columns or 80, lines or 24  # a terminal without a window has 0
+
+    # The screen.
+
+    @contextmanager
+    def live_screen(self) -> Iterator[Any]:
+        """Show another screen, without a cursor, in this context, which has a `rich.live.Live` for it."""
+        from rich.live import Live  # imported late: it is slow
+
+        mode = _Mode(
+            lambda: _write_all(self._stdout, ENTER_SCREEN + HIDE_CURSOR),
+            lambda: _write_all(self._stdout, SHOW_CURSOR + LEAVE_SCREEN),
+        )
+        self._modes.append(mode)
+        held: deque[bytes] = deque(maxlen=MAX_HELD)
+        self._held = held
+        try:
+            with Live(console=self.rich_console(), auto_refresh=False, screen=True) as live:  # it enters and leaves
+                yield live
+        finally:
+            self._modes.remove(mode)
+            self._held = None
+            _write_all(self._stderr, b"".join(held))
+
+    @contextmanager
+    def on_keys(self, received: Callable[[bytes], None]) -> Iterator[None]:
+        """Call a function with what is typed in this context, without echo and without waiting for the end of a line.
+
+        Nothing is read if standard input is no terminal, or one whose foreground is another program.
+        """
+        if not (self.is_stdin_tty and _is_foreground(self._stdin)):
+            yield
+            return
+        attributes = termios.tcgetattr(self._stdin)
+        mode = _Mode(
+            lambda: tty.setcbreak(self._stdin, termios.TCSADRAIN),
+            lambda: termios.tcsetattr(self._stdin, termios.TCSADRAIN, attributes),
+        )
+        reader = _KeyReader(self.reactor, self._stdin, received)
+        mode.enter()
+        self._modes.append(mode)
+        self.reactor.addReader(reader)
+        try:
+            yield
+        finally:
+            self.reactor.removeReader(reader)
+            self._modes.remove(mode)
+            mode.leave()
+
+    @contextmanager
+    def on_signals(self, redraw: Callable[[], None]) -> Iterator[None]:
+        """Draw the screen again when its size has changed, and after Ctrl-Z, in this context."""
+        calls = {signal.SIGWINCH: redraw, signal.SIGTSTP: lambda: self._suspend(redraw)}
+        before = {number: signal.getsignal(number) for number in calls}
+        for number, call in calls.items():
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, lambda *_, call=call: self.reactor.callFromThread(call))
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _suspend(self, redraw: Callable[[], None]) -> None:
+        """Stop this process, with the terminal as it was before, until it is continued."""
+        self._leave_modes()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        for mode in self._modes:
+            mode.enter()
+        redraw()
+
+    def _leave_modes(self) -> None:
+        for mode in reversed(self._modes):
+            mode.leave()
 
     # Output.
 
@@ -74,8 +181,15 @@ class Terminal:
         self.write_error_bytes(text.encode("utf-8", "backslashreplace"))
 
     def write_error_bytes(self, data: bytes) -> None:
-        """Write a line of bytes to standard error. This may block, so it is for short messages."""
-        _write_all(self._stderr, data if data.endswith(b"\n") else data + b"\n")
+        """Write a line of bytes to standard error. This may block, so it is for short messages.
+
+        While another screen is shown, a line for the terminal is held until it is left; of many, the last ones.
+        """
+        line = data if data.endswith(b"\n") else data + b"\n"
+        if self._held is not None and self.is_stderr_tty:
+            self._held.append(line)
+        else:
+            _write_all(self._stderr, line)
 
     def rich_console(self, *, errors: bool = False) -> Any:
         """Return a `rich.console.Console` for standard output, or for standard error if `errors` is true."""
@@ -91,6 +205,7 @@ class Terminal:
                 os.killpg(group, signal.SIGKILL)
         if self.is_stderr_tty:
             _write_all(self._stderr, SHOW_CURSOR)
+        self._leave_modes()
 
     # Input.
 
@@ -130,6 +245,40 @@ class _TextStream(io.TextIOBase):
 
     def isatty(self) -> bool:
         return os.isatty(self._descriptor)
+
+
+@implementer(IReadDescriptor)
+class _KeyReader:
+    """Reads what is typed on a terminal. Its mode, which other processes share, is left blocking."""
+
+    def __init__(self, reactor: Any, descriptor: int, received: Callable[[bytes], None]) -> None:
+        self._reactor = reactor
+        self._descriptor = descriptor
+        self._received = received
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def doRead(self) -> None:  # noqa: N802  # Twisted's name
+        data = os.read(self._descriptor, KEYS_SIZE)
+        if data:
+            self._received(data)
+        else:  # the terminal is gone
+            self._reactor.removeReader(self)
+
+    def connectionLost(self, reason: Failure) -> None:  # Twisted's name
+        self._reactor.removeReader(self)
+
+    def logPrefix(self) -> str:  # noqa: N802  # Twisted's name
+        return "keys"
+
+
+def _is_foreground(descriptor: int) -> bool:
+    """Return whether this program may change the mode of the terminal: in the background it would be stopped."""
+    try:
+        return os.tcgetpgrp(descriptor) == os.getpgrp()
+    except OSError:  # it is not the terminal that controls this program, and stops nobody
+        return True
 
 
 def _is_writable(descriptor: int) -> bool:

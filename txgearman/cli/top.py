@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from twisted.internet.task import deferLater
+from twisted.internet.defer import gatherResults
 
-from ..admin.admin import Answers
+from ..admin.admin import Answers, first_error
 from ..admin.commands import FunctionStatus
-from .admin import append_errors, live_screen, make_admin
+from .admin import make_admin
 from .exit_codes import ExitCode
 from .options import Servers
-from .tables import Table, print_table, rich_table
+from .screen import View, watch
+from .tables import Table
 from .terminal import Terminal
 
 __all__ = ["History", "top"]
 
 COLUMNS: Final = ("function", "queued", "running", "workers", "change/s")
+
+SERVER_COLUMNS: Final = ("server", "state", "queued", "running", "answered", "version")
+
+NOTE: Final = "change/s: more or fewer jobs, queued and running, a second"
 
 
 @dataclass
@@ -29,6 +35,23 @@ class _Totals:
     running: int = 0
     workers: int = 0
     change: int = 0
+
+    @property
+    def jobs(self) -> int:
+        """Number of jobs, queued and running."""
+        return self.queued + self.running
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether jobs wait for a worker, and there is none."""
+        return self.queued > 0 and not self.workers
+
+    def cells(self, seconds: float | None) -> tuple[int, int, int, float | None]:
+        """Return the row of the function, without its name.
+
+        :param seconds: time since the last update, if there was one.
+        """
+        return self.queued, self.running, self.workers, self.change / seconds if seconds else None
 
     def add(self, status: FunctionStatus, previous: int) -> None:
         """Add the numbers of one server, which had `previous` jobs of the function at the last update."""
@@ -46,7 +69,10 @@ class History:
     _updated_at: float | None = None
 
     def update(self, answers: Answers[tuple[FunctionStatus, ...]], now: float) -> Table:
-        """Return a table of functions, the busiest first. A server that did not answer does not affect the rates."""
+        """Return a table of functions, the busiest first. A server that did not answer does not affect the rates.
+
+        Functions that have jobs and no worker are wrong, and come before the others.
+        """
         totals: dict[bytes, _Totals] = {}
         for address, functions in answers.results.items():
             for status in functions:
@@ -55,52 +81,61 @@ class History:
                 self._jobs[key] = status.total
         seconds = None if self._updated_at is None else now - self._updated_at
         self._updated_at = now
-        return Table(COLUMNS, [(name, *_format_totals(totals[name], seconds)) for name in _sort_by_jobs(totals)])
+        names = _sort_by_jobs(totals)
+        rows = [(name, *totals[name].cells(seconds)) for name in names]
+        return Table(COLUMNS, rows, range(sum(totals[name].is_abandoned for name in names)))
 
 
 def _sort_by_jobs(totals: Mapping[bytes, _Totals]) -> list[bytes]:
-    return sorted(totals, key=lambda name: (-totals[name].queued - totals[name].running, name))
+    return sorted(totals, key=lambda name: (not totals[name].is_abandoned, -totals[name].jobs, name))
 
 
-def _format_totals(totals: _Totals, seconds: float | None) -> tuple[int, int, int, str | None]:
-    rate = f"{totals.change / seconds:+.1f}" if seconds else None
-    return totals.queued, totals.running, totals.workers, rate
+@dataclass
+class ServerLog:
+    """What is remembered of each server: when it has last answered, and its version."""
 
+    _answered: dict[str, str] = field(default_factory=dict)
+    _versions: dict[str, str] = field(default_factory=dict)
 
-def server_table(answers: Answers[tuple[FunctionStatus, ...]]) -> Table:
-    """Return a table of servers, with the numbers of all functions added up."""
-    rows = [
-        (
-            address,
-            sum(status.queued for status in functions),
-            sum(status.running for status in functions),
-            len(functions),
-        )
-        for address, functions in answers.results.items()
-    ]
-    return Table(("server", "queued", "running", "functions"), rows)
+    def update(
+        self, functions: Answers[tuple[FunctionStatus, ...]], versions: Answers[str], now: float, addresses: list[str]
+    ) -> Table:
+        """Return a table of all servers, those that have not answered first.
+
+        :param now: time of the answers, in POSIX seconds.
+        """
+        clock = time.strftime("%H:%M:%S", time.localtime(now))
+        self._answered |= dict.fromkeys(functions.results, clock)
+        self._versions |= versions.results
+        ordered = [*functions.errors, *(address for address in addresses if address in functions.results)]
+        rows = [self._row(address, functions.results.get(address)) for address in ordered]
+        return Table(SERVER_COLUMNS, rows, range(len(functions.errors)))
+
+    def _row(self, address: str, functions: tuple[FunctionStatus, ...] | None) -> tuple[Any, ...]:
+        answered, version = self._answered.get(address, "never"), self._versions.get(address)
+        if functions is None:
+            return address, "DOWN", None, None, answered, version
+        queued, running = (sum(getattr(each, name) for each in functions) for name in ("queued", "running"))
+        return address, "up", queued, running, answered, version
 
 
 async def top(terminal: Terminal, servers: Servers, timeout: float, interval: float, count: int | None) -> ExitCode:
-    """Update the display `count` times, or until a signal. If it is not a terminal, print a table at each update."""
-    history = History()
-    updates = 0
+    """Update the display `count` times, or until the key q or a signal.
+
+    Where there is no screen, a table of functions is printed at each update.
+    """
+    history, log = History(), ServerLog()
     async with make_admin(terminal, servers, timeout) as admin:
-        with live_screen(terminal) as live:
-            while True:
-                answers = await admin.status()
-                table = history.update(answers, terminal.reactor.seconds())
-                if live is None:
-                    await print_table(terminal, table, json=False)
-                else:
-                    live.update(_render(table, answers), refresh=True)
-                updates += 1
-                if updates == count:
-                    return ExitCode.DONE
-                await deferLater(terminal.reactor, interval)
 
+        async def query() -> View:
+            calls: list[Any] = [admin.status(), admin.version()]
+            # Both may fail: a cancel cancels both.
+            functions, versions = await gatherResults(calls, consumeErrors=True).addErrback(first_error)
+            addresses = [server.address for server in admin.servers]
+            tables = [
+                log.update(functions, versions, terminal.reactor.seconds(), addresses),
+                history.update(functions, terminal.reactor.seconds()),
+            ]
+            return View("top", tables, functions.errors, NOTE)
 
-def _render(table: Table, answers: Answers[tuple[FunctionStatus, ...]]) -> Any:
-    from rich.console import Group
-
-    return append_errors(Group(rich_table(server_table(answers)), rich_table(table)), answers.errors)
+        return await watch(terminal, query, interval, count=count)

@@ -136,7 +136,7 @@ def verbosity(**options: Any) -> None:
 def _show(name: str, servers: Servers, timeout: float, *, json: bool, watch: float | None) -> None:
     from ..admin import show
 
-    run_command(show, name, servers, timeout, json=json, watch=watch)
+    run_command(show, name, servers, timeout, json=json, watch_interval=watch)
 
 
 @click.command()

@@ -18,8 +18,11 @@ __all__ = ["top"]
 def top(servers: Servers, timeout: float, interval: float, count: int | None) -> None:
     """Show servers and functions, and keep the display up to date.
 
-    Functions are added up over all servers, and sorted by their number of jobs. "change/s" is the change of that number
-    per second since the last update. Press Ctrl-C to exit.
+    What is wrong comes first: servers that do not answer, and functions whose jobs have no worker. Functions are added
+    up over all servers, and sorted by their number of jobs. "change/s" is how many more jobs, queued and running, a
+    function has per second since the last update, or fewer.
+
+    Keys: q quits, s sorts by the next column, r reverses the order, arrows and Page Up and Down scroll, space pauses.
 
     \b
     Example:
