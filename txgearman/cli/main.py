@@ -9,13 +9,13 @@ import click
 from click.core import ParameterSource
 
 from .. import __version__
-from .commands import admin, metrics, server, submit, top, work
+from .commands import admin, job, metrics, server, submit, top, work
 from .options import log_option, shared_server_options, timeout_option
 
 __all__ = ["cli"]
 
 SECTIONS: Final[Mapping[str, Sequence[click.Command]]] = {
-    "Jobs": (submit.submit, work.work, admin.jobs, admin.cancel),
+    "Jobs": (submit.submit, work.work, admin.jobs, job.job, admin.cancel),
     "Servers": (
         admin.status,
         admin.workers,

@@ -54,12 +54,14 @@ class View:
     :ivar tables: the last one has the most space; it can be sorted and scrolled. The others are cut if they are long.
     :ivar errors: the errors of servers, by address, which are shown first.
     :ivar note: explains the last table.
+    :ivar is_last: whether there is nothing more to show.
     """
 
     title: str
     tables: Sequence[Table]
     errors: Mapping[str, GearmanError]
     note: str = ""
+    is_last: bool = False
 
 
 async def watch(
@@ -70,7 +72,7 @@ async def watch(
     count: int | None = None,
     json: bool = False,
 ) -> ExitCode:
-    """Show a view every `interval` seconds, until the key q or a signal, or `count` times.
+    """Show a view every `interval` seconds: until the last one, the key q or a signal, or `count` times.
 
     :param query: makes the next view.
     :return: the exit code of the last view that was shown.
@@ -78,7 +80,7 @@ async def watch(
     display = Screen(terminal) if terminal.has_screen and not json else Rows(terminal, json=json)
     view, shown = None, 0
     with display:
-        while shown != count and not display.has_quit:
+        while shown != count and not display.has_quit and not (view and view.is_last):
             try:
                 if shown:
                     await display.until_quit(display.sleep(interval))

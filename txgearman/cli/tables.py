@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from ..validation import escape_backslashes, printable_text
 from .names import display_name
 from .terminal import Terminal
 
-__all__ = ["Table", "cut", "fit_table", "format_cell", "print_table", "rich_table", "sort_table"]
+__all__ = ["Progress", "Table", "cut", "fit_table", "format_cell", "print_table", "rich_table", "sort_table"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,17 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     wrong: Collection[int] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A cell: the progress that a worker has reported."""
+
+    numerator: int
+    denominator: int
+
+    def __str__(self) -> str:
+        return f"{self.numerator}/{self.denominator}"
 
 
 def format_cell(value: Any) -> str:
@@ -45,6 +56,8 @@ def _json_value(value: Any) -> Any:
     """Return a value that JSON has. Bytes are text from which they can be told; JSON escapes control characters."""
     if isinstance(value, bytes):
         return escape_backslashes(value)
+    if isinstance(value, Progress):
+        return asdict(value)
     return [_json_value(item) for item in value] if isinstance(value, tuple) else value
 
 
