@@ -260,12 +260,22 @@ async def test_proxy_listens_on_port_and_interface(server: Server, clients: Clie
             assert await peer.gets(11) == b"through two"
 
 
+async def test_server_may_be_named(server: Server, clients: Clients) -> None:
+    """By its host's name: other than an IP address, it is looked up at each connect."""
+    _, _, port = server.address.rpartition(":")
+    async with FaultProxy(f"localhost:{port}", reactor) as proxy:
+        client, peer = await pair(clients, proxy, server)
+        client.tcp.write(b"by name")
+        assert await peer.gets(7) == b"by name"
+
+
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
         (lambda address: FaultProxy(address, Clock()), ValueError, "must provide IReactorTCP"),
         (lambda address: FaultProxy(address, reactor, port=65536), ValueError, "port must be from 0 to 65535"),
         (lambda address: FaultProxy("unix:/tmp/socket", reactor), ValueError, "'unix:/tmp/socket'"),
+        (lambda address: FaultProxy("tls:localhost", reactor), ValueError, "'tls:localhost'"),
         (lambda address: FaultProxy("a b", reactor), ValueError, "an address must be"),
     ],
 )

@@ -19,6 +19,7 @@ __all__ = [
     "TIME",
     "log_option",
     "output_options",
+    "parse_duration",
     "server_options",
     "shared_server_options",
     "timeout_option",
@@ -94,13 +95,13 @@ class _Duration(_Float):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds = float(value) if isinstance(value, (int, float)) else _parse_duration(value)
+        seconds = float(value) if isinstance(value, (int, float)) else parse_duration(value)
         if seconds is None or not 0 < seconds < math.inf:
             self.fail(f"must be a duration above 0, such as 10, 10s, 500ms, 5m or 1h, not {value!r}", param, ctx)
         return seconds
 
 
-def _parse_duration(text: str) -> float | None:
+def parse_duration(text: str) -> float | None:
     """Return a duration in seconds, which are the unit of a number without one; None if it is invalid."""
     match = _DURATION.fullmatch(text)
     return float(match[1]) * _UNITS[match[2]] if match else None
@@ -127,7 +128,7 @@ def _parse_time(text: str) -> float | None:
     """Return a point in time as POSIX seconds, or None if it is invalid."""
     if re.fullmatch(r"\d+(\.\d*)?", text, re.ASCII):
         return float(text)
-    duration = _parse_duration(text.removeprefix("+"))
+    duration = parse_duration(text.removeprefix("+"))
     if duration is not None:
         return datetime.datetime.now(datetime.timezone.utc).timestamp() + duration
     try:

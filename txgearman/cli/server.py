@@ -15,12 +15,13 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..testing import MemoryJobServer
 from ..testing.development import LogFile, hangups_handled, log_traffic
+from ..testing.ports import MAX_PORT, host_and_port
 from ..testing.server import host_handle_prefix
 from .exit_codes import ExitCode
 from .reactor_loop import usage_errors
 from .terminal import Terminal
 
-__all__ = ["listen_errors", "serve_page", "server", "wait_for_signal"]
+__all__ = ["listen_errors", "parse_listen", "serve_page", "server", "wait_for_signal"]
 
 
 @contextmanager
@@ -59,6 +60,17 @@ def _open_log_file(path: str, verbosity: int) -> LogFile:
         return LogFile(path, verbosity)
     except OSError as error:
         raise click.UsageError(f"can't write the log file {path}: {error.strerror}") from error
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Return the host and the port of ``[HOST:]PORT``, for ``--listen``. The default host is 127.0.0.1.
+
+    :raises click.UsageError: it is invalid.
+    """
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and int(port) <= MAX_PORT):
+        raise click.UsageError(f"--listen must be PORT or HOST:PORT, with a port from 0 to {MAX_PORT}, not {text!r}")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
 def wait_for_signal() -> Deferred[ExitCode]:
@@ -107,13 +119,11 @@ async def serve_page(
     :param render: coroutine function that returns the content as bytes.
     """
     site = Site(_Page(path, content_type, render))
-    host, _, port = address.rpartition(":")
-    with usage_errors(), listen_errors():
-        listening = terminal.reactor.listenTCP(
-            int(port), site, interface=(host or "127.0.0.1").removeprefix("[").removesuffix("]")
-        )
+    host, port = parse_listen(address)
+    with listen_errors():
+        listening = terminal.reactor.listenTCP(port, site, interface=host)
     try:
-        await terminal.write(f"http://{host or '127.0.0.1'}:{listening.getHost().port}{path}\n".encode())
+        await terminal.write(f"http://{host_and_port(host, listening.getHost().port)}{path}\n".encode())
         return await wait_for_signal()
     finally:
         await listening.stopListening()

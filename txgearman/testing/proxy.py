@@ -8,13 +8,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTCP
 from twisted.internet.protocol import ServerFactory
 from twisted.python.failure import Failure
 
-from ..connection.addresses import parse_address
+from ..connection.addresses import is_plain, parse_address
 from ..connection.waiters import Waiters
 from .faults import Fault
 from .network_faults import NetworkFaults
@@ -63,7 +62,7 @@ class FaultProxy:
         check_port(port)
         self._reactor = sockets
         _, self._endpoint = parse_address(job_server, sockets)
-        if not isinstance(self._endpoint, (TCP4ClientEndpoint, TCP6ClientEndpoint, HostnameEndpoint)):
+        if not is_plain(job_server):
             raise ValueError(f"job_server must be 'host', 'host:port' or '[v6]:port', not {job_server!r}")
         self._relays: dict[Relay, None] = {}
         self._faults = NetworkFaults(self._reactor, self._relays, self._accept)

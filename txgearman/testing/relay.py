@@ -20,8 +20,11 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+_log = Logger()
 
 BUFFER: Final = 1024 * 1024
 """Bytes that may be queued in one direction. A sender that sends more is paused."""
@@ -384,6 +387,9 @@ class Relay:
         self._connecting = None
         if isinstance(outcome, Failure):
             if not self._dropped:
+                _log.warn(
+                    "Connection reset: the job server can't be reached: {reason}", reason=outcome.getErrorMessage()
+                )
                 self.client.close(reset=True)
             self.end_lost()
 
