@@ -167,6 +167,11 @@ def test_thumbnails_with_pytest() -> None:
     assert "4 passed" in result.stdout, result.stdout + result.stderr
 
 
+def test_tls_with_trial(tmp_path: Path) -> None:
+    result = run("-c", TRIAL, f"--temp-directory={tmp_path / 'trial'}", EXAMPLES / "test_tls_trial.py")
+    assert re.search(r"^PASSED \(successes=2\)$", output(result), re.MULTILINE)
+
+
 def test_shop_with_trial(tmp_path: Path) -> None:
     """Each scenario on a clock and on a port."""
     path = f"{ROOT}:{EXAMPLES}"

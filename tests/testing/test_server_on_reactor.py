@@ -11,11 +11,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.error import CannotListenError, ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
+from twisted.internet.ssl import PrivateCertificate
 
-from txgearman import GearmanClient
+from txgearman import GearmanClient, TLSOptions
 from txgearman.packets import ECHO_REQ, SUBMIT_JOB_BG
 from txgearman.testing import MemoryJobServer
 
+from ..certificates import Authority
 from .peer import CREATED, ECHO, ECHOED, Recorder
 
 reactor: Any = global_reactor
@@ -218,3 +220,24 @@ async def test_server_is_factory_for_unix_sockets(tmp_path: Path) -> None:
         await peer.gone
         await server.close()
         assert not port.connected
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")  # which Twisted does
+async def test_port_of_tls_is_verified_and_closed_with_the_server(tmp_path: Path) -> None:
+    """A port made by listenSSL, whose clients are complained of as others are."""
+    authority = Authority(tmp_path / "ca")
+    certificate = PrivateCertificate.loadPEM(authority.issue("localhost").read_bytes())
+    server = MemoryJobServer(reactor)
+    server._watch()
+    port = reactor.listenSSL(0, server, certificate.options(), interface="127.0.0.1")
+    client = GearmanClient([f"tls:localhost:{port.getHost().port}"], tls=TLSOptions(authority.roots))
+    await client.add_task_bg("reverse")
+    assert server.connections[0].host == b"127.0.0.1"
+    with pytest.raises(AssertionError) as caught:
+        await server.close()
+    first, second, *_ = [line for line in str(caught.value).splitlines() if line.startswith("  - ")]
+    assert "'reverse'" in first
+    assert first.endswith("is queued, and nobody has looked at it")
+    assert second.startswith("  - GearmanClient made at ")
+    assert server.connections == []
+    assert not port.connected
