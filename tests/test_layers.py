@@ -42,6 +42,8 @@ MODULES = [
     "admin.commands",
     "admin.protocol",
     "admin.admin",
+    "admin.reports",
+    "admin.exporter",
     "client",
     "client.shared_job",
     "client.batches",
