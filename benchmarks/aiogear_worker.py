@@ -27,7 +27,7 @@ async def main() -> None:
 
     loop = asyncio.get_running_loop()
     watch.start()
-    _, worker = await loop.create_connection(lambda: Worker(echo, loop=loop), "127.0.0.1", options.port)
+    _, worker = await loop.create_connection(lambda: Worker(echo, loop=loop), "127.0.0.1", options.port[0])
     await finished.wait()
     watch.stop()
     watch.report(options.jobs)

@@ -7,7 +7,6 @@ import gc
 import json
 import resource
 import time
-from typing import Any
 
 WORKLOADS = {
     "background": "background submits, until the last JOB_CREATED",
@@ -17,20 +16,20 @@ WORKLOADS = {
 }
 
 
-def arguments(**more: Any) -> argparse.Namespace:
-    """Read the arguments of a process that is measured.
-
-    :param more: further options, with their defaults.
-    """
+def arguments() -> argparse.Namespace:
+    """Read the arguments of a process that is measured."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
+    add_arguments(parser)
+    return parser.parse_args()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that all processes have which are measured."""
+    parser.add_argument("--port", type=int, nargs="+", required=True)
     parser.add_argument("--workload", choices=WORKLOADS, default="window")
     parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--payload", type=int, default=16)
     parser.add_argument("--window", type=int, default=100)
-    for name, default in more.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default)
-    return parser.parse_args()
 
 
 def payloads(jobs: int, size: int) -> list[bytes]:
@@ -50,17 +49,19 @@ class Stopwatch:
 
     def start(self) -> None:
         gc.collect()
-        self._memory = _resident()
+        with open("/proc/self/clear_refs", "w") as clear_refs:
+            clear_refs.write("5")  # the peak begins anew: else it would be that of the imports, or of who started this
+        self._memory = _memory("VmRSS")
         self._cpu = _cpu()
         self._wall = time.perf_counter()
 
     def stop(self) -> None:
         self.wall = time.perf_counter() - self._wall
         self.cpu = _cpu() - self._cpu
-        self.grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - self._memory
+        self.grown = _memory("VmHWM") - self._memory
 
-    def report(self, jobs: int) -> None:
-        """Print what was measured, as one line of JSON."""
+    def figures(self, jobs: int) -> dict[str, float]:
+        """What was measured, for each job."""
         result = {
             "jobs_per_second": jobs / self.wall,
             "cpu_us": self.cpu / jobs * 1e6,
@@ -69,7 +70,11 @@ class Stopwatch:
         }
         if self.seconds:
             result["median_us"] = sorted(self.seconds)[len(self.seconds) // 2] * 1e6
-        print(json.dumps(result), flush=True)
+        return result
+
+    def report(self, jobs: int) -> None:
+        """Print what was measured, as one line of JSON."""
+        print(json.dumps(self.figures(jobs)), flush=True)
 
 
 def _cpu() -> float:
@@ -77,6 +82,7 @@ def _cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _resident() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()
+def _memory(key: str) -> int:
+    """Return a number of bytes that the kernel reports of this process."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(f"{key}:"))

@@ -21,6 +21,7 @@ def main(port: int) -> None:
     connection = socket.create_connection(("127.0.0.1", port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.sendall(HEADER.pack(b"\0REQ", 1, 4) + b"echo" + GRAB_JOB)
+    print("READY", flush=True)
     out, rest = 1, b""
     while data := connection.recv(256 * 1024):
         answers, answered, slept, rest = work(rest + data)

@@ -84,7 +84,7 @@ def main() -> None:
     ]
     window = {"latency": 1, "window": options.window}.get(options.workload, options.jobs)
     watch = Stopwatch()
-    floor = Floor(options.port, packets, background, window, watch)
+    floor = Floor(options.port[0], packets, background, window, watch)
     watch.start()
     floor.run()
     watch.stop()

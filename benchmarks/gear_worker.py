@@ -13,7 +13,7 @@ from .common import Stopwatch, arguments
 def main() -> None:
     options = arguments()
     worker = gear.Worker("bench")
-    worker.addServer("127.0.0.1", options.port)
+    worker.addServer("127.0.0.1", options.port[0])
     worker.waitForServer()
     watch = Stopwatch()
     watch.start()

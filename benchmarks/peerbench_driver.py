@@ -4,7 +4,8 @@
 
 in the file that ``PEERBENCH_CLIENTS`` names. ``PYTHONPATH`` has peerbench's folder ``drivers``, and the one that this
 checkout is. ``--variant`` may be ``timeout``, ``bare``, which is Twisted without this library, and what ``twdrv.run``
-knows.
+knows. With ``bulk`` all jobs are one `add_tasks`, background jobs 1,000 of each `add_tasks_bg`, and those in a window a
+`map`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import drv  # type: ignore[import-not-found]  # peerbench's own
 import twdrv  # type: ignore[import-not-found]  # as well
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import react
 
 from benchmarks import bare
+from benchmarks.common import Stopwatch
+from benchmarks.styles import STYLES, Work
 from txgearman import GearmanClient, TaskOptions
 
 
@@ -30,9 +34,26 @@ class Submits:
         self.submit_bg: Callable[[bytes], Deferred[Any]] = partial(client.add_task_bg, function)
 
 
+async def bulk(options: Any, reactor: Any) -> None:
+    """Do the jobs many at a time."""
+    client = GearmanClient([f"127.0.0.1:{options.port}"])
+    await client.echo()
+    report = drv.Report("txgearman-bulk", options)
+    watch = Stopwatch()
+    workload = {"w1": "background", "w2": "flight", "w4": "window"}[options.workload]
+    work = Work(client, workload, drv.payloads(options), options.window, watch)
+    report.start()
+    await STYLES["map" if workload == "window" else "bulk"](work)
+    report.stop()
+    report.emit(options.n)  # all: each result was checked
+    await client.stopService()
+
+
 def main() -> None:
     options = drv.options()
     variants = options.variant.split(",")
+    if "bulk" in variants:
+        react(lambda reactor: Deferred.fromCoroutine(bulk(options, reactor)))
 
     def connect() -> Deferred[Submits]:
         if "bare" in variants:

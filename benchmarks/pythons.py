@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from . import records
-from .__main__ import Case, measure
+from .cases import Case, Group, measure
 
 WORKLOADS = ("background", "window")
 
@@ -27,19 +27,24 @@ print(platform.python_implementation(), ".".join(map(str, version[:3])))
 """
 
 
+def group_of(workload: str) -> Group:
+    """Return the group of single tasks that is measured."""
+    return Group(workload, workload, (Case("single tasks"),))
+
+
 def name_of(python: str) -> str:
     """Return the name and the version of an interpreter."""
     return subprocess.run([python, "-c", VERSION], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def compare(pythons: list[str], case: Case, turns: int) -> list[dict[str, Any]]:
+def compare(pythons: list[str], group: Group, jobs: int, turns: int) -> list[dict[str, Any]]:
     """Return a row for each Python: medians, and the medians of each turn's ratios to the first Python."""
-    results = [[measure(case, "client", python) for python in pythons] for _ in range(turns)]
+    results = [[_measure(group, jobs, python) for python in pythons] for _ in range(turns)]
     return [
         {
             "python": name_of(python),
-            "workload": case.workload,
-            "jobs": case.jobs,
+            "workload": group.workload,
+            "jobs": jobs,
             "jobs_per_second": median(turn[place]["jobs_per_second"] for turn in results),
             "cpu_us": median(turn[place]["cpu_us"] for turn in results),
             "speed_to_first": median(turn[place]["jobs_per_second"] / turn[0]["jobs_per_second"] for turn in results),
@@ -47,6 +52,12 @@ def compare(pythons: list[str], case: Case, turns: int) -> list[dict[str, Any]]:
         }
         for place, python in enumerate(pythons)
     ]
+
+
+def _measure(group: Group, jobs: int, python: str) -> dict[str, float]:
+    figures = measure(group, group.cases[0], jobs, python)
+    assert figures is not None  # it needs no compiler
+    return figures
 
 
 def show(row: dict[str, Any]) -> None:
@@ -66,7 +77,7 @@ def main() -> None:
     rows = []
     for workload in WORKLOADS:
         for jobs in options.jobs:
-            for row in compare([sys.executable, *options.pythons], Case("", workload, jobs), options.turns):
+            for row in compare([sys.executable, *options.pythons], group_of(workload), jobs, options.turns):
                 rows.append(row)
                 show(row)
     if options.record:

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,57 @@ import twisted
 
 import txgearman
 
-__all__ = ["surroundings", "write"]
+__all__ = ["describe_build", "surroundings", "write"]
+
+_BUILD = """
+import platform, sysconfig
+arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
+print(platform.python_version())
+print("--enable-optimizations" in arguments)
+print("--with-lto" in arguments)
+"""
 
 
-def surroundings() -> dict[str, Any]:
+def describe_build(python: str) -> str:
+    """Say whether an interpreter was built with what makes it faster, as those of most distributions are.
+
+    Debian's is, by other means than the arguments that are looked at here.
+    """
+    version, profiled, linked = _build(python)
+    if profiled and linked:
+        return f"Python {version}, built with PGO and LTO"
+    missing = " and ".join(name for name, there in (("PGO", profiled), ("LTO", linked)) if not there)
+    return f"Python {version}, configured without {missing}: most distributions have both, and take 10 to 16 % less CPU"
+
+
+def _build(python: str) -> tuple[str, bool, bool]:
+    """Return the version of an interpreter, and whether it was configured with PGO and LTO."""
+    printed = subprocess.run([python, "-c", _BUILD], check=True, capture_output=True, text=True).stdout.split()
+    return printed[0], printed[1] == "True", printed[2] == "True"
+
+
+def surroundings(python: str = sys.executable) -> dict[str, Any]:
     """The date, the machine, and the versions of what takes part."""
+    version, profiled, linked = _build(python)
     return {
         "date": datetime.date.today().isoformat(),
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "kernel": platform.release()},
         "versions": {
             "txgearman": txgearman.__version__,
             "Twisted": twisted.__version__,
-            "Python": platform.python_version(),
+            "Python": version,
             "gearmand": _gearmand(),
         },
+        "build": {"PGO": profiled, "LTO": linked},
     }
 
 
-def write(path: Path, figures: Mapping[str, Any]) -> None:
-    """Write these, and what surrounds them."""
-    path.write_text(json.dumps({**surroundings(), **figures}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+def write(path: Path, figures: Mapping[str, Any], python: str = sys.executable) -> None:
+    """Write these, and what surrounds them.
+
+    :param python: the interpreter that was measured.
+    """
+    path.write_text(json.dumps({**surroundings(python), **figures}, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _processor() -> str:

@@ -12,26 +12,35 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["job_server", "running", "tls_before"]
+from .programs import WORKER, compiled
+
+__all__ = ["amp_server", "job_server", "running", "tls_before"]
 
 LISTENS_WITHIN = 10.0
 """Seconds that a server may take to listen."""
 
 
 @contextlib.contextmanager
-def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, ended afterwards."""
-    process = subprocess.Popen(command)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+def running(*command: str, ready: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, ended afterwards.
+
+    :param ready: whether to wait until it has printed a line.
+    """
+    with subprocess.Popen(command, stdout=subprocess.PIPE if ready else None) as process:
+        try:
+            if process.stdout is not None:
+                process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager
-def job_server(worker: bool = True) -> Iterator[int]:
-    """A gearmand, and a worker that gives workloads back if there is to be one; its port."""
+def job_server(worker: bool = True, width: int = 128) -> Iterator[int]:
+    """A gearmand, and a worker that gives workloads back if there is to be one; its port.
+
+    :param width: requests for a job that the worker has at a time.
+    """
     port = _free_port()
     program = _program("gearmand", "gearman-job-server")
     options = ["--listen=127.0.0.1", f"--port={port}", "--log-file=none", "--threads=1", "--hashtable-buckets=200003"]
@@ -39,7 +48,24 @@ def job_server(worker: bool = True) -> Iterator[int]:
         stack.enter_context(running(program, *options))
         _await_listening(port)
         if worker:
-            stack.enter_context(running(sys.executable, "-m", "benchmarks.echo_worker", str(port)))
+            stack.enter_context(running(*_worker(port, width), ready=True))
+        yield port
+
+
+def _worker(port: int, width: int) -> list[str]:
+    """The command of the worker in C; of one in plain Python, where C can't be compiled."""
+    program = compiled(WORKER)
+    if program is None:
+        return [sys.executable, "-m", "benchmarks.echo_worker", str(port)]
+    return [str(program), str(port), "-k", str(width)]
+
+
+@contextlib.contextmanager
+def amp_server() -> Iterator[int]:
+    """A server of AMP that gives workloads back; its port."""
+    port = _free_port()
+    with running(sys.executable, "-m", "benchmarks.amp_calls", str(port)):
+        _await_listening(port)
         yield port
 
 

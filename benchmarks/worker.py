@@ -27,7 +27,7 @@ async def main(reactor: Any) -> None:
             last.callback(None)
         return b""
 
-    worker = GearmanWorker([f"127.0.0.1:{options.port}"], max_jobs=options.window)
+    worker = GearmanWorker([f"127.0.0.1:{options.port[0]}"], max_jobs=options.window)
     worker.register_function("echo", echo)
     watch = Stopwatch()
     watch.start()

@@ -8,18 +8,15 @@ those of other Python packages are found where they are installed, or by ``--pyt
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from . import records
+from .programs import LIBGEARMAN_WORKER, compiled
 from .servers import job_server
 
 __all__ = ["PEERS", "commands", "compare"]
@@ -35,8 +32,7 @@ without TCP_NODELAY, and so waits 40 ms each time for the server's kernel to ack
 Commands = dict[str, list[str]]
 
 
-@contextlib.contextmanager
-def commands(pythons: dict[str, str]) -> Iterator[Commands]:
+def commands(pythons: dict[str, str]) -> Commands:
     """What measures each worker that is here; what is missing is told.
 
     :param pythons: the interpreter of a peer, by its name, where it is not this one.
@@ -48,22 +44,10 @@ def commands(pythons: dict[str, str]) -> Iterator[Commands]:
             found[peer] = [python, "-m", f"benchmarks.{peer}_worker"]
         else:
             print(f"{peer} is not installed: pip install {peer}", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as directory:
-        program = Path(directory) / "c_worker"
-        if _compiled(program):
-            found["libgearman"] = [str(program)]
-        yield found
-
-
-def _compiled(program: Path) -> bool:
-    source = Path(__file__).with_name("c_worker.c")
-    compiler = shutil.which("cc")
-    if compiler is not None:
-        command = [compiler, "-O2", "-o", str(program), str(source), "-lgearman"]
-        if subprocess.run(command, capture_output=True).returncode == 0:
-            return True
-    print("libgearman's worker is left out: it takes cc, and apt-get install libgearman-dev", file=sys.stderr)
-    return False
+    program = compiled(LIBGEARMAN_WORKER)
+    if program is not None:
+        found["libgearman"] = [str(program)]
+    return found
 
 
 def measure(command: list[str], jobs: int) -> dict[str, float]:
@@ -101,8 +85,8 @@ def main() -> None:
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="a peer's interpreter")
     parser.add_argument("--record", type=Path, help="a file to write the figures to, as JSON")
     options = parser.parse_args()
-    with commands(dict(each.split("=", 1) for each in options.python)) as found:
-        rows = compare(found, options.jobs, options.turns)
+    found = commands(dict(each.split("=", 1) for each in options.python))
+    rows = compare(found, options.jobs, options.turns)
     print(f"{'worker':12} {'jobs/s':>10} {'µs of CPU':>10} {'this library':>13}")
     for row in rows:
         print(f"{row['worker']:12} {row['jobs_per_second']:10,.0f} {row['cpu_us']:10.2f} {row['own_to_this']:12.2f}x")

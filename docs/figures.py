@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +43,9 @@ def surroundings(kind: str, release: str) -> str:
     read = record(kind, release)
     machine = read["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in read["versions"].items())
+    build = read.get("build", {})
+    missing = " and ".join(name for name, there in build.items() if not there)
+    versions += f" (Python configured without {missing})" if missing else ""
     where = f"{machine['processor']}, {machine['cores']} cores, Linux {machine['kernel']}"
     return f"Measured {read['date']} with {versions}, on {where}."
 
@@ -65,6 +69,24 @@ def _title(group: dict[str, Any]) -> str:
 # Tables.
 
 
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+_COLUMNS: Final[dict[str, tuple[str, Callable[[float], str]]]] = {
+    "jobs_per_second": ("jobs/s", _whole),
+    "speed_to_floor": ("of the floor", _ratio),
+    "cpu_us": ("µs of CPU a job", "{:.2f}".format),
+    "cpu_to_floor": ("CPU of the floor's", _ratio),
+    "bytes_per_job": ("bytes a job", _whole),
+    "median_us": ("median µs", _whole),
+    "pause_ms": ("longest pause, ms", _whole),
+    "pause_cpu_ms": ("ms of CPU of one", _whole),
+    "collection_ms": ("longest collection, ms", _whole),
+}
+"""What the tables of the library's own benchmark show, and how."""
+
+
 def peers(release: str) -> str:
     """A table for each workload."""
     parts = []
@@ -81,18 +103,22 @@ def peers(release: str) -> str:
 
 
 def cases(release: str) -> str:
-    """The table of the library's own benchmark."""
-    rows = [["case", "jobs/s", "µs of CPU a job", "bytes a job", "speed", "CPU", "beside"]]
+    """A table for each group of the library's own benchmark."""
+    groups: dict[str, list[dict[str, Any]]] = {}
     for case in record("cases", release)["cases"]:
-        row = [
-            case["case"],
-            f"{case['jobs_per_second']:,.0f}",
-            f"{case['cpu_us']:.2f}",
-            f"{case['bytes_per_job']:,.0f}",
-        ]
-        row += [_ratio(case.get("speed_ratio")), _ratio(case.get("cpu_ratio")), case.get("beside", "")]
-        rows.append(row)
-    return tables.markdown(rows)
+        groups.setdefault(case["group"], []).append(case)
+    return "\n\n".join(_cases(name, group) for name, group in groups.items())
+
+
+def _cases(name: str, group: list[dict[str, Any]]) -> str:
+    """The table of a group: its cases, and for each as many rows as there are numbers of jobs."""
+    keys = [key for key in _COLUMNS if any(key in case for case in group)]
+    rows = [["case", "jobs", *(_COLUMNS[key][0] for key in keys)]]
+    names = list(dict.fromkeys(case["case"] for case in group))
+    for case in sorted(group, key=lambda case: names.index(case["case"])):
+        figures = [_COLUMNS[key][1](case[key]) if key in case else "" for key in keys]
+        rows.append([case["case"], f"{case['jobs']:,}", *figures])
+    return f"**{name}** ({size(group[0]['payload'])})\n\n{tables.markdown(rows)}"
 
 
 def workers(release: str) -> str:
@@ -138,13 +164,13 @@ def plot(release: str) -> str:
 
 
 def _bar(top: float, name: str, value: float, longest: float) -> list[str]:
-    kind = "tip" if name == OWN else "bar"
+    kind = "tip" if name.startswith(OWN) else "bar"
     width = max(1.0, _LONGEST * value / longest)
     middle = top + _BAR / 2 + 4
     return [
         pictures.text(_LEFT - 10, middle, name, "note", "end"),
         f'<rect class="{kind}" x="{_LEFT:g}" y="{top + 2:g}" width="{width:.1f}" height="{_BAR - 5:g}"/>',
-        pictures.text(_LEFT + width + 8, middle, f"{value:,.0f}", "note", "start"),
+        pictures.text(_LEFT + width + 8, middle, f"{value:,.0f} jobs/s", "note", "start"),
     ]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import pytest
 
 import txgearman
 from benchmarks import peers, pythons, records, workers
-from benchmarks.__main__ import BY_NAME, CASES, Case, measure, run
-from benchmarks.servers import job_server
+from benchmarks.__main__ import is_above, run, show
+from benchmarks.cases import FLOOR, GROUPS, Case, Group, measure
+from benchmarks.stalls import STALL_STYLES
+from benchmarks.styles import STYLES
 
 from .test_examples import ROOT
 
@@ -24,51 +26,66 @@ pytestmark = pytest.mark.process("gearmand", "stunnel4", "libgearman", "gear")
 
 FEW = 20
 
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with job_server() as port:
-        yield port
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.compared], ids=lambda case: case.name)
-def test_each_case_does_its_jobs(case: Case, port: int) -> None:
-    if case.style == "tls":
-        assert measure(Case("few", case.workload, FEW, style="tls"), "client")["jobs_per_second"] > 0
-        return
-    command = [sys.executable, "-m", "benchmarks.client", f"--port={port}", f"--workload={case.workload}"]
-    command += [f"--jobs={FEW}", f"--payload={case.payload}", f"--style={case.style}"]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, cwd=ROOT).stdout
-    figures = json.loads(printed)
-    assert figures["jobs_per_second"] > 0
-    assert ("median_us" in figures) == (case.workload == "latency")
+KINDS = {
+    (case.module, case.client, case.style, case.servers): (group, case)
+    for group in reversed(GROUPS)
+    for case in reversed(group.cases)
+}
+"""The first case of each kind, with its group."""
 
 
-@pytest.mark.parametrize("module", ["worker", "floor"])
-def test_what_it_is_compared_with_does_the_same_jobs(module: str) -> None:
-    assert measure(Case("few", "window", FEW), module)["cpu_us"] >= 0
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind)))
+def test_each_kind_of_case_does_its_jobs(kind: tuple[str, str, str, int]) -> None:
+    group, case = KINDS[kind]
+    found = measure(group, case, FEW)
+    assert found is not None
+    assert found["jobs_per_second"] > 0
+    assert ("pause_ms" in found) == (case.module == "stalls")
 
 
-def test_the_server_in_memory_does_its_jobs() -> None:
-    assert measure(Case("few", "window", FEW, style="memory"), "client")["jobs_per_second"] > 0
+def test_each_style_is_measured() -> None:
+    assert {case.style for group in GROUPS for case in group.cases if case.module == "client"} == set(STYLES)
+    assert {case.style for group in GROUPS for case in group.cases if case.module == "stalls"} == set(STALL_STYLES)
 
 
-def test_a_row_has_the_ratios_to_its_floor() -> None:
-    row = run(Case("few", "flight", 2000), 1)
-    assert row["speed_ratio"] > 0
-    assert (row["case"], row["beside"]) == ("few", "floor")
+@pytest.mark.parametrize("case", [FLOOR, Case("cpipe", module="cpipe"), Case("own"), Case("own", "await")])
+def test_one_after_the_other_has_a_median(case: Case) -> None:
+    found = measure(Group("few", "latency", (case,)), case, FEW)
+    assert found is not None
+    assert found["median_us"] > 0
 
 
-def test_a_row_has_the_ratios_to_the_case_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BY_NAME, "base", Case("base", "flight", 2000))
-    row = run(Case("few", "flight", 1000, payload=1000, style="keep", beside="base"), 1)
-    assert row["beside"] == "base"
-    assert row["cpu_ratio"] > 0
-    assert row["memory_of_results"] == row["bytes_per_job"] / 1000
+def test_worker_in_python_does_the_jobs_where_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.servers.compiled", lambda name: None)
+    found = measure(Group("few", "window", (Case("own"),)), Case("own"), FEW)
+    assert found is not None
+    assert found["jobs_per_second"] > 0
 
 
-def test_each_case_is_compared_with_one_that_is_there() -> None:
-    assert {case.beside for case in CASES if case.beside} <= {case.name for case in CASES}
+def test_row_has_ratios_to_floor_and_limit() -> None:
+    group = Group("few", "flight", (FLOOR, Case("own", most_cpu=1000.0)))
+    floor, own = run(group, 2000, 1)
+    assert (floor["case"], floor["speed_to_floor"], floor["cpu_to_floor"]) == ("floor", 1, 1)
+    assert (own["group"], own["case"], own["jobs"], own["payload"], own["most_cpu"]) == ("few", "own", 2000, 16, 1000)
+    assert own["cpu_to_floor"] == own["cpu_us"] / floor["cpu_us"]
+
+
+def test_case_that_can_not_be_compiled_has_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.cases.compiled", lambda name: None)
+    rows = run(Group("few", "flight", (Case("cpipe", module="cpipe"), Case("own"))), FEW, 1)
+    assert [row["case"] for row in rows] == ["own"]
+    assert "cpu_to_floor" not in rows[0]
+
+
+def test_row_above_its_limit_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"case": "own", "jobs_per_second": 1e5, "cpu_us": 2.0, "bytes_per_job": 100.0}
+    row |= {"speed_to_floor": 0.5, "cpu_to_floor": 2.6, "most_cpu": 2.5}
+    show(row)
+    show({**row, "most_cpu": 2.7})
+    above, below = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"  own +100,000 +2\.00 +100 +0\.50 +2\.60 ! CPU at most 2\.5", above)
+    assert re.fullmatch(r"  own +100,000 +2\.00 +100 +0\.50 +2\.60   CPU at most 2\.7", below)
+    assert is_above(row)
 
 
 # Workers.
@@ -76,9 +93,9 @@ def test_each_case_is_compared_with_one_that_is_there() -> None:
 
 def test_workers_are_compared_on_the_same_jobs(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """gear is there with the tests; a Python without aiogear leaves that out, and says so."""
-    with workers.commands({"aiogear": "/usr/bin/false"}) as found:
-        assert set(found) == {"txgearman", "gear", "libgearman"}
-        rows = workers.compare(found, 100, 1)
+    found = workers.commands({"aiogear": "/usr/bin/false"})
+    assert set(found) == {"txgearman", "gear", "libgearman"}
+    rows = workers.compare(found, 100, 1)
     assert "aiogear is not installed" in capfd.readouterr().err
     assert [(row["worker"], row["jobs"]) for row in rows] == [("txgearman", 100), ("gear", 1), ("libgearman", 100)]
     assert rows[0]["own_to_this"] == 1
@@ -89,7 +106,7 @@ def test_workers_are_compared_on_the_same_jobs(capfd: pytest.CaptureFixture[str]
 
 
 def test_pythons_are_compared_with_the_first() -> None:
-    first, second = pythons.compare([sys.executable, sys.executable], Case("", "window", 1000), 1)
+    first, second = pythons.compare([sys.executable, sys.executable], pythons.group_of("window"), 1000, 1)
     assert first["python"] == second["python"] == pythons.name_of(sys.executable)
     assert (first["jobs"], first["speed_to_first"], first["cpu_to_first"]) == (1000, 1, 1)
     assert second["speed_to_first"] == pytest.approx(second["jobs_per_second"] / first["jobs_per_second"])
@@ -105,6 +122,24 @@ def test_a_record_tells_where_it_was_measured_and_with_what(tmp_path: Path) -> N
     assert record["versions"]["txgearman"] == txgearman.__version__
     assert record["versions"]["gearmand"].startswith("1.")
     assert record["machine"]["cores"] > 0
+    assert set(record["build"]) == {"PGO", "LTO"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "description"),
+    [
+        ("--enable-optimizations --with-lto", "Python 3.11.7, built with PGO and LTO"),
+        ("--with-lto", "Python 3.11.7, configured without PGO: "),
+        ("", "Python 3.11.7, configured without PGO and LTO: "),
+    ],
+)
+def test_build_of_python_is_described(arguments: str, description: str, tmp_path: Path) -> None:
+    """An interpreter that prints what another configuration would."""
+    python = tmp_path / "python"
+    there = ["--enable-optimizations" in arguments, "--with-lto" in arguments]
+    python.write_text(f"#!/bin/sh\necho 3.11.7 {there[0]} {there[1]}\n")
+    python.chmod(0o755)
+    assert records.describe_build(str(python)).startswith(description)
 
 
 def line(name: str, turn: int, wall: float, cpu: float, **more: Any) -> str:
@@ -134,7 +169,7 @@ def test_a_record_of_peers_has_the_ratios_of_each_turn(tmp_path: Path) -> None:
 # The commands.
 
 COMMANDS = {
-    "cases": ["benchmarks", "--turns=1", "--only=1,000 in flight"],
+    "cases": ["benchmarks", "--turns=1", "--only=server in memory", "--jobs", "20"],
     "workers": ["benchmarks.workers", "--turns=1", "--jobs=100"],
     "peers": ["benchmarks.peers", "runs.jsonl"],
     "pythons": ["benchmarks.pythons", sys.executable, "--turns=1", "--jobs", "1000"],
@@ -154,7 +189,7 @@ def test_a_command_writes_a_record_that_the_page_about_speed_can_be_made_from(
     assert figures.releases() == ["1.0.0"]
     table = figures.FIGURES[kind]("1.0.0")
     expected = {
-        "cases": "| 1,000 in flight |",
+        "cases": "| single tasks | 20 | ",
         "workers": "| libgearman |",
         "peers": "| txgearman | 2,500 | ",
         "pythons": f"| 100 in flight | 1,000 | {pythons.name_of(sys.executable)} |",
