@@ -63,8 +63,7 @@ class Work:
 
     def check_all(self, results: Any) -> None:
         """Check the results of all jobs."""
-        assert len(results) == len(self.payloads)
-        assert self.background or results == self.payloads
+        assert results == self.payloads
 
     def failed(self, failure: Any) -> None:
         if not self._finished.called:
@@ -160,11 +159,10 @@ async def bulk(work: Work, **options: Any) -> None:
     if not work.background:
         work.check_all(await work.client.add_tasks("echo", work.payloads, **options))
         return
-    handles: list[Any] = []
     for first in range(0, len(work.payloads), AT_ONCE):
         piece = work.payloads[first : first + AT_ONCE]
-        handles += await work.client.add_tasks_bg("echo", piece, **options)
-    work.check_all(handles)
+        handles = await work.client.add_tasks_bg("echo", piece, **options)
+        assert len(handles) == len(piece)
 
 
 async def bulk_with_uniques(work: Work) -> None:
