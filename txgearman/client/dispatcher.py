@@ -144,7 +144,9 @@ class Dispatcher:
             and (connection := only_server.connection) is not None
             and not task._options.streamed
         ):
-            connection._send_task(task)  # as reroute() does, in the usual case, with a call less
+            connection._send_task(task)  # as reroute() does, in the usual cases, with a call less
+        elif self._servers.started and not task._options.streamed:
+            self._route(task)
         else:
             self.reroute(task)
         return deferred

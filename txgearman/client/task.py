@@ -394,7 +394,10 @@ class Task:
 
         gearmand takes the unique "-" to mean that the workload is the unique (docs/gearman.md §1).
         """
-        unique = self.unique
+        leading_arguments = self._leading_arguments
+        if leading_arguments.endswith(b"\0\0"):  # as those of most tasks do: no function's name has a NUL
+            return b""
+        unique = leading_arguments.split(b"\0")[1]
         return self._workload if unique == b"-" else unique
 
     @property

@@ -544,38 +544,13 @@ class ServerPool(Generic[ConnectionT]):
             if none is reachable.
         """
         if unique and self.only_server is None:
-            return self._first_in_rank(unique, attempt)
-        return self._less_busy(last, background)
-
-    def ranked(self, unique: bytes) -> list[JobServer[ConnectionT]]:
-        """Return the servers in the order in which they are tried for a unique."""
-        return self._servers if self.only_server is not None else list((self._ring or self._make_ring()).ranked(unique))
-
-    def candidates(self, unique: bytes) -> list[JobServer[ConnectionT]]:
-        """Return all servers: by rank for a unique, else beginning at a random one."""
-        if unique:
-            return self.ranked(unique)
-        first = int(self._random.random() * len(self._servers))
-        return self._servers[first:] + self._servers[:first]
-
-    def _first_in_rank(self, unique: bytes, attempt: int) -> JobServer[ConnectionT] | None:
-        ring = self._ring or self._make_ring()
-        if not attempt:
-            first = ring.owner(unique)
-            if first.connection is not None or first.reachable:
-                return first
-        if not self.any_reachable():
-            return None
-        rank = ring.ranked(unique)
-        passed = list(islice(rank, attempt % len(self._servers)))
-        return next((server for server in chain(rank, passed) if server.reachable), None)
-
-    def _make_ring(self) -> Ring[JobServer[ConnectionT]]:
-        self._ring = Ring(self._by_address)
-        return self._ring
-
-    def _less_busy(self, last: str, background: bool) -> JobServer[ConnectionT] | None:
-        """Return the less busy one of two ready servers: the next in turn, and a random one."""
+            ring = self._ring or self._make_ring()
+            if not attempt:
+                owner = ring.owner(unique)
+                if owner.connection is not None or not owner.unreachable:
+                    return owner
+            return self._next_in_rank(ring, unique, attempt)
+        # The less busy one of two ready servers: the next in turn, and a random one.
         ready = self._ready
         count = len(ready)
         if count < 2:
@@ -596,6 +571,30 @@ class ServerPool(Generic[ConnectionT]):
         if background:
             chosen.background += 1
         return chosen
+
+    def ranked(self, unique: bytes) -> list[JobServer[ConnectionT]]:
+        """Return the servers in the order in which they are tried for a unique."""
+        return self._servers if self.only_server is not None else list((self._ring or self._make_ring()).ranked(unique))
+
+    def candidates(self, unique: bytes) -> list[JobServer[ConnectionT]]:
+        """Return all servers: by rank for a unique, else beginning at a random one."""
+        if unique:
+            return self.ranked(unique)
+        first = int(self._random.random() * len(self._servers))
+        return self._servers[first:] + self._servers[:first]
+
+    def _next_in_rank(
+        self, ring: Ring[JobServer[ConnectionT]], unique: bytes, attempt: int
+    ) -> JobServer[ConnectionT] | None:
+        if not self.any_reachable():
+            return None
+        rank = ring.ranked(unique)
+        passed = list(islice(rank, attempt % len(self._servers)))
+        return next((server for server in chain(rank, passed) if server.reachable), None)
+
+    def _make_ring(self) -> Ring[JobServer[ConnectionT]]:
+        self._ring = Ring(self._by_address)
+        return self._ring
 
     def _best_of(
         self, first: JobServer[ConnectionT], second: JobServer[ConnectionT], last: str, background: bool

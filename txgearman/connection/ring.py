@@ -22,6 +22,8 @@ POINTS: Final = 256
 """Points for each name. With more of them the shares are more even (they deviate by 1 / sqrt(POINTS)), and the ring
 takes longer to build: 20 ms for 200 names."""
 
+_SECTIONS: Final = 32  # at least so many for each name: 4 to 8 points in each
+
 _POSITIONS: Final = Struct(f"<{POINTS}L")
 _POSITION: Final = Struct("<L")
 _KEY_HASH: Final = blake2b(digest_size=_POSITION.size)  # a copy of it costs a third of a new one
@@ -30,7 +32,7 @@ _KEY_HASH: Final = blake2b(digest_size=_POSITION.size)  # a copy of it costs a t
 class Ring(Generic[T]):
     """The owners of keys, each with a name of its own."""
 
-    __slots__ = ("_owners", "_points")
+    __slots__ = ("_owners", "_points", "_shift", "_starts")
 
     def __init__(self, owners: Mapping[str, T]) -> None:
         names = sorted(owners)
@@ -40,12 +42,25 @@ class Ring(Generic[T]):
         points = [position * count + index for index, name in enumerate(names) for position in _positions(name)]
         points.sort()
         self._points = array("d", points)
+        # The ring in equal sections, and the index of the first point of each: a search looks at one section only. They
+        # are a power of two, so that a shift of a position is the number of its section.
+        bits = (len(names) * _SECTIONS).bit_length()
+        self._shift = 8 * _POSITION.size - bits
+        width = count * (1 << self._shift)
+        self._starts = array("I", (bisect_left(self._points, number * width) for number in range((1 << bits) + 1)))
 
     def owner(self, key: bytes) -> T:
         """Return the owner of a key."""
-        points, owners = self._points, self._owners
+        points, owners, starts = self._points, self._owners, self._starts
+        # The same as in _start(), which is another call for each task.
+        key_hash = _KEY_HASH.copy()
+        key_hash.update(key)
+        (position,) = _POSITION.unpack(key_hash.digest())
+        section = position >> self._shift
+        count = len(owners)
+        start = bisect_left(points, position * count, starts[section], starts[section + 1])
         # An index from -len(points) to 0: after the last point comes the first.
-        return owners[int(points[self._start(key) - len(points)] % len(owners))]
+        return owners[int(points[start - len(points)] % count)]
 
     def ranked(self, key: bytes) -> Iterator[T]:
         """Iterate over all owners: first the key's own, and then each time the one that it would have without those."""
