@@ -16,6 +16,7 @@ that have long been silent (guarantee 16): see `JobSweep`.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar, Final
 
@@ -23,7 +24,7 @@ from twisted.internet.defer import Deferred
 
 from ..connection.factory import ConnectionListener, GearmanFactory
 from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
-from ..connection.protocol import GearmanProtocol
+from ..connection.protocol import CLOSE_TIMEOUT, GearmanProtocol
 from ..connection.reactor import Reactor
 from ..errors import (
     ClientStopped,
@@ -47,6 +48,7 @@ from ..packets import (
 from ..validation import whole_number
 from .batches import Batch, CancelledPart, Part, Work
 from .job_sweep import JobSweep
+from .losses import Losses
 from .shared_job import CancelledSubmit, SharedJob, StatusQuery, Tombstone, can_share
 from .task import Task, TaskOwner, TaskResult
 from .task_queue import TaskQueue, release_all, report_all
@@ -261,7 +263,7 @@ class GearmanClientProtocol(GearmanProtocol):
         return self._has_outstanding or self.in_flight > 0 or len(self._backlog) > 0
 
     def _retire(self, on_idle: Callable[[], object]) -> None:
-        report_all(self._backlog.pop_all(), lambda work: work._return_unsent())
+        report_all(self._backlog.pop_all(), _return_unsent)
         super()._retire(on_idle)
 
     # Answers to submits.
@@ -362,20 +364,29 @@ class GearmanClientProtocol(GearmanProtocol):
     def _lose_outstanding(self, error: Exception) -> None:
         jobs, self._jobs = self._jobs, {}
         parts, self._parts = self._parts, {}
-        tasks = [task for job in jobs.values() for task in _tasks_of(job)]
-        unwritten = self._backlog.pop_all()
+        unwritten, self._backlog = self._backlog, TaskQueue()
+        sent = TaskQueue()
+        for request in self._outstanding:
+            if isinstance(request, Task):
+                sent.append(request)
+        for job in jobs.values():
+            for task in _tasks_of(job):
+                sent.append(task)
+        self._outstanding = deque(request for request in self._outstanding if not isinstance(request, Task))
         self._held = None
         self._job_sweep.stop()
         self.in_flight = 0
-        acknowledged: list[Work] = [*tasks, *parts]
-        release_all(acknowledged)
-        release_all(request for request in self._outstanding if isinstance(request, Task))
+        release_all(parts)
+        losses = self.factory._losses
+        losses.add(sent, lambda work: work._lost(self, error))
+        stopped = isinstance(error, ClientStopped)  # a callback may have started the client again
+        losses.add(unwritten, _fail_stopped if stopped else _return_unsent)
         super()._lose_outstanding(error)
-        report_all(acknowledged, lambda work: work._lost(self, error))
-        if isinstance(error, ClientStopped):  # a callback may have started the client again
-            report_all(unwritten, lambda work: work._attempt_failed(ClientStopped()))
+        report_all(parts, lambda part: part._lost(self, error))
+        if stopped:
+            losses.report_all()
         else:
-            report_all(unwritten, lambda work: work._return_unsent())
+            losses.report_some()
 
     def _join(self, handle: bytes, task: Task | Tombstone) -> None:
         if handle in self._jobs:
@@ -584,6 +595,21 @@ class GearmanClientFactory(GearmanFactory[GearmanClientProtocol]):
             source=source,
         )
         self.name = name
+        self._losses = Losses(self.reactor)
+
+    def stop(self, error: Exception, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
+        """Close the connection as any factory does. Tasks of one that was lost before get their outcome as well."""
+        stopped = super().stop(error, timeout)
+        self._losses.report_all()
+        return stopped
+
+
+def _fail_stopped(work: Work) -> None:
+    work._attempt_failed(ClientStopped())
+
+
+def _return_unsent(work: Work) -> None:
+    work._return_unsent()
 
 
 def _tasks_of(job: Task | Tombstone | SharedJob | Part | None) -> list[Task]:
