@@ -54,7 +54,7 @@ OF_JOBS = sorted(code for code in OURS if code.startswith("job."))
 OPTIONS = sorted(code for code in OURS if re.match(r"[a-z_]+=", code))
 ERRORS = sorted(code for code in OURS if re.fullmatch(r"[A-Z][a-z]\w+", code) and code != "GearmanAdmin")
 
-WORDS = {"GearmanAdmin", "add_task", "task.handle", "status.progress", "function", "function(job)", "(job)", '"-"'}
+WORDS = {"GearmanAdmin", "task.handle", "status.progress", "function", "function(job)", "(job)", '"-"'}
 WORDS |= {".data", "code", "QUEUE_ERROR", ".encode()", ".decode()"}
 WORDS |= {"fail()", "send_exception(data)", "send_warning(data)", "send_status(n, d)"}
 """Parts of what is in the same cell, or in the tests of callbacks and statuses below."""
@@ -117,7 +117,7 @@ def here(server: MemoryJobServer, kind: Any) -> Any:
     return make
 
 
-async def everything(results: AsyncIterator[bytes]) -> list[bytes]:
+async def everything(results: AsyncIterator[Any]) -> list[Any]:
     return [result async for result in results]
 
 
@@ -138,8 +138,12 @@ def test_each_call_can_be_made(call: str, server: MemoryJobServer, names: dict[s
         assert made == b"cba"
     elif "add_task_bg(" in call:
         assert isinstance(made, JobHandle)
-    elif call.startswith("client.map("):
+    elif "add_tasks_bg(" in call:
+        assert [type(handle) for handle in made] == [JobHandle, JobHandle]
+    elif "add_tasks(" in call or call.startswith("client.map("):
         assert made == [b"cba", b"fed"]
+    elif call.startswith("client.as_completed("):
+        assert sorted(made) == [(0, b"cba"), (1, b"fed")]
 
 
 @pytest.mark.parametrize("call", OF_JOBS)

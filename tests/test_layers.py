@@ -48,6 +48,7 @@ MODULES = [
     "client.shared_job",
     "client.batches",
     "client.task_queue",
+    "client.losses",
     "client.job_sweep",
     "client.protocol",
     "client.canceller",
