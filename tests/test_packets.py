@@ -41,6 +41,7 @@ from txgearman.packets import (
     Packet,
     PacketType,
 )
+from txgearman.validation import quoted
 
 from .garbage import COUNTS_REFERENCES
 
@@ -391,7 +392,7 @@ NOT_HEADERS = {
 @pytest.mark.guarantee(number=14)
 @pytest.mark.parametrize("data", NOT_HEADERS.values(), ids=NOT_HEADERS.keys())
 def test_what_is_not_a_header_is_told_with_its_bytes(data: bytes) -> None:
-    assert fault(data) == f"not the header of a Gearman packet: {data[:12]!r}"
+    assert fault(data) == f"not the header of a Gearman packet: {quoted(data[:12])}"
 
 
 LYING_SIZES = [MAX_PACKET_SIZE + 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
@@ -481,7 +482,7 @@ def test_too_few_arguments_are_told(size: int) -> None:
         count = len(row.arguments)
         for came in range(1, count):
             body = b"\0" * (came - 1) + b"x" * size
-            reported = f"{row} takes {count} arguments, but came with {came}: {body[:80]!r}"
+            reported = f"{row} takes {count} arguments, but came with {came}: {quoted(body[:80])}"
             assert fault(raw(RES, row.number, body)) == reported
 
 
@@ -491,7 +492,7 @@ def test_arguments_for_a_packet_without_are_told(body: bytes) -> None:
     for row in WITHOUT_ARGUMENTS:
         reported = fault(raw(RES, row.number, body))
         assert reported.startswith(f"{row} takes 0 arguments, but came with ")
-        assert reported.endswith(f": {body[:80]!r}")
+        assert reported.endswith(f": {quoted(body[:80])}")
 
 
 @pytest.mark.guarantee(number=14)

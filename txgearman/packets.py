@@ -23,6 +23,7 @@ from itertools import chain
 from typing import Final, TypeAlias
 
 from .errors import ProtocolError
+from .validation import quoted
 
 # Public, as the test kit's calls take packet types. The rest of this module is internal to the library.
 __all__ = [
@@ -362,7 +363,7 @@ class Decoder:
             try:
                 packet_type = by_word[word]
             except KeyError:
-                self.error = ProtocolError(f"not the header of a Gearman packet: {data[offset:start]!r}")
+                self.error = ProtocolError(f"not the header of a Gearman packet: {quoted(data[offset:start])}")
                 break
             if size <= plain_size and stop <= end:
                 arguments = data[start:stop].split(b"\0", packet_type.cuts)
@@ -406,8 +407,8 @@ class Decoder:
 
 
 def _wrong_count(packet_type: PacketType, arguments: list[bytes]) -> ProtocolError:
-    body = b"\0".join(arguments)[:80]
-    return ProtocolError(f"{packet_type} takes {packet_type.count} arguments, but came with {len(arguments)}: {body!r}")
+    body = quoted(b"\0".join(arguments)[:80])
+    return ProtocolError(f"{packet_type} takes {packet_type.count} arguments, but came with {len(arguments)}: {body}")
 
 
 def _too_long(packet_type: PacketType, arguments: list[bytes]) -> ProtocolError | None:
@@ -415,7 +416,7 @@ def _too_long(packet_type: PacketType, arguments: list[bytes]) -> ProtocolError 
     for position, limit in packet_type.limits.items():
         if position < len(arguments) and len(arguments[position]) > limit:
             what = f"{packet_type.arguments[position]} of {len(arguments[position])} bytes"
-            return ProtocolError(f"{packet_type} with a {what}; {limit} are the most: {arguments[position][:80]!r}")
+            return ProtocolError(f"{packet_type} with a {what}; {limit} are the most: {quoted(arguments[position])}")
     return None
 
 

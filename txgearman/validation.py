@@ -30,6 +30,7 @@ __all__ = [
     "positive_seconds",
     "printable_name",
     "printable_text",
+    "quoted",
     "short_text",
     "whole_number",
 ]
@@ -122,7 +123,7 @@ def name_bytes(what: str, value: str | bytes, limit: int) -> bytes:
     elif not isinstance(value, bytes):
         raise TypeError(f"{what} must be str or bytes, not {type(value).__name__}")
     if b"\0" in value:
-        raise ValueError(f"{what} must not have a NUL: {value[:80]!r}")
+        raise ValueError(f"{what} must not have a NUL: {quoted(value)}")
     if len(value) > limit:
         raise ValueError(f"{what} must have {limit} bytes at most, not {len(value)}")
     return value
@@ -218,6 +219,11 @@ def short_text(text: str | bytes, limit: int = MAX_TEXT, form: Callable[[str | b
     while len(shown := form(text[:kept])) > available:
         kept = kept * available // len(shown)
     return f"{shown}... ({len(text) - kept:,} more {'bytes' if isinstance(text, bytes) else 'characters'})"
+
+
+def quoted(text: str | bytes, limit: int = 80) -> str:
+    """Return a name or text of others in quotes, for a message: cut if it is too long, and without a ``b``."""
+    return f"'{short_text(text, limit, printable_name)}'"
 
 
 MAX_PAYLOAD: Final = 2**32 - 2**16

@@ -130,7 +130,7 @@ async def test_a_full_queue(admin: GearmanAdmin, client: GearmanClient) -> None:
 
 async def test_limit_of_unknown_function_is_an_error(admin: GearmanAdmin) -> None:
     """gearmand says OK, and does nothing."""
-    assert await refusal(admin.set_max_queue("nope", 1)) == ("", "this server has no function b'nope'")
+    assert await refusal(admin.set_max_queue("nope", 1)) == ("", "this server has no function 'nope'")
 
 
 async def test_functions_are_created_and_dropped(admin: GearmanAdmin) -> None:

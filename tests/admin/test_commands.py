@@ -197,7 +197,7 @@ def test_whatever_a_parser_raises_is_a_protocol_error(error: Exception) -> None:
     def parser(text: bytes) -> None:
         raise error
 
-    with pytest.raises(ProtocolError, match="can not be parsed: b'what'") as raised:
+    with pytest.raises(ProtocolError, match="can not be parsed: 'what'") as raised:
         text.Command(b"status", parser).parse(b"what")
     assert raised.value.__cause__ is error
 

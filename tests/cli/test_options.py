@@ -10,7 +10,7 @@ from typing import Final
 import click
 import pytest
 
-from txgearman.cli.options import DURATION, TIME, Servers
+from txgearman.cli.options import DURATION, TIME, Servers, as_option
 
 from ..certificates import Authority
 
@@ -129,3 +129,19 @@ def test_tls_without_files_has_defaults_of_the_library() -> None:
 def test_files_for_tls_without_tls_address_are_refused() -> None:
     with pytest.raises(click.UsageError, match="require a server such as tls:host:4730"):
         Servers(["127.0.0.1:1"], tls_files={"trust_roots": "ca.pem"}).tls_options()
+
+
+# Messages.
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("job_servers: the port must be from 1 to 65535", "--server: the port must be from 1 to 65535"),
+        ("unique must have 63 bytes at most, not 64", "--unique must have 63 bytes at most, not 64"),
+        ("function must not be empty", "FUNCTION must not be empty"),
+        ("an address must be", "an address must be"),
+    ],
+)
+def test_error_of_library_names_option(message: str, shown: str) -> None:
+    assert as_option(message) == shown

@@ -127,7 +127,7 @@ async def test_workload_argument_may_be_any_bytes_but_nul(server_option: list[st
 
 async def test_data_warnings_and_status_are_written(server_option: list[str]) -> None:
     result = await run_command("submit", "talk", *server_option)
-    assert result == (0, b"one two three", "talk: 1/4\ncareful\ntalk: 3/4\ntalk: 4/4\n")
+    assert result == (0, b"one two three", "talk: 1/4\ntalk: warning: careful\ntalk: 3/4\ntalk: 4/4\n")
 
 
 async def test_quiet_hides_progress_and_warnings(server_option: list[str]) -> None:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from io import StringIO
 
-from txgearman.cli.tables import Table, cut, fit_table, sort_table, text_width
+import pytest
+from rich.console import Console
+
+from txgearman.cli.tables import (
+    Progress,
+    Table,
+    cut,
+    fit_table,
+    format_json,
+    format_rows,
+    rich_table,
+    sort_table,
+    text_width,
+)
 
 TABLE = Table(
     ("function", "jobs", "change/s"),
@@ -68,3 +82,28 @@ def test_numbers_are_not_cut() -> None:
 def test_text_is_cut_to_columns_of_terminal(text: str, width: int, shown: str) -> None:
     assert cut(text, width) == shown
     assert text_width(shown) <= width
+
+
+HOSTILE = b"\x1b]0;x\x07\r\n\tforged\xc2\x9b1m[red]:smile:"
+
+SHOWN = "\\x1b]0;x\\x07\\r\\n\\tforged\\u009b1m[red]:smile:"
+
+
+@pytest.mark.parametrize("value", [HOSTILE, HOSTILE.decode(), (HOSTILE,)], ids=["name", "text", "names"])
+def test_cell_of_others_is_printable_in_each_format(value: object) -> None:
+    table = Table(("column",), [(value,)])
+    assert format_rows(table).decode() == SHOWN + "\n"
+    assert fit_table(table, 80) == ["column", SHOWN]
+    console = Console(file=StringIO(), width=80, markup=False, emoji=False)
+    console.print(rich_table(table))
+    assert isinstance(console.file, StringIO)
+    assert SHOWN in console.file.getvalue()
+    formatted = format_json(table).decode().rstrip("\n")
+    assert formatted.isprintable()
+    assert HOSTILE.decode() in json.loads(formatted)[0]["column"]
+
+
+def test_progress_is_object_in_json() -> None:
+    table = Table(("progress",), [(Progress(3, 8),)])
+    assert format_rows(table) == b"3/8\n"
+    assert json.loads(format_json(table)) == [{"progress": {"numerator": 3, "denominator": 8}}]

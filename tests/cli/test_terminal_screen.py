@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import struct
+import sys
 import termios
 from collections.abc import Callable, Iterator
 
@@ -180,3 +181,20 @@ def test_size_of_terminal_is_that_of_its_window(pty: Pty) -> None:
     assert pty.terminal.size == (80, 24)
     fcntl.ioctl(pty.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 10, 40, 0, 0))
     assert pty.terminal.size == (40, 10)
+
+
+def test_line_for_standard_error_stays_one_printable_line(pty: Pty) -> None:
+    pty.terminal.write_error("txgearman: \x1b]0;x\x07\r\nforged \x9b1m")
+    assert pty.output() == b"txgearman: \\x1b]0;x\\x07\\r\\nforged \\u009b1m\n"
+
+
+def test_lines_for_standard_error_are_printable(pty: Pty) -> None:
+    pty.terminal.write_error_lines("Traceback\n  Error: \x1b[2J\n")
+    assert pty.output() == b"Traceback\n  Error: \\x1b[2J\n"
+
+
+def test_no_keys_are_read_where_terminals_have_no_modes(monkeypatch: pytest.MonkeyPatch, pty: Pty) -> None:
+    """As on Windows."""
+    monkeypatch.setitem(sys.modules, "termios", None)
+    with pty.terminal.on_keys(lambda _: None):
+        assert not [reader for reader in reactor.getReaders() if reader.fileno() == pty.slave]

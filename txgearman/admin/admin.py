@@ -19,7 +19,7 @@ from ..errors import ClientStopped, GearmanError, UnknownFunction
 from ..models import JobHandle
 from ..packets import MAX_PACKET_SIZE
 from ..service import PoolService
-from ..validation import function_bytes
+from ..validation import function_bytes, quoted
 from . import commands as text
 from .commands import Command, FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
 from .protocol import AdminFactory, AdminProtocol
@@ -168,7 +168,7 @@ class GearmanAdmin(PoolService[AdminProtocol]):
     def _set_max_queue(self, name: bytes, command: Command[None], server: JobServer[AdminProtocol]) -> Deferred[None]:
         def set_limits(functions: tuple[FunctionStatus, ...]) -> Deferred[None]:
             if name not in {status.function for status in functions}:
-                raise UnknownFunction(f"this server has no function {name!r}")
+                raise UnknownFunction(f"this server has no function {quoted(name)}")
             return self._ask(command, server)
 
         return self._ask(text.STATUS, server).addCallback(set_limits)

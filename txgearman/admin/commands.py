@@ -22,7 +22,7 @@ from urllib.parse import unquote_plus
 
 from ..errors import ProtocolError, ServerError
 from ..models import decode_text
-from ..validation import MAX_HANDLE, function_bytes, name_bytes, short_text
+from ..validation import MAX_HANDLE, escape_backslashes, function_bytes, name_bytes, quoted, short_text
 
 __all__ = [
     "JOBS",
@@ -173,7 +173,7 @@ class Command(Generic[T]):
         except (ServerError, ProtocolError):
             raise
         except Exception as error:  # the text is the peer's: what it makes a parser raise must not fail other servers
-            raise ProtocolError(f"received text that can not be parsed: {text[:200]!r}") from error
+            raise ProtocolError(f"received text that can not be parsed: {quoted(text)}") from error
 
 
 _ERR: Final = re.compile(rb"ERR ?([^\r\n]*)\r?\n")
@@ -189,7 +189,7 @@ _MAX_DIGITS: Final = 20  # more than any server prints; int() is slow for thousa
 def _integer(digits: bytes) -> int:
     """Parse the digits of a number."""
     if len(digits) > _MAX_DIGITS:
-        raise ProtocolError(f"received a number of {len(digits)} digits: {digits[:_MAX_DIGITS]!r}...")
+        raise ProtocolError(f"received a number of {len(digits)} digits: {quoted(digits[:_MAX_DIGITS])}...")
     return int(digits)
 
 
@@ -197,7 +197,7 @@ def _refused(text: bytes) -> NoReturn:
     """Raise the error for a text that is not the expected answer."""
     match = _ERR.fullmatch(text)
     if match is None:
-        raise ProtocolError(f"received text that does not answer this command: {text[:200]!r}")
+        raise ProtocolError(f"received text that does not answer this command: {quoted(text)}")
     message = short_text(match[1].rstrip(b" "), form=decode_text)
     code, _, explanation = message.partition(" ")
     if _CODE.fullmatch(code):
@@ -225,7 +225,7 @@ def _rows(text: bytes, numbers: int) -> list[tuple[bytes, list[int]]]:
             rows.append((b"\n".join(begun), list(map(_integer, fields))))
             begun = []
     if begun:
-        raise ProtocolError(f"received a row without its numbers: {begun[0][:200]!r}")
+        raise ProtocolError(f"received a row without its numbers: {quoted(begun[0])}")
     return rows
 
 
@@ -254,7 +254,7 @@ def _workers(text: bytes) -> tuple[WorkerInfo, ...]:
         elif rows:
             rows[-1].append(line)  # a client id or function has a newline in it
         else:
-            raise ProtocolError(f"received a row that is not of a worker: {line[:200]!r}")
+            raise ProtocolError(f"received a row that is not of a worker: {quoted(line)}")
     return tuple(_worker(b"\n".join(lines)) for lines in rows)
 
 
@@ -263,16 +263,16 @@ def _worker(row: bytes) -> WorkerInfo:
     assert match is not None
     client_id, colon, functions = (row[match.end() :] + b" ").rpartition(b" : ")
     if not colon:
-        raise ProtocolError(f"received a row that is not of a worker: {row[:200]!r}")
+        raise ProtocolError(f"received a row that is not of a worker: {quoted(row)}")
     names = tuple(name for name in functions.split(b" ") if name)
-    return WorkerInfo(_integer(match[1]), decode_text(match[2]), client_id, names)
+    return WorkerInfo(_integer(match[1]), escape_backslashes(match[2]), client_id, names)
 
 
 def _value(text: bytes) -> str:
     match = None if text.startswith(b"ERR") else _VALUE.fullmatch(text)
     if match is None:
         _refused(text)
-    return decode_text(match[1])
+    return escape_backslashes(match[1])
 
 
 def _number(text: bytes) -> int:
@@ -352,5 +352,5 @@ def _word(what: str, value: bytes) -> bytes:
     (docs/gearman.md §11).
     """
     if any(character in value for character in b" \r\n"):
-        raise ValueError(f"{what} must be without space and end of line in a command, not {value[:80]!r}")
+        raise ValueError(f"{what} must be without space and end of line in a command, not {quoted(value)}")
     return value

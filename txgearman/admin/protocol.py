@@ -18,8 +18,8 @@ from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from ..connection.protocol import FENCE_HANDLE, GearmanProtocol, Request
 from ..connection.reactor import Reactor
 from ..errors import ProtocolError, RequestUnsupported
-from ..models import decode_text
 from ..packets import GET_STATUS, HEADER_SIZE, STATUS_RES
+from ..validation import quoted
 
 __all__ = ["AdminFactory", "AdminProtocol"]
 
@@ -44,7 +44,7 @@ class TextRequest(Request["AdminProtocol"]):
         if text:
             super()._answered(connection, [text])
         else:
-            self._fail(RequestUnsupported(f"this server does not answer the command {decode_text(self._line)!r}"))
+            self._fail(RequestUnsupported(f"this server does not answer the command {quoted(self._line)}"))
 
     def _lost(self, connection: AdminProtocol, error: Exception) -> None:
         text = connection._take_text()
@@ -104,7 +104,7 @@ class AdminProtocol(GearmanProtocol):
         self._text.append(text)
         self._size += len(text)
         if not (self._outstanding and isinstance(self._outstanding[0], TextRequest)):
-            self.abort(ProtocolError(f"received text that answers no command: {text[:200]!r}"))
+            self.abort(ProtocolError(f"received text that answers no command: {quoted(text)}"))
         elif self._size > self._connection_options.max_packet_size:
             limit = self._connection_options.max_packet_size
             self.abort(
@@ -123,7 +123,9 @@ class AdminProtocol(GearmanProtocol):
             return b""
         self._packet = b""
         if size > _MAX_PACKET:
-            self.abort(ProtocolError(f"received a packet of {size} bytes when text was due: {held[:HEADER_SIZE]!r}"))
+            self.abort(
+                ProtocolError(f"received a packet of {size} bytes when text was due: {quoted(held[:HEADER_SIZE])}")
+            )
         super().dataReceived(held[:size])
         return held[size:]
 

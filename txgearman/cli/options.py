@@ -17,6 +17,7 @@ __all__ = [
     "DURATION",
     "Servers",
     "TIME",
+    "as_option",
     "log_option",
     "output_options",
     "parse_duration",
@@ -87,6 +88,34 @@ def _environment_files() -> dict[str, str]:
     """Return the files that the environment names for TLS, by the names of the arguments of `TLSOptions`."""
     found = {argument: os.environ.get(variable, "") for argument, variable in TLS_VARIABLES.items()}
     return {argument: path for argument, path in found.items() if path}
+
+
+_OPTIONS_BY_ARGUMENT: Final = {
+    "job_servers": "--server",
+    "trust_roots": "--tls-ca",
+    "certificate": "--tls-cert",
+    "private_key": "--tls-key",
+    "connect_timeout": "--connect-timeout",
+    "server_timeout": "--server-timeout",
+    "server_wait": "--wait",
+    "client_id": "--client-id",
+    "prefix": "--prefix",
+    "unique": "--unique",
+    "at": "--at",
+    "function": "FUNCTION",
+    "handle": "HANDLE",
+    "text": "HANDLE",
+    "limit": "LIMIT",
+}
+"""What the command line calls the arguments that errors of the library begin with."""
+
+
+def as_option(message: str) -> str:
+    """Return an error of the library about an argument in the words of the command line."""
+    argument, _, rest = message.partition(" ")
+    name = argument.removesuffix(":")
+    option = _OPTIONS_BY_ARGUMENT.get(name)
+    return message if option is None else f"{option}{argument[len(name) :]} {rest}"
 
 
 class _Duration(_Float):

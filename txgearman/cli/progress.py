@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..client.task import Task
-from .names import display_name
+from ..models import decode_text
+from ..validation import printable_name
 from .terminal import Terminal
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ class Progress(Protocol):
         """Hide the display before output is written."""
 
 
+def _write_warning(terminal: Terminal, task: Task, data: bytes) -> None:
+    """Write each line of a warning to standard error, so that it can't be taken for a line of this program."""
+    for line in data.removesuffix(b"\n").split(b"\n"):
+        text = decode_text(line.removesuffix(b"\r")).expandtabs()
+        terminal.write_error(f"{printable_name(task.function)}: warning: {text}")
+
+
 class LineProgress(AbstractContextManager["LineProgress"]):
     """Progress as lines of text, where standard error is not a terminal."""
 
@@ -45,10 +53,10 @@ class LineProgress(AbstractContextManager["LineProgress"]):
         pass
 
     def status_received(self, task: Task, numerator: int, denominator: int) -> None:
-        self._terminal.write_error(f"{display_name(task.function)}: {numerator}/{denominator}")
+        self._terminal.write_error(f"{printable_name(task.function)}: {numerator}/{denominator}")
 
     def warning_received(self, task: Task, data: bytes) -> None:
-        self._terminal.write_error_bytes(data)
+        _write_warning(self._terminal, task, data)
 
     def lines_done(self, count: int) -> None:
         """Show nothing: it would be a line for each line of output."""
@@ -86,11 +94,11 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         self.clear()
 
     def status_received(self, task: Task, numerator: int, denominator: int) -> None:
-        self._show(description=display_name(task.function), completed=numerator, total=denominator or None)
+        self._show(description=printable_name(task.function), completed=numerator, total=denominator or None)
 
     def warning_received(self, task: Task, data: bytes) -> None:
         self.clear()
-        self._terminal.write_error_bytes(data)
+        _write_warning(self._terminal, task, data)
 
     def lines_done(self, count: int) -> None:
         now = self._terminal.reactor.seconds()
@@ -117,7 +125,7 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         from rich import progress  # imported late: it is slow, and most commands show no bar
 
         return progress.Progress(
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(),
             progress.TaskProgressColumn(),
             progress.TimeElapsedColumn(),

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .exit_codes import BROKEN_PIPE, INTERNAL_ERROR, ExitCode, exit_code_for
+from .options import as_option
 from .terminal import Terminal
 
 __all__ = ["CommandRun", "Main", "StderrLogObserver", "first_failure", "run", "usage_errors"]
@@ -88,7 +89,10 @@ class CommandRun:
             self._terminal.write_error(f"txgearman: {error.format_message()}")
             return error.exit_code
         code = exit_code_for(error)
-        self._terminal.write_error(failure.getTraceback() if code is None else f"txgearman: {error}")
+        if code is None:
+            self._terminal.write_error_lines(failure.getTraceback())
+        else:
+            self._terminal.write_error(f"txgearman: {error}")
         return INTERNAL_ERROR if code is None else code
 
     def _finished(self, code: int) -> None:
@@ -102,7 +106,7 @@ def usage_errors() -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from error
+        raise click.UsageError(as_option(str(error))) from error
 
 
 @implementer(ILogObserver)

@@ -6,9 +6,7 @@ import io
 import os
 import select
 import signal
-import termios
 import threading
-import tty
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from ..validation import printable_text
 
 __all__ = ["Terminal", "child_groups", "run_in_thread"]
 
@@ -116,9 +116,11 @@ class Terminal:
 
         Nothing is read if standard input is no terminal, or one whose foreground is another program.
         """
-        if not (self.is_stdin_tty and _is_foreground(self._stdin)):
+        modules = _terminal_modules()
+        if modules is None or not (self.is_stdin_tty and _is_foreground(self._stdin)):
             yield
             return
+        termios, tty = modules
         attributes = termios.tcgetattr(self._stdin)
         mode = _Mode(
             lambda: tty.setcbreak(self._stdin, termios.TCSADRAIN),
@@ -138,9 +140,10 @@ class Terminal:
     @contextmanager
     def on_signals(self, redraw: Callable[[], None]) -> Iterator[None]:
         """Draw the screen again when its size has changed, and after Ctrl-Z, in this context."""
-        calls = {signal.SIGWINCH: redraw, signal.SIGTSTP: lambda: self._suspend(redraw)}
-        before = {number: signal.getsignal(number) for number in calls}
-        for number, call in calls.items():
+        calls = {"SIGWINCH": redraw, "SIGTSTP": lambda: self._suspend(redraw)}
+        calls_by_number = {getattr(signal, name): call for name, call in calls.items() if hasattr(signal, name)}
+        before = {number: signal.getsignal(number) for number in calls_by_number}
+        for number, call in calls_by_number.items():
             if before[number] is not signal.SIG_IGN:
                 signal.signal(number, lambda *_, call=call: self.reactor.callFromThread(call))
         try:
@@ -177,19 +180,21 @@ class Terminal:
             rest = rest[written:]
 
     def write_error(self, text: str) -> None:
-        """Write a line of text to standard error."""
-        self.write_error_bytes(text.encode("utf-8", "backslashreplace"))
+        """Write one line of text to standard error. This may block, so it is for short messages.
 
-    def write_error_bytes(self, data: bytes) -> None:
-        """Write a line of bytes to standard error. This may block, so it is for short messages.
-
-        While another screen is shown, a line for the terminal is held until it is left; of many, the last ones.
+        Whatever text of others is in it, it remains one line, and does not control the terminal. While another screen
+        is shown, a line for the terminal is held until it is left; of many, the last ones.
         """
-        line = data if data.endswith(b"\n") else data + b"\n"
+        line = printable_text(text).encode() + b"\n"
         if self._held is not None and self.is_stderr_tty:
             self._held.append(line)
         else:
             _write_all(self._stderr, line)
+
+    def write_error_lines(self, text: str) -> None:
+        """Write lines of text to standard error, each as `write_error` does."""
+        for line in text.rstrip("\n").split("\n"):
+            self.write_error(line)
 
     def rich_console(self, *, errors: bool = False) -> Any:
         """Return a `rich.console.Console` for standard output, or for standard error if `errors` is true."""
@@ -271,6 +276,16 @@ class _KeyReader:
 
     def logPrefix(self) -> str:  # noqa: N802  # Twisted's name
         return "keys"
+
+
+def _terminal_modules() -> tuple[Any, Any] | None:
+    """Return the modules for modes of terminals; None where there are none, as on Windows."""
+    try:
+        import termios
+        import tty
+    except ImportError:
+        return None
+    return termios, tty
 
 
 def _is_foreground(descriptor: int) -> bool:

@@ -37,6 +37,7 @@ from ..validation import (
     name_bytes,
     payload_bytes,
     positive_seconds,
+    quoted,
     short_text,
     whole_number,
 )
@@ -459,7 +460,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         """
         name = name_bytes("unique", unique, MAX_UNIQUE)
         if name in (b"", b"-"):
-            raise ValueError(f"unique must identify a job, not be {unique!r}")
+            raise ValueError(f"unique must identify a job, not be {quoted(name)}")
         return self._status(GET_STATUS_UNIQUE, name, STATUS_RES_UNIQUE, self._servers.ranked(name))
 
     @inlineCallbacks

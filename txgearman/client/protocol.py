@@ -45,7 +45,7 @@ from ..packets import (
     WORK_WARNING,
     PacketType,
 )
-from ..validation import whole_number
+from ..validation import quoted, whole_number
 from .batches import Batch, CancelledPart, Part, Work
 from .job_sweep import JobSweep
 from .losses import Losses
@@ -418,7 +418,7 @@ class GearmanClientProtocol(GearmanProtocol):
         if not is_same:
             if isinstance(task, Task):
                 task._job_handle = handle
-            raise ProtocolError(f"two jobs have the handle {handle!r}; is the server's host name too long?")
+            raise ProtocolError(f"two jobs have the handle {quoted(handle)}; is the server's host name too long?")
 
     def _shared(self, handle: bytes) -> SharedJob:
         job = self._jobs[handle]

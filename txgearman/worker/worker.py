@@ -16,7 +16,7 @@ from ..connection.reactor import Reactor, ThreadedReactor
 from ..connection.tls import TLSOptions
 from ..packets import MAX_PACKET_SIZE
 from ..service import GearmanService, service_repr
-from ..validation import MAX_FUNCTION, check_count, function_bytes, name_bytes, positive_seconds
+from ..validation import MAX_FUNCTION, check_count, function_bytes, name_bytes, positive_seconds, quoted
 from .functions import Function
 from .job import Job
 from .protocol import GearmanWorkerFactory, GearmanWorkerProtocol, JobReceiver, Registrar
@@ -167,7 +167,7 @@ class GearmanWorker(GearmanService):
         if len(wire_name) > MAX_FUNCTION:
             raise ValueError(f"function must have {MAX_FUNCTION} bytes at most with its prefix, not {len(wire_name)}")
         if wire_name in self._functions:
-            raise ValueError(f"function {name!r} is registered already")
+            raise ValueError(f"function {quoted(name)} is registered already")
         if not callable(function):
             raise TypeError(f"function must be callable, not {function!r}")
         if timeout is not None:
@@ -189,7 +189,7 @@ class GearmanWorker(GearmanService):
         wire_name = self._prefix + function_bytes(name)
         function = self._functions.pop(wire_name, None)
         if function is None:
-            raise ValueError(f"function {name!r} is not registered")
+            raise ValueError(f"function {quoted(name)} is not registered")
         self._scheduler.remove_function(function)
 
     @property
