@@ -242,4 +242,4 @@ def test_invalid_options_are_usage_errors(arguments: list[str], text: str) -> No
 async def test_invalid_function_name_exits_with_2() -> None:
     result = await RunningCommand("work", "-s", f"127.0.0.1:{free_port()}", "", "cat").finish()
     assert result.code == ExitCode.USAGE
-    assert result.err == "txgearman: function must not be empty\n"
+    assert result.err == "txgearman: FUNCTION must not be empty\n"
