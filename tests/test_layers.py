@@ -114,6 +114,8 @@ MODULES = [
     "cli.fault_options",
     "cli.proxy",
     "cli.metrics",
+    "cli.nagios",
+    "cli.check",
     "cli.commands",
     "cli.commands.run",
     "cli.commands.submit",
@@ -124,6 +126,7 @@ MODULES = [
     "cli.commands.server",
     "cli.commands.proxy",
     "cli.commands.metrics",
+    "cli.commands.check",
     "cli.main",
     "__main__",
 ]

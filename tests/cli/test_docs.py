@@ -79,7 +79,7 @@ def test_help_has_valid_example(name: str) -> None:
 
 def test_examples_of_page_are_valid() -> None:
     lines = commands_in(PAGE.partition("## Examples")[2].partition("\n## ")[0])
-    assert len(lines) == 9
+    assert len(lines) == 10
     assert [line for line in lines if not is_valid(line)] == []
 
 
