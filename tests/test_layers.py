@@ -98,7 +98,6 @@ MODULES = [
     "cli",
     "cli.exit_codes",
     "cli.options",
-    "cli.names",
     "cli.terminal",
     "cli.reactor_loop",
     "cli.tables",

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Final
 
 import pytest
+from click.shell_completion import ShellComplete
 
 from txgearman.__main__ import main
 from txgearman.cli.exit_codes import ExitCode
@@ -101,7 +102,12 @@ def test_verbosity_before_and_after_command_is_added_up(servers_of: Callable[...
 
 def test_option_that_command_does_not_have_is_refused_before_it() -> None:
     assert usage_error("-s", "a", "server") == "server has no option --server"
-    assert usage_error("--server-timeout", "1", "ping") == "ping has no option --server-timeout"
+    for command in ("ping", "submit"):  # that of a job is another
+        assert usage_error("--server-timeout", "1", command, "f") == f"{command} has no option --server-timeout"
+
+
+def test_quiet_may_precede_command() -> None:
+    assert parse_command("-q", "work", "f", "cat")[1] == parse_command("work", "-q", "f", "cat")[1] == -1
 
 
 def test_options_before_command_override_environment(
@@ -117,3 +123,17 @@ def test_help_lists_each_command_once_in_sections(capsys: pytest.CaptureFixture[
     listing = capsys.readouterr().out.partition("\nJobs:\n")[2].partition("Exit codes")[0]
     assert re.findall(r"^(\w+):$", listing, re.MULTILINE) == ["Servers", "Monitoring", "Development"]
     assert sorted(re.findall(r"^  (\w+)", listing, re.MULTILINE)) == sorted(cli.commands)
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        (["st"], ["status"]),
+        (["status", "--js"], ["--json"]),
+        (["-s", "a", "top", "--interval", "1", "--co"], ["--count", "--connect-timeout"]),
+    ],
+)
+def test_shell_completes_commands_and_options(words: list[str], completions: list[str]) -> None:
+    *before, word = words
+    completed = ShellComplete(cli, {}, "txgearman", "_TXGEARMAN_COMPLETE").get_completions(before, word)
+    assert sorted(each.value for each in completed) == sorted(completions)

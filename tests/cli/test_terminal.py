@@ -1,4 +1,4 @@
-"""Reading and writing, with blocking and non-blocking pipes; names and cells as text."""
+"""Reading and writing, with blocking and non-blocking pipes; cells as text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 
-from txgearman.cli.names import display_name
 from txgearman.cli.tables import Table, format_cell, format_json
 from txgearman.cli.terminal import Terminal, run_in_thread
 
@@ -92,10 +91,9 @@ async def test_read_lines_joins_chunks(pipe: Pipe) -> None:
 
 
 @given(st.binary())
-def test_displayed_name_is_printable(name: bytes) -> None:
+def test_cell_of_name_is_printable(name: bytes) -> None:
     """It has no control character, TAB or end of line."""
-    assert display_name(name).isprintable()
-    assert "\t" not in format_cell(name)
+    assert format_cell(name).isprintable()
 
 
 @pytest.mark.parametrize(

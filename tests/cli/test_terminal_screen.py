@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from txgearman.cli.terminal import MAX_HELD, Terminal
 
@@ -93,6 +95,14 @@ async def test_reading_of_keys_ends_with_the_terminal(monkeypatch: pytest.Monkey
         await ended
         assert not [reader for reader in reactor.getReaders() if reader.fileno() == pty.slave]
         monkeypatch.undo()
+
+
+def test_reading_of_keys_ends_with_the_reactor(pty: Pty) -> None:
+    """Which calls this for each reader that is left when it stops."""
+    with pty.terminal.on_keys(lambda _: None):
+        (reader,) = [reader for reader in reactor.getReaders() if reader.fileno() == pty.slave]
+        reader.connectionLost(Failure(ConnectionDone()))
+        assert reader not in reactor.getReaders()
 
 
 def test_no_keys_are_read_without_terminal(pipe: tuple[int, int]) -> None:

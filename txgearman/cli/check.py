@@ -12,9 +12,9 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from ..admin.admin import GearmanAdmin
 from ..admin.commands import FunctionStatus, WorkerInfo
 from ..admin.reports import ServerReport, query_reports
+from ..validation import printable_name
 from .admin import make_admin
 from .nagios import Range, State, performance, plain
-from .names import display_name
 from .options import Servers
 from .server_errors import describe_error
 from .terminal import Terminal
@@ -117,7 +117,7 @@ def _judge(reports: Sequence[ServerReport], wanted: Sequence[bytes], limits: Lim
     known = {name for report in up for name in report.functions}
     if up:
         problems += [
-            _Problem(State.UNKNOWN, f"there is no function {plain(display_name(name))}")
+            _Problem(State.UNKNOWN, f"there is no function {plain(printable_name(name))}")
             for name in wanted
             if name not in known and not limits.workers
         ]
@@ -135,7 +135,7 @@ def _judge(reports: Sequence[ServerReport], wanted: Sequence[bytes], limits: Lim
 
 
 def _problems(status: FunctionStatus, limits: Limits) -> list[_Problem]:
-    name = plain(display_name(status.function))
+    name = plain(printable_name(status.function))
     found = []
     if limits.workers is None and status.queued and not status.workers:
         found.append(_Problem(State.CRITICAL, f"{name}: {status.queued} waiting jobs and no worker"))
@@ -148,7 +148,7 @@ def _problems(status: FunctionStatus, limits: Limits) -> list[_Problem]:
 
 
 def _performance(status: FunctionStatus, limits: Limits, where: str) -> list[str]:
-    label = f"{where}{display_name(status.function)}"
+    label = f"{where}{printable_name(status.function)}"
     return [
         performance(f"{label} waiting", status.queued, limits.warning, limits.critical),
         performance(f"{label} running", status.running),
@@ -175,7 +175,7 @@ def _text(problems: list[_Problem]) -> str:
 def _judge_worker(
     client_id: bytes, wanted: set[bytes], answers: Mapping[str, tuple[WorkerInfo, ...]]
 ) -> tuple[State, str]:
-    name = plain(display_name(client_id))
+    name = plain(printable_name(client_id))
     found = [
         (address, set(worker.functions))
         for address, workers in answers.items()
@@ -187,6 +187,6 @@ def _judge_worker(
         return State.OK, f"worker {name} is connected to {', '.join(dict.fromkeys(complete))}"
     if found:
         missing = sorted(set.intersection(*(wanted - functions for _, functions in found)))
-        names = ", ".join(plain(display_name(function)) for function in missing or wanted)
+        names = ", ".join(plain(printable_name(function)) for function in missing or wanted)
         return State.CRITICAL, f"worker {name} does not offer {names}"
     return State.CRITICAL, f"there is no worker {name}"

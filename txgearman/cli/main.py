@@ -76,6 +76,7 @@ class _SectionedGroup(click.Group):
 @log_option
 @shared_server_options
 @timeout_option
+@click.option("-q", "--quiet", is_flag=True, help="submit, work: print or log errors only.")
 @click.pass_context
 def cli(context: click.Context, /, **options: Any) -> None:
     """Submit Gearman jobs, run workers, and administer job servers.
@@ -87,8 +88,8 @@ def cli(context: click.Context, /, **options: Any) -> None:
     assert isinstance(context.command, click.Group)
     assert command is not None
     given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    accepted = {parameter.name for parameter in context.command.commands[command].params}
+    accepted = {option for parameter in context.command.commands[command].params for option in parameter.opts}
     for parameter in context.command.params:
-        if parameter.name in given - accepted:
+        if parameter.name in given and not accepted.intersection(parameter.opts):
             raise click.UsageError(f"{command} has no option {parameter.opts[-1]}")
     context.default_map = {command: {name: options[name] for name in given}}

@@ -7,8 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from ..validation import escape_backslashes, printable_text
-from .names import display_name
+from ..validation import escape_backslashes, printable_name, printable_text
 from .terminal import Terminal
 
 __all__ = ["Progress", "Table", "cut", "fit_table", "format_cell", "print_table", "rich_table", "sort_table"]
@@ -42,9 +41,9 @@ class Progress:
 def format_cell(value: Any) -> str:
     """Return a value as the text of a cell, without a TAB or an end of line."""
     if isinstance(value, bytes):
-        return display_name(value)
+        return printable_name(value)
     if isinstance(value, tuple):
-        return " ".join(map(display_name, value))
+        return " ".join(map(printable_name, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -58,7 +58,8 @@ def submit(function: str, workload: str | None, servers: Servers, **options: Any
     is a terminal, a missing end of line is added. Warnings and progress are written to standard error. Progress is a
     bar on a terminal, and lines of text otherwise.
 
-    With --lines, each line of standard input is a workload, without its end of line. Results are printed one per line,
+    With --lines, each line of standard input is a workload, without its newline. A carriage return before it, as in
+    CRLF files, is a part of the workload; dos2unix removes it. Results are printed one per line,
     in the order of the input. A failed job leaves an empty line, and its error is written to standard error. The exit
     code is that of the first job that failed. If no server can be reached, submit stops.
 
