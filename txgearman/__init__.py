@@ -28,6 +28,7 @@ from .errors import (
     UnknownFunction,
 )
 from .models import JobHandle, JobStatus, Priority, TaskInfo
+from .retry import Retry
 from .worker.job import Job
 from .worker.worker import GearmanWorker
 
@@ -57,6 +58,7 @@ __all__ = [
     "PriorityStatus",
     "ProtocolError",
     "RequestUnsupported",
+    "Retry",
     "ServerError",
     "ServerInfo",
     "ServerState",

@@ -26,6 +26,7 @@ __all__ = [
     "escape_backslashes",
     "function_bytes",
     "name_bytes",
+    "not_negative_seconds",
     "payload_bytes",
     "positive_seconds",
     "printable_name",
@@ -49,6 +50,11 @@ def positive_seconds(name: str, value: float) -> float:
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")
     return value
+
+
+def not_negative_seconds(name: str, value: float) -> float:
+    """Check a number of seconds that may be 0, and return it. Raises as `positive_seconds`."""
+    return 0.0 if value == 0 else float(positive_seconds(name, value))
 
 
 def check_count(name: str, value: int, least: int = 1) -> int:

@@ -438,3 +438,12 @@ def test_wrong_types_are_refused_at_the_call(call: Any) -> None:
     with pytest.raises(TypeError):
         call(admin)
     assert endpoint.attempts == 0
+
+
+def test_reconnect_delay_of_admin_client() -> None:
+    server = MemoryJobServer()
+    admin = server.admin(reconnect_delay=lambda failures: 50.0)
+    server.drop_connections()
+    server.advance()
+    assert [info.next_attempt for info in admin.servers] == [50.0]
+    server.close()

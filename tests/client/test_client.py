@@ -24,6 +24,7 @@ from txgearman import (
 from txgearman.packets import ERROR, GET_STATUS, JOB_CREATED, OPTION_REQ
 
 from ..client_harness import NOTHING, ClientHarness, outcome, outcomes, take_all
+from ..conftest import Failures
 from ..garbage import is_freed
 
 # Connecting.
@@ -350,3 +351,121 @@ def test_map_and_stream_yield_results() -> None:
         job.complete(job.workload)
     assert outcome(used) == [b"1", b"2", b"half of 3", b"3"]
     harness.stop()
+
+
+# Waiting for a server.
+
+
+def test_when_ready_fires_once_a_server_is_ready() -> None:
+    harness = ClientHarness(2)
+    harness.servers[1].refuse_connections()
+    ready = harness.client.when_ready()
+    assert outcome(ready) is NOTHING
+    harness.advance()
+    assert (outcome(ready), outcome(harness.client.when_ready())) == (None, None)
+    harness.stop()
+
+
+def test_when_ready_fails_once_each_server_has_failed() -> None:
+    harness = ClientHarness(2, server_wait=60.0)
+    outages = [server.refuse_connections() for server in harness.servers]
+    ready = harness.client.when_ready()
+    harness.advance()
+    error = outcome(ready)
+    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"memory:1", "memory:2"})
+    assert type(outcome(harness.client.when_ready())) is NoServersAvailable
+    for outage in outages:
+        outage.end()
+    harness.advance(2)
+    assert outcome(harness.client.when_ready()) is None
+    harness.stop()
+
+
+def test_when_ready_fails_after_connect_timeout() -> None:
+    harness = ClientHarness(connect_timeout=3.0)
+    harness.server.black_hole_connections()
+    ready = harness.client.when_ready()
+    harness.advance(2.9)
+    assert outcome(ready) is NOTHING
+    harness.advance(0.2)
+    assert type(outcome(ready)) is NoServersAvailable
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=1)
+def test_when_ready_fails_at_stop_and_after_it() -> None:
+    harness = ClientHarness()
+    harness.server.black_hole_connections()
+    ready = harness.client.when_ready()
+    harness.client.stopService()
+    assert type(outcome(ready)) is ClientStopped
+    assert type(outcome(harness.client.when_ready())) is ClientStopped
+    harness.advance()
+
+
+@pytest.mark.guarantee(number=13)
+def test_callback_of_when_ready_may_stop_the_client() -> None:
+    harness = ClientHarness()
+    harness.client.when_ready().addCallback(lambda _: harness.client.stopService())
+    task = harness.client.add_task("work")
+    harness.advance()
+    assert type(outcome(task)) is ClientStopped
+    harness.stop()
+
+
+def test_when_ready_counts_servers_that_were_replaced() -> None:
+    harness = ClientHarness(2)
+    harness.server.black_hole_connections()
+    client = GearmanClient([harness.server.endpoint()], reactor=harness.clock, heartbeat=None)
+    ready = client.when_ready()
+    harness.advance()
+    client.job_servers = [harness.servers[1].endpoint()]
+    harness.advance()
+    assert outcome(ready) is None
+    client.stopService()
+    harness.advance()
+
+
+# Delays of reconnects.
+
+
+def test_reconnect_delay_says_when_the_next_attempt_starts() -> None:
+    asked: list[int] = []
+
+    def reconnect_delay(failures: int) -> float:
+        asked.append(failures)
+        return 100.0 * failures
+
+    harness = ClientHarness(reconnect_delay=reconnect_delay).start()
+    harness.server.go_down()
+    harness.advance()
+    for failures in (1, 2, 3):
+        assert harness.client.servers[0].next_attempt == 100.0 * failures
+        harness.advance(100.0 * failures)
+    assert asked == [1, 2, 3, 4]
+    harness.stop()
+
+
+def test_task_that_waits_brings_the_next_attempt_forward_whatever_the_delay() -> None:
+    harness = ClientHarness(reconnect_delay=lambda failures: 1000.0, server_wait=10.0).start()
+    outage = harness.server.go_down()
+    harness.advance()
+    outage.end()
+    task = harness.client.add_task("work")
+    harness.advance(2)
+    harness.server.take("work").complete(b"done")
+    assert outcome(task) == b"done"
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=13)
+def test_reconnect_delay_may_raise(logged_failures: Failures) -> None:
+    def reconnect_delay(failures: int) -> float:
+        raise ZeroDivisionError
+
+    harness = ClientHarness(reconnect_delay=reconnect_delay).start()
+    harness.server.drop_connections()
+    harness.advance(2)
+    harness.check_that_it_works()
+    harness.stop()
+    assert len(logged_failures.flush(ZeroDivisionError)) == 1

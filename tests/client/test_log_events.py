@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -92,7 +93,7 @@ def test_retries_of_one_cause_are_logged_in_one_line() -> None:
         assert retries(log) == []
         harness.advance(0.1)
         [line] = retries(log)
-    assert line.startswith("retrying 50 tasks in 0.5 seconds, work ")
+    assert re.match(r"retrying 50 tasks in 0\.\d\d to 0\.\d\d seconds, work ", line)
     assert "connection lost after JOB_CREATED" in line
     harness.stop()
 
@@ -121,7 +122,9 @@ def test_retries_of_different_causes_have_a_line_each() -> None:
             harness.server.take("play").send_exception(b"x")
         harness.advance(0.1)
         lines = retries(log)
-    assert [line.partition(",")[0] for line in lines] == ["retrying 2 tasks in 0.5 seconds"] * 2
+    assert [re.sub(r"\d\.\d\d", "0", line).partition(",")[0] for line in lines] == (
+        ["retrying 2 tasks in 0 to 0 seconds"] * 2
+    )
     assert [line.rpartition(": ")[2] for line in lines] == ["failed", "x"]
     harness.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -13,6 +14,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from txgearman import (
     ClientStopped,
     NoServersAvailable,
+    Retry,
+    ServerState,
     Task,
     TaskException,
     TaskFailed,
@@ -20,9 +23,10 @@ from txgearman import (
     TaskRejected,
     TaskTimedOut,
 )
-from txgearman.client.dispatcher import retry_delay
 from txgearman.client.protocol import GearmanClientProtocol
+from txgearman.connection.pool import JobServer
 from txgearman.packets import SUBMIT_JOB, SUBMIT_JOB_BG
+from txgearman.retry import MAX_DELAY
 from txgearman.testing import Fault, MemoryJobServer
 
 from ..client_harness import (
@@ -55,6 +59,20 @@ def writes() -> Iterator[list[Task]]:
         yield written
 
 
+@contextmanager
+def monitored_failures(failures: list[str]) -> Iterator[None]:
+    """Collect the server of each attempt to connect that fails."""
+    connection_down = JobServer.connection_down
+
+    def fail_and_note(server: JobServer[Any], factory: Any, error: Exception) -> None:
+        failures.append(server.address)
+        connection_down(server, factory, error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JobServer, "connection_down", fail_and_note)
+        yield
+
+
 # Guarantee 10: the time-out of a task runs in any state.
 
 
@@ -73,12 +91,6 @@ def test_timeout_covers_all_attempts() -> None:
 
 
 # Guarantee 7: retries.
-
-
-@pytest.mark.guarantee(number=7)
-def test_retry_delay_grows_to_half_a_minute() -> None:
-    assert [retry_delay(attempt) for attempt in range(1, 10)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
-    assert retry_delay(1000) == 30
 
 
 def lose(harness: ClientHarness) -> None:
@@ -166,27 +178,6 @@ def test_rejected_task_is_not_resubmitted() -> None:
 
 
 @pytest.mark.guarantee(number=7)
-def test_task_without_server_is_retried_up_to_retries() -> None:
-    harness = ClientHarness(2)
-    for server in harness.servers:
-        server.refuse_connections()
-    harness.start()
-    events: Events = []
-    task = harness.client.add_task("work", retries=2, **recording(events))
-    harness.advance(0.49)
-    assert names(events) == ["retry"]
-    harness.advance(0.02)
-    assert names(events) == ["retry", "retry"]
-    harness.advance(0.98)
-    assert outcome(task) is NOTHING
-    harness.advance(0.02)
-    error = outcome(task)
-    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"memory:1", "memory:2"})
-    assert events == [("retry", 1), ("retry", 2), ("fail", error)]
-    harness.stop()
-
-
-@pytest.mark.guarantee(number=7)
 def test_task_of_forgotten_job_is_resubmitted() -> None:
     harness = ClientHarness(job_check_interval=10.0)
     events: Events = []
@@ -237,10 +228,181 @@ def test_task_is_resubmitted_after_retry_delay() -> None:
     ignore_errors(harness.client.add_task("work", retries=8))
     for delay in (0.5, 1, 2, 4, 8, 16, 30, 30):
         harness.server.take("work").fail()
-        harness.advance(delay - 0.01)
+        harness.advance(delay / 2 - 0.01)
+        assert harness.server.queued("work") == []
+        harness.advance(delay / 2 + 0.02)
+        assert len(harness.server.queued("work")) == 1
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_tasks_of_one_dead_server_return_at_different_times() -> None:
+    harness = ClientHarness(2).start()
+    written: list[float] = []
+    for number in range(200):
+        ignore_errors(harness.client.add_task("work", b"%d" % number, retries=1))
+    harness.advance()
+    harness.server.go_down()
+    other = harness.servers[1]
+    before = len(other.queued("work"))
+    for _ in range(50):
+        harness.advance(0.01)
+        queued = len(other.queued("work"))
+        written += [harness.clock.seconds()] * (queued - before)
+        before = queued
+    assert len(written) == 100
+    assert min(written) >= 0.25
+    assert max(Counter(written).values()) < 15
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_retry_says_when_and_after_what() -> None:
+    harness = ClientHarness()
+    asked: list[Exception] = []
+
+    def when(error: Exception) -> bool:
+        asked.append(error)
+        return isinstance(error, TaskException)
+
+    events: Events = []
+    retry = Retry(5, wait=lambda attempt: 10.0 * attempt, when=when)
+    task = harness.client.add_task("work", retry=retry, **recording(events))
+    for seconds in (10.0, 20.0):
+        harness.server.take("work").send_exception(b"x")
+        harness.advance(seconds - 0.01)
         assert harness.server.queued("work") == []
         harness.advance(0.02)
-        assert len(harness.server.queued("work")) == 1
+    harness.server.take("work").fail()
+    assert type(outcome(task)) is TaskFailed
+    assert [type(error) for error in asked] == [TaskException, TaskException, TaskFailed]
+    assert [arguments for name, *arguments in events if name == "retry"] == [[1], [2]]
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_retry_may_resubmit_what_was_rejected_but_no_timeout() -> None:
+    harness = ClientHarness().start()
+    harness.server.reject("ARGUMENT_TOO_LARGE")
+    task = harness.client.add_task("work", retry=Retry(2, when=lambda error: True), timeout=5.0)
+    harness.advance(1)
+    assert harness.server.queued("work") == [b""]
+    harness.advance(5)
+    assert type(outcome(task)) is TaskTimedOut
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=13)
+def test_when_of_retry_may_cancel_the_task() -> None:
+    harness = ClientHarness()
+    tasks: list[Deferred[bytes]] = []
+
+    def when(error: Exception) -> bool:
+        tasks[0].cancel()
+        return True
+
+    events: Events = []
+    tasks.append(harness.client.add_task("work", retry=Retry(2, when=when), **recording(events)))
+    harness.server.take("work").fail()
+    assert type(outcome(tasks[0])) is CancelledError
+    assert names(events) == ["created", "fail"]
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("restart", [False, True])
+def test_when_of_retry_may_stop_the_client(restart: bool) -> None:
+    """And start it again: a task of the ended run is not retried in the next one."""
+    harness = ClientHarness()
+
+    def when(error: Exception) -> bool:
+        harness.client.stopService()
+        if restart:
+            harness.client.startService()
+        return True
+
+    task = harness.client.add_task("work", retry=Retry(2, when=when))
+    harness.server.take("work").fail()
+    harness.advance(60)
+    assert type(outcome(task)) is TaskFailed
+    harness.stop()
+
+
+# A retry is not spent on servers that are known to be down.
+
+
+@pytest.mark.guarantee(number=7)
+def test_task_with_retries_survives_outage_without_server_wait() -> None:
+    harness = ClientHarness().start()
+    events: Events = []
+    task = harness.client.add_task("work", b"x", retries=3, **recording(events))
+    harness.advance()
+    outage = harness.server.go_down(lose_jobs=True)
+    for _ in range(22):
+        harness.advance(0.1)
+        assert outcome(task) is NOTHING
+    outage.end()
+    harness.advance(5)
+    harness.server.take("work").complete(b"done")
+    assert outcome(task) == b"done"
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=7)
+def test_each_retry_without_server_takes_one_attempt_to_connect() -> None:
+    harness = ClientHarness(2).start()
+    outages = [server.go_down() for server in harness.servers]
+    harness.advance()
+    assert [info.state for info in harness.client.servers] == [ServerState.WAITING] * 2
+    failures: list[str] = []
+    with monitored_failures(failures):
+        task = harness.client.add_task("work", retries=2)
+        while not task.called:
+            harness.advance(0.1)
+    # Each of the three attempts of the task has lasted until both servers had failed once more.
+    assert all(failures.count(name) >= 3 for name in ("memory:1", "memory:2"))
+    error = outcome(task)
+    assert (type(error), set(error.reasons)) == (NoServersAvailable, {"memory:1", "memory:2"})
+    for outage in outages:
+        outage.end()
+    harness.stop()
+
+
+def lost_task(harness: ClientHarness, **options: Any) -> Deferred[bytes]:
+    """Submit a task that waits for an attempt to connect."""
+    harness.start()
+    harness.server.go_down()
+    harness.advance()
+    task = harness.client.add_task("work", retries=1, **options)
+    harness.advance()
+    assert outcome(task) is NOTHING
+    return task
+
+
+@pytest.mark.guarantee(number=9)
+def test_task_that_waits_for_an_attempt_can_be_cancelled() -> None:
+    harness = ClientHarness()
+    task = lost_task(harness)
+    task.cancel()
+    assert type(outcome(task)) is CancelledError
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=1)
+def test_task_that_waits_for_an_attempt_fails_at_stop() -> None:
+    harness = ClientHarness()
+    task = lost_task(harness)
+    harness.stop()
+    assert type(outcome(task)) is ClientStopped
+
+
+@pytest.mark.guarantee(number=13)
+def test_failure_of_one_that_waits_may_stop_the_client_and_so_end_the_other() -> None:
+    harness = ClientHarness()
+    first = lost_task(harness, on_retry=lambda task, attempt: harness.client.stopService())
+    second = harness.client.add_task("work", retries=1)
+    harness.advance(3)
+    assert [type(error) for error in outcomes([first, second])] == [ClientStopped] * 2
     harness.stop()
 
 
@@ -249,12 +411,12 @@ def test_task_with_unique_is_retried_on_next_server_in_rank() -> None:
     harness = ClientHarness(3).start()
     task = harness.client.add_task("work", unique="u", retries=5)
     indices = []
-    for attempt in range(5):
+    for _ in range(5):
         harness.advance()
         index = next(number for number, server in enumerate(harness.servers) if server.queued("work"))
         indices.append(index)
         harness.servers[index].take("work").fail()
-        harness.advance(retry_delay(attempt + 1))
+        harness.advance(MAX_DELAY)
     ranked = [int(server.address[-1]) - 1 for server in harness.client._servers.ranked(b"u")]
     assert indices == [*ranked, *ranked[:2]]
     assert outcome(task) is NOTHING
@@ -268,7 +430,7 @@ def test_task_without_unique_is_retried_on_another_server() -> None:
     harness = ClientHarness(2).start()
     task = harness.client.add_task("work", b"again", retries=4)
     numbers = count()
-    for attempt in range(4):
+    for _ in range(4):
         harness.advance()
         here = next(number for number, server in enumerate(harness.servers) if b"again" in server.queued("work"))
         harness.servers[here].take("work").fail()
@@ -277,7 +439,7 @@ def test_task_without_unique_is_retried_on_another_server() -> None:
             unique = b"%d" % next(numbers)
             if harness.client._servers.ranked(unique)[0].address != f"memory:{here + 1}":
                 others.append(harness.client.add_task("other", unique=unique))
-        harness.advance(retry_delay(attempt + 1))
+        harness.advance(MAX_DELAY)
         assert b"again" in harness.servers[1 - here].queued("work")
         for other in others:
             ignore_errors(other)

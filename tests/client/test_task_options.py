@@ -264,7 +264,8 @@ def test_options_may_be_passed_with_default_values() -> None:
     callbacks: dict[str, Any] = dict.fromkeys([*FOREGROUND_CALLBACKS, "on_created", "on_fail", "on_retry"])
     task = Task("resize", unique="", at=None, timeout=None, retries=0, drop_on_cancel=False, **callbacks)
     plain = Task("resize")
-    assert (task.unique, task.timeout, options_of(task)) == (plain.unique, plain.timeout, options_of(plain))
+    assert (task.unique, task.timeout, task.retries) == (plain.unique, plain.timeout, plain.retries) == (b"", None, 0)
+    assert options_of(task)._replace(retries=-1, unlimited=False) == options_of(plain)
 
 
 def test_background_task_may_have_timeout() -> None:

@@ -40,7 +40,10 @@ class Walk:
 
     def record(self) -> None:
         """Record the state of the task."""
-        state = "its outcome" if self.task.ended else self._names.get(id(self.task._holder), "on a connection")
+        holder = self.task._holder
+        state = "its outcome" if self.task.ended else self._names.get(id(holder), "on a connection")
+        if holder in self.client._dispatcher._awaiting_attempt._queues.values():
+            state = SERVER_WAIT
         if state != self.states[-1]:
             self.states.append(state)
 
@@ -96,12 +99,20 @@ def fails_and_is_retried() -> list[str]:
     return walk.end()
 
 
+def finds_no_server() -> list[str]:
+    walk = Walk()
+    with walk.server.refuse_connections():
+        walk.submit()
+        walk.settle()
+    return walk.end()
+
+
 def finds_no_server_and_is_retried() -> list[str]:
     walk = Walk()
     with walk.server.refuse_connections():
-        walk.submit(retries=1)
-        walk.settle()
-        walk.settle(1)
+        walk.submit(retries=2)
+        for _ in range(15):
+            walk.settle(0.2)
     return walk.end()
 
 
@@ -121,7 +132,8 @@ WALKS: dict[Callable[[], list[str]], list[str]] = {
     waits_for_server_until_server_wait_is_over: [CONNECTING, SERVER_WAIT, "its outcome"],
     waits_for_server_that_comes_back: [CONNECTING, SERVER_WAIT, CONNECTION, "its outcome"],
     fails_and_is_retried: [CONNECTING, CONNECTION, BACKOFF, CONNECTION, "its outcome"],
-    finds_no_server_and_is_retried: [CONNECTING, BACKOFF, "its outcome"],
+    finds_no_server: [CONNECTING, "its outcome"],
+    finds_no_server_and_is_retried: [CONNECTING, BACKOFF, SERVER_WAIT, BACKOFF, SERVER_WAIT, "its outcome"],
     is_rerouted_unsent: [CONNECTION, SERVER_WAIT],
 }
 

@@ -12,8 +12,10 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from txgearman import (
+    ClientStopped,
     GearmanWorker,
     Job,
+    NoServersAvailable,
     Priority,
     ServerState,
 )
@@ -86,7 +88,7 @@ def test_server_shows_client_id(server: MemoryJobServer) -> None:
 @pytest.mark.parametrize(
     ("kind", "members"),
     [
-        (GearmanWorker, {"job_servers", "register_function", "servers", "unregister_function"}),
+        (GearmanWorker, {"job_servers", "register_function", "servers", "unregister_function", "when_ready"}),
         (
             Job,
             {"function", "handle", "reducer", "unique", "workload", "ended", "complete", "fail"}
@@ -501,3 +503,50 @@ def test_repr_has_servers_and_their_states() -> None:
     worker = server.worker()
     assert repr(worker) == "<GearmanWorker of memory:1 ready>"
     server.close()
+
+
+# Waiting for a server.
+
+
+def test_when_ready_fires_once_each_function_is_registered(server: MemoryJobServer) -> None:
+    worker = GearmanWorker([server.endpoint()], reactor=server.clock, heartbeat=None)
+    worker.register_function("slow", Slow())
+    worker.register_function("limited", Slow(), max_jobs=1)
+    worker.startService()
+    ready = outcome(worker.when_ready())
+    assert ready == []
+    server.advance()
+    assert (ready, outcome(worker.when_ready())) == ([None], [None])
+    assert set(function_status(server)) == {"slow", "limited"}
+    worker.stopService()
+
+
+def test_when_ready_of_worker_fails_once_each_server_has_failed(server: MemoryJobServer) -> None:
+    worker = GearmanWorker([server.endpoint()], reactor=server.clock, heartbeat=None)
+    worker.startService()
+    with server.refuse_connections():
+        ready = outcome(worker.when_ready())
+        server.advance()
+        assert [type(error) for error in ready] == [NoServersAvailable]
+        assert [type(error) for error in outcome(worker.when_ready())] == [NoServersAvailable]
+    server.advance(2)
+    assert outcome(worker.when_ready()) == [None]
+    worker.stopService()
+
+
+@pytest.mark.guarantee(number=1)
+def test_when_ready_of_worker_fails_at_stop_and_while_it_does_not_run(server: MemoryJobServer) -> None:
+    worker = GearmanWorker([server.endpoint()], reactor=server.clock, heartbeat=None)
+    before = outcome(worker.when_ready())
+    worker.startService()
+    ready = outcome(worker.when_ready())
+    worker.stopService()
+    after = outcome(worker.when_ready())
+    assert [type(error) for error in [*before, *ready, *after]] == [ClientStopped] * 3
+
+
+def test_reconnect_delay_of_worker(server: MemoryJobServer) -> None:
+    worker = server.worker(reconnect_delay=lambda failures: 50.0)
+    server.drop_connections()
+    server.advance()
+    assert [info.next_attempt for info in worker.servers] == [50.0]

@@ -92,6 +92,7 @@ class GearmanAdmin(PoolService[AdminProtocol]):
         reactor: Reactor | None = None,
         server_timeout: float = ANSWER_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
+        reconnect_delay: Callable[[int], float] | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
     ) -> None:
@@ -101,12 +102,16 @@ class GearmanAdmin(PoolService[AdminProtocol]):
         :param reactor: None for the global one.
         :param server_timeout: seconds without a byte of an answer that is due, after which the connection is dropped.
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
+        :param reconnect_delay: as for `GearmanClient`.
         :param max_packet_size: maximum number of bytes in an answer.
         :param tls: as for `GearmanClient`.
         :raises TypeError, ValueError: an argument is invalid.
         """
         connection_options = ConnectionOptions(
-            connect_timeout, server_timeout=server_timeout, max_packet_size=max_packet_size
+            connect_timeout,
+            server_timeout=server_timeout,
+            max_packet_size=max_packet_size,
+            reconnect_delay=reconnect_delay,
         )
         make_factory = partial(AdminFactory, reactor, connection_options=connection_options)
         super().__init__(job_servers, prefix, reactor, connection_options, tls, make_factory)

@@ -238,6 +238,11 @@ class Batch:
             self._fire()
         return deferred
 
+    @property
+    def wire_function(self) -> bytes:
+        """Name of the function as sent: with the prefix, once the batch was begun."""
+        return self._leading_arguments.partition(b"\0")[0]
+
     def whole(self) -> Part:
         """Return a part with all jobs."""
         return Part(self, range(self.missing))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +27,7 @@ from ..packets import (
     STATUS_RES_UNIQUE,
     PacketType,
 )
+from ..retry import Retry
 from ..service import PoolService
 from ..validation import (
     MAX_HANDLE,
@@ -43,6 +44,7 @@ from ..validation import (
 )
 from .batches import Batch, BatchResult
 from .canceller import JobCanceller
+from .defaults import TaskDefaults
 from .dispatcher import Dispatcher
 from .iteration import MIN_BATCHED, Stream, completed_workloads, map_in_batches, map_workloads
 from .protocol import GearmanClientFactory, GearmanClientProtocol
@@ -70,20 +72,22 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
     to the server that ranks highest for that unique, or to the next in rank while that one is down. All clients with
     the same servers rank them alike, so that jobs coalesce across the pool. Tasks that were submitted before any server
     was connected are shared out: each server gets its share once it is ready, and what is left after a second goes to
-    those that are. A task that was not sent yet fails
-    over if its server can't be reached. Once the latest attempt to reach each server has failed, tasks wait up to
-    ``server_wait`` seconds for a server, and then fail with `NoServersAvailable`. Without ``server_wait`` they fail at
-    once, possibly before the call returns; they, too, bring the next attempt to connect forward.
+    those that are. A task that was not sent yet fails over if its server can't be reached. Once the latest attempt to
+    reach each server has failed, tasks wait up to ``server_wait`` seconds for a server, and then fail with
+    `NoServersAvailable`. Without ``server_wait`` those that have no retries fail at once, possibly before the call
+    returns; they, too, bring the next attempt to connect forward.
 
     **Outcomes.** Each Deferred fires exactly once. There are no hidden retries: if the connection is lost after a task
     was sent, or the server forgets its job, the task fails with `TaskLost`; it is resubmitted only if you pass
     ``retries``. Cancelling a Deferred abandons its task: if it was not sent yet, it never is; otherwise nothing more is
     reported of it, but its job may still run, unless ``drop_on_cancel`` has the server drop the job in time.
 
-    **Retries.** A foreground task with ``retries=n`` is resubmitted up to n times, after a delay of 0.5, 1, 2 ... 30
-    seconds: with a unique to the next server in rank, without one to another server, if there is one. Retriable
-    failures are `TaskLost`, `TaskFailed`, `TaskException`, `NoServersAvailable`, and a `TaskRejected` because the queue
-    was full. The job may then run more than once. A background task is never submitted twice.
+    **Retries.** A foreground task with ``retries=n`` is resubmitted up to n times, after a random delay of up to 0.5,
+    1, 2 ... 30 seconds: with a unique to the next server in rank, without one to another server, if there is one.
+    Retriable failures are `TaskLost`, `TaskFailed`, `TaskException`, `NoServersAvailable`, and a `TaskRejected` because
+    the queue was full; ``retry`` may choose others, and other delays. No retry is spent on servers that are known to be
+    down: without ``server_wait``, such a task waits for the next attempt to connect to each of them. The job may run
+    more than once. A background task is never submitted twice.
     """
 
     def __init__(
@@ -93,12 +97,16 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         prefix: str | bytes = "",
         reactor: Reactor | None = None,
         exceptions: bool = True,
+        timeout: float | None = None,
+        retries: int = 0,
+        retry: Retry | None = None,
         max_in_flight: int | None = None,
         connect_timeout: float = CONNECT_TIMEOUT,
         server_timeout: float = SERVER_TIMEOUT,
         server_wait: float = 0.0,
         heartbeat: float | None = HEARTBEAT,
         job_check_interval: float = JOB_CHECK_INTERVAL,
+        reconnect_delay: Callable[[int], float] | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
     ) -> None:
@@ -111,6 +119,12 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :param reactor: None for the global reactor.
         :param exceptions: whether to ask servers to forward WORK_EXCEPTION, so that tasks fail with `TaskException` and
             its data. If not, gearmand reports an exception as WORK_FAIL.
+        :param timeout: seconds from the submit of a task to its outcome, all attempts together; None for no limit.
+            Holds for each task that is submitted without ``timeout``: of `add_task`, `add_task_bg`, `map` and
+            `as_completed`, but not of `stream`, `add_tasks` and `add_tasks_bg`.
+        :param retries: how often a foreground task is resubmitted after a retriable failure. Holds as ``timeout`` does.
+        :param retry: the same, with delays and failures of your choice; None for ``retries`` alone. For a task with
+            ``retries`` of its own it says when, but not how often.
         :param max_in_flight: maximum number of tasks in flight; further tasks wait in the client, in order. None for no
             limit.
         :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
@@ -123,14 +137,19 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             connection is then detected only when there is something to send.
         :param job_check_interval: seconds without a packet about a foreground task after which its server is asked
             whether it still has the job; if not, the task fails with `TaskLost`. Detection takes up to one and a half
-            times as long.
+            times as long. If the oldest job of a function waits in a server's queue for as long, a warning says that no
+            worker has taken the function.
+        :param reconnect_delay: called with 1 after the loss of a connection, or the first attempt to connect that has
+            failed, 2 after the next failure, and so on; returns the seconds until the next attempt, as what
+            ``twisted.application.internet.backoffPolicy()`` makes does. None for up to 2 s at first, and up to half a
+            minute later. A task that waits for a server still brings the next attempt forward.
         :param max_packet_size: maximum size in bytes of a workload, and of the body of a packet from a server.
         :param tls: TLS options for servers at ``"tls:host"``, ``"tls:host:port"`` and ``"tls:[v6]:port"``; None for the
             defaults of `TLSOptions`. They do not apply to a ``"tls:"`` description with options of its own.
         :raises TypeError, ValueError: an argument is invalid.
         """
         connection_options = ConnectionOptions(
-            connect_timeout, server_timeout, heartbeat, job_check_interval, max_packet_size
+            connect_timeout, server_timeout, heartbeat, job_check_interval, max_packet_size, reconnect_delay
         )
         make_factory = partial(
             GearmanClientFactory, reactor, exceptions=exceptions, connection_options=connection_options
@@ -142,7 +161,14 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             check_count("max_in_flight", max_in_flight)
         self._streams = StreamRouter(self._reactor, self._servers, make_factory, server_wait)
         self._dispatcher = Dispatcher(
-            self._reactor, self._servers, self._streams, self._drop, server_wait, max_in_flight
+            self._reactor,
+            self._servers,
+            self._streams,
+            self._drop,
+            server_wait,
+            max_in_flight,
+            TaskDefaults(timeout, retries, retry),
+            self._random,
         )
         self._canceller = JobCanceller(self._reactor, connection_options, self._random)
 
@@ -153,6 +179,16 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             replace(info, in_flight=info.in_flight + self._streams.in_flight(server))
             for info, server in zip(super().servers, self._servers, strict=True)
         ]
+
+    def when_ready(self) -> Deferred[None]:
+        """Connect, unless that was done, and wait until a server is ready: for a service that is to fail at its start.
+
+        :return: fires once a server is ready; at once if one is. Fails with `NoServersAvailable` once the latest
+            attempt to connect to each server has failed, whatever ``server_wait`` is; the client goes on connecting.
+            Fails with `ClientStopped` if the client is stopped. Cancelling it only ends the wait.
+        """
+        self._use()
+        return self._servers.when_ready()
 
     def _servers_changed(self, server: JobServer[GearmanClientProtocol] | None) -> None:
         self._dispatcher.servers_changed(server)
@@ -353,7 +389,9 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         # Invalid options raise here, not in the loop.
         Task(function, b"", False, **options)._leading_arguments_with(self._prefix)
 
-        if options or concurrency < MIN_BATCHED or isinstance(workloads, AsyncIterable):
+        # Each job of a batch would have neither a timeout nor retries of its own.
+        single = options or self._dispatcher.defaults or concurrency < MIN_BATCHED
+        if single or isinstance(workloads, AsyncIterable):
             return map_workloads(partial(self._submit_one, function, options), workloads, concurrency)
         return map_in_batches(partial(self._submit_some, function), self._checked_workload, workloads, concurrency)
 

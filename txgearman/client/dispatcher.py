@@ -5,7 +5,7 @@ From its submit to its outcome a task has one of these holders:
 ===================  ===================================================================================
 admission queue      ``max_in_flight`` tasks are in flight already
 awaiting connection  the server that the task should go to is connecting, or a stream's own connection to it is
-awaiting server      no server can be reached; the task waits up to ``server_wait`` seconds for one
+awaiting server      no server can be reached; it waits ``server_wait`` seconds, or with retries for the next attempts
 backing off          an attempt failed, and the task is resubmitted after a delay (``retries``)
 on a connection      written, or about to be as soon as the server has taken what was written before
 ===================  ===================================================================================
@@ -15,6 +15,7 @@ The jobs of a batch have the same holders, except that a batch is not retried. T
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
@@ -26,31 +27,23 @@ from ..connection.pool import JobServer, ServerPool
 from ..connection.reactor import Reactor
 from ..connection.timers import DeadlineQueue
 from ..connection.waiters import Waiters
-from ..errors import ClientStopped, GearmanError, TaskTimedOut
+from ..errors import ClientStopped, TaskTimedOut
 from ..models import JobHandle
+from ..retry import NO_RETRY, may_retry, retry_delay
 from .awaiting import AwaitingConnection
 from .batches import MAX_PART_JOBS, Batch, BatchResult, Part, Work
+from .defaults import TaskDefaults
+from .fresh_attempt import AwaitingAttempt
 from .protocol import GearmanClientProtocol
 from .retry_log import RetryLog
 from .stream_router import StreamRouter
 from .task import Task, TaskOwner, TaskResult
 from .task_queue import TaskQueue, release_all, report_all
 
-__all__ = ["Dispatcher", "retry_delay"]
-
-MIN_RETRY_DELAY: Final = 0.5
-MAX_RETRY_DELAY: Final = 30.0
+__all__ = ["Dispatcher"]
 
 PIECES_PER_SERVER: Final = 4
 """Parts of a batch for each server that it is spread over. More of them make the shares more even, and cost more."""
-
-
-def retry_delay(attempt: int) -> float:
-    """Return the seconds to wait before retry number `attempt`, of which 1 is the first.
-
-    The delay doubles with each retry, from half a second up to half a minute.
-    """
-    return min(MIN_RETRY_DELAY * 2.0 ** (attempt - 1), MAX_RETRY_DELAY)
 
 
 class _Run(TaskOwner):
@@ -101,12 +94,17 @@ class Dispatcher:
         drop: Callable[[JobHandle], None],
         server_wait: float,
         max_in_flight: int | None,
+        defaults: TaskDefaults,
+        source: random.Random,
     ) -> None:
         """
         :param streams: sends the tasks of streams.
         :param drop: asks the server of a job to drop it.
+        :param source: of the random numbers, for the delays of retries.
         """
         self.drop = drop
+        self.defaults = defaults
+        self._random = source
         self._reactor = reactor
         self._run = _Run(self)
         self._servers = servers
@@ -118,8 +116,9 @@ class Dispatcher:
         self._admitting = False
         self._admitting_late = False
         self._late_admission: IDelayedCall | None = None
-        self._awaiting_connection = AwaitingConnection(reactor, servers, self._route_work)
+        self._awaiting_connection = AwaitingConnection(reactor, servers, self._route_awaiting)
         self._awaiting_server: DeadlineQueue[Work] = DeadlineQueue(reactor, self._server_wait_over)
+        self._awaiting_attempt = AwaitingAttempt(servers)
         self._backing_off: DeadlineQueue[Task] = DeadlineQueue(reactor, self.reroute)
         self._timeouts: DeadlineQueue[Task] = DeadlineQueue(reactor, self._time_out)
         self._batch_timeouts: DeadlineQueue[Batch] = DeadlineQueue(reactor, Batch.time_out)
@@ -134,6 +133,8 @@ class Dispatcher:
         """
         deferred = task._begin(self._run, prefix)
         self._unfinished += 1
+        if self.defaults:
+            self.defaults.apply(task)
         timeout = task._timeout
         if timeout is not None:
             self._timeouts.add(task, timeout)
@@ -182,6 +183,7 @@ class Dispatcher:
         waiting: list[Work] = [
             *self._awaiting_connection.pop_all(),
             *self._awaiting_server.pop_all(),
+            *self._awaiting_attempt.pop_all(),
             *self._backing_off.pop_all(),
             *self._admission_queue.pop_all(),
             *self._streams.pop_unsent(),
@@ -200,8 +202,10 @@ class Dispatcher:
 
         :param server: the one that has become ready or unreachable; None if any task may have another server now.
         """
-        if self._awaiting_server:
+        if self._awaiting_server or self._awaiting_attempt:
             self._serve_waiting()
+        if server is not None and server.unreachable and self._awaiting_attempt:
+            report_all(self._awaiting_attempt.pop_failed(server), self._fail_unavailable)
         self._awaiting_connection.servers_changed(server)
         self._streams.servers_changed()
 
@@ -211,9 +215,9 @@ class Dispatcher:
             self._servers.bring_forward()
             return
         self._servers.expect_all()
-        for task in self._awaiting_server.pop_all():
+        for task in [*self._awaiting_server.pop_all(), *self._awaiting_attempt.pop_all()]:
             if task._routing_key:
-                self._route_work(task)
+                self._route_awaiting(task)
             else:
                 self._awaiting_connection.add(task, None)
 
@@ -328,23 +332,29 @@ class Dispatcher:
             server.background += part._job_count - 1  # the choice has counted one
         server.connection._send_part(part)
 
-    def _route_work(self, work: Work) -> None:
-        """Send a task or a part, have it wait for a server, or fail it."""
+    def _route_awaiting(self, work: Work) -> None:
+        """Route a task or a part that has waited for a connection."""
         if isinstance(work, Task):
-            self._route(work)
+            self._route(work, has_waited=True)
         else:
             self.reroute_part(work)
 
-    def _route(self, task: Task) -> None:
-        """Send the task, have it wait for a server, or fail it."""
+    def _route(self, task: Task, has_waited: bool = False) -> None:
+        """Send the task, have it wait for a server, or fail it.
+
+        :param has_waited: whether it has waited for an attempt to connect.
+        """
         unique = task._routing_key
         server = self._servers.choose(unique, task._attempt, task._server, task._background)
         if server is not None and server.connection is not None:
             server.connection._send_task(task)
         elif self._servers.any_reachable():
             self._awaiting_connection.add(task, server)
-        else:
+        elif self._server_wait or has_waited or not task.retries:
             self._await_server(task)
+        else:
+            self._servers.bring_forward()
+            self._awaiting_attempt.add(task)
 
     def _await_server(self, task: Work) -> None:
         """Have the task or part wait for a server, or fail it: none can be reached."""
@@ -354,6 +364,10 @@ class Dispatcher:
             task._holder = self._awaiting_server
         else:
             task._attempt_failed(self._servers.none_available())
+
+    def _fail_unavailable(self, task: Task) -> None:
+        # The outcome of another one may have stopped the client.
+        task._attempt_failed(self._servers.none_available() if self._servers.started else ClientStopped())
 
     # Time limits.
 
@@ -368,9 +382,12 @@ class Dispatcher:
 
     def retry(self, task: Task, reason: Exception) -> bool:
         """Schedule another attempt of a task that failed with `reason`; return whether there will be one."""
-        if not (self._servers.started and isinstance(reason, GearmanError) and reason.retriable):
+        retry = task._options.retry or NO_RETRY
+        if not (self._servers.started and may_retry(retry, reason)):
             return False
-        delay = retry_delay(task._attempt + 1)
+        if task._ended or task._owner is not self._run:
+            return False  # `when` of the policy has cancelled it, or stopped the client
+        delay = retry_delay(retry, task._attempt + 1, self._random)
         self._retry_log.add(task, delay, reason)
         # Hold the task before on_retry is called, which may cancel it or stop the client.
         self._backing_off.add(task, delay)

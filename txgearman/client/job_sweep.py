@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall
 from ..connection.reactor import Reactor
 from ..connection.timers import PROBES_PER_PERIOD, PeriodicProbe
 from ..validation import MAX_HANDLE
+from .untaken_jobs import UntakenJobs
 
 __all__ = ["JobSweep", "SweptConnection"]
 
@@ -33,6 +34,9 @@ class SweptConnection(Protocol):
     def _reading_paused(self) -> bool:
         """Whether the connection has stopped reading, so that nothing is heard of any job."""
 
+    def _wire_function_of(self, handle: bytes) -> bytes:
+        """Return the name of the function of a job on the wire."""
+
     def _query_jobs(self, handles: Collection[bytes], answered: Callable[[], object]) -> None:
         """Ask the server whether it still has these jobs, of which there is one at least.
 
@@ -45,6 +49,7 @@ class JobSweep:
 
     :ivar on: whether there will be another one.
     :ivar heard_of: handles of the jobs about which a packet has arrived since the last sweep began.
+    :ivar untaken: finds functions whose jobs nobody takes.
     """
 
     __slots__ = (
@@ -59,6 +64,7 @@ class JobSweep:
         "_silent_probes_before",
         "heard_of",
         "on",
+        "untaken",
     )
 
     def __init__(self, reactor: Reactor, seconds: float, connection: SweptConnection) -> None:
@@ -72,6 +78,7 @@ class JobSweep:
         self._call: IDelayedCall | None = None
         self.on = False
         self.heard_of: set[bytes] = set()
+        self.untaken = UntakenJobs(seconds)
         # How many probes each job has been silent for. Those before are of the jobs that this sweep has still to see.
         self._silent_probes: dict[bytes, int] = {}
         self._silent_probes_before: dict[bytes, int] = {}
@@ -91,6 +98,7 @@ class JobSweep:
         self.on = False
         self.heard_of = set()
         self._silent_probes = {}
+        self.untaken.forget()
         self._probe.stop()
         self._forget_sweep()
 
@@ -113,6 +121,7 @@ class JobSweep:
             self._handles = list(self._connection._jobs)
             self._heard_before, self.heard_of = self.heard_of, set()
             self._silent_probes_before, self._silent_probes = self._silent_probes, {}
+            self.untaken.sweep_began()
             self._go_on()
         if not self._connection._jobs:
             self.stop()
@@ -146,10 +155,12 @@ class JobSweep:
         )
         if self._connection._reading_paused:
             before, heard = {}, set()
+        see, function_of = self.untaken.see, self._connection._wire_function_of
         suspects = []
         for handle in handles:
             if handle not in jobs:
                 continue  # it has ended since the sweep began
+            see(function_of(handle), handle)
             count = 0 if handle in heard else before.get(handle, -1) + 1
             if count == PROBES_PER_PERIOD:
                 count = 0

@@ -126,7 +126,7 @@ class GearmanClientProtocol(GearmanProtocol):
         :raises ValueError: the task was submitted before, or has ``timeout`` or ``retries``, which need a
             `GearmanClient`.
         """
-        if task._timeout is not None or task._options.retries:
+        if task._timeout is not None or task.retries:
             raise ValueError("timeout and retries need a GearmanClient: a connection alone supports neither")
         deferred = task._begin(self._tasks)
         if self.error is None:
@@ -457,6 +457,22 @@ class GearmanClientProtocol(GearmanProtocol):
             self._send(StatusQuery(handle), GET_STATUS.request(handle))
         self._send(StatusQuery(last, answered), GET_STATUS.request(last))
         self._uncork()
+
+    def _wire_function_of(self, handle: bytes) -> bytes:
+        job = self._jobs[handle]
+        if isinstance(job, Part):
+            return job.batch.wire_function
+        return job._leading_arguments.partition(b"\0")[0]
+
+    def _job_known(self, handle: bytes, running: bool) -> None:
+        """Handle that the server has a silent job, which waits or runs."""
+        if handle not in self._jobs:
+            return  # it has ended since the question
+        function = self._wire_function_of(handle)
+        if running:
+            self._job_sweep.untaken.job_runs(function)
+        else:
+            self._job_sweep.untaken.job_waits(function, handle, self.factory.name)
 
     def _job_forgotten(self, handle: bytes) -> None:
         """Fail the tasks of a job that the server does not have, and whose end it has not reported before."""

@@ -8,7 +8,6 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from ..connection.reactor import Reactor
-from ..errors import GearmanError
 from ..validation import MAX_REASON, short_text
 from .task import Task
 
@@ -23,12 +22,38 @@ DELAY: Final = 0.1
 class _Cause(NamedTuple):
     """What tasks have in common that are logged in one line.
 
+    :ivar attempt: the number of the retry.
     :ivar error: the error of the connection, if that is why they failed.
     """
 
-    delay: float
-    kind: type[GearmanError]
+    attempt: int
+    kind: type[Exception]
     error: BaseException | None
+
+
+class _Line:
+    """What is logged of the tasks of one cause."""
+
+    def __init__(self, task: Task, delay: float, reason: Exception) -> None:
+        """
+        :param task: the first of them.
+        """
+        self._task = str(task)
+        self._reason = short_text(str(reason), MAX_REASON)
+        self._delays = [delay]
+
+    def add(self, delay: float) -> None:
+        """Note another task."""
+        self._delays.append(delay)
+
+    def write(self) -> None:
+        """Log the line."""
+        count = len(self._delays)
+        text = "retrying {task} in {delay:.2f} seconds: {reason}"
+        if count > 1:
+            text = "retrying {count} tasks in {delay:.2f} to {longest:.2f} seconds, {task} for one: {reason}"
+        delay, longest = min(self._delays), max(self._delays)
+        _log.info(text, count=count, task=self._task, delay=delay, longest=longest, reason=self._reason)
 
 
 class RetryLog:
@@ -36,16 +61,17 @@ class RetryLog:
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
-        self._counts: dict[_Cause, int] = {}
-        self._examples: dict[_Cause, tuple[str, str]] = {}  # the first task of each, and why it failed
+        self._lines: dict[_Cause, _Line] = {}
         self._call: IDelayedCall | None = None
 
-    def add(self, task: Task, delay: float, reason: GearmanError) -> None:
+    def add(self, task: Task, delay: float, reason: Exception) -> None:
         """Note that a task will be retried after some seconds."""
-        cause = _Cause(delay, type(reason), reason.__cause__)
-        count = self._counts[cause] = self._counts.get(cause, 0) + 1
-        if count == 1:
-            self._examples[cause] = str(task), short_text(str(reason), MAX_REASON)
+        cause = _Cause(task.attempt + 1, type(reason), reason.__cause__)
+        line = self._lines.get(cause)
+        if line is None:
+            self._lines[cause] = _Line(task, delay, reason)
+        else:
+            line.add(delay)
         if self._call is None:
             self._call = self._reactor.callLater(DELAY, self._fire)
 
@@ -57,11 +83,6 @@ class RetryLog:
 
     def _fire(self) -> None:
         self._call = None
-        counts, self._counts = self._counts, {}
-        examples, self._examples = self._examples, {}
-        for cause, count in counts.items():
-            task, reason = examples[cause]
-            text = "retrying {task} in {delay} seconds: {reason}"
-            if count > 1:
-                text = "retrying {count} tasks in {delay} seconds, {task} for one: {reason}"
-            _log.info(text, count=count, task=task, delay=cause.delay, reason=reason)
+        lines, self._lines = self._lines, {}
+        for line in lines.values():
+            line.write()

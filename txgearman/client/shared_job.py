@@ -38,6 +38,9 @@ class Jobs(Protocol):
     def _job_forgotten(self, handle: bytes) -> None:
         """Fail the tasks of a job that the server does not have."""
 
+    def _job_known(self, handle: bytes, running: bool) -> None:
+        """Handle that the server has a silent job, which waits or runs."""
+
 
 def can_share(one: Task | Tombstone, other: Task | Tombstone) -> bool:
     """Whether the server may have put both tasks into one job."""
@@ -94,7 +97,9 @@ class StatusQuery:
         return arguments[0] == self._handle
 
     def _answered(self, connection: Jobs, arguments: list[bytes]) -> None:
-        if not whole_number(arguments[1]):
+        if whole_number(arguments[1]):
+            connection._job_known(self._handle, bool(whole_number(arguments[2])))
+        else:
             connection._job_forgotten(self._handle)
         if self._ended is not None:
             self._ended()
@@ -121,6 +126,10 @@ class SharedJob:
         self.join(first)
         self._next = 0  # index of the task that the next copy is for
         self._ended_count = 0  # how many tasks, from the first on, have got their final packet
+
+    @property
+    def _leading_arguments(self) -> bytes:
+        return self._tasks[0]._leading_arguments
 
     def join(self, task: Task | Tombstone) -> None:
         """Add a task whose JOB_CREATED has arrived."""

@@ -11,6 +11,7 @@ import datetime
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from types import EllipsisType
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -32,6 +33,7 @@ from ..packets import (
     SUBMIT_JOB_LOW_BG,
     PacketType,
 )
+from ..retry import Retry
 from ..validation import (
     MAX_FUNCTION,
     MAX_NAME,
@@ -68,6 +70,9 @@ TaskResult: TypeAlias = bytes | JobHandle
 
 _NO_UNIQUE: Final = b""
 
+_NO_RETRIES: Final = -1
+"""``retries`` of a task that leaves them to its client."""
+
 # By Priority: HIGH, NORMAL, LOW.
 _SUBMIT: Final = (SUBMIT_JOB_HIGH, SUBMIT_JOB, SUBMIT_JOB_LOW)
 _SUBMIT_BACKGROUND: Final = (SUBMIT_JOB_HIGH_BG, SUBMIT_JOB_BG, SUBMIT_JOB_LOW_BG)
@@ -98,6 +103,7 @@ class _CommonOptions(TypedDict, total=False):
 
 class _ForegroundOptions(_CommonOptions, total=False):
     retries: int
+    retry: Retry | None
     on_data: Callable[[Task, bytes], object] | None
     on_warning: Callable[[Task, bytes], object] | None
     on_status: Callable[[Task, int, int], object] | None
@@ -136,7 +142,11 @@ class Options(NamedTuple):
     """Whether the task has a connection to itself, so that reading from it can be paused."""
     priority: Priority = Priority.NORMAL
     at: int | None = None
-    retries: int = 0
+    retries: int = _NO_RETRIES
+    retry: Retry | None = None
+    """When to resubmit the task, if not as usual. `retries` alone says how often."""
+    unlimited: bool = False
+    """Whether the task has no timeout, even if its client has one."""
     drop_on_cancel: bool = False
     on_created: Callable[[Task], object] | None = None
     on_data: Callable[[Task, bytes], object] | None = None
@@ -160,6 +170,8 @@ class Options(NamedTuple):
             if known is None:
                 raise TypeError(f"a task has no option {name!r}")
             values[known[0]] = known[1](name, value)
+        if "retry" in keywords:
+            _set_retries(values, keywords)
         options = tuple.__new__(cls, values)
         if background:
             options._check_background()
@@ -170,11 +182,16 @@ class Options(NamedTuple):
             return tuple.__new__(cls, values)
         return options
 
+    @property
+    def leaves_retries(self) -> bool:
+        """Whether ``retries`` was left to the client."""
+        return self.retries == _NO_RETRIES
+
     def _check_background(self) -> None:
         for name in ("on_data", "on_warning", "on_status", "on_complete", "on_exception"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} must be None for a background task: servers do not report on its job")
-        if self.retries:
+        if self.retries > 0:
             raise ValueError("retries must be 0 for a background task: it is never submitted twice")
         if self.on_retry is not None:
             raise ValueError("on_retry must be None for a background task: it is never submitted twice")
@@ -188,8 +205,25 @@ def _packet_type(background: bool, priority: Priority, at: int | None) -> Packet
     return (_SUBMIT_BACKGROUND if background else _SUBMIT)[priority]
 
 
+def _set_retries(values: list[object], keywords: AnyOptions) -> None:
+    """Take ``retries`` from ``retry``."""
+    retry = keywords["retry"]
+    if retry is not None:
+        if "retries" in keywords:
+            raise ValueError("retries must be left out if retry is given, which says how often")
+        values[_CHECKS["retries"][0]] = retry.retries
+
+
 _PLAIN: Final = Options(SUBMIT_JOB)
 _PLAIN_BACKGROUND: Final = Options(SUBMIT_JOB_BG)
+
+
+def _unlimited(options: Options) -> Options:
+    return options._replace(unlimited=True)
+
+
+_UNLIMITED: Final = _unlimited(_PLAIN), _unlimited(_PLAIN_BACKGROUND)
+"""Options of most tasks with ``timeout=None``: foreground and background."""
 
 
 class TaskOwner:
@@ -239,14 +273,15 @@ class Task:
     :param unique: key by which jobs coalesce; empty, the default, for a job of its own. While a job of the same
         function and unique is queued or running, the task shares that job, and each of its tasks gets the result.
         ``b"-"`` makes the workload the key.
-    :param timeout: seconds from the submit to the outcome, all attempts together; None for no limit. Then the task
-        fails with `TaskTimedOut`. As after a cancel, its job may still run.
+    :param timeout: seconds from the submit to the outcome, all attempts together; None for no limit. If it is left out,
+        that of the client holds. Then the task fails with `TaskTimedOut`. As after a cancel, its job may still run.
     :param priority: see `Priority`.
     :param at: earliest start of the job, as an aware `datetime` or POSIX seconds, rounded up to whole seconds; None for
         as soon as possible. Only for background tasks of normal priority. gearmand 1.1 starts the job only when a
         worker asks for its next job after that time (H7).
     :param retries: how often a foreground task is resubmitted after a retriable failure: see `GearmanClient`. Its job
-        may then run more than once, in whole or in part.
+        may then run more than once, in whole or in part. If it is left out, that of the client holds.
+    :param retry: the same, with delays and failures of your choice: see `Retry`. None for ``retries`` alone.
     :param drop_on_cancel: whether a `GearmanClient` asks the server to drop the job if the task is cancelled or times
         out, as `GearmanClient.cancel_job` does. Other tasks that share the job then fail, too.
     :param on_created: ``(task)``: the server has the job, and ``task.handle`` is set. Called again for each retry.
@@ -288,7 +323,7 @@ class Task:
         workload: bytes = b"",
         background: bool = False,
         unique: str | bytes = _NO_UNIQUE,
-        timeout: float | None = None,
+        timeout: float | EllipsisType | None = ...,
         **options: Unpack[AnyOptions],
     ) -> None:
         self._function = function
@@ -302,9 +337,11 @@ class Task:
         if unique is not _NO_UNIQUE:
             unique_bytes = name_bytes("unique", unique, MAX_UNIQUE)
             self._leading_arguments = b"%b%b\0" % (self._leading_arguments[:-1], unique_bytes)
-        self._timeout = None if timeout is None else positive_seconds("timeout", timeout)
         plain = _PLAIN_BACKGROUND if background else _PLAIN
         self._options = Options.from_keywords(options, background) if options else plain
+        self._timeout: float | None = None
+        if timeout is not ...:
+            self._set_timeout(timeout)
         self._holder: TaskHolder | None = None
         """Where the task is now; None before the submit and after the outcome."""
         self._position: int
@@ -316,6 +353,13 @@ class Task:
         self._ended = False
         self._owner: TaskOwner | None = None
         self._deferred: _TaskDeferred | None = None
+
+    def _set_timeout(self, timeout: float | None) -> None:
+        if timeout is None:
+            plain = _PLAIN_BACKGROUND if self._background else _PLAIN
+            self._options = _UNLIMITED[self._background] if self._options is plain else _unlimited(self._options)
+        else:
+            self._timeout = positive_seconds("timeout", timeout)
 
     def __repr__(self) -> str:
         return f"<Task {self}>"
@@ -348,7 +392,7 @@ class Task:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds from the submit to the outcome; None for no limit."""
+        """Seconds from the submit to the outcome; None for no limit. From the submit on, maybe the client's."""
         return self._timeout
 
     @property
@@ -363,8 +407,8 @@ class Task:
 
     @property
     def retries(self) -> int:
-        """How often the task may be resubmitted."""
-        return self._options.retries
+        """How often the task may be resubmitted. From the submit on, maybe as the client says."""
+        return max(self._options.retries, 0)
 
     @property
     def handle(self) -> JobHandle | None:
@@ -564,6 +608,12 @@ def _retries(name: str, value: int) -> int:
     return check_count(name, value, 0)
 
 
+def _retry(name: str, value: Retry | None) -> Retry | None:
+    if not isinstance(value, (Retry, type(None))):
+        raise TypeError(f"{name} must be a Retry, not {type(value).__name__}")
+    return value
+
+
 def _epoch(name: str, at: datetime.datetime | float | None) -> int | None:
     if at is None:
         return None
@@ -584,6 +634,7 @@ _CHECK_OF: Final[Mapping[str, _Check]] = {
     "priority": _priority,
     "at": _epoch,
     "retries": _retries,
+    "retry": _retry,
     "drop_on_cancel": check_flag,
     "on_created": check_callback,
     "on_data": check_callback,

@@ -18,8 +18,11 @@ from twisted.internet.interfaces import (
     IDelayedCall,
 )
 from twisted.internet.protocol import ReconnectingClientFactory
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..failures import for_log
+from ..validation import not_negative_seconds
 from .options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
 from .protocol import CLOSE_TIMEOUT, GearmanProtocol
 from .reactor import Reactor, random_source, reactor_or_default
@@ -30,6 +33,8 @@ __all__ = [
     "ConnectionT",
     "GearmanFactory",
 ]
+
+_log = Logger()
 
 FIRST_DELAY_SPREAD: Final = 4
 """Multiple of the initial delay over which the first attempts of many clients are spread."""
@@ -219,13 +224,26 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self._report_stopped()
 
     def retry(self, connector: IConnector | None = None) -> None:
-        longest = self.delay
-        self.delay = min(self._jittered(longest), self._haste()) if self._wanted else self._jittered(longest)
+        longest, most = self.delay, self.maxDelay  # which does not hold for `reconnect_delay`
+        delay = self._next_delay(longest)
+        self.delay = min(delay, self._haste()) if self._wanted else delay
+        self.maxDelay = max(most, self.delay)  # type: ignore[assignment]  # Twisted's own is an int, but may be a float
         super().retry(connector)
-        self.delay = min(longest * GROWTH, self.maxDelay)
+        self.maxDelay = most
+        self.delay = min(longest * GROWTH, most)
         # The delay that includes the jitter is not kept elsewhere.
         if self._callID is not None:
             self.next_attempt = self._callID.getTime()
+
+    def _next_delay(self, longest: float) -> float:
+        """Return the seconds to the next attempt if nothing waits for it."""
+        policy = self._connection_options.reconnect_delay
+        if policy is not None:
+            try:
+                return not_negative_seconds("seconds returned by reconnect_delay", policy(self.retries + 1))
+            except BaseException:  # it is the caller's code, and the connection must be made again
+                _log.failure("reconnect_delay failed", for_log(Failure()))
+        return self._jittered(longest)
 
     def _jittered(self, longest: float) -> float:
         """Return the seconds to the next attempt, which may be `longest` after any but the first failure."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from ..packets import MAX_PACKET_SIZE
-from ..validation import MAX_PAYLOAD, positive_seconds
+from ..validation import MAX_PAYLOAD, check_callback, positive_seconds
 
 __all__ = [
     "SERVER_TIMEOUT",
@@ -40,6 +41,9 @@ class ConnectionOptions:
     :ivar job_check_interval: seconds of silence about a foreground task after which a client asks whether the server
         still has its job.
     :ivar max_packet_size: maximum number of bytes in the body of a packet from the server.
+    :ivar reconnect_delay: called with the number of attempts to connect that have failed since the last good answer,
+        and of the loss, so with 1 at first; returns the seconds until the next attempt. None for up to 2 s at first,
+        and delays that grow to half a minute. What it raises is logged, and the default holds.
     :raises TypeError, ValueError: an option is invalid.
     """
 
@@ -48,12 +52,14 @@ class ConnectionOptions:
     heartbeat: float | None = None
     job_check_interval: float = JOB_CHECK_INTERVAL
     max_packet_size: int = MAX_PACKET_SIZE
+    reconnect_delay: Callable[[int], float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("connect_timeout", "server_timeout", "job_check_interval"):
             positive_seconds(name, getattr(self, name))
         if self.heartbeat is not None:
             positive_seconds("heartbeat", self.heartbeat)
+        check_callback("reconnect_delay", self.reconnect_delay)
         size = self.max_packet_size
         if type(size) is not int or not 1 <= size <= MAX_PAYLOAD:
             raise ValueError(f"max_packet_size must be from 1 to {MAX_PAYLOAD} bytes, not {size!r}")

@@ -316,6 +316,7 @@ class ServerPool(Generic[ConnectionT]):
         self._leaving: dict[GearmanFactory[ConnectionT], None] = {}
         self._stopping: dict[GearmanFactory[ConnectionT], None] = {}
         self._stopped: Waiters[None] = Waiters()
+        self._awaiting_ready: Waiters[None] = Waiters()
         self._by_address: dict[str, JobServer[ConnectionT]] = {}
         self._servers: list[JobServer[ConnectionT]] = []
         self._ready: list[JobServer[ConnectionT]] = []
@@ -460,12 +461,35 @@ class ServerPool(Generic[ConnectionT]):
         self._stopping.update(dict.fromkeys(detached))
         for factory in detached:
             factory.stop(error, timeout).addCallback(self._factory_stopped, factory)
-        return self._stopped.wait() if self._stopping else succeed(None)
+        stopped = self._stopped.wait() if self._stopping else succeed(None)
+        self._awaiting_ready.fire(Failure(error))
+        return stopped
 
     def _factory_stopped(self, _: None, factory: GearmanFactory[ConnectionT]) -> None:
         del self._stopping[factory]
         if not self._stopping:
             self._stopped.fire(None)
+
+    def when_ready(self) -> Deferred[None]:
+        """Wait until a server is ready.
+
+        :return: fires once one is; at once if one is already. Fails with `NoServersAvailable` once the latest attempt
+            to connect to each of them has failed, and with `ClientStopped`. Cancelling it only stops waiting.
+        """
+        if not self.started:
+            return fail(ClientStopped())
+        if not self._ready and not self.any_reachable():
+            self.bring_forward()
+            return fail(self.none_available())
+        return succeed(None) if self._ready else self._awaiting_ready.wait()
+
+    def _report_ready(self) -> None:
+        if not self._awaiting_ready:
+            return
+        if self._ready:
+            self._awaiting_ready.fire(None)
+        elif self.started and not self.any_reachable():
+            self._awaiting_ready.fire(Failure(self.none_available()))
 
     def by_address(self, address: str) -> JobServer[ConnectionT]:
         """Return the server of an address.
@@ -480,6 +504,7 @@ class ServerPool(Generic[ConnectionT]):
     def _server_changed(self, server: JobServer[ConnectionT], recovered: bool) -> None:
         self._count_states()
         self._changed(None if recovered else server)
+        self._report_ready()
 
     def _count_states(self) -> None:
         self._ready = [server for server in self._servers if server.connection is not None]

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,6 +26,8 @@ from ..connection.pool import ServerInfo, ServerPool
 from ..connection.protocol import CLOSE_TIMEOUT
 from ..connection.reactor import Reactor
 from ..connection.states import ConnectionState
+from ..connection.waiters import Waiters
+from ..errors import ClientStopped
 from ..validation import MAX_REASON, short_text
 from .execution import ExecutionListener, JobRunner
 from .functions import Function
@@ -94,6 +96,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         self.limited: dict[bytes, FunctionGroup] = {}
         # The groups that were left and drain, each with the timer that ends that, if there is one.
         self._leaving: dict[FunctionGroup, IDelayedCall | None] = {}
+        self._awaiting_ready: Waiters[None] = Waiters()
 
     # Functions.
 
@@ -155,6 +158,26 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
             jobs[state.server.identity] += state.connection.in_flight
         return [replace(server.info(), in_flight=jobs[server.identity]) for server in self.unlimited.servers]
 
+    def when_ready(self) -> Deferred[None]:
+        """Wait until each group is connected to a server: see `GearmanWorker.when_ready`."""
+        if not self._started:
+            return fail(ClientStopped("the worker was not started, or was stopped"))
+        ready = self._awaiting_ready.wait()
+        self.servers_changed()
+        return ready
+
+    def servers_changed(self) -> None:
+        """Report whether the groups are connected, to those who wait for it."""
+        if not self._awaiting_ready or not self._started:
+            return
+        pools = [group.servers for group in self._groups()]
+        down = next((pool for pool in pools if not pool.any_reachable()), None)
+        if down is not None:
+            down.bring_forward()
+            self._awaiting_ready.fire(Failure(down.none_available()))
+        elif all(pool.ready for pool in pools):
+            self._awaiting_ready.fire(None)
+
     # Starting and stopping.
 
     def start(self) -> None:
@@ -184,7 +207,9 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
                     self.drain_timeout, self._cancel_running, group
                 )
         # Only those that are there by now: after another start, more may be left, which this stop is not about.
-        return DeferredList([group.when_stopped() for group in self._leaving]).addCallback(lambda _: None)
+        stopped = DeferredList([group.when_stopped() for group in self._leaving]).addCallback(lambda _: None)
+        self._awaiting_ready.fire(Failure(ClientStopped("the worker was stopped")))
+        return stopped
 
     def _cancel_running(self, group: FunctionGroup) -> None:
         """End the drain of a group."""

@@ -75,6 +75,7 @@ class GearmanWorker(GearmanService):
         connect_timeout: float = CONNECT_TIMEOUT,
         server_timeout: float = SERVER_TIMEOUT,
         heartbeat: float | None = HEARTBEAT,
+        reconnect_delay: Callable[[int], float] | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
     ) -> None:
@@ -98,12 +99,17 @@ class GearmanWorker(GearmanService):
             run: so no proxy or NAT drops the connection of a worker that sleeps or is busy. If the server sends nothing
             for as long again, its connection is dropped. None disables it; a worker that sleeps at a half-open
             connection then notices at its next poll.
+        :param reconnect_delay: as `GearmanClient` has it.
         :param max_packet_size: bytes that the body of a packet from a server may have.
         :param tls: as `GearmanClient` has it.
         :raises TypeError, ValueError: for an invalid argument.
         """
         connection_options = ConnectionOptions(
-            connect_timeout, server_timeout, heartbeat, max_packet_size=max_packet_size
+            connect_timeout,
+            server_timeout,
+            heartbeat,
+            max_packet_size=max_packet_size,
+            reconnect_delay=reconnect_delay,
         )
         super().__init__(prefix, reactor, connection_options)
         self._client_id = name_bytes("client_id", client_id, MAX_CLIENT_ID)
@@ -135,7 +141,10 @@ class GearmanWorker(GearmanService):
             connection_options=self._connection_options,
             source=self._random,
         )
-        return ServerPool(job_servers, self._reactor, make_factory, lambda _: None, self._tls, self._random)
+        return ServerPool(job_servers, self._reactor, make_factory, self._servers_changed, self._tls, self._random)
+
+    def _servers_changed(self, _: object) -> None:
+        self._scheduler.servers_changed()
 
     # Functions.
 
@@ -213,6 +222,16 @@ class GearmanWorker(GearmanService):
         return self._scheduler.server_infos()
 
     # Starting and stopping.
+
+    def when_ready(self) -> Deferred[None]:
+        """Wait until jobs may come: for a service that is to fail at its start.
+
+        :return: fires once each function is registered with a server, which is at once if it is so already; functions
+            with a limit of their own have connections of their own. Fails with `NoServersAvailable` once the latest
+            attempt to connect to each server has failed; the worker goes on connecting. Fails with `ClientStopped` if
+            the worker is stopped, or was not started. Cancelling it only ends the wait.
+        """
+        return self._scheduler.when_ready()
 
     def startService(self) -> None:
         """Connect, and request jobs. May be called after `stopService`, too."""
