@@ -28,6 +28,7 @@ from .errors import (
     UnknownFunction,
 )
 from .models import JobHandle, JobStatus, Priority, TaskInfo
+from .observers import JobOutcome, Observer, TaskOutcome
 from .retry import Retry
 from .worker.job import Job
 from .worker.worker import GearmanWorker
@@ -51,9 +52,11 @@ __all__ = [
     "JobFailed",
     "JobHandle",
     "JobInfo",
+    "JobOutcome",
     "JobStatus",
     "ConnectionOptions",
     "NoServersAvailable",
+    "Observer",
     "Priority",
     "PriorityStatus",
     "ProtocolError",
@@ -71,6 +74,7 @@ __all__ = [
     "TaskInfo",
     "TaskLost",
     "TaskOptions",
+    "TaskOutcome",
     "TaskRejected",
     "TaskTimedOut",
     "UnknownFunction",

@@ -396,8 +396,8 @@ class Batch:
         for part in parts:
             part.abandon_tasks(lambda _: CancelledError())
         missing, self.missing = self.missing, 0
-        self.outcomes = []
         deferred.errback(CancelledError())
+        self.outcomes = []
         self._owner.jobs_ended(self, missing)
 
     def time_out(self) -> None:

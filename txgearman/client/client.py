@@ -17,6 +17,7 @@ from ..connection.reactor import Reactor
 from ..connection.tls import TLSOptions
 from ..errors import ClientStopped, NoServersAvailable, RequestUnsupported, merge_unavailable
 from ..models import JobHandle, JobStatus, Priority
+from ..observers import as_observers
 from ..packets import (
     ECHO_REQ,
     ECHO_RES,
@@ -109,6 +110,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         reconnect_delay: Callable[[int], float] | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
+        observers: Iterable[object] = (),
     ) -> None:
         """
         :param job_servers: addresses of one or more job servers, each of which is ``"host"``, ``"host:port"`` (default
@@ -146,6 +148,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :param max_packet_size: maximum size in bytes of a workload, and of the body of a packet from a server.
         :param tls: TLS options for servers at ``"tls:host"``, ``"tls:host:port"`` and ``"tls:[v6]:port"``; None for the
             defaults of `TLSOptions`. They do not apply to a ``"tls:"`` description with options of its own.
+        :param observers: objects whose methods, those of `Observer`, are told of tasks, batches and servers.
         :raises TypeError, ValueError: an argument is invalid.
         """
         connection_options = ConnectionOptions(
@@ -159,6 +162,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             positive_seconds("server_wait", server_wait)
         if max_in_flight is not None:
             check_count("max_in_flight", max_in_flight)
+        checked_observers = as_observers(observers)
         self._streams = StreamRouter(self._reactor, self._servers, make_factory, server_wait)
         self._dispatcher = Dispatcher(
             self._reactor,
@@ -169,7 +173,10 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             max_in_flight,
             TaskDefaults(timeout, retries, retry),
             self._random,
+            checked_observers,
         )
+        if checked_observers is not None:
+            self._servers.observe = partial(checked_observers.notify, "server_changed")
         self._canceller = JobCanceller(self._reactor, connection_options, self._random)
 
     @property

@@ -29,11 +29,13 @@ from ..connection.timers import DeadlineQueue
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped, TaskTimedOut
 from ..models import JobHandle
+from ..observers import Observers
 from ..retry import NO_RETRY, may_retry, retry_delay
 from .awaiting import AwaitingConnection
 from .batches import MAX_PART_JOBS, Batch, BatchResult, Part, Work
 from .defaults import TaskDefaults
 from .fresh_attempt import AwaitingAttempt
+from .observation import TaskObservation
 from .protocol import GearmanClientProtocol
 from .retry_log import RetryLog
 from .stream_router import StreamRouter
@@ -96,15 +98,19 @@ class Dispatcher:
         max_in_flight: int | None,
         defaults: TaskDefaults,
         source: random.Random,
+        observers: Observers | None = None,
     ) -> None:
         """
         :param streams: sends the tasks of streams.
         :param drop: asks the server of a job to drop it.
         :param source: of the random numbers, for the delays of retries.
+        :param observers: are told of tasks and batches; None for nobody.
         """
         self.drop = drop
         self.defaults = defaults
         self._random = source
+        self._observation = None if observers is None else TaskObservation(reactor, observers)
+        self._prepares = bool(defaults) or observers is not None
         self._reactor = reactor
         self._run = _Run(self)
         self._servers = servers
@@ -133,8 +139,8 @@ class Dispatcher:
         """
         deferred = task._begin(self._run, prefix)
         self._unfinished += 1
-        if self.defaults:
-            self.defaults.apply(task)
+        if self._prepares and not self._prepare(task, deferred):
+            return deferred
         timeout = task._timeout
         if timeout is not None:
             self._timeouts.add(task, timeout)
@@ -152,6 +158,20 @@ class Dispatcher:
             self.reroute(task)
         return deferred
 
+    def _prepare(self, task: Task, deferred: Deferred[TaskResult]) -> bool:
+        """Apply the client's defaults to a task that was begun, and report it to the observers.
+
+        :return: whether it may be sent; if not, an observer has stopped the client, and the task has failed.
+        """
+        if self.defaults:
+            self.defaults.apply(task)
+        run = self._run
+        if self._observation is not None:
+            self._observation.task_started(task, deferred)
+        if run is not self._run:
+            task._attempt_failed(ClientStopped())
+        return run is self._run
+
     def submit_batch(self, batch: Batch, prefix: bytes) -> Deferred[BatchResult]:
         """Begin a batch, and send its jobs as soon as they may be sent.
 
@@ -162,6 +182,12 @@ class Dispatcher:
         if batch.ended:
             return deferred  # it is empty
         self._unfinished += len(batch)
+        run = self._run
+        if self._observation is not None:
+            self._observation.batch_started(batch, deferred)
+        if run is not self._run:  # an observer has stopped the client
+            batch.whole()._attempt_failed(ClientStopped())
+            return deferred
         if batch.timeout is not None:
             self._batch_timeouts.add(batch, batch.timeout)
         if self._max_in_flight is None:
@@ -392,7 +418,8 @@ class Dispatcher:
         # Hold the task before on_retry is called, which may cancel it or stop the client.
         self._backing_off.add(task, delay)
         task._holder = self._backing_off
-        task._retry_scheduled()
+        observation = self._observation
+        task._retry_scheduled(None if observation is None else lambda task: observation.task_retried(task, reason))
         return True
 
     def task_ended(self, task: Task) -> None:

@@ -561,11 +561,17 @@ class Task:
         if self._owner is not None:
             self._owner.reroute(self)
 
-    def _retry_scheduled(self) -> None:
-        """Reset the task for its next attempt."""
+    def _retry_scheduled(self, observe: Callable[[Task], object] | None = None) -> None:
+        """Reset the task for its next attempt, and report it.
+
+        :param observe: called before ``on_retry``; None for nobody.
+        """
         self._attempt += 1
         self._job_handle = b""
-        self._call(self._options.on_retry, self._attempt)
+        if observe is not None:
+            observe(self)
+        if not self._ended:
+            self._call(self._options.on_retry, self._attempt)
 
     def _end(self, outcome: TaskResult | Failure, callback: Callable[[Task, T], object] | None, argument: T) -> None:
         """Call the last callback, and fire the Deferred."""

@@ -284,6 +284,8 @@ class ServerPool(Generic[ConnectionT]):
     :ivar only_server: the server, if there is only one; else None.
     :ivar addresses: the addresses, as they were passed.
     :ivar connecting: number of servers that are not ready, but connecting so that tasks should wait for them.
+    :ivar observe: called with the state of a server that has changed, after everybody else has handled it; None for
+        nobody.
     :ivar expecting: whether unreachable servers count as connecting for now, since an outage seems to be over.
     """
 
@@ -323,6 +325,7 @@ class ServerPool(Generic[ConnectionT]):
         self._ring: Ring[JobServer[ConnectionT]] | None = None
         self.connecting = 0
         self.expecting = False
+        self.observe: Callable[[ServerInfo], object] | None = None
         self.only_server: JobServer[ConnectionT] | None = None
         self.addresses: list[Address] = []
         self._set(job_servers)
@@ -428,6 +431,7 @@ class ServerPool(Generic[ConnectionT]):
         for connection, factory in removed:
             if factory is not None:
                 self._retire(factory, connection, timeout)
+        self._observe_stopped(server for server in before if self._by_address.get(server.address) is not server)
         self._connect_new()
         self._changed(None)
 
@@ -453,6 +457,7 @@ class ServerPool(Generic[ConnectionT]):
         :return: fires when no socket and no timer is left, of this stop or an earlier one.
         """
         self.started = self.expecting = False
+        known = [server for server in self._servers if server.started]
         # All factories are detached before the first is stopped, which may run the user's code, which may start again.
         detached = [factory for server in self._servers if (factory := server.release_factory())]
         detached += [*self._leaving, *others]
@@ -462,6 +467,7 @@ class ServerPool(Generic[ConnectionT]):
         for factory in detached:
             factory.stop(error, timeout).addCallback(self._factory_stopped, factory)
         stopped = self._stopped.wait() if self._stopping else succeed(None)
+        self._observe_stopped(known)
         self._awaiting_ready.fire(Failure(error))
         return stopped
 
@@ -503,8 +509,16 @@ class ServerPool(Generic[ConnectionT]):
 
     def _server_changed(self, server: JobServer[ConnectionT], recovered: bool) -> None:
         self._count_states()
+        info = None if self.observe is None else server.info()
         self._changed(None if recovered else server)
+        if self.observe is not None and info is not None:
+            self.observe(info)
         self._report_ready()
+
+    def _observe_stopped(self, servers: Iterable[JobServer[ConnectionT]]) -> None:
+        if self.observe is not None:
+            for server in servers:
+                self.observe(server.info())
 
     def _count_states(self) -> None:
         self._ready = [server for server in self._servers if server.connection is not None]

@@ -20,7 +20,7 @@ from ..failures import for_log
 from ..validation import MAX_REASON, short_text
 from .functions import Function
 from .groups import FunctionGroup, GrabState, cancel_timer
-from .job import Job
+from .job import TIMED_OUT, Job
 
 __all__ = ["ExecutionListener", "JobRunner"]
 
@@ -205,7 +205,7 @@ class JobRunner:
         if not in_time:
             _log.warn("{job} took longer than {seconds} seconds", job=str(job), seconds=seconds)
             self._send_exception(job, Failure(TimeoutError(f"it took longer than {seconds} seconds")))
-            job._close("it timed out")
+            job._close(TIMED_OUT)
         self._cancel(job)
         if not in_time and job in self.running:
             self._listener.job_timed_out(self.running[job][0])

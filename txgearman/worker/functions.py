@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import aclosing, closing
+from contextvars import copy_context
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import cast
 
@@ -52,7 +53,7 @@ class Function:
         """
         if self.threaded:
             threads = cast(ThreadedReactor, reactor)  # the registration of the function has checked it
-            return deferToThreadPool(threads, threads.getThreadPool(), self._call_in_thread, job)  # type: ignore[arg-type]  # as in `_next_turn`
+            return deferToThreadPool(threads, threads.getThreadPool(), copy_context().run, self._call_in_thread, job)  # type: ignore[arg-type]  # as in `_next_turn`
         result = self._call(job)
         if type(result) is bytes:  # the usual case needs none of the checks below
             return result

@@ -17,13 +17,28 @@ from ..models import JobHandle
 from ..validation import MAX_NAME, MAX_PAYLOAD, payload_bytes, short_text
 from .threads import ThreadSends
 
-__all__ = ["Assignment", "Job", "JobConnection", "JobConnectionFactory"]
+__all__ = [
+    "COMPLETED",
+    "EXCEPTION_SENT",
+    "FAILED",
+    "TIMED_OUT",
+    "Assignment",
+    "Job",
+    "JobConnection",
+    "JobConnectionFactory",
+]
 
 Arguments = TypeVarTuple("Arguments")
 
 # Held while a job ends, or a thread is about to wait for it. It is re-entrant: a finalizer that runs meanwhile may end
 # another job in the same thread.
 _ENDING: Final = RLock()
+
+# How a job has ended, for people.
+COMPLETED: Final = "it was completed"
+FAILED: Final = "it has failed"
+EXCEPTION_SENT: Final = "its exception was sent"
+TIMED_OUT: Final = "it timed out"
 
 MAX_STATUS: Final = 2**32 - 1
 """Of a status: gearmand keeps 32 bits of it (docs/gearman.md §5)."""
@@ -182,21 +197,21 @@ class Job:
         If the connection is lost before the server has the result, the server gives the job to another worker, or
         fails it; nothing is reported here.
         """
-        self._end("it was completed", self._connection.work_complete, _payload("result", result))
+        self._end(COMPLETED, self._connection.work_complete, _payload("result", result))
 
     def fail(self) -> None:
         """End the job as failed; the protocol has no way to say why.
 
         :raises JobEnded: the job has ended.
         """
-        self._end("it has failed", self._connection.work_fail)
+        self._end(FAILED, self._connection.work_fail)
 
     def send_exception(self, data: bytes) -> None:
         """End the job as failed, and send why. Raises as `send_data` does.
 
         gearmand sends the reason only to clients that have asked for exceptions; to others the job has failed.
         """
-        self._end("its exception was sent", self._connection.work_exception, _payload("data", data))
+        self._end(EXCEPTION_SENT, self._connection.work_exception, _payload("data", data))
 
     def when_drained(self) -> Deferred[None]:
         """Await that the server takes what was sent, before more is sent to a slow one.

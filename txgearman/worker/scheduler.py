@@ -28,6 +28,7 @@ from ..connection.reactor import Reactor
 from ..connection.states import ConnectionState
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped
+from ..observers import Observers
 from ..validation import MAX_REASON, short_text
 from .execution import ExecutionListener, JobRunner
 from .functions import Function
@@ -41,6 +42,7 @@ from .groups import (
     cancel_timer,
 )
 from .job import Assignment, Job
+from .observation import ObservedJobRunner
 from .polls import PollSchedule
 from .protocol import GearmanWorkerProtocol, JobReceiver, Registrar
 from .slots import Slots
@@ -74,13 +76,19 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         format_exception: Callable[[Failure], bytes | None],
         poll_interval: float,
         drain_timeout: float,
+        observers: Observers | None = None,
     ) -> None:
         """
         :param max_jobs: how many jobs may run at a time.
+        :param observers: are told of jobs and servers; None for nobody.
         :param poll_interval: seconds after which connections that sleep are asked for a job.
         """
         self.slots = Slots(max_jobs)
-        self.runner = JobRunner(reactor, format_exception, self)
+        if observers is None:
+            self.runner = JobRunner(reactor, format_exception, self)
+        else:
+            self.runner = ObservedJobRunner(reactor, format_exception, self, observers)
+        self._observers = observers
         self.drain_timeout = drain_timeout
         self._reactor = reactor
         self._job_servers = job_servers
@@ -221,7 +229,15 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
 
     def _new_group(self, functions: Iterable[Function], limit: FunctionLimit | None = None) -> FunctionGroup:
         make_servers = partial(self._make_servers, self._job_servers, self)
-        return FunctionGroup(functions, limit, make_servers, self._connection_ready)
+        group = FunctionGroup(functions, limit, make_servers, self._connection_ready)
+        if limit is None and self._observers is not None:  # others have further connections to the same servers
+            group.servers.observe = partial(self._server_changed, self._observers, group)
+        return group
+
+    def _server_changed(self, observers: Observers, group: FunctionGroup, info: ServerInfo) -> None:
+        # A group that another one has replaced has no more to say of the servers.
+        if group is self.unlimited or not self._started:
+            observers.notify("server_changed", info)
 
     def _groups(self) -> list[FunctionGroup]:
         """Return the groups by which jobs are requested."""

@@ -14,6 +14,7 @@ from ..connection.options import CONNECT_TIMEOUT, HEARTBEAT, SERVER_TIMEOUT, Con
 from ..connection.pool import ServerInfo, ServerPool
 from ..connection.reactor import Reactor, ThreadedReactor
 from ..connection.tls import TLSOptions
+from ..observers import as_observers
 from ..packets import MAX_PACKET_SIZE
 from ..service import GearmanService, service_repr
 from ..validation import MAX_FUNCTION, check_count, function_bytes, name_bytes, positive_seconds, quoted
@@ -78,6 +79,7 @@ class GearmanWorker(GearmanService):
         reconnect_delay: Callable[[int], float] | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
+        observers: Iterable[object] = (),
     ) -> None:
         """
         :param job_servers: as `GearmanClient` has them.
@@ -102,6 +104,7 @@ class GearmanWorker(GearmanService):
         :param reconnect_delay: as `GearmanClient` has it.
         :param max_packet_size: bytes that the body of a packet from a server may have.
         :param tls: as `GearmanClient` has it.
+        :param observers: objects whose methods, those of `Observer`, are told of jobs and servers.
         :raises TypeError, ValueError: for an invalid argument.
         """
         connection_options = ConnectionOptions(
@@ -124,6 +127,7 @@ class GearmanWorker(GearmanService):
             format_exception=format_exception,
             poll_interval=positive_seconds("poll_interval", poll_interval),
             drain_timeout=drain_timeout if drain_timeout == 0 else positive_seconds("drain_timeout", drain_timeout),
+            observers=as_observers(observers),
         )
 
     def __repr__(self) -> str:
