@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 from zlib import crc32
 
+from prometheus_client import CollectorRegistry
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
@@ -39,7 +40,10 @@ from txgearman import (
     TaskException,
     TaskFailed,
     TaskLost,
+    TaskRejected,
+    TaskTimedOut,
 )
+from txgearman.metrics import PrometheusObserver
 from txgearman.testing import Direction, Fault, FaultProxy
 
 from .daemons import Gearmand
@@ -227,7 +231,7 @@ class TaskCheck:
     def retry(self, task: Task, attempt: int) -> None:
         self.go("submitted", "submitted", "created", "excepted")
         self.events.clear()
-        self.chaos.seen["retries"] += 1
+        self.chaos.retried(self)
 
     def complete(self, task: Task, result: bytes) -> None:
         self.go("ended", "created")
@@ -295,6 +299,18 @@ def is_free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
+
+OUTCOMES: Final[dict[type[object], str]] = {
+    TaskException: "exception",
+    TaskFailed: "failed",
+    TaskRejected: "rejected",
+    TaskLost: "lost",
+    TaskTimedOut: "timed_out",
+    NoServersAvailable: "unavailable",
+    CancelledError: "cancelled",
+    ClientStopped: "stopped",
+}
+"""What observers are told for each error."""
 
 Service: TypeAlias = "tuple[GearmanClient | GearmanWorker, list[FaultProxy]]"
 """A client or worker, and its proxies, one for each server."""
@@ -534,6 +550,10 @@ class Chaos:
         self._shared_era = 0
         self._tick: Any = None
         self._done: Deferred[None] = Deferred()
+        # What the observers of client and workers have to count, by the names and labels of the metrics.
+        self._registry = CollectorRegistry()
+        self._observer = PrometheusObserver(registry=self._registry)
+        self._expected: Counter[tuple[str, str, str]] = Counter()
 
     async def run(self) -> None:
         """Run, and collect the problems."""
@@ -549,6 +569,7 @@ class Chaos:
             await self._stop()
         if self._finished != self._submitted:
             self.report(f"{self._finished} of {self._submitted} Deferreds have fired")
+        self._check_metrics()
         await self._check_remains(before)
 
     def report(self, what: str) -> None:
@@ -579,17 +600,23 @@ class Chaos:
         proxies = self._new_proxies()
         server_wait = self._draw.choice(SERVER_WAITS)
         addresses = [proxy.address for proxy in proxies]
-        return GearmanClient(addresses, reactor=reactor, server_wait=server_wait, **CLIENT_OPTIONS), proxies
+        observers = [self._observer]
+        client = GearmanClient(
+            addresses, reactor=reactor, server_wait=server_wait, observers=observers, **CLIENT_OPTIONS
+        )
+        return client, proxies
 
     def _worker_and_proxies(self) -> tuple[GearmanWorker, list[FaultProxy]]:
         proxies = self._new_proxies()
-        worker = GearmanWorker([proxy.address for proxy in proxies], reactor=reactor, **WORKER_OPTIONS)
+        addresses = [proxy.address for proxy in proxies]
+        worker = GearmanWorker(addresses, reactor=reactor, observers=[self._observer], **WORKER_OPTIONS)
         for name, function in FUNCTIONS.items():
             worker.register_function(name, partial(self._work, function))
         return worker, proxies
 
     def _work(self, function: Callable[[Job, bytes], Any], job: Job) -> Any:
         self._retained.add(job)
+        self._expected["jobs", str(job.function), ""] += 1
         text = unseal(job.workload)
         return ALTERED if text is None else function(job, text)
 
@@ -602,6 +629,24 @@ class Chaos:
         await gatherResults([proxy.close(verify=False) for proxy in proxies])
         for server in self._servers:
             server.stop()
+
+    def _check_metrics(self) -> None:
+        """Check that what the observers have counted is what the run has seen, and that nothing is left to count."""
+        counted: Counter[tuple[str, str, str]] = Counter()
+        for metric in self._registry.collect():
+            for sample in metric.samples:
+                function, outcome = sample.labels.get("function", ""), sample.labels.get("outcome", "")
+                if sample.name == "txgearman_jobs_total":
+                    counted["jobs", function, ""] += round(sample.value)
+                elif sample.name == "txgearman_tasks_total":
+                    counted["tasks", function, outcome] += round(sample.value)
+                elif sample.name == "txgearman_task_retries_total":
+                    counted["retries", function, ""] += round(sample.value)
+                elif sample.name in ("txgearman_tasks_in_flight", "txgearman_jobs_in_progress") and sample.value:
+                    self.report(f"{sample.name} of {function} is {sample.value} at the end")
+        if counted != self._expected:
+            self.report(f"observers have counted {counted - self._expected} more, {self._expected - counted} less")
+        self.seen["counted by observers"] = sum(counted.values())
 
     async def _check_remains(self, before: set[Any]) -> None:
         await deferLater(reactor, 0)
@@ -680,8 +725,14 @@ class Chaos:
         else:
             cancel()
 
+    def retried(self, check: TaskCheck) -> None:
+        """Count a retry."""
+        self.seen["retries"] += 1
+        self._expected["retries", check.function, ""] += 1
+
     def ended(self, check: TaskCheck, outcome: object) -> None:
         """Count a task whose Deferred has fired."""
+        self._expected["tasks", check.function, OUTCOMES.get(type(outcome), "completed")] += 1
         del self._in_flight[check]
         self._finished += 1
         self.seen["results" if isinstance(outcome, bytes) else type(outcome).__name__] += 1

@@ -102,6 +102,7 @@ MODULES = [
     "testing.development",
     "testing.pytest_plugin",
     "testing.__main__",
+    "metrics",
     "cli",
     "cli.exit_codes",
     "cli.options",
@@ -144,6 +145,7 @@ BELOW = {
     "admin": {"", "connection"},
     "client": {"", "connection"},
     "worker": {"", "connection"},
+    "metrics": {"", "connection", "client", "worker"},
     "testing": {"", "connection", "admin", "client", "worker"},
     "cli": {"", "connection", "admin", "client", "worker", "testing"},
 }

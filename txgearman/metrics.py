@@ -1,0 +1,282 @@
+"""Metrics of clients and workers for Prometheus, and health checks: `PrometheusObserver` and `HealthResource`.
+
+It needs the extra ``metrics``. Import it by its name: ``from txgearman.metrics import PrometheusObserver``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Counts
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from twisted.web.http import SERVICE_UNAVAILABLE
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from .client.client import GearmanClient
+from .connection.pool import ServerInfo, ServerState
+from .models import TaskInfo
+from .observers import JobOutcome, ObservedJob, Observer, TaskOutcome
+from .validation import MAX_NAME, MAX_REASON, short_text
+from .worker.worker import GearmanWorker
+
+__all__ = ["HealthResource", "PrometheusObserver"]
+
+BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+"""Upper bounds of the histograms in seconds: from a job that is computed at once to one of half an hour."""
+
+MAX_FUNCTIONS: Final = 1024
+"""Names to keep as labels. A program has few functions; more are formatted anew."""
+
+Service: TypeAlias = GearmanClient | GearmanWorker
+
+
+@lru_cache(MAX_FUNCTIONS)
+def _label(function: str | bytes) -> str:
+    return short_text(function, MAX_NAME)
+
+
+class PrometheusObserver(Observer):
+    """Observer that counts tasks, jobs and connections for Prometheus.
+
+    ::
+
+        metrics = PrometheusObserver()
+        client = GearmanClient(["10.0.0.1"], observers=[metrics])
+        metrics.watch(client)
+
+    One observer may serve several clients and workers, whose numbers are then added up. A registry takes only one.
+
+    ==========================================  ==========================================================
+    ``txgearman_tasks_total``                   tasks that have ended, by ``function`` and ``outcome``
+    ``txgearman_task_retries_total``            attempts that failed and are followed by another one
+    ``txgearman_task_duration_seconds``         histogram of single tasks, from the submit to the outcome
+    ``txgearman_tasks_in_flight``               tasks that were submitted and have no outcome
+    ``txgearman_jobs_total``                    jobs that have ended, by ``function`` and ``outcome``
+    ``txgearman_job_duration_seconds``          histogram of jobs, from the start of the function
+    ``txgearman_jobs_in_progress``              jobs whose function runs
+    ``txgearman_connections_total``             connections that were made and answered, by ``server``
+    ``txgearman_server_ready``                  1 if all services in question are connected to the ``server``
+    ``txgearman_server_tasks_in_flight``        tasks that were written to the ``server``, and have no outcome
+    ==========================================  ==========================================================
+
+    Jobs of a batch are counted as tasks, but are not in the histogram. The last two metrics are read when Prometheus
+    asks, from the services that are watched.
+    """
+
+    def __init__(
+        self,
+        services: Iterable[Service] = (),
+        *,
+        registry: CollectorRegistry = REGISTRY,
+        buckets: Sequence[float] = BUCKETS,
+    ) -> None:
+        """
+        :param services: clients and workers whose servers are reported: see `watch`.
+        :param registry: where the metrics are registered; the default is the one that ``prometheus_client`` serves.
+        :param buckets: upper bounds of the histograms, in seconds.
+        :raises ValueError: the registry has such metrics already.
+        """
+        by_function, by_outcome = ["function"], ["function", "outcome"]
+        self._tasks = Counter("txgearman_tasks", "Tasks that have ended.", by_outcome, registry=registry)
+        self._retries = Counter(
+            "txgearman_task_retries",
+            "Attempts of tasks that failed, and were not the last.",
+            by_function,
+            registry=registry,
+        )
+        self._task_seconds = Histogram(
+            "txgearman_task_duration_seconds",
+            "Seconds from the submit of a task to its outcome.",
+            by_function,
+            buckets=buckets,
+            registry=registry,
+        )
+        self._in_flight = Gauge(
+            "txgearman_tasks_in_flight", "Tasks without an outcome.", by_function, registry=registry
+        )
+        self._jobs = Counter("txgearman_jobs", "Jobs that have ended.", by_outcome, registry=registry)
+        self._job_seconds = Histogram(
+            "txgearman_job_duration_seconds",
+            "Seconds from the start of a job's function to its end.",
+            by_function,
+            buckets=buckets,
+            registry=registry,
+        )
+        self._in_progress = Gauge(
+            "txgearman_jobs_in_progress", "Jobs whose function runs.", by_function, registry=registry
+        )
+        self._connections = Counter(
+            "txgearman_connections", "Connections that were made and answered.", ["server"], registry=registry
+        )
+        self._services: list[Service] = []
+        self.watch(*services)
+        registry.register(_ServerCollector(self._services))
+
+    def watch(self, *services: Service) -> None:
+        """Report the servers of these clients and workers, too.
+
+        :raises TypeError: one of them is neither.
+        """
+        for service in services:
+            _check_service(service)
+            self._services.append(service)
+
+    def task_started(self, task: TaskInfo) -> None:
+        self._in_flight.labels(_label(task.function)).inc()
+
+    def task_retried(self, task: TaskInfo, attempt: int, reason: Exception) -> None:
+        self._retries.labels(_label(task.function)).inc()
+
+    def task_finished(self, task: TaskInfo, outcome: TaskOutcome, seconds: float) -> None:
+        function = _label(task.function)
+        self._in_flight.labels(function).dec()
+        self._tasks.labels(function, outcome).inc()
+        self._task_seconds.labels(function).observe(seconds)
+
+    def batch_started(self, function: str | bytes, count: int) -> None:
+        self._in_flight.labels(_label(function)).inc(count)
+
+    def batch_finished(self, function: str | bytes, outcomes: Mapping[TaskOutcome, int], seconds: float) -> None:
+        label = _label(function)
+        self._in_flight.labels(label).dec(sum(outcomes.values()))
+        for outcome, count in outcomes.items():
+            self._tasks.labels(label, outcome).inc(count)
+
+    def job_started(self, job: ObservedJob) -> None:
+        self._in_progress.labels(_label(job.function)).inc()
+
+    def job_finished(self, job: ObservedJob, outcome: JobOutcome, seconds: float) -> None:
+        function = _label(job.function)
+        self._in_progress.labels(function).dec()
+        self._jobs.labels(function, outcome).inc()
+        self._job_seconds.labels(function).observe(seconds)
+
+    def server_changed(self, info: ServerInfo) -> None:
+        if info.state is ServerState.READY:
+            self._connections.labels(_label(info.address)).inc()
+
+
+class _ServerCollector(Collector):
+    """Reads the state of the servers when it is asked for."""
+
+    def __init__(self, services: Sequence[Service]) -> None:
+        self._services = services
+
+    def collect(self) -> Iterator[Metric]:
+        ready: dict[str, bool] = {}
+        in_flight: Counts[str] = Counts()
+        for service in self._services:
+            for info in service.servers:
+                address = _label(info.address)
+                ready[address] = ready.get(address, True) and info.state is ServerState.READY
+                if isinstance(service, GearmanClient):
+                    in_flight[address] += info.in_flight
+        yield _gauge("txgearman_server_ready", "Whether all services are connected to the server.", ready)
+        documentation = "Tasks that were written to the server, and have no outcome."
+        yield _gauge("txgearman_server_tasks_in_flight", documentation, in_flight)
+
+
+def _gauge(name: str, documentation: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(name, documentation, labels=["server"])
+    for address, value in values.items():
+        gauge.add_metric([address], value)
+    return gauge
+
+
+class HealthResource(Resource):
+    """Resource of ``twisted.web`` with the pages ``metrics``, ``healthz`` and ``readyz``, to mount in a site.
+
+    ::
+
+        root = HealthResource([client, worker])
+        reactor.listenTCP(8080, Site(root), interface="127.0.0.1")
+
+    ``healthz`` is answered with 200 as long as the reactor runs. ``readyz`` is answered with 200 if each service runs
+    and is connected to one server at least, or else with 503, and lines that say what is missing.
+    """
+
+    def __init__(self, services: Iterable[Service] = (), *, registry: CollectorRegistry = REGISTRY) -> None:
+        """
+        :param services: clients and workers that ``readyz`` reports.
+        :param registry: whose metrics ``metrics`` has.
+        :raises TypeError: one of the services is neither a client nor a worker.
+        """
+        super().__init__()
+        checked = [_check_service(service) for service in services]
+        self.putChild(b"metrics", _MetricsPage(registry))
+        self.putChild(b"healthz", _HealthPage())
+        self.putChild(b"readyz", _ReadyPage(checked))
+
+
+class _TextPage(Resource):
+    """A page of text."""
+
+    isLeaf = True  # noqa: N815  # Twisted's name
+    content_type = "text/plain; charset=utf-8"
+
+    def render_GET(self, request: Request) -> bytes:  # noqa: N802  # Twisted's name
+        request.setHeader("Content-Type", self.content_type)
+        request.setHeader("Cache-Control", "no-store")
+        return self.text(request)
+
+    def text(self, request: Request) -> bytes:
+        """Return the text, after the request was given its status, if that is not 200."""
+        raise NotImplementedError
+
+
+class _MetricsPage(_TextPage):
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__()
+        self._registry = registry
+
+    def text(self, request: Request) -> bytes:
+        return generate_latest(self._registry)
+
+
+class _HealthPage(_TextPage):
+    def text(self, request: Request) -> bytes:
+        return b"ok\n"
+
+
+class _ReadyPage(_TextPage):
+    def __init__(self, services: Sequence[Service]) -> None:
+        super().__init__()
+        self._services = services
+
+    def text(self, request: Request) -> bytes:
+        missing = [line for service in self._services for line in _missing(service)]
+        if missing:
+            request.setResponseCode(SERVICE_UNAVAILABLE)
+        return "".join(f"{line}\n" for line in missing or ["ok"]).encode()
+
+
+def _missing(service: Service) -> Iterator[str]:
+    """Return lines that say why a service is not ready; none if it is."""
+    kind = type(service).__name__
+    if not service.running:
+        yield f"{kind}: not running"
+    elif not any(info.state is ServerState.READY for info in service.servers):
+        for info in service.servers:
+            reason = "" if info.last_error is None else f": {short_text(str(info.last_error), MAX_REASON)}"
+            yield f"{kind}: {_label(info.address)} is {info.state.value}{reason}"
+
+
+def _check_service(service: Service) -> Service:
+    if not isinstance(service, (GearmanClient, GearmanWorker)):
+        raise TypeError(f"services must be clients and workers, not {type(service).__name__}")
+    return service
