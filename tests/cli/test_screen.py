@@ -68,6 +68,9 @@ class RecordedScreen(Terminal):
 
     def update(self, renderable: Any, *, refresh: bool) -> None:
         assert refresh
+        if not hasattr(renderable, "renderables"):
+            assert renderable.plain == "waiting for the answers of servers"
+            return
         self.lines = [text.plain for text in renderable.renderables]
         self.styles = [text.style for text in renderable.renderables]
 

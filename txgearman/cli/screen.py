@@ -153,6 +153,7 @@ class Screen:
 
     def __enter__(self) -> Self:
         self._live = self._opened.enter_context(self._terminal.live_screen())
+        self._live.update(_line("waiting for the answers of servers", self._terminal.size[0]), refresh=True)
         self._opened.enter_context(self._terminal.on_keys(self.keys_received))
         self._opened.enter_context(self._terminal.on_signals(self.draw))
         return self

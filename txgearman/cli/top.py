@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from twisted.internet.defer import gatherResults
-
-from ..admin.admin import Answers, first_error
 from ..admin.commands import FunctionStatus
+from ..admin.reports import ServerReport, query_reports
 from .admin import make_admin
 from .exit_codes import ExitCode
 from .options import Servers
@@ -68,15 +66,15 @@ class History:
     _jobs: dict[tuple[str, bytes], int] = field(default_factory=dict)
     _updated_at: float | None = None
 
-    def update(self, answers: Answers[tuple[FunctionStatus, ...]], now: float) -> Table:
+    def update(self, reports: Iterable[ServerReport], now: float) -> Table:
         """Return a table of functions, the busiest first. A server that did not answer does not affect the rates.
 
         Functions that have jobs and no worker are wrong, and come before the others.
         """
         totals: dict[bytes, _Totals] = {}
-        for address, functions in answers.results.items():
-            for status in functions:
-                key = (address, status.function)
+        for report in reports:
+            for status in report.functions.values():
+                key = (report.address, status.function)
                 totals.setdefault(status.function, _Totals()).add(status, self._jobs.get(key, status.total))
                 self._jobs[key] = status.total
         seconds = None if self._updated_at is None else now - self._updated_at
@@ -97,45 +95,45 @@ class ServerLog:
     _answered: dict[str, str] = field(default_factory=dict)
     _versions: dict[str, str] = field(default_factory=dict)
 
-    def update(
-        self, functions: Answers[tuple[FunctionStatus, ...]], versions: Answers[str], now: float, addresses: list[str]
-    ) -> Table:
+    def update(self, reports: Sequence[ServerReport], now: float) -> Table:
         """Return a table of all servers, those that have not answered first.
 
         :param now: time of the answers, in POSIX seconds.
         """
         clock = time.strftime("%H:%M:%S", time.localtime(now))
-        self._answered |= dict.fromkeys(functions.results, clock)
-        self._versions |= versions.results
-        ordered = [*functions.errors, *(address for address in addresses if address in functions.results)]
-        rows = [self._row(address, functions.results.get(address)) for address in ordered]
-        return Table(SERVER_COLUMNS, rows, range(len(functions.errors)))
+        self._answered |= {report.address: clock for report in reports if report.error is None}
+        self._versions |= {report.address: report.version for report in reports if report.version is not None}
+        ordered = sorted(reports, key=lambda report: report.error is None)
+        return Table(
+            SERVER_COLUMNS, list(map(self._row, ordered)), range(sum(each.error is not None for each in ordered))
+        )
 
-    def _row(self, address: str, functions: tuple[FunctionStatus, ...] | None) -> tuple[Any, ...]:
-        answered, version = self._answered.get(address, "never"), self._versions.get(address)
-        if functions is None:
-            return address, "DOWN", None, None, answered, version
-        queued, running = (sum(getattr(each, name) for each in functions) for name in ("queued", "running"))
-        return address, "up", queued, running, answered, version
+    def _row(self, report: ServerReport) -> tuple[Any, ...]:
+        last = self._answered.get(report.address, "never"), self._versions.get(report.address)
+        if report.error is not None:
+            return report.address, "DOWN", None, None, *last
+        queued, running = (
+            sum(getattr(each, name) for each in report.functions.values()) for name in ("queued", "running")
+        )
+        return report.address, "up", queued, running, *last
 
 
 async def top(terminal: Terminal, servers: Servers, timeout: float, interval: float, count: int | None) -> ExitCode:
     """Update the display `count` times, or until the key q or a signal.
 
     Where there is no screen, a table of functions is printed at each update.
+
+    :param timeout: seconds that a server may take for its answers. On a screen, which others would wait for, it is the
+        interval if that is less, but not less than a second.
     """
     history, log = History(), ServerLog()
+    patience = min(timeout, max(1.0, interval)) if terminal.has_screen else timeout
     async with make_admin(terminal, servers, timeout) as admin:
 
         async def query() -> View:
-            calls: list[Any] = [admin.status(), admin.version()]
-            # Both may fail: a cancel cancels both.
-            functions, versions = await gatherResults(calls, consumeErrors=True).addErrback(first_error)
-            addresses = [server.address for server in admin.servers]
-            tables = [
-                log.update(functions, versions, terminal.reactor.seconds(), addresses),
-                history.update(functions, terminal.reactor.seconds()),
-            ]
-            return View("top", tables, functions.errors, NOTE)
+            reports = await query_reports(admin, patience)
+            now = terminal.reactor.seconds()
+            errors = {report.address: report.error for report in reports if report.error is not None}
+            return View("top", [log.update(reports, now), history.update(reports, now)], errors, NOTE)
 
         return await watch(terminal, query, interval, count=count)
