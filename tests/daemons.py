@@ -158,6 +158,25 @@ class Haproxy(Daemon):
         return [require_program("haproxy"), "-db", "-f", str(self._settings)]
 
 
+class Prometheus(Daemon):
+    """prometheus, from the package of that name."""
+
+    def __init__(self, settings: Path) -> None:
+        """
+        :param settings: the file with its settings. Its data are written beside it.
+        """
+        super().__init__()
+        self._settings = settings
+
+    def command(self) -> list[str]:
+        return [
+            require_program("prometheus"),
+            f"--config.file={self._settings}",
+            f"--storage.tsdb.path={self._settings.with_suffix('.data')}",
+            f"--web.listen-address={self.address}",
+        ]
+
+
 class Geard(Daemon):
     """geard, from the Python package gear."""
 

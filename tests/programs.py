@@ -22,6 +22,8 @@ APT: Final = {
     "libgearman": "libgearman-dev",
     "stunnel4": "stunnel4",
     "haproxy": "haproxy",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
 }
 """The Debian packages that programs and libraries come from."""
 

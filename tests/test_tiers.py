@@ -98,8 +98,9 @@ def test_a_test_is_skipped_where_its_program_is_not_installed() -> None:
         reasons.append(str(skipped.value))
     line = missing_programs([*reasons, "only Linux tells"])
     assert line.split(": ") == [
-        "10 tests were skipped for lack of cc, gear, gearadmin, gearman, gearmand, haproxy, mypy, mypy_zope, stunnel4",
-        "apt-get install gcc gearman-job-server gearman-tools haproxy libc6-dev stunnel4; "
+        "12 tests were skipped for lack of cc, gear, gearadmin, gearman, gearmand, haproxy, mypy, mypy_zope, "
+        "prometheus, promtool, stunnel4",
+        "apt-get install gcc gearman-job-server gearman-tools haproxy libc6-dev prometheus stunnel4; "
         "pip install gear mypy mypy-zope",
     ]
 
