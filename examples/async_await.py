@@ -19,7 +19,7 @@ VERSES = [b"the rose is red", b"the violet is blue", b"the honey is sweet"]
 
 
 async def main(reactor: Any, server: str) -> None:
-    async with GearmanClient([server]) as client:
+    async with GearmanClient([server], timeout=30) as client:
         # One job, one result.
         print(await client.add_task("reverse", b"stressed"))
 

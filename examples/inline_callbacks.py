@@ -25,7 +25,7 @@ def show_status(task: Task, numerator: int, denominator: int) -> None:
 
 @inlineCallbacks
 def main(reactor: Any, server: str) -> Generator[Deferred[Any], Any, None]:
-    client = GearmanClient([server])
+    client = GearmanClient([server], timeout=30)
     try:
         handle: JobHandle = yield client.add_task_bg("reverse", b"some day")
         print("in the background:", handle)

@@ -52,7 +52,7 @@ class ReverserFactory(Factory):
 
 application = Application("reverser")
 
-client = GearmanClient([os.environ.get("GEARMAN_SERVER", "127.0.0.1:4730")])
+client = GearmanClient([os.environ.get("GEARMAN_SERVER", "127.0.0.1:4730")], timeout=30)
 client.setServiceParent(application)
 
 listener = service(os.environ.get("LISTEN", "tcp:8007:interface=127.0.0.1"), ReverserFactory(client))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater, react
+from twisted.python.log import startLogging
 from txgearman import GearmanWorker, Job
 
 WORD: Final = re.compile(r"\w+(?:['\u2019]\w+)*")
@@ -69,13 +71,15 @@ def make_worker(server: str | IStreamClientEndpoint) -> GearmanWorker:
     return worker
 
 
-def main(reactor: Any, server: str) -> Deferred[None]:
+async def main(reactor: Any, server: str) -> None:
+    startLogging(sys.stderr, setStdout=False)
     worker = make_worker(server)
     worker.startService()
     # A signal stops the reactor, which first waits until the jobs that run are done.
     reactor.addSystemEventTrigger("before", "shutdown", worker.stopService)
-    reactor.callWhenRunning(print, f"reverse, wordcount: at your service on {server}", flush=True)
-    return Deferred()
+    await worker.when_ready()
+    print(f"ready: reverse, lines and wordcount at {server}", flush=True)
+    await Deferred()
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ log = Logger()
 SERVERS = os.environ.get("GEARMAN_SERVER", "127.0.0.1:4730").split(",")
 
 worker = GearmanWorker(SERVERS, client_id="tac", max_jobs=5)
-client = GearmanClient(SERVERS)
+client = GearmanClient(SERVERS, timeout=30)
 
 
 def square(job: Job) -> bytes:

@@ -146,7 +146,7 @@ def started(tmp_path: Path) -> Iterator[Path]:
 def test_start_here(started: Path) -> None:
     """A worker, a client and a test, as the page has them."""
     with Running(started / "worker.py") as worker:
-        worker.await_line("at your service")
+        worker.await_line("^ready")
         assert output(run(started / "client.py")).splitlines() == promises((started / "client.py").read_text())
         assert worker.terminate() == 0
     tests = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", started, started / "test_client.py")
