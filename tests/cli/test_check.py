@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import AsyncIterator
 
@@ -117,6 +118,14 @@ async def test_server_that_is_down_is_critical(server: MemoryJobServer) -> None:
     assert words.startswith(f"{unreachable}: Connection was refused")
     assert words.endswith(", there is no function g")
     assert data.startswith(f"'{server.address} g waiting'=0;2;;0 ")
+
+
+async def test_server_that_is_the_only_one_and_down_is_critical() -> None:
+    """It is not known which functions it has."""
+    unreachable = f"127.0.0.1:{free_port()}"
+    state, text = await check("-s", unreachable, "f")
+    assert state is State.CRITICAL
+    assert re.fullmatch(rf"{unreachable}: Connection was refused[^|,]*", text)
 
 
 async def test_line_is_short_whatever_is_wrong() -> None:

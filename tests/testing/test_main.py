@@ -230,8 +230,9 @@ def test_options_are_those_of_the_server() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Twisted 22.4 leaves the socket open
+@pytest.mark.parametrize("logs_to_file", [False, True])
 async def test_main_in_this_process(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    logs_to_file: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """It prints its address, and runs until it is cancelled; an error is a SystemExit with one line."""
     ports: list[Any] = []
@@ -242,8 +243,10 @@ async def test_main_in_this_process(
         return ports[-1]
 
     monkeypatch.setattr(reactor, "listenTCP", note)
-    serving: Deferred[None] = ensureDeferred(main(reactor, parse_arguments(["-p", "0", "-l", str(tmp_path / "log")])))
+    options = ["-l", str(tmp_path / "log")] if logs_to_file else []
+    serving: Deferred[None] = ensureDeferred(main(reactor, parse_arguments(["-p", "0", *options])))
     assert not serving.called
+    assert (tmp_path / "log").exists() is logs_to_file
     port = ports[0].getHost().port
     assert capsys.readouterr().out == f"a job server on 127.0.0.1:{port}\n"
     with pytest.raises(SystemExit, match=r"^txgearman\.testing: .*in use"):

@@ -158,8 +158,6 @@ class _Fault(_FaultType):
         self._kind = FAULTS[option]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> FaultSettings:
-        if isinstance(value, FaultSettings):
-            return value
         first, *settings = value.split(",")
         number = self._kind.value.parse(first)
         if number is None:

@@ -68,7 +68,7 @@ class _RangeType(_RangeBase):
     name = "range"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Range:
-        found = value if isinstance(value, Range) else parse_range(value)
+        found = parse_range(value)
         if found is None:
             self.fail(f"must be a range such as 10, 10:, ~:10, 10:20 or @10:20, not {value!r}", param, ctx)
         return found
