@@ -712,6 +712,56 @@ def test_job_that_outlasts_drain_timeout_returns_to_server(server: MemoryJobServ
     assert sorted(server.queued("slow")) == [b"0", b"1"]
 
 
+def test_end_drain_returns_running_jobs_to_server(server: MemoryJobServer) -> None:
+    slow = Slow()
+    worker = server.worker(drain_timeout=100.0)
+    worker.register_function("slow", slow)
+    submit(server.client(), range(2))
+    server.advance()
+    stopped = outcome(worker.stopService())
+    worker.end_drain()
+    server.advance()
+    assert (stopped, slow.cancelled, slots_held(worker)) == ([None], [b"0", b"1"], 0)
+    assert sorted(server.queued("slow")) == [b"0", b"1"]
+    assert [call for call in server.clock.getDelayedCalls() if call.getTime() > server.clock.seconds() + 50] == []
+
+
+def test_end_drain_leaves_worker_that_was_not_stopped(server: MemoryJobServer) -> None:
+    """Also the jobs of a function that was unregistered."""
+    slow = Slow()
+    worker = server.worker()
+    worker.register_function("slow", slow, max_jobs=1)
+    submit(server.client(), range(1))
+    server.advance()
+    worker.unregister_function("slow")
+    worker.end_drain()
+    server.advance()
+    assert (list(slow.running), slow.cancelled) == ([b"0"], [])
+    slow.end_all()
+
+
+@pytest.mark.guarantee(number=13)
+def test_canceller_may_end_drain_again(server: MemoryJobServer) -> None:
+    cancelled: list[bytes] = []
+
+    def function(job: Job) -> Deferred[bytes]:
+        def cancel(_: object) -> None:
+            cancelled.append(job.workload)
+            worker.end_drain()
+
+        return Deferred(cancel)
+
+    worker = server.worker(drain_timeout=100.0)
+    for name in ("one", "two"):
+        worker.register_function(name, function, max_jobs=1)
+        server.client().add_task(name, name.encode()).addErrback(lambda _: None)
+    server.advance()
+    stopped = outcome(worker.stopService())
+    worker.end_drain()
+    server.advance()
+    assert (stopped, sorted(cancelled)) == ([None], [b"one", b"two"])
+
+
 @pytest.mark.guarantee(number=11)
 @pytest.mark.parametrize("stubborn", [False, True])
 def test_stop_cancels_function_that_goes_on_after_end_of_job(server: MemoryJobServer, stubborn: bool) -> None:

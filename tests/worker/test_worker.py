@@ -88,7 +88,10 @@ def test_server_shows_client_id(server: MemoryJobServer) -> None:
 @pytest.mark.parametrize(
     ("kind", "members"),
     [
-        (GearmanWorker, {"job_servers", "register_function", "servers", "unregister_function", "when_ready"}),
+        (
+            GearmanWorker,
+            {"end_drain", "job_servers", "register_function", "servers", "unregister_function", "when_ready"},
+        ),
         (
             Job,
             {"function", "handle", "reducer", "unique", "workload", "ended", "complete", "fail"}

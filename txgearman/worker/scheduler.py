@@ -219,6 +219,15 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         self._awaiting_ready.fire(Failure(ClientStopped("the worker was stopped")))
         return stopped
 
+    def end_drain(self) -> None:
+        """End the drain of each group that was left by a stop."""
+        for group in list(self._leaving):
+            # None if it drains because of a change of functions, if it was ended before, or by a canceller just now.
+            deadline = self._leaving.get(group)
+            if deadline is not None:
+                cancel_timer(deadline)
+                self._cancel_running(group)
+
     def _cancel_running(self, group: FunctionGroup) -> None:
         """End the drain of a group."""
         self._leaving[group] = None

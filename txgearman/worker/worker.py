@@ -256,6 +256,13 @@ class GearmanWorker(GearmanService):
         self._scheduler.stop().addCallback(lambda _: None if stopped.called else stopped.callback(None))
         return stopped
 
+    def end_drain(self) -> None:
+        """Cancel what still runs of a worker that is being stopped, as at the end of ``drain_timeout``.
+
+        It has no effect on a worker that was not stopped, or whose jobs have ended.
+        """
+        self._scheduler.end_drain()
+
 
 def _read_once(job_servers: Iterable[Address]) -> Iterable[Address]:
     """Return the addresses as a list, since each group reads them; but a `str` as it is, which the first refuses."""
