@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import re
 import sys
 from collections import defaultdict
@@ -12,7 +15,7 @@ from typing import Final
 import pytest
 from click.shell_completion import ShellComplete
 
-from txgearman.__main__ import main
+from txgearman.__main__ import main, open_closed_descriptors
 from txgearman.cli.exit_codes import ExitCode
 from txgearman.cli.main import cli
 from txgearman.cli.options import Servers
@@ -137,3 +140,51 @@ def test_shell_completes_commands_and_options(words: list[str], completions: lis
     *before, word = words
     completed = ShellComplete(cli, {}, "txgearman", "_TXGEARMAN_COMPLETE").get_completions(before, word)
     assert sorted(each.value for each in completed) == sorted(completions)
+
+
+@pytest.mark.parametrize("closed", [(1,), (0, 1, 2), ()])
+def test_closed_descriptors_are_opened_on_null_device(closed: tuple[int, ...]) -> None:
+    saved = {descriptor: os.dup(descriptor) for descriptor in closed}
+    for descriptor in closed:
+        os.close(descriptor)
+    try:
+        open_closed_descriptors()
+        devices = [os.fstat(descriptor).st_rdev for descriptor in closed]
+        inheritable = [os.get_inheritable(descriptor) for descriptor in closed]
+    finally:
+        for descriptor, copy in saved.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)
+    assert devices == [os.stat(os.devnull).st_rdev] * len(closed)
+    assert all(inheritable)
+
+
+def test_help_that_cant_be_written_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rest is then written to the null device, when Python exits."""
+    errors = io.StringIO()
+    monkeypatch.setattr("txgearman.cli.main.cli", raising(errno.ENOSPC))
+    monkeypatch.setattr(sys, "stderr", errors)
+    saved = os.dup(1)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+        device = os.fstat(1).st_rdev
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+    assert ended.value.code == 74
+    assert device == os.stat(os.devnull).st_rdev
+    assert errors.getvalue() == "txgearman: can't write the output: No space left on device\n"
+
+
+def raising(number: int) -> Callable[..., None]:
+    def fail(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_other_error_of_system_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("txgearman.cli.main.cli", raising(errno.EMFILE))
+    with pytest.raises(OSError, match="Too many open files"):
+        main()

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.selectreactor import SelectReactor
+from twisted.internet.task import deferLater
 
 from txgearman.cli import reactor_loop, terminal
 from txgearman.cli.exit_codes import ExitCode, exit_code_for
-from txgearman.cli.reactor_loop import CommandRun, StderrLogObserver, run
-from txgearman.cli.terminal import Terminal, run_in_thread
+from txgearman.cli.reactor_loop import CommandRun, StderrLogObserver, run, wait_for_signal
+from txgearman.cli.terminal import StreamError, Terminal, run_in_thread
 from txgearman.packets import CAN_DO, GRAB_JOB, NO_JOB
 
 from ..contract.harness import SocketPeer
@@ -231,10 +232,11 @@ def own_reactor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Return a second reactor, which runs without signal handlers."""
     own: Any = SelectReactor()
     monkeypatch.setattr(own, "run", lambda: SelectReactor.run(own, installSignalHandlers=False))
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    names = (*reactor_loop.STOP_SIGNALS, *reactor_loop.DEADLY_SIGNALS)
+    handlers = {name: signal.getsignal(getattr(signal, name)) for name in names}
     yield own
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    for name, handler in handlers.items():
+        signal.signal(getattr(signal, name), handler)
 
 
 async def return_42(_: Terminal) -> int:
@@ -267,6 +269,162 @@ def test_signal_cancels_run(own_reactor: Any) -> None:
     own_reactor.callWhenRunning(lambda: own_reactor.callLater(0.01, os.kill, os.getpid(), signal.SIGTERM))
     assert CommandRun(Terminal(own_reactor)).run(wait) == 128 + signal.SIGTERM
     assert cancelled == ["cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "code_of_other"),
+    [(signal.SIGTERM, 0, 143), (signal.SIGHUP, 0, 129), (signal.SIGINT, 130, 130)],
+)
+async def test_signal_sets_exit_code_of_service_and_of_other_command(
+    number: int, code: int, code_of_other: int
+) -> None:
+    service, other = CommandRun(Terminal(reactor)), CommandRun(Terminal(reactor))
+    finished = service.start(lambda _: wait_for_signal()), other.start(wait_forever)
+    for command_run in (service, other):
+        command_run.signal_received(number)
+    assert [await each for each in finished] == [code, code_of_other]
+
+
+async def test_signal_after_end_leaves_exit_code() -> None:
+    """The reactor has still to be stopped."""
+    command_run = CommandRun(Terminal(reactor))
+    finished = command_run.start(return_0)
+    command_run.signal_received(signal.SIGINT)
+    await deferLater(reactor, 0)
+    assert await finished == 0
+
+
+async def return_0(_: Terminal) -> int:
+    return 0
+
+
+async def test_further_hangup_signals_do_not_exit_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that is closed sends several, by its shell and by the kernel."""
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    command_run = CommandRun(Terminal(reactor))
+    finished = command_run.start(lambda _: wait_for_signal())
+    for _ in range(3):
+        command_run.signal_received(signal.SIGHUP)
+    assert (await finished, exits) == (0, [])
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_hangup_signal_that_is_ignored_at_start_stays_so(own_reactor: Any, ignored: bool) -> None:
+    """As nohup has it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+
+    def send() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        if ignored:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    own_reactor.callWhenRunning(own_reactor.callLater, 0.01, send)
+    assert CommandRun(Terminal(own_reactor)).run(wait_forever) == 128 + (signal.SIGTERM if ignored else signal.SIGHUP)
+
+
+def test_other_deadly_signal_kills_children_and_ends_program(
+    own_reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is handled already is left alone."""
+    sent: list[tuple[int, int]] = []
+    child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    monkeypatch.setattr(terminal, "child_groups", {child.pid})
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    async def receive(_: Terminal) -> int:
+        monkeypatch.setattr(os, "kill", lambda *arguments: sent.append(arguments))
+        handler: Any = signal.getsignal(signal.SIGQUIT)
+        handler(signal.SIGQUIT, None)
+        assert signal.getsignal(signal.SIGQUIT) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+        return 0
+
+    with (tmp_path / "err").open("wb") as file:
+        assert CommandRun(Terminal(own_reactor, 0, 1, file.fileno())).run(receive) == 0
+    assert child.wait(harness.PROCESS_TIMEOUT) == -signal.SIGKILL
+    assert sent == [(os.getpid(), signal.SIGQUIT)]
+
+
+async def test_command_exits_after_its_limit_though_reactor_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    exits: list[int] = []
+    exited = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: exits.append(code) or exited.set())  # type: ignore[func-returns-value]  # both return None
+    command_terminal = Terminal(reactor)
+    command_terminal.stop_limit = 0.01
+    command_run = CommandRun(command_terminal)
+    finished = command_run.start(wait_forever)
+    command_run.signal_received(signal.SIGTERM)
+    assert exited.wait(harness.PROCESS_TIMEOUT)
+    assert exits == [ExitCode.FAILED]
+    await finished
+
+
+async def test_limit_ends_with_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    command_terminal = Terminal(reactor)
+    command_terminal.stop_limit = 1000.0
+    command_run = CommandRun(command_terminal)
+    finished = command_run.start(wait_forever)
+    before = threading.active_count()
+    command_run.signal_received(signal.SIGTERM)
+    assert threading.active_count() == before + 1
+    assert await finished == 143
+    while threading.active_count() > before:
+        await deferLater(reactor, 0.001)
+
+
+def test_thread_that_runs_does_not_delay_exit(own_reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    exits: list[int] = []
+    gate = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: exits.append(code) or gate.set())  # type: ignore[func-returns-value]  # both return None
+    monkeypatch.setattr(sys, "stdout", None)
+
+    async def start_thread(_: Terminal) -> int:
+        own_reactor.callInThread(gate.wait)
+        return 42
+
+    assert CommandRun(Terminal(own_reactor)).run(start_thread) == 42
+    assert exits == [42]
+
+
+# Standard streams that can't be read or written.
+
+
+@pytest.mark.parametrize("rich", [True, False])
+async def test_output_that_cant_be_written_is_one_line(tmp_path: Path, rich: bool) -> None:
+    async def write(command_terminal: Terminal) -> int:
+        if rich:
+            command_terminal.rich_console().print("text")
+        else:
+            await command_terminal.write(b"text\n")
+        return 0
+
+    with Path("/dev/full").open("wb") as output, (tmp_path / "err").open("wb") as errors:
+        finished = CommandRun(Terminal(reactor, 0, output.fileno(), errors.fileno())).start(write)
+        assert await finished == ExitCode.INPUT_OUTPUT
+    assert (tmp_path / "err").read_text() == "txgearman: can't write the output: No space left on device\n"
+
+
+async def test_input_that_cant_be_read_is_one_line(tmp_path: Path) -> None:
+    async def read(command_terminal: Terminal) -> int:
+        return len(await command_terminal.read_all())
+
+    directory = os.open(tmp_path, os.O_RDONLY)
+    with (tmp_path / "err").open("wb") as errors:
+        finished = CommandRun(Terminal(reactor, directory, 1, errors.fileno())).start(read)
+        assert await finished == ExitCode.INPUT_OUTPUT
+    os.close(directory)
+    assert (tmp_path / "err").read_text() == "txgearman: can't read standard input: Is a directory\n"
+
+
+async def test_errors_that_cant_be_written_do_no_harm() -> None:
+    """The terminal may have been closed, or the disk be full."""
+
+    async def fail(_: Terminal) -> int:
+        raise StreamError("as text")
+
+    with Path("/dev/full").open("wb") as errors:
+        assert await CommandRun(Terminal(reactor, 0, 1, errors.fileno())).start(fail) == ExitCode.INPUT_OUTPUT
 
 
 async def test_second_signal_shows_cursor_and_exits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +471,7 @@ def test_unexpected_error_has_no_exit_code() -> None:
 @pytest.mark.parametrize(("verbose", "verbosity"), [([], 0), (["-v"], 1), (["-vv"], 2)])
 def test_options_set_verbosity(verbose: list[str], verbosity: int) -> None:
     assert parse_command(*verbose, "ping")[1] == verbosity
-    assert parse_command(*verbose, "work", "f", "cat")[1] == verbosity + 1
+    assert parse_command(*verbose, "work", "f", "cat")[1] == max(1, verbosity)  # with -v, a line for each job
     assert parse_command(*verbose, "work", "-q", "f", "cat")[1] == verbosity - 1
 
 

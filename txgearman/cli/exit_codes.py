@@ -14,8 +14,10 @@ class ExitCode(enum.IntEnum):
     """Exit codes that the command defines. After a signal, the code is 128 plus its number: 130 for Ctrl-C."""
 
     DONE = 0
+    """Success; also of a service, such as ``work``, that SIGTERM or SIGHUP has ended in good order."""
     FAILED = 1
-    """The worker reported that the job failed, with an exception or without."""
+    """The worker reported that the job failed, with an exception or without. Or a worker was stopped, and jobs that
+    still ran at the end of its drain were cut off."""
     USAGE = 2
     """Usage error; nothing was sent."""
     REFUSED = 3
@@ -25,6 +27,11 @@ class ExitCode(enum.IntEnum):
     """The connection was lost, or the server forgot the job: it may or may not have run."""
     NO_SERVER = 6
     """No server could be reached, or one of several."""
+    NOT_STARTED = 7
+    """A worker has stopped because its COMMAND can't be started any more."""
+    INPUT_OUTPUT = 74
+    """Standard input can't be read, or standard output can't be written, as on a full disk. ``EX_IOERR`` of
+    ``sysexits.h``."""
 
 
 BROKEN_PIPE: Final = 141

@@ -35,13 +35,15 @@ SECTIONS: Final[Mapping[str, Sequence[click.Command]]] = {
 EXIT_CODES = """\b
 Exit codes:
     0  success
-    1  the job failed
+    1  the job failed; work: running jobs were cut off
     2  usage error; nothing was sent
     3  a server refused: its queue is full, it does not know the job ...
     4  timed out
     5  lost: the job may or may not have run
     6  no server could be reached, or one of several
+    7  work: COMMAND can't be started any more
    70  internal error
+   74  standard input can't be read, or standard output can't be written
   130  Ctrl-C (128 plus the number of the signal)
   141  standard output was closed
 """

@@ -20,7 +20,8 @@ from ..testing.ports import host_and_port
 from .admin import make_admin, report_errors
 from .exit_codes import ExitCode
 from .options import Servers
-from .server import listen_errors, parse_listen, wait_for_signal
+from .reactor_loop import wait_for_signal
+from .server import listen_errors, parse_listen
 from .terminal import Terminal
 
 try:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import click
-from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from ..testing import Direction, Fault, FaultProxy
 from .exit_codes import ExitCode
 from .fault_options import FaultSettings
-from .server import listen_errors, parse_listen, wait_for_signal
+from .reactor_loop import wait_for_signal
+from .server import listen_errors, parse_listen
 from .terminal import Terminal
 
 __all__ = ["proxy"]
@@ -29,14 +29,11 @@ async def proxy(terminal: Terminal, server: str, listen: str, faults: Sequence[F
     scheduled = [_ScheduledFault(terminal, fault_proxy, settings) for settings in faults]
     try:
         await terminal.write(f"a proxy on {fault_proxy.address} for {server}\n".encode())
-        return await wait_for_signal()
-    except CancelledError:
+        await wait_for_signal()
         problems = list(filter(None, [fault.problem() for fault in scheduled]))
         for problem in problems:
             terminal.write_error(f"txgearman: {problem}")
-        if problems:
-            return ExitCode.FAILED
-        raise
+        return ExitCode.FAILED if problems else ExitCode.DONE
     finally:
         for fault in scheduled:
             fault.stop()

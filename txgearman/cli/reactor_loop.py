@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import click
@@ -16,12 +18,18 @@ from zope.interface import implementer
 
 from .exit_codes import BROKEN_PIPE, INTERNAL_ERROR, ExitCode, exit_code_for
 from .options import as_option
-from .terminal import Terminal
+from .terminal import StreamError, Terminal, kill_child_groups
 
-__all__ = ["CommandRun", "Main", "StderrLogObserver", "first_failure", "run", "usage_errors"]
+__all__ = ["CommandRun", "Main", "StderrLogObserver", "first_failure", "run", "usage_errors", "wait_for_signal"]
 
 Main = Callable[[Terminal], Coroutine[Any, Any, int]]
 """A command, as a coroutine function that returns its exit code."""
+
+STOP_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Signals that cancel the command. (Windows lacks SIGHUP.)"""
+
+DEADLY_SIGNALS: Final = ("SIGQUIT", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+"""Other signals that end a program by default. They end it at once, but not before its children."""
 
 LOG_LEVELS: Final = {-1: LogLevel.critical, 0: LogLevel.warn, 1: LogLevel.info, 2: LogLevel.debug}
 
@@ -40,13 +48,23 @@ def run(main: Main, verbosity: int = 0) -> int:
 
 
 class CommandRun:
-    """One run of a command. SIGINT or SIGTERM cancels it, so that it can clean up; a second one exits at once."""
+    """One run of a command.
+
+    SIGINT, SIGTERM or SIGHUP cancels it, so that it can clean up; SIGHUP only where it was not ignored at the start, as
+    nohup has it. After that, SIGINT or SIGTERM exits at once. SIGHUP does not: a terminal that is closed sends several.
+
+    A service, such as a worker, catches the `CancelledError` and returns an exit code once it has ended in good order:
+    0 after SIGTERM and SIGHUP. After Ctrl-C, and for all other commands, the exit code is 128 plus the number of the
+    signal.
+    """
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._signal = 0
+        self._cancelled_by = 0
         self._main: Deferred[int] | None = None
         self._code: int = INTERNAL_ERROR
+        self._limit: threading.Timer | None = None
 
     def run(self, main: Main) -> int:
         """Run the reactor until the command has finished; return its exit code."""
@@ -57,8 +75,12 @@ class CommandRun:
 
     def _start_with_signals(self, main: Main) -> None:
         # After the reactor has installed its own handlers, which do not report which signal it was.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.signal_received)
+        for number in _signals_of(STOP_SIGNALS):
+            if number != getattr(signal, "SIGHUP", 0) or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self.signal_received)
+        for number in _signals_of(DEADLY_SIGNALS):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, self._deadly_signal_received)
         self.start(main).addCallback(self._finished)
 
     def start(self, main: Main) -> Deferred[int]:
@@ -67,16 +89,37 @@ class CommandRun:
         :return: fires with the exit code; it does not fail.
         """
         self._main = ensureDeferred(main(self._terminal))
-        return self._main.addErrback(self._failed)
+        return self._main.addCallbacks(self._returned, self._failed).addBoth(self._ended)
 
     def signal_received(self, number: int, _: object = None) -> None:
         """Cancel the command, or exit at once if it has been cancelled before. A handler for `signal.signal`."""
-        if self._signal:
-            self._terminal.clean_up()
-            os._exit(128 + number)
-        self._signal = number
+        if not self._signal:
+            self._signal = number
+            self._limit_stop()
+            self._terminal.reactor.callFromThread(self._cancel)
+        elif number in _signals_of(("SIGINT", "SIGTERM")):
+            self._terminal.exit(128 + number)
+
+    def _limit_stop(self) -> None:
+        """Exit after the limit that the command has set. In a thread: the code of a job may block the reactor."""
+        if self._terminal.stop_limit is not None:
+            self._limit = threading.Timer(self._terminal.stop_limit, self._terminal.exit, [ExitCode.FAILED])
+            self._limit.daemon = True
+            self._limit.start()
+
+    def _deadly_signal_received(self, number: int, _: object) -> None:
+        self._terminal.clean_up()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    def _cancel(self) -> None:
         assert self._main is not None
-        self._terminal.reactor.callFromThread(self._main.cancel)
+        if not self._main.called:
+            self._cancelled_by = self._signal
+            self._main.cancel()
+
+    def _returned(self, code: int) -> int:
+        return 128 + signal.SIGINT if self._cancelled_by == signal.SIGINT and code == ExitCode.DONE else code
 
     def _failed(self, failure: Failure) -> int:
         error = failure.value
@@ -88,16 +131,39 @@ class CommandRun:
         if isinstance(error, click.ClickException):
             self._terminal.write_error(f"txgearman: {error.format_message()}")
             return error.exit_code
-        code = exit_code_for(error)
+        code = ExitCode.INPUT_OUTPUT if isinstance(error, StreamError) else exit_code_for(error)
         if code is None:
             self._terminal.write_error_lines(failure.getTraceback())
         else:
             self._terminal.write_error(f"txgearman: {error}")
         return INTERNAL_ERROR if code is None else code
 
+    def _ended(self, code: int) -> int:
+        if self._limit is not None:
+            self._limit.cancel()
+        kill_child_groups()  # there are some if the command did not end in good order
+        return code
+
     def _finished(self, code: int) -> None:
         self._code = code
+        if self._terminal.reactor.getThreadPool().working:  # the end of the reactor would wait for them
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                with suppress(OSError):
+                    stream.flush()
+            self._terminal.exit(code)
         self._terminal.reactor.stop()
+
+
+def _signals_of(names: Iterable[str]) -> list[int]:
+    """Return the numbers of those signals that this system has."""
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+
+async def wait_for_signal() -> ExitCode:
+    """Wait until a signal cancels the command; return the exit code of a service that was stopped in good order."""
+    with suppress(CancelledError):
+        await Deferred()
+    return ExitCode.DONE
 
 
 @contextmanager

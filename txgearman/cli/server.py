@@ -7,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
-from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
 from ..testing import MemoryJobServer
@@ -15,10 +14,10 @@ from ..testing.development import LogFile, hangups_handled, log_traffic
 from ..testing.ports import MAX_PORT
 from ..testing.server import host_handle_prefix
 from .exit_codes import ExitCode
-from .reactor_loop import usage_errors
+from .reactor_loop import usage_errors, wait_for_signal
 from .terminal import Terminal
 
-__all__ = ["listen_errors", "parse_listen", "server", "wait_for_signal"]
+__all__ = ["listen_errors", "parse_listen", "server"]
 
 
 @contextmanager
@@ -68,8 +67,3 @@ def parse_listen(text: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdecimal() and int(port) <= MAX_PORT):
         raise click.UsageError(f"--listen must be PORT or HOST:PORT, with a port from 0 to {MAX_PORT}, not {text!r}")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
-
-
-def wait_for_signal() -> Deferred[ExitCode]:
-    """Return a Deferred that never fires by itself: a signal cancels the command, and this with it."""
-    return Deferred()

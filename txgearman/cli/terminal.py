@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from ..validation import printable_text
 
-__all__ = ["Terminal", "child_groups", "run_in_thread"]
+__all__ = ["StreamError", "Terminal", "child_groups", "kill_child_groups", "run_in_thread"]
 
 T = TypeVar("T")
 
@@ -48,14 +48,22 @@ class _Mode(NamedTuple):
     leave: Callable[[], object]
 
 
+class StreamError(Exception):
+    """Standard input can't be read, or standard output can't be written and was not closed by its reader."""
+
+
 class Terminal:
-    """Standard input, output and error of a command, as file descriptors.
+    """Standard input, output and error of a command, as file descriptors; and how the command exits at once.
 
     :ivar reactor: the reactor that the command runs in.
+    :ivar stop_limit: seconds after the first signal, at which the program exits whatever still runs; None for no limit.
+    :ivar before_exit: called before an immediate exit, in any thread, such as to report what is cut off.
     """
 
     def __init__(self, reactor: Any, stdin: int = 0, stdout: int = 1, stderr: int = 2) -> None:
         self.reactor = reactor
+        self.stop_limit: float | None = None
+        self.before_exit: list[Callable[[], None]] = []
         self._stdin = stdin
         self._stdout = stdout
         self._stderr = stderr
@@ -170,26 +178,30 @@ class Terminal:
         """Write to standard output. It returns once all is written, so that a slow reader slows the caller.
 
         :raises BrokenPipeError: standard output was closed by its reader.
+        :raises StreamError: it can't be written for another reason.
         """
         rest = memoryview(data)
-        while rest:
-            if _is_writable(self._stdout):
-                written = os.write(self._stdout, rest[: select.PIPE_BUF])
-            else:
-                written = await run_in_thread(self.reactor, _write_some, self._stdout, rest)
-            rest = rest[written:]
+        with _output_errors():
+            while rest:
+                if _is_writable(self._stdout):
+                    written = os.write(self._stdout, rest[: select.PIPE_BUF])
+                else:
+                    written = await run_in_thread(self.reactor, _write_some, self._stdout, rest)
+                rest = rest[written:]
 
     def write_error(self, text: str) -> None:
         """Write one line of text to standard error. This may block, so it is for short messages.
 
         Whatever text of others is in it, it remains one line, and does not control the terminal. While another screen
-        is shown, a line for the terminal is held until it is left; of many, the last ones.
+        is shown, a line for the terminal is held until it is left; of many, the last ones. If standard error can't be
+        written, such as after the loss of the terminal, nothing is left to report that to.
         """
         line = printable_text(text).encode() + b"\n"
         if self._held is not None and self.is_stderr_tty:
             self._held.append(line)
         else:
-            _write_all(self._stderr, line)
+            with suppress(OSError):
+                _write_all(self._stderr, line)
 
     def write_error_lines(self, text: str) -> None:
         """Write lines of text to standard error, each as `write_error` does."""
@@ -203,21 +215,37 @@ class Terminal:
         file: Any = _TextStream(self._stderr if errors else self._stdout)
         return Console(file=file, highlight=False, emoji=False, markup=False)
 
+    def exit(self, code: int) -> None:
+        """Exit at once, without an end of the reactor and of other threads. May be called in any thread."""
+        for report in self.before_exit:
+            report()
+        self.clean_up()
+        os._exit(code)
+
     def clean_up(self) -> None:
         """Prepare for an immediate exit: kill the child processes, and show the cursor that a display has hidden."""
-        for group in child_groups:
-            with suppress(ProcessLookupError):  # it may have exited in the meantime
-                os.killpg(group, signal.SIGKILL)
+        kill_child_groups()
         if self.is_stderr_tty:
-            _write_all(self._stderr, SHOW_CURSOR)
-        self._leave_modes()
+            with suppress(OSError):
+                _write_all(self._stderr, SHOW_CURSOR)
+        with suppress(Exception):  # whatever a lost terminal raises (termios.error is no OSError), the exit goes on
+            self._leave_modes()
 
     # Input.
 
     async def read_chunks(self) -> AsyncIterator[bytes]:
-        """Iterate over standard input in chunks. Each is read when it is asked for."""
-        while chunk := await run_in_thread(self.reactor, _read_some, self._stdin):
+        """Iterate over standard input in chunks. Each is read when it is asked for.
+
+        :raises StreamError: it can't be read, as with a directory.
+        """
+        while chunk := await self._read_chunk():
             yield chunk
+
+    async def _read_chunk(self) -> bytes:
+        try:
+            return await run_in_thread(self.reactor, _read_some, self._stdin)
+        except OSError as error:
+            raise StreamError(f"can't read standard input: {error.strerror}") from error
 
     async def read_all(self) -> bytes:
         """Read standard input to its end."""
@@ -245,7 +273,8 @@ class _TextStream(io.TextIOBase):
         self._descriptor = descriptor
 
     def write(self, text: str) -> int:
-        _write_all(self._descriptor, text.encode("utf-8", "backslashreplace"))
+        with _output_errors():
+            _write_all(self._descriptor, text.encode("utf-8", "backslashreplace"))
         return len(text)
 
     def isatty(self) -> bool:
@@ -294,6 +323,24 @@ def _is_foreground(descriptor: int) -> bool:
         return os.tcgetpgrp(descriptor) == os.getpgrp()
     except OSError:  # it is not the terminal that controls this program, and stops nobody
         return True
+
+
+def kill_child_groups() -> None:
+    """Kill all processes of `child_groups`."""
+    for group in [*child_groups]:
+        with suppress(ProcessLookupError):  # it may have exited in the meantime
+            os.killpg(group, signal.SIGKILL)
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    """Convert a failure to write to an `StreamError`, except that of a pipe that its reader has closed."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StreamError(f"can't write the output: {error.strerror}") from error
 
 
 def _is_writable(descriptor: int) -> bool:
