@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -23,12 +23,16 @@ from .terminal import Terminal
 
 __all__ = ["Request", "submit"]
 
+HINT_DELAY: Final = 2.0
+"""Seconds without input after which `submit` reports that it reads its standard input."""
+
 
 @dataclass(frozen=True)
 class Request:
     """What the command line asks to submit.
 
     :ivar workload: None reads it from standard input.
+    :ivar implicit: whether the workload was omitted. Then standard input is read unless it is a terminal.
     :ivar lines: what ends a line of standard input, each of which is a workload; None for a single workload.
     :ivar options: the options of `Task`, made from the other fields.
     """
@@ -36,6 +40,7 @@ class Request:
     function: bytes
     workload: bytes | None
     servers: Servers
+    implicit: bool = False
     lines: bytes | None = None
     concurrency: int = 100
     background: bool = False
@@ -73,12 +78,47 @@ async def submit(terminal: Terminal, request: Request) -> ExitCode:
         async with client:
             if request.lines is not None:
                 return await LineBatch(terminal, request, client, progress).run()
-            workload = await terminal.read_all() if request.workload is None else request.workload
+            workload = await _read_workload(terminal, request) if request.workload is None else request.workload
             if request.background:
                 await terminal.write(await _submit_background(request, client, workload))
             else:
                 await _stream_result(terminal, request, client, workload, progress)
     return ExitCode.DONE
+
+
+async def _read_workload(terminal: Terminal, request: Request) -> bytes:
+    """Read the workload from standard input."""
+    if not request.implicit:
+        return await terminal.read_all()
+    if terminal.is_stdin_tty:
+        return b""
+    with _hint(terminal, quiet=request.quiet) as cancel_hint:
+        chunks = []
+        async for chunk in terminal.read_chunks():
+            cancel_hint()
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+
+@contextmanager
+def _hint(terminal: Terminal, *, quiet: bool) -> Iterator[Callable[[], None]]:
+    """Report that standard input is read if that takes long: nobody may write to it.
+
+    :return: a callable that cancels this. The end of the context does so, too.
+    """
+    text = "txgearman: reading the workload from standard input; give '' for none"
+    hint = terminal.reactor.callLater(HINT_DELAY, terminal.write_error, text)
+
+    def cancel() -> None:
+        if hint.active():
+            hint.cancel()
+
+    if quiet:
+        cancel()
+    try:
+        yield cancel
+    finally:
+        cancel()
 
 
 def _submit_background(request: Request, client: GearmanClient, workload: bytes) -> Deferred[bytes]:

@@ -52,7 +52,9 @@ __all__ = ["submit"]
 def submit(function: str, workload: str | None, servers: Servers, **options: Any) -> None:
     """Submit a job and print its result.
 
-    WORKLOAD is the payload of the job. "-" reads it from standard input. The default is an empty workload.
+    WORKLOAD is the payload of the job. "-" reads it from standard input; so does no WORKLOAD, unless standard input is
+    a terminal. '' is an empty workload. In a loop such as "while read", append </dev/null: else submit reads what the
+    loop is to read.
 
     Data packets and the result are written to standard output, unchanged and as soon as they arrive. If standard output
     is a terminal, a missing end of line is added. Warnings and progress are written to standard error. Progress is a
@@ -65,7 +67,7 @@ def submit(function: str, workload: str | None, servers: Servers, **options: Any
 
     \b
     Examples:
-      txgearman submit resize - <photo.jpg >small.jpg
+      txgearman submit resize <photo.jpg >small.jpg
       txgearman submit -b --at +1h cleanup
       cut -f1 users | txgearman submit --lines lookup
     """
@@ -92,8 +94,9 @@ def _submit_request(make: Any, function: str, workload: str | None, servers: Ser
         raise click.UsageError("--retries can't be used with --background: a background job is never resubmitted")
     return make(
         os.fsencode(function),
-        None if workload == "-" else os.fsencode(workload or ""),
+        None if workload in (None, "-") else os.fsencode(workload),
         servers,
+        implicit=workload is None,
         lines=lines,
         unique=os.fsencode(options.pop("unique")),
         priority=priority,
