@@ -24,6 +24,7 @@ APT: Final = {
     "haproxy": "haproxy",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "systemd-analyze": "systemd",
 }
 """The Debian packages that programs and libraries come from."""
 
@@ -33,7 +34,7 @@ PIP: Final = {"gear": "gear", "mypy": "mypy", "mypy_zope": "mypy-zope"}
 REQUIRED: Final = "TXGEARMAN_REQUIRE_PROGRAMS"
 """The environment variable that makes a failure of what would be a skip."""
 
-ABSENT: Final = re.compile(r"needs (\w+), which is not installed")
+ABSENT: Final = re.compile(r"needs ([\w-]+), which is not installed")
 
 
 def require_program(name: str) -> str:

@@ -166,7 +166,7 @@ def test_start_here_names_what_happens_without_a_server(started: Path) -> None:
 
 def test_every_example_is_in_the_documentation() -> None:
     included = set(re.findall(r"literalinclude\} \.\./examples/(\S+)", PAGES["examples.md"]))
-    assert included == {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".tac")}
+    assert included == {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".tac", ".service")}
 
 
 def test_changes_begins_with_the_version_of_the_package() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+from twisted.internet.defer import Deferred
+
 from txgearman import Job
 
 
@@ -11,6 +15,15 @@ def echo(job: Job) -> bytes:
 
 def shout(job: Job) -> bytes:
     return job.workload.upper()
+
+
+def block(_: Job) -> None:
+    """Block the thread, or the reactor."""
+    time.sleep(1000)
+
+
+def never_end(_: Job) -> Deferred[bytes]:
+    return Deferred()
 
 
 class Nested:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from txgearman import GearmanAdmin, GearmanClient, TaskException, TaskFailed
+from txgearman import GearmanAdmin, GearmanClient, GearmanWorker, TaskException, TaskFailed
 from txgearman.cli.exit_codes import ExitCode
 from txgearman.cli.terminal import run_in_thread
 
 from ..conftest import Failures
 from ..daemons import Gearmand, free_port
 from .harness import RunningCommand, is_alive, reactor, run_tool, usage_error
+from .test_processes import read_pid, until
 
 HERE = "tests.cli.jobs"
 
@@ -38,7 +40,7 @@ class Work(RunningCommand):
     async def stop(self) -> str:
         """Stop it; return what it wrote to standard error."""
         result = await self.finish(signal.SIGTERM)
-        assert result.code == 128 + signal.SIGTERM
+        assert result.code == ExitCode.DONE
         return result.err
 
 
@@ -112,13 +114,6 @@ async def test_stderr_of_successful_program_is_warning(gearmand: Gearmand, clien
     assert await client.add_task("f", on_warning=lambda _, data: warnings.append(data)) == b"done\n"
     assert warnings == [b"careful\n"]
     await worker.stop()
-
-
-async def test_missing_program_fails_job(gearmand: Gearmand, client: GearmanClient) -> None:
-    worker = Work(gearmand, "f", "no-such-program")
-    with pytest.raises(TaskFailed):
-        await client.add_task("f")
-    assert "can't run no-such-program: No such file or directory" in await worker.stop()
 
 
 async def test_environment_describes_job(gearmand: Gearmand, client: GearmanClient) -> None:
@@ -243,3 +238,143 @@ async def test_invalid_function_name_exits_with_2() -> None:
     result = await RunningCommand("work", "-s", f"127.0.0.1:{free_port()}", "", "cat").finish()
     assert result.code == ExitCode.USAGE
     assert result.err == "txgearman: FUNCTION must not be empty\n"
+
+
+# What must not lose jobs.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["resize", "-s", "localhost", "--jobs", "4", "--", "cat"], "options must precede FUNCTION, such as -s here"),
+        (["resize", "--verbose"], "a COMMAND that begins with - must follow --: txgearman work [OPTIONS] FUNCTION -- "),
+        ([f"f={HERE}:shout", "-j", "4"], "options must precede FUNCTION, such as -j here"),
+        (["f", "--"], "missing COMMAND"),
+        (["--max-output", "5", f"f={HERE}:shout"], "require a COMMAND"),
+    ],
+)
+def test_option_behind_function_is_no_command(arguments: list[str], text: str) -> None:
+    assert text in usage_error("work", *arguments)
+
+
+async def test_command_that_begins_with_dash_may_follow_dashes(
+    gearmand: Gearmand, client: GearmanClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "-s"
+    program.write_text("#!/bin/sh\necho $1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    worker = Work(gearmand, "f", "--", "-s", "--jobs")
+    assert await client.add_task("f") == b"--jobs\n"
+    await worker.stop()
+
+
+async def test_missing_command_is_usage_error_and_takes_no_job(gearmand: Gearmand, client: GearmanClient) -> None:
+    await client.add_task_bg("f", b"x")
+    result = await Work(gearmand, "f", "--", "typo").finish()
+    assert (result.code, result.err) == (
+        ExitCode.USAGE,
+        "txgearman: can't find the command 'typo', or it is not executable\n",
+    )
+    assert gearmand.admin("status") == ["f\t1\t0\t0", "."]
+
+
+@pytest.mark.parametrize("fault", ["No such file or directory", "Permission denied"])
+async def test_command_that_vanishes_ends_worker_and_its_job_goes_to_another(
+    gearmand: Gearmand, client: GearmanClient, tmp_path: Path, fault: str
+) -> None:
+    """Another job, which runs, may finish."""
+    program, go, begun = tmp_path / "program", tmp_path / "go", tmp_path / "begun"
+    program.write_text(f"#!/bin/sh\ntouch {begun}; until test -e {go}; do sleep 0.01; done; echo done\n")
+    program.chmod(0o755)
+    worker = Work(gearmand, "--jobs", "2", "f", "--", str(program))
+    running = client.add_task("f")
+    await until(begun.exists)
+    program.unlink() if fault.startswith("No") else program.chmod(0o644)
+    await client.add_task_bg("f", b"kept", unique="b")
+    await until(lambda: "can't run" in worker.stderr())
+    go.touch()
+    assert await running == b"done\n"
+    result = await worker.finish()
+    assert result.code == ExitCode.NOT_STARTED
+    assert f"txgearman: can't run {program}: {fault}; stopping, and f " in result.err
+    await until(lambda: gearmand.admin("status") == ["f\t1\t0\t0", "."])
+    received: list[bytes] = []
+    async with GearmanWorker([gearmand.address]) as other:
+        other.register_function("f", lambda job: received.append(job.workload))
+        await until(lambda: received)
+    assert received == [b"kept"]
+
+
+async def test_lines_wait_for_server_that_does_not_read(gearmand: Gearmand, client: GearmanClient) -> None:
+    """A command that writes for ever has to wait; once the server reads again, its lines arrive."""
+    received: list[int] = []
+    worker = Work(gearmand, "--lines", "f", "--", "sh", "-c", "echo $$; exec yes 0123456789")
+    first: list[bytes] = []
+
+    def on_data(_: object, data: bytes) -> None:
+        first[:] = first or [data]
+        received.append(len(data))
+
+    task = client.add_task("f", on_data=on_data)
+    task.addErrback(lambda _: None)
+    await until(lambda: len(received) > 1000)
+    gearmand.stall()
+    io = Path(f"/proc/{int(first[0])}/io")
+    written = await until_steady(lambda: int(io.read_text().split("wchar:")[1].split()[0]))
+    assert written < 40_000_000  # `yes` writes some GB a second
+    gearmand.signal(signal.SIGCONT)
+    before = len(received)
+    await until(lambda: len(received) > before + 1000)
+    task.cancel()
+    worker.run.signal_received(signal.SIGTERM)
+    gearmand.stop()  # the connection is lost, and the command with it
+    assert (await worker.finish()).code == ExitCode.DONE
+    await until(lambda: not is_alive(int(first[0])))
+
+
+async def until_steady(read: Callable[[], int]) -> int:
+    """Wait until a number has not changed for a fifth of a second; return it."""
+    before = -1
+    while (value := read()) != before:
+        before = value
+        await deferLater(reactor, 0.2)
+    return value
+
+
+async def test_each_end_of_job_kills_what_command_has_left(
+    gearmand: Gearmand, client: GearmanClient, tmp_path: Path, logged_failures: Failures
+) -> None:
+    """The command has exited, and its child holds its output. A time-out, and the loss of the connection."""
+    script = f"sleep 1000 & echo $! >{tmp_path}/$GEARMAN_UNIQUE"
+    worker = Work(gearmand, "--jobs", "2", "-t", "1", "f", "--", "sh", "-c", script)
+    with pytest.raises(TaskException):
+        await client.add_task("f", unique="timed_out")
+    client.add_task("f", unique="lost").addErrback(lambda _: None)
+    children = [await read_pid(tmp_path / name) for name in ("timed_out", "lost")]
+    gearmand.stop()
+    for child in children:
+        await until(lambda child=child: not is_alive(child))  # type: ignore[misc]  # mypy can't infer it
+    await worker.stop()
+    logged_failures.flush(Exception)
+
+
+async def test_verbose_logs_line_for_each_job(gearmand: Gearmand, client: GearmanClient) -> None:
+    worker = RunningCommand("-v", "work", "-s", gearmand.address, "--lines", "f", "--", "sh", "-c", "cat; exit $(cat)")
+    assert await client.add_task("f", b"four") == b""
+    result = await worker.finish(signal.SIGTERM)
+    pattern = rf"^txgearman: f {gearmand.address}//H:\S+: done, 0\.\d\d\d s, 4 bytes in, 4 bytes out$"
+    assert len(re.findall(pattern, result.err, re.MULTILINE)) == 1
+    assert result.code == ExitCode.DONE
+
+
+async def test_python_function_that_is_cut_off_is_reported(gearmand: Gearmand, client: GearmanClient) -> None:
+    worker = Work(gearmand, "--drain", "100ms", f"f={HERE}:never_end")
+    handle = await client.add_task_bg("f")
+    await until(lambda: gearmand.admin("status") == ["f\t1\t1\t1", "."])
+    result = await worker.finish(signal.SIGTERM)
+    assert result.code == ExitCode.FAILED
+    assert result.err.endswith(
+        f"txgearman: cut off f {handle}, which still ran: its server gives it to another worker\n"
+    )
+    await until(lambda: gearmand.admin("status") == ["f\t1\t0\t0", "."])

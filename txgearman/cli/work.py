@@ -1,47 +1,59 @@
-"""``txgearman work``: a worker whose jobs run a program, or call Python functions."""
+"""``txgearman work``: a worker whose jobs run a command, or call Python functions."""
 
 from __future__ import annotations
 
 import importlib
-import os
-import signal
-import subprocess
+import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from twisted.internet.defer import Deferred, gatherResults
-from twisted.logger import Logger
 
-from ..errors import JobEnded, JobFailed
 from ..worker.job import Job
 from ..worker.worker import DRAIN_TIMEOUT, GearmanWorker
 from .exit_codes import ExitCode
+from .job_tracker import JobTracker
 from .options import Servers
 from .reactor_loop import usage_errors
-from .terminal import Terminal, child_groups, run_in_thread
+from .terminal import Terminal
+from .worker_run import WorkerRun
 
-__all__ = ["ProgramRunner", "WorkerSettings", "import_function", "work"]
+if TYPE_CHECKING:
+    from .command_runner import CommandRunner
 
-_log = Logger()
+__all__ = ["Command", "WorkerSettings", "import_function", "work"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that runs jobs.
+
+    :ivar arguments: its name and its arguments.
+    :ivar lines, exceptions, max_output: see `CommandRunner`.
+    """
+
+    arguments: Sequence[str]
+    lines: bool
+    exceptions: bool
+    max_output: int
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
     """The worker that the command line asks for.
 
-    :ivar functions: callables, by the names of the functions.
+    :ivar functions: what runs the jobs, by the names of the functions: a callable, or a command.
     :ivar jobs: maximum number of jobs that run at a time.
     :ivar count: number of jobs after which the worker exits; None for no limit.
     :ivar timeout: seconds until a job is stopped; None disables it.
     :ivar threaded: whether the callables run in threads.
     :ivar drain_timeout: seconds that running jobs have to finish on exit.
+    :ivar verbose: whether to log a line for each job.
     """
 
-    functions: dict[bytes, Callable[[Job], Any]]
+    functions: dict[bytes, Callable[[Job], object] | Command]
     servers: Servers
     jobs: int = 1
     count: int | None = None
@@ -49,9 +61,10 @@ class WorkerSettings:
     threaded: bool = False
     client_id: bytes = b""
     drain_timeout: float = DRAIN_TIMEOUT
+    verbose: bool = False
 
 
-def import_function(name: str) -> Callable[[Job], Any]:
+def import_function(name: str) -> Callable[[Job], object]:
     """Import the callable of a name such as ``package.module:callable``, also from the current directory.
 
     :raises click.UsageError: the name is invalid, or its module or attribute does not exist or is not callable.
@@ -69,161 +82,84 @@ def import_function(name: str) -> Callable[[Job], Any]:
         raise click.UsageError(f"can't import {name}: {error}") from error
     if not callable(found):
         raise click.UsageError(f"{name} is not callable")
-    function: Callable[[Job], Any] = found
+    function: Callable[[Job], object] = found
     return function
 
 
 async def work(terminal: Terminal, settings: WorkerSettings) -> ExitCode:
     """Run a worker until a signal, or until it has run `settings.count` jobs. Running jobs may finish."""
-    counter = _JobCounter(settings.count)
-    worker = _make_worker(terminal, settings, counter)
-    async with worker:
-        try:
-            await counter.reached
-        finally:
-            running = sum(server.in_flight for server in worker.servers)
-            if running:
-                _log.info("waiting for running jobs: {running}; another signal exits at once", running=running)
-    return ExitCode.DONE
-
-
-def _make_worker(terminal: Terminal, settings: WorkerSettings, counter: _JobCounter) -> GearmanWorker:
+    commands = [function for function in settings.functions.values() if isinstance(function, Command)]
+    for command in commands:
+        if shutil.which(command.arguments[0]) is None:
+            raise click.UsageError(f"can't find the command {command.arguments[0]!r}, or it is not executable")
+    tracker = JobTracker(terminal.reactor, threaded=settings.threaded, verbose=settings.verbose)
+    worker = _make_worker(terminal, settings)
+    run = WorkerRun(terminal, worker, tracker, drain_timeout=settings.drain_timeout)
+    if settings.count is not None:
+        tracker.on_start = _Countdown(settings.count, run.stop).job_started
+    listener = _CommandWatch(terminal, tracker, run)
     with usage_errors():
-        worker = GearmanWorker(
+        for name, function in settings.functions.items():
+            call = _make_runner(terminal, function, listener) if isinstance(function, Command) else function
+            worker.register_function(name, tracker.watch(call), timeout=settings.timeout, threaded=settings.threaded)
+    return await run.run()
+
+
+def _make_worker(terminal: Terminal, settings: WorkerSettings) -> GearmanWorker:
+    with usage_errors():
+        return GearmanWorker(
             settings.servers.addresses,
             prefix=settings.servers.prefix,
             client_id=settings.client_id,
             max_jobs=settings.jobs if settings.count is None else min(settings.jobs, settings.count),
             reactor=terminal.reactor,
-            drain_timeout=settings.drain_timeout,
+            drain_timeout=2 * settings.drain_timeout,  # the run of the worker ends the drain before
             connect_timeout=settings.servers.connect_timeout,
             tls=settings.servers.tls_options(),
         )
-        for name, function in settings.functions.items():
-            worker.register_function(
-                name,
-                counter.count_calls(function),
-                timeout=settings.timeout,
-                threaded=settings.threaded,
-                max_jobs=None,
-            )
-    return worker
 
 
-class _JobCounter:
-    """Counts jobs as they start.
+def _make_runner(terminal: Terminal, command: Command, listener: _CommandWatch) -> CommandRunner:
+    from .command_runner import CommandRunner  # for POSIX alone
 
-    :ivar reached: fires when as many jobs as wanted have started; never, if their number is not limited.
-    """
+    runner = CommandRunner(
+        terminal.reactor,
+        command.arguments,
+        lines=command.lines,
+        exceptions=command.exceptions,
+        max_output=command.max_output,
+    )
+    runner.listener = listener
+    return runner
 
-    def __init__(self, count: int | None) -> None:
+
+class _Countdown:
+    """Counts jobs as they start, and stops the worker after as many as wanted."""
+
+    def __init__(self, count: int, stop: Callable[[], None]) -> None:
         self._left = count
-        self.reached: Deferred[None] = Deferred()
+        self._stop = stop
 
-    def count_calls(self, function: Callable[[Job], Any]) -> Callable[[Job], Any]:
-        """Return a function that counts the calls of the given one."""
-        return function if self._left is None else lambda job: self._call(function, job)
-
-    def _call(self, function: Callable[[Job], Any], job: Job) -> Any:
-        assert self._left is not None
+    def job_started(self) -> None:
         self._left -= 1
-        if self._left == 0:  # negative if the server had assigned another job already: that one is run as well
-            self.reached.callback(None)
-        return function(job)
+        if self._left <= 0:  # negative if the server had assigned another job already: that one is run as well
+            self._stop()
 
 
-class ProgramRunner:
-    """Runs a program for each job: the workload is its standard input, its standard output is the result."""
+class _CommandWatch:
+    """Stops the worker if its command can't be started: all jobs would fail."""
 
-    def __init__(self, command: Sequence[str], *, lines: bool, exceptions: bool) -> None:
-        """
-        :param lines: send each line of the output as WORK_DATA, as soon as it is written.
-        :param exceptions: if the program fails, send its standard error as WORK_EXCEPTION, instead of WORK_WARNING
-            followed by WORK_FAIL.
-        """
-        self._command = list(command)
-        self._lines = lines
-        self._exceptions = exceptions
+    def __init__(self, terminal: Terminal, tracker: JobTracker, run: WorkerRun) -> None:
+        self._terminal = terminal
+        self._tracker = tracker
+        self._run = run
 
-    async def __call__(self, job: Job) -> bytes:
-        try:
-            process = self._start(job)  # not in a thread: a cancel could come before the process to kill is known
-        except OSError as error:
-            raise JobFailed(f"can't run {self._command[0]}: {error.strerror}") from error
-        child_groups.add(process.pid)
-        try:
-            output, errors, _ = await gatherResults(
-                [
-                    _in_thread(self._send_lines if self._lines else _read_output, process.stdout, job),
-                    _in_thread(_read_output, process.stderr),
-                    _in_thread(_write_input, process.stdin, job.workload),
-                ],
-                consumeErrors=True,
-            )
-            code = await _in_thread(process.wait)
-        finally:
-            _kill(process)
-            child_groups.discard(process.pid)
-        if code:
-            self._report_failure(job, code, errors)
-        elif errors:
-            job.send_warning(errors)
-        return bytes(output)
+    def data_sent(self, job: Job, size: int) -> None:
+        self._tracker.data_sent(job, size)
 
-    def _start(self, job: Job) -> Any:
-        # In a session of its own: Ctrl-C does not reach it, and it can be killed together with its children.
-        return subprocess.Popen(  # noqa: S603  # running the user's command is the purpose
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=os.environ | _job_environment(job),
+    def command_not_started(self, job: Job, error: OSError) -> None:
+        self._terminal.write_error(
+            f"txgearman: can't run {error.filename}: {error.strerror}; stopping, and {job} goes to another worker"
         )
-
-    def _send_lines(self, output: IO[bytes], job: Job) -> bytes:
-        """Send each line of the output as soon as it is written. Runs in a thread."""
-        with output, suppress(JobEnded):  # the program is then being killed
-            for line in output:
-                job.send_data(line)
-        return b""
-
-    def _report_failure(self, job: Job, code: int, errors: bytes) -> None:
-        if self._exceptions:
-            job.send_exception(errors)
-            return
-        if errors:
-            job.send_warning(errors)
-        raise JobFailed(f"{self._command[0]} exited with {code}")
-
-
-def _in_thread(call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-    from twisted.internet import reactor
-
-    return run_in_thread(reactor, call, *arguments)
-
-
-def _job_environment(job: Job) -> dict[str, str]:
-    """Return the environment variables that describe a job."""
-    function = job.function.encode() if isinstance(job.function, str) else job.function
-    values = {"FUNCTION": function, "HANDLE": str(job.handle).encode(), "UNIQUE": job.unique}
-    return {f"GEARMAN_{name}": os.fsdecode(value) for name, value in values.items()}
-
-
-def _read_output(output: IO[bytes], _: object = None) -> bytes:
-    """Read an output of the program to its end. Runs in a thread."""
-    with output:
-        return output.read()
-
-
-def _write_input(stdin: IO[bytes], workload: bytes) -> None:
-    """Write the standard input of the program. Runs in a thread."""
-    with suppress(BrokenPipeError), stdin:  # the program may exit without reading all of it
-        stdin.write(workload)
-
-
-def _kill(process: Any) -> None:
-    """Kill the program and its children, unless the program has exited."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        self._run.return_job(job)
+        self._terminal.reactor.callLater(0, self._run.stop, ExitCode.NOT_STARTED)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Final
 
 import click
 
+from ...validation import MAX_PAYLOAD
 from ..options import DURATION, Servers, server_options
 from .run import run_command
 
 __all__ = ["work"]
 
-OPTIONS_FIRST = {"ignore_unknown_options": False, "allow_interspersed_args": False}
+MAX_OUTPUT: Final = 64 * 1024 * 1024
+"""Default limit of the output of a command in bytes: it is kept in memory until the command has ended."""
+
+OPTIONS_FIRST: Final = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
 
 @click.command(context_settings=OPTIONS_FIRST)
@@ -26,6 +30,12 @@ OPTIONS_FIRST = {"ignore_unknown_options": False, "allow_interspersed_args": Fal
 @click.option("-t", "--timeout", type=DURATION, help="How long a job may run; then it is stopped and fails.")
 @click.option("--lines", is_flag=True, help="Send each line of COMMAND's output as data, as soon as it is written.")
 @click.option("--exceptions", is_flag=True, help="If COMMAND fails, send its standard error as the job's exception.")
+@click.option(
+    "--max-output",
+    type=click.IntRange(1, MAX_PAYLOAD),
+    metavar="BYTES",
+    help=f"Fail a job whose COMMAND writes more to its standard output, without --lines.  [default: {MAX_OUTPUT}]",
+)
 @click.option("--threaded", is_flag=True, help="Call Python functions in threads, so that they may block.")
 @click.option("--client-id", default="", metavar="ID", help='Worker ID, as "workers" shows it.')
 @click.option(
@@ -40,14 +50,21 @@ def work(function: str, command: tuple[str, ...], servers: Servers, *, quiet: bo
     """Run a worker that executes a command or Python functions.
 
     With FUNCTION -- COMMAND..., each job runs COMMAND, without a shell. The workload is its standard input, and its
-    standard output is the result. Its standard error is sent to the client as a warning. A non-zero exit code fails
-    the job. The environment variables GEARMAN_FUNCTION, GEARMAN_HANDLE and GEARMAN_UNIQUE describe the job.
+    standard output is the result. The end of its standard error (64 KiB) is sent to the client as a warning. A non-zero
+    exit code fails the job. The environment variables GEARMAN_FUNCTION, GEARMAN_HANDLE and GEARMAN_UNIQUE describe the
+    job. COMMAND has a process group of its own, of which nothing is left once the job has ended.
+
+    Options precede FUNCTION. If COMMAND begins with "-", it must follow "--". It must exist at the start. If it can't
+    be started later, the worker stops with exit code 7, and the server gives the job to another worker.
 
     With FUNCTION=package.module:callable, which may be repeated, each job calls a Python function with a Job. The
     function returns bytes. See GearmanWorker.register_function.
 
-    On Ctrl-C or SIGTERM, the worker takes no more jobs and waits for the running ones. After --drain seconds it exits,
-    and the servers give unfinished jobs to other workers.
+    On Ctrl-C, SIGTERM or SIGHUP, the worker takes no more jobs and waits for the running ones. After --drain seconds it
+    exits whatever still runs, with exit code 1 and a line for each job that was cut off; the servers give those jobs to
+    other workers. A second Ctrl-C or SIGTERM exits at once.
+
+    With -v, it logs a line for each job: function, handle, outcome, seconds, bytes of the workload, bytes sent.
 
     \b
     Examples:
@@ -56,26 +73,49 @@ def work(function: str, command: tuple[str, ...], servers: Servers, *, quiet: bo
     """
     from ..work import WorkerSettings, work
 
-    functions = _parse_functions(function, command, lines=options.pop("lines"), exceptions=options.pop("exceptions"))
+    functions = _parse_functions(
+        function, command, {name: options.pop(name) for name in ("lines", "exceptions", "max_output")}
+    )
     client_id = os.fsencode(options.pop("client_id"))
-    settings = WorkerSettings(functions, servers, client_id=client_id, drain_timeout=options.pop("drain"), **options)
-    run_command(work, settings, verbosity=-1 if quiet else 1)
+    verbose = click.get_current_context().ensure_object(dict)["verbose"] > 0
+    settings = WorkerSettings(
+        functions, servers, client_id=client_id, drain_timeout=options.pop("drain"), verbose=verbose, **options
+    )
+    run_command(work, settings, verbosity=-1 if quiet else 0 if verbose else 1)
 
 
-def _parse_functions(function: str, command: tuple[str, ...], *, lines: bool, exceptions: bool) -> dict[bytes, Any]:
-    """Return the callable for each function name on the command line of ``work``."""
-    from ..work import ProgramRunner, import_function
+def _parse_functions(function: str, command: tuple[str, ...], options: dict[str, Any]) -> dict[bytes, Any]:
+    """Return what runs the jobs of each function name on the command line of ``work``.
+
+    :param options: those that a command alone takes.
+    """
+    if "=" in function:
+        return _parse_imports((function, *command), options)
+    from ..work import Command
 
     if command[:1] == ("--",):
         command = command[1:]
-    if "=" not in function:
-        if not command:
-            raise click.UsageError("missing COMMAND: use FUNCTION -- COMMAND..., or FUNCTION=package.module:callable")
-        return {os.fsencode(function): ProgramRunner(command, lines=lines, exceptions=exceptions)}
-    if lines or exceptions:
-        raise click.UsageError("--lines and --exceptions require a COMMAND")
+    elif command and command[0].startswith("-"):
+        raise click.UsageError(
+            f"options must precede FUNCTION, such as {command[0]} here; a COMMAND that begins with - must follow --: "
+            "txgearman work [OPTIONS] FUNCTION -- COMMAND..."
+        )
+    if not command:
+        raise click.UsageError("missing COMMAND: use FUNCTION -- COMMAND..., or FUNCTION=package.module:callable")
+    max_output = options.pop("max_output") or MAX_OUTPUT
+    return {os.fsencode(function): Command(command, max_output=max_output, **options)}
+
+
+def _parse_imports(arguments: tuple[str, ...], options: dict[str, Any]) -> dict[bytes, Any]:
+    """Return the callables for arguments such as FUNCTION=package.module:callable."""
+    from ..work import import_function
+
+    if any(options.values()):
+        raise click.UsageError("--lines, --exceptions and --max-output require a COMMAND")
     functions = {}
-    for argument in (function, *command):
+    for argument in arguments:
+        if argument.startswith("-"):
+            raise click.UsageError(f"options must precede FUNCTION, such as {argument} here")
         name, equals, path = argument.partition("=")
         if not (name and equals):
             raise click.UsageError(f"argument must be FUNCTION=package.module:callable, not {argument!r}")

@@ -1,0 +1,112 @@
+"""Runs a worker until a signal, and lets its jobs end."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from ..worker.job import Job
+from ..worker.worker import GearmanWorker
+from .exit_codes import ExitCode
+from .job_tracker import JobTracker
+from .terminal import Terminal
+
+__all__ = ["WorkerRun"]
+
+_log = Logger()
+
+EXIT_DELAY: Final = 1.0
+"""Seconds after the end of the drain, at which the program exits whatever still holds it up: code of a job that blocks
+the reactor, or a server that does not take the last packets."""
+
+
+class WorkerRun:
+    """A run of one worker.
+
+    A signal ends it, or `stop`. The worker then requests no more jobs, and those that run have a time to end. After
+    that they are cut off: their servers give them to other workers.
+    """
+
+    def __init__(self, terminal: Terminal, worker: GearmanWorker, tracker: JobTracker, *, drain_timeout: float) -> None:
+        """
+        :param worker: its own ``drain_timeout`` must be longer.
+        :param tracker: watches its functions.
+        :param drain_timeout: seconds that running jobs have to end.
+        """
+        self._terminal = terminal
+        self._worker = worker
+        self._tracker = tracker
+        self._drain_timeout = drain_timeout
+        self._stop_wanted: Deferred[ExitCode] = Deferred()
+        self._returned: set[Job] = set()
+        self._draining = False
+        self._reported = False
+        tracker.on_end = self._job_ended
+
+    async def run(self) -> ExitCode:
+        """Run the worker.
+
+        :return: the exit code: that of `stop`, or 0 after a signal; if jobs were cut off, `ExitCode.FAILED`.
+        """
+        self._terminal.stop_limit = self._drain_timeout + EXIT_DELAY
+        self._terminal.before_exit.append(self._report_running)
+        self._worker.startService()
+        code = ExitCode.DONE
+        with suppress(CancelledError):  # by a signal
+            code = await self._stop_wanted
+        await self._drain()
+        return code or (ExitCode.FAILED if self._reported else ExitCode.DONE)
+
+    def stop(self, code: ExitCode = ExitCode.DONE) -> None:
+        """End the run, if it has not been ended before."""
+        if not self._stop_wanted.called:
+            self._stop_wanted.callback(code)
+
+    def return_job(self, job: Job) -> None:
+        """Have the server of a job give it to another worker at the end of the run. The function must not have ended.
+
+        Jobs that run otherwise may end before.
+        """
+        self._returned.add(job)
+        self._job_ended()
+
+    def _job_ended(self) -> None:
+        if self._returned:
+            self._terminal.reactor.callLater(0, self._end_drain_if_done)  # first the job's outcome is sent
+
+    async def _drain(self) -> None:
+        running = sum(server.in_flight for server in self._worker.servers) - len(self._returned)
+        if running:
+            _log.info("waiting for running jobs: {running}; another signal exits at once", running=running)
+        self._draining = True
+        stopped = self._worker.stopService()
+        end = self._terminal.reactor.callLater(self._drain_timeout, self._cut_off)
+        self._job_ended()
+        await stopped
+        if end.active():
+            end.cancel()
+
+    def _cut_off(self) -> None:
+        self._report_running()
+        self._worker.end_drain()
+
+    def _report_running(self) -> None:
+        """Report what is cut off. May be called in any thread."""
+        if self._reported:
+            return
+        self._reported = True
+        running = [job for job in self._tracker.running if job not in self._returned]
+        for job in running:
+            self._terminal.write_error(
+                f"txgearman: cut off {job}, which still ran: its server gives it to another worker"
+            )
+        if not running:
+            self._terminal.write_error("txgearman: exiting before servers have taken all results")
+
+    def _end_drain_if_done(self) -> None:
+        """End the drain early if only jobs are left that will not end by themselves."""
+        if self._draining and self._returned.issuperset(self._tracker.running):
+            self._worker.end_drain()
