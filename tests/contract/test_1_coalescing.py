@@ -163,6 +163,32 @@ def test_a_workload_is_not_a_unique(server: Server, minus_first: bool) -> None:
     assert submit_all(server.peer(), *(jobs if minus_first else reversed(jobs))) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("submits", "jobs"),
+    [
+        ([(b"same", b"same"), (b"-", b"same")], [1, 1]),
+        ([(b"-", b"same"), (b"same", b"same")], [1, 2]),
+        ([(b"-", b"same"), (b"same", b"same"), (b"-", b"same"), (b"same", b"same")], [1, 2, 2, 2]),
+        ([(b"same", b"same"), (b"-", b"same"), (b"same", b"x")], [1, 1, 1]),
+        ([(b"x", b"same"), (b"", b"same"), (b"-", b"same")], [1, 2, 3]),
+        ([(b"u" * 64, b"u" * 64), (b"u" * 64, b"u" * 64), (b"-", b"u" * 64)], [1, 2, 2]),
+    ],
+)
+def test_unique_minus_joins_the_newest_job_whose_unique_is_its_workload(
+    server: Server, submits: list[tuple[bytes, bytes]], jobs: list[int]
+) -> None:
+    assert submit_all(server.peer(), *(job(unique, workload) for unique, workload in submits)) == jobs
+
+
+def test_unique_minus_joins_the_older_job_once_the_newer_has_ended(server: Server) -> None:
+    client = server.peer()
+    older, newer = client.submit(job(b"-", b"same")), client.submit(job(b"same", b"same", kind=SUBMIT_JOB_HIGH))
+    send_unanswered(run(server, newer), WORK_COMPLETE.request(newer, b""))
+    assert client.receive() == (WORK_COMPLETE, [newer, b""])
+    assert client.submit(job(b"-", b"same")) == older
+    assert client.submit(job(b"same", b"same")) not in (older, newer)
+
+
 def test_two_minuses_are_ordinary_unique(server: Server) -> None:
     assert submit_all(server.peer(), job(b"--", b"1"), job(b"--", b"2")) == [1, 1]
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Final
+from typing import Final, TypeVar
 from typing import Protocol as Interface
 
 from ..models import Priority
+
+K = TypeVar("K")
 
 BY_WORKLOAD: Final = b"-"
 """The unique that makes jobs coalesce by their workload."""
@@ -95,10 +97,18 @@ class Job:
 
     @property
     def key(self) -> tuple[Function, bytes] | None:
-        """What it coalesces by; None if it does not."""
-        if self.unique == BY_WORKLOAD:
-            return (self.function, b"-" + self.workload) if self.workload else None
-        return (self.function, b"=" + self.unique) if 0 < len(self.unique) <= MAX_UNIQUE else None
+        """Key by which a submit with the same unique finds it; None if none does."""
+        found = self.unique != BY_WORKLOAD and len(self.unique) <= MAX_UNIQUE
+        return (self.function, self.unique) if found else None
+
+    @property
+    def workload_key(self) -> tuple[Function, bytes] | None:
+        """Key by which a submit with `BY_WORKLOAD` finds it; None if none does.
+
+        gearmand finds a job whose unique is its workload, too.
+        """
+        found = self.workload and self.unique in (BY_WORKLOAD, self.workload)
+        return (self.function, self.workload) if found else None
 
 
 class JobQueue:
@@ -203,6 +213,7 @@ class Jobs:
         self._awaited: dict[Listener, dict[Job, None]] = {}
         self._by_handle: dict[bytes, Job] = {}
         self._by_key: dict[tuple[Function, bytes], Job] = {}
+        self._by_workload: dict[tuple[Function, bytes], dict[Job, None]] = {}
         self._by_unique: dict[bytes, dict[Job, None]] = {}
 
     def __iter__(self) -> Iterator[Job]:
@@ -289,7 +300,7 @@ class Jobs:
         :return: the job, and whether it is new.
         :raises QueueFull: the limit of the function is reached. (Joining a job is always allowed.)
         """
-        joined = self._by_key.get(job.key) if job.key else None
+        joined = self._same_unique(job) if job.unique else None
         if joined is None:
             self._add(job)
         else:
@@ -298,6 +309,13 @@ class Jobs:
             job.listeners.append(listener)
             self._awaited.setdefault(listener, {})[job] = None
         return job, joined is None
+
+    def _same_unique(self, job: Job) -> Job | None:
+        """Return the job that a submit joins by its unique."""
+        if job.unique == BY_WORKLOAD:
+            same = self._by_workload.get((job.function, job.workload))
+            return next(reversed(same)) if same else None
+        return self._by_key.get(job.key) if job.key else None
 
     def _add(self, job: Job) -> None:
         limit = job.function.limits[job.priority]
@@ -309,8 +327,10 @@ class Jobs:
         self._by_handle[job.handle] = job
         if job.unique:
             self._by_unique.setdefault(job.unique, {})[job] = None
-        if job.key:
-            self._by_key[job.key] = job
+            if job.workload_key:
+                self._by_workload.setdefault(job.workload_key, {})[job] = None
+            if job.key:
+                self._by_key[job.key] = job
         self._queue(job)
 
     def _queue(self, job: Job) -> None:
@@ -425,9 +445,16 @@ class Jobs:
         for listener in job.listeners:
             self._awaited.get(listener, {}).pop(job, None)
         if job.unique:
-            same = self._by_unique[job.unique]
-            del same[job]
-            if not same:
-                del self._by_unique[job.unique]
-        if job.key and self._by_key.get(job.key) is job:
-            del self._by_key[job.key]
+            _remove(self._by_unique, job.unique, job)
+            if job.workload_key:
+                _remove(self._by_workload, job.workload_key, job)
+            if job.key and self._by_key.get(job.key) is job:
+                del self._by_key[job.key]
+
+
+def _remove(table: dict[K, dict[Job, None]], key: K, job: Job) -> None:
+    """Remove a job from those of the same key."""
+    same = table[key]
+    del same[job]
+    if not same:
+        del table[key]
