@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from typing import Final, TypeAlias
 
@@ -294,7 +294,7 @@ class Decoder:
         :param limited: whether handles, functions and uniques have maximum sizes. Set for what a server sends: a client
             keeps handles, and a worker looks functions up and logs them.
         """
-        self._by_word = {_word(magic, row.number): row for magic in magics for row in PACKET_TYPES.values()}
+        self._by_word = _rows_by_word(magics)
         self._max_size = max_packet_size
         self._limited = limited
         # Larger bodies take a slower path, with more checks.
@@ -404,6 +404,12 @@ class Decoder:
         self._held = len(data) - offset
         if not offset:
             self.unfinished += 1
+
+
+@cache
+def _rows_by_word(magics: tuple[bytes, ...]) -> dict[int, PacketType]:
+    """Return the table's rows by magic and type. Once for all connections, of which each has a decoder."""
+    return {_word(magic, row.number): row for magic in magics for row in PACKET_TYPES.values()}
 
 
 def _wrong_count(packet_type: PacketType, arguments: list[bytes]) -> ProtocolError:

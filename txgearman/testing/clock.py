@@ -8,7 +8,7 @@ import sys
 import time
 from bisect import insort_right
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import twisted
@@ -22,7 +22,7 @@ MAX_TURNS: Final = 1_000_000
 _FIRST_POSIX_TIME: Final = 1_000_000_000
 """Seconds. What a `MemoryClock` shows is below it, and what `time.time` returns is above it."""
 
-_LIBRARIES: Final = ("txgearman.", "twisted.")
+_LIBRARIES: Final = ("txgearman", "twisted")
 
 _DIRECTORIES: Final = tuple(
     os.path.dirname(path) + os.sep for path in (os.path.dirname(__file__), twisted.__file__ or "")
@@ -36,7 +36,7 @@ class EndlessLoop(RuntimeError):
 def calling_place() -> str:
     """Return the file and line of the innermost caller that is neither of this library nor of Twisted."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and f"{frame.f_globals.get('__name__', '')}.".startswith(_LIBRARIES):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
         frame = frame.f_back
     return place_of(frame.f_code.co_filename, frame.f_lineno)
 
@@ -46,6 +46,7 @@ def is_of_library(path: str) -> bool:
     return path.startswith(_DIRECTORIES)
 
 
+@lru_cache(maxsize=1000)
 def place_of(path: str, line: int) -> str:
     """Return a place in a file for messages, with a short path for what is in the current directory."""
     return f"{path.removeprefix(os.getcwd() + os.sep)}:{line}"

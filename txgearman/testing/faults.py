@@ -348,7 +348,7 @@ class Faults(FaultRegistry):
     @property
     def silent(self) -> bool:
         """Whether nothing is read."""
-        return self.first(_Silence) is not None
+        return bool(self.active) and self.first(_Silence) is not None
 
     def connection_made(self, connection: Connection) -> None:
         """Apply the active faults to a new connection."""
@@ -379,7 +379,9 @@ class Faults(FaultRegistry):
 
     def intercepts(self, connection: Connection, packet_type: PacketType, arguments: list[bytes]) -> bool:
         """Return whether the server must not process a packet, which was received; do what is done instead."""
-        subjects = self._received.setdefault(packet_type, {})
+        subjects = self._received.get(packet_type)
+        if subjects is None:
+            subjects = self._received[packet_type] = {}
         if arguments and len(subjects) < _MAX_SUBJECTS:
             subjects[arguments[0]] = None
         for fault in self.active:
@@ -399,6 +401,9 @@ class Faults(FaultRegistry):
 
     def send(self, connection: Connection, data: bytes) -> None:
         """Send now, later or in pieces, as the active faults have it."""
+        if not (self.active or self._unsent):
+            connection.transport.write(data)
+            return
         hold = None
         for hold in self.active_of(HeldAnswers):
             hold._occurred()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -90,7 +91,7 @@ class ServerGroup:
         self.services: WeakKeyDictionary[GearmanService, str] = WeakKeyDictionary()
         self.tasks: WeakKeyDictionary[Task, TaskSubmit] = WeakKeyDictionary()
         self.batches: WeakKeyDictionary[Deferred[Any], BatchSubmit] = WeakKeyDictionary()
-        self.places: dict[JobHandle, str] = {}
+        self.places: OrderedDict[JobHandle, str] = OrderedDict()  # a dict takes long to find its first entry
         self.logged = LoggedErrors()
         self.results: WeakKeyDictionary[Deferred[Any], Failure] = WeakKeyDictionary()
 
@@ -170,9 +171,11 @@ class ServerGroup:
         return result
 
     def _note_places(self, submit: Submit, outcome: object) -> None:
-        self.places.update(dict.fromkeys(submit.jobs(outcome)[-_MAX_PLACES:], submit.job_place))
-        while len(self.places) > _MAX_PLACES:
-            del self.places[next(iter(self.places))]
+        place = submit.job_place
+        for handle in submit.jobs(outcome)[-_MAX_PLACES:]:
+            self.places[handle] = place
+            if len(self.places) > _MAX_PLACES:
+                self.places.popitem(last=False)
 
     @property
     def submits(self) -> list[Submit]:

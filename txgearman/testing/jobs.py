@@ -131,7 +131,10 @@ class JobQueue:
 
     def append(self, job: Job) -> None:
         """Add a job behind the others."""
-        heappush(self._scheduled, (job.at, next(self._positions), job))
+        if job.at:
+            heappush(self._scheduled, (job.at, next(self._positions), job))
+        else:
+            heappush(self._due, (next(self._positions), job))
 
     def first_due(self, now: float) -> Job | None:
         """Return the first job that is due, abandoned or not."""

@@ -79,8 +79,10 @@ class MemoryTransport:
         if data and not self.disconnected:
             self._outgoing.append(data)
             self._size += len(data)
-            self._pace_producer()
-            self._schedule_delivery()
+            if self._producer is not None:
+                self._pace_producer()
+            if not self._delivery_scheduled:
+                self._schedule_delivery()
 
     def writeSequence(self, data: Any) -> None:
         self.write(b"".join(data))
@@ -154,7 +156,8 @@ class MemoryTransport:
             self._disconnect(error, ConnectionLost())
         finally:
             self._receiving = False
-            self.other._schedule_delivery()
+            if self.other._outgoing or self.other.disconnecting:
+                self.other._schedule_delivery()
 
     def _pace_producer(self) -> None:
         if self._producer is None or self.disconnected:

@@ -42,8 +42,9 @@ class PacketLog:
 
     def received(self, connection: int, packet_type: PacketType, arguments: list[bytes]) -> None:
         """Record a packet from a connection."""
-        kept = [each if len(each) <= _MAX_KEPT else each[:_MAX_KEPT] for each in arguments]
-        self._add(connection, RECEIVED, packet_type, kept)
+        if arguments and max(map(len, arguments)) > _MAX_KEPT:
+            arguments = [each[:_MAX_KEPT] for each in arguments]
+        self._add(connection, RECEIVED, packet_type, arguments)
 
     def line_received(self, connection: int, line: bytes) -> None:
         """Record a line of the text protocol from a connection."""

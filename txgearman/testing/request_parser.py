@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final, TypeAlias
 
-from ..packets import CAN_DO, CANT_DO, HEADER_SIZE, PACKET_TYPES, REQ, RES, SET_CLIENT_ID, Decoder, Packet, PacketType
+from ..packets import CAN_DO, CANT_DO, HEADER_SIZE, PACKET_TYPES, REQ, RES, SET_CLIENT_ID, Packet, PacketType
 
 MAX_LINE: Final = 8192
 """Bytes of a line, with its end."""
@@ -14,6 +15,10 @@ MAX_ARGUMENT: Final = 8191
 
 MAX_NAME: Final = 8192
 """Bytes of the only argument of a packet that has no more than a name."""
+
+_HEADER: Final = struct.Struct(">8sI")  # magic and type together, so that one look-up checks both
+_REQUESTS: Final = {REQ + number.to_bytes(4, "big"): packet_type for number, packet_type in PACKET_TYPES.items()}
+_RESPONSES: Final = {RES + number.to_bytes(4, "big") for number in PACKET_TYPES}
 
 Request: TypeAlias = Packet | bytes
 """A packet, or a line of text with its end."""
@@ -31,18 +36,25 @@ class RequestParser:
     """Parser of a stream of requests. It takes bytes in pieces of any size."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._decoder = Decoder(REQ)
+        self._data = b""
+        self._start = 0  # of the next request in it
+        self._pieces: list[bytes] = []  # what has come since
+        self._size = 0  # bytes that were not returned
+        self._wanted = 1  # bytes needed before looking again is of use
         self._broken: InvalidRequest | None = None
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
-        self._buffer += data
+        if self._size:
+            self._pieces.append(data)
+        else:
+            self._data, self._start = data, 0
+        self._size += len(data)
 
     @property
     def unfinished(self) -> int:
         """Bytes of a request that was not received completely."""
-        return len(self._buffer)
+        return self._size
 
     def take(self) -> Request | None:
         """Return the next request that was received completely; None if there is none.
@@ -52,47 +64,62 @@ class RequestParser:
         """
         if self._broken is not None:
             raise self._broken
-        if not self._buffer:
+        if self._size < self._wanted:
             return None
+        if self._pieces:
+            self._data = b"".join((self._data[self._start :], *self._pieces))
+            self._start = 0
+            self._pieces.clear()
         try:
-            return self._take_packet() if self._buffer[0] == 0 else self._take_line()
+            return self._take_line() if self._data[self._start] else self._take_packet()
         except InvalidRequest as error:
             self._broken = error
             raise
 
     def _take_line(self) -> bytes | None:
-        end = self._buffer.find(b"\n", 0, MAX_LINE) + 1
-        if not end and len(self._buffer) >= MAX_LINE:
+        end = self._data.find(b"\n", self._start, self._start + MAX_LINE) + 1
+        if end:
+            return self._cut(end - self._start)
+        if self._size >= MAX_LINE:
             raise InvalidRequest(f"a line has more than {MAX_LINE - 1:,} bytes")
-        return self._cut(end) if end else None
+        self._wanted = self._size + 1
+        return None
 
     def _take_packet(self) -> Packet | None:
-        if len(self._buffer) < HEADER_SIZE:
+        if self._size < HEADER_SIZE:
+            self._wanted = HEADER_SIZE
             return None
-        magic = bytes(self._buffer[:4])
-        number = int.from_bytes(self._buffer[4:8], "big")
-        packet_type = PACKET_TYPES.get(number)
-        if magic not in (REQ, RES):
-            raise InvalidRequest(f"a packet begins with {str(magic)[1:]}, not with {str(REQ)[1:]}")
+        word, size = _HEADER.unpack_from(self._data, self._start)
+        packet_type = _REQUESTS.get(word)
+        if packet_type is None and word not in _RESPONSES:
+            raise InvalidRequest(_problem(word))
+        if self._size < HEADER_SIZE + size:
+            self._wanted = HEADER_SIZE + size
+            return None
+        body = self._cut(HEADER_SIZE + size, HEADER_SIZE)
         if packet_type is None:
-            raise InvalidRequest(f"there is no packet type {number}")
-        end = HEADER_SIZE + int.from_bytes(self._buffer[8:HEADER_SIZE], "big")
-        if len(self._buffer) < end:
-            return None
-        packet = self._cut(end)
-        if magic == RES:
             raise WrongMagic
-        packets = self._decoder.feed(packet)
-        if not packets:
-            raise InvalidRequest(f"{packet_type.name} must have {len(packet_type.arguments)} arguments")
-        if _too_long(*packets[0]):
+        arguments = body.split(b"\0", packet_type.cuts) if size or packet_type.count else []
+        if len(arguments) != packet_type.count:
+            raise InvalidRequest(f"{packet_type.name} must have {packet_type.count} arguments")
+        if size > MAX_ARGUMENT and _too_long(packet_type, arguments):
             raise InvalidRequest(f"an argument of {packet_type.name} is too long")
-        return packets[0]
+        return packet_type, arguments
 
-    def _cut(self, end: int) -> bytes:
-        part = bytes(self._buffer[:end])
-        del self._buffer[:end]
-        return part
+    def _cut(self, size: int, skipped: int = 0) -> bytes:
+        """Go on behind the next so many bytes, and return them, except for the first ones that are skipped."""
+        start, self._start = self._start, self._start + size
+        self._size -= size
+        self._wanted = 1
+        return self._data[start + skipped : self._start]
+
+
+def _problem(word: bytes) -> str:
+    """Return what is wrong with the magic or the type of a packet."""
+    magic, number = word[:4], int.from_bytes(word[4:], "big")
+    if magic not in (REQ, RES):
+        return f"a packet begins with {str(magic)[1:]}, not with {str(REQ)[1:]}"
+    return f"there is no packet type {number}"
 
 
 def _too_long(packet_type: PacketType, arguments: list[bytes]) -> bool:

@@ -19,17 +19,22 @@ from .clock import quoted
 class Submit:
     """A task or a batch: where it was submitted, and by which client. It keeps none of them.
 
+    :ivar function: the function's name, without a prefix.
     :ivar place: file and line.
-    :ivar name: what was submitted, for messages.
     """
 
-    __slots__ = ("_client", "_deferred", "name", "place")
+    __slots__ = ("_client", "_deferred", "function", "place")
 
-    def __init__(self, name: str, client: GearmanClient, place: str, deferred: Deferred[Any]) -> None:
-        self.name = name
+    def __init__(self, function: str | bytes, client: GearmanClient, place: str, deferred: Deferred[Any]) -> None:
+        self.function = function
         self.place = place
         self._client = ref(client)
         self._deferred = ref(deferred)
+
+    @property
+    def name(self) -> str:
+        """What was submitted, for messages."""
+        raise NotImplementedError
 
     @property
     def ended(self) -> bool:
@@ -89,8 +94,12 @@ class TaskSubmit(Submit):
     __slots__ = ("_task",)
 
     def __init__(self, task: Task, client: GearmanClient, place: str, deferred: Deferred[Any]) -> None:
-        super().__init__(f"task {quoted(task.function)}", client, place, deferred)
+        super().__init__(task.function, client, place, deferred)
         self._task = ref(task)
+
+    @property
+    def name(self) -> str:
+        return f"task {quoted(self.function)}"
 
     @property
     def task(self) -> Task | None:
@@ -118,13 +127,18 @@ class BatchSubmit(Submit):
     :ivar size: number of its jobs.
     """
 
-    __slots__ = ("_batch", "size")
+    __slots__ = ("_background", "_batch", "size")
 
     def __init__(self, batch: Batch, client: GearmanClient, place: str, deferred: Deferred[Any]) -> None:
+        super().__init__(batch.function, client, place, deferred)
         self.size = len(batch)
-        kind = ("background job" if batch.background else "job") + ("s" if self.size > 1 else "")
-        super().__init__(f"batch of {self.size:,} {kind} of {quoted(batch.function)}", client, place, deferred)
+        self._background = batch.background
         self._batch = ref(batch)
+
+    @property
+    def name(self) -> str:
+        kind = ("background job" if self._background else "job") + ("s" if self.size > 1 else "")
+        return f"batch of {self.size:,} {kind} of {quoted(self.function)}"
 
     @property
     def batch(self) -> Batch | None:
