@@ -98,11 +98,7 @@ def module_names() -> list[str]:
 
 def importable_modules() -> list[str]:
     """Those that need nothing but the library's own requirements."""
-    return [
-        module
-        for module in module_names()
-        if module not in ("testing.pytest_plugin", "__main__") and module.split(".")[0] != "cli"
-    ]
+    return [module for module in module_names() if module != "__main__" and module.split(".")[0] != "cli"]
 
 
 def modules(package: str = "") -> str:

@@ -4,8 +4,6 @@ import pytest
 from thumbnails import BROKEN, LATER, thumbnail
 from txgearman.testing import MemoryJobServer
 
-pytest_plugins = ["txgearman.testing.pytest_plugin"]
-
 
 @pytest.mark.parametrize(
     ("happens", "shown"),

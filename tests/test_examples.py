@@ -172,18 +172,20 @@ def test_tls_with_trial(tmp_path: Path) -> None:
     assert re.search(r"^PASSED \(successes=2\)$", output(result), re.MULTILINE)
 
 
+@pytest.mark.process("gearmand")
 def test_shop_with_trial(tmp_path: Path) -> None:
-    """Each scenario on a clock and on a port."""
+    """Each scenario on a clock, on a port and on gearmand."""
     path = f"{ROOT}:{EXAMPLES}"
     temporary = f"--temp-directory={tmp_path / 'trial'}"
     result = run("-c", TRIAL, temporary, EXAMPLES / "test_orders_trial.py", PYTHONPATH=path)
-    assert "PASSED (successes=20)" in result.stdout, result.stdout + result.stderr
+    assert "PASSED (successes=30)" in result.stdout, result.stdout + result.stderr
 
 
+@pytest.mark.process("gearmand")
 def test_shop_with_pytest() -> None:
     """The same."""
     result = run("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_orders_pytest.py")
-    assert "20 passed" in result.stdout, result.stdout + result.stderr
+    assert "30 passed" in result.stdout, result.stdout + result.stderr
 
 
 @pytest.mark.guarantee(number=11)

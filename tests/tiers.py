@@ -27,7 +27,15 @@ MEMORY: Final = "memory"
 TIERS: Final = (MEMORY, "daemon", "process", "soak")
 
 FIXTURES: Final = {
-    "daemon": {"gearmand", "second_gearmand", "shared_gearmand", "geard", "shared_geard", "busy"},
+    "daemon": {
+        "gearmand",
+        "second_gearmand",
+        "shared_gearmand",
+        "geard",
+        "shared_geard",
+        "busy",
+        "job_server_on_gearmand",
+    },
     "process": {"pool"},
 }
 """Fixtures that start servers or programs: a test that uses one is of that tier, without a marker of its own."""

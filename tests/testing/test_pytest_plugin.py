@@ -1,17 +1,31 @@
-"""The plugin needs one line in conftest.py, and fails a test that leaves something behind."""
+"""pytest finds the plugin by itself; it fails a test that leaves something behind, and costs others next to nothing."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from configparser import ConfigParser
+from pathlib import Path
 
 import pytest
 
-from txgearman import TaskFailed
-from txgearman.testing import MemoryJobServer
+from txgearman import JobHandle, TaskFailed
+from txgearman.testing import Gearmand, MemoryJobServer, gearmand
 
-from ..test_examples import DEADLINE, ROOT, environment
+from ..test_examples import DEADLINE, ROOT, environment, run
+
+PLUGIN = "pytest_txgearman"
+
+NAMED = {"PYTEST_PLUGINS": PLUGIN}
+"""For where the package is not installed, and no entry point names the plugin."""
+
+ALONE = {**NAMED, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+"""Without the other plugins that are installed."""
+
+ALONE_AT = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir")
+"""Without the configuration of this project."""
 
 TESTS = """
 from txgearman.packets import SUBMIT_JOB
@@ -65,13 +79,12 @@ def test_unmet_fault_fails_test_at_teardown(job_server: MemoryJobServer) -> None
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The output of pytest for the tests above, with the line that the plugin's docstring names."""
+    """The output of pytest for the tests above."""
     folder = tmp_path_factory.mktemp("user")
-    (folder / "conftest.py").write_text('pytest_plugins = ["txgearman.testing.pytest_plugin"]\n')
     (folder / "test_user.py").write_text(TESTS)
     command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", "-W", "error", "test_user.py"]
     result = subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=DEADLINE, check=False
+        command, cwd=folder, env=environment(**NAMED), capture_output=True, text=True, timeout=DEADLINE, check=False
     )
     assert result.returncode == 1, result.stdout + result.stderr
     return result.stdout
@@ -103,9 +116,32 @@ def test_report_names_unmet_expectation(report: str, text: str) -> None:
     assert f"AssertionError: {text}" in report or re.search(rf"AssertionError: .*{re.escape(text)}", report)
 
 
-def test_docstring_of_plugin_has_the_line_that_enables_it() -> None:
-    source = (ROOT / "txgearman/testing/pytest_plugin.py").read_text()
-    assert 'pytest_plugins = ["txgearman.testing.pytest_plugin"]' in source
+def test_entry_point_has_the_name_of_its_module() -> None:
+    """So that a project which names the plugin in pytest_plugins, too, gets it once."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["options.entry_points"]["pytest11"].split() == [PLUGIN, "=", PLUGIN]
+    assert setup["options"]["py_modules"] == PLUGIN
+
+
+USES_NONE = """
+import sys
+
+def test_other():
+    assert not {"twisted", "txgearman"} & set(sys.modules)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.guarantee(number=11)
+def test_tests_that_use_no_fixture_import_nothing(tmp_path: Path) -> None:
+    """Neither the library, which takes long, nor Twisted, whose reactor others choose."""
+    script = tmp_path / "test_user.py"
+    script.write_text(USES_NONE)
+    result = run(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, script, **ALONE
+    )
+    assert "1 passed" in result.stdout, result.stdout + result.stderr
 
 
 # In this process, with the plugin alone.
@@ -147,10 +183,17 @@ def test_wrong(job_server):
 """
 
 
+def run_in_this_process(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tests: str, *options: str
+) -> pytest.RunResult:
+    for name, value in ALONE.items():
+        monkeypatch.setenv(name, value)
+    pytester.makepyfile(tests)
+    return pytester.runpytest_inprocess("--strict-markers", *options)
+
+
 def run_bodies(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, *options: str) -> pytest.RunResult:
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    pytester.makepyfile(BODIES)
-    return pytester.runpytest_inprocess("-p", "txgearman.testing.pytest_plugin", "--strict-markers", *options)
+    return run_in_this_process(pytester, monkeypatch, BODIES, *options)
 
 
 def test_only_what_is_verified_fails_at_its_end(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,3 +209,55 @@ def test_only_what_is_verified_fails_at_its_end(pytester: pytest.Pytester, monke
 def test_verification_can_be_switched_off_for_all(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     result = run_bodies(pytester, monkeypatch, "-o", "job_server_verify=false")
     result.assert_outcomes(failed=1, errors=1, skipped=1, passed=3)
+
+
+# On gearmand.
+
+ON_GEARMAND = """
+from pathlib import Path
+import pytest
+
+@pytest.fixture
+def left(job_server_on_gearmand):
+    job_server_on_gearmand.next_job("reverse")
+    job_server_on_gearmand.client()
+    job_server_on_gearmand.fall_silent()
+    Path(__file__).with_suffix(".pid").write_text(str(job_server_on_gearmand._interruptions.process.pid))
+
+def test_fails(left):
+    assert False, "its own failure"
+"""
+
+
+@pytest.mark.process("gearmand")
+def test_gearmand_ends_with_its_test(tmp_path: Path) -> None:
+    """Whatever the test has left; and the report has the end of gearmand's log."""
+    script = tmp_path / "test_user.py"
+    script.write_text(ON_GEARMAND)
+    result = run(*ALONE_AT, tmp_path, script, **ALONE)
+    assert "1 failed in " in result.stdout, result.stdout + result.stderr
+    for text in ("its own failure", "the last lines of the log of gearmand", " Listening on 127.0.0.1:"):
+        assert text in result.stdout
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(script.with_suffix(".pid").read_text()), 0)
+
+
+@pytest.mark.daemon("gearmand")
+@pytest.mark.job_server(name="jobs", job_handle_prefix="H:outer", exceptions=True)
+class TestOptions:
+    @pytest.mark.job_server(job_handle_prefix="H:inner")
+    async def test_closest_marker_wins(self, job_server_on_gearmand: Gearmand) -> None:
+        handle = await job_server_on_gearmand.client().add_task_bg("mail")
+        assert handle == JobHandle(job_server_on_gearmand.address, b"H:inner:1")
+
+
+@pytest.mark.parametrize(("option", "outcome"), [("false", "skipped"), ("true", "errors")])
+def test_missing_gearmand_is_named(
+    option: str, outcome: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gearmand, "_DIRECTORIES", ())
+    monkeypatch.setenv("PATH", "")
+    tests = "def test(job_server_on_gearmand): pass"
+    result = run_in_this_process(pytester, monkeypatch, tests, "-rs", "-o", f"gearmand_required={option}")
+    result.assert_outcomes(**{outcome: 1})
+    result.stdout.fnmatch_lines(["*needs gearmand, which is not installed: apt-get install gearman-job-server*"])

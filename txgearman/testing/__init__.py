@@ -25,24 +25,31 @@ from __future__ import annotations
 
 from .core import SubmittedJob
 from .faults import SUBMITS, Fault, HeldAnswers
+from .gearmand import Gearmand, GearmandMissing
+from .interface import AnyJobServer, PlayedJob
 from .memory_transport import MemoryAddress, MemoryEndpoint
 from .proxy import FaultProxy
 from .relay import Direction
 from .server import MemoryJobServer
 from .taken_job import TakenJob
-from .trial import JobServerMixin, JobServerOnPortMixin
+from .trial import JobServerMixin, JobServerOnGearmandMixin, JobServerOnPortMixin
 
 __all__ = [
     "SUBMITS",
+    "AnyJobServer",
     "Direction",
     "Fault",
     "FaultProxy",
+    "Gearmand",
+    "GearmandMissing",
     "HeldAnswers",
     "JobServerMixin",
+    "JobServerOnGearmandMixin",
     "JobServerOnPortMixin",
     "MemoryAddress",
     "MemoryEndpoint",
     "MemoryJobServer",
+    "PlayedJob",
     "SubmittedJob",
     "TakenJob",
 ]

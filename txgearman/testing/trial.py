@@ -6,14 +6,16 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from inspect import iscoroutine
 from typing import Any, ClassVar, Final
+from unittest import SkipTest
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
+from .gearmand import Gearmand, GearmandMissing, gearmand_options
 from .server import MemoryJobServer
 from .waiting import StandstillWatch
 
-SHOWN_PACKETS: Final = 30
+SHOWN_LINES: Final = 30
 """Lines of the server's log that a failing test prints."""
 
 
@@ -64,7 +66,7 @@ class _NotingFailure:
         """Return the server of the test that ends. The same test object may be run again, and then needs a new one."""
         server: MemoryJobServer = self.__dict__.pop("job_server")
         if self._test_failed:
-            print(f"the last packets of {server.name}:\n{server.log(SHOWN_PACKETS)}")
+            print(f"the last packets of {server.name}:\n{server.log(SHOWN_LINES)}")
         return server
 
     @property
@@ -129,3 +131,40 @@ class JobServerOnPortMixin(_NotingFailure):
 
     def _close_job_server(self) -> Deferred[None]:
         return self._take_server().close(verify=self._verifies)
+
+
+class JobServerOnGearmandMixin(_NotingFailure):
+    """Mixin that gives each test of a trial `TestCase` a gearmand of its own, so that one suite runs on it as well.
+
+    ::
+
+        class ReverserTests(Scenarios, JobServerOnPortMixin, TestCase): ...
+
+        class ReverserOnGearmandTests(Scenarios, JobServerOnGearmandMixin, TestCase): ...
+
+    Its `job_server` has what `AnyJobServer` names. Where gearmand is not installed, the test is skipped. A test that
+    fails prints the last lines of gearmand's log. Nothing is verified.
+
+    :cvar gearmand_required: whether a test fails, instead of being skipped, where gearmand is not installed.
+    """
+
+    gearmand_required: ClassVar[bool] = False
+
+    @cached_property
+    def job_server(self) -> Gearmand:
+        """A `Gearmand`, started when a test first uses it, and gone once the test has ended."""
+        test: Any = self
+        try:
+            server = Gearmand(**gearmand_options(self.job_server_options))
+        except GearmandMissing as error:
+            if self.gearmand_required:
+                raise
+            raise SkipTest(str(error)) from None
+        test.addCleanup(self._close_gearmand)
+        return server
+
+    def _close_gearmand(self) -> Deferred[None]:
+        server: Gearmand = self.__dict__.pop("job_server")
+        if self._test_failed:
+            print(f"the last lines of the log of gearmand:\n{server.log(SHOWN_LINES)}")
+        return server.close()

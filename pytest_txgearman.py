@@ -1,0 +1,138 @@
+"""The test kit of txgearman for pytest, which finds this plugin by itself once txgearman is installed.
+
+It defines three fixtures, each of which is closed after the test:
+
+- ``job_server``: a `MemoryJobServer` on a `Clock`;
+- ``job_server_on_port``: a `MemoryJobServer` on the reactor, which listens on a free port, for tests that await;
+- ``job_server_on_gearmand``: a `Gearmand`, a real one in a process of its own. Where gearmand is not installed, the
+  test is skipped; with ``gearmand_required = true`` in pytest's configuration, it fails.
+
+A marker has their options: ``@pytest.mark.job_server(job_retries=2)``. The servers in memory are verified after the
+test. With ``verify=False`` among the options, or ``job_server_verify = false`` in pytest's configuration for all tests,
+nothing is verified.
+
+This module is in no package, and imports no other one before a fixture is used: importing txgearman takes longer than
+pytest itself, and a reactor that it would import could not be chosen by others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from txgearman.testing import Gearmand, MemoryJobServer
+
+_SHOWN_LINES: Final = 30
+"""Lines of the server's log in the report of a failing test."""
+
+_FAILED: Final = pytest.StashKey[bool]()
+"""Whether the test has failed before its fixtures end."""
+
+_LOGS: Final = pytest.StashKey["dict[str, MemoryJobServer | Gearmand]"]()
+"""The servers of the test, by what their logs are called."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of pytest's configuration."""
+    parser.addini("job_server_verify", "whether the fixture job_server verifies the end of tests", "bool", default=True)
+    parser.addini(
+        "gearmand_required",
+        "whether tests that need gearmand fail, and are not skipped, where it is not installed",
+        "bool",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line(
+        "markers", "job_server(**options): options of the fixtures of txgearman, such as job_retries=2 or verify=False"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note whether the test has failed, and add the end of its servers' logs to its report."""
+    report = yield
+    if call.excinfo is not None and call.when != "teardown":
+        item.stash[_FAILED] = True
+        for name, server in item.stash.get(_LOGS, {}).items():
+            if report.failed:
+                report.sections.append((name, server.log(_SHOWN_LINES)))
+    return report
+
+
+@pytest.fixture
+def job_server(request: pytest.FixtureRequest) -> Iterator[MemoryJobServer]:
+    """An in-memory job server on a `Clock`, which is closed and verified after the test, unless the test has failed."""
+    from txgearman.testing import MemoryJobServer
+    from txgearman.testing.waiting import StandstillWatch
+
+    options, verify = _options(request)
+    server = MemoryJobServer(**options)
+    _note(request, f"the last packets of {server.name}", server)
+    watch = StandstillWatch(server, server._group)
+    watch.start()
+    yield server
+    watch.stop()
+    server.close(verify=verify and not _has_failed(request))
+
+
+@pytest.fixture
+def job_server_on_port(request: pytest.FixtureRequest) -> Iterator[MemoryJobServer]:
+    """An in-memory job server on the reactor and on a free port: its ``address``. It is verified as `job_server` is."""
+    from twisted.internet import reactor
+
+    from txgearman.testing import MemoryJobServer
+    from txgearman.testing.waiting import wait_for
+
+    options, verify = _options(request)
+    server = MemoryJobServer(reactor, **options)
+    _note(request, f"the last packets of {server.name}", server)
+    server._watch()
+    server.listen()
+    yield server
+    wait_for(server.close(verify=verify and not _has_failed(request)), reactor)
+
+
+@pytest.fixture
+def job_server_on_gearmand(request: pytest.FixtureRequest) -> Iterator[Gearmand]:
+    """A real gearmand on a free port, which is killed after the test. Nothing is verified."""
+    from twisted.internet import reactor
+
+    from txgearman.testing import Gearmand, GearmandMissing
+    from txgearman.testing.gearmand import gearmand_options
+    from txgearman.testing.waiting import wait_for
+
+    options, _ = _options(request)
+    try:
+        server = Gearmand(reactor, **gearmand_options(options))
+    except GearmandMissing as error:
+        if request.config.getini("gearmand_required"):
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+    _note(request, "the last lines of the log of gearmand", server)
+    yield server
+    wait_for(server.close(), reactor)
+
+
+def _note(request: pytest.FixtureRequest, name: str, server: MemoryJobServer | Gearmand) -> None:
+    request.node.stash.setdefault(_LOGS, {})[name] = server
+
+
+def _has_failed(request: pytest.FixtureRequest) -> bool:
+    failed: bool = request.node.stash.get(_FAILED, False)
+    return failed
+
+
+def _options(request: pytest.FixtureRequest) -> tuple[dict[str, Any], bool]:
+    """Return the options of the markers, of which the closest to the test wins, and whether to verify."""
+    options: dict[str, Any] = {}
+    for marker in request.node.iter_markers("job_server"):
+        options = {**marker.kwargs, **options}
+    verify = options.pop("verify", request.config.getini("job_server_verify"))
+    return options, verify
