@@ -18,7 +18,7 @@ from txgearman.cli.terminal import run_in_thread
 from txgearman.testing import FaultProxy, MemoryJobServer
 
 from ..daemons import free_port
-from .harness import Result, RunningCommand, parse_command, reactor, run_command, usage_error
+from .harness import Result, RunningCommand, parse_command, reactor, run_command, run_tool, usage_error
 
 
 def settings(name: str, text: str) -> FaultSettings:
@@ -182,32 +182,46 @@ async def test_fault_that_has_not_happened_is_reported(served: str) -> None:
 
 
 async def test_server_is_down_for_a_time(served: str) -> None:
-    """It is up before and after that."""
-    fault = "--go-down 100ms,for=50ms"
+    fault = "--go-down 10ms,for=50ms"
     started, address = await start(served, *fault.split())
-    assert await ask(address, b"version\n") == ANSWER
+    host, _, port = address.rpartition(":")
     await started.wait_for("Fault begins")
-    with pytest.raises(ConnectionRefusedError):
-        await ask(address, b"version\n")
+    with pytest.raises(ConnectionRefusedError):  # by the kernel, before anything else happens in this process
+        socket.create_connection((host, int(port)))
     await started.wait_for("Fault ends")
     assert await ask(address, b"version\n") == ANSWER
     result = await started.finish(signal.SIGTERM)
     assert faults_in(result) == [f"txgearman: Fault begins: {fault}", f"txgearman: Fault ends: {fault}"]
 
 
+@pytest.mark.daemon("gearman")
+async def test_client_in_c_meets_the_fault(served: str) -> None:
+    """Its connection is lost within the answer to its submit, once."""
+    started, address = await start(served, "--drop-after", "10,to-client")
+    port = int(address.rpartition(":")[2])
+    first, second = [
+        await run_in_thread(reactor, lambda: run_tool("gearman", port, "-b", "-f", "f", "x")) for _ in range(2)
+    ]
+    assert "lost connection to server" in first.err
+    assert (second.code, second.err) == (0, "")
+    assert (await started.finish(signal.SIGTERM)).code != ExitCode.FAILED
+
+
 async def test_connections_are_dropped_at_a_time(served: str) -> None:
-    """Without a connection it is a warning, and the fault has not happened."""
-    for connects in (True, False):
-        started, address = await start(served, "--drop", "100ms,reset")
-        host, _, port = address.rpartition(":")
-        with socket.create_connection((host, int(port))) if connects else socket.socket() as connection:
-            text = "Connections dropped: --drop" if connects else "No connection dropped: --drop"
-            await started.wait_for(text)
-            if connects:
-                with pytest.raises(ConnectionResetError):
-                    await run_in_thread(reactor, connection.recv, 1)
-        code = (await started.finish(signal.SIGTERM)).code
-        assert (code == ExitCode.FAILED) is not connects
+    started, address = await start(served, "--drop", "200ms,reset")
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        await started.wait_for("Connections dropped: --drop 200ms,reset")
+        with pytest.raises(ConnectionResetError):
+            await run_in_thread(reactor, connection.recv, 1)
+    assert (await started.finish(signal.SIGTERM)).code != ExitCode.FAILED
+
+
+async def test_drop_without_connection_has_not_happened(served: str) -> None:
+    started, _ = await start(served, "--drop", "10ms")
+    await started.wait_for("No connection dropped: --drop 10ms: there is none")
+    result = await started.finish(signal.SIGTERM)
+    assert (result.code, faults_in(result)[-1]) == (ExitCode.FAILED, "txgearman: --drop 10ms has not happened")
 
 
 async def test_server_that_cannot_be_reached_is_logged() -> None:
