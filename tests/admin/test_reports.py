@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError
 
+from txgearman.admin.commands import VERSION as VERSION_COMMAND
 from txgearman.admin.commands import FunctionStatus, PriorityStatus
-from txgearman.admin.reports import ServerReport, query_reports
+from txgearman.admin.reports import ServerReport, query_reports, query_within
 from txgearman.errors import ClientStopped, NoServersAvailable
 from txgearman.packets import GET_STATUS
 from txgearman.testing import MemoryJobServer
@@ -96,3 +97,22 @@ def test_cancelled_query_logs_nothing_whatever_happens_then(server: MemoryJobSer
     query.cancel()
     admin.stopService()
     assert [type(error) for error in reports] == [CancelledError]
+
+
+def test_query_within_limit_has_the_answers_of_a_method(server: MemoryJobServer) -> None:
+    admin = server.admin()
+    for limit in (None, 5.0):
+        assert server.result_of(query_within(admin, VERSION_COMMAND, limit)).results == {"memory:1": VERSION}
+
+
+@pytest.mark.guarantee(number=10)
+def test_server_beyond_limit_of_query_is_an_error_beside_the_answers(server: MemoryJobServer) -> None:
+    other = MemoryJobServer(server.clock)
+    admin = server.admin(other)
+    other.fall_silent()
+    answers = outcome(query_within(admin, VERSION_COMMAND, 2.0))
+    server.advance(2)
+    assert answers[0].results == {"memory:1": VERSION}
+    assert {address: str(error) for address, error in answers[0].errors.items()} == {
+        "memory:2": "memory:2: no answer within 2 s"
+    }

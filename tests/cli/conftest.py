@@ -14,10 +14,11 @@ from .harness import RunningCommand
 
 
 @pytest.fixture(autouse=True)
-def _unset_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unset the variables that may name real servers, and files for them."""
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset the variables that may name real servers, and files for them. Terminals have a screen."""
     for variable in ("GEARMAN_SERVERS", *TLS_VARIABLES.values()):
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from twisted.internet.task import deferLater
 
 from txgearman import GearmanAdmin, GearmanClient, Priority
 from txgearman.cli.exit_codes import ExitCode
 
 from ..daemons import Geard, Gearmand, free_port
 from ..raw_worker import connect_worker
-from .harness import RunningCommand, run_command, run_command_for_geard, run_tool
+from .harness import RunningCommand, reactor, run_command, run_command_for_geard, run_tool
 
 NAMES = ["plain", "pre\tfixed", "a b", "ünïcödé"]
 
@@ -215,6 +216,20 @@ async def test_watch_restores_screen_of_terminal(filled: Gearmand) -> None:
     assert result.code == 130
     assert shown.index(b"\x1b[?1049h") < shown.index(b"\x1b[?1049l")
     assert shown.index(b"\x1b[?25l") < shown.rindex(b"\x1b[?25h")
+
+
+async def test_watch_on_screen_shows_answers_beside_server_that_hangs(
+    filled: Gearmand, second_gearmand: Gearmand
+) -> None:
+    second_gearmand.stall()
+    watching = RunningCommand("status", "-w", "1s", "-s", filled.address, "-s", second_gearmand.address, terminal=True)
+    shown = b""
+    while b"no answer within 1 s" not in shown:
+        shown += watching.read_screen()
+        await deferLater(reactor, 0.01)
+    assert b"plain" in shown + watching.read_screen()
+    watching.type_keys(b"q")
+    assert (await watching.finish()).code == ExitCode.NO_SERVER
 
 
 # Round trips.

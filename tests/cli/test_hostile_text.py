@@ -74,9 +74,8 @@ async def test_different_functions_are_different_rows(server: Gearmand) -> None:
         assert CONTROLS in {each["function"] for each in objects}
 
 
-async def test_screen_of_top_is_controlled_by_itself_alone(server: Gearmand, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_screen_of_top_is_controlled_by_itself_alone(server: Gearmand) -> None:
     async with hostile_names(server) as address:
-        monkeypatch.setenv("TERM", "xterm")
         shown = (await run_command("top", "-c", "1", "-s", address, terminal=True)).out
         assert b"\x1b]" not in shown
         assert b"\\x1b]0;title\\x07" in shown

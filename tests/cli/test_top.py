@@ -18,13 +18,6 @@ from txgearman.testing import MemoryJobServer
 from ..daemons import Gearmand, free_port
 from .harness import RunningCommand, reactor, run_command
 
-
-@pytest.fixture(autouse=True)
-def _terminal_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal that has a screen, wherever the tests run."""
-    monkeypatch.setenv("TERM", "xterm")
-
-
 DOWN = NoServersAvailable({"b": OSError()})
 
 

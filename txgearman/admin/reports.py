@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from twisted.internet.defer import Deferred, ensureDeferred, fail, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -14,11 +14,11 @@ from twisted.python.failure import Failure
 from ..connection.pool import JobServer
 from ..errors import ClientStopped, GearmanError, NoServersAvailable
 from . import commands as text
-from .admin import GearmanAdmin, first_error
+from .admin import Answers, GearmanAdmin, first_error
 from .commands import FunctionStatus, PriorityStatus
 from .protocol import AdminProtocol
 
-__all__ = ["ServerReport", "query_reports"]
+__all__ = ["ServerReport", "query_reports", "query_within"]
 
 T = TypeVar("T")
 
@@ -55,12 +55,36 @@ def query_reports(admin: GearmanAdmin, timeout: float) -> Deferred[list[ServerRe
 
 def _query(admin: GearmanAdmin, server: JobServer[AdminProtocol], timeout: float) -> Deferred[ServerReport]:
     def as_report(failure: Failure) -> ServerReport:
+        failure.trap(NoServersAvailable)
+        assert isinstance(failure.value, NoServersAvailable)
+        return ServerReport(server.address, error=failure.value)
+
+    return _with_deadline(ensureDeferred(_report(admin, server)), admin, server, timeout).addErrback(as_report)
+
+
+def query_within(admin: GearmanAdmin, command: text.Command[T], timeout: float | None) -> Deferred[Answers[T]]:
+    """Query all servers of an admin client at the same time, as its methods do.
+
+    :param timeout: seconds until a server that has not answered is one of the errors; None for no other limit than that
+        of the admin client.
+    :return: as for the methods of `GearmanAdmin`.
+    """
+    return admin._each(lambda server: _with_deadline(admin._ask(command, server), admin, server, timeout))
+
+
+def _with_deadline(
+    answer: Deferred[T], admin: GearmanAdmin, server: JobServer[AdminProtocol], timeout: float | None
+) -> Deferred[T]:
+    """Fail an answer that is late."""
+    if timeout is None:
+        return answer
+
+    def as_unavailable(failure: Failure) -> NoReturn:
         failure.trap(DeferredTimeout)
-        error = NoServersAvailable({server.address: TimeoutError(f"no answer within {timeout:g} s")})
-        return ServerReport(server.address, error=error)
+        raise NoServersAvailable({server.address: TimeoutError(f"no answer within {timeout:g} s")})
 
     clock: IReactorTime = admin._reactor  # type: ignore[assignment]  # every reactor provides it
-    return ensureDeferred(_report(admin, server)).addTimeout(timeout, clock).addErrback(as_report)
+    return answer.addTimeout(timeout, clock).addErrback(as_unavailable)
 
 
 async def _report(admin: GearmanAdmin, server: JobServer[AdminProtocol]) -> ServerReport:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from ..admin import commands
 from ..admin.admin import Answers, GearmanAdmin
+from ..admin.commands import Command
+from ..admin.reports import query_within
 from ..client.client import GearmanClient
 from ..connection.addresses import parse_address
 from ..errors import GearmanError, NoServersAvailable, ServerError
@@ -17,7 +19,7 @@ from ..models import JobHandle
 from .exit_codes import ExitCode
 from .options import Servers
 from .reactor_loop import first_failure, usage_errors
-from .screen import View, watch
+from .screen import View, answer_limit, watch
 from .server_errors import report_errors
 from .tables import Table, print_table
 from .terminal import Terminal
@@ -28,15 +30,14 @@ Rows = Callable[[Any], Iterable[tuple[Any, ...]]]
 
 
 class Query:
-    """A call of `GearmanAdmin` whose results are printed as a table.
+    """A command of the text protocol whose answers are printed as a table.
 
-    :ivar method: name of the method of `GearmanAdmin`.
     :ivar columns: names of the columns.
     :ivar rows: converts the answer of one server to rows.
     """
 
-    def __init__(self, method: str, columns: tuple[str, ...], rows: Rows) -> None:
-        self.method = method
+    def __init__(self, command: Command[Any], columns: tuple[str, ...], rows: Rows) -> None:
+        self.command = command
         self.columns = columns
         self.rows = rows
 
@@ -53,24 +54,24 @@ _worker_rows: Final = _fields("number", "address", "client_id", "functions")
 
 QUERIES: Final[Mapping[str, Query]] = {
     "status": Query(
-        "status",
+        commands.STATUS,
         ("function", "total", "running", "workers"),
         _fields("function", "total", "running", "workers"),
     ),
     "priority-status": Query(
-        "priority_status",
+        commands.PRIORITY_STATUS,
         ("function", "high", "normal", "low", "workers"),
         _fields("function", "high", "normal", "low", "workers"),
     ),
-    "connections": Query("workers", ("connection", "address", "id", "functions"), _worker_rows),
-    "workers": Query("workers", ("connection", "address", "id", "functions"), _rows_with_functions),
+    "connections": Query(commands.WORKERS, ("connection", "address", "id", "functions"), _worker_rows),
+    "workers": Query(commands.WORKERS, ("connection", "address", "id", "functions"), _rows_with_functions),
     "jobs": Query(
-        "jobs", ("handle", "retries", "ignored", "stored"), _fields("handle", "retries", "ignored", "stored")
+        commands.JOBS, ("handle", "retries", "ignored", "stored"), _fields("handle", "retries", "ignored", "stored")
     ),
-    "unique-jobs": Query("unique_jobs", ("unique",), lambda uniques: ((unique,) for unique in uniques)),
-    "version": Query("version", ("version",), lambda version: [(version,)]),
-    "pid": Query("pid", ("pid",), lambda pid: [(pid,)]),
-    "verbosity": Query("verbosity", ("verbosity",), lambda verbosity: [(verbosity,)]),
+    "unique-jobs": Query(commands.UNIQUE_JOBS, ("unique",), lambda uniques: ((unique,) for unique in uniques)),
+    "version": Query(commands.VERSION, ("version",), lambda version: [(version,)]),
+    "pid": Query(commands.PID, ("pid",), lambda pid: [(pid,)]),
+    "verbosity": Query(commands.VERBOSITY, ("verbosity",), lambda verbosity: [(verbosity,)]),
 }
 
 
@@ -105,10 +106,10 @@ async def show(
     """
     selected = QUERIES[name]
     async with make_admin(terminal, servers, timeout) as admin:
-        call: Callable[[], Deferred[Answers[Any]]] = getattr(admin, selected.method)
+        limit = None if json or watch_interval is None else answer_limit(terminal, timeout, watch_interval)
 
         async def query() -> View:
-            answers = await call()
+            answers = await query_within(admin, selected.command, limit)
             return View(name, [make_table(selected, answers)], answers.errors)
 
         if watch_interval is not None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.text import Text
     from typing_extensions import Self
 
-__all__ = ["View", "watch"]
+__all__ = ["View", "answer_limit", "watch"]
 
 KEYS_HELP: Final = "q quit  s sort  r reverse  arrows scroll  space pause"
 
@@ -62,6 +62,15 @@ class View:
     errors: Mapping[str, GearmanError]
     note: str = ""
     is_last: bool = False
+
+
+def answer_limit(terminal: Terminal, timeout: float, interval: float) -> float | None:
+    """Return the seconds that a server may take for its answer to a repeated query; None for no such limit.
+
+    On a screen, the answers of others are not to wait for those of a server that hangs longer than for the next update,
+    or than a second.
+    """
+    return min(timeout, max(1.0, interval)) if terminal.has_screen else None
 
 
 async def watch(

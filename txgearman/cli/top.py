@@ -12,7 +12,7 @@ from ..admin.reports import ServerReport, query_reports
 from .admin import make_admin
 from .exit_codes import ExitCode
 from .options import Servers
-from .screen import View, watch
+from .screen import View, answer_limit, watch
 from .tables import Table
 from .terminal import Terminal
 
@@ -122,16 +122,13 @@ async def top(terminal: Terminal, servers: Servers, timeout: float, interval: fl
     """Update the display `count` times, or until the key q or a signal.
 
     Where there is no screen, a table of functions is printed at each update.
-
-    :param timeout: seconds that a server may take for its answers. On a screen, which others would wait for, it is the
-        interval if that is less, but not less than a second.
     """
     history, log = History(), ServerLog()
-    patience = min(timeout, max(1.0, interval)) if terminal.has_screen else timeout
+    limit = answer_limit(terminal, timeout, interval) or timeout
     async with make_admin(terminal, servers, timeout) as admin:
 
         async def query() -> View:
-            reports = await query_reports(admin, patience)
+            reports = await query_reports(admin, limit)
             now = terminal.reactor.seconds()
             errors = {report.address: report.error for report in reports if report.error is not None}
             return View("top", [log.update(reports, now), history.update(reports, now)], errors, NOTE)
