@@ -186,7 +186,7 @@ def test_late_packets_leave_no_record_of_their_jobs() -> None:
         harness.server.send(data(b"d", handle), complete(b"", handle))
     harness.wait(4)
     sweep = harness.connection._job_sweep
-    assert (sweep.heard_of, sweep._silent_probes) == (set(), {})
+    assert (sweep.heard_of, sweep._handles_before) == (set(), [])
 
 
 @pytest.mark.guarantee(number=10)
@@ -270,6 +270,42 @@ def test_sweep_looks_at_jobs_that_are_not_silent_in_turns_of_their_own(swept: No
         harness.wait(4)
     assert [call.args[0] for call in call_later.call_args_list].count(0) == 2
     assert harness.queried() == []
+
+
+@pytest.mark.guarantee(number=16)
+def test_sweep_passes_over_ended_jobs_in_turns_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The silence of the others goes on."""
+    monkeypatch.setattr(job_sweep, "MAX_SKIPPED", 5)
+    harness = ProbingHarness()
+    handles = [b"H:%d" % number for number in range(15)]
+    for handle in handles:
+        harness.begin(handle)
+    harness.wait(4)
+    harness.server.send(*(complete(b"r", handle) for handle in handles[:12]))
+    with mock.patch.object(harness.clock, "callLater", wraps=harness.clock.callLater) as call_later:
+        harness.wait(4)
+    assert [call.args[0] for call in call_later.call_args_list].count(0) == 2
+    assert harness.queried() == []
+    harness.wait(4)
+    assert harness.queried() == handles[12:]
+
+
+@pytest.mark.guarantee(number=16)
+def test_silence_of_shared_job_begins_with_the_end_of_one_of_its_tasks() -> None:
+    """Which moves the job behind those that began later."""
+    harness = ProbingHarness()
+    harness.begin(H1)
+    harness.begin(H2, unique=b"u")
+    harness.begin(H2, unique=b"u")
+    harness.begin(b"H:3")
+    harness.wait(5)
+    harness.server.send(complete(b"r", H2))
+    harness.wait(3)
+    assert harness.queried() == [H1]
+    harness.wait(4)
+    assert harness.queried() == [b"H:3"]
+    harness.wait(4)
+    assert harness.queried() == [H1, H2]
 
 
 @pytest.mark.guarantee(number=16)

@@ -22,6 +22,9 @@ __all__ = ["JobSweep", "SweptConnection"]
 MAX_SWEPT: Final = 1000
 """Jobs that a sweep looks at in one turn of the reactor, and that it asks for before it waits for the answers."""
 
+MAX_SKIPPED: Final = 100_000
+"""Jobs of the sweep before, ended by now, that a sweep passes over in one turn of the reactor."""
+
 
 class SweptConnection(Protocol):
     """What a sweep needs of its connection."""
@@ -47,6 +50,9 @@ class SweptConnection(Protocol):
 class JobSweep:
     """Sweeps that are repeated while a connection has jobs.
 
+    What it keeps of a job are a place in a list and a byte, since a connection may have a million jobs. A new sweep
+    finds the byte by the order of the jobs: those that the last one has seen come first, and in the same order.
+
     :ivar on: whether there will be another one.
     :ivar heard_of: handles of the jobs about which a packet has arrived since the last sweep began.
     :ivar untaken: finds functions whose jobs nobody takes.
@@ -56,8 +62,10 @@ class JobSweep:
         "_call",
         "_connection",
         "_handles",
+        "_handles_before",
         "_heard_before",
         "_position",
+        "_position_before",
         "_probe",
         "_reactor",
         "_silent_probes",
@@ -79,10 +87,16 @@ class JobSweep:
         self.on = False
         self.heard_of: set[bytes] = set()
         self.untaken = UntakenJobs(seconds)
-        # How many probes each job has been silent for. Those before are of the jobs that this sweep has still to see.
-        self._silent_probes: dict[bytes, int] = {}
-        self._silent_probes_before: dict[bytes, int] = {}
-        self._forget_sweep()
+        self._heard_before: set[bytes] = set()
+        # The jobs of the sweep that is in progress, if there is one, and how many it has looked at. For each of these,
+        # how many probes it has been silent for.
+        self._handles: list[bytes] = []
+        self._position = 0
+        self._silent_probes = bytearray()
+        # The same of the sweep before. The jobs from the position on are those that this sweep has still to see.
+        self._handles_before: list[bytes] = []
+        self._position_before = 0
+        self._silent_probes_before = bytearray()
 
     def start(self, handle: bytes) -> None:
         """Start sweeping.
@@ -90,24 +104,26 @@ class JobSweep:
         :param handle: of the first job, whose silence begins now.
         """
         self.on = True
-        self._silent_probes = {handle: 0}
+        self._handles_before = [handle]
+        self._silent_probes_before = bytearray(1)
         self._probe.start()
 
     def stop(self) -> None:
         """Stop sweeping: there are no jobs, or the connection is lost."""
         self.on = False
         self.heard_of = set()
-        self._silent_probes = {}
         self.untaken.forget()
         self._probe.stop()
-        self._forget_sweep()
+        self._handles = []
+        self._silent_probes = bytearray()
+        self._end_sweep()
 
-    def _forget_sweep(self) -> None:
-        """Forget the sweep that is in progress, if there is one."""
-        self._handles: list[bytes] = []
-        self._position = 0
-        self._heard_before: set[bytes] = set()
-        self._silent_probes_before = {}
+    def _end_sweep(self) -> None:
+        """Keep of this sweep what the next one needs."""
+        self._handles_before, self._handles = self._handles, []
+        self._silent_probes_before, self._silent_probes = self._silent_probes, bytearray()
+        self._position = self._position_before = 0
+        self._heard_before = set()
         if self._call is not None:
             self._call.cancel()
             self._call = None
@@ -117,24 +133,21 @@ class JobSweep:
 
         :return: whether there will be another one.
         """
-        if not self._handles:
-            self._handles = list(self._connection._jobs)
-            self._heard_before, self.heard_of = self.heard_of, set()
-            self._silent_probes_before, self._silent_probes = self._silent_probes, {}
-            self.untaken.sweep_began()
-            self._go_on()
         if not self._connection._jobs:
             self.stop()
+        elif not self._handles:
+            self._handles = list(self._connection._jobs)
+            self._heard_before, self.heard_of = self.heard_of, set()
+            self.untaken.sweep_began()
+            self._go_on()
         return self.on
 
     def _go_on(self) -> None:
         """Look at the next jobs, and ask for those that have been silent for long."""
         self._call = None
-        end = self._position + MAX_SWEPT
-        suspects = self._suspects(self._handles[self._position : end])
-        self._position = end
-        if end >= len(self._handles):
-            self._forget_sweep()
+        suspects = self._suspects()
+        if self._position == len(self._handles):
+            self._end_sweep()
         if suspects:
             self._connection._query_jobs(suspects, self._schedule)
         else:
@@ -145,28 +158,44 @@ class JobSweep:
         if self._handles and self._call is None:
             self._call = self._reactor.callLater(0, self._go_on)
 
-    def _suspects(self, handles: list[bytes]) -> list[bytes]:
-        """Count another probe for these jobs, and return those that the server is to be asked for."""
-        jobs, heard, before, silent_probes = (
-            self._connection._jobs,
-            self._heard_before,
-            self._silent_probes_before,
-            self._silent_probes,
-        )
-        if self._connection._reading_paused:
-            before, heard = {}, set()
+    def _suspects(self) -> list[bytes]:
+        """Count another probe for the next jobs, and return those that the server is to be asked for."""
+        jobs, heard, silent_probes = self._connection._jobs, self._heard_before, self._silent_probes
+        reading_paused = self._connection._reading_paused
+        last_before = self._position_before + MAX_SKIPPED
         see, function_of = self.untaken.see, self._connection._wire_function_of
         suspects = []
-        for handle in handles:
-            if handle not in jobs:
-                continue  # it has ended since the sweep began
-            see(function_of(handle), handle)
-            count = 0 if handle in heard else before.get(handle, -1) + 1
-            if count == PROBES_PER_PERIOD:
+        for handle in self._handles[self._position : self._position + MAX_SWEPT]:
+            before = self._probes_before(handle, last_before)
+            if before is None:
+                break
+            count = 0 if reading_paused or handle in heard else before + 1
+            asked = count == PROBES_PER_PERIOD
+            if asked:
                 count = 0
-                suspects.append(handle)
-            silent_probes[handle] = count
+            silent_probes.append(count)
+            if handle in jobs:  # else it has ended since the sweep began
+                see(function_of(handle), handle)
+                if asked:
+                    suspects.append(handle)
+        self._position = len(silent_probes)
         return [handle for handle in suspects if _is_answerable(handle)]
+
+    def _probes_before(self, handle: bytes, last: int) -> int | None:
+        """Return for how many probes the next job was silent in the sweep before, or -1 if it was not there.
+
+        The jobs of that sweep that are not found before it have ended.
+
+        :param last: where to stop searching; None is returned if there are more.
+        """
+        handles = self._handles_before
+        try:
+            position = handles.index(handle, self._position_before, last)
+        except ValueError:
+            self._position_before = min(last, len(handles))
+            return None if last < len(handles) else -1
+        self._position_before = position + 1
+        return self._silent_probes_before[position]
 
 
 def _is_answerable(handle: bytes) -> bool:
