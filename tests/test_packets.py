@@ -22,6 +22,7 @@ from txgearman.packets import (
     JOB_ASSIGN_ALL,
     JOB_ASSIGN_UNIQ,
     JOB_CREATED,
+    JOBS_COMPLETED,
     JOBS_CREATED,
     MAX_PACKET_SIZE,
     NO_JOB,
@@ -569,19 +570,43 @@ def test_a_header_alone_is_that_of_the_whole_packet() -> None:
     assert SUBMIT_JOB.request_header(len(body)) + body == SUBMIT_JOB.request(b"f", b"u", b"x" * 300)
 
 
-# Several JOB_CREATED in a row, for a client that has many answers to expect.
+# Several JOB_CREATED or WORK_COMPLETE in a row, for a client that has many jobs.
 
 
-def joined(stream: bytes, step: int, max_packet_size: int = 1000) -> list[Packet]:
-    """Decode a stream in pieces of `step` bytes, with the handles of JOBS_CREATED as packets of their own."""
+def joining_decoder(max_packet_size: int = 1000) -> Decoder:
     decoder = Decoder(RES, REQ, max_packet_size=max_packet_size, limited=True)
-    decoder.joins_created = True
-    packets = [packet for start in range(0, len(stream), step) for packet in decoder.feed(stream[start : start + step])]
-    flat = [(packet_type, [argument]) for packet_type, arguments in packets for argument in arguments]
-    return [(JOB_CREATED if packet_type is JOBS_CREATED else packet_type, one) for packet_type, one in flat]
+    decoder.joins_created = decoder.joins_completed = True
+    return decoder
+
+
+def parted(packets: list[Packet]) -> list[Packet]:
+    """Return the packets that JOBS_CREATED and JOBS_COMPLETED stand for, and all others."""
+    found: list[Packet] = []
+    for packet_type, arguments in packets:
+        if packet_type is JOBS_CREATED:
+            found += [(JOB_CREATED, [handle]) for handle in arguments]
+        elif packet_type is JOBS_COMPLETED:
+            found += [(WORK_COMPLETE, body.split(b"\0", 1)) for body in arguments]
+        else:
+            found.append((packet_type, arguments))
+    return found
+
+
+def joined(stream: bytes, step: int) -> list[Packet]:
+    """Decode a stream in pieces of `step` bytes."""
+    decoder = joining_decoder()
+    return parted(
+        [packet for start in range(0, len(stream), step) for packet in decoder.feed(stream[start : start + step])]
+    )
+
+
+def wire_of(packets: list[Packet]) -> bytes:
+    return b"".join(packet_type.response(*arguments) for packet_type, arguments in packets)
 
 
 HANDLES = [b"H:%d" % number for number in range(3000)]
+CREATED: list[Packet] = [(JOB_CREATED, [handle]) for handle in HANDLES]
+COMPLETED: list[Packet] = [(WORK_COMPLETE, [handle, b"result of " + handle]) for handle in HANDLES]
 ODD_HANDLES = [
     b"",
     b"\0RES\0\0\0\x08\0\0\0",
@@ -591,34 +616,83 @@ ODD_HANDLES = [
     b"H:\0RES\0",
     b"\0RES\0\0\0\x08\0\0",
 ]
+ODD_RESULTS = [
+    b"",
+    b"\0",
+    b"\0RES\0\0\0\x0d\0\0\0",
+    b"\0RES\0\0\0\x0d\0\0\0\x03H\0r",
+    b"x" * 251,
+    b"x" * 252,
+    b"\0RES\0\0\0\x0d\0\0",
+    b"\0RES\0\0\0\x08\0\0\0\x01",
+]
 
 
 def test_several_created_in_a_row_are_handed_out_as_one() -> None:
     decoder = Decoder(RES)
     decoder.joins_created = True
-    stream = b"".join(map(JOB_CREATED.response, HANDLES[:100])) + NOOP.response()
-    assert decoder.feed(stream) == [(JOBS_CREATED, HANDLES[:99]), (JOB_CREATED, HANDLES[99:100]), (NOOP, [])]
+    stream = wire_of(CREATED[:100]) + NOOP.response()
+    assert decoder.feed(stream) == [(JOBS_CREATED, HANDLES[:99]), *CREATED[99:100], (NOOP, [])]
     decoder.joins_created = False
-    assert decoder.feed(stream)[:100] == [(JOB_CREATED, [handle]) for handle in HANDLES[:100]]
+    assert decoder.feed(stream)[:100] == CREATED[:100]
+    assert decoder.feed(wire_of(COMPLETED[:100])) == COMPLETED[:100]
 
 
+def test_several_completed_in_a_row_are_handed_out_as_one() -> None:
+    decoder = Decoder(RES)
+    decoder.joins_completed = True
+    stream = wire_of(COMPLETED[:100]) + NOOP.response()
+    bodies = [b"\0".join(arguments) for _, arguments in COMPLETED[:99]]
+    assert decoder.feed(stream) == [(JOBS_COMPLETED, bodies), *COMPLETED[99:100], (NOOP, [])]
+    decoder.joins_completed = False
+    assert decoder.feed(stream)[:100] == COMPLETED[:100]
+    assert decoder.feed(wire_of(CREATED[:100])) == CREATED[:100]
+
+
+@pytest.mark.guarantee(number=15)
 @pytest.mark.parametrize("step", [1, 7, 12, 13, 100, 10**6])
-def test_handles_in_a_row_are_those_of_single_packets(step: int) -> None:
-    handles = HANDLES[:50] + [odd for handle in ODD_HANDLES for odd in (handle, *HANDLES[:3], handle, handle)]
-    stream = b"".join(map(JOB_CREATED.response, handles)) + ECHO_RES.response(b"end")
-    assert joined(stream, step) == [*((JOB_CREATED, [handle]) for handle in handles), (ECHO_RES, [b"end"])]
+def test_packets_in_a_row_are_those_that_came_one_by_one(step: int) -> None:
+    packets = CREATED[:50] + COMPLETED[:50]
+    for handle in ODD_HANDLES:
+        odd: Packet = (JOB_CREATED, [handle])
+        packets += [odd, *CREATED[:3], odd, odd, *COMPLETED[:2]]
+    for result in ODD_RESULTS:
+        odd = (WORK_COMPLETE, [b"H:x", result])
+        packets += [odd, *COMPLETED[:3], odd, odd, *CREATED[:2]]
+    packets.append((ECHO_RES, [b"end"]))
+    assert joined(wire_of(packets), step) == packets
 
 
-def test_thousands_of_created_are_all_handed_out() -> None:
-    stream = b"".join(map(JOB_CREATED.response, HANDLES))
-    assert joined(stream, 10**6) == [(JOB_CREATED, [handle]) for handle in HANDLES]
+def test_thousands_in_a_row_are_all_handed_out() -> None:
+    assert joined(wire_of(CREATED + COMPLETED), 10**6) == CREATED + COMPLETED
 
 
 @pytest.mark.guarantee(number=14)
-def test_handle_in_a_row_that_is_too_large_ends_the_stream() -> None:
-    decoder = Decoder(RES, max_packet_size=10)
-    decoder.joins_created = True
-    assert decoder.feed(b"".join(map(JOB_CREATED.response, [b"H:1", b"H:2", b"H:3456789AB", b"H:4"]))) == [
-        (JOBS_CREATED, [b"H:1", b"H:2"])
-    ]
-    assert str(decoder.error) == "JOB_CREATED of 11 bytes; max_packet_size is 10"
+@pytest.mark.parametrize(
+    ("packets", "whole", "error"),
+    [
+        (
+            wire_of([*CREATED[:2], (JOB_CREATED, [b"H:3456789AB"]), *CREATED[:1]]),
+            CREATED[:2],
+            "JOB_CREATED of 11 bytes",
+        ),
+        (
+            wire_of([(WORK_COMPLETE, [b"H:1", b"r"])] * 2 + COMPLETED[:1]),
+            [(WORK_COMPLETE, [b"H:1", b"r"])] * 2,
+            "WORK_COMPLETE of 17 bytes",
+        ),
+    ],
+    ids=["created", "completed"],
+)
+def test_packet_in_a_row_that_is_too_large_ends_the_stream(packets: bytes, whole: list[Packet], error: str) -> None:
+    decoder = joining_decoder(max_packet_size=10)
+    assert parted(decoder.feed(packets)) == whole
+    assert str(decoder.error) == f"{error}; max_packet_size is 10"
+
+
+@pytest.mark.guarantee(number=14)
+def test_completed_in_a_row_without_result_ends_the_stream() -> None:
+    decoder = joining_decoder()
+    lacking = WORK_FAIL.response(b"H:3").replace(b"\x0e", b"\x0d")
+    assert parted(decoder.feed(wire_of(COMPLETED[:2]) + lacking + wire_of(COMPLETED[:1]))) == COMPLETED[:2]
+    assert str(decoder.error) == "WORK_COMPLETE takes 2 arguments, but came with 1: b'H:3'"

@@ -110,8 +110,10 @@ _SPLIT_IN_PLACE: Final = 64 * 1024  # a larger body is not copied before it is s
 # Bytes of small packets to decode at once: less often to and fro, and never all objects of a large read alive together.
 _BATCH: Final = 4096
 
-_RUN: Final = 16 * 1024  # bytes of JOB_CREATED to decode at once
-_CREATED: Final = b"\0RES\0\0\0\x08\0\0\0"  # the header of one with less than 256 bytes, but for the last byte
+_RUN: Final = 16 * 1024  # bytes of packets of one type to decode at once
+# Headers of such packets with less than 256 bytes, but for the last byte.
+_CREATED: Final = b"\0RES\0\0\0\x08\0\0\0"
+_COMPLETED: Final = b"\0RES\0\0\0\x0d\0\0\0"
 
 # Magic and type are read as one number, so that one look-up of it checks both.
 _HEADER: Final = struct.Struct(">QI")
@@ -260,6 +262,9 @@ STATUS_RES_UNIQUE            = _row(42, "STATUS_RES_UNIQUE", "unique", *_STATUS,
 JOBS_CREATED: Final = PacketType(JOB_CREATED.number, "JOB_CREATED", ("handle",))
 """Several JOB_CREATED in a row, whose arguments are all their handles: see `Decoder`. Not a row of the table."""
 
+JOBS_COMPLETED: Final = PacketType(WORK_COMPLETE.number, "WORK_COMPLETE", ("bodies",))
+"""Several WORK_COMPLETE in a row, whose arguments are all their bodies: each a handle, a NUL and the result."""
+
 Packet: TypeAlias = tuple[PacketType, list[bytes]]
 """A packet's type and its arguments, as many as the type has."""
 
@@ -271,6 +276,7 @@ class Decoder:
         out; what comes after it is dropped.
     :ivar unfinished: how many times bytes came that completed no packet.
     :ivar joins_created: whether several JOB_CREATED in a row are handed out as one JOBS_CREATED. May change any time.
+    :ivar joins_completed: the same of WORK_COMPLETE and JOBS_COMPLETED.
     """
 
     __slots__ = (
@@ -282,6 +288,7 @@ class Decoder:
         "_plain_size",
         "_wanted",
         "error",
+        "joins_completed",
         "joins_created",
         "unfinished",
     )
@@ -305,6 +312,7 @@ class Decoder:
         self.error: ProtocolError | None = None
         self.unfinished = 0
         self.joins_created = False
+        self.joins_completed = False
 
     def feed(self, data: bytes) -> list[Packet]:
         """Take the next bytes of the stream; return the packets that they complete, in order."""
@@ -325,30 +333,37 @@ class Decoder:
         self._wanted = 0
         offset, end = 0, len(data)
         while offset + HEADER_SIZE <= end and not (self._wanted or self.error):
-            handles = self._next_created(data, offset) if self.joins_created else None
-            if handles:
-                offset += HEADER_SIZE * len(handles) + sum(map(len, handles))
-                yield [(JOBS_CREATED, handles)]
+            if self.joins_created and data.startswith(_CREATED, offset):
+                joined, bodies = JOBS_CREATED, self._next_run(data, offset, _CREATED)
+            elif self.joins_completed and data.startswith(_COMPLETED, offset):
+                joined, bodies = JOBS_COMPLETED, self._next_run(data, offset, _COMPLETED, b"\0")
+            else:
+                bodies = []
+            if bodies:
+                offset += HEADER_SIZE * len(bodies) + sum(map(len, bodies))
+                yield [(joined, bodies)]
             else:
                 packets, offset = self._next_packets(data, offset)
                 yield packets
         if offset < end and not self.error:
             self._keep(data, offset)
 
-    def _next_created(self, data: bytes, offset: int) -> list[bytes]:
-        """Return the handles of JOB_CREATED that follow one another from `offset` on; none if there is at most one.
+    def _next_run(self, data: bytes, offset: int, header: bytes, separator: bytes = b"") -> list[bytes]:
+        """Return the bodies of packets that begin alike, and follow one another from `offset` on; none if it is one.
 
         The last one before another packet may be missing. Each is checked by the size in its own header, so that
-        nothing that a handle may contain is misread.
+        nothing that a body may contain is misread.
+
+        :param separator: what each body must have.
         """
-        handles: list[bytes] = []
-        size = data[offset + HEADER_SIZE - 1]
-        if data.startswith(_CREATED, offset) and data.startswith(_CREATED, offset + HEADER_SIZE + size):
-            for piece in data[offset : offset + _RUN].split(_CREATED)[1:]:
-                if len(piece) < 2 or piece[0] != len(piece) - 1 or piece[0] > self._max_size:
+        bodies: list[bytes] = []
+        if data.startswith(header, offset + HEADER_SIZE + data[offset + HEADER_SIZE - 1]):
+            for piece in data[offset : offset + _RUN].split(header)[1:]:
+                size = len(piece) - 1
+                if size < 1 or piece[0] != size or size > self._max_size or separator not in piece:
                     break
-                handles.append(piece[1:])
-        return handles
+                bodies.append(piece[1:])
+        return bodies
 
     def _next_packets(self, data: bytes, offset: int) -> tuple[list[Packet], int]:
         """Decode those that begin soon at or after `offset`; return them, and where the next one begins."""

@@ -259,6 +259,20 @@ def test_server_that_does_not_answer_is_silent() -> None:
     assert batch.outcomes == [TaskLost] * 3
 
 
+def test_results_that_come_together_go_to_their_jobs() -> None:
+    """Those of tasks, other batches, and jobs that nobody waits for come in between."""
+    harness = BatchHarness()
+    first, second = harness.add(b"a", b"b", b"c"), harness.add(b"d", b"e")
+    result = outcome(harness.client.add_task("f", b"x"))
+    cancelled = harness.add(b"y", b"z")
+    harness.server.send(*all_created(8))
+    cancelled.deferred.cancel()
+    harness.server.send(*(complete(b"r%d" % number, b"H:%d" % number) for number in (1, 3, 4, 7, 9, 2, 6, 8, 5)))
+    assert (first.outcomes, second.outcomes) == ([b"r1", b"r2", b"r3"], [b"r4", b"r5"])
+    assert (result, cancelled.outcomes) == ([b"r6"], CancelledError)
+    assert (harness.in_flight, harness.drained) == ([0], True)
+
+
 # Coalescing.
 
 
@@ -849,6 +863,37 @@ def test_deferred_of_batch_may_call_client(
     assert (len(other.fired), len(result)) == (1, 1)
     assert harness.drained
     assert harness.clock.getDelayedCalls() == []
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize(
+    ("action", "of_other", "of_task"),
+    [
+        (cancel_other, CancelledError, CancelledError),
+        (stop, [ClientStopped] * 3, ClientStopped),
+        (restart, [ClientStopped] * 3, ClientStopped),
+        (fail, [b"r3", b"r4", b"r5"], b"r6"),
+    ],
+)
+@pytest.mark.parametrize("caller", ["batch", "task"])
+def test_results_read_after_the_one_whose_caller_acts(
+    action: Callable[[BatchHarness, Any, Any], None], of_other: Any, of_task: Any, caller: str
+) -> None:
+    """Whoever gets the first result of a read decides what becomes of the others."""
+    harness = BatchHarness()
+    jobs = harness.client.add_tasks("f", [b"a", b"b"]) if caller == "batch" else harness.client.add_task("f", b"a")
+    others: list[Any] = []
+    jobs.addCallback(lambda _: action(harness, *others)).addErrback(lambda _: None)
+    other, task = harness.add(b"c", b"d", b"e"), harness.client.add_task("f", b"x")
+    others += [other, task]
+    result = outcome(task)
+    numbers = [1, 2, 3, 4, 5, 6] if caller == "batch" else [1, 3, 4, 5, 6]
+    harness.server.send(*(created(b"H:%d" % number) for number in numbers))
+    harness.server.send(*(complete(b"r%d" % number, b"H:%d" % number) for number in numbers))
+    assert jobs.called
+    assert other.outcomes == of_other
+    assert [type(value) if isinstance(value, Exception) else value for value in result] == [of_task]
+    assert harness.drained
 
 
 # Memory.

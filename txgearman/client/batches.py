@@ -24,7 +24,7 @@ from ..models import JobHandle, Priority
 from ..packets import JOB_CREATED, PacketType
 from ..validation import MAX_UNIQUE, name_bytes, payload_bytes
 from .shared_job import Jobs, Tombstone
-from .task import Task, TaskOwner, TaskResult
+from .task import AnyOptions, Task, TaskOwner, TaskResult
 
 __all__ = [
     "MAX_PART_BYTES",
@@ -202,13 +202,18 @@ class Batch:
         :param max_size: maximum length of a workload.
         :raises TypeError, ValueError: an argument is invalid.
         """
-        options = {} if background else {"drop_on_cancel": drop_on_cancel}
+        # Only what is not the default, which takes no time.
+        options: AnyOptions = {}
+        if priority is not Priority.NORMAL:
+            options["priority"] = priority
+        if drop_on_cancel is not False:
+            options["drop_on_cancel"] = drop_on_cancel
         # A task that is never sent: it validates what it has in common with the jobs, and has their options.
-        self._template = Task(function, b"", background, timeout=timeout, priority=priority, **options)  # type: ignore[arg-type]  # as named
+        self._template = Task(function, b"", background, timeout=timeout, **options)
         self._workloads = _checked_workloads(workloads, max_size)
         self._uniques = _checked_uniques(uniques, len(self._workloads))
         if self._uniques is None and uniques is not None:
-            self._template = Task(function, b"", background, b"-", timeout, priority=priority, **options)  # type: ignore[arg-type]  # as named
+            self._template = Task(function, b"", background, b"-", timeout, **options)
         self.background = background
         self.timeout = self._template.timeout
         self.outcomes: list[Outcome] = [None] * len(self._workloads)
@@ -567,11 +572,15 @@ class Part:
 
     # Ends of its jobs.
 
-    def job_completed(self, connection: PartConnection, handle: bytes, result: bytes) -> None:
-        """Handle WORK_COMPLETE."""
-        batch = self.batch
-        batch.outcomes[self.places[self._offsets.pop(handle)]] = result
-        self._settled(connection, 1)
+    def jobs_completed(self, connection: PartConnection, results: list[tuple[bytes, bytes]]) -> None:
+        """Handle WORK_COMPLETE for jobs of one connection.
+
+        :param results: the handle and the result of each.
+        """
+        outcomes, places, take_offset = self.batch.outcomes, self.places, self._offsets.pop
+        for handle, result in results:
+            outcomes[places[take_offset(handle)]] = result
+        self._settled(connection, len(results))
 
     def _settled(self, connection: PartConnection, count: int) -> None:
         connection.in_flight -= count

@@ -136,15 +136,18 @@ class _BatchedMap:
         try:
             self._fill_window(workloads)
             while self._window:
-                outcome = self._next_outcome()
-                if outcome is None:
-                    await self._changed.wait()
-                    continue
-                if isinstance(outcome, Exception):
-                    raise outcome
-                yield outcome
-                self._free += 1
-                self._fill_window(workloads)
+                outcomes = self._window[0][0].outcomes
+                for self._place in range(len(outcomes)):
+                    while (outcome := outcomes[self._place]) is None:
+                        await self._changed.wait()
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    yield outcome
+                    self._free += 1
+                    if self._free >= self._size:
+                        self._fill_window(workloads)
+                self._window.popleft()
+                self._place = 0
         finally:
             cancel_all(deferred for _, deferred in self._window)
 
@@ -158,11 +161,24 @@ class _BatchedMap:
         batch: list[bytes] = []
         try:
             for workload in islice(workloads, self._size):
-                batch.append(self._check(workload))
+                batch.append(workload)  # extend() need not keep those before one that raises
         finally:
             self._ended = len(batch) < self._size
-            if batch:
-                self._begin(batch)
+            self._submit_valid(batch)
+
+    def _submit_valid(self, workloads: list[bytes]) -> None:
+        """Submit a batch. If a workload is invalid, submit those before it, and raise."""
+        try:
+            if workloads:
+                self._begin(workloads)
+        except (TypeError, ValueError):
+            valid: list[bytes] = []
+            try:
+                while True:  # one of them is invalid
+                    valid.append(self._check(workloads[len(valid)]))
+            finally:
+                if valid:
+                    self._begin(valid)
 
     def _begin(self, workloads: list[bytes]) -> None:
         batch, deferred = self._submit(workloads)
@@ -170,17 +186,6 @@ class _BatchedMap:
         batch.watcher = self._outcomes_came
         self._window.append((batch, deferred))
         self._free -= len(workloads)
-
-    def _next_outcome(self) -> bytes | Exception | None:
-        """Take the next outcome; None if it has not come."""
-        batch = self._window[0][0]
-        outcome = batch.outcomes[self._place]
-        if outcome is not None:
-            self._place += 1
-            if self._place == len(batch):
-                self._window.popleft()
-                self._place = 0
-        return outcome
 
     def _outcomes_came(self) -> None:
         if self._changed and self._window[0][0].outcomes[self._place] is not None:

@@ -36,6 +36,7 @@ from ..models import JobHandle
 from ..packets import (
     GET_STATUS,
     JOB_CREATED,
+    JOBS_COMPLETED,
     JOBS_CREATED,
     WORK_COMPLETE,
     WORK_DATA,
@@ -182,6 +183,7 @@ class GearmanClientProtocol(GearmanProtocol):
         self._parts[part] = None
         self._unanswered_parts += 1
         self._decoder.joins_created = True
+        self._decoder.joins_completed |= not part.background
         self._send(part, part.packets())
 
     def _send_work(self, work: Work) -> None:
@@ -360,6 +362,8 @@ class GearmanClientProtocol(GearmanProtocol):
     def _part_removed(self, part: Part) -> None:
         """Note that no jobs of a part are in flight any longer, except those that have become tasks."""
         self._parts.pop(part, None)
+        if not self._parts:
+            self._decoder.joins_completed = False
 
     def _lose_outstanding(self, error: Exception) -> None:
         jobs, self._jobs = self._jobs, {}
@@ -504,10 +508,7 @@ class GearmanClientProtocol(GearmanProtocol):
         task = self._jobs.pop(handle, None)
         if not isinstance(task, Task):
             if isinstance(task, Part):
-                task.job_completed(self, handle, result)
-                if task.batch.watcher is not None:
-                    self._watched[task.batch] = None
-                    self._after_read = self._notify_watchers
+                self._part_completed(task, [(handle, result)])
                 return
             task = self._next_end(handle, task)
             if not isinstance(task, Task):
@@ -515,10 +516,47 @@ class GearmanClientProtocol(GearmanProtocol):
         self._task_removed(task)
         task._job_completed(result)
 
+    def _jobs_completed(self, bodies: list[bytes]) -> None:
+        """Handle several WORK_COMPLETE in a row: those for jobs of one part together."""
+        jobs = self._jobs
+        part: Part | None = None
+        results: list[tuple[bytes, bytes]] = []
+        for body in bodies:
+            handle, _, result = body.partition(b"\0")
+            job = jobs.get(handle)
+            if job is not part or part is None:
+                if part is not None:
+                    self._part_completed(part, results)
+                    if self.error is not None:
+                        return
+                    results = []
+                    job = jobs.get(handle)  # what the results of others lead to may have cancelled it
+                part = job if isinstance(job, Part) else None
+                if part is None:
+                    self._work_complete([handle, result])
+                    if self.error is not None:
+                        return
+                    continue
+            del jobs[handle]
+            results.append((handle, result))
+        if part is not None:
+            self._part_completed(part, results)
+
+    def _part_completed(self, part: Part, results: list[tuple[bytes, bytes]]) -> None:
+        """Handle the results of jobs of a part, which were removed from the table of jobs."""
+        part.jobs_completed(self, results)
+        if part.batch.watcher is not None:
+            self._watched[part.batch] = None
+            self._after_read = self._notify_watchers
+
     def _notify_watchers(self) -> None:
+        """Report the outcomes of this read. What is submitted meanwhile is sent together."""
         watched, self._watched = self._watched, {}
+        if self._corks:
+            self._cork()
         for batch in watched:
             batch.notify()
+        self._uncork()
 
     def _work_exception(self, arguments: list[bytes]) -> None:
         task = self._next_failed(arguments[0])
@@ -537,6 +575,7 @@ class GearmanClientProtocol(GearmanProtocol):
         WORK_WARNING: _work_warning,
         WORK_STATUS: _work_status,
         WORK_COMPLETE: _work_complete,
+        JOBS_COMPLETED: _jobs_completed,
         WORK_EXCEPTION: _work_exception,
         WORK_FAIL: _work_fail,
     }
