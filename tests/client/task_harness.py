@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -135,12 +136,14 @@ def fail_task(task: Task, reason: Exception | None = None) -> None:
     task._attempt_failed(reason or TaskFailed(task))
 
 
-def options_of(task: Task) -> Options:
-    return task._options
+def options_of(task: Task) -> dict[str, object]:
+    return {name: getattr(task._options, name) for name in Options.__annotations__}
 
 
 def set_options(task: Task, **options: Any) -> None:
-    task._options = options_of(task)._replace(**options)
+    task._options = copy(task._options)
+    for name, value in options.items():
+        setattr(task._options, name, value)
 
 
 def holder_of(task: Task) -> object:

@@ -330,7 +330,7 @@ def test_ended_task_keeps_no_reference_to_holder_and_owner() -> None:
     recorded = RecordedTask()
     task, reference = recorded.task, weakref.ref(recorded)
     complete(recorded)
-    set_options(task, **options_of(Task("resize"))._asdict())  # the callbacks refer to the RecordedTask
+    set_options(task, **options_of(Task("resize")))  # the callbacks refer to the RecordedTask
     del recorded
     assert is_freed(reference)
     assert holder_of(task) is None

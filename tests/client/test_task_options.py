@@ -265,7 +265,7 @@ def test_options_may_be_passed_with_default_values() -> None:
     task = Task("resize", unique="", at=None, timeout=None, retries=0, drop_on_cancel=False, **callbacks)
     plain = Task("resize")
     assert (task.unique, task.timeout, task.retries) == (plain.unique, plain.timeout, plain.retries) == (b"", None, 0)
-    assert options_of(task)._replace(retries=-1, unlimited=False) == options_of(plain)
+    assert {**options_of(task), "retries": -1, "unlimited": False} == options_of(plain)
 
 
 def test_background_task_may_have_timeout() -> None:

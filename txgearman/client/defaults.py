@@ -46,4 +46,4 @@ class TaskDefaults:
     @staticmethod
     def _complete(options: Options, retry: Retry) -> Options:
         retries = retry.retries if options.leaves_retries else options.retries
-        return options._replace(retries=retries, retry=options.retry or retry)
+        return options.with_retries(retries, options.retry or retry)

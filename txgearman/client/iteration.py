@@ -318,7 +318,7 @@ class Stream:
         if task._options.on_data is not None:
             raise TypeError("on_data must be None for a stream: iterate over its chunks instead")
         self.task = task
-        task._options = task._options._replace(on_data=self._data_received, streamed=True)
+        task._options = task._options.streamed_to(self._data_received)
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._changed: Waiters[None] = Waiters()

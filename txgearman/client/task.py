@@ -10,9 +10,10 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Callable, Mapping
+from copy import copy
 from functools import lru_cache
 from types import EllipsisType
-from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypedDict, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -133,10 +134,13 @@ class BackgroundOptions(_CommonOptions, total=False):
     at: datetime.datetime | float | None
 
 
-class Options(NamedTuple):
-    """Validated options of a task that most tasks leave at their defaults."""
+class Options:
+    """Validated options of a task that most tasks leave at their defaults.
 
-    packet_type: PacketType
+    The defaults are attributes of the class. An object has only what was given: that takes half the time.
+    """
+
+    packet_type: PacketType = SUBMIT_JOB
     """Type of packet that submits the task."""
     streamed: bool = False
     """Whether the task has a connection to itself, so that reading from it can be paused."""
@@ -163,23 +167,35 @@ class Options(NamedTuple):
 
         :raises TypeError, ValueError: an argument is invalid, or not allowed for this kind of task.
         """
-        # By position: with keywords, it would take twice as long.
-        values: list[object] = [*(_PLAIN_BACKGROUND if background else _PLAIN)]
+        options = cls()
         for name, value in keywords.items():
-            known = _CHECKS.get(name)
-            if known is None:
+            check = _CHECKS.get(name)
+            if check is None:
                 raise TypeError(f"a task has no option {name!r}")
-            values[known[0]] = known[1](name, value)
+            setattr(options, name, check(name, value))
         if "retry" in keywords:
-            _set_retries(values, keywords)
-        options = tuple.__new__(cls, values)
+            _set_retries(options, keywords)
         if background:
-            options._check_background()
+            options.packet_type = SUBMIT_JOB_BG
+            if not _RESTRICTED.isdisjoint(keywords):
+                options._check_background()
         elif "at" in keywords and options.at is not None:
             raise ValueError("at must be None for a foreground task: servers schedule background jobs only")
         if "priority" in keywords or "at" in keywords:
-            values[0] = _packet_type(background, options.priority, options.at)
-            return tuple.__new__(cls, values)
+            options.packet_type = _packet_type(background, options.priority, options.at)
+        return options
+
+    def streamed_to(self, on_data: Callable[[Task, bytes], object]) -> Options:
+        """Return the same options, for a task with a connection to itself whose data this callback gets."""
+        options = copy(self)
+        options.on_data = on_data
+        options.streamed = True
+        return options
+
+    def with_retries(self, retries: int, retry: Retry) -> Options:
+        """Return the same options with these for retries."""
+        options = copy(self)
+        options.retries, options.retry = retries, retry
         return options
 
     @property
@@ -205,25 +221,18 @@ def _packet_type(background: bool, priority: Priority, at: int | None) -> Packet
     return (_SUBMIT_BACKGROUND if background else _SUBMIT)[priority]
 
 
-def _set_retries(values: list[object], keywords: AnyOptions) -> None:
+def _set_retries(options: Options, keywords: AnyOptions) -> None:
     """Take ``retries`` from ``retry``."""
-    retry = keywords["retry"]
-    if retry is not None:
+    if options.retry is not None:
         if "retries" in keywords:
             raise ValueError("retries must be left out if retry is given, which says how often")
-        values[_CHECKS["retries"][0]] = retry.retries
-
-
-_PLAIN: Final = Options(SUBMIT_JOB)
-_PLAIN_BACKGROUND: Final = Options(SUBMIT_JOB_BG)
+        options.retries = options.retry.retries
 
 
 def _unlimited(options: Options) -> Options:
-    return options._replace(unlimited=True)
-
-
-_UNLIMITED: Final = _unlimited(_PLAIN), _unlimited(_PLAIN_BACKGROUND)
-"""Options of most tasks with ``timeout=None``: foreground and background."""
+    options = copy(options)
+    options.unlimited = True
+    return options
 
 
 class TaskOwner:
@@ -636,7 +645,7 @@ def _epoch(name: str, at: datetime.datetime | float | None) -> int | None:
 
 _Check: TypeAlias = Callable[[str, Any], Any]  # type: ignore[explicit-any]  # each has its own type
 
-_CHECK_OF: Final[Mapping[str, _Check]] = {
+_CHECKS: Final[Mapping[str, _Check]] = {
     "priority": _priority,
     "at": _epoch,
     "retries": _retries,
@@ -652,7 +661,19 @@ _CHECK_OF: Final[Mapping[str, _Check]] = {
     "on_retry": check_callback,
 }
 
-# By the name of an option: its position in `Options`, and its check.
-_CHECKS: Final[Mapping[str, tuple[int, _Check]]] = {
-    name: (Options._fields.index(name), check) for name, check in _CHECK_OF.items()
-}
+# Options that a background task may not have, or not together with others.
+_RESTRICTED: Final = frozenset(_CHECKS) - {"priority", "drop_on_cancel", "on_created", "on_fail"}
+
+
+def _plain_options(background: bool) -> Options:
+    options = Options.from_keywords({}, background)
+    for name in Options.__annotations__:
+        setattr(options, name, getattr(options, name))  # read faster from the object than from its class
+    return options
+
+
+_PLAIN: Final = _plain_options(background=False)
+_PLAIN_BACKGROUND: Final = _plain_options(background=True)
+
+_UNLIMITED: Final = _unlimited(_PLAIN), _unlimited(_PLAIN_BACKGROUND)
+"""Options of most tasks with ``timeout=None``: foreground and background."""
