@@ -1,4 +1,4 @@
-"""A client with tasks of every kind, workers, and two gearmands, with faults of every kind between them.
+"""A client with tasks of every kind and batches, workers, and two gearmands, with faults of every kind between them.
 
 The faults, and when they are injected, are drawn from one seed. The outcome of each task depends on the machine as
 well; what must be true of any outcome is checked.
@@ -12,7 +12,7 @@ import random
 import signal
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
 from weakref import WeakSet
@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txgearman import (
+    BatchFailed,
     ClientStopped,
     GearmanClient,
     GearmanError,
@@ -43,6 +44,7 @@ from txgearman import (
     TaskRejected,
     TaskTimedOut,
 )
+from txgearman.client.batches import Batch
 from txgearman.metrics import PrometheusObserver
 from txgearman.testing import Direction, Fault, FaultProxy
 
@@ -70,6 +72,10 @@ WORKER_OPTIONS: Final[dict[str, Any]] = {
 }
 TASK_OPTIONS: Final[list[dict[str, Any]]] = [{}, {}, {}, {"timeout": 0.2}, {"timeout": 3.0}, {"retries": 2}]
 """One of them is drawn for each task."""
+BATCHES: Final = 0.01
+"""The share of batches in what is submitted."""
+MAX_BATCH: Final = 60
+BATCH_TIMEOUTS: Final = [None, None, 0.2, 3.0]
 SERVER_WAITS: Final = [0.0, 2.0]
 """One of them is drawn for each client."""
 
@@ -252,9 +258,9 @@ class TaskCheck:
             outcome = outcome.value if isinstance(outcome, Failure) else outcome
             if outcome is not self.reported:
                 self.report(f"the callback got {self.reported!r}, and the Deferred {outcome!r}")
-            self._check_outcome(outcome)
+            self.check_outcome(outcome)
         self.reported = None  # an error refers to its task
-        self.chaos.ended(self, outcome)
+        self.chaos.ended(self, [outcome])
 
     def _compare_events(self) -> None:
         """Check that everything that the job sent was received once.
@@ -264,7 +270,7 @@ class TaskCheck:
         last = self.events[-len(REPORTS) :]
         self.compare(last, REPORTS[len(REPORTS) - len(last) :])
 
-    def _check_outcome(self, outcome: object) -> None:
+    def check_outcome(self, outcome: object) -> None:
         error = ERRORS.get(self.function)
         if isinstance(outcome, bytes):
             self.compare(outcome, "an error" if error else answer(self.text))
@@ -275,6 +281,57 @@ class TaskCheck:
             self.compare(type(outcome), error)
         elif not isinstance(outcome, GearmanError):
             self.report(f"{outcome!r} is no error of the library")
+
+
+class BatchCheck:
+    """Checks one batch: each job has an outcome of its own in its place, and the Deferred fires once."""
+
+    def __init__(self, chaos: Chaos, function: str, background: bool, jobs: list[tuple[bytes, bytes]]) -> None:
+        """
+        :param jobs: the text and the unique of each.
+        """
+        self.chaos = chaos
+        self.function = function
+        self.background = background
+        self.jobs = [TaskCheck(chaos, function, *job) for job in jobs]
+        self.since = reactor.seconds()
+        self.has_fired = False
+        self.was_cancelled = False
+
+    def report(self, what: str) -> None:
+        self.chaos.report(f"{what}, of a batch of {len(self.jobs)}, background {self.background}")
+
+    def submit(self, client: GearmanClient, **options: Any) -> Deferred[Any]:
+        workloads = [seal(job.text) for job in self.jobs]
+        uniques = [job.unique for job in self.jobs]
+        add = client.add_tasks_bg if self.background else client.add_tasks
+        return add(self.function, workloads, uniques=uniques if any(uniques) else None, **options)
+
+    def fired(self, outcome: Any) -> None:
+        """Check what the Deferred has fired with."""
+        if self.has_fired:
+            self.report("it must not fire again")
+        self.has_fired = True
+        error = outcome.value if isinstance(outcome, Failure) else None
+        if isinstance(error, CancelledError):
+            outcomes: Sequence[Any] = [error] * len(self.jobs)
+            if not self.was_cancelled:
+                self.report("it was not cancelled")
+        else:
+            assert error is None or isinstance(error, BatchFailed)
+            outcomes = outcome if error is None else error.outcomes
+            self._check_outcomes(outcomes, 0 if error is None else error.failed)
+        self.chaos.seen["batches"] += 1
+        self.chaos.ended(self, outcomes)
+
+    def _check_outcomes(self, outcomes: Sequence[Any], failed: int) -> None:
+        if len(outcomes) != len(self.jobs) or sum(isinstance(outcome, Exception) for outcome in outcomes) != failed:
+            self.report(f"it has {len(outcomes)} outcomes, of which {failed} are said to be errors")
+        for job, outcome in zip(self.jobs, outcomes, strict=False):
+            if isinstance(outcome, JobHandle) != self.background and not isinstance(outcome, Exception):
+                self.report(f"{outcome!r:.80} is not what it fires with")
+            if not isinstance(outcome, JobHandle):
+                job.check_outcome(outcome)
 
 
 class Server(Gearmand):
@@ -543,7 +600,7 @@ class Chaos:
         self._jobs = jobs
         self._submitted = 0
         self._finished = 0
-        self._in_flight: dict[TaskCheck, Any] = {}
+        self._in_flight: dict[TaskCheck | BatchCheck, Any] = {}
         self._retained: WeakSet[Any] = WeakSet()
         self._paused_until = 0.0
         self._shared: list[tuple[str, bytes, bytes]] = []
@@ -680,7 +737,10 @@ class Chaos:
     def _submit_one(self) -> None:
         draw = self._draw
         [function] = draw.choices(list(FUNCTIONS), WEIGHTS)
-        text = b"%d " % self._submitted + draw.randbytes(draw.choice((0, 10, 100, 100, 1000, 20000)))
+        if draw.random() < BATCHES:
+            self._submit_batch(function)
+            return
+        text = self._new_text(self._submitted)
         job = self._shared_job(function, text) if draw.random() < 0.2 else (function, text, b"")
         check = TaskCheck(self, *job)
         background = draw.random() < 0.1
@@ -688,14 +748,38 @@ class Chaos:
         if draw.random() < 0.03:
             self._cancel_in(draw.choice((0, 0.001, 0.01, 0.1)), check)
 
-    def _shared_job(self, function: str, text: bytes) -> tuple[str, bytes, bytes]:
-        """Return a job that several tasks share: this one and later ones, or earlier ones.
+    def _new_text(self, number: int) -> bytes:
+        return b"%d " % number + self._draw.randbytes(self._draw.choice((0, 10, 100, 100, 1000, 20000)))
 
-        No task shares a job whose workload may have been altered.
-        """
+    def _submit_batch(self, function: str) -> None:
+        """Submit many jobs at once, some of which share a job with tasks."""
+        draw = self._draw
+        self._forget_altered()
+        shared = [(text, unique) for name, text, unique in self._shared if name == function]
+        size = min(draw.randint(1, MAX_BATCH), self._jobs - self._submitted)
+        jobs = [
+            draw.choice(shared) if shared and draw.random() < 0.1 else (self._new_text(self._submitted + number), b"")
+            for number in range(size)
+        ]
+        check = BatchCheck(self, function, draw.random() < 0.2, jobs)
+        self._submitted += size
+        options = {"priority": draw.choice(list(Priority)), "timeout": draw.choice(BATCH_TIMEOUTS)}
+        deferred = self._in_flight[check] = check.submit(self._client, **options)
+        if isinstance(batch := getattr(deferred, "_batch", None), Batch):
+            self._retained.add(batch)
+        deferred.addBoth(check.fired)
+        if draw.random() < 0.1:
+            self._cancel_in(draw.choice((0, 0.001, 0.01, 0.1)), check)
+
+    def _forget_altered(self) -> None:
+        """Forget the shared jobs whose workloads may have been altered."""
         if self._shared_era != self.faults.era:
             self._shared.clear()
             self._shared_era = self.faults.era
+
+    def _shared_job(self, function: str, text: bytes) -> tuple[str, bytes, bytes]:
+        """Return a job that several tasks share: this one and later ones, or earlier ones."""
+        self._forget_altered()
         if len(self._shared) < SHARED_JOBS or self._draw.random() < 0.1:
             self._shared.append((function, text, b"%08x" % crc32(text)))
         del self._shared[:-SHARED_JOBS]
@@ -713,7 +797,7 @@ class Chaos:
             text = b"%d" % self._submitted
             self._submit(TaskCheck(self, function, text, b"%08x" % crc32(text)), background=False)
 
-    def _cancel_in(self, seconds: float, check: TaskCheck) -> None:
+    def _cancel_in(self, seconds: float, check: TaskCheck | BatchCheck) -> None:
         def cancel() -> None:
             deferred = self._in_flight.get(check)
             if deferred is not None:
@@ -730,15 +814,16 @@ class Chaos:
         self.seen["retries"] += 1
         self._expected["retries", check.function, ""] += 1
 
-    def ended(self, check: TaskCheck, outcome: object) -> None:
-        """Count a task whose Deferred has fired."""
-        self._expected["tasks", check.function, OUTCOMES.get(type(outcome), "completed")] += 1
+    def ended(self, check: TaskCheck | BatchCheck, outcomes: Sequence[Any]) -> None:
+        """Count the jobs of a task or a batch whose Deferred has fired."""
         del self._in_flight[check]
-        self._finished += 1
-        self.seen["results" if isinstance(outcome, bytes) else type(outcome).__name__] += 1
-        self.seen["forgotten jobs"] += isinstance(outcome, TaskLost) and outcome.forgotten
-        if isinstance(outcome, (NoServersAvailable, ClientStopped)):
-            self._paused_until = reactor.seconds() + SUBMIT_PAUSE
+        self._finished += len(outcomes)
+        for outcome in outcomes:
+            self._expected["tasks", check.function, OUTCOMES.get(type(outcome), "completed")] += 1
+            self.seen["results" if isinstance(outcome, bytes) else type(outcome).__name__] += 1
+            self.seen["forgotten jobs"] += isinstance(outcome, TaskLost) and outcome.forgotten
+            if isinstance(outcome, (NoServersAvailable, ClientStopped)):
+                self._paused_until = reactor.seconds() + SUBMIT_PAUSE
 
     def _check_oldest(self) -> None:
         check = next(iter(self._in_flight), None)

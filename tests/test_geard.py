@@ -9,7 +9,15 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import gatherResults
 
-from txgearman import GearmanClient, RequestUnsupported, ServerState, TaskException, TaskFailed, TaskRejected
+from txgearman import (
+    BatchFailed,
+    GearmanClient,
+    RequestUnsupported,
+    ServerState,
+    TaskException,
+    TaskFailed,
+    TaskRejected,
+)
 
 from .daemons import Geard
 from .raw_worker import Worker, connect_worker
@@ -41,6 +49,21 @@ async def test_it_never_answers_what_the_client_asks_first(geard: Geard, worker:
         job.complete(b"cba")
         assert await task == b"cba"
         assert client.servers[0].state is ServerState.READY
+
+
+async def test_batch_has_each_outcome_in_its_place(geard: Geard, worker: Worker) -> None:
+    async with GearmanClient([geard.address]) as client:
+        batch = client.add_tasks("work", [b"1", b"2", b"3"])
+        (await worker.job()).complete(b"one")
+        (await worker.job()).fail()
+        (await worker.job()).complete(b"three")
+        error = await outcome(batch)
+        assert isinstance(error, BatchFailed)
+        assert [error.outcomes[0], type(error.outcomes[1]), error.outcomes[2]] == [b"one", TaskFailed, b"three"]
+        assert (error.failed, client.servers[0].in_flight) == (1, 0)
+        handles = await client.add_tasks_bg("work", [b"4", b"5"])
+        for handle in handles:
+            assert (await client.get_status(handle)).known
 
 
 async def test_status_by_handle(geard: Geard, worker: Worker) -> None:

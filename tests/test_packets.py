@@ -695,4 +695,4 @@ def test_completed_in_a_row_without_result_ends_the_stream() -> None:
     decoder = joining_decoder()
     lacking = WORK_FAIL.response(b"H:3").replace(b"\x0e", b"\x0d")
     assert parted(decoder.feed(wire_of(COMPLETED[:2]) + lacking + wire_of(COMPLETED[:1]))) == COMPLETED[:2]
-    assert str(decoder.error) == "WORK_COMPLETE takes 2 arguments, but came with 1: b'H:3'"
+    assert str(decoder.error) == "WORK_COMPLETE takes 2 arguments, but came with 1: 'H:3'"
