@@ -97,7 +97,7 @@ GROUPS = [
             _CPIPE,
             _BARE,
             _AMP,
-            Case("single tasks"),
+            Case("single tasks", most_cpu=8.0),
             Case("map", "map", most_cpu=2.5),
             Case("as_completed", "as_completed"),
             Case("single tasks, TLS", client="tls"),
@@ -106,7 +106,7 @@ GROUPS = [
     Group(
         "1,000 in flight",
         "window",
-        (FLOOR, _CPIPE, Case("single tasks"), Case("map", "map", most_cpu=2.5), Case("as_completed", "as_completed")),
+        (FLOOR, _CPIPE, Case("single tasks"), Case("map", "map"), Case("as_completed", "as_completed")),
         window=1000,
     ),
     Group(
