@@ -171,11 +171,9 @@ GROUPS = [
             Case("single tasks", module="stalls"),
             Case("single tasks, gc.freeze()", "freeze", module="stalls"),
             Case("single tasks, gc.set_threshold()", "threshold", module="stalls"),
-            Case("map, 1,000 in flight", "map", module="stalls"),
             Case("add_tasks", "bulk", module="stalls"),
         ),
         (100_000,),
-        window=1000,
     ),
     Group("a worker of 100 jobs at a time", "window", (Case("worker", module="worker"),)),
     Group("a server in memory", "window", (Case("single tasks", client="memory"),), (5_000,)),
@@ -220,7 +218,7 @@ def _ports(stack: contextlib.ExitStack, group: Group, case: Case) -> list[int]:
         return [stack.enter_context(amp_server())]
     if case.client in ("deferreds", "memory"):
         return [0]
-    worker = case.module != "worker" and group.workload != "background"
+    worker = case.module not in ("worker", "stalls") and group.workload != "background"
     width = 1 if group.workload == "latency" else 128
     return [stack.enter_context(job_server(worker, width)) for _ in range(case.servers)]
 

@@ -1,11 +1,11 @@
-"""The longest pause of the reactor while very many jobs are in flight: ``python -m benchmarks.stalls --port PORT``.
+"""The longest pause of the reactor while very many jobs come in flight: ``python -m benchmarks.stalls --port PORT``.
 
-All jobs are submitted at first. From the next turn of the reactor on, until the last result has come, each turn is
-measured: what else the program has to do waits for that long. Most of the longest turns are those in which Python's
-garbage collector looks at everything that is alive.
+1,000 jobs are submitted in each turn of the reactor, and no worker does any, until all are in flight. Each turn is
+measured: what else the program has to do waits for that long. The longest ones are those in which Python's garbage
+collector looks at everything that is alive.
 
-The styles are ``callbacks`` (single tasks), ``freeze`` (the same with `gc.freeze()` after the submit), ``threshold``
-(with a rarer collection), ``bulk`` (one `add_tasks`) and ``map`` (1,000 in flight, of as many workloads).
+The styles are ``callbacks`` (single tasks), ``freeze`` (the same with `gc.freeze()` after every 10,000 of them),
+``threshold`` (with a rarer collection) and ``bulk`` (`add_tasks`).
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import json
 from time import perf_counter, thread_time
 from typing import Any
 
-from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.task import react
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater, react
 
 from txgearman import GearmanClient
 
 from .common import Stopwatch, add_arguments, payloads
-from .styles import STYLES, Work
 
 __all__ = ["STALL_STYLES", "Turns"]
 
-STALL_STYLES = {"callbacks": "callbacks", "freeze": "callbacks", "threshold": "callbacks", "bulk": "bulk", "map": "map"}
-"""What they are of `styles`."""
+STALL_STYLES = ("callbacks", "freeze", "threshold", "bulk")
+
+EACH_TURN = 1000
+FREEZE_AFTER = 10_000
 
 
 class Turns:
@@ -77,18 +78,19 @@ async def main(reactor: Any) -> None:
     parser.add_argument("--style", choices=STALL_STYLES, default="callbacks")
     options = parser.parse_args()
     client = GearmanClient([f"127.0.0.1:{options.port[0]}"])
+    workloads = payloads(options.jobs, options.payload)
     watch, turns = Stopwatch(), Turns(reactor)
-    workload = "window" if options.style == "map" else "flight"
-    work = Work(client, workload, payloads(options.jobs, options.payload), options.window, watch)
     if options.style == "threshold":
         gc.set_threshold(50_000, 20, 100)
     await client.echo()  # it is connected
     watch.start()
-    outcome: Deferred[Any] = ensureDeferred(_all(STYLES[STALL_STYLES[options.style]], work))
-    if options.style == "freeze":
-        gc.freeze()
     turns.start()
-    await outcome
+    for first in range(0, options.jobs, EACH_TURN):
+        submit(client, workloads[first : first + EACH_TURN], options.style)
+        if options.style == "freeze" and first % FREEZE_AFTER == 0:
+            gc.freeze()
+        await deferLater(reactor, 0)
+    await client.echo()  # all are acknowledged
     turns.stop()
     watch.stop()
     pauses = {"pause_ms": turns.longest, "pause_cpu_ms": turns.longest_cpu, "collection_ms": turns.longest_collection}
@@ -96,8 +98,17 @@ async def main(reactor: Any) -> None:
     await client.stopService()
 
 
-async def _all(style: Any, work: Work) -> None:
-    await style(work)
+def submit(client: GearmanClient, workloads: list[bytes], style: str) -> None:
+    """Submit these, with callbacks for their outcomes: all fail when the client is stopped."""
+    if style == "bulk":
+        client.add_tasks("echo", workloads).addCallbacks(ignore, ignore)
+    else:
+        for workload in workloads:
+            client.add_task("echo", workload).addCallback(ignore).addErrback(ignore)
+
+
+def ignore(outcome: object) -> None:
+    """Take an outcome."""
 
 
 if __name__ == "__main__":
