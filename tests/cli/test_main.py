@@ -128,6 +128,12 @@ def test_help_lists_each_command_once_in_sections(capsys: pytest.CaptureFixture[
     assert sorted(re.findall(r"^  (\w+)", listing, re.MULTILINE)) == sorted(cli.commands)
 
 
+def test_help_lists_own_options_of_command_before_shared_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["job", "--help"], standalone_mode=False)
+    options = re.findall(r"^  (?:-\w, )?(--[\w-]+)", capsys.readouterr().out, re.MULTILINE)
+    assert options.index("--unique") < options.index("--server") < options.index("--verbose") < options.index("--help")
+
+
 @pytest.mark.parametrize(
     ("words", "completions"),
     [

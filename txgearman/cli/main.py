@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from .. import __version__
 from .commands import admin, check, job, metrics, proxy, server, submit, top, work
-from .options import log_option, shared_server_options, timeout_option
+from .options import SHARED_OPTIONS, log_option, shared_server_options, timeout_option
 
 __all__ = ["cli"]
 
@@ -50,7 +50,10 @@ Exit codes:
 
 
 class _SectionedGroup(click.Group):
-    """A group whose help lists its commands in sections. Each command has the options of the log."""
+    """A group whose help lists its commands in sections. Each command has the options of the log.
+
+    The help of a command lists its own options before those that it shares with others.
+    """
 
     def __init__(self, sections: Mapping[str, Sequence[click.Command]] | None = None, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -58,6 +61,7 @@ class _SectionedGroup(click.Group):
         for commands in self._sections.values():
             for command in commands:
                 self.add_command(log_option(command))
+                command.params.sort(key=lambda parameter: parameter.name in SHARED_OPTIONS)  # its own come first
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.commands))

@@ -15,6 +15,7 @@ import click
 __all__ = [
     "DEFAULT_SERVER",
     "DURATION",
+    "SHARED_OPTIONS",
     "Servers",
     "TIME",
     "as_option",
@@ -207,6 +208,12 @@ _SERVER_OPTIONS: Final = (
         help="Its private key, if it is in another file. [default: GEARMAN_CLIENT_KEY]",
     ),
 )
+
+
+SHARED_OPTIONS: Final = frozenset(
+    ["server", "prefix", "connect_timeout", "tls_ca", "tls_cert", "tls_key", "verbose", "help"]
+)
+"""Names of the options that most commands have."""
 
 
 def server_options(function: F) -> F:
