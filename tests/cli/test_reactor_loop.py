@@ -330,6 +330,7 @@ def test_other_deadly_signal_kills_children_and_ends_program(
     sent: list[tuple[int, int]] = []
     child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     monkeypatch.setattr(terminal, "child_groups", {child.pid})
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell starts background programs with it ignored
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
     async def receive(_: Terminal) -> int:
