@@ -191,6 +191,15 @@ async def test_used_port_is_passed_over(used_port: int, monkeypatch: pytest.Monk
 
 
 @pytest.mark.daemon("gearmand")
+async def test_slow_start_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gearmand, "_PATIENCE", 0.001)
+    monkeypatch.setattr(gearmand, "_is_used", lambda port: False)
+    server = Gearmand()
+    assert server.command("version").startswith("OK ")
+    await server.close()
+
+
+@pytest.mark.daemon("gearmand")
 def test_port_that_is_in_use_is_not_free(used_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = [used_port + 1, used_port]
     monkeypatch.setattr(random.SystemRandom, "choice", lambda self, ports: chosen.pop())

@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txgearman.packets import ECHO_REQ, PACKET_TYPES, REQ, RES, SUBMIT_JOB, PacketType
-from txgearman.testing.request_parser import MAX_ARGUMENT, MAX_LINE, InvalidRequest, Request, RequestParser, WrongMagic
+from txgearman.packets import CAN_DO, ECHO_REQ, PACKET_TYPES, REQ, RES, SUBMIT_JOB, PacketType
+from txgearman.testing.request_parser import (
+    MAX_ARGUMENT,
+    MAX_LINE,
+    MAX_NAME,
+    InvalidRequest,
+    Request,
+    RequestParser,
+    WrongMagic,
+)
 
 Outcome = Request | type[Exception]
 
@@ -115,6 +123,7 @@ def test_longest_requests_are_accepted() -> None:
     name = b"f" * MAX_ARGUMENT
     arguments = [name, b"u" * MAX_ARGUMENT, b"w" * (MAX_ARGUMENT + 1)]
     assert parse(LONGEST_LINE + LONGEST) == [LONGEST_LINE, (SUBMIT_JOB, arguments)]
+    assert parse(CAN_DO.request(b"f" * MAX_NAME)) == [(CAN_DO, [b"f" * MAX_NAME])]
     big = bytes(range(256)) * 4096
     assert parse(ECHO_REQ.request(big)) == [(ECHO_REQ, [big])]
 
@@ -127,6 +136,7 @@ def test_longest_requests_are_accepted() -> None:
         b"a" * MAX_LINE + b"\n",
         SUBMIT_JOB.request(b"f" * (MAX_ARGUMENT + 1), b"", b""),
         SUBMIT_JOB.request(b"f", b"u" * (MAX_ARGUMENT + 1), b""),
+        CAN_DO.request(b"f" * (MAX_NAME + 1)),
         REQ + b"\0\0\0\x07\0\0\0\x05" + b"f\0abc",
         REQ + b"\0\0\0\x2b\0\0\0\0",
         REQ + b"\0\0\0\0\0\0\0\0",
@@ -139,6 +149,7 @@ def test_longest_requests_are_accepted() -> None:
         "long line",
         "long function",
         "long unique",
+        "long name",
         "too few arguments",
         "type 43",
         "type 0",

@@ -619,6 +619,7 @@ async def test_server_on_reactor_verifies_faults_only() -> None:
     server = MemoryJobServer(reactor)
     client = server.client()
     await client.add_task_bg("mail")
+    await client.add_tasks_bg("mail", [b"a", b"b"])
     client.add_task("reverse").addErrback(lambda failure: failure.trap(ClientStopped))
     server.drop_before(SUBMIT_JOB, times=2)
     with pytest.raises(AssertionError, match=r"^drop_before\(SUBMIT_JOB\) has not happened"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 from weakref import ref
 
@@ -16,7 +17,7 @@ from ..models import JobHandle
 from .clock import quoted
 
 
-class Submit:
+class Submit(ABC):
     """A task or a batch: where it was submitted, and by which client. It keeps none of them.
 
     :ivar function: the function's name, without a prefix.
@@ -32,27 +33,27 @@ class Submit:
         self._deferred = ref(deferred)
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """What was submitted, for messages."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def ended(self) -> bool:
         """Whether it has its outcome."""
-        raise NotImplementedError
 
     @property
     def job_place(self) -> str:
         """Where its jobs were submitted."""
         return self.place
 
+    @abstractmethod
     def fail(self, error: AssertionError) -> None:
         """End it, so that a test which waits for it does not wait for ever."""
-        raise NotImplementedError
 
+    @abstractmethod
     def jobs(self, outcome: object) -> list[JobHandle]:
         """Return the handles of its jobs, as far as they are known once it has this outcome: a result or an error."""
-        raise NotImplementedError
 
     @property
     def client(self) -> GearmanClient | None:
@@ -156,8 +157,8 @@ class BatchSubmit(Submit):
 
     def fail(self, error: AssertionError) -> None:
         batch = self.batch
-        if batch is not None:  # not by a cancel, of which map() would not hear
-            batch.abandon(lambda _: error)
+        assert batch is not None  # what has no outcome is held by its Deferred
+        batch.abandon(lambda _: error)  # not by a cancel, of which map() would not hear
 
     def jobs(self, outcome: object) -> list[JobHandle]:
         if isinstance(outcome, JobHandles):
