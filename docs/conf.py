@@ -16,6 +16,8 @@ release = version = txgearman.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "extension"]
 nitpicky = True
+# What the decorator of a worker takes and returns.
+nitpick_ignore_regex = [("py:class", r"txgearman\.worker\.worker\._Decorator.*")]
 # Names in docstrings stand in single backticks. extension.py makes links of those that are ours.
 default_role = "py:obj"
 

@@ -194,7 +194,7 @@ def test_the_errors_on_the_page_are_all_that_there_are() -> None:
     others = table("guide/failures.md", "error | what has happened | where it is found")
     told = {name for row in FAILURES + others for name in re.findall(r"`(\w+)`", row[0])}
     errors = {name for name in txgearman.__all__ if is_error(getattr(txgearman, name))}
-    of_workers = {"JobEnded", "JobFailed"}
+    of_workers = {"JobEnded", "JobFailed", "WorkloadInvalid"}
     assert told == (errors - {"GearmanError", "TaskError"} - of_workers) | {"CancelledError"}
     assert all(f"`{name}`" in PAGES["guide/failures.md"] for name in of_workers)
 

@@ -19,6 +19,7 @@ from txgearman.errors import (
     NoServersAvailable,
     ProtocolError,
     RequestUnsupported,
+    ResultInvalid,
     ServerError,
     TaskError,
     TaskException,
@@ -28,6 +29,7 @@ from txgearman.errors import (
     TaskTimedOut,
     TLSError,
     UnknownFunction,
+    WorkloadInvalid,
     merge_unavailable,
 )
 
@@ -45,10 +47,12 @@ PARENTS: dict[type[Exception], type[Exception]] = {
     BatchFailed: GearmanError,
     JobFailed: GearmanError,
     JobEnded: GearmanError,
+    WorkloadInvalid: GearmanError,
     TaskError: GearmanError,
     TaskFailed: TaskError,
     TaskException: TaskFailed,
     TaskRejected: TaskError,
+    ResultInvalid: TaskError,
     TaskLost: TaskError,
     TaskTimedOut: TaskError,
 }

@@ -22,6 +22,7 @@ from txgearman.errors import (
     NoServersAvailable,
     ProtocolError,
     RequestUnsupported,
+    ResultInvalid,
     ServerError,
     TaskError,
     TaskException,
@@ -31,6 +32,7 @@ from txgearman.errors import (
     TaskTimedOut,
     TLSError,
     UnknownFunction,
+    WorkloadInvalid,
 )
 from txgearman.models import TaskInfo, TaskSnapshot
 from txgearman.testing import MemoryJobServer
@@ -54,6 +56,7 @@ PLAIN: list[GearmanError] = [
     BatchFailed([b"result", JobHandle("server", b"H:1"), ClientStopped()], 1),
     JobFailed("no such picture"),
     JobEnded("timed out"),
+    WorkloadInvalid("resize: invalid workload"),
 ]
 
 OF_TASKS: list[TaskError] = [
@@ -64,6 +67,7 @@ OF_TASKS: list[TaskError] = [
     TaskLost(TASK, acknowledged=True),
     TaskLost(TASK, acknowledged=False, forgotten=True),
     TaskTimedOut(TASK),
+    ResultInvalid(TASK, b"\xff{"),
 ]
 
 

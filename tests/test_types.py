@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from txgearman import GearmanAdmin, GearmanClient, Job, Task, TaskError
+from txgearman import GearmanAdmin, GearmanClient, Job, RemoteFunction, Task, TaskError
 from txgearman.admin.commands import STATUS
 from txgearman.admin.protocol import AdminFactory, AdminProtocol
 from txgearman.client.protocol import GearmanClientFactory, GearmanClientProtocol
@@ -35,6 +35,12 @@ from txgearman.worker.protocol import GearmanWorkerFactory, GearmanWorkerProtoco
 from txgearman.worker.scheduler import WorkerScheduler
 
 T = TypeVar("T")
+
+class Request:
+    pass
+
+class Image:
+    width: int
 
 def present(value: T | None) -> T:
     assert value is not None
@@ -142,10 +148,19 @@ PARAMETERS = {
     "admin_connection": "AdminProtocol",
     "admin_factory": "AdminFactory",
     "error": "TaskError",
+    "resize": "RemoteFunction[Request, Image]",
+    "request": "Request",
 }
 """What the lines are about: each function has all of them."""
 
-LINES = [line for lines in (TASK, JOB, ADMIN_LINE, ERROR) for line in lines.splitlines()]
+TYPED = """\
+resize(request).<addCallback>(print)
+(await resize(request)).<width>
+(await resize.background(request)).<handle>
+async for image in resize.map([request]): print(image.<width>)
+"""
+
+LINES = [line for lines in (TASK, JOB, ADMIN_LINE, ERROR, TYPED) for line in lines.splitlines()]
 
 NAME = re.compile(r"<(\w+)>")
 
@@ -190,3 +205,94 @@ def test_a_line_is_right_as_it_stands(line: str, errors: dict[str, list[str]]) -
 @pytest.mark.parametrize("line", LINES)
 def test_a_misspelt_name_is_an_error(line: str, errors: dict[str, list[str]]) -> None:
     assert [message for message in errors[misspelt(line)] if "has no attribute" in message]
+
+
+# Typed functions: of client and worker, with the types of their requests and results.
+
+FUNCTIONS = """\
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from twisted.internet.defer import Deferred
+
+from txgearman import GearmanClient, GearmanWorker, Job, RemoteFunction
+
+class Request:
+    def to_bytes(self) -> bytes: return b""
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Request: return cls()
+
+class Image:
+    def to_bytes(self) -> bytes: return b""
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Image: return cls()
+
+client = GearmanClient(["h"])
+worker = GearmanWorker(["h"])
+resize: RemoteFunction[Request, Image] = client.function(
+    "resize", encode=Request.to_bytes, decode=Image.from_bytes, timeout=30
+)
+reverse: RemoteFunction[bytes, bytes] = client.function("reverse")
+typed = worker.function("resize", decode=Request.from_bytes, encode=Image.to_bytes, timeout=30)
+
+def sync(job: Job, request: Request) -> Image: return Image()
+async def coroutine(job: Job, request: Request) -> Image: return Image()
+def deferred(job: Job, request: Request) -> Deferred[Image]: return Deferred()
+def generator(job: Job, request: Request) -> Generator[bytes, None, Image]:
+    yield b""
+    return Image()
+def wrong_request(job: Job, request: int) -> Image: return Image()
+async def wrong_result(job: Job, request: Request) -> int: return 1
+def plain(job: Job) -> bytes: return b""
+"""
+
+RIGHT = [
+    "resize(Request())",
+    "resize.background(Request())",
+    "resize.map([Request()])",
+    "reverse(b'abc')",
+    *(f"typed({name})" for name in ("sync", "coroutine", "deferred", "generator")),
+    "worker.function('plain')(plain)(Job.__new__(Job)).decode()",
+]
+
+WRONG = [
+    ("resize(b'abc')", 'has incompatible type "bytes"; expected "Request"'),
+    ("resize.background(5)", 'has incompatible type "int"; expected "Request"'),
+    ("resize.map([b'abc'])", 'has incompatible type "bytes"; expected "Request"'),
+    ("reverse('abc')", 'has incompatible type "str"; expected "bytes"'),
+    ("resize(Request(), colour=1)", 'Unexpected keyword argument "colour"'),
+    ("resize(Request()).addCallback(bytes.upper)", "No overload variant"),
+    ("typed(wrong_request)", "has incompatible type"),
+    ("typed(wrong_result)", "has incompatible type"),
+    ("typed(plain)", "has incompatible type"),
+    ("worker.function('plain')(sync)", "cannot be"),
+]
+
+
+@pytest.fixture(scope="module")
+def errors_of_functions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What mypy says of each of these expressions."""
+    lines = [*RIGHT, *(line for line, _ in WRONG)]
+    file = tmp_path_factory.mktemp("types") / "functions.py"
+    file.write_text(FUNCTIONS + "\n".join(lines) + "\n")
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", "--hide-error-context", str(file)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    found: dict[str, list[str]] = {line: [] for line in lines}
+    first = FUNCTIONS.count("\n") + 1
+    for number, message in re.findall(r"functions\.py:(\d+): error: (.*)", run.stdout):
+        assert int(number) >= first, run.stdout
+        found[lines[int(number) - first]].append(message)
+    return found
+
+
+@pytest.mark.parametrize("line", RIGHT)
+def test_typed_function_takes_what_it_is_for(line: str, errors_of_functions: dict[str, list[str]]) -> None:
+    assert errors_of_functions[line] == []
+
+
+@pytest.mark.parametrize(("line", "message"), WRONG)
+def test_wrong_type_at_a_typed_function_is_an_error(
+    line: str, message: str, errors_of_functions: dict[str, list[str]]
+) -> None:
+    assert any(message in error for error in errors_of_functions[line]), errors_of_functions[line]

@@ -4,6 +4,7 @@ from .admin.admin import Answers, GearmanAdmin
 from .admin.commands import FunctionStatus, JobInfo, PriorityStatus, WorkerInfo
 from .client.client import GearmanClient
 from .client.protocol import GearmanClientFactory, GearmanClientProtocol
+from .client.remote_function import RemoteFunction
 from .client.task import BackgroundOptions, Task, TaskOptions
 from .connection.options import ConnectionOptions
 from .connection.pool import ServerInfo, ServerState
@@ -17,6 +18,7 @@ from .errors import (
     NoServersAvailable,
     ProtocolError,
     RequestUnsupported,
+    ResultInvalid,
     ServerError,
     TaskError,
     TaskException,
@@ -26,6 +28,7 @@ from .errors import (
     TaskTimedOut,
     TLSError,
     UnknownFunction,
+    WorkloadInvalid,
 )
 from .models import JobHandle, JobStatus, Priority, TaskInfo
 from .observers import JobOutcome, Observer, TaskOutcome
@@ -61,6 +64,8 @@ __all__ = [
     "PriorityStatus",
     "ProtocolError",
     "RequestUnsupported",
+    "RemoteFunction",
+    "ResultInvalid",
     "Retry",
     "ServerError",
     "ServerInfo",
@@ -79,4 +84,5 @@ __all__ = [
     "TaskTimedOut",
     "UnknownFunction",
     "WorkerInfo",
+    "WorkloadInvalid",
 ]

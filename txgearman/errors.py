@@ -13,10 +13,12 @@
     ├── BatchFailed                  jobs of a batch failed: .outcomes, .failed
     ├── JobFailed                    for a worker's function to raise: fails the job without an exception
     ├── JobEnded                     a worker's function used a job that had ended
+    ├── WorkloadInvalid              the workload of a worker's job could not be decoded
     └── TaskError                    a task ended without a result: .task
         ├── TaskFailed               WORK_FAIL
         │   └── TaskException        WORK_EXCEPTION: .data
         ├── TaskRejected             the server answered the submit with ERROR: .code, .text
+        ├── ResultInvalid            the result could not be decoded: .data
         ├── TaskLost                 the connection was lost, or the server forgot the job: .acknowledged, .forgotten
         └── TaskTimedOut             the timeout of the task passed
 
@@ -51,6 +53,7 @@ __all__ = [
     "NoServersAvailable",
     "ProtocolError",
     "RequestUnsupported",
+    "ResultInvalid",
     "ServerError",
     "TLSError",
     "TaskError",
@@ -60,6 +63,7 @@ __all__ = [
     "TaskRejected",
     "TaskTimedOut",
     "UnknownFunction",
+    "WorkloadInvalid",
 ]
 
 _QUEUE_FULL: Final = "QUEUE_ERROR"  # docs/gearman.md §3
@@ -248,6 +252,13 @@ class JobEnded(GearmanError):
     """A worker's function used a job that had ended: completed, timed out, or lost its connection."""
 
 
+class WorkloadInvalid(GearmanError):
+    """The workload of a job could not be decoded, by the ``decode`` that its function was registered with.
+
+    It is logged without a traceback, and sent as WORK_EXCEPTION; ``__cause__`` is what ``decode`` has raised.
+    """
+
+
 class TaskError(GearmanError):
     """A task ended without a result.
 
@@ -315,6 +326,21 @@ class TaskRejected(TaskError):
 
     def _what(self) -> str:
         return ": ".join(filter(None, ["rejected", self.code, self.text]))
+
+
+class ResultInvalid(TaskError):
+    """The job was done, but ``decode`` of a `RemoteFunction` could not read its result.
+
+    :ivar data: the bytes of the result. ``__cause__`` is what ``decode`` has raised.
+    """
+
+    def __init__(self, task: TaskInfo, data: bytes) -> None:
+        super().__init__(task)
+        self.data = data
+
+    def _what(self) -> str:
+        why = f" ({type(self.__cause__).__name__}: {self.__cause__})" if self.__cause__ else ""
+        return f"invalid result{why}: {short_text(self.data, _MAX_DATA_SHOWN)}"
 
 
 class TaskLost(TaskError):

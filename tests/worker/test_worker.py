@@ -90,7 +90,8 @@ def test_server_shows_client_id(server: MemoryJobServer) -> None:
     [
         (
             GearmanWorker,
-            {"end_drain", "job_servers", "register_function", "servers", "unregister_function", "when_ready"},
+            {"end_drain", "function", "job_servers", "register_function", "servers", "unregister_function"}
+            | {"when_ready"},
         ),
         (
             Job,

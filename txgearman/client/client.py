@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar, overload
 
 from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, inlineCallbacks
 from twisted.logger import Logger
@@ -49,12 +50,16 @@ from .defaults import TaskDefaults
 from .dispatcher import Dispatcher
 from .iteration import MIN_BATCHED, Stream, completed_workloads, map_in_batches, map_workloads
 from .protocol import GearmanClientFactory, GearmanClientProtocol
+from .remote_function import RemoteFunction
 from .stream_router import StreamRouter
 from .task import BackgroundOptions, Task, TaskOptions, TaskResult
 
 __all__ = ["GearmanClient"]
 
 _log = Logger()
+
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
 
 
 class GearmanClient(PoolService[GearmanClientProtocol]):
@@ -343,6 +348,9 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             lambda failure: _log.info(
                 "{job} was not dropped: {reason}",
                 job=short_text(str(handle), MAX_NAME),
+                handle=short_text(handle.handle, MAX_NAME),
+                server=handle.server,
+                error=type(failure.value).__name__,
                 reason=short_text(str(failure.value), MAX_REASON),
             )
         )
@@ -475,6 +483,48 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             raise self._too_large(task._workload)
         task._leading_arguments_with(self._prefix)
         return Stream(task).chunks(self.submit)
+
+    @overload
+    def function(
+        self,
+        name: str | bytes,
+        *,
+        encode: Callable[[RequestT], bytes],
+        decode: Callable[[bytes], ResultT],
+        **options: Unpack[TaskOptions],
+    ) -> RemoteFunction[RequestT, ResultT]: ...
+    @overload
+    def function(
+        self, name: str | bytes, *, encode: Callable[[RequestT], bytes], **options: Unpack[TaskOptions]
+    ) -> RemoteFunction[RequestT, bytes]: ...
+    @overload
+    def function(
+        self, name: str | bytes, *, decode: Callable[[bytes], ResultT], **options: Unpack[TaskOptions]
+    ) -> RemoteFunction[bytes, ResultT]: ...
+    @overload
+    def function(self, name: str | bytes, **options: Unpack[TaskOptions]) -> RemoteFunction[bytes, bytes]: ...
+    def function(
+        self,
+        name: str | bytes,
+        *,
+        encode: Callable[[RequestT], bytes] | None = None,
+        decode: Callable[[bytes], ResultT] | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> RemoteFunction[RequestT, ResultT] | RemoteFunction[bytes, bytes]:
+        """Return a function of workers as a callable with types of its own.
+
+        ::
+
+            resize = client.function("resize", encode=json_bytes, decode=json.loads, timeout=30)
+            size = await resize({"width": 100})
+
+        :param name: the function's name, without the client's prefix.
+        :param encode: makes the workload of a request. None if requests are bytes.
+        :param decode: makes a result of its bytes. None if results are bytes.
+        :param options: those of `add_task`, for each call.
+        :raises TypeError, ValueError: an argument is invalid.
+        """
+        return RemoteFunction(self, name, encode, decode, options)
 
     # Queries.
 

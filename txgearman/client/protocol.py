@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar, Final
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from ..connection.factory import ConnectionListener, GearmanFactory
 from ..connection.options import DEFAULT_CONNECTION_OPTIONS, ConnectionOptions
@@ -32,6 +33,7 @@ from ..errors import (
     TaskFailed,
     TaskLost,
 )
+from ..log_fields import task_fields
 from ..models import JobHandle
 from ..packets import (
     GET_STATUS,
@@ -46,7 +48,7 @@ from ..packets import (
     WORK_WARNING,
     PacketType,
 )
-from ..validation import quoted, whole_number
+from ..validation import MAX_REASON, quoted, short_text, whole_number
 from .batches import Batch, CancelledPart, Part, Work
 from .job_sweep import JobSweep
 from .losses import Losses
@@ -59,6 +61,8 @@ __all__ = [
     "GearmanClientFactory",
     "GearmanClientProtocol",
 ]
+
+_log = Logger()
 
 MAX_REMEMBERED_ENDS: Final = 1000  # failed jobs to remember for each connection, for tasks that join them afterwards
 _MAX_REMEMBERED_UNIQUES: Final = 2  # for each of them; more have a handle in common only if it was truncated (H10)
@@ -370,6 +374,7 @@ class GearmanClientProtocol(GearmanProtocol):
         parts, self._parts = self._parts, {}
         unwritten, self._backlog = self._backlog, TaskQueue()
         sent = TaskQueue()
+        first = next((task for job in jobs.values() for task in _tasks_of(job)), None)
         for request in self._outstanding:
             if isinstance(request, Task):
                 sent.append(request)
@@ -379,11 +384,13 @@ class GearmanClientProtocol(GearmanProtocol):
         self._outstanding = deque(request for request in self._outstanding if not isinstance(request, Task))
         self._held = None
         self._job_sweep.stop()
-        self.in_flight = 0
+        lost, self.in_flight = self.in_flight, 0
         release_all(parts)
         losses = self.factory._losses
         losses.add(sent, lambda work: work._lost(self, error))
         stopped = isinstance(error, ClientStopped)  # a callback may have started the client again
+        if lost and not stopped:
+            self._log_lost(first, lost, error)
         losses.add(unwritten, _fail_stopped if stopped else _return_unsent)
         super()._lose_outstanding(error)
         report_all(parts, lambda part: part._lost(self, error))
@@ -391,6 +398,18 @@ class GearmanClientProtocol(GearmanProtocol):
             losses.report_all()
         else:
             losses.report_some()
+
+    def _log_lost(self, task: Task | None, count: int, error: Exception) -> None:
+        """Log the tasks and jobs of batches that are lost with the connection: one event for all.
+
+        :param task: one of them; None if there is none whose job the server had acknowledged.
+        """
+        text = "{count} tasks were lost with the connection to {server}: {reason}"
+        fields = {} if task is None else {**task_fields(task), "task": str(task)}
+        fields |= {"server": self.factory.name, "count": count}
+        if task is not None:
+            text = "{count} tasks were lost with the connection to {server}, {task} for one: {reason}"
+        _log.warn(text, **fields, error=TaskLost.__name__, reason=short_text(str(error), MAX_REASON))
 
     def _join(self, handle: bytes, task: Task | Tombstone) -> None:
         if handle in self._jobs:

@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from ..connection.reactor import Reactor
+from ..log_fields import task_fields
 from ..validation import MAX_REASON, short_text
 from .task import Task
 
@@ -40,6 +41,7 @@ class _Line:
         """
         self._task = str(task)
         self._reason = short_text(str(reason), MAX_REASON)
+        self._fields = task_fields(task) | {"attempt": task.attempt + 1, "error": type(reason).__name__}
         self._delays = [delay]
 
     def add(self, delay: float) -> None:
@@ -53,7 +55,7 @@ class _Line:
         if count > 1:
             text = "retrying {count} tasks in {delay:.2f} to {longest:.2f} seconds, {task} for one: {reason}"
         delay, longest = min(self._delays), max(self._delays)
-        _log.info(text, count=count, task=self._task, delay=delay, longest=longest, reason=self._reason)
+        _log.info(text, count=count, task=self._task, delay=delay, longest=longest, reason=self._reason, **self._fields)
 
 
 class RetryLog:

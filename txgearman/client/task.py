@@ -16,12 +16,13 @@ from types import EllipsisType
 from typing import Any, ClassVar, Final, Protocol, TypeAlias, TypedDict, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from typing_extensions import TypeVarTuple, Unpack
 
 from ..errors import ClientStopped, RequestUnsupported, ServerError, TaskException, TaskLost, TaskRejected
 from ..failures import for_log
+from ..log_fields import task_fields
 from ..models import JobHandle, Priority
 from ..packets import (
     JOB_CREATED,
@@ -602,7 +603,8 @@ class Task:
         try:
             callback(self, *arguments)
         except BaseException:  # as in a Deferred: what the caller's code raises must not keep the outcome from others
-            _log.failure("a callback of {task} raised", for_log(Failure()), task=str(self))
+            fields = task_fields(self)
+            _log.failure("a callback of {task} raised", for_log(Failure()), LogLevel.critical, task=str(self), **fields)
 
 
 def _leading_arguments(function: str | bytes) -> bytes:

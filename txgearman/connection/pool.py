@@ -228,7 +228,7 @@ class JobServer(Generic[ConnectionT]):
 
     def connection_ready(self, connection: ConnectionT) -> None:
         if connection.factory is self._factory:
-            _log.info("connected to {address}", address=self.address)
+            _log.info("connected to {server}", server=self.address)
             recovered = self.unreachable
             self.connection = connection
             self.unreachable = False
@@ -237,11 +237,11 @@ class JobServer(Generic[ConnectionT]):
 
     def connection_down(self, factory: GearmanFactory[ConnectionT], error: Exception) -> None:
         if factory is self._factory:
-            reason = short_text(str(error), MAX_REASON)
+            fields = {"reason": short_text(str(error), MAX_REASON), "error": type(error).__name__}
             if self.connection is not None:
-                _log.warn("lost the connection to {address}: {reason}", address=self.address, reason=reason)
+                _log.warn("lost the connection to {server}: {reason}", server=self.address, **fields)
             else:
-                _log.info("could not connect to {address}: {reason}", address=self.address, reason=reason)
+                _log.info("could not connect to {server}: {reason}", server=self.address, **fields)
             self.connection = None
             self.unreachable = True
             self._expected = False

@@ -10,13 +10,14 @@ from typing import Protocol as Interface
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from ..connection.reactor import Reactor
 from ..connection.waiters import Waiters
-from ..errors import JobEnded, JobFailed
+from ..errors import JobEnded, JobFailed, WorkloadInvalid
 from ..failures import for_log
+from ..log_fields import Fields, job_fields
 from ..validation import MAX_REASON, short_text
 from .functions import Function
 from .groups import FunctionGroup, GrabState, cancel_timer
@@ -173,13 +174,16 @@ class JobRunner:
     def _report_failure(self, job: Job, failure: Failure) -> None:
         if job.ended:
             if not failure.check(CancelledError):
-                _log.failure("{job}: after its end ({ended})", for_log(failure), job=str(job), ended=job.ended)
+                _log_failure("{job}: after its end ({ended})", job, failure, ended=job.ended)
         elif failure.check(JobFailed):
-            _log.info("{job}: {reason}", job=str(job), reason=short_text(failure.getErrorMessage(), MAX_REASON))
+            _log.info("{job}: {reason}", **_failed_fields(job, failure))
             with suppress(JobEnded):  # a thread was faster
                 job.fail()
+        elif failure.check(WorkloadInvalid):
+            _log.warn("{job} failed: {reason}", **_failed_fields(job, failure))
+            self._send_exception(job, failure)
         else:
-            _log.failure("{job} failed", for_log(failure), job=str(job))
+            _log_failure("{job} failed", job, failure)
             self._send_exception(job, failure)
 
     def _send_exception(self, job: Job, failure: Failure) -> None:
@@ -203,8 +207,9 @@ class JobRunner:
         job._timer = None
         in_time = bool(job.ended)
         if not in_time:
-            _log.warn("{job} took longer than {seconds} seconds", job=str(job), seconds=seconds)
-            self._send_exception(job, Failure(TimeoutError(f"it took longer than {seconds} seconds")))
+            failure = Failure(TimeoutError(f"it took longer than {seconds} seconds"))
+            _log.warn("{job} took longer than {seconds} seconds", seconds=seconds, **_failed_fields(job, failure))
+            self._send_exception(job, failure)
             job._close(TIMED_OUT)
         self._cancel(job)
         if not in_time and job in self.running:
@@ -231,6 +236,18 @@ class JobRunner:
         try:
             deferred.cancel()
         except BaseException:  # it is the author's canceller, after which Twisted leaves the Deferred as it is
-            _log.failure("{job}: its Deferred can't be cancelled", for_log(Failure()), job=str(job))
+            _log_failure("{job}: its Deferred can't be cancelled", job, Failure())
             if not deferred.called:
                 deferred.errback(CancelledError())
+
+
+def _failed_fields(job: Job, failure: Failure) -> Fields:
+    """Return the fields of an event about a job that failed."""
+    assert failure.type is not None
+    reason = short_text(failure.getErrorMessage(), MAX_REASON)
+    return {"job": str(job), "error": failure.type.__name__, "reason": reason, **job_fields(job)}
+
+
+def _log_failure(text: str, job: Job, failure: Failure, **others: str) -> None:
+    """Log what a job's function has raised, with its traceback."""
+    _log.failure(text, for_log(failure), LogLevel.critical, **_failed_fields(job, failure), **others)

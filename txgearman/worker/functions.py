@@ -14,9 +14,11 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 
 from ..connection.reactor import Reactor, ThreadedReactor
+from ..errors import WorkloadInvalid
+from ..validation import MAX_NAME, short_text
 from .job import Job
 
-__all__ = ["Function"]
+__all__ = ["Function", "typed_call"]
 
 
 class Function:
@@ -79,6 +81,58 @@ class Function:
         if isinstance(result, (Deferred, AsyncGeneratorType, CoroutineType)):
             raise TypeError(f"a function that is threaded can't return a {type(result).__name__}")
         return result
+
+
+def typed_call(  # type: ignore[explicit-any]  # functions of one argument or two
+    name: str | bytes,
+    function: Callable[..., object],
+    decode: Callable[[bytes], object] | None,
+    encode: Callable[[object], bytes] | None,
+) -> Callable[[Job], object]:
+    """Return a function of a job that decodes its workload, and encodes its result.
+
+    :param function: called with the job, and with what `decode` makes of its workload, if that is not None.
+    """
+
+    def call(job: Job) -> object:
+        if decode is None:
+            result = function(job)
+        else:
+            try:
+                request = decode(job.workload)
+            except Exception as error:  # whatever it raises, of whatever a client has sent
+                text = f"{short_text(name, MAX_NAME)}: invalid workload: {type(error).__name__}: {error}"
+                raise WorkloadInvalid(text) from error
+            result = function(job, request)
+        return result if encode is None else _encoded(result, encode)
+
+    return call
+
+
+def _encoded(result: object, encode: Callable[[object], bytes]) -> object:
+    """Return what a function returned with its result encoded, at once or later."""
+    if inspect.iscoroutine(result):
+        return _encode_coroutine(result, encode)
+    if isinstance(result, Deferred):
+        return result.addCallback(encode)
+    if isinstance(result, GeneratorType):
+        return _encode_generator(result, encode)
+    if isinstance(result, AsyncGeneratorType):
+        return result  # it has no result
+    return encode(result)
+
+
+async def _encode_coroutine(
+    coroutine: Coroutine[Deferred[object], object, object], encode: Callable[[object], bytes]
+) -> bytes:
+    return encode(await _outcome(coroutine))
+
+
+def _encode_generator(
+    chunks: Generator[bytes, None, object], encode: Callable[[object], bytes]
+) -> Generator[bytes, None, object]:
+    result = yield from chunks
+    return result.addCallback(encode) if isinstance(result, Deferred) else encode(result)
 
 
 async def _outcome(coroutine: Coroutine[Deferred[object], object, object]) -> object:

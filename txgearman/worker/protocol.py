@@ -258,8 +258,8 @@ class GearmanWorkerProtocol(GearmanProtocol):
         # result of a job that the server has assigned to another worker meanwhile (docs/gearman.md §8).
         code, text = code_and_text(arguments)
         _log.info(
-            "{address}: {code}: {text}",
-            address=self.factory.name,
+            "{server}: {code}: {text}",
+            server=self.factory.name,
             code=short_text(code, MAX_NAME),
             text=short_text(text, MAX_REASON),
         )

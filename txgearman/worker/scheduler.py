@@ -29,7 +29,7 @@ from ..connection.states import ConnectionState
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped
 from ..observers import Observers
-from ..validation import MAX_REASON, short_text
+from ..validation import MAX_NAME, MAX_REASON, short_text
 from .execution import ExecutionListener, JobRunner
 from .functions import Function
 from .groups import (
@@ -339,9 +339,10 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     def _refuse(self, connection: GearmanWorkerProtocol, assignment: Assignment) -> None:
         """Fail a job of a function that is not registered."""
         _log.error(
-            "{address} assigned a job of {function!r}, which is not registered",
-            address=connection.factory.name,
+            "{server} assigned a job of {function!r}, which is not registered",
+            server=connection.factory.name,
             function=short_text(assignment.function, MAX_REASON),
+            handle=short_text(assignment.handle, MAX_NAME),
         )
         Job(connection, assignment.function, assignment).fail()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from functools import partial
-from typing import Final
+from typing import Final, ParamSpec, TypeVar, overload
+from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -17,13 +18,42 @@ from ..connection.tls import TLSOptions
 from ..observers import as_observers
 from ..packets import MAX_PACKET_SIZE
 from ..service import GearmanService, service_repr
-from ..validation import MAX_FUNCTION, check_count, function_bytes, name_bytes, positive_seconds, quoted
-from .functions import Function
+from ..validation import (
+    MAX_FUNCTION,
+    check_callback,
+    check_count,
+    function_bytes,
+    name_bytes,
+    positive_seconds,
+    quoted,
+)
+from .functions import Function, typed_call
 from .job import Job
 from .protocol import GearmanWorkerFactory, GearmanWorkerProtocol, JobReceiver, Registrar
 from .scheduler import WorkerScheduler
 
 __all__ = ["GearmanWorker", "format_exception"]
+
+P = ParamSpec("P")
+AnyT = TypeVar("AnyT")
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
+ResultT_contra = TypeVar("ResultT_contra", contravariant=True)
+PlainFunctionT = TypeVar("PlainFunctionT", bound=Callable[[Job], object])
+
+
+class _Decorator(Interface[P, ResultT]):
+    """Decorator of functions that return a result, at once, later, or after chunks."""
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[ResultT]], /) -> Callable[P, Awaitable[ResultT]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[P, Generator[bytes, None, ResultT]], /
+    ) -> Callable[P, Generator[bytes, None, ResultT]]: ...
+    @overload
+    def __call__(self, function: Callable[P, ResultT], /) -> Callable[P, ResultT]: ...
+
 
 MAX_CLIENT_ID: Final = 127
 """Bytes; gearmand keeps no more."""
@@ -193,6 +223,78 @@ class GearmanWorker(GearmanService):
             name, wire_name, function, timeout=timeout, threaded=threaded, max_jobs=max_jobs
         )
         self._scheduler.add_function(registered)
+
+    @overload
+    def function(
+        self, name: str | bytes, *, timeout: float | None = ..., threaded: bool = ..., max_jobs: int | None = ...
+    ) -> Callable[[PlainFunctionT], PlainFunctionT]: ...
+    @overload
+    def function(
+        self,
+        name: str | bytes,
+        *,
+        encode: Callable[[ResultT], bytes],
+        timeout: float | None = ...,
+        threaded: bool = ...,
+        max_jobs: int | None = ...,
+    ) -> _Decorator[[Job], ResultT]: ...
+    @overload
+    def function(
+        self,
+        name: str | bytes,
+        *,
+        decode: Callable[[bytes], RequestT],
+        timeout: float | None = ...,
+        threaded: bool = ...,
+        max_jobs: int | None = ...,
+    ) -> Callable[[Callable[[Job, RequestT], AnyT]], Callable[[Job, RequestT], AnyT]]: ...
+    @overload
+    def function(
+        self,
+        name: str | bytes,
+        *,
+        decode: Callable[[bytes], RequestT],
+        encode: Callable[[ResultT], bytes],
+        timeout: float | None = ...,
+        threaded: bool = ...,
+        max_jobs: int | None = ...,
+    ) -> _Decorator[[Job, RequestT], ResultT]: ...
+    def function(
+        self,
+        name: str | bytes,
+        *,
+        decode: Callable[[bytes], object] | None = None,
+        encode: Callable[[ResultT], bytes] | None = None,
+        timeout: float | None = None,
+        threaded: bool = False,
+        max_jobs: int | None = None,
+    ) -> object:
+        """Return a decorator that registers a function, and returns it unchanged.
+
+        ::
+
+            @worker.function("resize", decode=Request.from_bytes, encode=Image.to_bytes, timeout=30, max_jobs=2)
+            async def resize(job: Job, request: Request) -> Image:
+                ...
+
+        :param name: as for `register_function`, like ``timeout``, ``threaded`` and ``max_jobs``.
+        :param decode: makes the request of a workload. The function is called with the job and the request. What it
+            raises fails the job with a `WorkloadInvalid` as exception. None for a function that takes the job alone.
+        :param encode: makes the bytes of what the function returns, at once or later; the chunks of a generator stay as
+            they are. None for a function that returns bytes or None.
+        :raises TypeError, ValueError: an argument is invalid, or the name is registered already.
+        """
+        check_callback("decode", decode)
+        check_callback("encode", encode)
+
+        def register(function: Callable[..., object]) -> Callable[..., object]:  # type: ignore[explicit-any]  # of any kind
+            if not callable(function):
+                raise TypeError(f"function must be callable, not {function!r}")
+            call = typed_call(name, function, decode, encode)  # type: ignore[arg-type]  # of what the function returns
+            self.register_function(name, call, timeout=timeout, threaded=threaded, max_jobs=max_jobs)
+            return function
+
+        return register
 
     def unregister_function(self, name: str | bytes) -> None:
         """Unregister a function. Its jobs that run go on.
