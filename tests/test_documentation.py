@@ -21,6 +21,7 @@ from txgearman import (
     ClientStopped,
     GearmanClient,
     NoServersAvailable,
+    ResultInvalid,
     ServerState,
     Task,
     TaskException,
@@ -50,7 +51,7 @@ SCRIPTS = [
     pytest.param(block, id=f"{name}-{number}")
     for name, page in PAGES.items()
     for number, (language, block) in enumerate(BLOCK.findall(page))
-    if language == "python" and "TLSOptions(" not in block and "Application(" not in block
+    if language == "python" and not any(words in block for words in ("TLSOptions(", "Application(", "Klein("))
 ]
 
 
@@ -103,6 +104,12 @@ def test_code_with_tls_does_what_it_says(gearmand: Gearmand, tmp_path: Path) -> 
         printed = output(run("-c", script, **{name: str(path) for name, path in files.items()}))
     assert printed.splitlines() == promises(block)
     assert promises(block)
+
+
+@pytest.mark.process("klein")
+def test_code_with_klein_does_what_it_says(pool: Pool) -> None:
+    (block,) = blocks_with("Klein(")
+    check(block, pool)
 
 
 @pytest.mark.process
@@ -206,6 +213,7 @@ EXCEPTIONS = {
     "TaskException": TaskException(TASK_OF_FAILURES, b""),
     "TaskLost": TaskLost(TASK_OF_FAILURES, acknowledged=True),
     "TaskTimedOut": TaskTimedOut(TASK_OF_FAILURES),
+    "ResultInvalid": ResultInvalid(TASK_OF_FAILURES, b""),
     "NoServersAvailable": NoServersAvailable({}),
     "ClientStopped": ClientStopped(),
     "CancelledError": CancelledError(),

@@ -584,7 +584,7 @@ def test_error_after_handshake_is_logged_and_changes_nothing(dialect: str, text:
     net.assign(H1)
     with capturedLogs() as events:
         net.server.send(ERROR.response(b"JOB_NOT_FOUND", text))
-    received = [(event["address"], event["code"]) for event in events if "code" in event]
+    received = [(event["server"], event["code"]) for event in events if "code" in event]
     assert received == [("server", "JOB_NOT_FOUND")]
     assert (net.receiver.new_events(), net.connection.error, net.connection.grabs, net.connection.in_flight) == (
         [],

@@ -19,6 +19,7 @@ from typing import ClassVar, Final, Protocol, TypeAlias, overload
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from ..connection.awaitable import AwaitableDeferred
 from ..errors import BatchFailed, ClientStopped, ServerError, TaskLost, TaskRejected, TaskTimedOut
 from ..models import JobHandle, Priority
 from ..packets import JOB_CREATED, PacketType
@@ -119,7 +120,7 @@ class PartConnection(Protocol):
         """Note that no jobs of a part are in flight any longer, except those that have become tasks."""
 
 
-class _BatchDeferred(Deferred[BatchResult]):
+class _BatchDeferred(AwaitableDeferred[BatchResult]):
     # As for tasks: the canceller finds the batch here, and a Deferred that is kept does not keep the batch.
     _batch: Batch | None
 

@@ -20,6 +20,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from typing_extensions import TypeVarTuple, Unpack
 
+from ..connection.awaitable import AwaitableDeferred
 from ..errors import ClientStopped, RequestUnsupported, ServerError, TaskException, TaskLost, TaskRejected
 from ..failures import for_log
 from ..log_fields import task_fields
@@ -257,7 +258,7 @@ class TaskOwner:
         """Handle the end of a task, whose Deferred has fired."""
 
 
-class _TaskDeferred(Deferred[TaskResult]):
+class _TaskDeferred(AwaitableDeferred[TaskResult]):
     # The canceller finds the task here: cheaper than one canceller object for each task.
     _task: Task | None
 

@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from .awaitable import AwaitableDeferred
+
 __all__ = ["Waiters"]
 
 T = TypeVar("T")
@@ -23,7 +25,7 @@ class Waiters(Generic[T]):
 
     def wait(self) -> Deferred[T]:
         """Return a new Deferred that waits for the event."""
-        deferred: Deferred[T] = Deferred(self._forget)
+        deferred: Deferred[T] = AwaitableDeferred(self._forget)
         self._waiting[deferred] = None
         return deferred
 

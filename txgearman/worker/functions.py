@@ -137,7 +137,15 @@ def _encode_generator(
 
 async def _outcome(coroutine: Coroutine[Deferred[object], object, object]) -> object:
     """Await a coroutine, and what it returns if that is a Deferred: older Twisted would not fire with it."""
-    result = await coroutine
+    try:
+        result = await coroutine
+    except RuntimeError as error:
+        if str(error) == "await wasn't used with future":  # asyncio raises it where Twisted runs what awaits a future
+            raise TypeError(
+                "a coroutine that awaits what is asyncio's must run as a task of asyncio: "
+                "return Deferred.fromFuture(asyncio.ensure_future(coroutine))"
+            ) from error
+        raise
     return await result if isinstance(result, Deferred) else result
 
 

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ..connection.addresses import Address
+from ..connection.awaitable import AwaitableDeferred
 from ..connection.options import CONNECT_TIMEOUT, HEARTBEAT, SERVER_TIMEOUT, ConnectionOptions
 from ..connection.pool import ServerInfo, ServerPool
 from ..connection.reactor import Reactor, ThreadedReactor
@@ -354,7 +355,7 @@ class GearmanWorker(GearmanService):
             the same.
         """
         super().stopService()
-        stopped: Deferred[None] = Deferred(lambda _: None)
+        stopped: Deferred[None] = AwaitableDeferred(lambda _: None)
         self._scheduler.stop().addCallback(lambda _: None if stopped.called else stopped.callback(None))
         return stopped
 
