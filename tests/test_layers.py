@@ -123,9 +123,11 @@ MODULES = [
     "cli.command_runner",
     "cli.job_tracker",
     "cli.worker_run",
-    "cli.work",
-    "cli.top",
     "cli.server",
+    "cli.health",
+    "cli.work",
+    "cli.worker_app",
+    "cli.top",
     "cli.fault_options",
     "cli.proxy",
     "cli.metrics",
@@ -155,7 +157,7 @@ BELOW = {
     "worker": {"", "connection"},
     "metrics": {"", "connection", "client", "worker"},
     "testing": {"", "connection", "admin", "client", "worker"},
-    "cli": {"", "connection", "admin", "client", "worker", "testing"},
+    "cli": {"metrics", "", "connection", "admin", "client", "worker", "testing"},
 }
 """Which packages each package may import from; ``""`` are the shared modules."""
 

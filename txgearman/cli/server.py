@@ -58,12 +58,13 @@ def _open_log_file(path: str, verbosity: int) -> LogFile:
         raise click.UsageError(f"can't write the log file {path}: {error.strerror}") from error
 
 
-def parse_listen(text: str) -> tuple[str, int]:
-    """Return the host and the port of ``[HOST:]PORT``, for ``--listen``. The default host is 127.0.0.1.
+def parse_listen(text: str, option: str = "--listen") -> tuple[str, int]:
+    """Return the host and the port of ``[HOST:]PORT``. The default host is 127.0.0.1.
 
+    :param option: for the error.
     :raises click.UsageError: it is invalid.
     """
     host, _, port = text.rpartition(":")
     if not (port.isascii() and port.isdecimal() and int(port) <= MAX_PORT):
-        raise click.UsageError(f"--listen must be PORT or HOST:PORT, with a port from 0 to {MAX_PORT}, not {text!r}")
+        raise click.UsageError(f"{option} must be PORT or HOST:PORT, with a port from 0 to {MAX_PORT}, not {text!r}")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from .worker_run import WorkerRun
 if TYPE_CHECKING:
     from .command_runner import CommandRunner
 
-__all__ = ["Command", "WorkerSettings", "import_function", "work"]
+__all__ = ["Command", "WorkerSettings", "import_function", "import_object", "work"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class WorkerSettings:
     :ivar threaded: whether the callables run in threads.
     :ivar drain_timeout: seconds that running jobs have to finish on exit.
     :ivar verbose: whether to log a line for each job.
+    :ivar http: ``[HOST:]PORT`` of the pages with metrics and health; None for no pages.
     """
 
     functions: dict[bytes, Callable[[Job], object] | Command]
@@ -62,6 +63,7 @@ class WorkerSettings:
     client_id: bytes = b""
     drain_timeout: float = DRAIN_TIMEOUT
     verbose: bool = False
+    http: str | None = None
 
 
 def import_function(name: str) -> Callable[[Job], object]:
@@ -69,9 +71,22 @@ def import_function(name: str) -> Callable[[Job], object]:
 
     :raises click.UsageError: the name is invalid, or its module or attribute does not exist or is not callable.
     """
+    found = import_object("function", name, "callable")
+    if not callable(found):
+        raise click.UsageError(f"{name} is not callable")
+    function: Callable[[Job], object] = found
+    return function
+
+
+def import_object(argument: str, name: str, kind: str = "worker") -> object:
+    """Import what has a name such as ``package.module:name``, also from the current directory.
+
+    :param argument: of the command line, for the error, like `kind`.
+    :raises click.UsageError: the name is invalid, or its module or attribute does not exist.
+    """
     module, colon, path = name.partition(":")
     if not (module and colon and path):
-        raise click.UsageError(f"function must be package.module:callable, not {name!r}")
+        raise click.UsageError(f"{argument} must be package.module:{kind}, not {name!r}")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -80,10 +95,7 @@ def import_function(name: str) -> Callable[[Job], object]:
             found = getattr(found, attribute)
     except (ImportError, AttributeError) as error:
         raise click.UsageError(f"can't import {name}: {error}") from error
-    if not callable(found):
-        raise click.UsageError(f"{name} is not callable")
-    function: Callable[[Job], object] = found
-    return function
+    return found
 
 
 async def work(terminal: Terminal, settings: WorkerSettings) -> ExitCode:
@@ -93,7 +105,12 @@ async def work(terminal: Terminal, settings: WorkerSettings) -> ExitCode:
         if shutil.which(command.arguments[0]) is None:
             raise click.UsageError(f"can't find the command {command.arguments[0]!r}, or it is not executable")
     tracker = JobTracker(terminal.reactor, threaded=settings.threaded, verbose=settings.verbose)
-    worker = _make_worker(terminal, settings)
+    health = None
+    if settings.http is not None:
+        from .health import HealthServer  # it needs an extra
+
+        health = HealthServer(settings.http)
+    worker = _make_worker(terminal, settings, () if health is None else health.observers)
     run = WorkerRun(terminal, worker, tracker, drain_timeout=settings.drain_timeout)
     if settings.count is not None:
         tracker.on_start = _Countdown(settings.count, run.stop).job_started
@@ -102,10 +119,13 @@ async def work(terminal: Terminal, settings: WorkerSettings) -> ExitCode:
         for name, function in settings.functions.items():
             call = _make_runner(terminal, function, listener) if isinstance(function, Command) else function
             worker.register_function(name, tracker.watch(call), timeout=settings.timeout, threaded=settings.threaded)
-    return await run.run()
+    if health is None:
+        return await run.run()
+    async with health.serving(terminal, worker, own=True):
+        return await run.run()
 
 
-def _make_worker(terminal: Terminal, settings: WorkerSettings) -> GearmanWorker:
+def _make_worker(terminal: Terminal, settings: WorkerSettings, observers: Iterable[object]) -> GearmanWorker:
     with usage_errors():
         return GearmanWorker(
             settings.servers.addresses,
@@ -116,6 +136,7 @@ def _make_worker(terminal: Terminal, settings: WorkerSettings) -> GearmanWorker:
             drain_timeout=2 * settings.drain_timeout,  # the run of the worker ends the drain before
             connect_timeout=settings.servers.connect_timeout,
             tls=settings.servers.tls_options(),
+            observers=observers,
         )
 
 

@@ -103,7 +103,10 @@ class WorkerRun:
             self._terminal.write_error(
                 f"txgearman: cut off {job}, which still ran: its server gives it to another worker"
             )
-        if not running:
+        unknown = sum(server.in_flight for server in self._worker.servers) - len(self._tracker.running)
+        if unknown > 0:  # of a worker whose functions are not watched
+            self._terminal.write_error(f"txgearman: cut off {unknown} jobs: their servers give them to other workers")
+        elif not running:
             self._terminal.write_error("txgearman: exiting before servers have taken all results")
 
     def _end_drain_if_done(self) -> None:

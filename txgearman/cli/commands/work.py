@@ -6,6 +6,7 @@ import os
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from ...validation import MAX_PAYLOAD
 from ..options import DURATION, Servers, server_options
@@ -21,7 +22,7 @@ OPTIONS_FIRST: Final = {"ignore_unknown_options": False, "allow_interspersed_arg
 
 @click.command(context_settings=OPTIONS_FIRST)
 @server_options
-@click.argument("function")
+@click.argument("function", required=False)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Maximum number of jobs at a time."
@@ -45,8 +46,12 @@ OPTIONS_FIRST: Final = {"ignore_unknown_options": False, "allow_interspersed_arg
     show_default=True,
     help="How long running jobs have to finish on exit.",
 )
+@click.option("--app", metavar="MODULE:WORKER", help="Run the GearmanWorker of a Python module, instead of FUNCTION.")
+@click.option("--http", metavar="[HOST:]PORT", help="Serve /metrics, /healthz and /readyz of the worker over HTTP.")
 @click.option("-q", "--quiet", is_flag=True, help="Log errors only.")
-def work(function: str, command: tuple[str, ...], servers: Servers, *, quiet: bool, **options: Any) -> None:
+def work(
+    function: str | None, command: tuple[str, ...], servers: Servers, *, quiet: bool, app: str | None, **options: Any
+) -> None:
     """Run a worker that executes a command or Python functions.
 
     With FUNCTION -- COMMAND..., each job runs COMMAND, without a shell. The workload is its standard input, and its
@@ -64,15 +69,24 @@ def work(function: str, command: tuple[str, ...], servers: Servers, *, quiet: bo
     exits whatever still runs, with exit code 1 and a line for each job that was cut off; the servers give those jobs to
     other workers. A second Ctrl-C or SIGTERM exits at once.
 
+    With --app package.module:worker, it runs a GearmanWorker that a program has made, or makes by a callable without
+    arguments. The worker has its own servers, functions and options.
+
     With -v, it logs a line for each job: function, handle, outcome, seconds, bytes of the workload, bytes sent.
 
     \b
     Examples:
       txgearman work --jobs 4 resize -- convert - -resize 200x200 -
       txgearman work reverse=mypackage.text:reverse upper=mypackage.text:upper
+      txgearman work --http 8080 --app mypackage.workers:worker
     """
     from ..work import WorkerSettings, work
 
+    if app is not None:
+        _run_app(app, options["drain"], options["http"], quiet=quiet)
+        return
+    if function is None:
+        raise click.UsageError("Missing argument 'FUNCTION'.")
     functions = _parse_functions(
         function, command, {name: options.pop(name) for name in ("lines", "exceptions", "max_output")}
     )
@@ -82,6 +96,19 @@ def work(function: str, command: tuple[str, ...], servers: Servers, *, quiet: bo
         functions, servers, client_id=client_id, drain_timeout=options.pop("drain"), verbose=verbose, **options
     )
     run_command(work, settings, verbosity=-1 if quiet else 0 if verbose else 1)
+
+
+def _run_app(app: str, drain: float, http: str | None, *, quiet: bool) -> None:
+    """Run ``work --app``. Any other option on the command line is an error: the worker has its own."""
+    from ..worker_app import work_app
+
+    context = click.get_current_context()
+    for name, parameter in ((parameter.name, parameter) for parameter in context.command.params):
+        given = name is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in ("app", "http", "drain", "quiet"):
+            raise click.UsageError(f"--app excludes {parameter.get_error_hint(context)}: the worker has its own")
+    verbose = context.ensure_object(dict)["verbose"] > 0
+    run_command(work_app, app, drain, http, verbosity=-1 if quiet else 0 if verbose else 1)
 
 
 def _parse_functions(function: str, command: tuple[str, ...], options: dict[str, Any]) -> dict[bytes, Any]:

@@ -1,0 +1,45 @@
+"""``txgearman work --app``: runs a worker that a program has made."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import click
+
+from ..worker.worker import GearmanWorker
+from .exit_codes import ExitCode
+from .job_tracker import JobTracker
+from .terminal import Terminal
+from .work import import_object
+from .worker_run import WorkerRun
+
+__all__ = ["load_worker", "work_app"]
+
+
+def load_worker(name: str) -> GearmanWorker:
+    """Return the worker of a name such as ``package.module:worker``, which is a worker or a callable that makes one.
+
+    :raises click.UsageError: the name is invalid, or there is no worker.
+    """
+    found = import_object("--app", name)
+    made = found() if callable(found) and not isinstance(found, GearmanWorker) else found
+    if not isinstance(made, GearmanWorker):
+        raise click.UsageError(f"--app must name a GearmanWorker, or a callable that makes one, not {made!r:.80}")
+    return made
+
+
+async def work_app(terminal: Terminal, name: str, drain_timeout: float, http: str | None) -> ExitCode:
+    """Run a worker until a signal. Running jobs may finish.
+
+    :param name: see `load_worker`.
+    :param drain_timeout: seconds that running jobs have to finish.
+    :param http: ``[HOST:]PORT`` of the pages with metrics and health; None for no pages.
+    """
+    worker = load_worker(name)
+    tracker = JobTracker(terminal.reactor, threaded=False, verbose=False)  # the functions are the program's
+    async with AsyncExitStack() as stack:
+        if http is not None:
+            from .health import HealthServer  # it needs an extra
+
+            await stack.enter_async_context(HealthServer(http).serving(terminal, worker, own=False))
+        return await WorkerRun(terminal, worker, tracker, drain_timeout=drain_timeout).run()
