@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Final, TypeAlias
 
 from prometheus_client import (
@@ -37,15 +36,47 @@ __all__ = ["HealthResource", "PrometheusObserver"]
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 """Upper bounds of the histograms in seconds: from a job that is computed at once to one of half an hour."""
 
-MAX_FUNCTIONS: Final = 1024
-"""Names to keep as labels. A program has few functions; more are formatted anew."""
-
 Service: TypeAlias = GearmanClient | GearmanWorker
 
 
-@lru_cache(MAX_FUNCTIONS)
-def _label(function: str | bytes) -> str:
-    return short_text(function, MAX_NAME)
+def _label(name: str | bytes) -> str:
+    return short_text(name, MAX_NAME)
+
+
+class _FunctionMetrics:
+    """The metrics of one function's tasks or jobs, each looked up once: ``labels()`` takes longer than to count."""
+
+    def __init__(self, function: str | bytes, ended: Counter, seconds: Histogram, going_on: Gauge) -> None:
+        self._label = _label(function)
+        self._ended = ended
+        self._seconds = seconds
+        self._outcomes: dict[str, Counter] = {}
+        self._times: Histogram | None = None  # there may be none
+        self.going_on = going_on.labels(self._label)
+
+    def count(self, outcome: str, number: int = 1) -> None:
+        """Count ends."""
+        counter = self._outcomes.get(outcome)
+        if counter is None:
+            counter = self._outcomes[outcome] = self._ended.labels(self._label, outcome)
+        counter.inc(number)
+
+    def observe(self, seconds: float) -> None:
+        """Add a time to the histogram."""
+        if self._times is None:
+            self._times = self._seconds.labels(self._label)
+        self._times.observe(seconds)
+
+
+class _Metrics(dict["str | bytes", _FunctionMetrics]):
+    """Those of each function, by its name."""
+
+    def __init__(self, ended: Counter, seconds: Histogram, going_on: Gauge) -> None:
+        self._metrics = ended, seconds, going_on
+
+    def __missing__(self, function: str | bytes) -> _FunctionMetrics:
+        made = self[function] = _FunctionMetrics(function, *self._metrics)
+        return made
 
 
 class PrometheusObserver(Observer):
@@ -90,33 +121,22 @@ class PrometheusObserver(Observer):
         :raises ValueError: the registry has such metrics already.
         """
         by_function, by_outcome = ["function"], ["function", "outcome"]
-        self._tasks = Counter("txgearman_tasks", "Tasks that have ended.", by_outcome, registry=registry)
+
+        def histogram(name: str, documentation: str) -> Histogram:
+            return Histogram(name, documentation, by_function, buckets=buckets, registry=registry)
+
+        self._tasks = _Metrics(
+            Counter("txgearman_tasks", "Tasks that have ended.", by_outcome, registry=registry),
+            histogram("txgearman_task_duration_seconds", "Seconds from the submit of a task to its outcome."),
+            Gauge("txgearman_tasks_in_flight", "Tasks without an outcome.", by_function, registry=registry),
+        )
         self._retries = Counter(
-            "txgearman_task_retries",
-            "Attempts of tasks that failed, and were not the last.",
-            by_function,
-            registry=registry,
+            "txgearman_task_retries", "Failed attempts that are followed by another.", by_function, registry=registry
         )
-        self._task_seconds = Histogram(
-            "txgearman_task_duration_seconds",
-            "Seconds from the submit of a task to its outcome.",
-            by_function,
-            buckets=buckets,
-            registry=registry,
-        )
-        self._in_flight = Gauge(
-            "txgearman_tasks_in_flight", "Tasks without an outcome.", by_function, registry=registry
-        )
-        self._jobs = Counter("txgearman_jobs", "Jobs that have ended.", by_outcome, registry=registry)
-        self._job_seconds = Histogram(
-            "txgearman_job_duration_seconds",
-            "Seconds from the start of a job's function to its end.",
-            by_function,
-            buckets=buckets,
-            registry=registry,
-        )
-        self._in_progress = Gauge(
-            "txgearman_jobs_in_progress", "Jobs whose function runs.", by_function, registry=registry
+        self._jobs = _Metrics(
+            Counter("txgearman_jobs", "Jobs that have ended.", by_outcome, registry=registry),
+            histogram("txgearman_job_duration_seconds", "Seconds from the start of a job's function to its end."),
+            Gauge("txgearman_jobs_in_progress", "Jobs whose function runs.", by_function, registry=registry),
         )
         self._connections = Counter(
             "txgearman_connections", "Connections that were made and answered.", ["server"], registry=registry
@@ -135,34 +155,34 @@ class PrometheusObserver(Observer):
             self._services.append(service)
 
     def task_started(self, task: TaskInfo) -> None:
-        self._in_flight.labels(_label(task.function)).inc()
+        self._tasks[task.function].going_on.inc()
 
     def task_retried(self, task: TaskInfo, attempt: int, reason: Exception) -> None:
         self._retries.labels(_label(task.function)).inc()
 
     def task_finished(self, task: TaskInfo, outcome: TaskOutcome, seconds: float) -> None:
-        function = _label(task.function)
-        self._in_flight.labels(function).dec()
-        self._tasks.labels(function, outcome).inc()
-        self._task_seconds.labels(function).observe(seconds)
+        metrics = self._tasks[task.function]
+        metrics.going_on.dec()
+        metrics.count(outcome)
+        metrics.observe(seconds)
 
     def batch_started(self, function: str | bytes, count: int) -> None:
-        self._in_flight.labels(_label(function)).inc(count)
+        self._tasks[function].going_on.inc(count)
 
     def batch_finished(self, function: str | bytes, outcomes: Mapping[TaskOutcome, int], seconds: float) -> None:
-        label = _label(function)
-        self._in_flight.labels(label).dec(sum(outcomes.values()))
+        metrics = self._tasks[function]
+        metrics.going_on.dec(sum(outcomes.values()))
         for outcome, count in outcomes.items():
-            self._tasks.labels(label, outcome).inc(count)
+            metrics.count(outcome, count)
 
     def job_started(self, job: ObservedJob) -> None:
-        self._in_progress.labels(_label(job.function)).inc()
+        self._jobs[job.function].going_on.inc()
 
     def job_finished(self, job: ObservedJob, outcome: JobOutcome, seconds: float) -> None:
-        function = _label(job.function)
-        self._in_progress.labels(function).dec()
-        self._jobs.labels(function, outcome).inc()
-        self._job_seconds.labels(function).observe(seconds)
+        metrics = self._jobs[job.function]
+        metrics.going_on.dec()
+        metrics.count(outcome)
+        metrics.observe(seconds)
 
     def server_changed(self, info: ServerInfo) -> None:
         if info.state is ServerState.READY:
