@@ -91,10 +91,10 @@ class RunningCommand:
             output if output >= 0 else self._slave if terminal else self._out.fileno(),
             self._slave if terminal else self._err.fileno(),
         )
-        command_terminal = Terminal(reactor, *descriptors)
-        self._log = StderrLogObserver(command_terminal, verbosity)
+        self.terminal = Terminal(reactor, *descriptors)
+        self._log = StderrLogObserver(self.terminal, verbosity)
         globalLogPublisher.addObserver(self._log)
-        self.run = CommandRun(command_terminal)
+        self.run = CommandRun(self.terminal)
         self.finished: Deferred[int] = self.run.start(main)
         self.unfinished.append(self)
 

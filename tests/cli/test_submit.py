@@ -17,14 +17,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from txgearman import GearmanAdmin, GearmanWorker, Job, JobFailed
+from txgearman.cli import submit
 from txgearman.cli.exit_codes import BROKEN_PIPE, INTERNAL_ERROR, ExitCode
 from txgearman.cli.submit import LineBatch
+from txgearman.testing import MemoryJobServer
 
 from ..conftest import Failures
 from ..daemons import Gearmand, free_port
 from ..programs import open_terminal
 from ..raw_worker import connect_worker
 from .harness import RunningCommand, reactor, run_command, run_tool, usage_error
+from .test_processes import until
 
 EVERY_BYTE = bytes(range(256)) * 40
 
@@ -123,6 +126,66 @@ async def test_large_workload_is_unchanged(server_option: list[str]) -> None:
 async def test_workload_argument_may_be_any_bytes_but_nul(server_option: list[str]) -> None:
     assert (await run_command("submit", "reverse", b"\xff\xfe\n", *server_option)).out == b"\n\xfe\xff"
     assert (await run_command("submit", "reverse", *server_option)).out == b""
+
+
+# The workload from standard input.
+
+
+@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]  # it has no annotations
+async def memory_option() -> AsyncIterator[list[str]]:
+    """Run a worker at a server in memory; return the option for that."""
+    server = MemoryJobServer(reactor)
+    server.worker().register_function("reverse", lambda job: job.workload[::-1])
+    yield ["-s", server.listen()]
+    await server.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out"), [([], b"cba"), (["-"], b"cba"), ([""], b""), (["xy"], b"yx")], ids=["none", "-", "''", "xy"]
+)
+async def test_omitted_workload_is_read_from_standard_input(
+    memory_option: list[str], arguments: list[str], out: bytes
+) -> None:
+    assert await run_command("submit", *memory_option, "reverse", *arguments, stdin=b"abc") == (0, out, "")
+
+
+async def test_omitted_workload_is_empty_at_terminal(memory_option: list[str]) -> None:
+    assert (await run_command("submit", *memory_option, "reverse", terminal=True)).out == b""
+
+
+@pytest.mark.parametrize("arguments", [[], ["-q"], ["-"]])
+async def test_input_that_does_not_come_is_reported_unless_it_was_asked_for(
+    memory_option: list[str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "HINT_DELAY", 0.0)
+    source, sink = os.pipe()
+    started = RunningCommand("submit", *memory_option, "reverse", *arguments, pipe=source)
+    if arguments:
+        await deferLater(reactor, 0)
+    else:
+        await started.wait_for("reading the workload from standard input; give '' for none")
+    os.write(sink, b"abc")
+    os.close(sink)
+    result = await started.finish()
+    os.close(source)
+    assert (result.out, result.err.count("\n")) == (b"cba", 0 if arguments else 1)
+
+
+async def test_input_that_comes_in_time_is_not_reported(memory_option: list[str]) -> None:
+    """Nor if more of it comes late: nothing waits for somebody who does not know of it."""
+    source, sink = os.pipe()
+    started = RunningCommand("submit", *memory_option, "reverse", pipe=source)
+
+    def hints() -> list[object]:
+        return [call for call in reactor.getDelayedCalls() if call.func == started.terminal.write_error]
+
+    await until(hints)
+    os.write(sink, b"ab")
+    await until(lambda: not hints())
+    os.write(sink, b"c")
+    os.close(sink)
+    assert (await started.finish())[1:] == (b"cba", "")
+    os.close(source)
 
 
 async def test_data_warnings_and_status_are_written(server_option: list[str]) -> None:
