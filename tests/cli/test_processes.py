@@ -177,6 +177,16 @@ async def test_pipes_survive_events_without_data() -> None:
     assert (b"".join(received), received[-1]) == (b"x" * 1_000_000, b"")
 
 
+async def test_output_ends_when_nothing_is_left_to_read() -> None:
+    """Other reactors than that on epoll report the end as something to read."""
+    ends: list[str] = []
+    reading, writing = os.pipe()
+    output = OutputPipe(reactor, os.fdopen(reading, "rb", 0), lambda _: None, lambda: ends.append("end"))
+    os.close(writing)
+    output.doRead()
+    assert (output.closed, ends) == (True, ["end"])
+
+
 async def test_pipes_close_when_reactor_reports_end() -> None:
     """Reactors may call `connectionLost` instead of `doRead` or `doWrite`."""
     ends: list[str] = []

@@ -177,7 +177,7 @@ class _Pipe:
             self._file.close()
 
     def _stop(self) -> None:
-        raise NotImplementedError
+        """Have the reactor watch it no longer. (Each kind of pipe does.)"""
 
 
 @implementer(IWriteDescriptor)
