@@ -121,6 +121,11 @@ def left_down(server: Gearmand) -> None:
     server.go_down(lose_jobs=True)
 
 
+def left_down_and_silent(server: Gearmand) -> None:
+    server.go_down(lose_jobs=True)
+    server.fall_silent()
+
+
 def left_waiting(server: Gearmand) -> None:
     server.next_job("reverse")
 
@@ -131,7 +136,7 @@ def left_alone(server: Gearmand) -> None:
 
 @pytest.mark.daemon("gearmand")
 @pytest.mark.guarantee(number=11)
-@pytest.mark.parametrize("leave", [left_silent, left_down, left_waiting, left_alone])
+@pytest.mark.parametrize("leave", [left_silent, left_down, left_down_and_silent, left_waiting, left_alone])
 async def test_nothing_is_left_of_it(leave: Callable[[Gearmand], None]) -> None:
     server = Gearmand()
     server.worker(drain_timeout=3600)

@@ -108,8 +108,9 @@ class _Process:
 
     def stall(self) -> None:
         """Stop it where it is; when this returns, all of its threads have stopped."""
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)
+            os.waitpid(self._process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
         """Let it go on."""
@@ -158,7 +159,8 @@ class _Interruptions(FaultRegistry):
 
     def fall_silent(self) -> Fault:
         """Stall it."""
-        self.process.stall()
+        if self.first(_Silence) is None:
+            self.process.stall()
         return self._add(_Silence(self, "fall_silent()", ""))
 
     def _resume(self, fault: Fault) -> None:
