@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from random import SystemRandom
+from tempfile import gettempdir
 from threading import Event, Thread
 from typing import Any, Final, TypeVar
 
@@ -74,7 +75,12 @@ class _Process:
         self.listens = False
         self._begun = Event()
         self._process = subprocess.Popen(  # noqa: S603  # the program that was found, with the options of a test
-            self.command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", errors="backslashreplace"
+            self.command,
+            cwd=gettempdir(),  # where it writes a file "stderr" if this process is killed, and the pipe is closed
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="backslashreplace",
         )
         self._reader = Thread(target=self._read, name="log of gearmand", daemon=True)
         self._reader.start()
