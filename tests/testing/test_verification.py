@@ -180,6 +180,16 @@ def ended_in_part(server: MemoryJobServer) -> None:
     server.take("reverse").send_data(b"x")
 
 
+def map_that_fails(server: MemoryJobServer) -> None:
+    """Before its batch ends, which is cancelled then."""
+
+    async def collect(client: GearmanClient) -> list[bytes]:
+        return [result async for result in client.map("reverse", [b"a", b"b"], concurrency=8)]
+
+    ensureDeferred(collect(server.client()))
+    server.take("reverse").fail()
+
+
 def map_that_is_left(server: MemoryJobServer) -> None:
     async def collect(client: GearmanClient) -> list[bytes]:
         return [result async for result in client.map("reverse", [b"a", b"b"], concurrency=8)]
@@ -265,6 +275,8 @@ COMPLAINTS: dict[Callable[[MemoryJobServer], object], str] = {
     ended_in_part: rf"batch of 4 jobs of 'reverse' \(submitted at {HERE}\) has no outcome for 3 of its jobs: job "
     rf"H:memory:2 on memory:1 was taken at {HERE}, and has not ended; job H:memory:3 on memory:1 is queued, and nobody "
     r"has taken it \(and 1 more like it\)",
+    map_that_fails: r"nobody has handled the error of a Deferred "
+    rf"\(batch of 2 jobs of 'reverse', submitted at {HERE}\): TaskFailed: reverse memory:1//H:memory:1: failed, .*",
     map_that_is_left: rf"batch of 2 jobs of 'reverse' \(submitted at {HERE}\) has no outcome for 1 of its jobs: "
     r"job H:memory:2 on memory:1 is queued, and nobody has taken it",
     failure_of_batch_that_is_kept: rf"batch of 2 jobs of 'reverse' \(submitted at {HERE}\) has failed, and nobody has "
@@ -521,6 +533,32 @@ def test_logged_errors_can_be_forgiven(logged_failures: Failures) -> None:
     assert server.flush_logged_errors() == []
     server.close()
     logged_failures.flush(ZeroDivisionError)
+
+
+def test_what_was_logged_is_reported_or_forgiven_once(logged_failures: Failures) -> None:
+    """Though each of several servers on clocks of their own has recorded it."""
+    first, second = MemoryJobServer(), MemoryJobServer()
+    logs_a_failure(first)
+    assert len(first.flush_logged_errors(ZeroDivisionError)) == 1
+    assert second.flush_logged_errors() == []
+    logs_a_failure(first)
+    with pytest.raises(AssertionError, match=r"^the order was not sent: ZeroDivisionError"):
+        first.close()
+    second.close()
+    logged_failures.flush(ZeroDivisionError)
+
+
+def test_failure_that_is_collected_later_is_not_another_tests(logged_failures: Failures) -> None:
+    """As that of a test which has failed: its traceback keeps it until another one fails."""
+    first = MemoryJobServer()
+    kept = submit_and_wait(first)
+    first.take("reverse").fail()
+    first.close(verify=False)
+    second = MemoryJobServer()
+    del kept
+    gc.collect()
+    second.close()
+    logged_failures.flush(TaskFailed)
 
 
 def test_failure_of_job_is_complained_of_once_though_its_function_is_logged(logged_failures: Failures) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock, deferLater
 
 from txgearman import ClientStopped, GearmanClient, Task, TaskFailed
+from txgearman.packets import SUBMIT_JOB
 from txgearman.testing import JobServerOnPortMixin, MemoryJobServer, waiting
 from txgearman.testing.waiting import wait_for
 
@@ -182,6 +184,19 @@ async def test_batch_that_is_awaited_on_a_standing_clock_fails(
         [result async for result in server.client().map("reverse", [b"a", b"b"])]
 
 
+async def test_next_job_that_is_awaited_on_a_standing_clock_fails(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    standing(monkeypatch)
+    server: MemoryJobServer = request.getfixturevalue("job_server")
+    ended = outcome(server.next_job("other"))
+    server.client().add_task_bg("other")
+    server.advance()
+    with pytest.raises(AssertionError, match=r"^the test waits, and nobody advances the clock"):
+        await server.next_job("reverse")
+    ended[0].complete()
+
+
 async def test_task_is_not_failed_while_the_test_advances_the_clock(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -302,6 +317,31 @@ def test_reset_verifies() -> None:
     server.close()
 
 
+@pytest.mark.parametrize("verify", [True, False])
+def test_reset_leaves_nothing_of_which_the_next_test_is_accused(verify: bool, logged_failures: Failures) -> None:
+    """With verify=False as well, as after a test that has failed."""
+    server = MemoryJobServer()
+    server.clock.callLater(60, list)
+    own = GearmanClient([server.endpoint()], reactor=server.clock)
+    own.startService()
+    kept = [own.add_task("reverse")]
+    server.take("reverse").fail()
+    server.worker().register_function("divide", lambda job: 1 / 0)
+    server.client().add_task_bg("divide")
+    with nullcontext() if not verify else pytest.raises(AssertionError, match=r"^4 problems at the end of the test:"):
+        server.reset(verify=verify)
+    server.drop_before(SUBMIT_JOB)
+    with pytest.raises(AssertionError) as caught:
+        server.reset()
+    assert (
+        str(caught.value) == "drop_before(SUBMIT_JOB) has not happened: no such packet was received, only none at all"
+    )
+    assert (server.clock.getDelayedCalls(), own.running) == ([], 0)
+    server.close()
+    del kept
+    logged_failures.flush(ZeroDivisionError, TaskFailed)
+
+
 async def test_reset_keeps_the_port() -> None:
     server = MemoryJobServer(reactor)
     server.listen()
@@ -339,7 +379,7 @@ def test_tasks_with_an_outcome_are_not_failed_by_the_watch() -> None:
     task = Task("reverse")
     done, pending = client.submit(task), client.add_task("reverse")
     server.take("reverse").complete(b"cba")
-    server._group.fail_submits("nobody advances the clock")
+    server._group.fail_waits("nobody advances the clock")
     assert (server.result_of(done), task.ended) == (b"cba", True)
     (error,) = outcome(pending)
     assert str(error) == "nobody advances the clock"

@@ -136,7 +136,7 @@ class Closing:
             for fault in list(server._faults.active):
                 server._faults.deactivate(fault)
         services: list[Any] = [service for server in self._servers for service in server._services]
-        services += self._forgotten_services() if self._verify else []
+        services += self._forgotten_services() if self._verify or self._keep is not None else []
         if not isinstance(self._clock, Clock):
             self._drop_connections()  # else a worker on a reactor would wait for its jobs
         stopping = [maybeDeferred(service.stopService) for service in services]
@@ -166,6 +166,10 @@ class Closing:
             self._check_rest()
         if observer is not None:
             observer._clearIgnores()
+        if not self._others_left:
+            self._group.end_errors()
+            if self._keep is not None:
+                self._group.begin_anew()
         if not any(server._verified for server in self._group.servers):
             self._group.unwatch()
         if self._raised:

@@ -266,6 +266,11 @@ class Faults(FaultRegistry):
 
     # For tests.
 
+    def begin_anew(self) -> None:
+        """Forget the faults that were injected, and what was received."""
+        self.injected.clear()
+        self._received.clear()
+
     def go_down(self) -> Fault:
         """Drop every connection, and refuse new ones."""
         expected = "nothing was connected, and no connection was attempted"

@@ -27,9 +27,9 @@ from ..service import GearmanService
 from .clock import calling_place
 from .core import JobServerCore
 from .faults import Faults
-from .logged_errors import LoggedErrors
+from .logged_errors import LoggedErrors, mark_as_past
 from .protocol import JobServerProtocol
-from .submits import BatchSubmit, Submit, TaskSubmit, errors_in
+from .submits import BatchSubmit, Submit, TaskSubmit
 
 T = TypeVar("T")
 
@@ -63,6 +63,8 @@ class GroupedServer(Interface):
     def _all_ports(self) -> list[IListeningPort]: ...
 
     def _stop_awaiters(self) -> bool: ...
+
+    def _fail_awaiters(self, text: str) -> None: ...
 
     def log(self, count: int) -> str:
         """Return the last packets."""
@@ -182,8 +184,10 @@ class ServerGroup:
         """Records of the tasks and batches that anybody still knows."""
         return [*self.tasks.values(), *self.batches.values()]
 
-    def fail_submits(self, text: str) -> None:
-        """Fail what has no outcome with an `AssertionError`, instead of leaving a test waiting for ever."""
+    def fail_waits(self, text: str) -> None:
+        """Fail tasks without an outcome, and `next_job`, with an `AssertionError`: else a test would wait for ever."""
+        for server in self.servers:
+            server._fail_awaiters(text)
         self._standstill = text
         for submit in self.submits:
             if not submit.ended:
@@ -196,7 +200,7 @@ class ServerGroup:
             return Failure(AssertionError(self._standstill))
         origin = f"{submit.name}, submitted at {submit.place}"
         # The number is for the error of a Deferred that is collected: the reference to it is cleared before.
-        self._failures += [(ref(error), id(error), origin) for error in errors_in(failure.value)]
+        self._failures += [(ref(error), id(error), origin) for error in submit.errors(failure.value)]
         self._note_places(submit, failure.value)
         return failure
 
@@ -221,6 +225,22 @@ class ServerGroup:
             # What is younger than this group is in the two young generations, unless the middle one was collected.
             old = _old_collections()
             gc.collect(1 if old is not None and old == self._collections else 2)
+
+    def end_errors(self) -> None:
+        """End the record of errors: those that are still there are not logged in the next test."""
+        for error, *_ in self._failures:
+            mark_as_past(error())
+        self._failures.clear()
+
+    def begin_anew(self) -> None:
+        """Forget what a test has left, so that the next one is not blamed for it."""
+        self.tasks.clear()
+        self.batches.clear()
+        self.places.clear()
+        self.logged.pop_all()
+        if isinstance(self._reactor, Clock):
+            for call in self._reactor.getDelayedCalls():
+                call.cancel()
 
 
 def _old_collections() -> int | None:

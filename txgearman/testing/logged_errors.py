@@ -12,6 +12,9 @@ from zope.interface import implementer
 
 from .clock import is_of_library, place_of
 
+_PAST: Final = "_of_ended_test"
+"""Attribute of errors. A weak reference would not do: it is cleared before a Deferred that is collected is logged."""
+
 
 class LoggedErrors:
     """The failures that were logged since `start`: each with the text of its event."""
@@ -34,12 +37,18 @@ class LoggedErrors:
     def flush(self, *types: type[BaseException]) -> list[Failure]:
         """Remove the failures of these types, or of any, and return them."""
         flushed = [failure for _, failure in self._errors if not types or failure.check(*types)]
-        self._errors = [entry for entry in self._errors if entry[1] not in flushed]
+        _OBSERVER.discard_failures(flushed)
         return flushed
+
+    def discard(self, failures: list[Failure]) -> None:
+        """Remove these failures."""
+        discarded = set(map(id, failures))
+        self._errors = [entry for entry in self._errors if id(entry[1]) not in discarded]
 
     def pop_all(self) -> list[tuple[str, Failure]]:
         """Remove and return the failures, each with the text of its event."""
         errors, self._errors = self._errors, []
+        _OBSERVER.discard_failures([failure for _, failure in errors])
         return errors
 
 
@@ -53,7 +62,7 @@ class _Observer:
 
     def __call__(self, event: LogEvent) -> None:
         failure = event.get("log_failure")
-        if isinstance(failure, Failure):
+        if isinstance(failure, Failure) and not getattr(failure.value, _PAST, False):
             for errors in list(self._records):
                 errors.add(formatEvent(event), failure)
         # Not removed here if no record is left: the publisher would then skip the observer behind it.
@@ -74,14 +83,26 @@ class _Observer:
         globalLogPublisher.removeObserver(self)
 
     def flush(self, *types: type[BaseException]) -> None:
-        for errors in self._records:
+        for errors in list(self._records):
             errors.flush(*types)
+
+    def discard_failures(self, failures: list[Failure]) -> None:
+        """Remove failures that were forgiven or reported from all records: several servers may have recorded them."""
+        if failures:
+            for errors in list(self._records):
+                errors.discard(failures)
 
 
 _OBSERVER: Final = _Observer()
 
 flush_everywhere = _OBSERVER.flush
 """Removes the failures of these types from all `LoggedErrors`: for a test that expects them by other means."""
+
+
+def mark_as_past(error: BaseException | None) -> None:
+    """Mark the error of a test that has ended: it is not recorded when a Deferred with it is collected later."""
+    if error is not None:
+        setattr(error, _PAST, True)
 
 
 def describe_failure(failure: Failure) -> str:

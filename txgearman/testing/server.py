@@ -694,11 +694,19 @@ class MemoryJobServer(ServerFactory):
             deferred.cancel()
         return bool(waiting)
 
+    def _fail_awaiters(self, text: str) -> None:
+        """End what `next_job` waits for with an `AssertionError`."""
+        for awaiter in list(self._awaiters):
+            if not awaiter.deferred.called:
+                awaiter.stop()
+                awaiter.deferred.errback(AssertionError(text))
+
     def reset(self, *, verify: bool = True) -> Deferred[None]:
         """End a test as `close` does, but keep the server and its ports for the next test.
 
-        Jobs, faults, what was submitted and the log are forgotten. For a server that several tests share, as of a
-        fixture with the scope of a module. The other servers on its clock are closed.
+        Jobs, faults, what was submitted and the log are forgotten, and timers that are left on the clock are cancelled.
+        For a server that several tests share, as of a fixture with the scope of a module. The other servers on its
+        clock are closed.
 
         :param verify: as for `close`.
         :return: as with `close`.
@@ -717,7 +725,7 @@ class MemoryJobServer(ServerFactory):
         self._core.forget_jobs()
         self._core.submitted.clear()
         self._core.log.clear()
-        self._faults.injected.clear()
+        self._faults.begin_anew()
         return outcome
 
     async def __aenter__(self) -> Self:

@@ -60,6 +60,10 @@ class Submit(ABC):
         """The client, if it is still there."""
         return self._client()
 
+    def errors(self, outcome: BaseException) -> list[BaseException]:
+        """Return the error with which it has failed, and those of its jobs, which may be raised by themselves."""
+        return [outcome]
+
     def forgive(self) -> None:
         """Let the failure with which it will end count as handled, as it is complained of already."""
         self._pending().addErrback(lambda _: None)
@@ -79,14 +83,6 @@ class Submit(ABC):
         failed: list[Failure] = []
         deferred.addErrback(failed.append)
         return failed[0] if failed else None
-
-
-def errors_in(error: BaseException) -> list[BaseException]:
-    """Return an error, and those of the jobs of a batch, each of which `GearmanClient.map` raises by itself."""
-    if not isinstance(error, BatchFailed):
-        return [error]
-    jobs = {id(outcome): outcome for outcome in error.outcomes if isinstance(outcome, Exception)}
-    return [error, *jobs.values()]
 
 
 class TaskSubmit(Submit):
@@ -159,6 +155,13 @@ class BatchSubmit(Submit):
         batch = self.batch
         assert batch is not None  # what has no outcome is held by its Deferred
         batch.abandon(lambda _: error)  # not by a cancel, of which map() would not hear
+
+    def errors(self, outcome: BaseException) -> list[BaseException]:
+        batch = self.batch
+        # `GearmanClient.map` raises the error of a job, and cancels the rest of the batch before.
+        outcomes = outcome.outcomes if isinstance(outcome, BatchFailed) else batch.outcomes if batch else []
+        jobs = {id(error): error for error in outcomes if isinstance(error, Exception)}
+        return [outcome, *jobs.values()]
 
     def jobs(self, outcome: object) -> list[JobHandle]:
         if isinstance(outcome, JobHandles):

@@ -64,7 +64,7 @@ class StandstillWatch:
         before, self._advances = self._advances, self._server.clock.advances
         self.start()
         if before == self._advances:
-            self._group.fail_submits(
+            self._group.fail_waits(
                 "the test waits, and nobody advances the clock, without which nothing happens: run the coroutine by "
                 "server.run(), or use the fixture job_server_on_port, or JobServerOnPortMixin"
                 + describe_all(self._server, self._group)
