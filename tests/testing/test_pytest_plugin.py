@@ -211,6 +211,35 @@ def test_verification_can_be_switched_off_for_all(pytester: pytest.Pytester, mon
     result.assert_outcomes(failed=1, errors=1, skipped=1, passed=3)
 
 
+RUNS_TWICE = """
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    for _ in range(2):
+        runtestprotocol(item, nextitem=nextitem)
+    return True
+"""
+
+FAILS_FIRST = """
+runs = []
+
+def test_user(job_server):
+    runs.append(job_server)
+    assert len(runs) == 2
+    job_server.client().add_task("reverse")
+"""
+
+
+def test_second_run_of_a_test_that_has_failed_is_verified(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with pytest-rerunfailures."""
+    pytester.makeconftest(RUNS_TWICE)
+    result = run_in_this_process(pytester, monkeypatch, FAILS_FIRST)
+    result.assert_outcomes(failed=1, passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*task 'reverse' (job H:memory:1 on memory:1, submitted at *"])
+
+
 # On gearmand.
 
 ON_GEARMAND = """
