@@ -11,8 +11,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from hashlib import shake_256
-from itertools import chain, repeat
-from operator import sub
+from operator import mul, sub
 from struct import Struct
 from typing import Final, Generic, TypeVar
 from zlib import crc32
@@ -36,6 +35,7 @@ _MIX: Final = 0x9E3779B1
 products with this number are not."""
 
 _POSITIONS: Final = Struct(f"<{POINTS}L")
+_CELL: Final = Struct("=H")
 
 
 class Ring(Generic[T]):
@@ -55,8 +55,9 @@ class Ring(Generic[T]):
         width = count * (1 << _SHIFT)
         ends = [int(point // width) + 1 for point in points]
         lengths = map(sub, [*ends, 1 << _CELL_BITS], [0, *ends])
-        indexes = [int(point % count) for point in points]
-        self._cells = array("H", chain.from_iterable(map(repeat, [*indexes, indexes[0]], lengths)))
+        cells = [_CELL.pack(index) for index in range(len(names))]
+        runs = [cells[int(point % count)] for point in points]
+        self._cells = array("H", b"".join(map(mul, [*runs, runs[0]], lengths)))
 
     def owner(self, key: bytes) -> T:
         """Return the owner of a key."""
