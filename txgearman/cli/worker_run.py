@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -15,6 +15,8 @@ from .job_tracker import JobTracker
 from .terminal import Terminal
 
 __all__ = ["WorkerRun"]
+
+T = TypeVar("T")
 
 _log = Logger()
 
@@ -80,11 +82,17 @@ class WorkerRun:
     async def _drain(self) -> None:
         running = sum(server.in_flight for server in self._worker.servers) - len(self._returned)
         if running:
-            _log.info("waiting for running jobs: {running}; another signal exits at once", running=running)
+            _log.info("waiting for running jobs: {running}; a second signal exits at once", running=running)
         self._draining = True
         stopped = self._worker.stopService()
         end = self._terminal.reactor.callLater(self._drain_timeout, self._cut_off)
         self._job_ended()
+        # A first signal may come now, after `stop`. It must not cut off the jobs, so it ends only one of the waits.
+        while not stopped.called:
+            waiting: Deferred[None] = Deferred()
+            stopped.addBoth(_fire, waiting)
+            with suppress(CancelledError):
+                await waiting
         await stopped
         if end.active():
             end.cancel()
@@ -113,3 +121,10 @@ class WorkerRun:
         """End the drain early if only jobs are left that will not end by themselves."""
         if self._draining and self._returned.issuperset(self._tracker.running):
             self._worker.end_drain()
+
+
+def _fire(result: T, waiting: Deferred[None]) -> T:
+    """Fire a Deferred, unless it was cancelled; pass the result on."""
+    if not waiting.called:
+        waiting.callback(None)
+    return result
