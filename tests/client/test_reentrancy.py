@@ -21,14 +21,14 @@ class Scenario:
     """
 
     def __init__(self, callback: str, action: Callable[[Scenario], object]) -> None:
-        self.harness = ClientHarness(2, max_in_flight=4, server_wait=60.0, job_check_interval=10.0).start()
+        self.harness = ClientHarness(2, max_in_flight=4, server_wait=10.0, job_check_interval=10.0).start()
         self.client = self.harness.client
         self.tasks: list[RecordedTask] = []
         self.calls = 0
         self._callback = callback
         self._action = action
         self.stops: list[Any] = []
-        self.first = self.add(b"u", retries=1, timeout=500.0, acts=True)
+        self.first = self.add(b"u", retries=1, timeout=90.0, acts=True)
         self.add(b"u")
         self.add(b"")
         self.add(b"", background=True)
@@ -138,15 +138,15 @@ def go_down(scenario: Scenario) -> None:
     for server in scenario.harness.servers:
         if server.connections:
             server.go_down()
-    scenario.harness.advance(200)
+    scenario.harness.advance(30)
     for server in scenario.harness.servers:
         for fault in list(server._faults.active):
             fault.end()
-    scenario.harness.advance(40)
+    scenario.harness.advance(20)
 
 
 def time_out(scenario: Scenario) -> None:
-    scenario.harness.advance(501)
+    scenario.harness.advance(91)
 
 
 def stop_client(scenario: Scenario) -> None:
