@@ -195,6 +195,11 @@ def test_rules_are_evaluated_without_an_error(monitored: Monitored) -> None:
 
     wait_until(lambda: all(rule["health"] != "unknown" for rule in rules()))
     assert [(rule["name"], rule["health"]) for rule in rules() if rule["health"] != "ok"] == []
-    states = {rule["name"]: rule["state"] for rule in rules()}
-    assert states["GearmanJobsWithoutWorker"] == "pending"
+    states: dict[str, str] = {}
+
+    def job_is_seen() -> bool:
+        states.update((rule["name"], rule["state"]) for rule in rules())
+        return states["GearmanJobsWithoutWorker"] == "pending"
+
+    wait_until(job_is_seen)
     assert states["GearmanQueueGrows"] == "inactive"

@@ -5,6 +5,7 @@ It needs the extra ``metrics``. Import it by its name: ``from txgearman.metrics 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
@@ -241,7 +242,7 @@ class HealthResource(Resource):
         self.putChild(b"readyz", _ReadyPage(checked))
 
 
-class _TextPage(Resource):
+class _TextPage(Resource, ABC):
     """A page of text."""
 
     isLeaf = True  # noqa: N815  # Twisted's name
@@ -252,9 +253,9 @@ class _TextPage(Resource):
         request.setHeader("Cache-Control", "no-store")
         return self.text(request)
 
+    @abstractmethod
     def text(self, request: Request) -> bytes:
         """Return the text, after the request was given its status, if that is not 200."""
-        raise NotImplementedError
 
 
 class _MetricsPage(_TextPage):

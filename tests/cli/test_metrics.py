@@ -104,12 +104,16 @@ async def test_metrics_cover_several_servers(busy: Gearmand, geard: Geard) -> No
     assert printed == expected_of(busy) | {("gearman_up", geard.address): 1, ("gearman_up", unreachable): 0}
 
 
+NEEDS_EXTRA = ("prometheus_client", "txgearman.cli.metrics", "txgearman.cli.health", "txgearman.metrics")
+
+
 async def test_missing_extra_reports_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith(("prometheus_client", "txgearman.cli.metrics"))]:
+    for name in [name for name in sys.modules if name.startswith((*NEEDS_EXTRA, "txgearman.admin.exporter"))]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "txgearman.admin.exporter")
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     assert "needs the extra 'metrics'" in usage_error("metrics")
+    result = await run_command("work", "--http", "0", "f", "cat", "-s", f"127.0.0.1:{free_port()}")
+    assert (result.code, "needs the extra 'metrics'" in result.err) == (ExitCode.USAGE, True)
 
 
 # Over HTTP.

@@ -102,7 +102,10 @@ def test_hangup_does_not_end_worker_of_nohup(server: Gearmand) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGUSR1, signal.SIGALRM])
 def test_other_signal_ends_worker_and_its_commands(server: Gearmand, tmp_path: Path, number: int) -> None:
-    with start_process("work", "-s", server.address, "f", *sleeper(tmp_path)) as worker:
+    with start_process(
+        *("work", "-s", server.address, "f", *sleeper(tmp_path)),
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background job ignores SIGQUIT
+    ) as worker:
         submit_until_running(server, "f")
         child = read_pid(tmp_path / "child")
         assert interrupt(worker, number).code == -number

@@ -7,16 +7,29 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
-from txgearman import ClientStopped, TaskException, TaskFailed, TaskLost, TaskRejected, TaskTimedOut
+from txgearman import (
+    ClientStopped,
+    GearmanClient,
+    GearmanWorker,
+    TaskException,
+    TaskFailed,
+    TaskLost,
+    TaskRejected,
+    TaskTimedOut,
+)
 from txgearman.client.iteration import MIN_BATCHED
 from txgearman.packets import ERROR
+from txgearman.testing import MemoryJobServer
 
 from ..client_harness import outcome
 from .batch_harness import BatchHarness
 from .connection_harness import complete, created, exception, late, work_fail
 from .test_iteration import ManualWorkloads, Workloads
+
+reactor: Any = global_reactor
 
 CONCURRENCY = 20
 QUARTER = 5
@@ -317,3 +330,16 @@ def test_loop_that_is_left_cancels_tasks_as_completed() -> None:
     harness.complete(b"1")
     assert (harness.seen, outcome(harness.over)) == ([(1, b"r1")], "left")
     assert (harness.in_flight, len(workloads.cancelled)) == ([0], 1)
+
+
+async def test_workloads_of_a_read_are_sent_together_over_tcp() -> None:
+    """There, what is written while data is handled is collected; what a loop submits after it, too."""
+    server = MemoryJobServer(reactor)
+    address = server.listen()
+    worker = GearmanWorker([address], reactor=reactor, max_jobs=50)
+    worker.register_function("work", lambda job: job.workload[::-1])
+    async with worker, GearmanClient([address], reactor=reactor) as client:
+        workloads = [b"%03d" % number for number in range(200)]
+        results = [result async for result in client.map("work", workloads, concurrency=CONCURRENCY)]
+    assert results == [workload[::-1] for workload in workloads]
+    await server.close()

@@ -29,6 +29,7 @@ from txgearman.packets import (
 )
 from txgearman.testing import Fault, MemoryJobServer
 
+from ..conftest import Failures
 from ..wire import ServerSide, outcome
 from .harness import (
     Factory,
@@ -571,3 +572,24 @@ def test_retire_timeout_limits_close() -> None:
     assert left == []
     net.server.advance(0.25)
     assert (left, net.server.connections, net.clock.getDelayedCalls()) == ([None], [], [])
+
+
+@pytest.mark.guarantee(number=14)
+def test_reconnect_delay_gets_number_of_attempt_and_says_its_seconds() -> None:
+    net = Served(reconnect_delay=lambda attempt: 10.0 * attempt).connect()
+    assert delays(net, 3) == [10.0, 20.0, 30.0]
+
+
+@pytest.mark.guarantee(number=13)
+@pytest.mark.parametrize("answer", [-1.0, "soon", ZeroDivisionError("of the caller's own")])
+def test_invalid_reconnect_delay_is_logged_and_replaced(answer: Any, logged_failures: Failures) -> None:
+    def policy(attempt: int) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    net = Served(reconnect_delay=policy).connect()
+    first, second = delays(net, 2)
+    assert 0 <= first <= 2
+    assert 0.5 <= second <= 1
+    assert len(logged_failures.flush(ValueError, TypeError, ZeroDivisionError)) == 2

@@ -844,3 +844,61 @@ def test_stop_waits_for_last_connection() -> None:
         pool.advance(CLOSE_TIMEOUT)
         assert stopped == [None]
     pool.stop()
+
+
+def test_when_ready_fires_once_a_server_is_ready() -> None:
+    pool = Pool()
+    assert types_of(outcomes_of(pool.servers.when_ready())) == [ClientStopped]
+    pool.servers.start()
+    waiting = [outcomes_of(pool.servers.when_ready()) for _ in range(2)]
+    assert waiting == [[], []]
+    pool.advance()
+    assert waiting == [[None], [None]]
+    assert outcomes_of(pool.servers.when_ready()) == [None]
+    pool.stop()
+
+
+def test_when_ready_fails_once_the_latest_attempt_to_each_server_has_failed() -> None:
+    pool = Pool()
+    refusals = [server.refuse_connections() for server in pool.there]
+    pool.servers.start()
+    waiting = outcomes_of(pool.servers.when_ready())
+    pool.advance()
+    assert types_of(waiting) == [NoServersAvailable]
+    assert types_of(outcomes_of(pool.servers.when_ready())) == [NoServersAvailable]
+    for refusal in refusals:
+        refusal.end()
+    pool.advance(1)  # the last call has brought the next attempts forward
+    assert outcomes_of(pool.servers.when_ready()) == [None]
+    pool.stop()
+
+
+def test_when_ready_fails_with_the_reason_of_a_stop() -> None:
+    pool = Pool()
+    pool.servers.start()
+    waiting = outcomes_of(pool.servers.when_ready())
+    pool.stop()
+    assert types_of(waiting) == [ClientStopped]
+
+
+def test_each_change_of_a_server_is_observed_after_it_was_reported() -> None:
+    pool = Pool(1)
+    seen: list[tuple[ServerState, int]] = []
+    pool.servers.observe = lambda info: seen.append((info.state, pool.changes))
+    pool.start()
+    pool.there[0].drop_connections()
+    pool.advance()
+    pool.stop()
+    assert [state for state, _ in seen] == [ServerState.READY, ServerState.WAITING, ServerState.STOPPED]
+    assert [changes for _, changes in seen][:2] == [1, 2]
+
+
+def outcomes_of(deferred: Deferred[Any]) -> list[Any]:
+    """A list that gets the outcome: a result, or an error itself."""
+    outcomes: list[Any] = []
+    deferred.addCallbacks(outcomes.append, lambda failure: outcomes.append(failure.value))
+    return outcomes
+
+
+def types_of(outcomes: list[Any]) -> list[type[Any]]:
+    return [type(outcome) for outcome in outcomes]

@@ -442,3 +442,25 @@ async def test_coroutine_from_thread_is_closed() -> None:
     state = inspect.getcoroutinestate(coroutines[0])
     coroutines[0].close()
     assert state == inspect.CORO_CLOSED
+
+
+class Future:
+    """As asyncio's: it yields itself, and wants to be resumed by its loop."""
+
+    def __await__(self) -> Generator[Future, None, None]:
+        yield self
+        raise RuntimeError("await wasn't used with future")
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"), [(None, "must run as a task of asyncio"), (RuntimeError("own"), "own")]
+)
+def test_coroutine_that_awaits_a_future_fails_with_what_to_do(raised: RuntimeError | None, expected: str) -> None:
+    async def call(job: Job) -> None:
+        if raised is not None:
+            raise raised
+        await Future()
+
+    (error,) = outcome(start(call, make_job()))
+    assert isinstance(error, (TypeError, RuntimeError))
+    assert expected in str(error)

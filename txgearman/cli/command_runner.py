@@ -149,9 +149,10 @@ class _CommandRun(ProcessListener):
     def process_ended(self, code: int) -> None:
         if self._job.ended:  # its function is about to be cancelled
             self.ended.callback(b"")
-            return
-        result = self._output.end()
-        errors = self._errors.content()
+        else:
+            self._end(code, self._output.end(), self._errors.content())
+
+    def _end(self, code: int, result: bytes, errors: bytes) -> None:
         if code:
             self._fail(_describe_end(code), errors)
             return

@@ -159,11 +159,17 @@ def _signals_of(names: Iterable[str]) -> list[int]:
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
-async def wait_for_signal() -> ExitCode:
-    """Wait until a signal cancels the command; return the exit code of a service that was stopped in good order."""
-    with suppress(CancelledError):
-        await Deferred()
-    return ExitCode.DONE
+def wait_for_signal() -> Deferred[ExitCode]:
+    """Wait until a signal cancels the command.
+
+    :return: fires with the exit code of a service that was stopped in good order.
+    """
+
+    def stopped(failure: Failure) -> ExitCode:
+        failure.trap(CancelledError)
+        return ExitCode.DONE
+
+    return Deferred[ExitCode]().addErrback(stopped)
 
 
 @contextmanager

@@ -80,13 +80,19 @@ def work(
       txgearman work reverse=mypackage.text:reverse upper=mypackage.text:upper
       txgearman work --http 8080 --app mypackage.workers:worker
     """
-    from ..work import WorkerSettings, work
-
     if app is not None:
         _run_app(app, options["drain"], options["http"], quiet=quiet)
-        return
-    if function is None:
+    elif function is None:
         raise click.UsageError("Missing argument 'FUNCTION'.")
+    else:
+        _run_functions(function, command, servers, options, quiet=quiet)
+
+
+def _run_functions(
+    function: str, command: tuple[str, ...], servers: Servers, options: dict[str, Any], *, quiet: bool
+) -> None:
+    from ..work import WorkerSettings, work
+
     functions = _parse_functions(
         function, command, {name: options.pop(name) for name in ("lines", "exceptions", "max_output")}
     )
@@ -105,7 +111,8 @@ def _run_app(app: str, drain: float, http: str | None, *, quiet: bool) -> None:
     context = click.get_current_context()
     for name, parameter in ((parameter.name, parameter) for parameter in context.command.params):
         given = name is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if given and name not in ("app", "http", "drain", "quiet"):
+        empty = name is None or context.params.get(name) == ()  # which older click takes for given
+        if given and not empty and name not in ("app", "http", "drain", "quiet"):
             raise click.UsageError(f"--app excludes {parameter.get_error_hint(context)}: the worker has its own")
     verbose = context.ensure_object(dict)["verbose"] > 0
     run_command(work_app, app, drain, http, verbosity=-1 if quiet else 0 if verbose else 1)
