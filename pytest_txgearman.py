@@ -68,8 +68,8 @@ def pytest_runtest_makereport(
     if call.excinfo is not None and call.when != "teardown":
         item.stash[_FAILED] = True
         for name, server in item.stash.get(_LOGS, {}).items():
-            if report.failed:
-                report.sections.append((name, server.log(_SHOWN_LINES)))
+            if report.failed and (log := server.log(_SHOWN_LINES)):
+                report.sections.append((name, log))
     return report
 
 

@@ -333,9 +333,7 @@ def test_reset_leaves_nothing_of_which_the_next_test_is_accused(verify: bool, lo
     server.drop_before(SUBMIT_JOB)
     with pytest.raises(AssertionError) as caught:
         server.reset()
-    assert (
-        str(caught.value) == "drop_before(SUBMIT_JOB) has not happened: no such packet was received, only none at all"
-    )
+    assert str(caught.value) == "drop_before(SUBMIT_JOB) has not happened: no such packet was received, nor any other"
     assert (server.clock.getDelayedCalls(), own.running) == ([], 0)
     server.close()
     del kept

@@ -214,7 +214,7 @@ class _AtPacket(Fault):
 
     def _problem(self) -> str | None:
         problem = super()._problem()
-        return problem if self.happened else f"{problem}, only {self._registry.received_packets(self.function)}"
+        return problem if self.happened else f"{problem}{self._registry.received_packets(self.function)}"
 
     def matches(self, packet_type: PacketType, arguments: list[bytes]) -> bool:
         """Return whether it happens at this packet."""
@@ -426,19 +426,20 @@ class Faults(FaultRegistry):
             connection.transport.loseConnection()
 
     def received_packets(self, function: bytes | None) -> str:
-        """Return the names of the packet types that were received, for messages.
+        """Return which packet types were received instead, for messages.
 
         :param function: of which packets were awaited: then only submits are named, with their functions.
         """
         if function is None:
-            return ", ".join(packet_type.name for packet_type in self._received) or "none at all"
+            names = ", ".join(packet_type.name for packet_type in self._received)
+            return f", only {names}" if names else ", nor any other"
         found = [
             f"{packet_type.name} of {subject.decode('utf-8', 'backslashreplace')!r}"
             for packet_type, subjects in self._received.items()
             for subject in subjects
             if packet_type in SUBMITS
         ]
-        return ", ".join(found) or "other types"
+        return f", only {', '.join(found) or 'other types'}"
 
     def held_bytes(self, hold: HeldAnswers) -> int:
         """Return how many bytes a hold still keeps."""

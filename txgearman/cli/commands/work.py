@@ -57,7 +57,7 @@ def work(
     With FUNCTION -- COMMAND..., each job runs COMMAND, without a shell. The workload is its standard input, and its
     standard output is the result. The end of its standard error (64 KiB) is sent to the client as a warning. A non-zero
     exit code fails the job. The environment variables GEARMAN_FUNCTION, GEARMAN_HANDLE and GEARMAN_UNIQUE describe the
-    job. COMMAND has a process group of its own, of which nothing is left once the job has ended.
+    job. COMMAND has a process group of its own, whose processes are ended with the job.
 
     Options precede FUNCTION. If COMMAND begins with "-", it must follow "--". It must exist at the start. If it can't
     be started later, the worker stops with exit code 7, and the server gives the job to another worker.
