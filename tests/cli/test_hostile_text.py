@@ -70,8 +70,9 @@ async def test_different_functions_are_different_rows(server: Gearmand) -> None:
         rows = (await run_command("status", "-s", address)).rows
         assert {"\\xff", "\\\\xff", "\\x9b", "\\u009b"} <= {row[0] for row in rows}
         objects = json.loads((await run_command("status", "--json", "-s", address)).out)
-        assert len({each["function"] for each in objects}) == len(objects) == len({*NAMES, b"idle"})
-        assert CONTROLS in {each["function"] for each in objects}
+        functions = [each["function"] for each in objects if each["function"] != "talk"]  # that of another test
+        assert len(set(functions)) == len(functions) == len({*NAMES, b"idle"})
+        assert CONTROLS in functions
 
 
 async def test_screen_of_top_is_controlled_by_itself_alone(server: Gearmand) -> None:

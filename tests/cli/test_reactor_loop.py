@@ -279,7 +279,7 @@ async def test_signal_sets_exit_code_of_service_and_of_other_command(
     number: int, code: int, code_of_other: int
 ) -> None:
     service, other = CommandRun(Terminal(reactor)), CommandRun(Terminal(reactor))
-    finished = service.start(lambda _: wait_for_signal()), other.start(wait_forever)
+    finished = service.start(serve), other.start(wait_forever)
     for command_run in (service, other):
         command_run.signal_received(number)
     assert [await each for each in finished] == [code, code_of_other]
@@ -294,6 +294,10 @@ async def test_signal_after_end_leaves_exit_code() -> None:
     assert await finished == 0
 
 
+async def serve(_: Terminal) -> int:
+    return await wait_for_signal()
+
+
 async def return_0(_: Terminal) -> int:
     return 0
 
@@ -303,7 +307,7 @@ async def test_further_hangup_signals_do_not_exit_at_once(monkeypatch: pytest.Mo
     exits: list[int] = []
     monkeypatch.setattr(os, "_exit", exits.append)
     command_run = CommandRun(Terminal(reactor))
-    finished = command_run.start(lambda _: wait_for_signal())
+    finished = command_run.start(serve)
     for _ in range(3):
         command_run.signal_received(signal.SIGHUP)
     assert (await finished, exits) == (0, [])
