@@ -14,12 +14,12 @@ def test_on_clock(job_server: MemoryJobServer, scenario: Scenario) -> None:
 
 
 @each_scenario
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]  # it has no annotations
 async def test_on_port(job_server_on_port: MemoryJobServer, scenario: Scenario) -> None:
     await scenario(job_server_on_port)
 
 
 @each_scenario
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]  # it has no annotations
 async def test_on_gearmand(job_server_on_gearmand: Gearmand, scenario: Scenario) -> None:
     await scenario(job_server_on_gearmand)

@@ -367,7 +367,7 @@ OUTCOMES: Final[dict[type[object], str]] = {
     CancelledError: "cancelled",
     ClientStopped: "stopped",
 }
-"""What observers are told for each error."""
+"""The outcome that observers get for each error."""
 
 Service: TypeAlias = "tuple[GearmanClient | GearmanWorker, list[FaultProxy]]"
 """A client or worker, and its proxies, one for each server."""

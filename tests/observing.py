@@ -1,4 +1,4 @@
-"""An observer that records what it is told."""
+"""An observer that records its calls."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_series_with_one_of_two_servers_hung_and_stopped_and_back(monitored: Mon
     ):
         act()
         count = len(monitored.values(second, since)) if monitored.query(second) else 0
-        wait_until(lambda: monitored.value(second) == up and len(monitored.values(second, since)) > count)  # noqa: B023
+        wait_until(lambda: monitored.value(second) == up and len(monitored.values(second, since)) > count)  # noqa: B023  # it is called in this turn of the loop
     values = monitored.values(second, since)
     assert [value for value, _ in groupby(values)] == [1, 0, 1, 0, 1]
     scrapes = monitored.values('up{job="gearman"}', since)

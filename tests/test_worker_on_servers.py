@@ -387,7 +387,7 @@ async def test_max_jobs_is_for_all_servers_together_and_no_job_waits_in_the_work
         answers = [client.add_task("slow") for client in clients for _ in range(50)]
         left = len(answers)
         while left:
-            await until(lambda: sum(map(running, servers)) == len(gates) == min(5, left))  # noqa: B023
+            await until(lambda: sum(map(running, servers)) == len(gates) == min(5, left))  # noqa: B023  # it is called in this turn of the loop
             for _ in range(3):  # nothing is under way that would change it
                 await later(None)
                 assert sum(map(running, servers)) == len(gates)
@@ -488,7 +488,7 @@ async def test_workers_that_are_restarted_under_load_lose_no_job_and_do_none_twi
         async with GearmanClient([gearmand.address]) as client:
             answers = [client.add_task("square", load, on_complete=lambda _, r: results.update([r])) for load in loads]
             for turn in range(6):
-                await until(lambda: results.total() > 100 * turn)  # noqa: B023
+                await until(lambda: results.total() > 100 * turn)  # noqa: B023  # it is called in this turn of the loop
                 await fleet.restart(turn % 3)
                 assert results.total() < 1000, "there was no load"
             assert await gatherResults(answers) == [b"%d" % int(load) ** 2 for load in loads]

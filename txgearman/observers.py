@@ -1,4 +1,4 @@
-"""Observers of clients and workers: what they are told of tasks, batches, jobs and servers.
+"""Observers of clients and workers: the events of tasks, batches, jobs and servers.
 
 An observer is any object with some of the methods of `Observer`. Each task, job of a batch and job of a worker ends for
 it exactly once, however it ends. `Observers` calls them; what they raise is logged.

@@ -186,7 +186,7 @@ def printable_name(name: str | bytes) -> str:
 
 
 def escape_backslashes(name: str | bytes) -> str:
-    """Return a name of others as text from which its bytes can be told, for a format that has escapes of its own.
+    """Return a name of others as text from which its bytes can be restored, for a format that has escapes of its own.
 
     A byte that is not UTF-8 is shown as ``\\xff``, and a backslash as two. Nothing else is changed.
     """

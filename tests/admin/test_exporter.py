@@ -16,7 +16,7 @@ def exported(*reports: ServerReport, accept: str = "") -> Samples:
 
 
 def report(*functions: FunctionStatus, **options: str) -> ServerReport:
-    return ServerReport("a:4730", {status.function: status for status in functions}, **options)  # type: ignore[arg-type]
+    return ServerReport("a:4730", {status.function: status for status in functions}, **options)  # type: ignore[arg-type]  # each test passes what it has
 
 
 BUSY = ServerReport("a:4730", {b"f": FunctionStatus(b"f", 7, 2, 3)}, {b"f": PriorityStatus(b"f", 1, 4, 0, 3)}, "1.1.20")

@@ -229,7 +229,7 @@ async def test_server_that_cannot_be_reached_is_logged() -> None:
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port))):
         await started.wait_for("Connection reset: the job server can't be reached: Connection was refused")
-    await started.finish(signal.SIGTERM)
+    assert (await started.finish(signal.SIGTERM)).code == ExitCode.DONE
 
 
 class RecordingProxy:

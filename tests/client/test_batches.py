@@ -97,7 +97,7 @@ def test_submits_are_those_of_single_tasks() -> None:
     expected = []
     for options in ({}, {"uniques": "-"}, {"uniques": [b"u", "v"]}):
         for priority, packet_type in ((Priority.NORMAL, SUBMIT_JOB), (Priority.HIGH, SUBMIT_JOB_HIGH)):
-            harness.client.add_tasks("f", iter([b"1", bytearray(b"\0\0")]), priority=priority, **options)  # type: ignore[arg-type]
+            harness.client.add_tasks("f", iter([b"1", bytearray(b"\0\0")]), priority=priority, **options)  # type: ignore[arg-type]  # each test passes what it has
             uniques = {"-": [b"-", b"-"]}.get(str(options.get("uniques")), [b"u", b"v"] if options else [b"", b""])
             expected += [
                 (packet_type, [b"p\tf", unique, data]) for unique, data in zip(uniques, (b"1", b"\0\0"), strict=True)

@@ -1,4 +1,4 @@
-"""What observers of a client are told: each task and each job of a batch ends exactly once, however it ends."""
+"""What observers of a client get: each task and each job of a batch ends exactly once, however it ends."""
 
 from __future__ import annotations
 

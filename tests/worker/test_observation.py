@@ -1,4 +1,4 @@
-"""What observers of a worker are told: each job ends exactly once, however its function runs and however it ends."""
+"""What observers of a worker get: each job ends exactly once, however its function runs and however it ends."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def async_generator(ending: Ending) -> Callable[[Job], object]:
 KINDS = [sync, fired, deferred, coroutine, generator, async_generator]
 
 TASK_OUTCOMES = {"done": "completed", "failed": "failed", "raised": "exception", "timed_out": "exception"}
-"""What the client's observer is told for the end of the job."""
+"""What the client's observer gets for the end of the job."""
 
 TABLE = [
     (kind, how)

@@ -52,7 +52,7 @@ def format_cell(value: Any) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    """Return a value that JSON has. Bytes are text from which they can be told; JSON escapes control characters."""
+    """Return a value that JSON has. Bytes are text from which they can be restored; JSON escapes control characters."""
     if isinstance(value, bytes):
         return escape_backslashes(value)
     if isinstance(value, Progress):

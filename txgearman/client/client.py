@@ -153,7 +153,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :param max_packet_size: maximum size in bytes of a workload, and of the body of a packet from a server.
         :param tls: TLS options for servers at ``"tls:host"``, ``"tls:host:port"`` and ``"tls:[v6]:port"``; None for the
             defaults of `TLSOptions`. They do not apply to a ``"tls:"`` description with options of its own.
-        :param observers: objects whose methods, those of `Observer`, are told of tasks, batches and servers.
+        :param observers: objects whose methods, those of `Observer`, report tasks, batches and servers.
         :raises TypeError, ValueError: an argument is invalid.
         """
         connection_options = ConnectionOptions(

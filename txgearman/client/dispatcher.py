@@ -104,7 +104,7 @@ class Dispatcher:
         :param streams: sends the tasks of streams.
         :param drop: asks the server of a job to drop it.
         :param source: of the random numbers, for the delays of retries.
-        :param observers: are told of tasks and batches; None for nobody.
+        :param observers: get the events of tasks and batches; None for no observers.
         """
         self.drop = drop
         self.defaults = defaults

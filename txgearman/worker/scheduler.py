@@ -80,7 +80,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     ) -> None:
         """
         :param max_jobs: how many jobs may run at a time.
-        :param observers: are told of jobs and servers; None for nobody.
+        :param observers: get the events of jobs and servers; None for no observers.
         :param poll_interval: seconds after which connections that sleep are asked for a job.
         """
         self.slots = Slots(max_jobs)

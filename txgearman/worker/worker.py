@@ -135,7 +135,7 @@ class GearmanWorker(GearmanService):
         :param reconnect_delay: as `GearmanClient` has it.
         :param max_packet_size: bytes that the body of a packet from a server may have.
         :param tls: as `GearmanClient` has it.
-        :param observers: objects whose methods, those of `Observer`, are told of jobs and servers.
+        :param observers: objects whose methods, those of `Observer`, report jobs and servers.
         :raises TypeError, ValueError: for an invalid argument.
         """
         connection_options = ConnectionOptions(
