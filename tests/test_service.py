@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -9,8 +11,9 @@ import pytest
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.python import threadable
 
-from txgearman import GearmanAdmin, GearmanClient, GearmanWorker
+from txgearman import GearmanAdmin, GearmanClient, GearmanWorker, Task
 from txgearman.admin.protocol import AdminFactory, AdminProtocol
 from txgearman.connection.options import ConnectionOptions
 from txgearman.connection.pool import ServerState
@@ -157,6 +160,70 @@ def test_service_on_clock_has_one_source_of_the_same_random_numbers(
     first, second = seconds_to_attempts(service_type)
     assert first != second  # two sources would have given the same number
     assert seconds_to_attempts(service_type) == [first, second]
+
+
+# Threads.
+
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "add_tasks": ("work", [b""]),
+    "add_tasks_bg": ("work", [b""]),
+    "map": ("work", [b""]),
+    "as_completed": ("work", [b""]),
+    "submit": (Task("work"),),
+    "set_max_queue": ("work", 1),
+    "register_function": ("work", lambda job: b""),
+}
+"""Arguments of the methods that take others than one name, if any."""
+
+THREAD_SAFE = {"function"}
+"""Public methods that can be called in any thread. That of a worker returns a decorator, which can not."""
+
+
+def public_calls(service: GearmanService) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The public methods and the setters of a service, each as a call."""
+    own = [kind for kind in type(service).__mro__ if kind.__module__.startswith("txgearman.")]
+    for name in sorted({name for kind in own for name in vars(kind) if not name.startswith("_")} - THREAD_SAFE):
+        member = getattr(type(service), name)
+        if isinstance(member, property):
+            if member.fset is not None:
+                yield name, partial(setattr, service, name, getattr(service, name))
+        elif callable(member):
+            needed = member.__code__.co_argcount - 1 - len(member.__defaults__ or ())
+            yield name, partial(member, service, *ARGUMENTS.get(name, ("name",) * needed))
+
+
+@pytest.mark.parametrize("service_type", [GearmanClient, GearmanWorker, GearmanAdmin])
+def test_public_method_raises_in_other_thread_than_reactors(
+    service_type: type[GearmanClient | GearmanWorker | GearmanAdmin], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is sent, and the error says what to write."""
+    service = service_type(["127.0.0.1:1"])
+    over = threading.Event()
+    reactor_thread = threading.Thread(target=over.wait)
+    reactor_thread.start()
+    monkeypatch.setattr(threadable, "ioThread", reactor_thread.ident)
+    text = f"^{service_type.__name__} must be used in the reactor's thread: write blockingCallFromThread.*crochet$"
+    calls = dict(public_calls(service))
+    assert calls.keys() >= {"startService", "stopService", "job_servers"}
+    for call in calls.values():
+        with pytest.raises(RuntimeError, match=text):
+            call()
+    over.set()
+    reactor_thread.join()
+    with pytest.raises(RuntimeError, match="it has ended, or was not forked with this process"):
+        service.startService()
+    assert service.servers[0].state is ServerState.STOPPED
+
+
+def test_method_is_called_in_any_thread_on_clock_and_before_reactor_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test of an application whose reactor has a thread of its own, as with crochet, drives a clock in another."""
+    monkeypatch.setattr(threadable, "ioThread", -1)
+    server = MemoryJobServer()
+    client = server.client()
+    assert server.result_of(client.echo()) == {"memory:1": 0.0}
+    server.close()
+    monkeypatch.setattr(threadable, "ioThread", None)
+    assert outcome(GearmanWorker(["127.0.0.1:1"]).stopService()) == [None]
 
 
 # The pool of client and admin client.

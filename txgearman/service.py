@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import TracebackType
@@ -11,6 +12,8 @@ from typing import Protocol as Interface
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.python import threadable
 
 from .connection.addresses import Address
 from .connection.factory import ConnectionListener, ConnectionT, GearmanFactory
@@ -53,6 +56,18 @@ class GearmanService(Service):
         if self._record is not None:
             self._record.service_made(self)
 
+    def _check_thread(self) -> None:
+        """Refuse a call in another thread than that of the reactor, which would tear the data that is being written.
+
+        Each public method calls it that is not documented as thread-safe. No thread is refused before a reactor has
+        been run, and none where a test drives a `Clock`.
+
+        :raises RuntimeError: it is another thread.
+        """
+        reactor_thread = threadable.ioThread
+        if reactor_thread not in (None, threading.get_ident()) and not isinstance(self._reactor, Clock):
+            raise RuntimeError(f"{type(self).__name__} must be used in the reactor's thread: {_remedy(reactor_thread)}")
+
     async def __aenter__(self) -> Self:
         self.startService()
         return self
@@ -65,6 +80,13 @@ class GearmanService(Service):
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return succeed(None)
+
+
+def _remedy(reactor_thread: int) -> str:
+    """Return what to write instead of a call in another thread than that of the reactor."""
+    if any(thread.ident == reactor_thread for thread in threading.enumerate()):
+        return "write blockingCallFromThread(reactor, method, ...), of twisted.internet.threads, or use crochet"
+    return "it has ended, or was not forked with this process; run the reactor after a fork, not before"
 
 
 class _MakeFactory(Interface[ConnectionT]):
@@ -119,6 +141,7 @@ class PoolService(GearmanService, Generic[ConnectionT]):
 
     @job_servers.setter
     def job_servers(self, job_servers: Iterable[Address]) -> None:
+        self._check_thread()
         self._servers.change(job_servers)
 
     @property
@@ -128,6 +151,7 @@ class PoolService(GearmanService, Generic[ConnectionT]):
 
     def startService(self) -> None:
         """Connect to all servers. A stopped service can be started again."""
+        self._check_thread()
         super().startService()
         self._stopped = False
         self._use()
@@ -141,6 +165,7 @@ class PoolService(GearmanService, Generic[ConnectionT]):
         :return: fires when no socket, timer or reader is left: within three seconds, even if a server does not read.
             Cancelling it does not undo the stop.
         """
+        self._check_thread()
         super().stopService()
         self._stopped = True
         return self._disconnect()

@@ -202,6 +202,7 @@ class GearmanAdmin(PoolService[AdminProtocol]):
         :raises TypeError: `handle` is not a `JobHandle`.
         :raises ValueError: the handle names a server that is not one of ``job_servers``, or can't be sent.
         """
+        self._check_thread()
         if not isinstance(handle, JobHandle):
             raise TypeError(f"handle must be a JobHandle, not {type(handle).__name__}; see JobHandle.from_string()")
         command = text.cancel_job(handle.handle)
@@ -230,6 +231,7 @@ class GearmanAdmin(PoolService[AdminProtocol]):
         )
 
     def _each(self, call: Callable[[JobServer[AdminProtocol]], Deferred[T]]) -> Deferred[Answers[T]]:
+        self._check_thread()
         if not self._use():
             return fail(ClientStopped())
         servers = list(self._servers)

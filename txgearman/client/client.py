@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from threading import get_ident
 from typing import TypeVar, overload
 
 from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, inlineCallbacks
 from twisted.logger import Logger
+from twisted.python import threadable
 from typing_extensions import Unpack
 
 from ..connection.addresses import Address
@@ -199,6 +201,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             attempt to connect to each server has failed, whatever ``server_wait`` is; the client goes on connecting.
             Fails with `ClientStopped` if the client is stopped. Cancelling it only ends the wait.
         """
+        self._check_thread()
         self._use()
         return self._servers.when_ready()
 
@@ -311,6 +314,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         return self._submit_batch(batch)  # type: ignore[return-value]  # of a background batch
 
     def _submit_batch(self, batch: Batch) -> Deferred[BatchResult]:
+        self._check_thread()
         if not self._servers.started:
             self._use()
         deferred = self._dispatcher.submit_batch(batch, self._prefix)
@@ -326,6 +330,8 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :raises ValueError: the task was submitted before, its workload exceeds ``max_packet_size``, or its function's
             name is too long with the prefix.
         """
+        if get_ident() != threadable.ioThread:  # else a call less
+            self._check_thread()
         if not isinstance(task, Task):
             raise TypeError(f"task must be a Task, not {type(task).__name__}")
         if len(task._workload) > self._connection_options.max_packet_size:
@@ -369,6 +375,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :raises TypeError: `handle` is not a `JobHandle`.
         :raises ValueError: the handle names a server that is not one of this client's, or can't be sent.
         """
+        self._check_thread()
         _check_handle(handle)
         server = self._servers.by_address(handle.server)
         return self._canceller.cancel(server, handle.handle) if self._use() else fail(ClientStopped())
@@ -400,6 +407,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :raises TypeError, ValueError: an argument is invalid; nothing is sent. An invalid workload raises when its turn
             comes.
         """
+        self._check_thread()
         check_count("concurrency", concurrency)
         # Invalid options raise here, not in the loop.
         Task(function, b"", False, **options)._leading_arguments_with(self._prefix)
@@ -434,6 +442,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             have been iterated over.
         :raises TypeError, ValueError: an argument is invalid; nothing is sent.
         """
+        self._check_thread()
         check_count("concurrency", concurrency)
         # Invalid options raise here, not in the loop.
         Task(function, b"", False, **options)._leading_arguments_with(self._prefix)
@@ -477,6 +486,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             first chunk is asked for.
         :raises TypeError, ValueError: an argument is invalid; nothing is sent.
         """
+        self._check_thread()
         task = Task(function, workload, False, **options)
         # An invalid argument raises here, not in the loop.
         if len(task._workload) > self._connection_options.max_packet_size:
@@ -511,7 +521,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         decode: Callable[[bytes], ResultT] | None = None,
         **options: Unpack[TaskOptions],
     ) -> RemoteFunction[RequestT, ResultT] | RemoteFunction[bytes, bytes]:
-        """Return a function of workers as a callable with types of its own.
+        """Return a function of workers as a callable with types of its own. Can be called in any thread.
 
         ::
 
@@ -538,6 +548,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :raises ValueError: the handle names a server that is not one of this client's, is empty, or is longer than any
             server's.
         """
+        self._check_thread()
         _check_handle(handle)
         name = name_bytes("handle", handle.handle, MAX_HANDLE)
         if not name:
@@ -553,6 +564,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :return: as for `get_status`; also fails with `RequestUnsupported`.
         :raises ValueError: the unique is empty or ``"-"``, which identify no job, or can't be sent.
         """
+        self._check_thread()
         name = name_bytes("unique", unique, MAX_UNIQUE)
         if name in (b"", b"-"):
             raise ValueError(f"unique must identify a job, not be {quoted(name)}")
@@ -586,6 +598,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             answers.
         :raises TypeError, ValueError: `data` is not bytes, or exceeds ``max_packet_size``.
         """
+        self._check_thread()
         if not isinstance(data, bytes):
             raise TypeError(f"data must be bytes, not {type(data).__name__}")
         if len(data) > self._connection_options.max_packet_size:
@@ -638,6 +651,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
 
         :return: fires when no task is unfinished; at once if none is. Cancelling it only ends the wait.
         """
+        self._check_thread()
         return self._dispatcher.drain()
 
 

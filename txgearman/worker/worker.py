@@ -207,6 +207,7 @@ class GearmanWorker(GearmanService):
             its own. A function with a limit has connections of its own.
         :raises TypeError, ValueError: for an invalid argument, or a name that is registered already.
         """
+        self._check_thread()
         wire_name = self._prefix + function_bytes(name)
         if len(wire_name) > MAX_FUNCTION:
             raise ValueError(f"function must have {MAX_FUNCTION} bytes at most with its prefix, not {len(wire_name)}")
@@ -302,6 +303,7 @@ class GearmanWorker(GearmanService):
 
         :raises ValueError: it is not registered.
         """
+        self._check_thread()
         wire_name = self._prefix + function_bytes(name)
         function = self._functions.pop(wire_name, None)
         if function is None:
@@ -321,6 +323,7 @@ class GearmanWorker(GearmanService):
 
     @job_servers.setter
     def job_servers(self, job_servers: Iterable[Address]) -> None:
+        self._check_thread()
         self._scheduler.change_servers(_read_once(job_servers))
 
     @property
@@ -338,10 +341,12 @@ class GearmanWorker(GearmanService):
             attempt to connect to each server has failed; the worker goes on connecting. Fails with `ClientStopped` if
             the worker is stopped, or was not started. Cancelling it only ends the wait.
         """
+        self._check_thread()
         return self._scheduler.when_ready()
 
     def startService(self) -> None:
         """Connect, and request jobs. May be called after `stopService`, too."""
+        self._check_thread()
         super().startService()
         self._scheduler.start()
 
@@ -354,6 +359,7 @@ class GearmanWorker(GearmanService):
         :return: fires when no socket, timer or reader of the worker is left. If it is cancelled, the worker stops all
             the same.
         """
+        self._check_thread()
         super().stopService()
         stopped: Deferred[None] = AwaitableDeferred(lambda _: None)
         self._scheduler.stop().addCallback(lambda _: None if stopped.called else stopped.callback(None))
@@ -364,6 +370,7 @@ class GearmanWorker(GearmanService):
 
         It has no effect on a worker that was not stopped, or whose jobs have ended.
         """
+        self._check_thread()
         self._scheduler.end_drain()
 
 
