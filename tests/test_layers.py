@@ -122,6 +122,7 @@ MODULES = [
     "cli.processes",
     "cli.command_runner",
     "cli.job_tracker",
+    "cli.systemd",
     "cli.worker_run",
     "cli.server",
     "cli.health",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -96,6 +97,24 @@ async def test_run_that_is_cancelled_lets_jobs_end(sites: Callable[..., Site]) -
     assert await task == b"result"
     assert await site.finished is ExitCode.DONE
     assert site.errors() == []
+
+
+async def test_run_reports_its_states_to_systemd(
+    sites: Callable[..., Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        site = sites()
+        (task,) = await site.submit(b"a")
+        site.run.stop()
+        await deferLater(reactor, 0)
+        site.held[b"a"][1].callback(b"result")
+        assert await site.finished is ExitCode.DONE
+        ready, stopping = (manager.recv(4096) for _ in range(2))
+    assert ready == b"READY=1\nSTATUS=jobs running: 0; servers connected: 1 of 1"
+    assert stopping == b"STOPPING=1\nSTATUS=waiting for running jobs: 1"
+    assert await task == b"result"
 
 
 async def test_signal_after_stop_lets_jobs_end(sites: Callable[..., Site]) -> None:

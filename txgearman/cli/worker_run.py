@@ -12,6 +12,7 @@ from ..worker.job import Job
 from ..worker.worker import GearmanWorker
 from .exit_codes import ExitCode
 from .job_tracker import JobTracker
+from .systemd import WorkerReports
 from .terminal import Terminal
 
 __all__ = ["WorkerRun"]
@@ -29,7 +30,7 @@ class WorkerRun:
     """A run of one worker.
 
     A signal ends it, or `stop`. The worker then requests no more jobs, and those that run have a time to end. After
-    that they are cut off: their servers give them to other workers.
+    that they are cut off: their servers give them to other workers. systemd is notified, where it asks for it.
     """
 
     def __init__(self, terminal: Terminal, worker: GearmanWorker, tracker: JobTracker, *, drain_timeout: float) -> None:
@@ -42,6 +43,7 @@ class WorkerRun:
         self._worker = worker
         self._tracker = tracker
         self._drain_timeout = drain_timeout
+        self._reports = WorkerReports(terminal.reactor, worker)
         self._stop_wanted: Deferred[ExitCode] = Deferred()
         self._returned: set[Job] = set()
         self._draining = False
@@ -56,6 +58,7 @@ class WorkerRun:
         self._terminal.stop_limit = self._drain_timeout + EXIT_DELAY
         self._terminal.before_exit.append(self._report_running)
         self._worker.startService()
+        self._reports.start()
         code = ExitCode.DONE
         with suppress(CancelledError):  # by a signal
             code = await self._stop_wanted
@@ -83,6 +86,7 @@ class WorkerRun:
         running = sum(server.in_flight for server in self._worker.servers) - len(self._returned)
         if running:
             _log.info("waiting for running jobs: {running}; a second signal exits at once", running=running)
+        self._reports.stop(f"waiting for running jobs: {running}")
         self._draining = True
         stopped = self._worker.stopService()
         end = self._terminal.reactor.callLater(self._drain_timeout, self._cut_off)
