@@ -213,7 +213,7 @@ def test_client_recovers_from_invalid_data_with_backoff(nonsense: str) -> None:
         ({"workload": "text"}, TypeError, "workload must be bytes, not str"),
         ({"workload": b"x" * 1001}, ValueError, "workload must have max_packet_size=1000 bytes at most, not 1001"),
         ({"on_complet": print}, TypeError, "a task has no option 'on_complet'"),
-        ({"background": True}, TypeError, "multiple values for argument 'background'"),
+        ({"background": True}, TypeError, r"background must be left out: .* add_task_bg\(\) a background one"),
     ],
 )
 @pytest.mark.parametrize("call", ["add_task", "add_task_bg", "stream"])

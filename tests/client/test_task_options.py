@@ -50,6 +50,9 @@ INVALID: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "on_fail must be callable, not str", {"on_fail": "print"}),
     (TypeError, "a task has no option 'at_once'", {"at_once": True}),
     (TypeError, "a task has no option '_holder'", {"_holder": None}),
+    (TypeError, "a task has no option 'max_retries': use retries, and server_wait of", {"max_retries": 5}),
+    (TypeError, "a task has no option 'poll_timeout': use timeout$", {"poll_timeout": 5}),
+    (TypeError, "a task has no option 'wait_until_complete': leave it out, since", {"wait_until_complete": False}),
 ]
 
 NOW = datetime.datetime(2030, 1, 2, 3, 4, 5)  # naive, since that is the mistake

@@ -676,6 +676,7 @@ def test_removed_server_finishes_its_tasks() -> None:
     pool.servers.change(pool.servers.addresses[:2])
     pool.advance(60)
     assert (reported, len(pool.there[2].connections)) == ([], 1)
+    assert [connection.in_flight for connection in pool.servers.connections()] == [0, 0, 1]
     pool.there[2].take("work").complete(b"done")
     assert reported == [b"done"]
     pool.advance()

@@ -194,6 +194,16 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             for info, server in zip(super().servers, self._servers, strict=True)
         ]
 
+    @property
+    def waiting(self) -> int:
+        """Number of tasks, and of jobs of batches, that have no outcome and are not in flight: they wait in the client.
+
+        They wait for a server, for one that is slow to read, or for their turn (``max_in_flight``); or they failed and
+        pause before a retry. Together with ``in_flight`` of each server, and of those that were removed and are not
+        disconnected yet, these are all that have no outcome.
+        """
+        return self._dispatcher.waiting
+
     def when_ready(self) -> Deferred[None]:
         """Connect, unless that was done, and wait until a server is ready: for a service that is to fail at its start.
 
@@ -225,7 +235,12 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             ``drop_on_cancel``, the server is asked to drop the job.
         :raises TypeError, ValueError: an argument is invalid; nothing is sent.
         """
-        return self.submit(Task(function, workload, False, **options))  # type: ignore[return-value]  # a foreground task
+        try:
+            task = Task(function, workload, False, **options)
+        except TypeError:
+            _check_options(options)
+            raise
+        return self.submit(task)  # type: ignore[return-value]  # a foreground task
 
     def add_task_bg(
         self, function: str | bytes, workload: bytes = b"", **options: Unpack[BackgroundOptions]
@@ -243,7 +258,12 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
             have the job. Cancelling it has the same effect as for `add_task`.
         :raises TypeError, ValueError: an argument is invalid; nothing is sent.
         """
-        return self.submit(Task(function, workload, True, **options))  # type: ignore[return-value]  # a background task
+        try:
+            task = Task(function, workload, True, **options)
+        except TypeError:
+            _check_options(options)
+            raise
+        return self.submit(task)  # type: ignore[return-value]  # a background task
 
     def add_tasks(
         self,
@@ -409,8 +429,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         """
         self._check_thread()
         check_count("concurrency", concurrency)
-        # Invalid options raise here, not in the loop.
-        Task(function, b"", False, **options)._leading_arguments_with(self._prefix)
+        self._check_task(function, options)
 
         # Each job of a batch would have neither a timeout nor retries of its own.
         single = options or self._dispatcher.defaults or concurrency < MIN_BATCHED
@@ -444,9 +463,13 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         """
         self._check_thread()
         check_count("concurrency", concurrency)
-        # Invalid options raise here, not in the loop.
-        Task(function, b"", False, **options)._leading_arguments_with(self._prefix)
+        self._check_task(function, options)
         return completed_workloads(partial(self._submit_one, function, options), workloads, concurrency)
+
+    def _check_task(self, function: str | bytes, options: TaskOptions) -> None:
+        """Check the arguments of tasks at the call: an invalid one raises there, not in the loop."""
+        _check_options(options)
+        Task(function, b"", False, **options)._leading_arguments_with(self._prefix)
 
     def _submit_one(self, function: str | bytes, options: TaskOptions, workload: bytes) -> Deferred[bytes]:
         return self.submit(Task(function, workload, False, **options))  # type: ignore[return-value]  # as add_task
@@ -487,6 +510,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :raises TypeError, ValueError: an argument is invalid; nothing is sent.
         """
         self._check_thread()
+        _check_options(options)
         task = Task(function, workload, False, **options)
         # An invalid argument raises here, not in the loop.
         if len(task._workload) > self._connection_options.max_packet_size:
@@ -534,6 +558,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         :param options: those of `add_task`, for each call.
         :raises TypeError, ValueError: an argument is invalid.
         """
+        _check_options(options)
         return RemoteFunction(self, name, encode, decode, options)
 
     # Queries.
@@ -653,6 +678,14 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         """
         self._check_thread()
         return self._dispatcher.drain()
+
+
+def _check_options(options: TaskOptions | BackgroundOptions) -> None:
+    """Say what to call instead of passing ``background``, which the methods know."""
+    if "background" in options:
+        raise TypeError(
+            "background must be left out: add_task() submits a foreground job, add_task_bg() a background one"
+        ) from None
 
 
 def _check_handle(handle: JobHandle) -> None:

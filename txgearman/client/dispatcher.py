@@ -223,6 +223,12 @@ class Dispatcher:
         """Wait until every task has its outcome."""
         return self._drained.wait() if self._unfinished else succeed(None)
 
+    @property
+    def waiting(self) -> int:
+        """Number of unfinished tasks and jobs that are not in flight."""
+        written = sum(connection.in_flight for connection in self._servers.connections())
+        return self._unfinished - written - self._streams.all_in_flight()
+
     def servers_changed(self, server: JobServer[GearmanClientProtocol] | None) -> None:
         """Reroute waiting tasks.
 

@@ -180,6 +180,10 @@ class StreamRouter:
         protocols = [connection.protocol for connection in self._connections.get(server, ())]
         return sum(protocol.in_flight for protocol in protocols if protocol is not None)
 
+    def all_in_flight(self) -> int:
+        """Return the number of streams that were sent to any server, a removed one included, and have no outcome."""
+        return sum(map(self.in_flight, self._connections))
+
     def pop_unsent(self) -> list[Task]:
         """Remove and return all tasks that were not sent."""
         tasks = self._awaiting_server.pop_all()

@@ -173,7 +173,7 @@ class Options:
         for name, value in keywords.items():
             check = _CHECKS.get(name)
             if check is None:
-                raise TypeError(f"a task has no option {name!r}")
+                raise TypeError(f"a task has no option {name!r}{_INSTEAD.get(name, '')}")
             setattr(options, name, check(name, value))
         if "retry" in keywords:
             _set_retries(options, keywords)
@@ -663,6 +663,13 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     "on_fail": check_callback,
     "on_retry": check_callback,
 }
+
+_INSTEAD: Final[Mapping[str, str]] = {
+    "max_retries": ": use retries, and server_wait of GearmanClient",
+    "poll_timeout": ": use timeout",
+    "wait_until_complete": ": leave it out, since no call blocks; its Deferred fires once the job is complete",
+}
+"""What to write instead of options of python-gearman, for the error."""
 
 # Options that a background task may not have, or not together with others.
 _RESTRICTED: Final = frozenset(_CHECKS) - {"priority", "drop_on_cancel", "on_created", "on_fail"}

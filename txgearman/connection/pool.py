@@ -337,6 +337,12 @@ class ServerPool(Generic[ConnectionT]):
     def __iter__(self) -> Iterator[JobServer[ConnectionT]]:
         return iter(self._servers)
 
+    def connections(self) -> list[ConnectionT]:
+        """Return the connections that are ready, and those to removed servers that are not closed yet."""
+        ready = [server.connection for server in self._servers]
+        leaving = [factory.connection for factory in self._leaving]
+        return [connection for connection in (*ready, *leaving) if connection is not None]
+
     def _set(self, job_servers: Iterable[Address]) -> None:
         """Replace the servers. Those that are in the new list, too, keep their connection."""
         if isinstance(job_servers, (str, bytes)):
