@@ -6,6 +6,7 @@ Deferreds pass. Here each of them fails the test.
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import gc
 import inspect
@@ -30,8 +31,14 @@ from .garbage import COUNTS_REFERENCES
 from .programs import missing_programs, require
 
 DEADLINE = float(os.environ.get("TEST_DEADLINE", "60"))
-"""Seconds for a test that returns a Deferred or is `async`. pytest-timeout, set in setup.cfg, ends those that never
-come back to the reactor."""
+"""Seconds for a test that returns a Deferred or is `async`."""
+
+LIMIT = float(os.environ.get("TEST_LIMIT", "120"))
+"""Seconds after which a test that never comes back to the reactor ends the run, with the stacks of all threads. Setting
+this limit takes a twentieth of the time that pytest-timeout's thread for each test takes."""
+
+STDERR = pytest.StashKey[int]()
+"""A descriptor of the standard error stream that pytest does not capture."""
 
 GRACE = 2.0
 """Seconds in which sockets that a test closed must be gone."""
@@ -85,6 +92,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("tier"):
         tiers.chosen_tiers(config)  # a name that is none ends the run here
     sys.addaudithook(GUARD)
+    config.stash[STDERR] = os.dup(2)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -132,7 +140,9 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """Have the guard know what is run."""
     item.stash[LAST_OF_FILE] = nextitem is None or nextitem.path != item.path
     GUARD.tier = tiers.tier_of(item)
+    faulthandler.dump_traceback_later(LIMIT, exit=True, file=item.config.stash[STDERR])
     yield
+    faulthandler.cancel_dump_traceback_later()
     GUARD.tier = None
 
 

@@ -6,14 +6,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from hypothesis import HealthCheck, settings
 
-__all__ = ["of_histories", "of_scenarios", "register_profiles"]
+__all__ = ["of_histories", "of_scenarios", "register_profiles", "some_of"]
+
+T = TypeVar("T")
+
+SHORT, LONG = 30, 2000
+"""How many examples the profiles try."""
 
 
 def register_profiles() -> None:
-    settings.register_profile("short", max_examples=30, deadline=None)
-    settings.register_profile("long", max_examples=2000, deadline=None)
+    settings.register_profile("short", max_examples=SHORT, deadline=None)
+    settings.register_profile("long", max_examples=LONG, deadline=None)
     settings.load_profile("short")
 
 
@@ -26,3 +34,11 @@ def of_histories() -> settings:
     """Return the settings of a state machine, each example of which is a long history."""
     examples = settings().max_examples // 3
     return settings(max_examples=examples, stateful_step_count=40, suppress_health_check=list(HealthCheck))
+
+
+def some_of(items: Sequence[T], first: int, step: int) -> Sequence[T]:
+    """Return one of each `step` items, from the index `first` on; with the profile ``long``, all of them.
+
+    A test of all combinations takes the third argument by turns from its first two, so that each pair is tried.
+    """
+    return items if settings().max_examples >= LONG else items[first % step :: step]

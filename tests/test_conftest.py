@@ -10,17 +10,32 @@ from pathlib import Path
 import pytest
 
 LEAKS = Path(__file__).with_name("leaks.py")
+BLOCKED = Path(__file__).with_name("blocked.py")
+
+
+def run(path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a file."""
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(path)]
+    return subprocess.run(
+        command,
+        cwd=path.parents[1],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
 
 
 @pytest.mark.process
 def test_every_bad_test_fails_and_the_good_one_passes() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", str(LEAKS)]
-    environment = {**os.environ, "TEST_DEADLINE": "0.5"}
-    run = subprocess.run(
-        command, cwd=LEAKS.parents[1], env=environment, capture_output=True, text=True, timeout=100, check=False
-    )
+    output = run(LEAKS, TEST_DEADLINE="0.5").stdout
     names = [line.split("def ")[1].split("(")[0] for line in LEAKS.read_text().splitlines() if "def test_" in line]
-    bad = {
-        line.split("::")[1].split(" ")[0] for line in run.stdout.splitlines() if line.startswith(("ERROR", "FAILED"))
-    }
-    assert set(names) - bad == {"test_is_good"}, run.stdout
+    bad = {line.split("::")[1].split(" ")[0] for line in output.splitlines() if line.startswith(("ERROR", "FAILED"))}
+    assert set(names) - bad == {"test_is_good"}, output
+
+
+@pytest.mark.process
+def test_a_test_that_blocks_the_reactor_ends_the_run_with_its_stack() -> None:
+    ended = run(BLOCKED, TEST_LIMIT="0.5")
+    assert (ended.returncode, "test_blocks_for_ever" in ended.stderr) == (1, True), ended.stderr

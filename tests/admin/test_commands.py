@@ -159,9 +159,9 @@ def test_workers_with_newlines_in_names_are_joined_once(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("command", EVERYTHING, ids=by_line)
 @pytest.mark.parametrize("end", [b"x", b"x\n", b"\n"])
 def test_spaces_in_an_error_are_read_in_linear_time(command: text.Command[Any], end: bytes) -> None:
-    """With a pattern that tries each length, a million of them would take hours."""
+    """With a pattern that tries each length, so many of them would take minutes."""
     with pytest.raises((ServerError, ProtocolError)):
-        command.parse(b"ERR a" + b" " * 1_000_000 + end)
+        command.parse(b"ERR a" + b" " * 100_000 + end)
 
 
 NUMBERS: Final[list[tuple[text.Command[Any], bytes]]] = [

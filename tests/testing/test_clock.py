@@ -108,7 +108,7 @@ def test_clock_that_shows_posix_time_is_taken_as_it_is() -> None:
 
 # The same in every run.
 
-RUNS = 200
+RUNS = 50
 
 
 def reconnects_after_drop() -> object:

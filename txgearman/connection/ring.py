@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from hashlib import shake_256
 from operator import mul, sub
 from struct import Struct
@@ -44,20 +45,9 @@ class Ring(Generic[T]):
     __slots__ = ("_cells", "_owners", "_points")
 
     def __init__(self, owners: Mapping[str, T]) -> None:
-        names = sorted(owners)
+        names = tuple(sorted(owners))
         self._owners = [owners[name] for name in names]
-        # Position times number of names, plus index of the name: floats, which are exact here, are sorted fastest.
-        count = float(len(names))
-        points = [position * count + index for index, name in enumerate(names) for position in _positions(name)]
-        points.sort()
-        self._points = array("d", points)
-        # A cell belongs to the name whose point is the first one not before the cell.
-        width = count * (1 << _SHIFT)
-        ends = [int(point // width) + 1 for point in points]
-        lengths = map(sub, [*ends, 1 << _CELL_BITS], [0, *ends])
-        cells = [_CELL.pack(index) for index in range(len(names))]
-        runs = [cells[int(point % count)] for point in points]
-        self._cells = array("H", b"".join(map(mul, [*runs, runs[0]], lengths)))
+        self._points, self._cells = _tables(names)
 
     def owner(self, key: bytes) -> T:
         """Return the owner of a key."""
@@ -79,6 +69,22 @@ class Ring(Generic[T]):
         """Return the index of the first point that is not before the key's cell: len(points) if there is none."""
         cell = (crc32(key) * _MIX & 0xFFFFFFFF) >> _SHIFT
         return bisect_left(self._points, (cell << _SHIFT) * len(self._owners))
+
+
+@lru_cache(maxsize=8)
+def _tables(names: tuple[str, ...]) -> tuple[array[float], array[int]]:
+    """Return the points, and for each cell the index of its name. Clients of the same servers share them."""
+    # Position times number of names, plus index of the name: floats, which are exact here, are sorted fastest.
+    count = float(len(names))
+    points = [position * count + index for index, name in enumerate(names) for position in _positions(name)]
+    points.sort()
+    # A cell belongs to the name whose point is the first one not before the cell.
+    width = count * (1 << _SHIFT)
+    ends = [int(point // width) + 1 for point in points]
+    lengths = map(sub, [*ends, 1 << _CELL_BITS], [0, *ends])
+    cells = [_CELL.pack(index) for index in range(len(names))]
+    runs = [cells[int(point % count)] for point in points]
+    return array("d", points), array("H", b"".join(map(mul, [*runs, runs[0]], lengths)))
 
 
 def _positions(name: str) -> tuple[int, ...]:
