@@ -18,12 +18,14 @@ pytest itself, and a reactor that it would import could not be chosen by others.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 if TYPE_CHECKING:
     from txgearman.testing import Gearmand, MemoryJobServer
+    from txgearman.testing.waiting import RunningTest
 
 _SHOWN_LINES: Final = 30
 """Lines of the server's log in the report of a failing test."""
@@ -33,6 +35,9 @@ _FAILED: Final = pytest.StashKey[bool]()
 
 _LOGS: Final = pytest.StashKey["dict[str, MemoryJobServer | Gearmand]"]()
 """The servers of the test, by what their logs are called."""
+
+_RUNNING: Final[pytest.StashKey[RunningTest]] = pytest.StashKey()
+"""The test, if pytest-twisted runs it and it has a server on a clock."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,6 +65,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Have a test return a Deferred, which can be failed while it waits."""
+    running = pyfuncitem.stash.get(_RUNNING, None)
+    function = pyfuncitem.obj
+    if running is None or hasattr(function, "hypothesis"):
+        return (yield)
+
+    @wraps(function)
+    def run(**arguments: object) -> object:
+        return running.run(partial(function, **arguments))
+
+    pyfuncitem.obj = run
+    try:
+        return (yield)
+    finally:
+        pyfuncitem.obj = function
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -77,12 +101,15 @@ def pytest_runtest_makereport(
 def job_server(request: pytest.FixtureRequest) -> Iterator[MemoryJobServer]:
     """An in-memory job server on a `Clock`, which is closed and verified after the test, unless the test has failed."""
     from txgearman.testing import MemoryJobServer
-    from txgearman.testing.waiting import StandstillWatch
+    from txgearman.testing.waiting import RunningTest, StandstillWatch, has_pytest_twisted
 
     options, verify = _options(request)
     server = MemoryJobServer(**options)
     _note(request, f"the last packets of {server.name}", server)
-    watch = StandstillWatch(server, server._group)
+    running = RunningTest()
+    if has_pytest_twisted():
+        request.node.stash[_RUNNING] = running
+    watch = StandstillWatch(server, server._group, running)
     watch.start()
     yield server
     watch.stop()

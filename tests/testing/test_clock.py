@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 
 from txgearman import NoServersAvailable, TaskLost, TaskTimedOut
 from txgearman.testing import MemoryJobServer
-from txgearman.testing.clock import MemoryClock, name_of_call, place_of
+from txgearman.testing.clock import EndlessLoop, MemoryClock, name_of_call, place_of
 
 from ..wire import outcome
 
@@ -221,11 +221,27 @@ def test_endless_loop_of_zero_delays_ends() -> None:
 
     server.clock.callLater(3, again)
     server.advance(2)
-    with pytest.raises(
-        RuntimeError, match=rf"^500 calls were run while the clock stood at 3.0 s: .*{__name__}.*again$"
-    ):
+    with pytest.raises(EndlessLoop, match=rf"^500 calls were run while the clock stood at 3.0 s: .*{__name__}.*again$"):
         server.advance(1)
     assert len(runs) == 500
+    with pytest.raises(AssertionError, match=rf"a timer is left on the clock: {__name__}.*again, due at 3 s"):
+        server.close()
+
+
+def test_endless_loop_that_starts_at_close_ends() -> None:
+    server = MemoryJobServer()
+    server.clock.max_turns = 500
+
+    def again() -> None:
+        server.clock.callLater(0, again)
+
+    again()
+    with pytest.raises(EndlessLoop):
+        server.close()
+    server.close()
+    server.clock.callLater(-1, lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        server.close()
 
 
 def test_as_many_calls_as_allowed_may_run_at_a_time() -> None:

@@ -201,6 +201,7 @@ def test_repeated_test_gets_new_server() -> None:
 
 
 SCRIPT = """
+from twisted.internet.task import LoopingCall
 from twisted.trial.unittest import TestCase
 from txgearman import GearmanClient
 from txgearman.packets import SUBMIT_JOB
@@ -216,7 +217,9 @@ class Tests(JobServerMixin, TestCase):
         self.job_server.hold_answers()
 
     async def test_waits_while_the_clock_stands(self):
-        await self.job_server.client().add_task("reverse")
+        looping = LoopingCall(list)
+        looping.clock = self.job_server.clock
+        await looping.start(5)
 
 class OnPort(JobServerOnPortMixin, TestCase):
     job_server_options = {"job_handle_prefix": "H:trial"}
@@ -249,6 +252,7 @@ def test_under_trial_itself(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "hold_answers() has not happened: there was no answer to hold" in result.stdout
     assert "the test waits, and nobody advances the clock" in result.stdout
+    assert "timer LoopingCall<5>(list, " in result.stdout
     assert "background job H:trial:1 of 'mail' on memory:1" in result.stdout
     assert "its own failure" in result.stdout
     assert "FAILED (failures=1, errors=3, successes=2)" in result.stdout

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.internet import reactor as global_reactor
@@ -15,7 +16,7 @@ from twisted.internet.task import Clock, deferLater
 from txgearman import ClientStopped, GearmanClient, Task, TaskFailed
 from txgearman.packets import SUBMIT_JOB
 from txgearman.testing import JobServerOnPortMixin, MemoryJobServer, waiting
-from txgearman.testing.waiting import wait_for
+from txgearman.testing.waiting import RunningTest, wait_for
 
 from ..conftest import Failures
 from ..wire import outcome
@@ -195,6 +196,64 @@ async def test_next_job_that_is_awaited_on_a_standing_clock_fails(
     with pytest.raises(AssertionError, match=r"^the test waits, and nobody advances the clock"):
         await server.next_job("reverse")
     ended[0].complete()
+
+
+async def test_call_that_is_awaited_on_a_standing_clock_fails(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """And is named; those that have ended are not."""
+    standing(monkeypatch)
+    server: MemoryJobServer = request.getfixturevalue("job_server")
+    client, admin = server.client(), server.admin()
+    assert server.result_of(client.echo()) == {"memory:1": 0.0}
+    client.echo().addErrback(lambda _: None)
+    with pytest.raises(AssertionError, match=r"^the test waits, and nobody advances the clock") as caught:
+        await admin.status()
+    assert re.findall(
+        r"\n  (Gearman\w+\.\w+\(\)) called at tests/testing/test_waiting.py:\d+ has no outcome", str(caught.value)
+    ) == ["GearmanClient.echo()", "GearmanAdmin.status()"]
+
+
+async def test_delay_that_is_awaited_on_a_standing_clock_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named with its time; within the block of a server, too."""
+    standing(monkeypatch)
+    with MemoryJobServer() as server:
+        server.advance(1)
+        with pytest.raises(AssertionError, match=r"the clock, which stands at 1 s: ") as caught:
+            await deferLater(server.clock, 5)
+        assert "\n  timer twisted.internet.defer.Deferred.callback, due at 6 s, set at tests/testing/" in str(
+            caught.value
+        )
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    standing(monkeypatch)
+
+
+async def test_test_that_waits_for_anything_else_is_cancelled(
+    short_patience: None, job_server: MemoryJobServer
+) -> None:
+    fired: Deferred[None] = Deferred()
+    call = job_server.clock.callLater(5, lambda: fired.callback(None))
+    with pytest.raises(CancelledError):
+        await fired
+    call.cancel()
+    assert (await deferLater(reactor, 0.15, lambda: "with no timer on the clock")) == "with no timer on the clock"
+
+
+def test_cancelled_test_fails_with_the_reason() -> None:
+    running = RunningTest()
+    running.fail("not yet started")
+
+    async def wait() -> None:
+        await Deferred()
+
+    fired = outcome(cast("Deferred[None]", running.run(wait)))
+    running.fail("nobody advances the clock")
+    running.fail("ended")
+    assert [(type(error), str(error)) for error in fired] == [(AssertionError, "nobody advances the clock")]
+    assert running.run(lambda: "returned") == "returned"
 
 
 async def test_task_is_not_failed_while_the_test_advances_the_clock(
@@ -381,4 +440,27 @@ def test_tasks_with_an_outcome_are_not_failed_by_the_watch() -> None:
     assert (server.result_of(done), task.ended) == (b"cba", True)
     (error,) = outcome(pending)
     assert str(error) == "nobody advances the clock"
+    server.close(verify=False)
+
+
+def test_waits_that_end_by_the_failure_of_another_one_are_left_alone() -> None:
+    server = MemoryJobServer()
+    client = server.client()
+    kinds: list[Callable[[], Deferred[Any]]] = [
+        lambda: client.add_task("reverse"),
+        lambda: server.next_job("other"),
+        lambda: deferLater(server.clock, 5),
+    ]
+    fired = []
+    for start in kinds:
+        first, second = start(), start()
+        first.addErrback(lambda _, other: other.cancel(), second)
+        fired.append(outcome(second))
+    assert server._group.fail_waits("nobody advances the clock")
+    assert [[type(error) for error in errors] for errors in fired] == [
+        [AssertionError],
+        [CancelledError],
+        [CancelledError],
+    ]
+    assert not server._group.fail_waits("nobody advances the clock")
     server.close(verify=False)

@@ -70,11 +70,13 @@ class MemoryClock(Clock):
 
     :ivar running: how many calls of `advance` are in progress, one within the other.
     :ivar advances: how many there were.
+    :ivar looped: whether `EndlessLoop` was raised in this test.
     """
 
     max_turns = MAX_TURNS
     running = 0
     advances = 0
+    looped = False
 
     def callLater(
         self,
@@ -123,6 +125,7 @@ class MemoryClock(Clock):
             else:
                 call.called = 1
                 call.func(*call.args, **call.kw)
+        self.looped = True
         raise EndlessLoop(
             f"{self.max_turns} calls were run while the clock stood at {self.rightNow} s: something calls "
             f"callLater(0, ...) for ever; the last call was {name_of_call(call.func)}"

@@ -164,6 +164,7 @@ def describe_all(server: GroupedServer, group: ServerGroup, function: bytes = b"
     """
     lines = [
         *describe_tasks(group),
+        *group.calls.describe(),
         *describe_jobs(server, _background_jobs(server, function), group)[:_MAX_SHOWN],
         *map(describe_server, group.servers or [server]),
     ]

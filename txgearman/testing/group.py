@@ -24,7 +24,8 @@ from ..client.task import Task
 from ..errors import BatchFailed
 from ..models import JobHandle
 from ..service import GearmanService
-from .clock import calling_place
+from .calls import PendingCalls, fail_delays
+from .clock import MemoryClock, calling_place
 from .core import JobServerCore
 from .faults import Faults
 from .logged_errors import LoggedErrors, mark_as_past
@@ -64,7 +65,7 @@ class GroupedServer(Interface):
 
     def _stop_awaiters(self) -> bool: ...
 
-    def _fail_awaiters(self, text: str) -> None: ...
+    def _fail_awaiters(self, text: str) -> bool: ...
 
     def log(self, count: int) -> str:
         """Return the last packets."""
@@ -77,6 +78,7 @@ class ServerGroup:
     :ivar services: the services that were made on the clock, and where.
     :ivar tasks: the tasks that anybody still knows, and where they were submitted.
     :ivar batches: the Deferreds of batches that anybody still knows, and where these were submitted.
+    :ivar calls: the other calls of services that have no outcome.
     :ivar places: where the newest jobs were submitted whose tasks or batches have ended.
     :ivar logged: the failures that were logged.
     :ivar results: the failures that `MemoryJobServer.result_of` has raised, by their Deferred.
@@ -93,6 +95,7 @@ class ServerGroup:
         self.services: WeakKeyDictionary[GearmanService, str] = WeakKeyDictionary()
         self.tasks: WeakKeyDictionary[Task, TaskSubmit] = WeakKeyDictionary()
         self.batches: WeakKeyDictionary[Deferred[Any], BatchSubmit] = WeakKeyDictionary()
+        self.calls = PendingCalls()
         self.places: OrderedDict[JobHandle, str] = OrderedDict()  # a dict takes long to find its first entry
         self.logged = LoggedErrors()
         self.results: WeakKeyDictionary[Deferred[Any], Failure] = WeakKeyDictionary()
@@ -149,6 +152,7 @@ class ServerGroup:
         """Record a new service on this clock, and the tasks that it will submit."""
         if self.watching:
             self.services[service] = calling_place()
+            self.calls.service_made(service)
             if isinstance(service, GearmanClient):
                 # An attribute of the object: no client pays for it that is not on a clock with servers in memory.
                 service.submit = partial(self._submit, WeakMethod(service.submit))  # type: ignore[method-assign]
@@ -184,15 +188,21 @@ class ServerGroup:
         """Records of the tasks and batches that anybody still knows."""
         return [*self.tasks.values(), *self.batches.values()]
 
-    def fail_waits(self, text: str) -> None:
-        """Fail tasks without an outcome, and `next_job`, with an `AssertionError`: else a test would wait for ever."""
-        for server in self.servers:
-            server._fail_awaiters(text)
+    def fail_waits(self, text: str) -> bool:
+        """Fail what a test may wait for with an `AssertionError`: else it would wait for ever.
+
+        These are tasks and batches without an outcome, `next_job`, other calls, and delays on the clock.
+
+        :return: whether there was anything.
+        """
+        failed = [server._fail_awaiters(text) for server in self.servers]
+        pending = [submit for submit in self.submits if not submit.ended]
         self._standstill = text
-        for submit in self.submits:
+        for submit in pending:
             if not submit.ended:
                 submit.fail(AssertionError(text))
         self._standstill = ""
+        return any([*failed, pending, self.calls.fail(text), fail_delays(self._reactor, text)])
 
     def _failed(self, failure: Failure, submit: Submit) -> Failure:
         assert failure.value is not None
@@ -238,6 +248,8 @@ class ServerGroup:
         self.batches.clear()
         self.places.clear()
         self.logged.pop_all()
+        if isinstance(self._reactor, MemoryClock):
+            self._reactor.looped = False
         if isinstance(self._reactor, Clock):
             for call in self._reactor.getDelayedCalls():
                 call.cancel()

@@ -38,6 +38,7 @@ from .packet_log import MAX_ENTRIES
 from .ports import check_port, host_and_port
 from .protocol import MEMORY, JobServerProtocol
 from .taken_job import JobAwaiter, TakenJob
+from .waiting import StandstillWatch
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -142,6 +143,7 @@ class MemoryJobServer(ServerFactory):
         self._awaiters: list[JobAwaiter] = []
         self._others: dict[MemoryJobServer, None] = {}
         self._drain_timeout = 0.0
+        self._standstill: StandstillWatch | None = None
         self._closed = False
         self._ended: Waiters[None] | None = None
 
@@ -662,7 +664,10 @@ class MemoryJobServer(ServerFactory):
         protocols = self._protocols
         for protocol in protocols:
             protocol.drop()
-        self._faults.settle()
+        if isinstance(self.clock, Clock):
+            raised = [error for error in self._advance(0) if not isinstance(error, EndlessLoop)]  # it was raised before
+            if raised:
+                raise raised[0]
         return gatherResults([protocol.lost for protocol in protocols]).addCallback(lambda _: None)
 
     def _closed_together(self) -> list[GroupedServer]:
@@ -694,12 +699,14 @@ class MemoryJobServer(ServerFactory):
             deferred.cancel()
         return bool(waiting)
 
-    def _fail_awaiters(self, text: str) -> None:
-        """End what `next_job` waits for with an `AssertionError`."""
-        for awaiter in list(self._awaiters):
+    def _fail_awaiters(self, text: str) -> bool:
+        """End what `next_job` waits for with an `AssertionError`; return whether there was anything."""
+        waiting = [awaiter for awaiter in self._awaiters if not awaiter.deferred.called]
+        for awaiter in waiting:
             if not awaiter.deferred.called:
                 awaiter.stop()
                 awaiter.deferred.errback(AssertionError(text))
+        return bool(waiting)
 
     def reset(self, *, verify: bool = True) -> Deferred[None]:
         """End a test as `close` does, but keep the server and its ports for the next test.
@@ -729,20 +736,30 @@ class MemoryJobServer(ServerFactory):
         return outcome
 
     async def __aenter__(self) -> Self:
-        return self
+        return self.__enter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._stop_standstill()
         await self.close(verify=error is None)
 
     def __enter__(self) -> Self:
+        if isinstance(self.clock, MemoryClock):
+            self._standstill = StandstillWatch(self, self._group)
+            self._standstill.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._stop_standstill()
         self.close(verify=error is None)
+
+    def _stop_standstill(self) -> None:
+        if self._standstill is not None:
+            self._standstill.stop()
+            self._standstill = None
 
 
 def _address_of(port: Any) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from inspect import iscoroutine
 from typing import Any, ClassVar, Final
 from unittest import SkipTest
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from .gearmand import Gearmand, GearmandMissing, gearmand_options
 from .server import MemoryJobServer
-from .waiting import StandstillWatch
+from .waiting import RunningTest, StandstillWatch
 
 SHOWN_LINES: Final = 30
 """Lines of the server's log that a failing test prints."""
@@ -29,6 +28,7 @@ class _NotingFailure:
     job_server_options: ClassVar[dict[str, Any]] = {}
     job_server_verify: ClassVar[bool] = True
     _test_failed = False
+    _running: RunningTest | None = None
 
     def run(self, result: Any = None) -> Any:
         """Run the test, and note whether it has failed before its cleanups."""
@@ -37,8 +37,9 @@ class _NotingFailure:
         # Attributes of the object, as long as it runs. pytest sets the test method in the same way.
         before = dict(vars(self))
         self._test_failed = False
+        self._running = running = RunningTest()
         for name in ("setUp", own._testMethodName):
-            setattr(self, name, partial(self._note_failure, getattr(self, name)))
+            setattr(self, name, partial(self._note_failure, partial(running.run, getattr(self, name))))
         try:
             return test.run(result)
         finally:
@@ -54,8 +55,6 @@ class _NotingFailure:
         except BaseException:  # whatever it is, trial knows what to do with it
             self._test_failed = True
             raise
-        if iscoroutine(outcome):
-            outcome = ensureDeferred(outcome)
         return outcome.addErrback(self._failed_later) if isinstance(outcome, Deferred) else outcome
 
     def _failed_later(self, failure: Failure) -> Failure:
@@ -93,7 +92,7 @@ class JobServerMixin(_NotingFailure):
     def job_server(self) -> MemoryJobServer:
         """A `MemoryJobServer` on a `Clock`, created when a test first uses it."""
         server = MemoryJobServer(**self.job_server_options)
-        watch = StandstillWatch(server, server._group)
+        watch = StandstillWatch(server, server._group, self._running)
         watch.start()
         test: Any = self
         test.addCleanup(self._close_job_server, watch)
