@@ -1,4 +1,4 @@
-"""What was measured, with what, and where: files of JSON, which the page about speed is made from."""
+"""What was measured, with what, and where: files of JSON, and beside each its tables for the page about speed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from typing import Any
 import twisted
 
 import txgearman
+
+from .pages import write_pages
 
 __all__ = ["describe_build", "surroundings", "write"]
 
@@ -63,11 +65,12 @@ def surroundings(python: str = sys.executable) -> dict[str, Any]:
 
 
 def write(path: Path, figures: Mapping[str, Any], python: str = sys.executable) -> None:
-    """Write these, and what surrounds them.
+    """Write these, what surrounds them, and the tables of both.
 
     :param python: the interpreter that was measured.
     """
     path.write_text(json.dumps({**surroundings(python), **figures}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_pages(path)
 
 
 def _processor() -> str:

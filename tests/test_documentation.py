@@ -5,18 +5,21 @@ How the pages are built, with warnings as errors, is CI's to see.
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 from collections.abc import Iterator
+from enum import Enum
 from itertools import pairwise
 from pathlib import Path
+from types import FunctionType
 
-import figures
-import pictures
 import pytest
-import tables
 from twisted.internet.defer import CancelledError
 
 import txgearman
+import txgearman.worker
+from benchmarks import pages
 from txgearman import (
     ClientStopped,
     GearmanClient,
@@ -30,18 +33,22 @@ from txgearman import (
     TaskRejected,
     TaskTimedOut,
 )
+from txgearman.connection.states import ConnectionState
 from txgearman.testing import MemoryJobServer
 
 from .blocks import Pool, check, pool, promises
 from .certificates import Authority
 from .daemons import Gearmand, Stunnel
+from .diagrams import DOCS, arrows, drawn, explained, rows_of_table, written
 from .test_examples import EXAMPLES, ROOT, TWISTD, Running, example_worker, output, run
+from .test_layers import MODULES
 
 __all__ = ["pool"]
 
-DOCS = ROOT / "docs"
 OTHERS = {"command-line.md"}
 """Pages that have tests of their own."""
+
+STATES = [("how-it-works.md", ServerState), ("how-it-works.md", ConnectionState), ("guide/servers.md", ServerState)]
 
 PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
 
@@ -177,17 +184,14 @@ def test_every_example_is_in_the_documentation() -> None:
 
 
 def test_changes_begins_with_the_version_of_the_package() -> None:
-    first = re.search(r"^(\S+) \(.*\)\n=+$", tables.CHANGES.read_text("utf-8"), re.MULTILINE)
+    first = re.search(r"^(\S+) \(.*\)\n=+$", (ROOT / "CHANGES").read_text("utf-8"), re.MULTILINE)
     assert first
     assert first[1] == txgearman.__version__
 
 
 def table(page: str, head: str) -> list[list[str]]:
-    """The rows of the table on this page whose head begins so."""
-    _, found, rest = PAGES[page].partition(f"\n| {head} |")
-    assert found
-    rows = rest.partition("\n\n")[0].splitlines()[2:]
-    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+    """Return the rows of the table on this page whose head begins so."""
+    return rows_of_table(PAGES[page], f"| {head} |")
 
 
 FAILURES = table("guide/failures.md", "error | what has happened | is there a job?")
@@ -233,30 +237,103 @@ def test_what_is_said_of_retries_is_what_the_code_does(row: list[str]) -> None:
         assert again.startswith("yes" if getattr(EXCEPTIONS[name], "retriable", False) else "no")
 
 
-@pytest.mark.process
-def test_modules_are_listed_without_optional_requirements() -> None:
-    """Whoever makes the pages need not have click or pytest."""
-    script = """
-import sys
-sys.path.insert(0, "docs")
-sys.modules["click"] = sys.modules["pytest"] = None
-import tables
-print(all(tables.modules(package).count("|") > 9 for package in ("", "testing", "cli")))
-"""
-    assert output(run("-c", script)) == "True\n"
+# The reference.
+
+REFERENCE = PAGES["api.md"]
 
 
-def test_way_names_modules_and_functions_that_exist() -> None:
-    modules = [(module, out + back) for module, out, back in pictures.WAY if module]
-    assert {module for module, _ in modules} <= set(tables.module_names())
-    for module, notes in modules:
-        pictures.check_names(module, notes)
-    with pytest.raises(ValueError, match="no_such_function"):
-        pictures.check_names("client.client", ["no_such_function() does it"])
+def listed_members(name: str) -> set[str]:
+    """Return the members of a class that the reference lists by hand."""
+    entry = re.search(
+        rf"^\.\. auto(?:class|exception):: txgearman\.{name}\b.*\n((?:   .*\n|\n(?=   ))*)", REFERENCE, re.M
+    )
+    assert entry, name
+    listed = re.search(r":members: ([\w,\s]*)\n", entry[1])
+    attributes = re.findall(r"py:attribute:: (\w+)", entry[1])
+    return {*(re.split(r",\s*", listed[1].strip()) if listed else ()), *attributes}
+
+
+def documented_members(kind: type) -> set[str]:
+    """Return the methods and properties of a class that have docstrings, but for those of an exported base class."""
+    exported = {getattr(txgearman, name) for name in txgearman.__all__} - {kind}
+    bases = [base for base in kind.__mro__ if base.__module__.startswith("txgearman.") and base not in exported]
+    members = {name: member for base in bases for name, member in vars(base).items() if not name.startswith("_")}
+    return {name for name, member in members.items() if isinstance(member, METHODS) and member.__doc__}
+
+
+METHODS = (FunctionType, classmethod, property)
+HOOKS = {"stopProducing"}
+"""What only Twisted calls."""
+
+
+def test_public_members_are_in_the_reference() -> None:
+    for name in txgearman.__all__:
+        kind = getattr(txgearman, name)
+        if isinstance(kind, type):
+            assert documented_members(kind) - HOOKS <= listed_members(name), name
+    assert {"add_task", "startService", "job_servers"} <= documented_members(GearmanClient)
+
+
+def test_public_values_are_in_the_reference() -> None:
+    values = {name for name in txgearman.__all__ if not isinstance(getattr(txgearman, name), type)} - {"__version__"}
+    assert values == set(re.findall(r"py:data:: txgearman\.(\w+)$", REFERENCE, re.MULTILINE))
+
+
+# How it works.
+
+PACKAGE = ROOT / "txgearman"
+
+
+def functions_of(module: str) -> set[str]:
+    """Return the names of all functions in a module."""
+    tree = ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def names_in(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_way_of_task_names_functions_that_modules_have() -> None:
+    for module, *notes in table("how-it-works.md", "module | on the way down"):
+        named = {name.removesuffix("()") for note in notes for name in names_in(note) if name.endswith("()")}
+        assert named <= functions_of(*names_in(module))
+    assert "no_such_function" not in functions_of("client.client")
+
+
+def test_packages_and_modules_to_read_first_exist() -> None:
+    rows = table("how-it-works.md", "package | what it does")
+    packages = {name for row in rows for name in names_in(row[0])}
+    assert packages == {name.partition(".")[0] for name in MODULES if "." in name}
+    assert {name for row in rows for name in names_in(row[2])} <= set(MODULES)
+
+
+@pytest.mark.parametrize(("page", "enum"), STATES)
+def test_table_of_states_has_those_of_the_code(page: str, enum: type[Enum]) -> None:
+    assert [state.name for state in enum] in tables_of_states(page)
+
+
+def tables_of_states(page: str) -> list[list[str]]:
+    """Return the states in each of the tables of states on a page."""
+    tables = PAGES[page].split("\n| state | meaning |\n|---|---|\n")[1:]
+    return [re.findall(r"^\| `(\w+)` \|", table.partition("\n\n")[0], re.MULTILINE) for table in tables]
+
+
+def test_way_of_job_is_that_of_the_docstring() -> None:
+    """tests/worker/test_walk.py compares that with what happens."""
+    documented = re.findall(
+        r"^``(\w+\.\w+)``  ", (txgearman.worker.__doc__ or "").partition("Once all")[0], re.MULTILINE
+    )
+    assert [names_in(row[0])[0] for row in table("how-it-works.md", "function | what it does")] == documented
+
+
+@pytest.mark.parametrize("name", ["task", "server", "connection"])
+def test_diagram_has_arrows_of_its_source_and_its_table(name: str) -> None:
+    assert drawn(name) == written(name) == explained(name)
 
 
 class ServerConnection:
-    """A client's link to a server in memory, whose states are noted."""
+    """A client's connection to an in-memory server, whose states are recorded."""
 
     def __init__(self) -> None:
         self.server = MemoryJobServer()
@@ -288,7 +365,7 @@ class ServerConnection:
         return {(before.name, after.name) for before, after in pairwise(self.states)}
 
 
-def test_a_link_takes_each_step_of_its_picture() -> None:
+def test_client_takes_each_transition_of_server() -> None:
     connection = ServerConnection()
     connection.start()
     connection.until(ServerState.READY)
@@ -303,39 +380,45 @@ def test_a_link_takes_each_step_of_its_picture() -> None:
         connection.until(ServerState.CONNECTING)
         connection.until(ServerState.WAITING)  # after connect_timeout
         connection.stop()
-    assert connection.steps() == {(step.start, step.end) for step in pictures.CONNECTION}
+    assert connection.steps() == arrows("server")
     connection.server.result_of(connection.server.close())
 
 
 # What was measured.
 
-
-def test_each_release_has_its_tables_and_its_plot() -> None:
-    """Every client and case of the records is there, the fastest first, and the library's own bars stand out."""
-    for release in figures.releases():
-        peers = figures.record("peers", release)["peers"]
-        names = [client["name"] for group in peers for client in group["clients"]]
-        plot = figures.plot(release)
-        assert all(f">{name}</text>" in plot for name in names)
-        assert plot.count('<rect class="tip"') == sum(name.startswith(figures.OWN) for name in names)
-        assert plot.count(" jobs/s</text>") == len(names)
-        for kind, make in figures.FIGURES.items():
-            table = make(release)
-            rows = [row["case"] for row in figures.record("cases", release)["cases"]] if kind == "cases" else []
-            assert all(f"| {name} |" in table for name in rows)
-            assert re.fullmatch(
-                r"Measured \d{4}-\d\d-\d\d with txgearman .*, Twisted .*, on .*\.", figures.surroundings(kind, release)
-            )
+SPEED = DOCS / "speed"
 
 
-def test_the_version_has_its_figures() -> None:
-    assert figures.releases()[0] == txgearman.__version__
+@pytest.mark.parametrize("record", sorted(SPEED.glob("*.json")), ids=lambda path: path.stem)
+def test_tables_and_chart_are_those_of_record(record: Path) -> None:
+    """``python -m benchmarks.pages docs/speed/*.json`` writes them anew."""
+    read = json.loads(record.read_text("utf-8"))
+    assert record.with_suffix(".md").read_text("utf-8") == pages.page(read)
+    if "peers" in read:
+        assert record.with_suffix(".svg").read_text("utf-8") == pages.chart(read)
 
 
-def test_sizes_are_told_in_words() -> None:
-    assert [figures.size(number) for number in (16, 4096, 1024 * 1024, 1500)] == [
-        "16 bytes",
-        "4 KiB",
-        "1 MiB",
-        "1500 bytes",
+def test_pages_include_records_of_the_version() -> None:
+    records = {f"speed/{txgearman.__version__}-{kind}" for kind in pages.KINDS}
+    included = re.findall(
+        r"(?:\{include\}|:file:) (speed/\S+)\.(?:md|svg)", PAGES["measurements.md"] + PAGES["speed.md"]
+    )
+    assert set(included) == records
+
+
+def test_chart_has_bar_for_each_client() -> None:
+    """With the library's own marked."""
+    clients = [{"name": "txgearman", "jobs_per_second": 1500.0}, {"name": "a<b", "jobs_per_second": 80.0}]
+    group = {"workload": "w1", "payload": 16, "clients": clients}
+    svg = pages.chart({"peers": [group], "versions": {"txgearman": "1.0.0"}})
+    assert re.findall(r'<rect class="(\w+)" .* width="([\d.]+)"', svg) == [("own", "281.2"), ("bar", "15.0")]
+    assert re.findall(r">([^<>]+)</text>", svg) == [
+        "background jobs, 16 bytes: jobs per second",
+        *("0", "400", "800", "1,200", "1,600"),
+        *("txgearman", "1,500", "a&lt;b", "80"),
     ]
+
+
+def test_sizes_have_units() -> None:
+    sizes = [pages.format_size(size) for size in (16, 4096, 1024 * 1024, 1500)]
+    assert sizes == ["16 bytes", "4 KiB", "1 MiB", "1500 bytes"]

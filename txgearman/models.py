@@ -59,7 +59,8 @@ class JobStatus:
 
     :ivar known: whether the server has the job. Servers forget jobs that have ended.
     :ivar running: whether a worker is running it.
-    :ivar numerator, denominator: the progress that the worker reported last; both 0 if it has reported none.
+    :ivar numerator: the progress that the worker reported last, out of `denominator`; 0 if it has reported none.
+    :ivar denominator: what `numerator` is at the end of the job; 0 if the worker has reported no progress.
     :ivar waiting_clients: number of clients that wait for the result; None if the server does not report it, as for a
         status by handle.
     """

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import pictures
 import pytest
-import tables
 
 from txgearman import GearmanClient, Task
+from txgearman.client import dispatcher as policy
 from txgearman.testing import MemoryJobServer
 
-HOLDERS = [row[0] for row in tables.rows_in_docstring("txgearman.client.dispatcher")]
+from ..diagrams import PAGE, arrows, rows_of_table
+
+HOLDERS = [row[0] for row in rows_of_table(PAGE, "| holder |")]
 ADMISSION, CONNECTING, SERVER_WAIT, BACKOFF, CONNECTION = HOLDERS
 
 
@@ -41,7 +43,7 @@ class Walk:
     def record(self) -> None:
         """Record the state of the task."""
         holder = self.task._holder
-        state = "its outcome" if self.task.ended else self._names.get(id(holder), "on a connection")
+        state = "outcome" if self.task.ended else self._names.get(id(holder), "on a connection")
         if holder in self.client._dispatcher._awaiting_attempt._queues.values():
             state = SERVER_WAIT
         if state != self.states[-1]:
@@ -128,27 +130,30 @@ def is_rerouted_unsent() -> list[str]:
 
 
 WALKS: dict[Callable[[], list[str]], list[str]] = {
-    waits_for_admission: [ADMISSION, CONNECTION, "its outcome"],
-    waits_for_server_until_server_wait_is_over: [CONNECTING, SERVER_WAIT, "its outcome"],
-    waits_for_server_that_comes_back: [CONNECTING, SERVER_WAIT, CONNECTION, "its outcome"],
-    fails_and_is_retried: [CONNECTING, CONNECTION, BACKOFF, CONNECTION, "its outcome"],
-    finds_no_server: [CONNECTING, "its outcome"],
-    finds_no_server_and_is_retried: [CONNECTING, BACKOFF, SERVER_WAIT, BACKOFF, SERVER_WAIT, "its outcome"],
+    waits_for_admission: [ADMISSION, CONNECTION, "outcome"],
+    waits_for_server_until_server_wait_is_over: [CONNECTING, SERVER_WAIT, "outcome"],
+    waits_for_server_that_comes_back: [CONNECTING, SERVER_WAIT, CONNECTION, "outcome"],
+    fails_and_is_retried: [CONNECTING, CONNECTION, BACKOFF, CONNECTION, "outcome"],
+    finds_no_server: [CONNECTING, "outcome"],
+    finds_no_server_and_is_retried: [CONNECTING, BACKOFF, SERVER_WAIT, BACKOFF, SERVER_WAIT, "outcome"],
     is_rerouted_unsent: [CONNECTION, SERVER_WAIT],
 }
 
 
 @pytest.mark.parametrize("walk", WALKS, ids=lambda walk: walk.__name__)
-def test_task_passes_through_states_of_picture(walk: Callable[[], list[str]]) -> None:
+def test_task_passes_through_states_of_diagram(walk: Callable[[], list[str]]) -> None:
     assert walk() == ["submitted", *WALKS[walk]]
 
 
-def test_picture_has_each_step_of_these_walks_and_no_other() -> None:
+def test_diagram_has_each_step_of_these_walks_and_no_other() -> None:
     steps = (steps_of(pair) for states in WALKS.values() for pair in pairwise(["submitted", *states]))
-    assert set().union(*steps) == {(step.start, step.end) for step in pictures.TASK}
+    assert set().union(*steps) == arrows("task")
 
 
 def steps_of(pair: tuple[str, str]) -> set[tuple[str, str]]:
     """Return the arrows from one state to another, most of which lead through the routing of the task."""
-    straight = {(step.start, step.end) for step in pictures.TASK}
-    return {pair} if pair in straight else {(pair[0], "placed"), ("placed", pair[1])}
+    return {pair} if pair in arrows("task") else {(pair[0], "routing"), ("routing", pair[1])}
+
+
+def test_docstring_of_policy_lists_same_holders() -> None:
+    assert re.findall(r"^(\w[\w ]*\w)  +\S", policy.__doc__ or "", re.MULTILINE) == HOLDERS

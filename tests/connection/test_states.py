@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
-import pictures
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -21,6 +20,7 @@ from txgearman.connection.states import TRANSITIONS, ConnectionState
 from txgearman.errors import ClientStopped
 from txgearman.packets import ECHO_REQ, ECHO_RES, ERROR
 
+from ..diagrams import arrows
 from ..examples import of_histories
 from ..wire import WireTransport, answer, outcome
 from .harness import FENCE, Connection, Net
@@ -144,10 +144,10 @@ def test_table_of_transitions_has_those_of_these_walks_and_no_other() -> None:
     assert set(TRANSITIONS) == set(ConnectionState)
 
 
-def test_picture_has_the_transitions_of_the_table_and_no_other() -> None:
-    drawn = {(step.start, step.end) for step in pictures.ONE_CONNECTION}
-    assert len(drawn) == len(pictures.ONE_CONNECTION)
-    assert drawn == {(before.name, after.name) for before, following in TRANSITIONS.items() for after in following}
+def test_diagram_has_transitions_of_table_and_no_other() -> None:
+    assert arrows("connection") == {
+        (before.name, after.name) for before, following in TRANSITIONS.items() for after in following
+    }
 
 
 @pytest.mark.guarantee(number=11)

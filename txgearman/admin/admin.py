@@ -161,7 +161,8 @@ class GearmanAdmin(PoolService[AdminProtocol]):
         (Use `create_function` first.) perl's server drops jobs that are over a limit.
 
         :param limit: maximum number of jobs of each priority; 0 for no limit.
-        :param high, low: limits for these priorities, if they differ.
+        :param high: limit for jobs of high priority; None for `limit`.
+        :param low: limit for jobs of low priority; None for `limit`.
         :raises TypeError, ValueError: the name or a limit is invalid.
         """
         limits = [limit if high is None else high, limit, limit if low is None else low]

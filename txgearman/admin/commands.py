@@ -100,7 +100,9 @@ class FunctionStatus(Named):
 class PriorityStatus(Named):
     """Lengths of the queues of a function, and the number of its workers.
 
-    :ivar high, normal, low: number of jobs in each queue.
+    :ivar high: number of queued jobs of high priority.
+    :ivar normal: number of queued jobs of normal priority.
+    :ivar low: number of queued jobs of low priority.
     :ivar workers: number of workers that offer the function.
     """
 
