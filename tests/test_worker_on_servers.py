@@ -275,7 +275,9 @@ async def test_stopping_waits_for_jobs_and_takes_no_more(address: str) -> None:
         await until(lambda: started)
         # Else it has asked for one more.
         await until(lambda: all(connection.asleep for connection in group_of(worker).states))
+        states = list(group_of(worker).states)
         stopped = worker.stopService()
+        await until(lambda: not any(connection.grabs for connection in states))  # gearmand's sleep ends by a request
         second = client.add_task("slow", b"2")
         await client.get_status(await client.add_task_bg("nobody"))
         assert (started, stopped.called) == ([b"1"], False)

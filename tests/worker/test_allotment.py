@@ -35,6 +35,7 @@ class Connection:
         self.asleep = False
         self.grabs = 0
         self.jobs: dict[bytes, Any] = {}
+        self.registered: set[bytes] = set()
         self.asked: list[int] = []
 
     def grab(self, count: int = 1) -> None:

@@ -89,6 +89,12 @@ class Receiver:
     def connection_drained(self, connection: GearmanWorkerProtocol) -> None:
         self.events.append(("drained", connection.writing_paused))
 
+    def connection_retired(self, connection: GearmanWorkerProtocol) -> None:
+        self.events.append(("retired", connection._retiring))
+
+    def job_ended(self, connection: GearmanWorkerProtocol, job: Job) -> None:
+        self.events.append(("ended", job, connection.in_flight))
+
     def wakeup_received(self, connection: GearmanWorkerProtocol) -> None:
         self.events.append(("woken", connection.asleep))
 
@@ -301,8 +307,10 @@ def test_can_do_timeout_is_in_unit_of_dialect(dialect: str, seconds: float | Non
 
 def test_cant_do_is_sent() -> None:
     net = Net()
+    net.connection.can_do(b"f", None)
+    assert (net.server.received(), net.connection.registered) == ([(CAN_DO, [b"f"])], {b"f"})
     net.connection.cant_do(b"f")
-    assert net.server.received() == [(CANT_DO, [b"f"])]
+    assert (net.server.received(), net.connection.registered) == ([(CANT_DO, [b"f"])], set())
 
 
 # Requests for jobs.
@@ -735,7 +743,7 @@ def test_connection_with_jobs_is_busy_until_last_ends() -> None:
     left: list[list[Packet]] = []
     net.assign(H1)
     connection._retire(lambda: left.append(net.server.received()))
-    assert (connection._busy, left) == (True, [])
+    assert (connection._busy, left, net.receiver.new_events()[-1]) == (True, [], ("retired", True))
     connection.work_complete(H1, b"r")
     assert (connection._busy, left) == (False, [[(WORK_COMPLETE, [H1, b"r"])]])
 

@@ -71,7 +71,7 @@ def test_slot_that_is_not_held_can_not_be_released() -> None:
 
 def make_states(count: int) -> list[GrabState]:
     group = make_group()
-    return [GrabState(cast(Any, object()), NO_SERVERS, group, may_have_job=True) for _ in range(count)]
+    return [GrabState(cast(Any, object()), NO_SERVERS, group) for _ in range(count)]
 
 
 def pop_all(queue: GrabQueue) -> list[GrabState]:

@@ -105,6 +105,23 @@ async def test_function_that_is_registered_after_start_adds_threads(thread_pool:
     assert thread_pool.max == before
 
 
+async def test_max_jobs_changes_added_threads(thread_pool: ThreadPool) -> None:
+    server, before = MemoryJobServer(reactor), thread_pool.max
+    worker = server.worker(max_jobs=3)
+    worker.register_function("threaded", do_nothing, threaded=True)
+    found = []
+    for max_jobs in (20, 4):
+        worker.max_jobs = max_jobs
+        found.append(thread_pool.max - before)
+    await worker.stopService()
+    worker.max_jobs = 7
+    found.append(thread_pool.max - before)
+    worker.startService()
+    found.append(thread_pool.max - before)
+    await server.close()
+    assert found == [20, 4, 0, 7]
+
+
 async def test_thread_that_outlives_stop_keeps_threads_added(thread_pool: ThreadPool) -> None:
     """It takes up one of them."""
     server, before = MemoryJobServer(reactor), thread_pool.max

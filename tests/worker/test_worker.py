@@ -90,8 +90,8 @@ def test_server_shows_client_id(server: MemoryJobServer) -> None:
     [
         (
             GearmanWorker,
-            {"end_drain", "function", "job_servers", "register_function", "servers", "unregister_function"}
-            | {"when_ready"},
+            {"end_drain", "function", "functions", "job_servers", "max_jobs", "pause", "paused", "register_function"}
+            | {"resume", "running_jobs", "servers", "unregister_function", "when_ready"},
         ),
         (
             Job,

@@ -8,6 +8,7 @@ unregisters their function (docs/gearman.md §7).
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
@@ -21,6 +22,7 @@ from ..connection.protocol import CLOSE_TIMEOUT
 from ..connection.waiters import Waiters
 from ..errors import ClientStopped
 from .functions import Function
+from .job import Job
 from .protocol import GearmanWorkerProtocol, Registrar
 
 __all__ = ["FunctionGroup", "FunctionLimit", "GrabQueue", "GrabState", "cancel_timer"]
@@ -66,12 +68,14 @@ class GrabState:
     :ivar woken: whether the server has woken the worker, and neither a job nor NO_JOB has come since.
     :ivar spurious_wakeups: how often, in close succession, the server has woken the worker and then had no job. This
         happens where other workers were faster; but gearmand 1.1 may do it without end (H8).
+    :ivar withdrawn: whether it is asked for nothing more: its group was retired or is paused, or its server removed.
     :ivar timer_left: whether a job ended while it was assigned, so that its server may still have a timer for it.
     :ivar backoff: the timer after which the server's last wake-up takes effect, where there were too many.
     :ivar queue: the queue that it is in.
     """
 
     __slots__ = (
+        "_keep_registered",
         "asked",
         "backoff",
         "connection",
@@ -83,6 +87,7 @@ class GrabState:
         "spurious_wakeups",
         "timer_left",
         "window",
+        "withdrawn",
         "woken",
     )
 
@@ -93,12 +98,12 @@ class GrabState:
         connection: GearmanWorkerProtocol,
         server: JobServer[GearmanWorkerProtocol],
         group: FunctionGroup,
-        may_have_job: bool,
     ) -> None:
         self.connection = connection
         self.server = server
         self.group = group
-        self.may_have_job = may_have_job
+        self.withdrawn = group.withdrawn
+        self.may_have_job = bool(group.functions) and not group.withdrawn
         self.window = 1
         self.asked = next(self._unasked)
         self.woken = False
@@ -107,6 +112,9 @@ class GrabState:
         self.timer_left = False
         self.backoff: IDelayedCall | None = None
         self.queue: GrabQueue | None = None
+        # While it is withdrawn: the functions that stay registered, by the names that their jobs have, each with its
+        # name on the wire and how many of its jobs run here.
+        self._keep_registered: dict[str | bytes, tuple[bytes, int]] = {}
 
     def record_job(self) -> None:
         """The server had a job; so it may have more."""
@@ -114,7 +122,7 @@ class GrabState:
         self.spurious_wakeups = 0
         if self.window < MAX_WINDOW:
             self.window *= 2
-        self.may_have_job = not self.group.retired
+        self.may_have_job = not self.withdrawn
 
     def record_no_job(self) -> None:
         """The server had no job."""
@@ -130,6 +138,47 @@ class GrabState:
         in_succession = now - self.last_spurious < SPURIOUS_WAKEUP_INTERVAL
         self.spurious_wakeups = self.spurious_wakeups + 1 if in_succession else 1
         self.last_spurious = now
+
+    def withdraw(self) -> None:
+        """Have the connection asked for nothing more. Its functions are still registered."""
+        self.withdrawn = True
+        self.connection.reports_ends = True
+        self._keep_registered = {}
+        self.close()
+
+    def unregister_idle(self) -> None:
+        """Unregister the functions none of whose jobs runs on the withdrawn connection; the others by `job_ended`.
+
+        gearmand would take running jobs away. No request for a job may be unanswered.
+        """
+        connection, functions = self.connection, self.group.functions
+        running = Counter(job.function for job in connection.jobs.values())
+        self._keep_registered = {}
+        for wire_name in list(connection.registered):
+            name = functions[wire_name].name
+            if name in running:
+                self._keep_registered[name] = wire_name, running[name]
+            else:
+                connection.cant_do(wire_name)
+
+    def job_ended(self, job: Job) -> None:
+        """A job of the withdrawn connection has ended: unregister its function, if it was the last."""
+        kept = self._keep_registered.pop(job.function, None)
+        if kept is not None:  # else a request is unanswered, and `unregister_idle` comes later
+            wire_name, running = kept
+            if running > 1:
+                self._keep_registered[job.function] = wire_name, running - 1
+            else:
+                self.connection.cant_do(wire_name)
+
+    def restore(self) -> None:
+        """Undo `withdraw`: register what is not registered, and have the connection asked."""
+        connection = self.connection
+        self.withdrawn = connection.reports_ends = False
+        for wire_name, timeout in self.group.registration():
+            if wire_name not in connection.registered:
+                connection.can_do(wire_name, timeout)
+        self.may_have_job = bool(self.group.functions)
 
     def close(self) -> None:
         """The connection is asked for nothing more."""
@@ -186,7 +235,8 @@ class FunctionGroup(Registrar):
     :ivar states: of its connections that are ready.
     :ivar at_limit: those of its connections that would be asked for a job if the limit allowed it.
     :ivar timed: how many of its functions have a time-out.
-    :ivar retired: whether nothing more is to be offered or requested.
+    :ivar retired: whether nothing more is to be offered or requested, for good.
+    :ivar withdrawn: whether nothing is offered or requested: it was retired, or is paused.
     """
 
     def __init__(
@@ -195,6 +245,7 @@ class FunctionGroup(Registrar):
         limit: FunctionLimit | None,
         make_servers: Callable[[Registrar], ServerPool[GearmanWorkerProtocol]],
         on_ready: Callable[[GrabState], None],
+        paused: bool = False,
     ) -> None:
         """
         :param make_servers: makes the servers, with connections that register what this group offers.
@@ -206,6 +257,7 @@ class FunctionGroup(Registrar):
         self.at_limit = GrabQueue()
         self.timed = sum(function.timeout is not None for function in self.functions.values())
         self.retired = False
+        self.withdrawn = paused
         self._on_ready = on_ready
         self._stopping = False
         self._stopped: Waiters[None] = Waiters()
@@ -216,8 +268,9 @@ class FunctionGroup(Registrar):
         self.functions[function.wire_name] = function
         self.timed += function.timeout is not None
         for connection, state in self.states.items():
-            connection.can_do(function.wire_name, _can_do_timeout(function))
-            state.may_have_job = True  # nobody is woken for what was queued before (docs/gearman.md §7)
+            if not state.withdrawn:
+                connection.can_do(function.wire_name, _can_do_timeout(function))
+                state.may_have_job = True  # nobody is woken for what was queued before (docs/gearman.md §7)
 
     def remove(self, function: Function) -> bool:
         """Stop offering a function.
@@ -231,14 +284,15 @@ class FunctionGroup(Registrar):
         del self.functions[function.wire_name]
         self.timed -= function.timeout is not None
         for connection in self.states:
-            connection.cant_do(function.wire_name)
+            if function.wire_name in connection.registered:
+                connection.cant_do(function.wire_name)
         return True
 
     def retire(self) -> None:
         """Offer and request nothing more. The jobs that run go on."""
-        self.retired = True
+        self.retired = self.withdrawn = True
         for state in self.states.values():
-            state.close()
+            state.withdraw()
 
     def stop(self, drain_timeout: float = CLOSE_TIMEOUT) -> None:
         """Disconnect now. The servers give jobs that run to other workers.
@@ -263,12 +317,12 @@ class FunctionGroup(Registrar):
         state.close()
 
     def registration(self) -> Iterable[tuple[bytes, float | None]]:
-        offered = {} if self.retired else self.functions
+        offered = {} if self.withdrawn else self.functions
         return [(name, _can_do_timeout(function)) for name, function in offered.items()]
 
     def connection_ready(self, connection: GearmanWorkerProtocol) -> None:
         server = self.servers.by_address(connection.factory.name)
-        state = GrabState(connection, server, self, may_have_job=bool(self.functions) and not self.retired)
+        state = GrabState(connection, server, self)
         self.states[connection] = state
         self._on_ready(state)
 

@@ -68,6 +68,8 @@ class Dialect:
     :ivar timer_outlives_job: whether the timer of CAN_DO_TIMEOUT goes on after the end of its job, until the worker
         sends PRE_SLEEP or gets another job. (gearmand then ends some other job of the connection, or none and counts
         it for one.)
+    :ivar may_wake_one: whether it may be set to wake only some of the workers that sleep for a job, and wakes no others
+        if these do not request it (docs/gearman.md §7, H14).
     """
 
     name: str
@@ -75,15 +77,16 @@ class Dialect:
     can_do_timeout: Callable[[float], bytes] | None
     exception_is_terminal: bool
     timer_outlives_job: bool
+    may_wake_one: bool
 
 
 def _milliseconds(seconds: float) -> bytes:
     return b"%d" % min(round(seconds * 1000), _MAX_MILLISECONDS)
 
 
-GEARMAND: Final = Dialect("gearmand", GRAB_JOB_ALL.request(), _milliseconds, True, True)
-PERL: Final = Dialect("perl", GRAB_JOB.request(), lambda seconds: b"%.3f" % seconds, False, False)
-GEARD: Final = Dialect("geard", GRAB_JOB_UNIQ.request(), None, True, False)
+GEARMAND: Final = Dialect("gearmand", GRAB_JOB_ALL.request(), _milliseconds, True, True, True)
+PERL: Final = Dialect("perl", GRAB_JOB.request(), lambda seconds: b"%.3f" % seconds, False, False, False)
+GEARD: Final = Dialect("geard", GRAB_JOB_UNIQ.request(), None, True, False, False)
 
 
 class Registrar(Interface):
@@ -117,6 +120,12 @@ class JobReceiver(Interface):
     def connection_drained(self, connection: GearmanWorkerProtocol) -> None:
         """The server has taken what was written. It may be that the connection is not ready yet."""
 
+    def connection_retired(self, connection: GearmanWorkerProtocol) -> None:
+        """The connection is to be closed once no job runs on it: its server was removed."""
+
+    def job_ended(self, connection: GearmanWorkerProtocol, job: Job) -> None:
+        """The end of a job was sent. Only connections whose ``reports_ends`` is set report it."""
+
     def connection_closed(self, connection: GearmanWorkerProtocol, grabs: int, jobs: list[Job]) -> None:
         """The connection is lost or closed. It may be that it never was ready.
 
@@ -132,6 +141,8 @@ class GearmanWorkerProtocol(GearmanProtocol):
     :ivar grabs: how many requests for jobs are unanswered.
     :ivar asleep: whether PRE_SLEEP was sent, and no NOOP or request since.
     :ivar jobs: the jobs of this connection that have not ended, by their handles. The receiver adds each that it runs.
+    :ivar registered: the functions that are registered on this connection, by their names on the wire.
+    :ivar reports_ends: whether the receiver gets the end of each job.
     """
 
     factory: GearmanWorkerFactory
@@ -142,6 +153,8 @@ class GearmanWorkerProtocol(GearmanProtocol):
         self.grabs = 0
         self.asleep = False
         self.jobs: dict[bytes, Job] = {}
+        self.registered: set[bytes] = set()
+        self.reports_ends = False
         self._grabs_answered = 0
 
     @property
@@ -163,6 +176,11 @@ class GearmanWorkerProtocol(GearmanProtocol):
     def resumeProducing(self) -> None:
         super().resumeProducing()
         self.factory.receiver.connection_drained(self)
+
+    def _retire(self, on_idle: Callable[[], object]) -> None:
+        super()._retire(on_idle)
+        if self.error is None:
+            self.factory.receiver.connection_retired(self)
 
     # The handshake.
 
@@ -187,13 +205,18 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
         :param timeout: seconds after which the server is to take a job away; None for no limit.
         """
+        self.registered.add(function)
         if timeout is None or self.dialect.can_do_timeout is None:
             self._write(CAN_DO.request(function))
         else:
             self._write(CAN_DO_TIMEOUT.request(function, self.dialect.can_do_timeout(timeout)))
 
     def cant_do(self, function: bytes) -> None:
-        """Unregister a function. gearmand takes its running jobs away, too (docs/gearman.md §7)."""
+        """Unregister a function, which must be registered: geard closes the connection otherwise (docs/gearman.md §3).
+
+        gearmand takes its running jobs away, too (docs/gearman.md §7).
+        """
+        self.registered.remove(function)
         self._write(CANT_DO.request(function))
 
     # Jobs.
@@ -237,8 +260,10 @@ class GearmanWorkerProtocol(GearmanProtocol):
         self._end(handle, packet if self.dialect.exception_is_terminal else packet + WORK_FAIL.request(handle))
 
     def _end(self, handle: bytes, packet: bytes) -> None:
-        self.jobs.pop(handle, None)
+        job = self.jobs.pop(handle, None)
         self._write(packet)
+        if self.reports_ends and job is not None:
+            self.factory.receiver.job_ended(self, job)
         if self._on_idle is not None:
             self._check_idle()
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from itertools import count
+from itertools import chain, count
 
 from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IDelayedCall
@@ -64,6 +64,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     :ivar unlimited: the group of the functions that have no limit of their own.
     :ivar limited: the groups of the others, by the functions' names on the wire.
     :ivar drain_timeout: seconds that running jobs get to end when the worker is stopped.
+    :ivar paused: whether no jobs are requested, until `resume`.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         self._job_servers = job_servers
         self._make_servers = make_servers
         self._polls = PollSchedule(reactor, poll_interval, self._poll)
+        self.paused = False
         self._started = False
         self._needs_threads = False
         self._threads = AddedThreads(reactor, max_jobs)
@@ -134,6 +136,41 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
             self.unlimited = self._new_group(others)
             self._leave(old)
             self._connect(self.unlimited)
+
+    # Control at run time.
+
+    def pause(self) -> None:
+        """Request no more jobs, and unregister all functions, until `resume`."""
+        if not self.paused:
+            self.paused = True
+            for group in self._groups():
+                group.withdrawn = True
+                for state in list(group.states.values()):
+                    self._withdraw(state)
+
+    def resume(self) -> None:
+        """Register the functions again, and request jobs."""
+        if self.paused:
+            self.paused = False
+            for group in self._groups():
+                group.withdrawn = False
+                for state in group.states.values():
+                    if state.connection._state is ConnectionState.READY:
+                        state.restore()
+                        self._polls.add(state)
+                        self._may_be_asked.add(state)
+            self._grab_jobs()
+
+    def change_max_jobs(self, max_jobs: int) -> None:
+        """Have so many jobs run at a time. Where more run, they go on."""
+        self.slots.max_jobs = max_jobs
+        self._threads.change(max_jobs)
+        self._grab_jobs()
+
+    def running_jobs(self) -> list[Job]:
+        """Return the jobs whose functions run; those that run in the call that asks, too."""
+        assigned = (job for state in self._states.values() for job in state.connection.jobs.values())
+        return list(dict.fromkeys(chain(self.runner.running, assigned)))
 
     # Servers.
 
@@ -238,7 +275,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
 
     def _new_group(self, functions: Iterable[Function], limit: FunctionLimit | None = None) -> FunctionGroup:
         make_servers = partial(self._make_servers, self._job_servers, self)
-        group = FunctionGroup(functions, limit, make_servers, self._connection_ready)
+        group = FunctionGroup(functions, limit, make_servers, self._connection_ready, self.paused)
         if limit is None and self._observers is not None:  # others have further connections to the same servers
             group.servers.observe = partial(self._server_changed, self._observers, group)
         return group
@@ -259,11 +296,36 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     def _leave(self, group: FunctionGroup) -> None:
         """Request nothing more by a group, and disconnect it once its jobs have ended."""
         self._leaving[group] = None
-        for state in group.states.values():
-            self._polls.discard(state)
         group.when_stopped().addCallback(self._left, group)
         group.retire()
         self._stop_if_done(group)
+        for state in list(group.states.values()):  # none if it was disconnected
+            self._withdraw(state)
+
+    def _withdraw(self, state: GrabState) -> None:
+        """Request nothing more on a connection, and unregister each function as soon as none of its jobs runs there.
+
+        So the server wakes others for their jobs. A job that is requested may still come.
+        """
+        state.withdraw()
+        self._polls.discard(state)
+        self._unregister(state)
+
+    def _unregister(self, state: GrabState) -> None:
+        """Unregister what a withdrawn connection does not run, once no request is unanswered.
+
+        If it sleeps, gearmand might wake it for jobs of the functions that it runs, and nobody else (H14). Only a
+        request for a job ends its sleep. The job for which it may have been woken just now runs here.
+        """
+        connection = state.connection
+        if connection.grabs:
+            return
+        may_be_woken = connection.asleep and connection.jobs and connection.dialect.may_wake_one
+        if may_be_woken and self.slots.free_for(state.group) > 0:
+            self.slots.acquire(state.group)
+            connection.grab()
+        else:
+            state.unregister_idle()
 
     def _left(self, _: None, group: FunctionGroup) -> None:
         cancel_timer(self._leaving.pop(group))
@@ -288,7 +350,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
 
     def _connection_ready(self, state: GrabState) -> None:
         self._states[state.connection] = state
-        if not state.group.retired:
+        if not state.withdrawn:
             self._polls.add(state)
         self._offer(state)
 
@@ -296,6 +358,12 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         state = self._states.get(connection)
         if state is not None:  # else it is not ready yet
             self._offer(state)
+
+    def connection_retired(self, connection: GearmanWorkerProtocol) -> None:
+        self._withdraw(self._states[connection])
+
+    def job_ended(self, connection: GearmanWorkerProtocol, job: Job) -> None:
+        self._states[connection].job_ended(job)
 
     def wakeup_received(self, connection: GearmanWorkerProtocol) -> None:
         state = self._states[connection]
@@ -310,7 +378,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         self._wake(state)
 
     def _wake(self, state: GrabState) -> None:
-        state.may_have_job = not state.group.retired
+        state.may_have_job = not state.withdrawn
         self._offer(state)
 
     def _offer(self, state: GrabState) -> None:
@@ -352,15 +420,19 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
             state.record_spurious_wakeup(self._reactor.seconds())
         state.record_no_job()
         self._release(state.group)
-        if not (connection.grabs or state.group.retired):
+        if not (connection.grabs or state.withdrawn):
             connection.sleep()
 
     def answers_received(self, connection: GearmanWorkerProtocol) -> None:
         self._grab_jobs()
         state = self._states.get(connection)
-        if state is not None and state.timer_left:  # else it was closed meanwhile, or there is no such timer
+        if state is None:  # it was closed meanwhile
+            return
+        if state.timer_left:
             state.timer_left = False
             self._stop_server_timer(state)
+        if state.withdrawn:
+            self._unregister(state)
 
     def connection_closed(self, connection: GearmanWorkerProtocol, grabs: int, jobs: list[Job]) -> None:
         state = self._states.pop(connection, None)
@@ -393,11 +465,14 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     def _stop_server_timer(self, state: GrabState) -> None:
         """Stop the timer that a server has for a job of this connection that has ended, unless a request does so.
 
-        PRE_SLEEP stops it, also where there is no free slot.
+        PRE_SLEEP stops it, also where there is no free slot. A withdrawn connection sends it only while other jobs run
+        there, which the timer might hit: it is then woken for jobs of their functions, which it does not request.
         """
-        connection, group = state.connection, state.group
-        timed = group.timed and connection.dialect.timer_outlives_job
-        if timed and connection.error is None and not (connection.grabs or connection.asleep or group.retired):
+        connection = state.connection
+        if not (state.group.timed and connection.dialect.timer_outlives_job):
+            return
+        awake = connection.error is None and not (connection.grabs or connection.asleep)
+        if awake and (connection.jobs or not state.withdrawn):
             connection.sleep()
 
     # Whose turn it is.

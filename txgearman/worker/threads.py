@@ -90,6 +90,14 @@ class AddedThreads:
             self._shares(pool).holders.remove(self)
             self._resize(pool, -self._count)
 
+    def change(self, count: int) -> None:
+        """Change how many are added, now if they are added already."""
+        added = self._pool is not None
+        self.remove()
+        self._count = count
+        if added:
+            self.add()
+
     @staticmethod
     def _shares(pool: ThreadPool) -> _PoolShares:
         """Return who has added threads to a pool: nobody, if its maximum was set by others since."""

@@ -148,13 +148,12 @@ class GearmanWorker(GearmanService):
         super().__init__(prefix, reactor, connection_options)
         self._client_id = name_bytes("client_id", client_id, MAX_CLIENT_ID)
         self._tls = tls
-        self._max_jobs = check_count("max_jobs", max_jobs)
         self._functions: dict[bytes, Function] = {}
         self._scheduler = WorkerScheduler(
             self._reactor,
             _read_once(job_servers),
             self._make_servers,
-            max_jobs,
+            check_count("max_jobs", max_jobs),
             format_exception=format_exception,
             poll_interval=positive_seconds("poll_interval", poll_interval),
             drain_timeout=drain_timeout if drain_timeout == 0 else positive_seconds("drain_timeout", drain_timeout),
@@ -309,6 +308,65 @@ class GearmanWorker(GearmanService):
         if function is None:
             raise ValueError(f"function {quoted(name)} is not registered")
         self._scheduler.remove_function(function)
+
+    @property
+    def functions(self) -> tuple[str | bytes, ...]:
+        """The names of the registered functions, as they were given, in the order of their registration."""
+        return tuple(function.name for function in self._functions.values())
+
+    # Control at run time.
+
+    def pause(self) -> None:
+        """Request no more jobs until `resume`. Those that run go on.
+
+        The connections stay, and the functions are unregistered on them, so that servers wake other workers instead,
+        and don't count this one. A function whose jobs run is unregistered at a connection when the last of them has
+        ended there, since gearmand would take them away. A job that was requested before, or for which a server has
+        woken this worker just now, may still come.
+
+        It may be called at any time, also before the start and in a function. A stop and a start don't end the pause.
+        Functions that are registered meanwhile are offered at `resume`.
+        """
+        self._check_thread()
+        self._scheduler.pause()
+
+    def resume(self) -> None:
+        """End a `pause`: register the functions again, on the same connections, and request jobs."""
+        self._check_thread()
+        self._scheduler.resume()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the worker is paused."""
+        return self._scheduler.paused
+
+    @property
+    def max_jobs(self) -> int:
+        """How many jobs may run at a time. Can be set at any time.
+
+        Where more jobs run than a lower number allows, they go on, and none is requested until enough have ended. The
+        limits of functions are separate.
+
+        :raises TypeError, ValueError: when set to what is not a positive `int`; then nothing changes. To have none run,
+            `pause` the worker.
+        """
+        return self._scheduler.slots.max_jobs
+
+    @max_jobs.setter
+    def max_jobs(self, max_jobs: int) -> None:
+        self._check_thread()
+        self._scheduler.change_max_jobs(check_count("max_jobs", max_jobs))
+
+    @property
+    def running_jobs(self) -> list[Job]:
+        """The jobs whose functions run, the oldest first.
+
+        Also those that have ended (`Job.ended`) while their functions go on, such as a thread after a time-out: they
+        count for ``max_jobs``.
+        """
+        return self._scheduler.running_jobs()
+
+    # Servers.
 
     @property
     def job_servers(self) -> list[Address]:
