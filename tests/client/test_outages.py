@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.application.internet import backoffPolicy
 
 from txgearman import JobHandle, NoServersAvailable
 
-from ..client_harness import NOTHING, ClientHarness, outcome
+from ..client_harness import NOTHING, ClientHarness, complete_all, ignore_errors, outcome
 
 MOMENTS = [300.0 + 2.5 * number for number in range(12)]
 """Seconds after the loss, over the longest delay between attempts."""
@@ -63,6 +64,33 @@ def test_task_that_fails_at_once_brings_next_attempt_forward(seconds: float) -> 
     outage.advance()
     assert isinstance(outcome(task), JobHandle)
     outage.stop()
+
+
+@pytest.mark.parametrize("outage", [3.0, 12.0, 40.0])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"reconnect_delay": lambda attempt: 30.0}, {"reconnect_delay": backoffPolicy()}, {"server_wait": 30.0}],
+    ids=["default", "half a minute", "backoffPolicy", "server_wait"],
+)
+def test_one_of_calls_every_half_second_succeeds_within_two_seconds_after_outage(
+    outage: float, options: dict[str, Any]
+) -> None:
+    """As those of web requests. The delays before are those of a client that was connected for long."""
+    harness = ClientHarness(timeout=2.0, **options).start()
+    harness.advance(60)
+    with harness.server.go_down() as fault:
+        for _ in range(int(outage * 2)):
+            ignore_errors(harness.client.add_task("work"))
+            harness.advance(0.5)
+    assert 0.5 * outage <= fault.happened <= outage + 2
+    for _ in range(4):
+        ignore_errors(harness.client.add_task("work"))
+        harness.advance(0.5)
+    task = harness.client.add_task("work")
+    harness.advance()
+    complete_all(harness)
+    assert outcome(task) == b"done"
+    harness.stop()
 
 
 @pytest.mark.guarantee(number=14)
