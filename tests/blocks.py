@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from .daemons import Gearmand
-from .test_examples import DEADLINE, example_worker, output, run
+from .test_examples import DEADLINE, EXAMPLES, ROOT, example_worker, output, run
 
 __all__ = ["Pool", "check", "pool", "promises"]
 
@@ -31,7 +31,7 @@ react(main)
 
 def complete(block: str) -> str:
     """The block as a script of its own."""
-    whole = "react(" in block or "MemoryJobServer(" in block
+    whole = any(words in block for words in ("react(", "MemoryJobServer(", "Thread(", "crochet.", "from bridge"))
     return block if whole else AROUND.format(piece=textwrap.indent(block, " " * 8))
 
 
@@ -65,7 +65,8 @@ def pool() -> Iterator[Pool]:
 
 def check(block: str, pool: Pool) -> None:
     """What it promises is printed, in this order; other prints depend on the moment. And it promises something."""
-    printed = output(run("-c", pool.localize(complete(block)))).splitlines()
+    path = f"{ROOT}:{EXAMPLES}"
+    printed = output(run("-c", pool.localize(complete(block)), PYTHONPATH=path)).splitlines()
     rest = iter(printed)
     assert promises(block)
     for promise in promises(block):

@@ -28,7 +28,7 @@ APT: Final = {
 }
 """The Debian packages that programs and libraries come from."""
 
-PIP: Final = {"gear": "gear", "klein": "klein", "mypy": "mypy", "mypy_zope": "mypy-zope"}
+PIP: Final = {"gear": "gear", "klein": "klein", "crochet": "crochet", "mypy": "mypy", "mypy_zope": "mypy-zope"}
 """The requirements that Python modules come from."""
 
 REQUIRED: Final = "TXGEARMAN_REQUIRE_PROGRAMS"

@@ -54,11 +54,14 @@ PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in 
 
 BLOCK = re.compile(r"^ *```([^\n]+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
+PREPARED = ("TLSOptions(", "Application(", "Klein(", "crochet.")
+"""What the blocks have that need more around them, or a package, and are run by tests of their own."""
+
 SCRIPTS = [
     pytest.param(block, id=f"{name}-{number}")
     for name, page in PAGES.items()
     for number, (language, block) in enumerate(BLOCK.findall(page))
-    if language == "python" and not any(words in block for words in ("TLSOptions(", "Application(", "Klein("))
+    if language == "python" and not any(words in block for words in PREPARED)
 ]
 
 
@@ -116,6 +119,12 @@ def test_code_with_tls_does_what_it_says(gearmand: Gearmand, tmp_path: Path) -> 
 @pytest.mark.process("klein")
 def test_code_with_klein_does_what_it_says(pool: Pool) -> None:
     (block,) = blocks_with("Klein(")
+    check(block, pool)
+
+
+@pytest.mark.process("crochet")
+def test_code_with_crochet_does_what_it_says(pool: Pool) -> None:
+    (block,) = blocks_with("import crochet")
     check(block, pool)
 
 

@@ -11,9 +11,13 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -249,6 +253,33 @@ def test_worker_and_client_as_services(gearmand: Gearmand, tmp_path: Path) -> No
         assert "Server Shut Down" in twistd.said
         assert "Traceback" not in twistd.said
     assert gearmand.admin("status") == ["square\t0\t0\t0", "."]
+
+
+# The web application.
+
+THREADS = 16
+POSTS = 10
+
+
+def test_web_application_answers_threads_with_what_is_theirs(gearmand: Gearmand) -> None:
+    """35 kB in each request: more than a socket takes at once."""
+    bodies = [[os.urandom(35_000) for _ in range(POSTS)] for _ in range(THREADS)]
+
+    def post(url: str, bodies: list[bytes]) -> list[bool]:
+        return [urlopen(url, body, DEADLINE).read() == body[::-1] for body in bodies]
+
+    arguments = (EXAMPLES / "wsgi.py", "--port", "0")
+    with Running(*arguments, GEARMAN_SERVER=gearmand.address) as web, ThreadPoolExecutor(THREADS) as pool:
+        port = web.await_line(r"listening on (\d+)")[1]
+        url = f"http://127.0.0.1:{port}/"
+        with example_worker(gearmand.address):
+            answers = list(pool.map(partial(post, url), bodies))
+        assert answers == [[True] * POSTS] * THREADS
+        gearmand.stop()
+        with pytest.raises(HTTPError, match="503") as refused:
+            urlopen(url, b"abc", DEADLINE)
+        assert re.fullmatch(rb".* \(.*\)\n", refused.value.read())
+        assert (web.terminate(), web.said.splitlines()[1:]) == (0, [])
 
 
 # The word count.
