@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector
 from twisted.internet.defer import Deferred
 from twisted.web.resource import getChildForRequest
 from twisted.web.test.requesthelper import DummyRequest
 
 from txgearman import GearmanAdmin, GearmanClient, GearmanWorker, Job, JobFailed
-from txgearman.metrics import HealthResource, PrometheusObserver
+from txgearman.metrics import SERVER_INTERVAL, HealthResource, PrometheusObserver
 from txgearman.testing import MemoryJobServer
 
+from .file_values import restored_values
 from .wire import outcome
 
 
@@ -73,6 +76,31 @@ def test_numbers_are_those_of_tasks_and_jobs() -> None:
     assert measured.value("jobs_total", function="fail", outcome="failed") == 2
     assert measured.value("task_duration_seconds_sum", function="later") == 0.25
     assert [measured.value(f"{what}_in_{where}", function="later") for what, where in PLACES] == [0, 0]
+
+
+def test_servers_are_written_in_multiprocess_mode(tmp_path: Path) -> None:
+    """At each change and every second, while a service runs; a server that was removed has 0."""
+    with restored_values() as patch:
+        patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+        patch.setattr(values, "ValueClass", values.MultiProcessValue(lambda: "1"))
+        measured = Measured()
+        others = MemoryJobServer(measured.server.clock)
+        measured.run()
+        measured.server.advance(SERVER_INTERVAL)
+        read = CollectorRegistry()
+        MultiProcessCollector(read, str(tmp_path))
+
+        def value(name: str, server: str = "memory:1") -> float | None:
+            return read.get_sample_value(f"txgearman_{name}", {"server": server})
+
+        assert (value("server_ready"), value("server_tasks_in_flight")) == (1, 1)
+        measured.client.job_servers = [others.endpoint()]
+        measured.worker.job_servers = [others.endpoint()]
+        measured.server.advance(SERVER_INTERVAL)
+        assert (value("server_ready"), value("server_ready", "memory:2")) == (0, 1)
+        measured.close()
+        assert value("server_ready", "memory:2") == 0
+        assert measured.server.clock.getDelayedCalls() == []
 
 
 PLACES = [("tasks", "flight"), ("jobs", "progress")]

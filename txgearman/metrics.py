@@ -5,28 +5,20 @@ It needs the extra ``metrics``. Import it by its name: ``from txgearman.metrics 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import os
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    REGISTRY,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from twisted.web.http import SERVICE_UNAVAILABLE
+from twisted.internet.interfaces import IDelayedCall
 from twisted.web.resource import Resource
-from twisted.web.server import Request
 
 from .client.client import GearmanClient
 from .connection.pool import ServerInfo, ServerState
+from .http_pages import MetricsPage, StatusPage
 from .models import TaskInfo
 from .observers import JobOutcome, ObservedJob, Observer, TaskOutcome
 from .validation import MAX_NAME, MAX_REASON, short_text
@@ -36,6 +28,12 @@ __all__ = ["HealthResource", "PrometheusObserver"]
 
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 """Upper bounds of the histograms in seconds: from a job that is computed at once to one of half an hour."""
+
+MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable that has prometheus_client keep all values in files, for another process that reads them."""
+
+SERVER_INTERVAL: Final = 1.0
+"""Seconds between two updates of the metrics of servers in that mode."""
 
 Service: TypeAlias = GearmanClient | GearmanWorker
 
@@ -106,6 +104,10 @@ class PrometheusObserver(Observer):
 
     Jobs of a batch are counted as tasks, but are not in the histogram. The last two metrics are read when Prometheus
     asks, from the services that are watched.
+
+    In the multiprocess mode of ``prometheus_client`` the numbers of all processes are added up; a server is ready if it
+    is so for all of them. The last two metrics are then written at each change of a server and every second, for which
+    the observer must be one of ``observers`` of the services that it watches. A server that was removed has 0.
     """
 
     def __init__(
@@ -126,10 +128,13 @@ class PrometheusObserver(Observer):
         def histogram(name: str, documentation: str) -> Histogram:
             return Histogram(name, documentation, by_function, buckets=buckets, registry=registry)
 
+        def sum_gauge(name: str, documentation: str, labels: Sequence[str]) -> Gauge:
+            return Gauge(name, documentation, labels, registry=registry, multiprocess_mode="livesum")
+
         self._tasks = _Metrics(
             Counter("txgearman_tasks", "Tasks that have ended.", by_outcome, registry=registry),
             histogram("txgearman_task_duration_seconds", "Seconds from the submit of a task to its outcome."),
-            Gauge("txgearman_tasks_in_flight", "Tasks without an outcome.", by_function, registry=registry),
+            sum_gauge("txgearman_tasks_in_flight", "Tasks without an outcome.", by_function),
         )
         self._retries = Counter(
             "txgearman_task_retries", "Failed attempts that are followed by another.", by_function, registry=registry
@@ -137,14 +142,18 @@ class PrometheusObserver(Observer):
         self._jobs = _Metrics(
             Counter("txgearman_jobs", "Jobs that have ended.", by_outcome, registry=registry),
             histogram("txgearman_job_duration_seconds", "Seconds from the start of a job's function to its end."),
-            Gauge("txgearman_jobs_in_progress", "Jobs whose function runs.", by_function, registry=registry),
+            sum_gauge("txgearman_jobs_in_progress", "Jobs whose function runs.", by_function),
         )
         self._connections = Counter(
             "txgearman_connections", "Connections that were made and answered.", ["server"], registry=registry
         )
         self._services: list[Service] = []
+        self._server_gauges: _ServerGauges | None = None
+        if MULTIPROCESS_VARIABLE in os.environ:
+            self._server_gauges = _ServerGauges(self._services, registry)
+        else:
+            registry.register(_ServerCollector(self._services))
         self.watch(*services)
-        registry.register(_ServerCollector(self._services))
 
     def watch(self, *services: Service) -> None:
         """Report the servers of these clients and workers, too.
@@ -154,6 +163,8 @@ class PrometheusObserver(Observer):
         for service in services:
             _check_service(service)
             self._services.append(service)
+        if self._server_gauges is not None and any(service.running for service in services):
+            self._server_gauges.update()
 
     def task_started(self, task: TaskInfo) -> None:
         self._tasks[task.function].going_on.inc()
@@ -188,6 +199,28 @@ class PrometheusObserver(Observer):
     def server_changed(self, info: ServerInfo) -> None:
         if info.state is ServerState.READY:
             self._connections.labels(_label(info.address)).inc()
+        if self._server_gauges is not None:
+            self._server_gauges.update()
+
+
+_SERVER_READY: Final = "txgearman_server_ready", "Whether all services are connected to the server."
+_SERVER_IN_FLIGHT: Final = (
+    "txgearman_server_tasks_in_flight",
+    "Tasks that were written to the server, and have no outcome.",
+)
+
+
+def _read_servers(services: Iterable[Service]) -> tuple[dict[str, bool], Counts[str]]:
+    """Return whether all services are connected to each server, and the clients' tasks in flight there."""
+    ready: dict[str, bool] = {}
+    in_flight: Counts[str] = Counts()
+    for service in services:
+        for info in service.servers:
+            address = _label(info.address)
+            ready[address] = ready.get(address, True) and info.state is ServerState.READY
+            if isinstance(service, GearmanClient):
+                in_flight[address] += info.in_flight
+    return ready, in_flight
 
 
 class _ServerCollector(Collector):
@@ -197,24 +230,45 @@ class _ServerCollector(Collector):
         self._services = services
 
     def collect(self) -> Iterator[Metric]:
-        ready: dict[str, bool] = {}
-        in_flight: Counts[str] = Counts()
-        for service in self._services:
-            for info in service.servers:
-                address = _label(info.address)
-                ready[address] = ready.get(address, True) and info.state is ServerState.READY
-                if isinstance(service, GearmanClient):
-                    in_flight[address] += info.in_flight
-        yield _gauge("txgearman_server_ready", "Whether all services are connected to the server.", ready)
-        documentation = "Tasks that were written to the server, and have no outcome."
-        yield _gauge("txgearman_server_tasks_in_flight", documentation, in_flight)
+        ready, in_flight = _read_servers(self._services)
+        yield _server_gauge(*_SERVER_READY, ready)
+        yield _server_gauge(*_SERVER_IN_FLIGHT, in_flight)
 
 
-def _gauge(name: str, documentation: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+def _server_gauge(name: str, documentation: str, values: Mapping[str, float]) -> GaugeMetricFamily:
     gauge = GaugeMetricFamily(name, documentation, labels=["server"])
     for address, value in values.items():
         gauge.add_metric([address], value)
     return gauge
+
+
+class _ServerGauges:
+    """Writes the state of the servers where another process reads it, at each change and every second.
+
+    The timer runs while one of the services does: its stop is a change, too.
+    """
+
+    def __init__(self, services: Sequence[Service], registry: CollectorRegistry) -> None:
+        self._services = services
+        self._ready = Gauge(*_SERVER_READY, ["server"], registry=registry, multiprocess_mode="livemin")
+        self._in_flight = Gauge(*_SERVER_IN_FLIGHT, ["server"], registry=registry, multiprocess_mode="livesum")
+        self._written: set[str] = set()
+        self._timer: IDelayedCall | None = None
+
+    def update(self) -> None:
+        """Write the state."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._update()
+
+    def _update(self) -> None:
+        ready, in_flight = _read_servers(self._services)
+        for address in self._written | ready.keys():  # also those that were removed
+            self._ready.labels(address).set(ready.get(address, False))
+            self._in_flight.labels(address).set(in_flight[address])
+        self._written.update(ready)
+        running = next((service for service in self._services if service.running), None)
+        self._timer = None if running is None else running._reactor.callLater(SERVER_INTERVAL, self._update)
 
 
 class HealthResource(Resource):
@@ -237,53 +291,9 @@ class HealthResource(Resource):
         """
         super().__init__()
         checked = [_check_service(service) for service in services]
-        self.putChild(b"metrics", _MetricsPage(registry))
-        self.putChild(b"healthz", _HealthPage())
-        self.putChild(b"readyz", _ReadyPage(checked))
-
-
-class _TextPage(Resource, ABC):
-    """A page of text."""
-
-    isLeaf = True  # noqa: N815  # Twisted's name
-    content_type = "text/plain; charset=utf-8"
-
-    def render_GET(self, request: Request) -> bytes:  # noqa: N802  # Twisted's name
-        request.setHeader("Content-Type", self.content_type)
-        request.setHeader("Cache-Control", "no-store")
-        return self.text(request)
-
-    @abstractmethod
-    def text(self, request: Request) -> bytes:
-        """Return the text, after the request was given its status, if that is not 200."""
-
-
-class _MetricsPage(_TextPage):
-    content_type = CONTENT_TYPE_LATEST
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        super().__init__()
-        self._registry = registry
-
-    def text(self, request: Request) -> bytes:
-        return generate_latest(self._registry)
-
-
-class _HealthPage(_TextPage):
-    def text(self, request: Request) -> bytes:
-        return b"ok\n"
-
-
-class _ReadyPage(_TextPage):
-    def __init__(self, services: Sequence[Service]) -> None:
-        super().__init__()
-        self._services = services
-
-    def text(self, request: Request) -> bytes:
-        missing = [line for service in self._services for line in _missing(service)]
-        if missing:
-            request.setResponseCode(SERVICE_UNAVAILABLE)
-        return "".join(f"{line}\n" for line in missing or ["ok"]).encode()
+        self.putChild(b"metrics", MetricsPage(registry))
+        self.putChild(b"healthz", StatusPage(tuple))
+        self.putChild(b"readyz", StatusPage(lambda: [line for service in checked for line in _missing(service)]))
 
 
 def _missing(service: Service) -> Iterator[str]:
