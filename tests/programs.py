@@ -25,6 +25,7 @@ APT: Final = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "systemd-analyze": "systemd",
+    "chromium": "chromium",
 }
 """The Debian packages that programs and libraries come from."""
 

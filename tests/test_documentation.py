@@ -89,11 +89,13 @@ COMMANDS = {
     "python -m benchmarks.pythons /path/to/pypy3",
     "python -m pip install build twine",
     "python -m build && python -m twine check --strict dist/* && python -m twine upload dist/*",
+    "python -m pip install 'txgearman[cli]'",
+    "txgearman dashboard -s 10.0.0.1 -s 10.0.0.2",
     "python -m pip install 'txgearman[cli,metrics]'",
     "txgearman metrics --listen -s 10.0.0.1 -s 10.0.0.2",
 }
 """What the pages say to type. The first five are run below, the benchmarks by tests/test_benchmarks.py, the exporter by
-tests/test_monitoring.py, and the others by .ci/run in this or another form."""
+tests/test_monitoring.py, the dashboard by tests/cli, and the others by .ci/run in this or another form."""
 
 
 @pytest.mark.parametrize("block", SCRIPTS)

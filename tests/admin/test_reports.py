@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError
 
 from txgearman.admin.commands import VERSION as VERSION_COMMAND
 from txgearman.admin.commands import FunctionStatus, PriorityStatus
-from txgearman.admin.reports import ServerReport, query_reports, query_within
+from txgearman.admin.reports import ServerReport, query_reports, query_server, query_within
 from txgearman.errors import ClientStopped, NoServersAvailable
 from txgearman.packets import GET_STATUS
 from txgearman.testing import MemoryJobServer
@@ -116,3 +116,17 @@ def test_server_beyond_limit_of_query_is_an_error_beside_the_answers(server: Mem
     assert {address: str(error) for address, error in answers[0].errors.items()} == {
         "memory:2": "memory:2: no answer within 2 s"
     }
+
+
+def test_query_of_one_server_asks_no_other(server: MemoryJobServer) -> None:
+    other = MemoryJobServer(server.clock)
+    admin = server.admin(other)
+    with other.fall_silent():
+        assert server.result_of(query_server(admin, "memory:1", VERSION_COMMAND, 5.0)) == VERSION
+        late = outcome(query_server(admin, "memory:2", VERSION_COMMAND, 5.0))
+        server.advance(5)
+    assert [str(error) for error in late] == ["memory:2: no answer within 5 s"]
+    with pytest.raises(ValueError, match="server must be one of memory:1, memory:2, not 'memory:3'"):
+        query_server(admin, "memory:3", VERSION_COMMAND, 5.0)
+    admin.stopService()
+    assert [type(error) for error in outcome(query_server(admin, "memory:1", VERSION_COMMAND, 5.0))] == [ClientStopped]

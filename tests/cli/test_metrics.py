@@ -17,13 +17,11 @@ from twisted.internet.task import deferLater
 from txgearman import GearmanClient, Priority
 from txgearman.admin.admin import GearmanAdmin
 from txgearman.admin.reports import ServerReport, query_reports
-from txgearman.cli import metrics
 from txgearman.cli.exit_codes import ExitCode
-from txgearman.cli.metrics import scrape_timeout
 from txgearman.cli.terminal import run_in_thread
+from txgearman.dashboard import scrape
 from txgearman.testing import MemoryJobServer
 
-from ..conftest import Failures
 from ..daemons import Geard, Gearmand, free_port
 from ..samples import Samples, samples
 from .harness import RunningCommand, parse_command, reactor, run_command, run_command_for_geard, usage_error
@@ -104,7 +102,13 @@ async def test_metrics_cover_several_servers(busy: Gearmand, geard: Geard) -> No
     assert printed == expected_of(busy) | {("gearman_up", geard.address): 1, ("gearman_up", unreachable): 0}
 
 
-NEEDS_EXTRA = ("prometheus_client", "txgearman.cli.metrics", "txgearman.cli.health", "txgearman.metrics")
+NEEDS_EXTRA = (
+    "prometheus_client",
+    "txgearman.cli.metrics",
+    "txgearman.cli.health",
+    "txgearman.metrics",
+    "txgearman.dashboard.scrape",
+)
 
 
 async def test_missing_extra_reports_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +167,7 @@ def queries(monkeypatch: pytest.MonkeyPatch) -> Queries:
         made.append((timeout, query_reports(admin, timeout)))
         return made[-1][1]
 
-    monkeypatch.setattr(metrics, "query_reports", query)
+    monkeypatch.setattr(scrape, "query_reports", query)
     return made
 
 
@@ -180,27 +184,6 @@ async def test_servers_have_less_time_than_the_scraper(server: MemoryJobServer, 
         assert (await get(url, **headers))[0] == 200
     assert [timeout for timeout, _ in queries] == [10, 2.5]
     await started.finish(signal.SIGINT)
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [(None, 8), ("", 8), ("x", 8), ("nan", 8), ("inf", 8), ("-1", 8), ("0", 8), ("60", 8), ("5", 4.5), ("0.2", 0.1)],
-)
-def test_time_of_servers_is_shorter_than_that_of_the_scraper(header: str | None, seconds: float) -> None:
-    assert scrape_timeout(header, 8) == seconds
-
-
-async def test_error_is_logged_and_answered(
-    server: MemoryJobServer, monkeypatch: pytest.MonkeyPatch, logged_failures: Failures
-) -> None:
-    def broken(*_: object) -> None:
-        raise ZeroDivisionError("by zero")
-
-    monkeypatch.setattr(metrics, "encode_reports", broken)
-    started = RunningCommand("metrics", "--listen", "0", "-s", server.address)
-    assert (await get(await address(started)))[::2] == (500, "internal error\n")
-    assert len(logged_failures.flush(ZeroDivisionError)) == 1
-    assert "txgearman: Metrics were not sent: by zero" in (await started.finish(signal.SIGINT)).err
 
 
 async def test_scraper_that_leaves_early_is_not_logged(server: MemoryJobServer, queries: Queries) -> None:

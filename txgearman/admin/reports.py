@@ -18,7 +18,7 @@ from .admin import Answers, GearmanAdmin, first_error
 from .commands import FunctionStatus, PriorityStatus
 from .protocol import AdminProtocol
 
-__all__ = ["ServerReport", "query_reports", "query_within"]
+__all__ = ["ServerReport", "query_reports", "query_server", "query_within"]
 
 T = TypeVar("T")
 
@@ -70,6 +70,20 @@ def query_within(admin: GearmanAdmin, command: text.Command[T], timeout: float |
     :return: as for the methods of `GearmanAdmin`.
     """
     return admin._each(lambda server: _with_deadline(admin._ask(command, server), admin, server, timeout))
+
+
+def query_server(admin: GearmanAdmin, address: str, command: text.Command[T], timeout: float) -> Deferred[T]:
+    """Query one server of an admin client.
+
+    :param timeout: seconds until a server that has not answered is an error.
+    :return: fires with the answer. Fails with the errors that `Answers` has, or with `ClientStopped`. Cancelling it
+        only ignores the answer.
+    :raises ValueError: the admin client has no such server.
+    """
+    server = admin._servers.by_address(address)
+    if not admin._use():
+        return fail(ClientStopped())
+    return _with_deadline(admin._ask(command, server), admin, server, timeout)
 
 
 def _with_deadline(

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from .. import __version__
-from .commands import admin, check, job, metrics, proxy, server, submit, top, work
+from .commands import admin, check, dashboard, job, metrics, proxy, server, submit, top, work
 from .options import SHARED_OPTIONS, log_option, shared_server_options, timeout_option
 
 __all__ = ["cli"]
@@ -27,7 +27,7 @@ SECTIONS: Final[Mapping[str, Sequence[click.Command]]] = {
         admin.drop,
         admin.shutdown,
     ),
-    "Monitoring": (top.top, admin.ping, check.check, metrics.metrics),
+    "Monitoring": (top.top, dashboard.dashboard, admin.ping, check.check, metrics.metrics),
     "Development": (server.server, proxy.proxy),
 }
 """The commands, by the headings of ``txgearman --help``."""

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Final
-
 import click
-from twisted.internet.defer import CancelledError
-from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import Site
 
 from ..admin.admin import GearmanAdmin
-from ..admin.reports import ServerReport, query_reports
-from ..errors import ClientStopped
+from ..admin.reports import query_reports
+from ..dashboard.pages import TextPage
 from ..testing.ports import host_and_port
 from .admin import make_admin, report_errors
 from .exit_codes import ExitCode
@@ -26,19 +18,13 @@ from .terminal import Terminal
 
 try:
     from ..admin.exporter import encode_reports
+    from ..dashboard.scrape import MetricsPage
 except ImportError as missing:
     raise click.UsageError(
         "this command needs the extra 'metrics': python -m pip install 'txgearman[metrics]'"
     ) from missing
 
-__all__ = ["metrics", "scrape_timeout"]
-
-_log = Logger()
-
-SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
-
-MAX_MARGIN: Final = 0.5
-"""Seconds before the scraper's time-out at which the answer is sent, without the servers that have not answered."""
+__all__ = ["metrics"]
 
 
 async def metrics(terminal: Terminal, servers: Servers, timeout: float, listen: str | None) -> ExitCode:
@@ -64,73 +50,8 @@ async def _serve(terminal: Terminal, site: Site, listen: str) -> ExitCode:
 
 
 def _site(admin: GearmanAdmin, timeout: float) -> Site:
-    root = _TextPage(b"/metrics\n/healthz\n")
+    root = TextPage("/metrics\n/healthz\n")
     root.putChild(b"", root)
-    root.putChild(b"healthz", _TextPage(b"ok\n"))
-    root.putChild(b"metrics", _MetricsPage(admin, timeout))
+    root.putChild(b"healthz", TextPage("ok\n"))
+    root.putChild(b"metrics", MetricsPage(admin, timeout))
     return Site(root)
-
-
-class _Page(Resource):
-    """A page without any below it, except those that were added."""
-
-    def getChild(self, path: bytes, request: Request) -> Resource:  # noqa: N802  # Twisted's name
-        return _TextPage(b"not found\n", 404)
-
-
-class _TextPage(_Page):
-    """A page that is always the same."""
-
-    def __init__(self, content: bytes, code: int = 200) -> None:
-        super().__init__()
-        self._content = content
-        self._code = code
-
-    def render_GET(self, request: Request) -> bytes:  # noqa: N802  # Twisted's name
-        request.setResponseCode(self._code)
-        request.setHeader("Content-Type", "text/plain; charset=utf-8")
-        return self._content
-
-
-class _MetricsPage(_Page):
-    """The metrics, for which the servers are queried at each request."""
-
-    def __init__(self, admin: GearmanAdmin, timeout: float) -> None:
-        super().__init__()
-        self._admin = admin
-        self._timeout = timeout
-
-    def render_GET(self, request: Request) -> int:  # noqa: N802  # Twisted's name
-        timeout = scrape_timeout(request.getHeader(SCRAPE_TIMEOUT), self._timeout)
-        page = query_reports(self._admin, timeout).addCallback(self._send, request)
-        page.addErrback(self._failed, request)
-        request.notifyFinish().addErrback(lambda _: page.cancel())
-        return NOT_DONE_YET
-
-    def _send(self, reports: Sequence[ServerReport], request: Request) -> None:
-        content, content_type = encode_reports(reports, request.getHeader("Accept") or "")
-        request.setHeader("Content-Type", content_type)
-        request.write(content)
-        request.finish()
-
-    def _failed(self, failure: Failure, request: Request) -> None:
-        if failure.check(CancelledError):  # the scraper has disconnected
-            return
-        if not failure.check(ClientStopped):  # the command ends
-            _log.failure("Metrics were not sent", failure)
-        request.setResponseCode(500)
-        request.write(b"internal error\n")
-        request.finish()
-
-
-def scrape_timeout(header: str | None, limit: float) -> float:
-    """Return how many seconds servers may take for a scrape.
-
-    :param header: how long the scraper waits, as it says; None if it does not.
-    :param limit: the most that is returned.
-    """
-    try:
-        seconds = float(header or "")
-    except ValueError:
-        return limit
-    return min(limit, seconds - min(MAX_MARGIN, seconds / 2)) if 0 < seconds < math.inf else limit

@@ -104,6 +104,7 @@ _OPTIONS_BY_ARGUMENT: Final = {
     "unique": "--unique",
     "at": "--at",
     "function": "FUNCTION",
+    "host": "--host",
     "handle": "HANDLE",
     "text": "HANDLE",
     "limit": "LIMIT",

@@ -1,0 +1,74 @@
+"""``txgearman dashboard``: what is served, where, and its end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+import pytest
+
+from txgearman.cli.exit_codes import ExitCode
+from txgearman.testing import MemoryJobServer
+
+from ..daemons import free_port
+from .harness import RunningCommand, parse_command, run_command, start_process
+from .test_metrics import address, get, server
+
+__all__ = ["server"]
+
+
+async def test_page_and_data_are_served(server: MemoryJobServer) -> None:
+    started = RunningCommand("dashboard", "--listen", "0", "-s", server.address, "--host", "gearman.example.com")
+    url = await address(started)
+    assert url.startswith("http://127.0.0.1:")
+    code, content_type, page = await get(url)
+    assert (code, content_type) == (200, "text/html")
+    assert "<title>" in page
+    code, content_type, data = await get(f"{url}document.json", Host="gearman.example.com")
+    assert (code, content_type) == (200, "application/json")
+    assert f'"address":"{server.address}","up":true' in data
+    assert (await get(f"{url}metrics"))[:2] == (200, "text/plain")
+    assert await get(f"{url}healthz") == (200, "text/plain", "ok\n")
+    assert (await get(url, Host="evil.example"))[0] == 403
+    await started.finish(signal.SIGINT)
+
+
+async def test_page_is_served_while_the_server_is_down() -> None:
+    started = RunningCommand("dashboard", "--listen", "[::1]:0", "-s", f"127.0.0.1:{free_port()}")
+    url = await address(started)
+    assert url.startswith("http://[::1]:")
+    assert '"up":false' in (await get(f"{url}document.json"))[2]
+    assert (await started.finish(signal.SIGTERM)).code == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Twisted 22.4 leaves the socket open
+async def test_invalid_options_are_usage_errors() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        for arguments, message in (
+            (("--listen", "x"), "--listen must be PORT or HOST:PORT"),
+            (("--listen", str(used.getsockname()[1])), "Couldn't listen on"),
+            (("--host", "a:1"), "--host must be a name without a port, such as gearman.example.com, not 'a:1'"),
+        ):
+            result = await run_command("dashboard", *arguments, "-s", "127.0.0.1:1")
+            assert (result.code, message in result.err) == (ExitCode.USAGE, True)
+
+
+def test_port_is_local_unless_another_is_given() -> None:
+    for arguments, expected in (
+        ([], (5, "4780", 2, ())),
+        (["--listen", "[::]:1", "-i", "1m", "--host", "a", "--host", "b"], (5, "[::]:1", 60, ("a", "b"))),
+    ):
+        main, _ = parse_command("dashboard", *arguments)
+        (found,) = [cell.cell_contents for cell in main.__closure__ or () if type(cell.cell_contents) is tuple]
+        assert found[1:] == expected
+
+
+@pytest.mark.process
+def test_sigterm_ends_it_with_status_0_while_somebody_looks() -> None:
+    with start_process("dashboard", "--listen", "0", "-s", f"127.0.0.1:{free_port()}") as started:
+        port = int(started.stdout.readline().rsplit(b":", 1)[1].strip(b"/\n"))
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as viewer:
+            viewer.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert viewer.recv(15) == b"HTTP/1.1 200 OK"
+            started.terminate()
+            assert started.wait(10) == 0

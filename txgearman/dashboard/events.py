@@ -1,0 +1,145 @@
+"""Server-sent events: each document is sent to all viewers, as fast as each of them reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.server import Request
+from zope.interface import implementer
+
+from ..connection.reactor import Reactor
+
+__all__ = ["EventStreams"]
+
+_log = Logger()
+
+MAX_STREAMS: Final = 100
+"""Simultaneous streams. Each takes a socket, and up to twice the size of a document."""
+
+KEEP_ALIVE: Final = 15.0
+"""Seconds between comments that keep proxies from closing a stream: nginx does after 60 s without a byte."""
+
+MAX_PAUSE: Final = 60.0
+"""Seconds after which a stream that its viewer does not read is closed."""
+
+_COMMENT: Final = b":\n\n"
+
+
+@implementer(IPushProducer)
+class _Stream:
+    """The stream of one viewer. While the viewer does not read, only the newest event is kept for it."""
+
+    def __init__(self, request: Request, seconds: Callable[[], float]) -> None:
+        self._request = request
+        self._seconds = seconds
+        self._newest: bytes | None = None
+        self._paused_at: float | None = None
+        request.registerProducer(self, True)
+
+    def send(self, event: bytes) -> None:
+        """Send an event, or keep it in place of the last one if that has not been read."""
+        if self._paused_at is None:
+            self._request.write(event)
+        else:
+            self._newest = event
+
+    def keep_alive(self) -> None:
+        """Send a comment. Close the stream if nothing has been read for too long."""
+        if self._paused_at is None:
+            self._request.write(_COMMENT)
+        elif self._seconds() - self._paused_at >= MAX_PAUSE:
+            self.close()
+
+    def close(self) -> None:
+        """Abort the connection: to close it in good order takes a viewer that reads."""
+        transport = self._request.transport
+        assert transport is not None
+        transport.abortConnection()  # type: ignore[attr-defined]  # every transport of a connection has it
+
+    def pauseProducing(self) -> None:
+        if self._paused_at is None:
+            self._paused_at = self._seconds()
+
+    def resumeProducing(self) -> None:
+        self._paused_at = None
+        event, self._newest = self._newest, None
+        if event is not None:
+            self._request.write(event)
+
+    def stopProducing(self) -> None:
+        """Do nothing: the request reports the end of the connection."""
+
+
+class EventStreams:
+    """The streams of all viewers."""
+
+    def __init__(
+        self, reactor: Reactor, *, viewer_came: Callable[[], object], viewer_gone: Callable[[], object]
+    ) -> None:
+        """
+        :param viewer_came, viewer_gone: called at the begin and the end of each stream.
+        """
+        self._reactor = reactor
+        self._viewer_came = viewer_came
+        self._viewer_gone = viewer_gone
+        self._streams: dict[_Stream, None] = {}
+        self._keep_alive = LoopingCall(self._keep_all_alive)
+        self._keep_alive.clock = reactor  # type: ignore[assignment]  # every reactor provides it
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no further stream may be opened."""
+        return len(self._streams) >= MAX_STREAMS
+
+    def open(self, request: Request, newest: bytes | None) -> None:
+        """Stream events as the answer to a request, until its connection ends.
+
+        :param newest: the data of the first event, if there is one.
+        """
+        request.setHeader("Content-Type", "text/event-stream")
+        request.setHeader("X-Accel-Buffering", "no")  # nginx would keep events until it has some kilobytes
+        stream = _Stream(request, self._reactor.seconds)
+        self._streams[stream] = None
+        request.notifyFinish().addBoth(self._closed, stream)
+        stream.send(_COMMENT if newest is None else _event(newest))
+        if not self._keep_alive.running:
+            self._keep_alive.start(KEEP_ALIVE, now=False)
+        self._viewer_came()
+
+    def publish(self, data: bytes) -> None:
+        """Send an event to all viewers.
+
+        :param data: a text of one line.
+        """
+        event = _event(data)
+        for stream in list(self._streams):
+            stream.send(event)
+
+    def close(self) -> None:
+        """Close all streams."""
+        for stream in list(self._streams):
+            self._remove(stream)
+            stream.close()
+
+    def _keep_all_alive(self) -> None:
+        for stream in list(self._streams):
+            stream.keep_alive()
+
+    def _closed(self, _: Failure | None, stream: _Stream) -> None:
+        if stream in self._streams:
+            self._remove(stream)
+
+    def _remove(self, stream: _Stream) -> None:
+        del self._streams[stream]
+        if not self._streams:
+            self._keep_alive.stop()
+        self._viewer_gone()
+
+
+def _event(data: bytes) -> bytes:
+    return b"data: %b\n\n" % data
