@@ -10,8 +10,10 @@ import faulthandler
 import functools
 import gc
 import inspect
+import math
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,11 +36,8 @@ DEADLINE = float(os.environ.get("TEST_DEADLINE", "60"))
 """Seconds for a test that returns a Deferred or is `async`."""
 
 LIMIT = float(os.environ.get("TEST_LIMIT", "120"))
-"""Seconds after which a test that never comes back to the reactor ends the run, with the stacks of all threads. Setting
-this limit takes a twentieth of the time that pytest-timeout's thread for each test takes."""
-
-STDERR = pytest.StashKey[int]()
-"""A descriptor of the standard error stream that pytest does not capture."""
+"""Seconds that each test has at least. One that never comes back to the reactor ends the run, with the stacks of all
+threads, after twice as long at the latest."""
 
 GRACE = 2.0
 """Seconds in which sockets that a test closed must be gone."""
@@ -58,6 +57,31 @@ def _with_deadline(test: Callable[..., Any]) -> Callable[..., Any]:
 
     return run
 
+
+class Watchdog:
+    """Ends the process if no test starts for too long.
+
+    A timer for each test would be exact, and a thread for each test: waiting until it has ended took as long as the
+    test where the machine is busy.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._armed = -math.inf
+        self._stderr = os.dup(2)  # what pytest does not capture
+
+    def test_starts(self) -> None:
+        now = time.monotonic()
+        if now - self._armed > self._limit:
+            self._armed = now
+            faulthandler.dump_traceback_later(2 * self._limit, exit=True, file=self._stderr)
+
+    def stop(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        os.close(self._stderr)
+
+
+WATCHDOG = pytest.StashKey[Watchdog]()
 
 examples.register_profiles()
 
@@ -92,7 +116,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("tier"):
         tiers.chosen_tiers(config)  # a name that is none ends the run here
     sys.addaudithook(GUARD)
-    config.stash[STDERR] = os.dup(2)
+    config.stash[WATCHDOG] = Watchdog(LIMIT)
+    config.add_cleanup(config.stash[WATCHDOG].stop)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -140,9 +165,8 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """Have the guard know what is run."""
     item.stash[LAST_OF_FILE] = nextitem is None or nextitem.path != item.path
     GUARD.tier = tiers.tier_of(item)
-    faulthandler.dump_traceback_later(LIMIT, exit=True, file=item.config.stash[STDERR])
+    item.config.stash[WATCHDOG].test_starts()
     yield
-    faulthandler.cancel_dump_traceback_later()
     GUARD.tier = None
 
 
