@@ -14,7 +14,7 @@ TESTS: Final = Path(__file__).parent
 
 QUIRKS: Final = (TESTS.parent / "docs" / "what-servers-do.md").read_text("utf-8")
 
-LAST: Final = {"H": 15, "D": 6, "L": 5, "M": 7, "C": 5}
+LAST: Final = {"H": 15, "D": 6, "L": 5, "M": 7, "C": 5, "O": 1}
 """How many there are of each letter."""
 
 ROWS: Final = [
