@@ -95,6 +95,10 @@ class Connection:
         lines = _joined(received).decode().split("\n\n")
         return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
 
+    def body(self) -> bytes:
+        """Return what was received of the body since the last call."""
+        return _joined(self.read())
+
     def pause(self) -> None:
         """Stop reading, with all buffers full."""
         self._transport.producer.pauseProducing()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
+
+import pytest
+
 from txgearman.dashboard.events import KEEP_ALIVE, MAX_PAUSE, MAX_STREAMS
 from txgearman.testing import MemoryJobServer
 
@@ -94,3 +98,33 @@ def test_head_opens_no_stream() -> None:
     with viewed(server) as view:
         answer = view.get("/events", "HEAD")
         assert (answer.status, answer.body) == (200, b"")
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "br;q=1, GZIP", "deflate, gzip;q=0.5, *;q=0", "gzip;q=1.0"])
+def test_stream_is_compressed_for_those_that_accept_it(accepted: str) -> None:
+    """In blocks of which any may be left out: a slow reader does not get all."""
+    server = MemoryJobServer()
+    with viewed(server) as view:
+        viewer = view.connect()
+        viewer.request("/events", Accept_Encoding=accepted)
+        answer = viewer.answer()
+        assert answer.headers["content-encoding"] == "gzip"
+        stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        assert stream.decompress(answer.body).startswith(b'data: {"format":1,"time":0.0,')
+        viewer.pause()
+        server.advance(10)
+        viewer.resume()
+        assert stream.decompress(viewer.body()).startswith(b'data: {"format":1,"time":10.0,')
+        viewer.close()
+
+
+@pytest.mark.parametrize("accepted", ["", "identity", "gzip;q=0", "gzip;q=0.000", "xgzip", "*"])
+def test_stream_is_plain_for_others(accepted: str) -> None:
+    server = MemoryJobServer()
+    with viewed(server) as view:
+        viewer = view.connect()
+        viewer.request("/events", Accept_Encoding=accepted)
+        answer = viewer.answer()
+        assert "content-encoding" not in answer.headers
+        assert answer.body.startswith(b"data: {")
+        viewer.close()

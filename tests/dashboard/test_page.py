@@ -12,6 +12,7 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.task import deferLater
 
 from txgearman.dashboard import Dashboard
+from txgearman.dashboard.pages import Page as Root
 from txgearman.dashboard.site import DashboardSite
 from txgearman.testing import MemoryJobServer
 
@@ -33,14 +34,16 @@ async def browser() -> AsyncIterator[Chromium]:
 
 @asynccontextmanager
 async def served(*servers: MemoryJobServer) -> AsyncIterator[tuple[Dashboard, str]]:
-    """A dashboard of these servers, and its URL."""
+    """A dashboard of these servers, below a prefix, and its URL."""
     endpoints = [server.endpoint() for server in servers]
     dashboard = Dashboard(endpoints, reactor=reactor, interval=0.05, server_timeout=0.5)
-    site = DashboardSite(dashboard.resource, reactor)
+    root = Root()
+    root.putChild(b"pre fix", dashboard.resource)
+    site = DashboardSite(root, reactor)
     port = reactor.listenTCP(0, site, interface="127.0.0.1")
     try:
         async with dashboard:
-            yield dashboard, f"http://127.0.0.1:{port.getHost().port}/"
+            yield dashboard, f"http://127.0.0.1:{port.getHost().port}/pre%20fix"
     finally:
         await port.stopListening()
         for connection in list(site.protocols):
@@ -239,10 +242,10 @@ async def test_screen_reader_finds_tables_and_names(browser: Chromium) -> None:
 async def test_page_without_javascript_leads_to_tables(browser: Chromium) -> None:
     server = MemoryJobServer(reactor)
     await server.client().add_task_bg(HOSTILE)
-    async with served(server) as (_, url), browser.page(f"{url}healthz") as page:
+    async with served(server) as (_, url), browser.page(f"{url}/healthz") as page:
         await page.call("Emulation.setScriptExecutionDisabled", value=True)
         await page.evaluate("location.href = './'")
-        while not await page.evaluate("location.pathname === '/table' && document.readyState === 'complete'"):
+        while not await page.evaluate("location.pathname === '/pre%20fix/table' && document.readyState === 'complete'"):
             await deferLater(reactor, 0.05)
         assert await page.evaluate("document.querySelectorAll('table').length") == 3
         assert HOSTILE in await page.evaluate("document.body.innerText")

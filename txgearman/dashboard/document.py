@@ -43,6 +43,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, TypedDict
 
 from ..admin.admin import Answers
@@ -284,6 +285,12 @@ def _worker_entry(server: int, worker: WorkerInfo, positions: Mapping[bytes, int
 
 def name_text(name: bytes) -> str:
     """Return a name or id of others as a document has it: printable, and cut if it is too long."""
+    return _known_text(name) if len(name) <= MAX_NAME else short_text(name, MAX_NAME, printable_name)
+
+
+@lru_cache(maxsize=8192)
+def _known_text(name: bytes) -> str:
+    """Remember the texts of names: they are the same in each poll, and take a third of its time."""
     return short_text(name, MAX_NAME, printable_name)
 
 

@@ -1,8 +1,15 @@
-"""Server-sent events: each document is sent to all viewers, as fast as each of them reads."""
+"""Server-sent events: each document is sent to all viewers, as fast as each of them reads.
+
+Documents are compressed to a tenth, once for all viewers: a gzip stream may consist of blocks of deflate that refer to
+nothing before them, so that any of them may be left out.
+"""
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Callable
+from functools import cached_property
 from typing import Final
 
 from twisted.internet.interfaces import IPushProducer
@@ -27,7 +34,25 @@ KEEP_ALIVE: Final = 15.0
 MAX_PAUSE: Final = 60.0
 """Seconds after which a stream that its viewer does not read is closed."""
 
-_COMMENT: Final = b":\n\n"
+_GZIP_HEADER: Final = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+
+_ACCEPTS_GZIP: Final = re.compile(rb"(?:^|,)\s*gzip\s*(?:;\s*q=(?:1|0?\.0*[1-9])[0-9.]*\s*)?(?:,|$)", re.IGNORECASE)
+
+
+class _Event:
+    """What is sent to all viewers at a time."""
+
+    def __init__(self, plain: bytes) -> None:
+        self.plain = plain
+
+    @cached_property
+    def compressed(self) -> bytes:
+        """Blocks of deflate, which end on a whole byte."""
+        compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        return compressor.compress(self.plain) + compressor.flush(zlib.Z_FULL_FLUSH)
+
+
+_COMMENT: Final = _Event(b":\n\n")
 
 
 @implementer(IPushProducer)
@@ -37,21 +62,25 @@ class _Stream:
     def __init__(self, request: Request, seconds: Callable[[], float]) -> None:
         self._request = request
         self._seconds = seconds
-        self._newest: bytes | None = None
+        self._newest: _Event | None = None
         self._paused_at: float | None = None
+        self._compressed = _ACCEPTS_GZIP.search(request.getHeader(b"accept-encoding") or b"") is not None
         request.registerProducer(self, True)
+        if self._compressed:
+            request.setHeader("Content-Encoding", "gzip")
+            request.write(_GZIP_HEADER)
 
-    def send(self, event: bytes) -> None:
+    def send(self, event: _Event) -> None:
         """Send an event, or keep it in place of the last one if that has not been read."""
         if self._paused_at is None:
-            self._request.write(event)
+            self._request.write(event.compressed if self._compressed else event.plain)
         else:
             self._newest = event
 
     def keep_alive(self) -> None:
         """Send a comment. Close the stream if nothing has been read for too long."""
         if self._paused_at is None:
-            self._request.write(_COMMENT)
+            self.send(_COMMENT)
         elif self._seconds() - self._paused_at >= MAX_PAUSE:
             self.close()
 
@@ -69,7 +98,7 @@ class _Stream:
         self._paused_at = None
         event, self._newest = self._newest, None
         if event is not None:
-            self._request.write(event)
+            self.send(event)
 
     def stopProducing(self) -> None:
         """Do nothing: the request reports the end of the connection."""
@@ -141,5 +170,5 @@ class EventStreams:
         self._viewer_gone()
 
 
-def _event(data: bytes) -> bytes:
-    return b"data: %b\n\n" % data
+def _event(data: bytes) -> _Event:
+    return _Event(b"data: %b\n\n" % data)
