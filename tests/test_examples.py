@@ -14,12 +14,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+from twisted.internet.threads import deferToThread
+
+from txgearman import GearmanClient, TaskException
 
 from .daemons import Gearmand, free_port
 
@@ -89,6 +93,15 @@ class Running:
     def terminate(self) -> int:
         """End it as a service manager does; return its exit code."""
         self._process.terminate()
+        return self.end()
+
+    def begin_end(self) -> None:
+        """Tell a twistd to end as a service manager does, and wait until it begins to."""
+        self._process.terminate()
+        self.await_line("Received SIGTERM")
+
+    def end(self) -> int:
+        """Wait for its end; return its exit code."""
         self.said += self._process.communicate(timeout=DEADLINE)[0]
         return self._process.returncode
 
@@ -255,10 +268,71 @@ def test_worker_and_client_as_services(gearmand: Gearmand, tmp_path: Path) -> No
     assert gearmand.admin("status") == ["square\t0\t0\t0", "."]
 
 
+# The worker of a web application.
+
+
+class Application(ThreadingHTTPServer):
+    """A web application that capitalizes what is posted, refuses an empty post, and waits before it answers b"wait"."""
+
+    def __init__(self) -> None:
+        self.waiting, self.go_on = threading.Event(), threading.Event()
+        super().__init__(("127.0.0.1", 0), Capitalizer)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class Capitalizer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # the worker keeps its connections
+
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Application)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if body == b"wait":
+            self.server.waiting.set()
+            self.server.go_on.wait(DEADLINE)
+        self.send_response(200 if body else 422)
+        answer = body.upper() or b"nothing to do"
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+async def test_worker_posts_jobs_to_web_application(gearmand: Gearmand, tmp_path: Path) -> None:
+    """A refusal is an exception; at SIGTERM a request that runs gets its answer first."""
+    arguments = ("-c", TWISTD, "--pidfile=", "-noy", EXAMPLES / "poster.tac")
+    with Application() as web:
+        async with GearmanClient([gearmand.address], timeout=DEADLINE) as client:
+            with Running(*arguments, cwd=tmp_path, GEARMAN_SERVER=gearmand.address, WEB_APPLICATION=web.url) as twistd:
+                large = b"a" * 100_000
+                assert await client.add_tasks("post", [b"abc", large]) == [b"ABC", large.upper()]
+                with pytest.raises(TaskException) as refused:
+                    await client.add_task("post", b"")
+                assert refused.value.data == b"RequestRefused: 422 nothing to do"
+                last = client.add_task("post", b"wait")
+                await deferToThread(web.waiting.wait, DEADLINE)
+                await deferToThread(twistd.begin_end)
+                web.go_on.set()
+                assert await last == b"WAIT"
+                assert await deferToThread(twistd.end) == -signal.SIGTERM
+                assert twistd.said.count("Traceback") == 1  # the refusal's
+
+
 # The web application.
 
 THREADS = 16
-POSTS = 10
+POSTS = 5
 
 
 def test_web_application_answers_threads_with_what_is_theirs(gearmand: Gearmand) -> None:
