@@ -17,7 +17,15 @@ from .connection.pool import ServerInfo
 from .failures import for_log
 from .models import JobHandle, TaskInfo
 
-__all__ = ["JobOutcome", "ObservedJob", "Observer", "Observers", "TaskOutcome", "as_observers"]
+__all__ = [
+    "JobOutcome",
+    "ObservedJob",
+    "Observer",
+    "Observers",
+    "PROCESS_OBSERVERS",
+    "TaskOutcome",
+    "as_observers",
+]
 
 _log = Logger()
 
@@ -113,9 +121,13 @@ class Observers:
                 _log.failure("{method} of an observer raised", for_log(Failure()), method=name)
 
 
-def as_observers(observers: Iterable[object]) -> Observers | None:
-    """Return what calls these observers; None if there are none. Raises as `Observers`."""
+PROCESS_OBSERVERS: Final[list[object]] = []
+"""Observers of each worker that is made from now on, besides its own: for a program that runs a worker of others."""
+
+
+def as_observers(observers: Iterable[object], others: Iterable[object] = ()) -> Observers | None:
+    """Return what calls these observers, and then others; None if there are none. Raises as `Observers`."""
     if isinstance(observers, (str, bytes)) or not isinstance(observers, Iterable):
         raise TypeError(f"observers must be an iterable of observers, not {type(observers).__name__}")
-    checked = list(observers)
+    checked = [*observers, *others]
     return Observers(checked) if checked else None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 from twisted.internet.defer import Deferred
 
@@ -33,3 +35,16 @@ class Nested:
 
 
 not_callable = 3
+
+
+def process_id(_: Job) -> bytes:
+    return str(os.getpid()).encode()
+
+
+def block_once(job: Job) -> bytes:
+    """Block the reactor, unless a job has done so before, which the file says that the workload names."""
+    path = Path(job.workload.decode())
+    if not path.exists():
+        path.touch()
+        time.sleep(1000)
+    return b"done"

@@ -63,6 +63,10 @@ class _SectionedGroup(click.Group):
                 self.add_command(log_option(command))
                 command.params.sort(key=lambda parameter: parameter.name in SHARED_OPTIONS)  # its own come first
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.ensure_object(dict)["arguments"] = [*args]  # click keeps none
+        return super().parse_args(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.commands))
         limit = formatter.width - 6 - width

@@ -6,6 +6,7 @@ import importlib
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ import click
 
 from ..worker.job import Job
 from ..worker.worker import DRAIN_TIMEOUT, GearmanWorker
+from .child_status import ChildOptions
+from .child_worker import child_observers, status_reports
 from .exit_codes import ExitCode
 from .job_tracker import JobTracker
 from .options import Servers
@@ -52,6 +55,7 @@ class WorkerSettings:
     :ivar drain_timeout: seconds that running jobs have to finish on exit.
     :ivar verbose: whether to log a line for each job.
     :ivar http: ``[HOST:]PORT`` of the pages with metrics and health; None for no pages.
+    :ivar child: options of a child of ``--processes``, which has no pages of its own; None if it is none.
     """
 
     functions: dict[bytes, Callable[[Job], object] | Command]
@@ -64,6 +68,7 @@ class WorkerSettings:
     drain_timeout: float = DRAIN_TIMEOUT
     verbose: bool = False
     http: str | None = None
+    child: ChildOptions | None = None
 
 
 def import_function(name: str) -> Callable[[Job], object]:
@@ -104,13 +109,27 @@ async def work(terminal: Terminal, settings: WorkerSettings) -> ExitCode:
     for command in commands:
         if shutil.which(command.arguments[0]) is None:
             raise click.UsageError(f"can't find the command {command.arguments[0]!r}, or it is not executable")
-    tracker = JobTracker(terminal.reactor, threaded=settings.threaded, verbose=settings.verbose)
-    health = None
-    if settings.http is not None:
-        from .health import HealthServer  # it needs an extra
+    async with AsyncExitStack() as stack:
+        start_reports = stack.enter_context(status_reports(terminal.reactor, settings.child))
+        health = None
+        observers = child_observers(settings.child)
+        if settings.http is not None:
+            from .health import HealthServer  # it needs an extra
 
-        health = HealthServer(settings.http)
-    worker = _make_worker(terminal, settings, () if health is None else health.observers)
+            health = HealthServer(settings.http)
+        worker = _make_worker(terminal, settings, observers if health is None else health.observers)
+        for observer in observers:
+            observer.watch(worker)
+        run = _prepare_run(terminal, settings, worker)
+        if health is not None:
+            await stack.enter_async_context(health.serving(terminal, worker, own=True))
+        start_reports(worker)
+        return await run.run()
+
+
+def _prepare_run(terminal: Terminal, settings: WorkerSettings, worker: GearmanWorker) -> WorkerRun:
+    """Register the functions of a worker, and return a run of it."""
+    tracker = JobTracker(terminal.reactor, threaded=settings.threaded, verbose=settings.verbose)
     run = WorkerRun(terminal, worker, tracker, drain_timeout=settings.drain_timeout)
     if settings.count is not None:
         tracker.on_start = _Countdown(settings.count, run.stop).job_started
@@ -119,10 +138,7 @@ async def work(terminal: Terminal, settings: WorkerSettings) -> ExitCode:
         for name, function in settings.functions.items():
             call = _make_runner(terminal, function, listener) if isinstance(function, Command) else function
             worker.register_function(name, tracker.watch(call), timeout=settings.timeout, threaded=settings.threaded)
-    if health is None:
-        return await run.run()
-    async with health.serving(terminal, worker, own=True):
-        return await run.run()
+    return run
 
 
 def _make_worker(terminal: Terminal, settings: WorkerSettings, observers: Iterable[object]) -> GearmanWorker:

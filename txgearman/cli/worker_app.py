@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack
 import click
 
 from ..worker.worker import GearmanWorker
+from .child_status import ChildOptions
+from .child_worker import status_reports
 from .exit_codes import ExitCode
 from .job_tracker import JobTracker
 from .terminal import Terminal
@@ -28,18 +30,23 @@ def load_worker(name: str) -> GearmanWorker:
     return made
 
 
-async def work_app(terminal: Terminal, name: str, drain_timeout: float, http: str | None) -> ExitCode:
+async def work_app(
+    terminal: Terminal, name: str, drain_timeout: float, http: str | None, child: ChildOptions | None = None
+) -> ExitCode:
     """Run a worker until a signal. Running jobs may finish.
 
     :param name: see `load_worker`.
     :param drain_timeout: seconds that running jobs have to finish.
     :param http: ``[HOST:]PORT`` of the pages with metrics and health; None for no pages.
+    :param child: options of a child of ``--processes``, which has no pages of its own; None if it is none.
     """
-    worker = load_worker(name)
-    tracker = JobTracker(terminal.reactor, threaded=False, verbose=False)  # the functions are the program's
     async with AsyncExitStack() as stack:
+        start_reports = stack.enter_context(status_reports(terminal.reactor, child))
+        worker = load_worker(name)
+        tracker = JobTracker(terminal.reactor, threaded=False, verbose=False)  # the functions are the program's
         if http is not None:
             from .health import HealthServer  # it needs an extra
 
             await stack.enter_async_context(HealthServer(http).serving(terminal, worker, own=False))
+        start_reports(worker)
         return await WorkerRun(terminal, worker, tracker, drain_timeout=drain_timeout).run()

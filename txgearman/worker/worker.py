@@ -16,7 +16,7 @@ from ..connection.options import CONNECT_TIMEOUT, HEARTBEAT, SERVER_TIMEOUT, Con
 from ..connection.pool import ServerInfo, ServerPool
 from ..connection.reactor import Reactor, ThreadedReactor
 from ..connection.tls import TLSOptions
-from ..observers import as_observers
+from ..observers import PROCESS_OBSERVERS, as_observers
 from ..packets import MAX_PACKET_SIZE
 from ..service import GearmanService, service_repr
 from ..validation import (
@@ -157,7 +157,7 @@ class GearmanWorker(GearmanService):
             format_exception=format_exception,
             poll_interval=positive_seconds("poll_interval", poll_interval),
             drain_timeout=drain_timeout if drain_timeout == 0 else positive_seconds("drain_timeout", drain_timeout),
-            observers=as_observers(observers),
+            observers=as_observers(observers, PROCESS_OBSERVERS),
         )
 
     def __repr__(self) -> str:

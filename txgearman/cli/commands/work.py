@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from ...validation import MAX_PAYLOAD
+from ..child_status import ChildOptions
 from ..options import DURATION, Servers, server_options
 from .run import run_command
 
@@ -48,6 +49,31 @@ OPTIONS_FIRST: Final = {"ignore_unknown_options": False, "allow_interspersed_arg
 )
 @click.option("--app", metavar="MODULE:WORKER", help="Run the GearmanWorker of a Python module, instead of FUNCTION.")
 @click.option("--http", metavar="[HOST:]PORT", help="Serve /metrics, /healthz and /readyz of the worker over HTTP.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Run N child processes, each with a worker, and replace those that die.",
+)
+@click.option(
+    "--jobs-per-process",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Replace a child after N jobs or more, one at a time. It goes on until the new one is ready, so that there is "
+    "one child more for a while.",
+)
+@click.option(
+    "--ready-timeout",
+    type=DURATION,
+    help="How long a child may take until it is connected to a server, if there is one; then it is replaced.  "
+    "[default: 30s]",
+)
+@click.option(
+    "--stall-timeout",
+    type=DURATION,
+    help="How long a job may block its child, such as by a long computation; then the child is replaced. [default: no "
+    "limit, or with --timeout 30s more than that]",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Log errors only.")
 def work(
     function: str | None, command: tuple[str, ...], servers: Servers, *, quiet: bool, app: str | None, **options: Any
@@ -72,6 +98,12 @@ def work(
     With --app package.module:worker, it runs a GearmanWorker that a program has made, or makes by a callable without
     arguments. The worker has its own servers, functions and options.
 
+    With --processes, child processes run the workers, each with --jobs at a time. Their logs are on standard error,
+    each line with the number of the child. A child that dies is replaced, with a growing delay if that happens again
+    and again; so is one that is not ready in time or that hangs, its stacks in the log. SIGUSR2 replaces all children,
+    one after the other, such as after a change of the code. SIGUSR1 logs the stacks of all children. --count is the
+    number of jobs of all children together.
+
     With -v, it logs a line for each job: function, handle, outcome, seconds, bytes of the workload, bytes sent.
 
     \b
@@ -79,17 +111,77 @@ def work(
       txgearman work --jobs 4 resize -- convert - -resize 200x200 -
       txgearman work reverse=mypackage.text:reverse upper=mypackage.text:upper
       txgearman work --http 8080 --app mypackage.workers:worker
+      txgearman work --processes 4 --jobs-per-process 10000 thumbnail=mypackage.images:thumbnail
     """
+    child = ChildOptions.take(os.environ)
+    if child is not None:
+        from ..child_worker import follow_parent
+
+        follow_parent(child, options["drain"])  # before the code of others is imported
+    pool = {name: options.pop(name) for name in _POOL_OPTIONS}
+    _check_pool_options(pool, options["count"])
     if app is not None:
-        _run_app(app, options["drain"], options["http"], quiet=quiet)
+        _check_app_options()
     elif function is None:
         raise click.UsageError("Missing argument 'FUNCTION'.")
+    verbose = click.get_current_context().ensure_object(dict)["verbose"] > 0
+    verbosity = -1 if quiet else 0 if verbose else 1
+    if child is None and pool["processes"] is not None:
+        _run_pool(pool, options, verbosity)
+    elif app is not None:
+        _run_app(app, options, child, verbosity)
     else:
-        _run_functions(function, command, servers, options, quiet=quiet)
+        assert function is not None
+        _run_functions(function, command, servers, options, child, verbosity)
+
+
+_POOL_OPTIONS: Final = ("processes", "jobs_per_process", "ready_timeout", "stall_timeout")
+"""Names of the options for child processes."""
+
+_APP_OPTIONS: Final = ("app", "http", "drain", "quiet", *_POOL_OPTIONS)
+"""Names of the options that do not concern the worker itself."""
+
+STALL_MARGIN: Final = 30.0
+"""Seconds after ``--timeout`` at which a child is replaced by default that a job blocks."""
+
+
+def _check_pool_options(pool: dict[str, Any], count: int | None) -> None:
+    if pool["processes"] is None:
+        for name in _POOL_OPTIONS:
+            if pool[name] is not None:
+                raise click.UsageError(f"--{name.replace('_', '-')} requires --processes")
+    elif not hasattr(os, "fork"):
+        raise click.UsageError("--processes requires a POSIX system")
+    if count is not None and pool["jobs_per_process"] is not None:
+        raise click.UsageError("--count excludes --jobs-per-process")
+
+
+def _run_pool(pool: dict[str, Any], options: dict[str, Any], verbosity: int) -> None:
+    from ..child import READY_TIMEOUT, SupervisionSettings
+    from ..worker_pool import PoolSettings, work_processes
+
+    stall_timeout = pool["stall_timeout"]
+    if stall_timeout is None and options["timeout"] is not None:
+        stall_timeout = options["timeout"] + STALL_MARGIN
+    supervision = SupervisionSettings(
+        pool["processes"],
+        options["drain"],
+        pool["ready_timeout"] or READY_TIMEOUT,
+        stall_timeout,
+        options["count"],
+    )
+    arguments = click.get_current_context().ensure_object(dict)["arguments"]
+    settings = PoolSettings(arguments, supervision, pool["jobs_per_process"], options["http"])
+    run_command(work_processes, settings, verbosity=verbosity)
 
 
 def _run_functions(
-    function: str, command: tuple[str, ...], servers: Servers, options: dict[str, Any], *, quiet: bool
+    function: str,
+    command: tuple[str, ...],
+    servers: Servers,
+    options: dict[str, Any],
+    child: ChildOptions | None,
+    verbosity: int,
 ) -> None:
     from ..work import WorkerSettings, work
 
@@ -97,25 +189,35 @@ def _run_functions(
         function, command, {name: options.pop(name) for name in ("lines", "exceptions", "max_output")}
     )
     client_id = os.fsencode(options.pop("client_id"))
-    verbose = click.get_current_context().ensure_object(dict)["verbose"] > 0
+    if child is not None:
+        options |= {"http": None, "count": child.count}
     settings = WorkerSettings(
-        functions, servers, client_id=client_id, drain_timeout=options.pop("drain"), verbose=verbose, **options
+        functions,
+        servers,
+        client_id=client_id,
+        drain_timeout=options.pop("drain"),
+        verbose=click.get_current_context().ensure_object(dict)["verbose"] > 0,
+        child=child,
+        **options,
     )
-    run_command(work, settings, verbosity=-1 if quiet else 0 if verbose else 1)
+    run_command(work, settings, verbosity=verbosity)
 
 
-def _run_app(app: str, drain: float, http: str | None, *, quiet: bool) -> None:
-    """Run ``work --app``. Any other option on the command line is an error: the worker has its own."""
+def _run_app(app: str, options: dict[str, Any], child: ChildOptions | None, verbosity: int) -> None:
     from ..worker_app import work_app
 
+    http = None if child is not None else options["http"]
+    run_command(work_app, app, options["drain"], http, child, verbosity=verbosity)
+
+
+def _check_app_options() -> None:
+    """Refuse options that the worker of ``--app`` has itself, if they are on the command line."""
     context = click.get_current_context()
     for name, parameter in ((parameter.name, parameter) for parameter in context.command.params):
         given = name is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         empty = name is None or context.params.get(name) == ()  # which older click takes for given
-        if given and not empty and name not in ("app", "http", "drain", "quiet"):
+        if given and not empty and name not in _APP_OPTIONS:
             raise click.UsageError(f"--app excludes {parameter.get_error_hint(context)}: the worker has its own")
-    verbose = context.ensure_object(dict)["verbose"] > 0
-    run_command(work_app, app, drain, http, verbosity=-1 if quiet else 0 if verbose else 1)
 
 
 def _parse_functions(function: str, command: tuple[str, ...], options: dict[str, Any]) -> dict[bytes, Any]:
