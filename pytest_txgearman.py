@@ -59,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Begin anew: another plugin may run a test again that has failed, and the second run is verified."""
+    """Start again: another plugin may run a test again that has failed, and the second run is verified."""
     item.stash[_FAILED] = False
     item.stash[_LOGS] = {}
 
@@ -99,7 +99,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def job_server(request: pytest.FixtureRequest) -> Iterator[MemoryJobServer]:
-    """An in-memory job server on a `Clock`, which is closed and verified after the test, unless the test has failed."""
+    """Provide an in-memory job server on a `Clock`. It is verified after the test, unless the test has failed."""
     from txgearman.testing import MemoryJobServer
     from txgearman.testing.waiting import RunningTest, StandstillWatch, has_pytest_twisted
 
@@ -118,7 +118,7 @@ def job_server(request: pytest.FixtureRequest) -> Iterator[MemoryJobServer]:
 
 @pytest.fixture
 def job_server_on_port(request: pytest.FixtureRequest) -> Iterator[MemoryJobServer]:
-    """An in-memory job server on the reactor and on a free port: its ``address``. It is verified as `job_server` is."""
+    """Provide an in-memory job server on the reactor and a free port. It is verified as `job_server` is."""
     from twisted.internet import reactor
 
     from txgearman.testing import MemoryJobServer
@@ -135,7 +135,7 @@ def job_server_on_port(request: pytest.FixtureRequest) -> Iterator[MemoryJobServ
 
 @pytest.fixture
 def job_server_on_gearmand(request: pytest.FixtureRequest) -> Iterator[Gearmand]:
-    """A real gearmand on a free port, which is killed after the test. Nothing is verified."""
+    """Provide a real gearmand on a free port, which is killed after the test. Nothing is verified."""
     from twisted.internet import reactor
 
     from txgearman.testing import Gearmand, GearmandMissing

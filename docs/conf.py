@@ -94,5 +94,6 @@ def find_public_name(
 
 
 def setup(app: Sphinx) -> None:
+    """Register both with Sphinx."""
     app.add_transform(NamesToLinks)
     app.connect("missing-reference", find_public_name)

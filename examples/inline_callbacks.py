@@ -1,4 +1,4 @@
-"""A client in ``inlineCallbacks`` code: a background job, and then a foreground one that tells how far it is.
+"""A client in ``inlineCallbacks`` code: a background job, and then a foreground one that reports its progress.
 
     python examples/inline_callbacks.py 127.0.0.1:4730
 

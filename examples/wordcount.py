@@ -34,7 +34,7 @@ class Unusable(Exception):
 
 
 class Progress:
-    """How much of the files is counted, told on stderr as the workers tell it."""
+    """How much of the files is counted, reported on stderr as the workers report it."""
 
     def __init__(self, total: int) -> None:
         self._total = total

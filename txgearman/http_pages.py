@@ -43,12 +43,12 @@ class MetricsPage(_TextPage):
 
 
 class StatusPage(_TextPage):
-    """``ok``; or, with the status 503, lines that say what is missing."""
+    """``ok``; or, with the status 503, lines that say what is missing.
+
+    :param missing: returns those lines. It is called for each request.
+    """
 
     def __init__(self, missing: Callable[[], Iterable[str]]) -> None:
-        """
-        :param missing: returns those lines. It is called for each request.
-        """
         super().__init__()
         self._missing = missing
 

@@ -108,6 +108,11 @@ class PrometheusObserver(Observer):
     In the multiprocess mode of ``prometheus_client`` the numbers of all processes are added up; a server is ready if it
     is so for all of them. The last two metrics are then written at each change of a server and every second, for which
     the observer must be one of ``observers`` of the services that it watches. A server that was removed has 0.
+
+    :param services: clients and workers whose servers are reported: see `watch`.
+    :param registry: where the metrics are registered; the default is the one that ``prometheus_client`` serves.
+    :param buckets: upper bounds of the histograms, in seconds.
+    :raises ValueError: the registry has such metrics already.
     """
 
     def __init__(
@@ -117,12 +122,6 @@ class PrometheusObserver(Observer):
         registry: CollectorRegistry = REGISTRY,
         buckets: Sequence[float] = BUCKETS,
     ) -> None:
-        """
-        :param services: clients and workers whose servers are reported: see `watch`.
-        :param registry: where the metrics are registered; the default is the one that ``prometheus_client`` serves.
-        :param buckets: upper bounds of the histograms, in seconds.
-        :raises ValueError: the registry has such metrics already.
-        """
         by_function, by_outcome = ["function"], ["function", "outcome"]
 
         def histogram(name: str, documentation: str) -> Histogram:
@@ -281,14 +280,13 @@ class HealthResource(Resource):
 
     ``healthz`` is answered with 200 as long as the reactor runs. ``readyz`` is answered with 200 if each service runs
     and is connected to one server at least, or else with 503, and lines that say what is missing.
+
+    :param services: clients and workers that ``readyz`` reports.
+    :param registry: whose metrics ``metrics`` has.
+    :raises TypeError: one of the services is neither a client nor a worker.
     """
 
     def __init__(self, services: Iterable[Service] = (), *, registry: CollectorRegistry = REGISTRY) -> None:
-        """
-        :param services: clients and workers that ``readyz`` reports.
-        :param registry: whose metrics ``metrics`` has.
-        :raises TypeError: one of the services is neither a client nor a worker.
-        """
         super().__init__()
         checked = [_check_service(service) for service in services]
         self.putChild(b"metrics", MetricsPage(registry))

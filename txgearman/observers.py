@@ -63,13 +63,13 @@ class Observer:
     """
 
     def task_started(self, task: TaskInfo) -> None:
-        """A task was submitted. It is not sent yet."""
+        """Handle the submit of a task, which is not sent yet."""
 
     def task_retried(self, task: TaskInfo, attempt: int, reason: Exception) -> None:
-        """An attempt of a task failed, and the task will be resubmitted. `attempt` is 1 for the first retry."""
+        """Handle a failed attempt of a task that will be resubmitted. `attempt` is 1 for the first retry."""
 
     def task_finished(self, task: TaskInfo, outcome: TaskOutcome, seconds: float) -> None:
-        """A task has its outcome, which its Deferred is about to have. The time is from the submit on."""
+        """Handle the outcome of a task, whose Deferred is about to fire. The time is counted from the submit."""
 
     def batch_started(self, function: str | bytes, count: int) -> None:
         """So many jobs were submitted by `add_tasks` or `add_tasks_bg`, or as a part of a `map` without options."""
@@ -78,29 +78,29 @@ class Observer:
         """All jobs of a batch have their outcomes, which are counted."""
 
     def job_started(self, job: ObservedJob) -> None:
-        """The function of a job is about to be called.
+        """Handle the start of a job, whose function is about to be called.
 
         It is called in the context in which the function runs: what it sets in a ``ContextVar`` is seen by the
         function, its coroutine and its thread, and by `job_finished` of this job, but nowhere else.
         """
 
     def job_finished(self, job: ObservedJob, outcome: JobOutcome, seconds: float) -> None:
-        """A job has ended: its function has, or before that its time was over, or its connection was lost."""
+        """Handle the end of a job: of its function or, if that comes first, of its time limit or its connection."""
 
     def server_changed(self, info: ServerInfo) -> None:
-        """A server became ready, a connection was lost, an attempt to connect failed, or the service was stopped."""
+        """Handle a server that is ready, a connection that was lost or failed, or the stop of the service."""
 
 
 HOOKS: Final = tuple(name for name in vars(Observer) if not name.startswith("_"))
 
 
 class Observers:
-    """Calls the methods of observers."""
+    """Calls the methods of observers.
+
+    :raises TypeError: one of them has no method of an observer, or such an attribute is no plain method.
+    """
 
     def __init__(self, observers: Iterable[object]) -> None:
-        """
-        :raises TypeError: one of them has no method of an observer, or such an attribute is no plain method.
-        """
         self._methods: dict[str, list[Callable[..., object]]] = {name: [] for name in HOOKS}
         for index, observer in enumerate(observers):
             names = [name for name in HOOKS if hasattr(observer, name)]

@@ -107,7 +107,7 @@ _WIRE_LIMIT: Final = 0xFFFFFFFF  # the size is a 32-bit number
 
 _SPLIT_IN_PLACE: Final = 64 * 1024  # a larger body is not copied before it is split
 
-# Bytes of small packets to decode at once: less often to and fro, and never all objects of a large read alive together.
+# Bytes of small packets to decode at once: few switches between codec and protocol, and few objects alive at a time.
 _BATCH: Final = 4096
 
 _RUN: Final = 16 * 1024  # bytes of packets of one type to decode at once
@@ -193,7 +193,7 @@ class PacketType:
                 raise ValueError(f"{name} of {self.name} must not have a NUL: {argument!r}")
         size = sum(map(len, arguments)) + len(arguments) - 1
         if size > _WIRE_LIMIT:
-            raise ValueError(f"{self.name} is {size} bytes; a header can tell {_WIRE_LIMIT} at most")
+            raise ValueError(f"{self.name} is {size} bytes; a header can express {_WIRE_LIMIT} at most")
         # Joined at once, so that a large payload is copied once.
         return b"\0".join((_HEADER.pack(word, size) + arguments[0], *arguments[1:]))
 
@@ -277,6 +277,11 @@ class Decoder:
     :ivar unfinished: how many times bytes came that completed no packet.
     :ivar joins_created: whether several JOB_CREATED in a row are handed out as one JOBS_CREATED. May change any time.
     :ivar joins_completed: the same of WORK_COMPLETE and JOBS_COMPLETED.
+    :param magics: those that may begin a packet: `RES` for what a server sends, `REQ` for what is sent to one.
+        Clients accept both, since geard sends a WORK_FAIL with the wrong one (M2).
+    :param max_packet_size: the largest body accepted, in bytes; checked as soon as the header has come.
+    :param limited: whether handles, functions and uniques have maximum sizes. Set for what a server sends: a client
+        keeps handles, and a worker looks functions up and logs them.
     """
 
     __slots__ = (
@@ -294,13 +299,6 @@ class Decoder:
     )
 
     def __init__(self, *magics: bytes, max_packet_size: int = MAX_PACKET_SIZE, limited: bool = False) -> None:
-        """
-        :param magics: those that may begin a packet: `RES` for what a server sends, `REQ` for what is sent to one.
-            Clients accept both, since geard sends a WORK_FAIL with the wrong one (M2).
-        :param max_packet_size: the largest body accepted, in bytes; checked as soon as the header has come.
-        :param limited: whether handles, functions and uniques have maximum sizes. Set for what a server sends: a client
-            keeps handles, and a worker looks functions up and logs them.
-        """
         self._by_word = _rows_by_word(magics)
         self._max_size = max_packet_size
         self._limited = limited
@@ -319,7 +317,7 @@ class Decoder:
         return list(chain.from_iterable(self.packets(data)))
 
     def packets(self, data: bytes) -> Iterator[list[Packet]]:
-        """As `feed`, some packets at a time, which are made only when they are asked for. Go through all of them."""
+        """As `feed`, some packets at a time, which are made only when they are asked for. Iterate over all of them."""
         if self.error is not None:
             return
         if self._pieces:
@@ -442,7 +440,7 @@ def _too_long(packet_type: PacketType, arguments: list[bytes]) -> ProtocolError 
 
 
 def _split_in_place(data: bytes, start: int, stop: int, cuts: int) -> list[bytes]:
-    """What ``data[start:stop].split(b"\\0", cuts)`` is."""
+    """Return ``data[start:stop].split(b"\\0", cuts)``."""
     arguments: list[bytes] = []
     while len(arguments) < cuts and (cut := data.find(0, start, stop)) >= 0:
         arguments.append(data[start:cut])

@@ -40,12 +40,10 @@ class GearmanService(Service):
     """A service that is also an async context manager, which starts and stops it.
 
     :ivar _random: the source of all random numbers of the service.
+    :raises TypeError, ValueError: for an invalid argument.
     """
 
     def __init__(self, prefix: str | bytes, reactor: Reactor | None, connection_options: ConnectionOptions) -> None:
-        """
-        :raises TypeError, ValueError: for an invalid argument.
-        """
         prefix_bytes = name_bytes("prefix", prefix, MAX_FUNCTION)
         self._prefix = prefix_bytes + b"\t" if prefix_bytes else b""
         self._reactor = reactor_or_default(reactor)
@@ -98,7 +96,11 @@ class _MakeFactory(Interface[ConnectionT]):
 
 
 class PoolService(GearmanService, Generic[ConnectionT]):
-    """A service with one pool of connections, which it opens at its start or first use."""
+    """A service with one pool of connections, which it opens at its start or first use.
+
+    :param changed: called when the servers changed, as by `ServerPool`.
+    :raises TypeError, ValueError: for an invalid argument.
+    """
 
     def __init__(
         self,
@@ -110,10 +112,6 @@ class PoolService(GearmanService, Generic[ConnectionT]):
         make_factory: _MakeFactory[ConnectionT],
         changed: Callable[[JobServer[ConnectionT] | None], object] = lambda _: None,
     ) -> None:
-        """
-        :param changed: called when the servers changed, as by `ServerPool`.
-        :raises TypeError, ValueError: for an invalid argument.
-        """
         super().__init__(prefix, reactor, connection_options)
         self._servers = ServerPool(
             job_servers,

@@ -82,6 +82,16 @@ class GearmanAdmin(PoolService[AdminProtocol]):
 
     Pass the names of functions without the prefix; they are returned as the server has them, with it. They must not
     have a space or an end of line, since a command is a line of words.
+
+    :param job_servers: as for `GearmanClient`.
+    :param prefix: joined with a TAB to the names of functions that are passed to methods.
+    :param reactor: None for the global one.
+    :param server_timeout: seconds without a byte of an answer that is due, after which the connection is dropped.
+    :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
+    :param reconnect_delay: as for `GearmanClient`.
+    :param max_packet_size: maximum number of bytes in an answer.
+    :param tls: as for `GearmanClient`.
+    :raises TypeError, ValueError: an argument is invalid.
     """
 
     def __init__(
@@ -96,17 +106,6 @@ class GearmanAdmin(PoolService[AdminProtocol]):
         max_packet_size: int = MAX_PACKET_SIZE,
         tls: TLSOptions | None = None,
     ) -> None:
-        """
-        :param job_servers: as for `GearmanClient`.
-        :param prefix: joined with a TAB to the names of functions that are passed to methods.
-        :param reactor: None for the global one.
-        :param server_timeout: seconds without a byte of an answer that is due, after which the connection is dropped.
-        :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
-        :param reconnect_delay: as for `GearmanClient`.
-        :param max_packet_size: maximum number of bytes in an answer.
-        :param tls: as for `GearmanClient`.
-        :raises TypeError, ValueError: an argument is invalid.
-        """
         connection_options = ConnectionOptions(
             connect_timeout,
             server_timeout=server_timeout,

@@ -27,14 +27,14 @@ _MAX_PACKET: Final = 1024  # bytes; only answers to fences are expected, and per
 
 
 class TextRequest(Request["AdminProtocol"]):
-    """A line, with its fence. The only argument of its answer is the text."""
+    """A line, with its fence. The only argument of its answer is the text.
+
+    :param is_last: whether the server may close the connection after its answer.
+    """
 
     __slots__ = ("_is_last", "_line")
 
     def __init__(self, line: bytes, *, is_last: bool) -> None:
-        """
-        :param is_last: whether the server may close the connection after its answer.
-        """
         super().__init__(STATUS_RES, FENCE_HANDLE)
         self._line = line
         self._is_last = is_last
@@ -137,7 +137,10 @@ class AdminProtocol(GearmanProtocol):
 
 
 class AdminFactory(GearmanFactory[AdminProtocol]):
-    """Factory that keeps an admin client's connection to one job server."""
+    """Factory that keeps an admin client's connection to one job server.
+
+    :param name: the server's address.
+    """
 
     protocol = AdminProtocol
 
@@ -150,8 +153,5 @@ class AdminFactory(GearmanFactory[AdminProtocol]):
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
         source: random.Random | None = None,
     ) -> None:
-        """
-        :param name: the server's address.
-        """
         super().__init__(reactor, listener=listener, connection_options=connection_options, source=source)
         self.name = name

@@ -30,10 +30,10 @@ class CommandListener(Interface):
     """Learns what happens to the commands of jobs."""
 
     def data_sent(self, job: Job, size: int) -> None:
-        """This many bytes were sent as data of the job, before its result."""
+        """Record that so many bytes were sent as data of the job, before its result."""
 
     def command_not_started(self, job: Job, error: OSError) -> None:
-        """The command of a job could not be started. The job has no outcome: its server is to give it to another."""
+        """Handle a command that could not be started. Its job has no outcome: another worker is to get it."""
 
 
 class _NoListener:
@@ -55,15 +55,13 @@ class CommandRunner:
 
     :ivar program: the command's name.
     :ivar listener: learns what happens to the commands. The other attributes are the arguments of the constructor.
+    :param lines: send each line of the output as WORK_DATA, as soon as it is written and the server takes it.
+    :param exceptions: if the command fails, send its standard error as WORK_EXCEPTION, instead of WORK_WARNING
+        followed by WORK_FAIL.
+    :param max_output: maximum number of bytes of a result; beyond it the job fails. No limit for `lines`.
     """
 
     def __init__(self, reactor: Any, command: Sequence[str], *, lines: bool, exceptions: bool, max_output: int) -> None:
-        """
-        :param lines: send each line of the output as WORK_DATA, as soon as it is written and the server takes it.
-        :param exceptions: if the command fails, send its standard error as WORK_EXCEPTION, instead of WORK_WARNING
-            followed by WORK_FAIL.
-        :param max_output: maximum number of bytes of a result; beyond it the job fails. No limit for `lines`.
-        """
         self.program = command[0]
         self.listener: CommandListener = _NoListener()
         self.reactor = reactor

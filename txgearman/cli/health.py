@@ -33,13 +33,11 @@ class HealthServer:
     """A site with ``/metrics``, ``/healthz`` and ``/readyz``.
 
     :ivar observers: those of the worker whose metrics it has.
+    :param listen: ``[HOST:]PORT``.
+    :raises click.UsageError: it is invalid.
     """
 
     def __init__(self, listen: str) -> None:
-        """
-        :param listen: ``[HOST:]PORT``.
-        :raises click.UsageError: it is invalid.
-        """
         self._host, self._port = parse_listen(listen, "--http")
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -65,13 +63,11 @@ class ParentHealthServer:
     """A site with the same pages, for a parent of child processes whose metrics are added up.
 
     :ivar registry: for collectors of metrics of the parent itself. It has those of its process.
+    :param listen: ``[HOST:]PORT``.
+    :raises click.UsageError: it is invalid.
     """
 
     def __init__(self, listen: str) -> None:
-        """
-        :param listen: ``[HOST:]PORT``.
-        :raises click.UsageError: it is invalid.
-        """
         self._host, self._port = parse_listen(listen, "--http")
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)

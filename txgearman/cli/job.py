@@ -75,14 +75,14 @@ def _cells(status: JobStatus) -> tuple[bool, bool, Progress | None, int | None]:
 
 
 class _Jobs:
-    """The jobs of the command line, and the clients that ask for them: one for each server, so that each is asked."""
+    """The jobs of the command line, and the clients that ask for them: one for each server, so that each is asked.
+
+    :param handles: those with a server are asked of it, others of all servers.
+    :param unique: asked of all servers; None for none.
+    :raises ValueError: a handle, the unique or an address is invalid.
+    """
 
     def __init__(self, terminal: Terminal, servers: Servers, handles: Sequence[str], unique: bytes | None) -> None:
-        """
-        :param handles: those with a server are asked of it, others of all servers.
-        :param unique: asked of all servers; None for none.
-        :raises ValueError: a handle, the unique or an address is invalid.
-        """
         self._terminal = terminal
         self._servers = servers
         parsed = {text: JobHandle.from_string(text) for text in handles if "//" in text}

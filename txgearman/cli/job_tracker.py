@@ -51,14 +51,12 @@ class JobTracker:
 
     :ivar on_start: called when a job starts.
     :ivar on_end: called when the function of a job has ended.
+    :param threaded: whether the functions are called in threads. `on_start` and `on_end` are then called in a later
+        turn of the reactor.
+    :param verbose: whether to log a line for each job that has ended.
     """
 
     def __init__(self, reactor: Any, *, threaded: bool, verbose: bool) -> None:
-        """
-        :param threaded: whether the functions are called in threads. `on_start` and `on_end` are then called in a later
-            turn of the reactor.
-        :param verbose: whether to log a line for each job that has ended.
-        """
         self.on_start: Callable[[], None] = _do_nothing
         self.on_end: Callable[[], None] = _do_nothing
         self._reactor = reactor

@@ -34,13 +34,13 @@ class ProcessListener(Interface):
     """Learns what a program writes, and its end."""
 
     def output_received(self, data: bytes) -> None:
-        """The program has written this to its standard output."""
+        """Handle what the program has written to its standard output."""
 
     def errors_received(self, data: bytes) -> None:
-        """The program has written this to its standard error."""
+        """Handle what the program has written to its standard error."""
 
     def process_ended(self, code: int) -> None:
-        """The program has exited, and nobody can write to its outputs any more.
+        """Handle the end of the program: it has exited, and no process can write to its outputs any more.
 
         :param code: its exit code, or the negative number of the signal that has ended it.
         """
@@ -53,6 +53,9 @@ class RunningProcess:
     started. Then whatever is left of its process group is killed.
 
     :ivar pid: its process ID, which is that of the group.
+    :param arguments: the program, which is looked for in ``PATH``, and its arguments.
+    :param stdin: what is written to its standard input, as fast as the program reads it.
+    :raises OSError: it can't be started.
     """
 
     def __init__(
@@ -63,11 +66,6 @@ class RunningProcess:
         stdin: bytes,
         listener: ProcessListener,
     ) -> None:
-        """
-        :param arguments: the program, which is looked for in ``PATH``, and its arguments.
-        :param stdin: what is written to its standard input, as fast as the program reads it.
-        :raises OSError: it can't be started.
-        """
         self._reactor = reactor
         self._listener: ProcessListener | None = listener
         process = subprocess.Popen(  # noqa: S603  # running the user's command is the purpose
@@ -165,7 +163,7 @@ class _Pipe:
         return type(self).__name__
 
     def connectionLost(self, reason: Failure) -> None:  # Twisted's name
-        """The reactor reports that the other end was closed, or that a method has raised."""
+        """Handle the close of the other end, or an error that a method has raised."""
         self._end()
 
     def _end(self) -> None:
@@ -177,7 +175,7 @@ class _Pipe:
             self._file.close()
 
     def _stop(self) -> None:
-        """Have the reactor watch it no longer. (Each kind of pipe does.)"""
+        """Have the reactor stop watching the pipe. Each kind of pipe overrides this."""
 
 
 @implementer(IWriteDescriptor)
@@ -207,15 +205,15 @@ class InputPipe(_Pipe):
 
 @implementer(IReadDescriptor)
 class OutputPipe(_Pipe):
-    """Reads a pipe to its end."""
+    """Reads a pipe to its end.
+
+    :param received: called with what was read.
+    :param ended: called after all have closed the other end.
+    """
 
     def __init__(
         self, reactor: Any, file: IO[bytes], received: Callable[[bytes], None], ended: Callable[[], None]
     ) -> None:
-        """
-        :param received: called with what was read.
-        :param ended: called after all have closed the other end.
-        """
         super().__init__(reactor, file)
         self._received = received
         self._ended = ended

@@ -183,12 +183,12 @@ def usage_errors() -> Iterator[None]:
 
 @implementer(ILogObserver)
 class StderrLogObserver:
-    """Writes log events of txgearman, and warnings of everything else, to standard error."""
+    """Writes log events of txgearman, and warnings of everything else, to standard error.
+
+    :param verbosity: -1 for critical events, 0 for warnings, 1 for info, 2 for debug.
+    """
 
     def __init__(self, terminal: Terminal, verbosity: int) -> None:
-        """
-        :param verbosity: -1 for critical events, 0 for warnings, 1 for info, 2 for debug.
-        """
         self._terminal = terminal
         self._level = LOG_LEVELS[max(-1, min(2, verbosity))]
 

@@ -58,15 +58,13 @@ class ChildMetrics:
     A worker that a program has made (``--app``) takes the first line only: the metrics are those of the program.
 
     :ivar identifier: stands for this child in the names of its files.
+    :param directory: `SharedMetrics.directory`, which the child must get by a way of its own: the variable of
+        prometheus_client is set here, and must not be set before, as for the parent.
+    :param place: number of the child's place.
+    :param name: 0 or 1; no other living child of the place may have it.
     """
 
     def __init__(self, directory: str, place: int, name: int) -> None:
-        """
-        :param directory: `SharedMetrics.directory`, which the child must get by a way of its own: the variable of
-            prometheus_client is set here, and must not be set before, as for the parent.
-        :param place: number of the child's place.
-        :param name: 0 or 1; no other living child of the place may have it.
-        """
         self.identifier = _identifier(place, name)
         self._pid = os.getpid()
         os.environ[DIRECTORY_VARIABLE] = directory

@@ -51,17 +51,15 @@ class SystemdNotifier:
     No method blocks or raises. What can't be sent is logged, once for each error. Messages reach systemd in the order
     of the calls.
 
-    The variable is removed from the environment, so that no child process reports in the place of this one: make the
+    The variable is removed from the environment, so that no child process reports instead of this one: make the
     notifier before any is started, and only once.
 
     :ivar enabled: whether there is a socket. If not, all methods do nothing.
+    :param reactor: for calls at a time.
+    :param environment: where the variable is; None for that of this process.
     """
 
     def __init__(self, reactor: Any, environment: MutableMapping[str, str] | None = None) -> None:
-        """
-        :param reactor: for calls at a time.
-        :param environment: where the variable is; None for that of this process.
-        """
         name = (os.environ if environment is None else environment).pop(NOTIFY_SOCKET, "")
         self._reactor = reactor
         self._address = f"\0{name[1:]}" if name.startswith("@") else name
@@ -139,12 +137,12 @@ class SystemdNotifier:
 
 
 class WorkerReports:
-    """Reports a worker to systemd: READY once its functions are registered with a server, and what it does since."""
+    """Reports a worker to systemd: READY once its functions are registered with a server, and what it does since.
+
+    :param reactor: the worker's.
+    """
 
     def __init__(self, reactor: Any, worker: GearmanWorker) -> None:
-        """
-        :param reactor: the worker's.
-        """
         self._reactor = reactor
         self._worker = worker
         self._notifier = SystemdNotifier(reactor)

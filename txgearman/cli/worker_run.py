@@ -31,14 +31,13 @@ class WorkerRun:
 
     A signal ends it, or `stop`. The worker then requests no more jobs, and those that run have a time to end. After
     that they are cut off: their servers give them to other workers. systemd is notified, where it asks for it.
+
+    :param worker: its own ``drain_timeout`` must be longer.
+    :param tracker: watches its functions.
+    :param drain_timeout: seconds that running jobs have to end.
     """
 
     def __init__(self, terminal: Terminal, worker: GearmanWorker, tracker: JobTracker, *, drain_timeout: float) -> None:
-        """
-        :param worker: its own ``drain_timeout`` must be longer.
-        :param tracker: watches its functions.
-        :param drain_timeout: seconds that running jobs have to end.
-        """
         self._terminal = terminal
         self._worker = worker
         self._tracker = tracker

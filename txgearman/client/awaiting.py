@@ -32,14 +32,12 @@ class AwaitingConnection:
 
     :ivar by_server: the queues of the tasks with uniques.
     :ivar unbound: the queue of the tasks that wait for any server.
+    :param route: sends a task, adds it here again, or fails it, which may call user code.
     """
 
     def __init__(
         self, reactor: Reactor, servers: ServerPool[GearmanClientProtocol], route: Callable[[Work], object]
     ) -> None:
-        """
-        :param route: sends a task, adds it here again, or fails it, which may call anybody's code.
-        """
         self._reactor = reactor
         self._servers = servers
         self._route = route
@@ -82,7 +80,7 @@ class AwaitingConnection:
         self._share_out()
 
     def _serve(self, server: JobServer[GearmanClientProtocol]) -> None:
-        """Send the tasks that wait for a server if it is ready, or else route them anew."""
+        """Send the tasks that wait for a server if it is ready, or else route them again."""
         queue = self.by_server[server]
         self._send(queue, len(queue), server)
         self._route_all(queue)

@@ -53,15 +53,15 @@ Outcome: TypeAlias = bytes | Exception | None
 
 
 class JobHandles(Sequence[JobHandle]):
-    """The handles of a batch of background jobs, in the order of the workloads. Each is made when it is accessed."""
+    """The handles of a batch of background jobs, in the order of the workloads. Each is made when it is accessed.
+
+    :param servers: address of each job's server.
+    :param handles: the handle that this server assigned.
+    """
 
     __slots__ = ("_handles", "_servers")
 
     def __init__(self, servers: Sequence[str], handles: Sequence[bytes]) -> None:
-        """
-        :param servers: address of each job's server.
-        :param handles: the handle that this server assigned.
-        """
         self._servers = servers
         self._handles = handles
 
@@ -164,6 +164,8 @@ class Batch:
     :ivar watcher: called after jobs have got their outcomes, several at a time where they come together, but not for a
         cancel; None for nobody.
     :ivar parts: the parts that have jobs without an outcome.
+    :param max_size: maximum length of a workload.
+    :raises TypeError, ValueError: an argument is invalid.
     """
 
     __slots__ = (
@@ -199,10 +201,6 @@ class Batch:
         drop_on_cancel: bool = False,
         max_size: int,
     ) -> None:
-        """
-        :param max_size: maximum length of a workload.
-        :raises TypeError, ValueError: an argument is invalid.
-        """
         # Only what is not the default, which takes no time.
         options: AnyOptions = {}
         if priority is not Priority.NORMAL:

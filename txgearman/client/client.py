@@ -96,6 +96,44 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
     the queue was full; ``retry`` may choose others, and other delays. No retry is spent on servers that are known to be
     down: without ``server_wait``, such a task waits for the next attempt to connect to each of them. The job may run
     more than once. A background task is never submitted twice.
+
+    :param job_servers: addresses of one or more job servers, each of which is ``"host"``, ``"host:port"`` (default
+        port 4730), ``"[v6]:port"``, one of these after ``"tls:"``, a Twisted client endpoint description
+        (``"unix:/path"``), an `IStreamClientEndpoint`, or a pair of a name for the server and an endpoint.
+    :param prefix: is joined to each function's name with a TAB, as for workers with the same prefix, so that
+        applications can share servers. Empty for none.
+    :param reactor: None for the global reactor.
+    :param exceptions: whether to ask servers to forward WORK_EXCEPTION, so that tasks fail with `TaskException` and
+        its data. If not, gearmand reports an exception as WORK_FAIL.
+    :param timeout: seconds from the submit of a task to its outcome, all attempts together; None for no limit.
+        Holds for each task that is submitted without ``timeout``: of `add_task`, `add_task_bg`, `map` and
+        `as_completed`, but not of `stream`, `add_tasks` and `add_tasks_bg`.
+    :param retries: how often a foreground task is resubmitted after a retriable failure. Holds as ``timeout`` does.
+    :param retry: the same, with delays and failures of your choice; None for ``retries`` alone. For a task with
+        ``retries`` of its own it says when, but not how often.
+    :param max_in_flight: maximum number of tasks in flight; further tasks wait in the client, in order. None for no
+        limit.
+    :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
+    :param server_timeout: seconds that a server may leave a request, such as a submit, unanswered; then its
+        connection is dropped. A workload must be transmitted within this time.
+    :param server_wait: seconds that a task may wait for a server while none can be reached; 0 for not at all.
+    :param heartbeat: seconds of silence after which, at the latest, a server is sent an ECHO_REQ, also while tasks
+        wait for results; if it stays silent for as many seconds again, its connection is dropped, and its tasks
+        fail with `TaskLost`. It keeps proxies and NATs from dropping the connection. None to send none: a half-open
+        connection is then detected only when there is something to send.
+    :param job_check_interval: seconds without a packet about a foreground task after which its server is asked
+        whether it still has the job; if not, the task fails with `TaskLost`. Detection takes up to one and a half
+        times as long. If the oldest job of a function waits in a server's queue for as long, a warning says that no
+        worker has taken the function.
+    :param reconnect_delay: called with 1 after the loss of a connection, or the first attempt to connect that has
+        failed, 2 after the next failure, and so on; returns the seconds until the next attempt, as what
+        ``twisted.application.internet.backoffPolicy()`` makes does. None for up to 2 s at first, and up to half a
+        minute later. A task that waits for a server still brings the next attempt forward.
+    :param max_packet_size: maximum size in bytes of a workload, and of the body of a packet from a server.
+    :param tls: TLS options for servers at ``"tls:host"``, ``"tls:host:port"`` and ``"tls:[v6]:port"``; None for the
+        defaults of `TLSOptions`. They do not apply to a ``"tls:"`` description with options of its own.
+    :param observers: objects whose methods, those of `Observer`, report tasks, batches and servers.
+    :raises TypeError, ValueError: an argument is invalid.
     """
 
     def __init__(
@@ -119,45 +157,6 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         tls: TLSOptions | None = None,
         observers: Iterable[object] = (),
     ) -> None:
-        """
-        :param job_servers: addresses of one or more job servers, each of which is ``"host"``, ``"host:port"`` (default
-            port 4730), ``"[v6]:port"``, one of these after ``"tls:"``, a Twisted client endpoint description
-            (``"unix:/path"``), an `IStreamClientEndpoint`, or a pair of a name for the server and an endpoint.
-        :param prefix: is joined to each function's name with a TAB, as for workers with the same prefix, so that
-            applications can share servers. Empty for none.
-        :param reactor: None for the global reactor.
-        :param exceptions: whether to ask servers to forward WORK_EXCEPTION, so that tasks fail with `TaskException` and
-            its data. If not, gearmand reports an exception as WORK_FAIL.
-        :param timeout: seconds from the submit of a task to its outcome, all attempts together; None for no limit.
-            Holds for each task that is submitted without ``timeout``: of `add_task`, `add_task_bg`, `map` and
-            `as_completed`, but not of `stream`, `add_tasks` and `add_tasks_bg`.
-        :param retries: how often a foreground task is resubmitted after a retriable failure. Holds as ``timeout`` does.
-        :param retry: the same, with delays and failures of your choice; None for ``retries`` alone. For a task with
-            ``retries`` of its own it says when, but not how often.
-        :param max_in_flight: maximum number of tasks in flight; further tasks wait in the client, in order. None for no
-            limit.
-        :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
-        :param server_timeout: seconds that a server may leave a request, such as a submit, unanswered; then its
-            connection is dropped. A workload must be transmitted within this time.
-        :param server_wait: seconds that a task may wait for a server while none can be reached; 0 for not at all.
-        :param heartbeat: seconds of silence after which, at the latest, a server is sent an ECHO_REQ, also while tasks
-            wait for results; if it stays silent for as many seconds again, its connection is dropped, and its tasks
-            fail with `TaskLost`. It keeps proxies and NATs from dropping the connection. None to send none: a half-open
-            connection is then detected only when there is something to send.
-        :param job_check_interval: seconds without a packet about a foreground task after which its server is asked
-            whether it still has the job; if not, the task fails with `TaskLost`. Detection takes up to one and a half
-            times as long. If the oldest job of a function waits in a server's queue for as long, a warning says that no
-            worker has taken the function.
-        :param reconnect_delay: called with 1 after the loss of a connection, or the first attempt to connect that has
-            failed, 2 after the next failure, and so on; returns the seconds until the next attempt, as what
-            ``twisted.application.internet.backoffPolicy()`` makes does. None for up to 2 s at first, and up to half a
-            minute later. A task that waits for a server still brings the next attempt forward.
-        :param max_packet_size: maximum size in bytes of a workload, and of the body of a packet from a server.
-        :param tls: TLS options for servers at ``"tls:host"``, ``"tls:host:port"`` and ``"tls:[v6]:port"``; None for the
-            defaults of `TLSOptions`. They do not apply to a ``"tls:"`` description with options of its own.
-        :param observers: objects whose methods, those of `Observer`, report tasks, batches and servers.
-        :raises TypeError, ValueError: an argument is invalid.
-        """
         connection_options = ConnectionOptions(
             connect_timeout, server_timeout, heartbeat, job_check_interval, max_packet_size, reconnect_delay
         )
@@ -224,7 +223,7 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         """Submit a foreground job.
 
         Callbacks are called in this order: ``on_created``; any of ``on_data``, ``on_warning`` and ``on_status``; then
-        either ``on_complete`` or ``on_fail``. The Deferred fires last. With ``retries``, the order begins anew after
+        either ``on_complete`` or ``on_fail``. The Deferred fires last. With ``retries``, the order starts again after
         each ``on_retry``.
 
         :param options: `TaskOptions`, as for `Task`: ``unique``, ``priority``, ``timeout``, ``retries``,

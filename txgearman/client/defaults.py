@@ -10,12 +10,12 @@ __all__ = ["TaskDefaults"]
 
 
 class TaskDefaults:
-    """Options that a client's single tasks have unless they say otherwise. They apply at the submit."""
+    """Options that a client's single tasks have unless they say otherwise. They apply at the submit.
+
+    :raises TypeError, ValueError: an argument is invalid.
+    """
 
     def __init__(self, timeout: float | None, retries: int, retry: Retry | None) -> None:
-        """
-        :raises TypeError, ValueError: an argument is invalid.
-        """
         self._timeout = None if timeout is None else positive_seconds("timeout", timeout)
         check_count("retries", retries, 0)
         if not isinstance(retry, (Retry, type(None))):

@@ -86,7 +86,13 @@ class _Run(TaskOwner):
 
 
 class Dispatcher:
-    """Sends tasks to job servers, from the submit of each of them to its outcome."""
+    """Sends tasks to job servers, from the submit of each of them to its outcome.
+
+    :param streams: sends the tasks of streams.
+    :param drop: asks the server of a job to drop it.
+    :param source: of the random numbers, for the delays of retries.
+    :param observers: get the events of tasks and batches; None for no observers.
+    """
 
     def __init__(
         self,
@@ -100,12 +106,6 @@ class Dispatcher:
         source: random.Random,
         observers: Observers | None = None,
     ) -> None:
-        """
-        :param streams: sends the tasks of streams.
-        :param drop: asks the server of a job to drop it.
-        :param source: of the random numbers, for the delays of retries.
-        :param observers: get the events of tasks and batches; None for no observers.
-        """
         self.drop = drop
         self.defaults = defaults
         self._random = source

@@ -1,7 +1,7 @@
 """The async iterators behind `GearmanClient.map`, `GearmanClient.as_completed` and `GearmanClient.stream`.
 
 All are async generators that await nothing while they are closed. So a loop that is left early cancels its tasks at
-once, whoever closes the generator.
+once, no matter who closes the generator.
 """
 
 from __future__ import annotations
@@ -204,7 +204,11 @@ class _Slot:
 
 
 class _AsyncMap(Generic[T]):
-    """Maps workloads that arrive asynchronously: a result does not wait for the next workload."""
+    """Maps workloads that arrive asynchronously: a result does not wait for the next workload.
+
+    :param result: returns what is yielded for a task that has ended, or raises.
+    :param in_order: whether tasks are yielded in the order of the workloads, or else in that of their ends.
+    """
 
     def __init__(
         self,
@@ -214,10 +218,6 @@ class _AsyncMap(Generic[T]):
         result: Callable[[_Slot], T],
         in_order: bool,
     ) -> None:
-        """
-        :param result: returns what is yielded for a task that has ended, or raises.
-        :param in_order: whether tasks are yielded in the order of the workloads, or else in that of their ends.
-        """
         self._submit = submit
         self._workloads = workloads
         self._concurrency = concurrency
@@ -308,13 +308,11 @@ class Stream:
     """The data of one task, in chunks.
 
     :ivar task: the task.
+    :param task: a foreground task, not yet submitted. The stream sets its ``on_data``.
+    :raises TypeError: the task has an ``on_data`` already.
     """
 
     def __init__(self, task: Task) -> None:
-        """
-        :param task: a foreground task, not yet submitted. The stream sets its ``on_data``.
-        :raises TypeError: the task has an ``on_data`` already.
-        """
         if task._options.on_data is not None:
             raise TypeError("on_data must be None for a stream: iterate over its chunks instead")
         self.task = task

@@ -35,7 +35,7 @@ class SweptConnection(Protocol):
 
     @property
     def _reading_paused(self) -> bool:
-        """Whether the connection has stopped reading, so that nothing is heard of any job."""
+        """Whether the connection has stopped reading, so that no packet about any job is read."""
 
     def _wire_function_of(self, handle: bytes) -> bytes:
         """Return the name of the function of a job on the wire."""
@@ -56,6 +56,8 @@ class JobSweep:
     :ivar on: whether there will be another one.
     :ivar heard_of: handles of the jobs about which a packet has arrived since the last sweep began.
     :ivar untaken: finds functions whose jobs nobody takes.
+    :param seconds: silence of a job after which the server is asked. Detection takes up to one and a half times as
+        long.
     """
 
     __slots__ = (
@@ -76,10 +78,6 @@ class JobSweep:
     )
 
     def __init__(self, reactor: Reactor, seconds: float, connection: SweptConnection) -> None:
-        """
-        :param seconds: silence of a job after which the server is asked. Detection takes up to one and a half times as
-            long.
-        """
         self._reactor = reactor
         self._connection = connection
         self._probe = PeriodicProbe(reactor, seconds, self._begin)
@@ -160,7 +158,7 @@ class JobSweep:
 
     def _suspects(self) -> list[bytes]:
         """Count another probe for the next jobs, and return those that the server is to be asked for."""
-        jobs, heard, silent_probes = self._connection._jobs, self._heard_before, self._silent_probes
+        jobs, active, silent_probes = self._connection._jobs, self._heard_before, self._silent_probes
         reading_paused = self._connection._reading_paused
         last_before = self._position_before + MAX_SKIPPED
         see, function_of = self.untaken.see, self._connection._wire_function_of
@@ -169,7 +167,7 @@ class JobSweep:
             before = self._probes_before(handle, last_before)
             if before is None:
                 break
-            count = 0 if reading_paused or handle in heard else before + 1
+            count = 0 if reading_paused or handle in active else before + 1
             asked = count == PROBES_PER_PERIOD
             if asked:
                 count = 0

@@ -638,6 +638,14 @@ class GearmanClientFactory(GearmanFactory[GearmanClientProtocol]):
 
     Pass it to ``reactor.connectTCP``, wait for ``when_ready()``, and call ``submit()`` of the protocol that it fires
     with.
+
+    :param reactor: None for the global reactor.
+    :param name: address of the server, for job handles.
+    :param exceptions: whether to ask the server, on each connection, to forward WORK_EXCEPTION. If not, gearmand
+        sends WORK_FAIL instead.
+    :param listener: is notified when the connection becomes ready, and when it is lost.
+    :param connection_options: time-outs and sizes.
+    :param source: of the random numbers, for the jitter of delays; None for one of its own.
     """
 
     protocol = GearmanClientProtocol
@@ -652,15 +660,6 @@ class GearmanClientFactory(GearmanFactory[GearmanClientProtocol]):
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
         source: random.Random | None = None,
     ) -> None:
-        """
-        :param reactor: None for the global reactor.
-        :param name: address of the server, for job handles.
-        :param exceptions: whether to ask the server, on each connection, to forward WORK_EXCEPTION. If not, gearmand
-            sends WORK_FAIL instead.
-        :param listener: is notified when the connection becomes ready, and when it is lost.
-        :param connection_options: time-outs and sizes.
-        :param source: of the random numbers, for the jitter of delays; None for one of its own.
-        """
         super().__init__(
             reactor,
             option_requests=(b"exceptions",) if exceptions else (),

@@ -136,7 +136,7 @@ class RemoteFunction(Generic[RequestT, ResultT]):
 
     def _decoded(self, result: bytes, task: Task | None) -> ResultT:
         if self._decode is None:
-            return result  # type: ignore[return-value]  # whoever gives no `decode` gets bytes
+            return result  # type: ignore[return-value]  # a caller who gives no `decode` gets bytes
         try:
             return self._decode(result)
         except Exception as error:  # whatever the caller's code raises: the result is what it is

@@ -33,12 +33,12 @@ class _Cause(NamedTuple):
 
 
 class _Line:
-    """What is logged of the tasks of one cause."""
+    """What is logged of the tasks of one cause.
+
+    :param task: the first of them.
+    """
 
     def __init__(self, task: Task, delay: float, reason: Exception) -> None:
-        """
-        :param task: the first of them.
-        """
         self._task = str(task)
         self._reason = short_text(str(reason), MAX_REASON)
         self._fields = task_fields(task) | {"attempt": task.attempt + 1, "error": type(reason).__name__}

@@ -15,14 +15,14 @@ __all__ = ["CancelledSubmit", "Jobs", "SharedJob", "StatusQuery", "Tombstone", "
 
 
 class Tombstone:
-    """Tombstone for a cancelled task: keeps only what identifies its job."""
+    """Tombstone for a cancelled task: keeps only what identifies its job.
+
+    :param leading_arguments: those of the task: function and unique, each followed by a NUL.
+    """
 
     __slots__ = ("_leading_arguments",)
 
     def __init__(self, leading_arguments: bytes) -> None:
-        """
-        :param leading_arguments: those of the task: function and unique, each followed by a NUL.
-        """
         self._leading_arguments = leading_arguments
 
 
@@ -80,16 +80,16 @@ class CancelledSubmit:
 
 
 class StatusQuery:
-    """A GET_STATUS that asks whether the server still has one of the connection's jobs."""
+    """A GET_STATUS that asks whether the server still has one of the connection's jobs.
+
+    :param ended: called after the answer; None for nothing. It is not called if the connection is lost before.
+    """
 
     __slots__ = ("_ended", "_handle")
 
     _answer_type: Final = STATUS_RES
 
     def __init__(self, handle: bytes, ended: Callable[[], object] | None = None) -> None:
-        """
-        :param ended: called after the answer; None for nothing. It is not called if the connection is lost before.
-        """
         self._handle = handle
         self._ended = ended
 
@@ -162,5 +162,5 @@ class SharedJob:
         return task, self._ended_count == len(self._tasks)
 
     def remaining(self) -> list[Task]:
-        """The tasks without an outcome."""
+        """Return the tasks without an outcome."""
         return [task for task in self._tasks if isinstance(task, Task)]

@@ -130,7 +130,10 @@ class _StreamConnection(TaskHolder):
 
 
 class StreamRouter:
-    """Chooses a server for the task of each stream, and sends it on a connection of its own."""
+    """Chooses a server for the task of each stream, and sends it on a connection of its own.
+
+    :param server_wait: seconds that a stream may wait while no server accepts a connection for it.
+    """
 
     def __init__(
         self,
@@ -139,9 +142,6 @@ class StreamRouter:
         make_factory: MakeFactory[GearmanClientProtocol],
         server_wait: float,
     ) -> None:
-        """
-        :param server_wait: seconds that a stream may wait while no server accepts a connection for it.
-        """
         self._servers = servers
         self._make_factory = make_factory
         self._server_wait = server_wait
@@ -264,7 +264,7 @@ class StreamRouter:
     # Calls of the connections.
 
     def connection_ready(self, connection: _StreamConnection) -> None:
-        """A connection can be used."""
+        """Handle a connection that can be used."""
         if self._fails(connection):
             del self._failing[connection.server]
             self.servers_changed()
@@ -278,7 +278,7 @@ class StreamRouter:
             self._close(connection)
 
     def connection_down(self, connection: _StreamConnection) -> None:
-        """A connection was lost, or an attempt to connect failed."""
+        """Handle a lost connection or a failed attempt to connect."""
         if self._fails(connection):
             return  # it is retried
         server = connection.server

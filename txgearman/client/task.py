@@ -1,6 +1,6 @@
 """A task: its arguments, its options, and the order of its events.
 
-`Task._begin` returns the task's Deferred. Whoever holds the task then reports each event to it (`Task._answered`,
+`Task._begin` returns the task's Deferred. The holder of the task then reports each event to it (`Task._answered`,
 `Task._data_received` ...), up to its outcome. Guarantees 2 (order) and 13 (isolated callbacks) are kept here; this
 module does not know where the events come from.
 """

@@ -23,14 +23,14 @@ MAX_WARNED: Final = 1000
 
 
 class UntakenJobs:
-    """The functions of a connection's jobs, and those that had a warning."""
+    """The functions of a connection's jobs, and those that had a warning.
+
+    :param seconds: how long a job waits before there is a warning.
+    """
 
     __slots__ = ("_oldest", "_oldest_before", "_seconds", "_warned")
 
     def __init__(self, seconds: float) -> None:
-        """
-        :param seconds: how long a job waits before there is a warning.
-        """
         self._seconds = seconds
         self._warned: dict[bytes, None] = {}
         self.forget()
@@ -42,7 +42,7 @@ class UntakenJobs:
         self._oldest_before: dict[bytes, tuple[bytes, int]] = {}
 
     def sweep_began(self) -> None:
-        """Note that the jobs will be seen anew, the oldest first."""
+        """Note that the jobs will be seen again, the oldest first."""
         self._oldest_before, self._oldest = self._oldest, {}
 
     def see(self, function: bytes, handle: bytes) -> None:

@@ -62,10 +62,10 @@ class ConnectionListener(Interface[ConnectionT]):
     """Receiver of changes in the state of a connection."""
 
     def connection_ready(self, connection: ConnectionT) -> None:
-        """The server has sent the first good answer on this connection."""
+        """Handle the first good answer on this connection."""
 
     def connection_down(self, factory: GearmanFactory[ConnectionT], error: Exception) -> None:
-        """An attempt to connect failed, or the connection can't be used any longer, because of `error`."""
+        """Handle a failed attempt to connect, or a connection that can't be used any longer, because of `error`."""
 
 
 class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
@@ -82,6 +82,9 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
     :ivar _option_requests: options to send as OPTION_REQ on each new connection.
     :ivar connection: the current connection, ready or not; None if there is none.
     :ivar next_attempt: time of the reactor at which the next attempt starts; None unless one is scheduled.
+    :param reactor: None for the global one.
+    :param listener: receives the changes in the state of the connection.
+    :param source: of the random numbers, for the jitter of delays; None for one of its own.
     """
 
     protocol: type[ConnectionT] = GearmanProtocol  # type: ignore[assignment]  # a subclass that has another sets it
@@ -100,11 +103,6 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
         source: random.Random | None = None,
     ) -> None:
-        """
-        :param reactor: None for the global one.
-        :param listener: receives the changes in the state of the connection.
-        :param source: of the random numbers, for the jitter of delays; None for one of its own.
-        """
         self.reactor = reactor_or_default(reactor)
         self.clock = self.reactor  # type: ignore[assignment]  # Twisted declares more than it uses
         self._option_requests = option_requests
@@ -260,7 +258,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
     # Calls of the connection.
 
     def _connection_ready(self, connection: ConnectionT) -> None:
-        """The server has sent the first good answer on this connection."""
+        """Handle the first good answer on this connection."""
         self._clear_deadline()
         self._wanted = False
         self._answered = True
@@ -270,7 +268,7 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self._awaiting.fire(connection)
 
     def _connection_down(self, connection: ConnectionT, error: Exception) -> None:
-        """The connection can't be used any longer, because of `error`."""
+        """Handle a connection that can't be used any longer, because of `error`."""
         if connection is self.connection:
             self._clear_deadline()
             self._report_down(error)

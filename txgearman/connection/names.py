@@ -72,14 +72,14 @@ class NameEndpoint:
 
 
 class _Race:
-    """Attempts to connect to one endpoint after the other, until one accepts."""
+    """Attempts to connect to one endpoint after the other, until one accepts.
+
+    :param endpoints: one or more.
+    """
 
     def __init__(
         self, reactor: Reactor, endpoints: list[IStreamClientEndpoint], protocol_factory: IProtocolFactory
     ) -> None:
-        """
-        :param endpoints: one or more.
-        """
         self._reactor = reactor
         self._endpoints: Iterator[IStreamClientEndpoint] = iter(endpoints)
         self._untried = len(endpoints)

@@ -31,7 +31,7 @@ class ConnectionOptions:
     """Options of a connection to a job server.
 
     :ivar connect_timeout: seconds from the start of a connection attempt until the server must have sent its first
-        good answer. They begin anew, once, if code blocks the reactor at their end.
+        good answer. They start again, once, if code blocks the reactor at their end.
     :ivar server_timeout: seconds that the server may leave a request unanswered. Then the connection is dropped, since
         answers arrive in order and no other would arrive either. A workload must be transmitted in this time. A large
         packet from the server counts as an answer while it arrives.

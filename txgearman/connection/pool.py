@@ -90,6 +90,8 @@ class JobServer(Generic[ConnectionT]):
     :ivar background: number of background tasks that were given to this server since the ready servers changed.
     :ivar last_error: the error of that attempt or connection; None once a good answer was received.
     :ivar streams: number of a client's streams to this server, each of which has another connection.
+    :param changed: called whenever the server became ready or unreachable, with whether it became ready after it
+        had been unreachable.
     """
 
     def __init__(
@@ -99,10 +101,6 @@ class JobServer(Generic[ConnectionT]):
         make_factory: MakeFactory[ConnectionT],
         changed: Callable[[JobServer[ConnectionT], bool], object],
     ) -> None:
-        """
-        :param changed: called whenever the server became ready or unreachable, with whether it became ready after it
-            had been unreachable.
-        """
         self.address = address
         self.connection: ConnectionT | None = None
         self.unreachable = False
@@ -287,6 +285,12 @@ class ServerPool(Generic[ConnectionT]):
     :ivar observe: called with the state of a server that has changed, after everybody else has handled it; None for
         nobody.
     :ivar expecting: whether unreachable servers count as connecting for now, since an outage seems to be over.
+    :param changed: called with a server that was connecting or ready, and is now ready or unreachable; with None if
+        an unreachable one became ready, or the servers were replaced, so that any unique may have another server.
+    :param tls: options for those addresses that begin with ``tls:`` and have no options of their own.
+    :param source: of the random numbers; None for one of its own.
+    :raises TypeError, ValueError: ``job_servers`` is empty, or has an invalid address or the same one twice; or
+        ``tls`` applies to none of them.
     """
 
     def __init__(
@@ -298,14 +302,6 @@ class ServerPool(Generic[ConnectionT]):
         tls: TLSOptions | None = None,
         source: random.Random | None = None,
     ) -> None:
-        """
-        :param changed: called with a server that was connecting or ready, and is now ready or unreachable; with None if
-            an unreachable one became ready, or the servers were replaced, so that any unique may have another server.
-        :param tls: options for those addresses that begin with ``tls:`` and have no options of their own.
-        :param source: of the random numbers; None for one of its own.
-        :raises TypeError, ValueError: ``job_servers`` is empty, or has an invalid address or the same one twice; or
-            ``tls`` applies to none of them.
-        """
         self._reactor = reactor
         self._random = source or random_source(reactor)
         self._make_factory = make_factory
@@ -357,7 +353,7 @@ class ServerPool(Generic[ConnectionT]):
         if not servers:
             raise ValueError("job_servers must have at least one address")
         if self._tls is not None and not any(map(takes_tls_options, addresses)):
-            # Whoever passes TLS options does not want plain text.
+            # A caller who passes TLS options does not want plain text.
             raise ValueError("tls must be None if job_servers has no address such as 'tls:host:port'")
         self._warn_of_plain(addresses)
         self._by_address = servers

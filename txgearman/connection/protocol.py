@@ -1,6 +1,6 @@
 """One connection to a job server: framing, and the matching of answers to requests.
 
-A job server answers strictly in order, and sends an ERROR in the place of the answer that it replaces
+A job server answers strictly in order, and sends an ERROR instead of the answer
 (docs/gearman.md §2 and §3).
 
 **Fences.** Some servers leave some requests unanswered (H6; geard every OPTION_REQ and ECHO_REQ), and the next answer
@@ -119,10 +119,10 @@ class ProtocolFactory(Interface[ConnectionT_contra]):
     _option_requests: tuple[bytes, ...]
 
     def _connection_ready(self, connection: ConnectionT_contra) -> None:
-        """The server has sent the first good answer on this connection."""
+        """Handle the first good answer on this connection."""
 
     def _connection_down(self, connection: ConnectionT_contra, error: Exception) -> None:
-        """The connection can't be used any longer, because of `error`."""
+        """Handle a connection that can't be used any longer, because of `error`."""
 
 
 class Outstanding(Interface[ConnectionT_contra]):
@@ -152,15 +152,13 @@ class Request(Generic[ConnectionT_contra]):
     """A request that is answered by one packet.
 
     :ivar deferred: fires with the arguments of the answer. If it was cancelled, the answer is ignored.
+    :param answer: packet type of the answer.
+    :param subject: the first argument that the answer must have; None if the server does not repeat any.
     """
 
     __slots__ = ("_answer_type", "_subject", "deferred")
 
     def __init__(self, answer: PacketType, subject: bytes | None = None) -> None:
-        """
-        :param answer: packet type of the answer.
-        :param subject: the first argument that the answer must have; None if the server does not repeat any.
-        """
         self._answer_type = answer
         self._subject = subject
         self.deferred: Deferred[list[bytes]] = Deferred()
@@ -539,7 +537,7 @@ class GearmanProtocol(Protocol):
                 self._cork()
 
     def _cork(self) -> None:
-        """Collect packets until `uncork`. (Making several small packets costs as much as one call of the transport.)"""
+        """Collect packets until `uncork`: one call of the transport costs as much as several small packets."""
         self._corked = []
         self._corked_size = 0
 

@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Final, TypeAlias, cast
 from weakref import WeakKeyDictionary
 
-from twisted.internet._resolver import GAIResolver  # for its type alone: no other name tells Twisted's default resolver
+from twisted.internet._resolver import GAIResolver  # for its type: the default resolver has no other name
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import DNSLookupError

@@ -35,14 +35,13 @@ class Timeout:
     """Call of a function after some seconds. If it is late, the reactor first reads what has arrived until then.
 
     On a `Clock` it is called within the same ``advance()`` in any case.
+
+    :param passed: called after `seconds`, unless the time-out was cancelled.
     """
 
     __slots__ = ("_call", "_due", "_passed", "_reactor", "_turns")
 
     def __init__(self, reactor: Reactor, seconds: float, passed: Callable[[], object]) -> None:
-        """
-        :param passed: called after `seconds`, unless the time-out was cancelled.
-        """
         self._reactor = reactor
         self._passed = passed
         self._turns = 0
@@ -67,14 +66,13 @@ class DeadlineQueue(Generic[T]):
 
     There is one timer while there are items, and none otherwise. Adding and discarding take constant time, and no
     reference to an item is kept after its removal.
+
+    :param passed: called with each item whose deadline has passed. It must not raise.
     """
 
     __slots__ = ("_call", "_due", "_heap", "_items", "_number", "_numbers", "_passed", "_reactor")
 
     def __init__(self, reactor: Reactor, passed: Callable[[T], object]) -> None:
-        """
-        :param passed: called with each item whose deadline has passed. It must not raise.
-        """
         self._reactor = reactor
         self._passed = passed
         self._heap: list[tuple[float, int]] = []  # keeps discarded numbers, since removing one would take a search
@@ -129,7 +127,7 @@ class DeadlineQueue(Generic[T]):
 
     def _fire(self) -> None:
         self._call = None
-        # The callback may add and discard items, so the heap is looked at anew each time.
+        # The callback may add and discard items, so the heap is looked at again each time.
         now = max(self._reactor.seconds(), self._due)  # rounding may let it fire slightly before the deadline
         last = self._number  # what is added from here on waits for the next turn, however short its time is
         while self._heap and self._heap[0] <= (now, last):
@@ -148,15 +146,15 @@ PROBES_PER_PERIOD: Final = 2
 
 
 class PeriodicProbe:
-    """Check that is repeated several times in each period, until it reports that it is no longer needed."""
+    """Check that is repeated several times in each period, until it reports that it is no longer needed.
+
+    :param seconds: the period, in which `probe` is called `PROBES_PER_PERIOD` times.
+    :param probe: returns whether to go on.
+    """
 
     __slots__ = ("_call", "_interval", "_probe", "_reactor", "on")
 
     def __init__(self, reactor: Reactor, seconds: float, probe: Callable[[], bool]) -> None:
-        """
-        :param seconds: the period, in which `probe` is called `PROBES_PER_PERIOD` times.
-        :param probe: returns whether to go on.
-        """
         self._reactor = reactor
         self._interval = seconds / PROBES_PER_PERIOD
         self._probe = probe

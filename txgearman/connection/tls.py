@@ -199,7 +199,7 @@ class _Verifier:
     """Creator of TLS connections that verify the server's certificate and report to the protocol what is wrong with it.
 
     Twisted verifies the name as well. But 26.10 accepts a certificate without any host name, and only logs an error:
-    whoever has a client certificate of the same CA could impersonate a server.
+    a peer that has a client certificate of the same CA could impersonate a server.
     """
 
     def __init__(self, creator: IOpenSSLClientConnectionCreator, name: str) -> None:

@@ -27,7 +27,12 @@ LAST_PACKETS: Final = 12
 
 
 class Closing:
-    """Closes some servers of a group, and fails for what is wrong at the end of a test."""
+    """Closes some servers of a group, and fails for what is wrong at the end of a test.
+
+    :param verify: False to close them only.
+    :param watched: False to verify their faults only.
+    :param keep: a server that is used further, and keeps its ports.
+    """
 
     def __init__(
         self,
@@ -37,11 +42,6 @@ class Closing:
         watched: bool,
         keep: GroupedServer | None = None,
     ) -> None:
-        """
-        :param verify: False to close them only.
-        :param watched: False to verify their faults only.
-        :param keep: a server that is used further, and keeps its ports.
-        """
         self._keep = keep
         self._servers = servers
         self._group = group

@@ -23,7 +23,7 @@ OK: Final = b"OK\r\n"
 def answer(core: JobServerCore, line: bytes) -> bytes | None:
     """Answer a line.
 
-    Whoever asks has looked at the jobs.
+    The caller has looked at the jobs.
 
     :return: the answer, with its line end; None where gearmand closes the connection.
     """

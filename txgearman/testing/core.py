@@ -79,7 +79,11 @@ class Connection(Listener, Worker, Interface):
 
 
 class JobServerCore:
-    """The state and the behaviour of a job server."""
+    """The state and the behaviour of a job server.
+
+    :param due_time: returns when a job is due that was scheduled for a time.
+    :param submitted: gets each submit.
+    """
 
     def __init__(
         self,
@@ -90,10 +94,6 @@ class JobServerCore:
         due_time: Callable[[int], float],
         submitted: deque[SubmittedJob],
     ) -> None:
-        """
-        :param due_time: returns when a job is due that was scheduled for a time.
-        :param submitted: gets each submit.
-        """
         self._make_jobs = partial(Jobs, seconds, job_retries, handle_prefix)
         self.due_time = due_time
         self.submitted = submitted

@@ -49,13 +49,13 @@ def _log_entry(connection: int, direction: str, entry: Entry, content: str) -> N
 
 @implementer(ILogObserver)
 class DevelopmentLog:
-    """Writes log events of txgearman, and warnings of everything else, a line for each."""
+    """Writes log events of txgearman, and warnings of everything else, a line for each.
+
+    :param verbosity: how often ``-v`` was given.
+    :param prefix: makes what each line begins with.
+    """
 
     def __init__(self, stream: TextIO, verbosity: int, prefix: Callable[[LogEvent], str]) -> None:
-        """
-        :param verbosity: how often ``-v`` was given.
-        :param prefix: makes what each line begins with.
-        """
         self._stream = stream
         self._level = LEVELS[min(verbosity, 2)]
         self._prefix = prefix

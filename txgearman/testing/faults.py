@@ -249,12 +249,11 @@ class Faults(FaultRegistry):
     """The faults of one server: the calls of tests that inject them, and the queries of connections that obey them.
 
     What the calls do is documented at `MemoryJobServer`, which has them all.
+
+    :param name: the server's, for messages.
     """
 
     def __init__(self, reactor: IReactorTime, connections: Sequence[Connection], name: str) -> None:
-        """
-        :param name: the server's, for messages.
-        """
         super().__init__(reactor)
         self.name = name
         self._connections = connections

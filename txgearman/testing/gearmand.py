@@ -187,6 +187,13 @@ class Gearmand:
     `MemoryJobServer` is `AnyJobServer`.
 
     :ivar clock: the reactor.
+    :param reactor: for clients and workers. None for the global one.
+    :param job_retries: as for `MemoryJobServer`.
+    :param job_handle_prefix: the prefix of job handles; empty for gearmand's default.
+    :param exceptions: as for `MemoryJobServer`.
+    :param arguments: more command line arguments of gearmand.
+    :raises GearmandMissing: it is not installed.
+    :raises RuntimeError: it does not start. The message has the last lines of its log.
     """
 
     def __init__(
@@ -198,15 +205,6 @@ class Gearmand:
         exceptions: bool = False,
         arguments: Sequence[str] = (),
     ) -> None:
-        """
-        :param reactor: for clients and workers. None for the global one.
-        :param job_retries: as for `MemoryJobServer`.
-        :param job_handle_prefix: the prefix of job handles; empty for gearmand's default.
-        :param exceptions: as for `MemoryJobServer`.
-        :param arguments: more command line arguments of gearmand.
-        :raises GearmandMissing: it is not installed.
-        :raises RuntimeError: it does not start. The message has the last lines of its log.
-        """
         self.clock: Any = reactor_or_default(reactor)
         command = [
             _program(),

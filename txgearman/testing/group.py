@@ -76,8 +76,8 @@ class ServerGroup:
 
     :ivar watching: whether services and tasks are recorded.
     :ivar services: the services that were made on the clock, and where.
-    :ivar tasks: the tasks that anybody still knows, and where they were submitted.
-    :ivar batches: the Deferreds of batches that anybody still knows, and where these were submitted.
+    :ivar tasks: the tasks that are still referenced, and where they were submitted.
+    :ivar batches: the Deferreds of batches that are still referenced, and where these were submitted.
     :ivar calls: the other calls of services that have no outcome.
     :ivar places: where the newest jobs were submitted whose tasks or batches have ended.
     :ivar logged: the failures that were logged.
@@ -185,7 +185,7 @@ class ServerGroup:
 
     @property
     def submits(self) -> list[Submit]:
-        """Records of the tasks and batches that anybody still knows."""
+        """Records of the tasks and batches that are still referenced."""
         return [*self.tasks.values(), *self.batches.values()]
 
     def fail_waits(self, text: str) -> bool:

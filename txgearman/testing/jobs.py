@@ -196,13 +196,11 @@ class Jobs:
     """All jobs of one server.
 
     :ivar count: how many new jobs were submitted.
+    :param seconds: returns the time, for jobs that are scheduled.
+    :param job_retries: how many workers a job is given to; 0 for no limit.
     """
 
     def __init__(self, seconds: Callable[[], float], job_retries: int, handle_prefix: bytes) -> None:
-        """
-        :param seconds: returns the time, for jobs that are scheduled.
-        :param job_retries: how many workers a job is given to; 0 for no limit.
-        """
         self._seconds = seconds
         self._job_retries = job_retries
         self._handle_prefix = handle_prefix
@@ -257,7 +255,7 @@ class Jobs:
         return ability
 
     def remove_ability(self, ability: Ability) -> None:
-        """Record that a worker offers a function no longer. Whoever removes one removes all that are of both."""
+        """Record that a worker offers a function no longer. A caller who removes one removes all that are of both."""
         del ability.worker.abilities[ability]
         del ability.function.abilities[ability]
         ability.function.newest.pop(ability.worker, None)

@@ -120,13 +120,12 @@ class NetworkFaults(FaultRegistry):
     """The faults of one proxy: the calls of tests that inject them, and what its relays ask (`relay.Traffic`).
 
     What the calls do is documented at `FaultProxy`, which has them all.
+
+    :param relays: those of the open connections.
+    :param accept_again: called when connections are no longer refused.
     """
 
     def __init__(self, reactor: IReactorTime, relays: Collection[Relay], accept_again: Callable[[], object]) -> None:
-        """
-        :param relays: those of the open connections.
-        :param accept_again: called when connections are no longer refused.
-        """
         super().__init__(reactor)
         self._relays = relays
         self._accept_again = accept_again

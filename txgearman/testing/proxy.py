@@ -45,7 +45,7 @@ class FaultProxy:
     """
 
     def __init__(self, job_server: str, reactor: Any = None, *, port: int = 0, interface: str = "127.0.0.1") -> None:
-        """It listens at once.
+        """Listen at once.
 
         :param job_server: the server's address: ``"host"``, ``"host:port"`` or ``"[v6]:port"``. TLS passes through
             unchanged.

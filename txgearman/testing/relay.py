@@ -322,6 +322,8 @@ class Relay:
     """A connection of a client, and the one to the server that was made for it.
 
     :ivar client, server: its ends.
+    :param endpoint: that of the server; None for a connection that is never read from.
+    :param gone: called when both ends are closed.
     """
 
     def __init__(
@@ -331,10 +333,6 @@ class Relay:
         endpoint: IStreamClientEndpoint | None,
         gone: Callable[[Relay], object],
     ) -> None:
-        """
-        :param endpoint: that of the server; None for a connection that is never read from.
-        :param gone: called when both ends are closed.
-        """
         self.reactor = reactor
         self.traffic = traffic
         self._endpoint = endpoint

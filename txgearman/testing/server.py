@@ -93,6 +93,17 @@ class MemoryJobServer(ServerFactory):
 
     :ivar clock: the `Clock`, or the reactor.
     :ivar name: the server's name.
+    :param reactor: a `Clock`, or the reactor, for its timeouts. None for a `Clock` of its own, which starts at 0. A
+        scheduled job is due when the clock was advanced to its time, ``at=server.clock.seconds() + 60``. POSIX
+        seconds, as in ``at=time.time() + 60``, mean the same to a server on a clock that shows less than them: so
+        many whole seconds after now.
+    :param name: the server's name, as `JobHandle.server` and errors have it, and by which clients choose a server
+        for a unique. None for ``"memory:1"``; further servers on the same clock are ``"memory:2"`` and so on.
+    :param job_retries: how many workers a job is given to before it fails. 0 for no limit, as is gearmand's
+        default.
+    :param job_handle_prefix: the prefix of job handles; up to 40 bytes.
+    :param exceptions: also send WORK_EXCEPTION to clients that have not asked for it.
+    :raises TypeError, ValueError: for an invalid argument.
     """
 
     noisy = False
@@ -106,19 +117,6 @@ class MemoryJobServer(ServerFactory):
         job_handle_prefix: str = "H:memory",
         exceptions: bool = False,
     ) -> None:
-        """
-        :param reactor: a `Clock`, or the reactor, for its timeouts. None for a `Clock` of its own, which starts at 0. A
-            scheduled job is due when the clock was advanced to its time, ``at=server.clock.seconds() + 60``. POSIX
-            seconds, as in ``at=time.time() + 60``, mean the same to a server on a clock that shows less than them: so
-            many whole seconds after now.
-        :param name: the server's name, as `JobHandle.server` and errors have it, and by which clients choose a server
-            for a unique. None for ``"memory:1"``; further servers on the same clock are ``"memory:2"`` and so on.
-        :param job_retries: how many workers a job is given to before it fails. 0 for no limit, as is gearmand's
-            default.
-        :param job_handle_prefix: the prefix of job handles; up to 40 bytes.
-        :param exceptions: also send WORK_EXCEPTION to clients that have not asked for it.
-        :raises TypeError, ValueError: for an invalid argument.
-        """
         if type(job_retries) is not int or job_retries < 0:
             raise ValueError(f"job_retries must be an int of at least 0, not {job_retries!r}")
         prefix = name_bytes("job_handle_prefix", job_handle_prefix, MAX_HANDLE_PREFIX)

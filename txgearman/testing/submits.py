@@ -154,7 +154,7 @@ class BatchSubmit(Submit):
     def fail(self, error: AssertionError) -> None:
         batch = self.batch
         assert batch is not None  # what has no outcome is held by its Deferred
-        batch.abandon(lambda _: error)  # not by a cancel, of which map() would not hear
+        batch.abandon(lambda _: error)  # not by a cancel, which map() would not notice
 
     def errors(self, outcome: BaseException) -> list[BaseException]:
         batch = self.batch

@@ -56,7 +56,7 @@ class RunningTest:
     def run(self, function: Callable[[], object]) -> object:
         """Call the test.
 
-        :return: what it returns; a Deferred in the place of a coroutine.
+        :return: what it returns; a Deferred instead of a coroutine.
         """
         returned = function()
         if iscoroutine(returned):
@@ -78,12 +78,12 @@ class RunningTest:
 
 
 class StandstillWatch:
-    """Fails a test that waits on the real reactor for what is on the clock of its server, while that stands."""
+    """Fails a test that waits on the real reactor for what is on the clock of its server, while that stands.
+
+    :param test: the test, if it is known; else what it awaits is failed, as far as the kit knows of it.
+    """
 
     def __init__(self, server: GroupedServer, group: ServerGroup, test: RunningTest | None = None) -> None:
-        """
-        :param test: the test, if it is known; else what it awaits is failed, as far as the kit knows of it.
-        """
         self._server = server
         self._group = group
         self._test = test

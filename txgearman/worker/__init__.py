@@ -11,7 +11,7 @@ A job passes these modules, from the packet that assigns it to the one that has 
 ``job.Job``                   is what the function gets
 ``execution.run_job``         starts the function, and takes its result or awaits its Deferred
 ``functions.start``           calls the function
-``job.ended``                 tells whether the function has ended the job itself
+``job.ended``                 says whether the function has ended the job itself
 ``job.complete``              ends the job
 ``protocol.work_complete``    writes WORK_COMPLETE
 ``slots.release``             frees the slot

@@ -38,26 +38,24 @@ class ExecutionListener(Interface):
     """
 
     def function_ended(self, state: GrabState) -> None:
-        """The function has ended, so that its slot is free."""
+        """Handle the end of the function, so that its slot is free."""
 
     def job_timed_out(self, state: GrabState) -> None:
-        """The job was ended because it took too long. The function still runs, and keeps the slot."""
+        """Handle a job that was ended because it took too long. The function still runs, and keeps the slot."""
 
 
 class JobRunner:
     """Runs jobs, and sends their outcomes.
 
     :ivar running: the jobs whose functions take time, each with the state of its connection and the function.
+    :param reactor: for time-outs and threads.
+    :param format_exception: makes the data that is sent of an exception; None fails the job without an exception.
+    :param listener: learns the end of functions that take time.
     """
 
     def __init__(
         self, reactor: Reactor, format_exception: Callable[[Failure], bytes | None], listener: ExecutionListener
     ) -> None:
-        """
-        :param reactor: for time-outs and threads.
-        :param format_exception: makes the data that is sent of an exception; None fails the job without an exception.
-        :param listener: learns the end of functions that take time.
-        """
         self.running: dict[Job, tuple[GrabState, Function]] = {}
         self._reactor = reactor
         self._format_exception = format_exception
@@ -112,9 +110,7 @@ class JobRunner:
             self._cancel_some()
 
     def when_cancelled(self) -> Deferred[None]:
-        """
-        :return: fires when all functions of jobs that were abandoned have been cancelled.
-        """
+        """Return a Deferred that fires when all functions of abandoned jobs have been cancelled."""
         return self._cancelled.wait() if self._to_cancel or self._cancelling else succeed(None)
 
     def abandon_all(self, group: FunctionGroup, reason: str) -> None:
@@ -124,7 +120,7 @@ class JobRunner:
     # The end of a function.
 
     def _deferred_fired(self, result: object, job: Job) -> object:
-        """A function's Deferred has fired.
+        """Handle the result of a function's Deferred.
 
         :return: the result, for other uses of the Deferred. A failure is handled here.
         """

@@ -117,7 +117,7 @@ class GrabState:
         self._keep_registered: dict[str | bytes, tuple[bytes, int]] = {}
 
     def record_job(self) -> None:
-        """The server had a job; so it may have more."""
+        """Record that the server had a job, so that it may have more."""
         self.woken = False
         self.spurious_wakeups = 0
         if self.window < MAX_WINDOW:
@@ -125,12 +125,12 @@ class GrabState:
         self.may_have_job = not self.withdrawn
 
     def record_no_job(self) -> None:
-        """The server had no job."""
+        """Record that the server had no job."""
         self.window = 1
         self.may_have_job = False
 
     def record_spurious_wakeup(self, now: float) -> None:
-        """The server has woken the worker, and had no job.
+        """Record that the server has woken the worker, and had no job.
 
         :param now: the reactor's time.
         """
@@ -162,7 +162,7 @@ class GrabState:
                 connection.cant_do(wire_name)
 
     def job_ended(self, job: Job) -> None:
-        """A job of the withdrawn connection has ended: unregister its function, if it was the last."""
+        """Handle the end of a job of the withdrawn connection: unregister its function, if it was the last."""
         kept = self._keep_registered.pop(job.function, None)
         if kept is not None:  # else a request is unanswered, and `unregister_idle` comes later
             wire_name, running = kept
@@ -181,7 +181,7 @@ class GrabState:
         self.may_have_job = bool(self.group.functions)
 
     def close(self) -> None:
-        """The connection is asked for nothing more."""
+        """Record that the connection is not asked any more."""
         self.may_have_job = False
         cancel_timer(self.backoff)
         self.backoff = None
@@ -237,6 +237,8 @@ class FunctionGroup(Registrar):
     :ivar timed: how many of its functions have a time-out.
     :ivar retired: whether nothing more is to be offered or requested, for good.
     :ivar withdrawn: whether nothing is offered or requested: it was retired, or is paused.
+    :param make_servers: makes the servers, with connections that register what this group offers.
+    :param on_ready: called when a connection is ready.
     """
 
     def __init__(
@@ -247,10 +249,6 @@ class FunctionGroup(Registrar):
         on_ready: Callable[[GrabState], None],
         paused: bool = False,
     ) -> None:
-        """
-        :param make_servers: makes the servers, with connections that register what this group offers.
-        :param on_ready: called when a connection is ready.
-        """
         self.functions = {function.wire_name: function for function in functions}
         self.limit = limit
         self.states: dict[GearmanWorkerProtocol, GrabState] = {}
@@ -306,9 +304,7 @@ class FunctionGroup(Registrar):
             self.servers.stop(ClientStopped("the worker was stopped"), timeout).addCallback(self._stopped.fire)
 
     def when_stopped(self) -> Deferred[None]:
-        """
-        :return: fires when no socket and no timer is left.
-        """
+        """Return a Deferred that fires when no socket and no timer is left."""
         return self._stopped.wait()
 
     def discard(self, state: GrabState) -> None:

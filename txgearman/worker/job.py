@@ -113,6 +113,7 @@ class Job:
     :ivar workload: the payload.
     :ivar unique: as the client gave it; empty if it gave none.
     :ivar reducer: of a job with a reducer, its name; else empty. Only gearmand sends it.
+    :param connection: the connection that the job came on.
     """
 
     __slots__ = (
@@ -132,11 +133,8 @@ class Job:
     )
 
     def __init__(self, connection: JobConnection, function: str | bytes, assignment: Assignment) -> None:
-        """
-        :param connection: the connection that the job came on.
-        """
         self._connection = connection
-        self._ended = ""  # how, as soon as anybody has ended it
+        self._ended = ""  # how, as soon as it was ended
         self._closed = False  # whether that was sent, or nothing may be sent any more
         self._thread = get_ident()
         self._sends: ThreadSends | None = None
@@ -163,7 +161,7 @@ class Job:
     def send_data(self, data: bytes) -> None:
         """Send a part of the result, or whatever the function means by it. May be called as often as needed.
 
-        A worker that runs the job anew, after this one was lost, sends its parts anew, and the client gets both.
+        A worker that runs the job again, after this one was lost, sends its parts again, and the client gets both.
 
         In a thread, it waits for a server that is slow.
 

@@ -24,13 +24,12 @@ class PollSchedule:
 
     There is one timer while there are connections, and none otherwise. It fires as often as there are parts of the
     interval that have any.
+
+    :param interval: in seconds.
+    :param due: called with the connections that are due.
     """
 
     def __init__(self, reactor: Reactor, interval: float, due: Callable[[list[GrabState]], object]) -> None:
-        """
-        :param interval: in seconds.
-        :param due: called with the connections that are due.
-        """
         self._reactor = reactor
         self._interval = interval
         self._due = due

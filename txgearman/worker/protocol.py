@@ -96,17 +96,17 @@ class Registrar(Interface):
         """Return the functions by their names on the wire, each with the seconds that the server lets a job take."""
 
     def connection_ready(self, connection: GearmanWorkerProtocol) -> None:
-        """The functions are registered on this connection, so that jobs may be requested."""
+        """Handle a connection on which the functions are registered, so that jobs may be requested."""
 
 
 class JobReceiver(Interface):
     """Gets the jobs that are assigned, and what else a connection reports once it is ready."""
 
     def job_assigned(self, connection: GearmanWorkerProtocol, assignment: Assignment) -> None:
-        """A request for a job was answered by one."""
+        """Handle a job that answers a request for one."""
 
     def no_job_received(self, connection: GearmanWorkerProtocol) -> None:
-        """A request for a job was answered by NO_JOB."""
+        """Handle NO_JOB, which answers a request for a job."""
 
     def answers_received(self, connection: GearmanWorkerProtocol) -> None:
         """All answers that came together were reported, each by one of the two methods before.
@@ -115,19 +115,19 @@ class JobReceiver(Interface):
         """
 
     def wakeup_received(self, connection: GearmanWorkerProtocol) -> None:
-        """The server may have a job: it sent NOOP to a connection that sleeps."""
+        """Handle NOOP on a connection that sleeps: the server may have a job."""
 
     def connection_drained(self, connection: GearmanWorkerProtocol) -> None:
-        """The server has taken what was written. It may be that the connection is not ready yet."""
+        """Handle a write buffer that is no longer full. The connection may not be ready yet."""
 
     def connection_retired(self, connection: GearmanWorkerProtocol) -> None:
-        """The connection is to be closed once no job runs on it: its server was removed."""
+        """Handle the removal of the server: the connection is to be closed once no job runs on it."""
 
     def job_ended(self, connection: GearmanWorkerProtocol, job: Job) -> None:
-        """The end of a job was sent. Only connections whose ``reports_ends`` is set report it."""
+        """Handle the end of a job, which was sent. Only connections whose ``reports_ends`` is set report it."""
 
     def connection_closed(self, connection: GearmanWorkerProtocol, grabs: int, jobs: list[Job]) -> None:
-        """The connection is lost or closed. It may be that it never was ready.
+        """Handle a connection that is lost or closed. It may never have been ready.
 
         :param grabs: how many requests for jobs were unanswered.
         :param jobs: those of its jobs that had not ended.
@@ -337,7 +337,14 @@ class GearmanWorkerProtocol(GearmanProtocol):
 
 
 class GearmanWorkerFactory(GearmanFactory[GearmanWorkerProtocol]):
-    """Keeps a worker's connection to one job server, and registers its functions at each connect."""
+    """Keeps a worker's connection to one job server, and registers its functions at each connect.
+
+    :param reactor: None for the global one.
+    :param receiver: gets the jobs of its connections.
+    :param registrar: decides what is registered at each connect.
+    :param client_id: sent at each connect, unless it is empty.
+    :param name: the server's address, as job handles have it.
+    """
 
     protocol = GearmanWorkerProtocol
 
@@ -353,13 +360,6 @@ class GearmanWorkerFactory(GearmanFactory[GearmanWorkerProtocol]):
         connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS,
         source: random.Random | None = None,
     ) -> None:
-        """
-        :param reactor: None for the global one.
-        :param receiver: gets the jobs of its connections.
-        :param registrar: decides what is registered at each connect.
-        :param client_id: sent at each connect, unless it is empty.
-        :param name: the server's address, as job handles have it.
-        """
         super().__init__(reactor, listener=listener, connection_options=connection_options, source=source)
         self.receiver = receiver
         self.registrar = registrar

@@ -65,6 +65,9 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     :ivar limited: the groups of the others, by the functions' names on the wire.
     :ivar drain_timeout: seconds that running jobs get to end when the worker is stopped.
     :ivar paused: whether no jobs are requested, until `resume`.
+    :param max_jobs: how many jobs may run at a time.
+    :param observers: get the events of jobs and servers; None for no observers.
+    :param poll_interval: seconds after which connections that sleep are asked for a job.
     """
 
     def __init__(
@@ -79,11 +82,6 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         drain_timeout: float,
         observers: Observers | None = None,
     ) -> None:
-        """
-        :param max_jobs: how many jobs may run at a time.
-        :param observers: get the events of jobs and servers; None for no observers.
-        :param poll_interval: seconds after which connections that sleep are asked for a job.
-        """
         self.slots = Slots(max_jobs)
         if observers is None:
             self.runner = JobRunner(reactor, format_exception, self)
@@ -400,7 +398,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         taken_away = connection.jobs.get(assignment.handle)
         job = connection.jobs[assignment.handle] = Job(connection, function.name, assignment)
         if taken_away is not None:
-            self.runner.abandon([taken_away], "its server took it away, and has assigned it anew")
+            self.runner.abandon([taken_away], "its server took it away, and has assigned it again")
         if self.runner.run_job(job, function, state):
             self._ended_at_once(state)
 

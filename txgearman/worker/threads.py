@@ -64,14 +64,13 @@ _shares: WeakKeyDictionary[ThreadPool, _PoolShares] = WeakKeyDictionary()
 class AddedThreads:
     """The threads that one worker adds to the maximum of the reactor's pool while it runs.
 
-    Others, such as the resolver of names, need the threads that there were. If anybody else sets the maximum meanwhile,
+    Others, such as the resolver of names, need the threads that there were. If other code sets the maximum meanwhile,
     it stays as it was set: of the threads that had been added before, none is taken away.
+
+    :param count: how many are added.
     """
 
     def __init__(self, reactor: Reactor, count: int) -> None:
-        """
-        :param count: how many are added.
-        """
         self._reactor = reactor
         self._count = count
         self._pool: ThreadPool | None = None

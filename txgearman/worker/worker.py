@@ -91,6 +91,31 @@ class GearmanWorker(GearmanService):
 
     **Twice.** If the connection of a job is lost, the server gives the job to another worker, as often as its settings
     allow. So any job may run twice, or may have run in part before. Here its Deferred or coroutine is cancelled.
+
+    :param job_servers: as `GearmanClient` has them.
+    :param prefix: joined to each function's name with a TAB, as clients with that prefix do.
+    :param client_id: the worker's name in what administrators see; up to 127 bytes.
+    :param max_jobs: how many jobs may run at a time, of all functions and servers together.
+    :param reactor: None for the global one.
+    :param format_exception: makes the data that is sent of an exception; by default, its type and text, and no
+        traceback. If it returns None, the job fails without an exception: for clients that have not asked for
+        exceptions, and that don't recognize the WORK_FAIL by which gearmand reports one to them (M1). Those on
+        libgearman wait for ever, those on python-gearman end by a ``KeyError``.
+    :param poll_interval: seconds after which a sleeping worker asks for a job by itself. gearmand 1.1 does not wake
+        it for a job whose time (``at=``) has come, so such a job starts so much later at most.
+    :param drain_timeout: seconds that running jobs get to end when the worker is stopped; 0 for none.
+    :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
+    :param server_timeout: seconds that a server may leave a request unanswered, such as that for a job; then its
+        connection is dropped.
+    :param heartbeat: seconds of silence after which, at the latest, a server is sent an ECHO_REQ, also while jobs
+        run: so no proxy or NAT drops the connection of a worker that sleeps or is busy. If the server sends nothing
+        for as long again, its connection is dropped. None disables it; a worker that sleeps at a half-open
+        connection then notices at its next poll.
+    :param reconnect_delay: as `GearmanClient` has it.
+    :param max_packet_size: bytes that the body of a packet from a server may have.
+    :param tls: as `GearmanClient` has it.
+    :param observers: objects whose methods, those of `Observer`, report jobs and servers.
+    :raises TypeError, ValueError: for an invalid argument.
     """
 
     def __init__(
@@ -112,32 +137,6 @@ class GearmanWorker(GearmanService):
         tls: TLSOptions | None = None,
         observers: Iterable[object] = (),
     ) -> None:
-        """
-        :param job_servers: as `GearmanClient` has them.
-        :param prefix: joined to each function's name with a TAB, as clients with that prefix do.
-        :param client_id: the worker's name in what administrators see; up to 127 bytes.
-        :param max_jobs: how many jobs may run at a time, of all functions and servers together.
-        :param reactor: None for the global one.
-        :param format_exception: makes the data that is sent of an exception; by default, its type and text, and no
-            traceback. If it returns None, the job fails without an exception: for clients that have not asked for
-            exceptions, and that don't recognize the WORK_FAIL by which gearmand reports one to them (M1). Those on
-            libgearman wait for ever, those on python-gearman end by a ``KeyError``.
-        :param poll_interval: seconds after which a sleeping worker asks for a job by itself. gearmand 1.1 does not wake
-            it for a job whose time (``at=``) has come, so such a job starts so much later at most.
-        :param drain_timeout: seconds that running jobs get to end when the worker is stopped; 0 for none.
-        :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
-        :param server_timeout: seconds that a server may leave a request unanswered, such as that for a job; then its
-            connection is dropped.
-        :param heartbeat: seconds of silence after which, at the latest, a server is sent an ECHO_REQ, also while jobs
-            run: so no proxy or NAT drops the connection of a worker that sleeps or is busy. If the server sends nothing
-            for as long again, its connection is dropped. None disables it; a worker that sleeps at a half-open
-            connection then notices at its next poll.
-        :param reconnect_delay: as `GearmanClient` has it.
-        :param max_packet_size: bytes that the body of a packet from a server may have.
-        :param tls: as `GearmanClient` has it.
-        :param observers: objects whose methods, those of `Observer`, report jobs and servers.
-        :raises TypeError, ValueError: for an invalid argument.
-        """
         connection_options = ConnectionOptions(
             connect_timeout,
             server_timeout,
