@@ -53,7 +53,7 @@ class Handler(WSGIRequestHandler):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Serve a page that has what is posted reversed by a worker.")
+    parser = argparse.ArgumentParser(description="Serve a page that has the body of a POST reversed by a worker.")
     parser.add_argument("--port", type=int, default=8000)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with (

@@ -36,7 +36,7 @@ from txgearman import (
 from txgearman.connection.states import ConnectionState
 from txgearman.testing import MemoryJobServer
 
-from .blocks import Pool, check, pool, promises
+from .blocks import Pool, check, complete, pool, promises
 from .certificates import Authority
 from .daemons import Gearmand, Stunnel
 from .diagrams import DOCS, arrows, drawn, explained, rows_of_table, written
@@ -50,18 +50,28 @@ OTHERS = {"command-line.md"}
 
 STATES = [("how-it-works.md", ServerState), ("how-it-works.md", ConnectionState), ("guide/servers.md", ServerState)]
 
-PAGES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
+FRAGMENT = "```{code-block} python\n:caption: Inside `async def main(reactor)`, with a `client`\n\n"
+"""The head of a block that goes into a program."""
+
+SOURCES = {path.relative_to(DOCS).as_posix(): path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
+PAGES = {name: source.replace(FRAGMENT, "```python\n") for name, source in SOURCES.items()}
 
 BLOCK = re.compile(r"^ *```([^\n]+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 PREPARED = ("TLSOptions(", "Application(", "Klein(", "crochet.")
 """What the blocks have that need more around them, or a package, and are run by tests of their own."""
 
+
+def needs_more(block: str) -> bool:
+    """Return whether a test of its own runs the block."""
+    return any(words in block for words in PREPARED)
+
+
 SCRIPTS = [
     pytest.param(block, id=f"{name}-{number}")
     for name, page in PAGES.items()
     for number, (language, block) in enumerate(BLOCK.findall(page))
-    if language == "python" and not any(words in block for words in PREPARED)
+    if language == "python" and not needs_more(block)
 ]
 
 
@@ -154,6 +164,19 @@ def test_every_block_is_of_a_kind_that_is_looked_at() -> None:
     assert commands == COMMANDS
 
 
+def test_fragments_say_where_they_go() -> None:
+    """And only they do."""
+    for name, source in SOURCES.items():
+        whole = [block for language, block in BLOCK.findall(source) if language == "python"]
+        assert not [block for block in whole if is_fragment(block)], name
+        fragments = [piece.partition("\n```")[0] for piece in source.split(FRAGMENT)[1:]]
+        assert all(map(is_fragment, fragments)), name
+
+
+def is_fragment(block: str) -> bool:
+    return ("await " in block or "client." in block) and complete(block) != block and not needs_more(block)
+
+
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Path]:
     """A directory with the files of the page Start here, and the job server that it starts."""
@@ -205,7 +228,7 @@ def table(page: str, head: str) -> list[list[str]]:
     return rows_of_table(PAGES[page], f"| {head} |")
 
 
-FAILURES = table("guide/failures.md", "error | what has happened | is there a job?")
+FAILURES = table("guide/failures.md", "error | what has happened | is there a job? | submitted again with `retries=`?")
 
 
 def is_error(value: object) -> bool:

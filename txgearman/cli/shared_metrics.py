@@ -5,8 +5,8 @@ the parent reads when it is asked. Three things are other than usual:
 
 - The files are named by the place of a child, and not by its process ID: else some would stay for each child that has
   ever lived, since counters must not fall when a child ends. A place has two names, which its children use in turn,
-  because a child and its successor run at the same time. Whoever gets a name counts on from where the one before it
-  has ended.
+  because a child and its successor run at the same time. A process that gets a name counts on from where
+  the one before it has ended.
 - They are in a directory of the parent's own, which it removes at its end. TMPDIR says where; memory is better than a
   disk, and systemd's ``PrivateTmp=yes`` removes what a parent that was killed has left.
 - Files of other processes that happen to be there, such as those of a pool that a child has started, are not read.
