@@ -49,11 +49,21 @@ class Dashboard(Service):
             ...
 
     It is an `IService`, and an async context manager that starts and stops it. While it runs, it polls the servers,
-    once for all viewers. Whoever reaches the resource may look: put it behind what authenticates users.
+    once for all viewers. Everyone who reaches the resource may look: put it behind a proxy that authenticates users.
 
     :ivar resource: the resource of ``twisted.web`` to mount. Its pages refer to each other by relative URLs, so that it
         can be anywhere in a site, and behind a proxy with another prefix. With the extra ``metrics``, there is also
         ``metrics``, as of ``txgearman metrics``.
+    :param job_servers: as for `GearmanClient`.
+    :param hosts: names under which browsers reach the page, beside ``localhost`` and addresses. Requests with any
+        other header Host are refused, so that no page of another site reads this one (DNS rebinding).
+    :param interval: seconds between two polls while somebody looks.
+    :param idle_interval: seconds between two polls while nobody does.
+    :param reactor: None for the global one.
+    :param server_timeout: seconds until a server that has not answered is shown as down.
+    :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
+    :param tls: as for `GearmanClient`.
+    :raises TypeError, ValueError: an argument is invalid.
     """
 
     def __init__(
@@ -68,18 +78,6 @@ class Dashboard(Service):
         connect_timeout: float = CONNECT_TIMEOUT,
         tls: TLSOptions | None = None,
     ) -> None:
-        """
-        :param job_servers: as for `GearmanClient`.
-        :param hosts: names under which browsers reach the page, beside ``localhost`` and addresses. Requests with any
-            other header Host are refused, so that no page of another site reads this one (DNS rebinding).
-        :param interval: seconds between two polls while somebody looks.
-        :param idle_interval: seconds between two polls while nobody does.
-        :param reactor: None for the global one.
-        :param server_timeout: seconds until a server that has not answered is shown as down.
-        :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
-        :param tls: as for `GearmanClient`.
-        :raises TypeError, ValueError: an argument is invalid.
-        """
         clock = reactor_or_default(reactor)
         servers = list(job_servers)
         self._admin = GearmanAdmin(

@@ -33,7 +33,7 @@
       "workers_omitted": 0
     }
 
-Names, ids, addresses, versions and errors are anybody's bytes. Here they are printable text of limited length: no
+Names, ids, addresses, versions and errors may be any bytes. Here they are printable text of limited length: no
 control characters, none that change the direction of writing.
 """
 

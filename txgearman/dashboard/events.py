@@ -105,14 +105,14 @@ class _Stream:
 
 
 class EventStreams:
-    """The streams of all viewers."""
+    """The streams of all viewers.
+
+    :param viewer_came, viewer_gone: called at the begin and the end of each stream.
+    """
 
     def __init__(
         self, reactor: Reactor, *, viewer_came: Callable[[], object], viewer_gone: Callable[[], object]
     ) -> None:
-        """
-        :param viewer_came, viewer_gone: called at the begin and the end of each stream.
-        """
         self._reactor = reactor
         self._viewer_came = viewer_came
         self._viewer_gone = viewer_gone

@@ -13,7 +13,7 @@ MAX_POINTS: Final = 1800
 """Points of a ring buffer: of one hour at a poll every two seconds."""
 
 MAX_FUNCTIONS: Final = 1000
-"""Functions that have a history: anybody who reaches a server can create functions. Each takes up to 38 kB."""
+"""Functions that have a history: everyone who reaches a server can create functions. Each takes up to 38 kB."""
 
 MINUTES: Final = 60
 """Minutes whose maxima are kept, for sparklines."""

@@ -19,13 +19,12 @@ class AllowedHosts:
 
     A page of a hostile site can have its own name resolve to 127.0.0.1, and read what is served there as if it were its
     own (DNS rebinding). The browser then sends that name. It can't do so with an address.
+
+    :param names: names beside ``localhost``, without a port.
+    :raises TypeError, ValueError: one is not a name.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        """
-        :param names: names beside ``localhost``, without a port.
-        :raises TypeError, ValueError: one is not a name.
-        """
         if isinstance(names, str):
             raise TypeError("hosts must be a list of names, not str")
         self._names = {"localhost", *map(_check_name, names)}

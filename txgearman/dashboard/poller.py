@@ -34,6 +34,10 @@ class Poller:
 
     :ivar running: whether it polls.
     :ivar newest: the newest document; None before the first poll has ended.
+    :param interval: seconds from the start of a poll to the next one while there are viewers.
+    :param idle_interval: the same while there are none.
+    :param timeout: seconds until a server that has not answered is reported as down.
+    :param publish: called with each document.
     """
 
     def __init__(
@@ -46,12 +50,6 @@ class Poller:
         timeout: float,
         publish: Callable[[Document], object],
     ) -> None:
-        """
-        :param interval: seconds from the start of a poll to the next one while there are viewers.
-        :param idle_interval: the same while there are none.
-        :param timeout: seconds until a server that has not answered is reported as down.
-        :param publish: called with each document.
-        """
         self._admin = admin
         self._reactor = reactor
         self._interval = interval

@@ -45,7 +45,10 @@ WRONG_HOST: Final = (
 
 
 class DashboardResource(Page):
-    """The root of the pages. It answers GET and HEAD, and refuses requests that another site makes a browser send."""
+    """The root of the pages. It answers GET and HEAD, and refuses requests that another site makes a browser send.
+
+    :raises TypeError, ValueError: a host is not a name.
+    """
 
     def __init__(
         self,
@@ -57,9 +60,6 @@ class DashboardResource(Page):
         hosts: Iterable[str],
         timeout: float,
     ) -> None:
-        """
-        :raises TypeError, ValueError: a host is not a name.
-        """
         super().__init__()
         self._hosts = AllowedHosts(hosts)
         for path, (name, content_type) in STATIC.items():

@@ -28,12 +28,12 @@ MAX_MARGIN: Final = 0.5
 
 
 class MetricsPage(Page):
-    """The metrics, for which the servers are queried at each request."""
+    """The metrics, for which the servers are queried at each request.
+
+    :param timeout: seconds that servers may take, unless the scraper waits for less.
+    """
 
     def __init__(self, admin: GearmanAdmin, timeout: float) -> None:
-        """
-        :param timeout: seconds that servers may take, unless the scraper waits for less.
-        """
         super().__init__()
         self._admin = admin
         self._timeout = timeout
