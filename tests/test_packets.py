@@ -227,7 +227,7 @@ def test_a_packet_longer_than_its_header_can_tell_is_not_encoded(monkeypatch: py
     assert packets._WIRE_LIMIT == 2**32 - 1
     monkeypatch.setattr(packets, "_WIRE_LIMIT", 10)
     assert WORK_DATA.request(b"H:1", b"123456")[HEADER_SIZE:] == b"H:1\x00123456"
-    with pytest.raises(ValueError, match="WORK_DATA is 11 bytes; a header can tell 10 at most"):
+    with pytest.raises(ValueError, match="WORK_DATA is 11 bytes; a header can express 10 at most"):
         WORK_DATA.request(b"H:1", b"1234567")
 
 
