@@ -35,7 +35,7 @@ class ChildState(enum.Enum):
     """State of a child."""
 
     STARTING = "starting"
-    """Nothing was heard of it."""
+    """It has reported nothing."""
     CONNECTING = "connecting"
     """Its worker runs, and its functions are not registered with any server."""
     READY = "ready"

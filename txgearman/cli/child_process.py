@@ -32,13 +32,13 @@ class ProcessListener(Interface):
     """Learns what a child process logs and reports, and its end."""
 
     def line_received(self, line: bytes) -> None:
-        """It has written this line, which is not empty, to its standard output or error. It is without its end."""
+        """Handle a line, which is not empty, of its standard output or error, without the line's end."""
 
     def status_received(self, status: ChildStatus) -> None:
-        """It has reported this."""
+        """Handle a status that it has reported."""
 
     def process_ended(self, code: int) -> None:
-        """It has ended, and nothing more comes of it.
+        """Handle its end, after which nothing more comes from it.
 
         :param code: its exit code, or the negative number of the signal that has ended it.
         """
@@ -56,6 +56,8 @@ class WorkerProcess:
     """A child process. It has a session of its own, so that the terminal's Ctrl-C reaches only the parent.
 
     :ivar pid: its process ID.
+    :param job_limit, metrics: see `ChildOptions`.
+    :raises OSError: it can't be started.
     """
 
     def __init__(
@@ -68,10 +70,6 @@ class WorkerProcess:
         job_limit: int | None = None,
         metrics: str = "",
     ) -> None:
-        """
-        :param job_limit, metrics: see `ChildOptions`.
-        :raises OSError: it can't be started.
-        """
         self._reactor = reactor
         self._listener = listener
         self._exited = False
@@ -179,12 +177,12 @@ class WorkerProcess:
 
 
 class LineReader:
-    """Splits output into lines. Of a line that is too long, it keeps the beginning, and how many bytes follow."""
+    """Splits output into lines. Of a line that is too long, it keeps the beginning, and how many bytes follow.
+
+    :param received: called with each line that is not empty, without its end.
+    """
 
     def __init__(self, received: Callable[[bytes], None]) -> None:
-        """
-        :param received: called with each line that is not empty, without its end.
-        """
         self._received = received
         self._parts: list[bytes] = []
         self._size = 0

@@ -1,6 +1,6 @@
 """The policy of ``txgearman work --processes``: which child process is started, drained or ended, and when.
 
-It knows no reactor: `Supervisor` takes a clock, and a callable that starts a process. Whoever has made it reports what
+It knows no reactor: `Supervisor` takes a clock, and a callable that starts a process. Its maker reports what
 a child has sent (`Supervisor.status_received`) and that it has ended (`Supervisor.process_ended`).
 
 **Places.** There are as many places as processes are wanted. A place has a current child, and while that is replaced,
@@ -113,14 +113,12 @@ class Supervisor:
     :ivar finished: fires with the exit code once no child is left, and none will be started.
     :ivar ends: how many children have ended: ``exited`` unasked, ``failed`` (ended by force), ``drained``.
     :ivar on_change: called when a child or a reload has changed.
+    :param start_process: starts the process of a child. It may raise OSError.
     """
 
     def __init__(
         self, clock: IReactorTime, start_process: Callable[[Child], ChildProcess], settings: SupervisionSettings
     ) -> None:
-        """
-        :param start_process: starts the process of a child. It may raise OSError.
-        """
         self.finished: Deferred[ExitCode] = Deferred()
         self.ends: Counter[str] = Counter(exited=0, failed=0, drained=0)
         self.on_change: Callable[[], object] = lambda: None
