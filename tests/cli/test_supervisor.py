@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from twisted.internet.task import Clock
@@ -739,7 +740,7 @@ class SupervisorMachine(RuleBasedStateMachine):
 
 
 TestAnything = SupervisorMachine.TestCase
-TestAnything.settings = of_histories()
+TestAnything.settings = settings(of_histories(), stateful_step_count=25)
 
 
 def test_states_of_a_child_have_names_for_people() -> None:

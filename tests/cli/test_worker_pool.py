@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -16,11 +17,13 @@ from twisted.internet.defer import Deferred
 
 from txgearman import GearmanClient
 from txgearman.cli import child, supervisor, worker_pool
+from txgearman.cli.child import Child
+from txgearman.cli.child_process import WorkerProcess
 from txgearman.cli.exit_codes import ExitCode
 from txgearman.cli.supervisor import Supervisor
 
 from ..daemons import Gearmand
-from .harness import PROCESS_TIMEOUT, RunningCommand, is_alive, start_process, usage_error
+from .harness import PROCESS_TIMEOUT, RunningCommand, is_alive, reactor, start_process, usage_error
 from .test_child_process import START
 from .test_processes import until
 from .test_worker_app import APPS, get, url_of
@@ -85,6 +88,24 @@ async def test_signal_replaces_children(monkeypatch: pytest.MonkeyPatch) -> None
     assert pool.stderr().count("started child") == 4
     assert (await pool.finish(signal.SIGTERM)).code == ExitCode.DONE
     assert signal.getsignal(signal.SIGUSR1) is signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+
+
+async def test_recycled_children_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wants a successor as soon as it is ready: no descriptor, process or reader stays of those before."""
+    pool = Pool(monkeypatch, START + "echo '1 0 5 1 1 1' >$status;" + DRAIN)
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    await pool.wait_for("has ended", 3)
+    before, readers = descriptors(), len(reactor.getReaders())
+    await pool.wait_for("has ended", 10)
+    # There may be one child more at one of the two moments, with four descriptors.
+    assert abs(descriptors() - before) <= 4
+    assert abs(len(reactor.getReaders()) - readers) <= 3
+    assert (await pool.finish(signal.SIGTERM)).code == ExitCode.DONE
+    gc.collect()
+    assert sum(type(made) in (Child, WorkerProcess) for made in gc.get_objects()) <= 6  # of 24
 
 
 async def test_second_signal_ends_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,7 @@ class Child:
     :ivar generation: how many reloads were requested before its start.
     :ivar count: number of jobs after which it exits by itself; None for no limit.
     :ivar status: what it has reported last.
+    :ivar waits_since: the time at which it first asked for a successor; None if it has not.
     :ivar blocked: whether it has been silent for too long.
     :ivar failure: why it is ended by force; empty if it is not.
     """
@@ -103,6 +104,7 @@ class Child:
         self.count = count
         self.state = ChildState.STARTING
         self.status = ChildStatus()
+        self.waits_since: float | None = None
         self.blocked = False
         self.failure = ""
         self._clock = clock
@@ -144,6 +146,8 @@ class Child:
         """Record a report."""
         now = self._heard_at = self._clock.seconds()
         self.status = status
+        if status.wants_successor and self.waits_since is None:
+            self.waits_since = now
         if self.blocked:
             self.blocked = False
             _log.info("{child} goes on", child=str(self))

@@ -17,7 +17,7 @@ function. Its stacks are logged, and it is replaced, unless a job runs, which ma
 from __future__ import annotations
 
 import signal
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -129,7 +129,6 @@ class Supervisor:
         self._generation = 0
         self._reloading = False
         self._replacing: _Place | None = None
-        self._recycling: deque[Child] = deque()  # those that have asked for a successor
         self._was_ready = False
         self._stopping = False
         self._code = ExitCode.DONE
@@ -221,8 +220,6 @@ class Supervisor:
                 self._succeed(place, child)
             elif place is self._replacing and len(place.children) == 1:
                 self._replacing = None  # it was without a child, or its old one has ended before
-        if status.wants_successor and child is place.current and self._may_wait(place, child):
-            self._recycling.append(child)
         if child.state is ChildState.READY and child.state is not before:
             _log.info("{child} is ready", child=str(child))
         self._changed()
@@ -309,10 +306,6 @@ class Supervisor:
         place.cancel_timer()
         place.timer = self._clock.callLater(delay, start)
 
-    def _may_wait(self, place: _Place, child: Child) -> bool:
-        """Return whether a child that asks for a successor is to wait for its turn, in which it does not already."""
-        return place is not self._replacing and place.timer is None and child not in self._recycling
-
     def _start_current(self, place: _Place) -> None:
         try:
             place.current = self._start(place)
@@ -361,12 +354,12 @@ class Supervisor:
             for place in self._places:
                 if place.generation != self._generation:
                     return place
-        while self._recycling:
-            child = self._recycling.popleft()
-            place = self._places[child.place - 1]
-            if child is place.current:
-                return place
-        return None
+        waiting = [
+            (place.current.waits_since, place.number, place)
+            for place in self._places
+            if place.current is not None and place.current.waits_since is not None and place.timer is None
+        ]
+        return min(waiting)[-1] if waiting else None
 
     def _succeed(self, place: _Place, successor: Child) -> None:
         """Drain the current child of a place, whose successor is ready."""
