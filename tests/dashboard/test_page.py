@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -112,7 +113,7 @@ async def test_server_turns_red_and_back(browser: Chromium) -> None:
 
 
 async def test_text_of_others_is_text(browser: Chromium) -> None:
-    server = MemoryJobServer(reactor)
+    server = MemoryJobServer(reactor, job_handle_prefix="H:<img src=x onerror=alert(1)>")
     client = server.client()
     for function in (HOSTILE, b"caf\xe9\x1b[2J\n", "__proto__"):
         await client.add_task_bg(function)
@@ -127,11 +128,50 @@ async def test_text_of_others_is_text(browser: Chromium) -> None:
         await page.wait_for("document.querySelectorAll('tr.details').length === 5")
         await page.evaluate("document.getElementById('jobs-form').requestSubmit()")
         await page.wait_for("document.querySelectorAll('#jobs tbody tr').length === 3")
+        assert "H:<img src=x onerror=alert(1)>:1" in await page.evaluate("document.getElementById('jobs').innerText")
         assert await page.evaluate("document.querySelectorAll('script, img, iframe').length") == 1
         assert await page.evaluate("document.title") == "3 without worker - Gearman"
         await page.evaluate("document.getElementById('job-handle').value = 'x//<img src=x onerror=alert(1)>'")
         await page.evaluate("document.getElementById('job-form').requestSubmit()")
         await page.wait_for("document.getElementById('job-state').innerText.includes('<img src=x onerror=alert(1)>')")
+
+
+async def test_each_text_of_a_document_is_shown_as_text(browser: Chromium) -> None:
+    """Also those that no server in memory sends: of a version, an error, an address."""
+    numbers = {"waiting": 1, "running": 0, "workers": 0, "history": []}
+    server = {"address": HOSTILE, "up": False, "error": HOSTILE, "version": HOSTILE, "answered": None, **numbers}
+    function = {"name": HOSTILE, "abandoned": True, "priorities": None, "servers": [[0, 1, 0, 0]], **numbers}
+    data = {
+        "format": 1,
+        **dict.fromkeys(("time", "took", "expected", "since"), 1),
+        "servers": [server],
+        "functions": [function],
+        "workers": [[0, 1, HOSTILE, HOSTILE, [0, HOSTILE], 2]],
+        **dict.fromkeys(("functions_omitted", "workers_omitted"), 0),
+    }
+    job_server = MemoryJobServer(reactor)
+    async with shown(browser, job_server) as page:
+        await page.wait_for("document.readyState === 'complete'")
+        open_it = "document.querySelector('#functions-table .name').click(); "
+        text = await page.evaluate(f"update({json.dumps(data)}); {open_it}document.body.innerText")
+        # In the summary, of the server, of the function that is open, of the worker, in the choice of servers.
+        assert text.count(HOSTILE) == 2 + 3 + 5 + 5 + 1
+        assert await page.evaluate("document.querySelectorAll('script, img, iframe').length") == 1
+
+
+async def test_tab_in_the_background_pauses(browser: Chromium) -> None:
+    """A browser has six connections to a site, which six forgotten tabs would take from the seventh."""
+    server = MemoryJobServer(reactor)
+    async with shown(browser, server) as page:
+        await page.wait_for("document.getElementById('updated').innerText.startsWith('As of ')")
+        set_hidden = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true}); "
+        changed = "document.dispatchEvent(new Event('visibilitychange'))"
+        at_once = "const later = setTimeout; window.setTimeout = (call) => later(call, 0); "
+        await page.evaluate(at_once + set_hidden % "true" + changed)
+        await page.wait_for("document.title === 'Paused - Gearman'")
+        await server.client().add_task_bg("f")
+        await page.evaluate(set_hidden % "false" + changed)
+        await page.wait_for("document.title === '1 without worker - Gearman'")
 
 
 async def test_filter_and_sort_are_for_the_keyboard(browser: Chromium) -> None:

@@ -5,6 +5,7 @@
 const MAX_ROWS = 100; // of functions and of workers, until all are asked for
 const MAX_NAMES = 12; // functions of one worker
 const RETRY = 10; // seconds until a stream is opened again that the dashboard has refused
+const PAUSE = 60; // seconds after which a tab in the background gets no more updates: a browser has six connections
 const SVG = "http://www.w3.org/2000/svg";
 const COLUMNS = ["waiting", "running", "workers"];
 
@@ -14,6 +15,8 @@ const byId = (id) => document.getElementById(id);
 
 let newest = null; // the newest document
 let receivedAt = 0; // when it came, on the browser's clock
+let events = null; // the stream; null while it is paused
+let pause = 0; // the timer that pauses it
 const open = new Map(); // open rows: the points of the history, by "function NAME" and "server ADDRESS"
 const sorting = { key: null, descending: true }; // null: the document's order
 const shown = { functions: MAX_ROWS, workers: MAX_ROWS };
@@ -186,6 +189,8 @@ class ServerRow extends Row {
   update(server) {
     this.updateNumbers(server);
     this.mark(!server.up);
+    this.first.colSpan = server.up ? 1 : 1 + this.cells.length; // the reason takes the space of the numbers
+    for (const cell of this.cells) cell.hidden = !server.up;
     setText(this.error, server.error || "");
     const notes = server.up ? ["up"] : [server.answered === null ? "has not answered yet" : `last answer ${time(server.answered)}`];
     if (server.version !== null) notes.push(`version ${server.version}`);
@@ -443,14 +448,29 @@ async function getJSON(url) {
 
 // A browser connects again by itself, but not where the dashboard has refused: there may be too many viewers.
 function connect() {
-  const events = new EventSource("events");
-  events.onmessage = (event) => update(JSON.parse(event.data));
-  events.onerror = async () => {
-    if (events.readyState !== EventSource.CLOSED) return;
+  const stream = new EventSource("events");
+  events = stream;
+  stream.onmessage = (event) => update(JSON.parse(event.data));
+  stream.onerror = async () => {
+    if (stream.readyState !== EventSource.CLOSED) return;
     const data = await getJSON("document.json");
     if (!data.error) update(data);
-    setTimeout(connect, RETRY * 1000);
+    setTimeout(() => stream === events && connect(), RETRY * 1000);
   };
+}
+
+function visibilityChanged() {
+  clearTimeout(pause);
+  if (!document.hidden) {
+    if (events === null) connect();
+    render();
+    return;
+  }
+  pause = setTimeout(() => {
+    events.close();
+    events = null;
+    document.title = "Paused - Gearman";
+  }, PAUSE * 1000);
 }
 
 // What people do.
@@ -532,6 +552,6 @@ byId("jobs-form").addEventListener("submit", async (event) => {
   );
 });
 
-document.addEventListener("visibilitychange", render);
+document.addEventListener("visibilitychange", visibilityChanged);
 setInterval(age, 1000);
 connect();
