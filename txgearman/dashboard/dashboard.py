@@ -34,8 +34,8 @@ IDLE_INTERVAL: Final = 30.0
 
 ANSWER_TIMEOUT: Final = 5.0
 
-MAX_ANSWER: Final = 16 * 1024 * 1024
-"""Bytes of one answer of a server: some 300,000 jobs, which take half a second to parse."""
+MAX_ANSWER: Final = 64 * 1024 * 1024
+"""Bytes of one answer of a server: more than a million jobs, or 20,000 workers with a hundred functions each."""
 
 
 class Dashboard(Service):

@@ -31,6 +31,20 @@ MIN_AGE: Final = 5.0
 """Seconds between two lists of one server: to print it, the server holds up all else."""
 
 
+def _first_jobs(answer: bytes) -> tuple[int, tuple[JobInfo, ...]]:
+    """Return the number of jobs in an answer, and the first ones: to parse a million would block for seconds."""
+    total = answer.count(b"\n") - 1
+    if total <= MAX_JOBS:
+        return total, text.JOBS.parse(answer)
+    end = 0
+    for _ in range(MAX_JOBS):
+        end = answer.index(b"\n", end) + 1
+    return total, text.JOBS.parse(answer[:end] + answer[answer.rindex(b".") :])
+
+
+_FIRST_JOBS: Final = text.Command(text.JOBS.line, _first_jobs)
+
+
 class _JobList:
     """The jobs of one server, as of its last answer."""
 
@@ -62,7 +76,7 @@ class JobLists:
             return jobs.waiting.wait()
         if jobs is not None and now - jobs.asked_at < MIN_AGE:
             return succeed(jobs.value)
-        query = query_server(self._admin, address, text.JOBS, self._timeout)
+        query = query_server(self._admin, address, _FIRST_JOBS, self._timeout)
         jobs = self._lists[address] = _JobList(now)
         waiting = jobs.waiting.wait()
         answer = query.addCallbacks(_jobs, _error, callbackArgs=(address,), errbackArgs=(address,))
@@ -78,10 +92,11 @@ class JobLists:
         jobs.waiting.fire(outcome)
 
 
-def _jobs(jobs: tuple[JobInfo, ...], address: str) -> dict[str, Value]:
+def _jobs(answer: tuple[int, tuple[JobInfo, ...]], address: str) -> dict[str, Value]:
+    total, jobs = answer
     return {
         "server": address,
-        "total": len(jobs),
+        "total": total,
         "jobs": [
             {
                 "handle": name_text(job.handle),
@@ -90,7 +105,7 @@ def _jobs(jobs: tuple[JobInfo, ...], address: str) -> dict[str, Value]:
                 "ignored": job.ignored,
                 "stored": job.stored,
             }
-            for job in jobs[:MAX_JOBS]
+            for job in jobs
         ],
     }
 
