@@ -112,6 +112,11 @@ def test_links_lead_to_files() -> None:
     assert [file for file in files if not (ROOT / file).is_file()] == []
 
 
+def test_picture_is_small() -> None:
+    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]*)\)", README)
+    assert (ROOT / picture).stat().st_size < 150_000
+
+
 def test_it_is_short() -> None:
     """What takes more space has its page in docs."""
     assert len(README.splitlines()) < 200
