@@ -26,10 +26,22 @@ APT: Final = {
     "promtool": "prometheus",
     "systemd-analyze": "systemd",
     "chromium": "chromium",
+    "curl": "curl",
 }
 """The Debian packages that programs and libraries come from."""
 
-PIP: Final = {"gear": "gear", "klein": "klein", "crochet": "crochet", "mypy": "mypy", "mypy_zope": "mypy-zope"}
+PIP: Final = {
+    "apscheduler": "APScheduler",
+    "crochet": "crochet",
+    "gear": "gear",
+    "klein": "klein",
+    "msgspec": "msgspec",
+    "mypy": "mypy",
+    "mypy_zope": "mypy-zope",
+    "sentry_sdk": "sentry-sdk",
+    "watchfiles": "watchfiles",
+    "yaml": "PyYAML",
+}
 """The requirements that Python modules come from."""
 
 REQUIRED: Final = "TXGEARMAN_REQUIRE_PROGRAMS"

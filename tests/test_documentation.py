@@ -45,7 +45,7 @@ from .test_layers import MODULES
 
 __all__ = ["pool"]
 
-OTHERS = {"command-line.md"}
+OTHERS = {"command-line.md", "deploy.md", "guide/run-workers.md", "recipes.md"}
 """Pages that have tests of their own."""
 
 STATES = [("how-it-works.md", ServerState), ("how-it-works.md", ConnectionState), ("guide/servers.md", ServerState)]
@@ -58,8 +58,17 @@ PAGES = {name: source.replace(FRAGMENT, "```python\n") for name, source in SOURC
 
 BLOCK = re.compile(r"^ *```([^\n]+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
-PREPARED = ("TLSOptions(", "Application(", "Klein(", "crochet.")
-"""What the blocks have that need more around them, or a package, and are run by tests of their own."""
+PREPARED = (
+    "TLSOptions(",
+    "Application(",
+    "Klein(",
+    "crochet.",
+    "import msgspec",
+    "import sentry_sdk",
+    "from apscheduler",
+)
+"""What the blocks have that need more around them, or a package, and are run by tests of their own: below, or in
+tests/test_recipes.py."""
 
 
 def needs_more(block: str) -> bool:
@@ -214,7 +223,7 @@ def test_start_here_names_what_happens_without_a_server(started: Path) -> None:
 
 def test_every_example_is_in_the_documentation() -> None:
     included = set(re.findall(r"literalinclude\} \.\./examples/(\S+)", PAGES["examples.md"]))
-    assert included == {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".tac", ".service")}
+    assert included == {path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".tac")}
 
 
 def test_changes_begins_with_the_version_of_the_package() -> None:

@@ -98,10 +98,11 @@ def test_a_test_is_skipped_where_its_program_is_not_installed() -> None:
         reasons.append(str(skipped.value))
     line = missing_programs([*reasons, "only Linux tells"])
     assert line.split(": ") == [
-        "16 tests were skipped for lack of cc, chromium, crochet, gear, gearadmin, gearman, gearmand, haproxy, klein, "
-        "mypy, mypy_zope, prometheus, promtool, stunnel4, systemd-analyze",
-        "apt-get install chromium gcc gearman-job-server gearman-tools haproxy libc6-dev prometheus stunnel4 systemd; "
-        "pip install crochet gear klein mypy mypy-zope",
+        "22 tests were skipped for lack of apscheduler, cc, chromium, crochet, curl, gear, gearadmin, gearman, "
+        "gearmand, haproxy, klein, msgspec, mypy, mypy_zope, prometheus, promtool, sentry_sdk, stunnel4, "
+        "systemd-analyze, watchfiles, yaml",
+        "apt-get install chromium curl gcc gearman-job-server gearman-tools haproxy libc6-dev prometheus stunnel4 "
+        "systemd; pip install APScheduler PyYAML crochet gear klein msgspec mypy mypy-zope sentry-sdk watchfiles",
     ]
 
 
