@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 
 from txgearman import GearmanClient, GearmanWorker, Job, NoServersAvailable
 from txgearman.cli import child_worker, shared_metrics
-from txgearman.cli.child_status import CHILD_VARIABLE, ChildOptions, ChildStatus
+from txgearman.cli.child_status import CHILD_VARIABLE, METRICS_VARIABLE, ChildOptions, ChildStatus
 from txgearman.cli.child_worker import (
     PR_SET_PDEATHSIG,
     REPORT_INTERVAL,
@@ -277,6 +277,22 @@ async def test_child_with_a_worker_of_a_program_has_no_pages(
 
 
 # Metrics.
+
+
+async def test_command_of_child_does_not_write_into_its_metrics(
+    gearmand: Gearmand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(child_worker, "follow_parent", lambda *_: None)
+    monkeypatch.setenv(METRICS_VARIABLE, str(tmp_path))  # as `follow_parent` does
+    reading, writing = os.pipe()
+    monkeypatch.setenv(CHILD_VARIABLE, replace(OPTIONS, status=writing, count=1, metrics=str(tmp_path)).encode())
+    script = f"echo ${{{METRICS_VARIABLE}-none}}"
+    command = RunningCommand("work", "-s", gearmand.address, "--processes", "5", "f", "sh", "-c", script)
+    async with GearmanClient([gearmand.address]) as client:
+        assert await client.add_task("f", timeout=10) == b"none\n"
+    assert (await command.finish()).code == ExitCode.DONE
+    os.close(reading)
+    os.close(writing)
 
 
 def test_child_with_a_directory_has_an_observer_for_its_metrics() -> None:

@@ -6,11 +6,13 @@ import os
 import re
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 
 from txgearman.cli.health import ParentHealthServer
 from txgearman.cli.shared_metrics import ChildMetrics
 from txgearman.cli.terminal import Terminal
+from txgearman.metrics import PrometheusObserver
 
 from ..file_values import restored_values
 from ..watched_log import WatchedLog
@@ -33,7 +35,8 @@ async def test_pages_of_a_parent() -> None:
     with WatchedLog() as log:
         async with pages.serving(Terminal(reactor), lambda: wrong, lambda: missing) as metrics:
             with restored_values():
-                observer = ChildMetrics(metrics.directory, 1, 0).make_observer()
+                ChildMetrics(metrics.directory, 1, 0)
+                observer = PrometheusObserver(registry=CollectorRegistry())
                 observer.batch_finished("f", {"completed": 3}, 0.5)
             (url,) = re.findall(r"http://[\d.:]+", log.texts()[0])
             status, text = await get(f"{url}/metrics")

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from txgearman.cli.shared_metrics import ChildMetrics, SharedMetrics
+from txgearman.metrics import PrometheusObserver
 
 from ..file_values import restored_values
 from .harness import ROOT
@@ -31,7 +32,8 @@ class Parent:
     def run_child(self, place: int, name: int, *, jobs: int = 0, tasks: int = 0) -> None:
         """Do what a child does that has ended some jobs, and still has tasks in flight."""
         with restored_values():
-            observer = ChildMetrics(self.metrics.directory, place, name).make_observer()
+            ChildMetrics(self.metrics.directory, place, name)
+            observer = PrometheusObserver(registry=CollectorRegistry())
             observer.batch_started("f", tasks + jobs)
             observer.batch_finished("f", {"completed": jobs}, 0.5)
 
@@ -96,8 +98,9 @@ def test_directory_is_removed() -> None:
 CHILD = """
 import sys
 from txgearman.cli.shared_metrics import ChildMetrics
-observer = ChildMetrics(sys.argv[1], int(sys.argv[2]), 0).make_observer()
-observer.batch_finished("f", {"completed": 1}, 0.5)
+ChildMetrics(sys.argv[1], int(sys.argv[2]), 0)
+from txgearman.metrics import PrometheusObserver
+PrometheusObserver().batch_finished("f", {"completed": 1}, 0.5)
 from prometheus_client import Histogram
 Histogram("seconds", "Of a program.").observe(0.5)
 """

@@ -12,10 +12,13 @@ from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
-__all__ = ["CHILD_VARIABLE", "ChildOptions", "ChildStatus"]
+__all__ = ["CHILD_VARIABLE", "METRICS_VARIABLE", "ChildOptions", "ChildStatus"]
 
 CHILD_VARIABLE: Final = "TXGEARMAN_CHILD"
 """Environment variable that makes ``txgearman work`` a child, and has its options."""
+
+METRICS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable by which prometheus_client finds the directory of the files with metrics. A child sets it."""
 
 _FIELDS: Final = 6
 

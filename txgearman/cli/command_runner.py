@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 from typing import Protocol as Interface
 
@@ -59,9 +59,19 @@ class CommandRunner:
     :param exceptions: if the command fails, send its standard error as WORK_EXCEPTION, instead of WORK_WARNING
         followed by WORK_FAIL.
     :param max_output: maximum number of bytes of a result; beyond it the job fails. No limit for `lines`.
+    :param hidden: environment variables of this program that the command does not get.
     """
 
-    def __init__(self, reactor: Any, command: Sequence[str], *, lines: bool, exceptions: bool, max_output: int) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        command: Sequence[str],
+        *,
+        lines: bool,
+        exceptions: bool,
+        max_output: int,
+        hidden: Collection[str] = (),
+    ) -> None:
         self.program = command[0]
         self.listener: CommandListener = _NoListener()
         self.reactor = reactor
@@ -69,7 +79,7 @@ class CommandRunner:
         self.lines = lines
         self.exceptions = exceptions
         self.max_output = max_output
-        self._environment = dict(os.environb)
+        self._environment = {name: value for name, value in os.environb.items() if os.fsdecode(name) not in hidden}
 
     def __call__(self, job: Job) -> Deferred[bytes]:
         """Start the command for a job.

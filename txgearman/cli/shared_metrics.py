@@ -24,17 +24,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from prometheus_client import CollectorRegistry, values
+from prometheus_client import values
 from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from ..metrics import PrometheusObserver
+from .child_status import METRICS_VARIABLE
 
 __all__ = ["ChildMetrics", "SharedMetrics"]
-
-DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable by which prometheus_client finds the directory."""
 
 _FILE: Final = re.compile(r"[a-z]+(_[a-z]+)?_\d+-[01]\.db")
 """Names of the files of children: kind, mode (of gauges), place and name."""
@@ -48,14 +45,8 @@ def _identifier(place: int, name: int) -> str:
 class ChildMetrics:
     """Has prometheus_client keep all metrics of this process in the directory of its parent.
 
-    ::
-
-        metrics = ChildMetrics(directory, place, name)  # before the modules of the program are imported
-        observer = metrics.make_observer()
-        worker = GearmanWorker(..., observers=[observer])
-        observer.watch(worker)
-
-    A worker that a program has made (``--app``) takes the first line only: the metrics are those of the program.
+    It must be made before the modules of the program are imported. Programs that the child starts must not inherit the
+    variable `METRICS_VARIABLE`, which it sets: their files would not be read.
 
     :ivar identifier: stands for this child in the names of its files.
     :param directory: `SharedMetrics.directory`, which the child must get by a way of its own: the variable of
@@ -67,17 +58,13 @@ class ChildMetrics:
     def __init__(self, directory: str, place: int, name: int) -> None:
         self.identifier = _identifier(place, name)
         self._pid = os.getpid()
-        os.environ[DIRECTORY_VARIABLE] = directory
+        os.environ[METRICS_VARIABLE] = directory
         values.ValueClass = values.MultiProcessValue(self._identify_process)
 
     def _identify_process(self) -> str:
         """Return the identifier; in a process that this one has forked, another one, so that it writes other files."""
         pid = os.getpid()
         return self.identifier if pid == self._pid else f"{self.identifier}-{pid}"
-
-    def make_observer(self) -> PrometheusObserver:
-        """Return an observer for a worker that no program has made."""
-        return PrometheusObserver(registry=CollectorRegistry())
 
 
 class SharedMetrics(Collector):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import click
 
 from ..worker.job import Job
 from ..worker.worker import DRAIN_TIMEOUT, GearmanWorker
-from .child_status import ChildOptions
+from .child_status import METRICS_VARIABLE, ChildOptions
 from .child_worker import child_observers, status_reports
 from .exit_codes import ExitCode
 from .job_tracker import JobTracker
@@ -134,9 +134,10 @@ def _prepare_run(terminal: Terminal, settings: WorkerSettings, worker: GearmanWo
     if settings.count is not None:
         tracker.on_start = _Countdown(settings.count, run.stop).job_started
     listener = _CommandWatch(terminal, tracker, run)
+    hidden = [METRICS_VARIABLE] if settings.child is not None and settings.child.metrics else []
     with usage_errors():
         for name, function in settings.functions.items():
-            call = _make_runner(terminal, function, listener) if isinstance(function, Command) else function
+            call = _make_runner(terminal, function, listener, hidden) if isinstance(function, Command) else function
             worker.register_function(name, tracker.watch(call), timeout=settings.timeout, threaded=settings.threaded)
     return run
 
@@ -156,7 +157,9 @@ def _make_worker(terminal: Terminal, settings: WorkerSettings, observers: Iterab
         )
 
 
-def _make_runner(terminal: Terminal, command: Command, listener: _CommandWatch) -> CommandRunner:
+def _make_runner(
+    terminal: Terminal, command: Command, listener: _CommandWatch, hidden: Collection[str]
+) -> CommandRunner:
     from .command_runner import CommandRunner  # for POSIX alone
 
     runner = CommandRunner(
@@ -165,6 +168,7 @@ def _make_runner(terminal: Terminal, command: Command, listener: _CommandWatch) 
         lines=command.lines,
         exceptions=command.exceptions,
         max_output=command.max_output,
+        hidden=hidden,
     )
     runner.listener = listener
     return runner
