@@ -82,6 +82,8 @@ SERVER_WAITS: Final = [0.0, 2.0]
 WINDOW: Final = 300
 """Tasks in flight at a time."""
 JOBS_PER_FAULT: Final = 250
+PAUSES: Final = 2
+"""How often in a run no fault is injected until the earlier ones are over, and a task has a result again."""
 MAX_SECONDS: Final = 20.0
 """Seconds after which a task must have an outcome, whatever happened."""
 SUBMIT_PAUSE: Final = 0.02
@@ -386,6 +388,7 @@ class FaultPlan:
 
     :ivar seen: counts what has happened.
     :ivar era: how often payloads may have been altered.
+    :ivar pausing: whether nothing is to be submitted until the faults so far are over.
     """
 
     def __init__(self, draw: random.Random, servers: list[Server], services: list[Service], seen: Counter[str]) -> None:
@@ -403,6 +406,8 @@ class FaultPlan:
         self._plan: list[tuple[int, Callable[[], object]]] = []
         self.seen = seen
         self.era = 0
+        self.pausing = False
+        self._recovering_from: int | None = None
 
     def plan(self, jobs: int) -> None:
         """Draw the faults for this many jobs.
@@ -412,14 +417,26 @@ class FaultPlan:
         """
         end = jobs * 9 // 10
         steps = [(self._draw.randrange(end), self._draw_step()) for _ in range(jobs // JOBS_PER_FAULT)]
+        steps += [(end * (number + 1) // (PAUSES + 1), self._pause) for number in range(PAUSES)]
         self._plan = sorted(steps, key=lambda step: step[0])
         self._plan.append((end, self._orphan(self._proxies[0], 0.0)))
 
-    def proceed(self, finished: int) -> None:
-        """Inject the faults that are due after this many jobs."""
-        self._restart_crashed_servers()
-        while self._plan and self._plan[0][0] <= finished:
+    def proceed(self, finished: int, results: int) -> None:
+        """Inject the faults that are due after this many jobs and results."""
+        while not self._is_recovering(results) and self._plan and self._plan[0][0] <= finished:
             self._plan.pop(0)[1]()
+
+    def _pause(self) -> None:
+        self.pausing = True
+
+    def _is_recovering(self, results: int) -> bool:
+        """Return whether a pause is not over yet. It ends with the first result after the last fault."""
+        if self.over and self.pausing:
+            self.pausing, self._recovering_from = False, results
+        if self._recovering_from is not None and results > self._recovering_from:
+            self._recovering_from = None
+            self.seen["recoveries"] += 1
+        return self.pausing or self._recovering_from is not None
 
     @property
     def over(self) -> bool:
@@ -722,7 +739,7 @@ class Chaos:
     def _run_tick(self) -> None:
         """Every few milliseconds: submit as much as the limit allows, and inject the faults that are due."""
         self._tick = reactor.callLater(0.002, self._run_tick)
-        self.faults.proceed(self._finished)
+        self.faults.proceed(self._finished, self.seen["results"])
         self._check_oldest()
         while self._may_submit():
             self._submit_one()
@@ -731,7 +748,7 @@ class Chaos:
             self._done.callback(None)
 
     def _may_submit(self) -> bool:
-        allowed = len(self._in_flight) < WINDOW and self._submitted < self._jobs
+        allowed = len(self._in_flight) < WINDOW and self._submitted < self._jobs and not self.faults.pausing
         return allowed and reactor.seconds() >= self._paused_until
 
     def _submit_one(self) -> None:
