@@ -8,7 +8,8 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
-from txgearman import TaskLost, TaskTimedOut
+from txgearman import Task, TaskLost, TaskTimedOut
+from txgearman.client.fresh_attempt import AwaitingAttempt
 from txgearman.client.losses import MAX_REPORTED, Losses
 from txgearman.client.task_queue import TaskQueue
 from txgearman.packets import JOB_CREATED
@@ -138,3 +139,26 @@ def test_losses_of_several_connections_are_reported_in_order() -> None:
     assert reported == ["first"] * (MAX_REPORTED + 1) + ["second"] * (MAX_REPORTED - 1)
     losses.report_all()
     assert reported == ["first"] * (MAX_REPORTED + 1) + ["second"] * (MAX_REPORTED + 1)
+
+
+@pytest.mark.guarantee(number=1)
+def test_tasks_that_have_waited_for_an_attempt_to_connect_are_reported_in_slices() -> None:
+    """Meanwhile they can be cancelled, and a stop reports those that are left."""
+    harness = Lossy(0)
+    (server,) = harness.client._servers
+    reported: list[Task] = []
+    awaiting = AwaitingAttempt(harness.clock, harness.client._servers, reported.append)
+    tasks = [Task("f") for _ in range(COUNT)]
+    for task in tasks:
+        awaiting.add(task)
+    awaiting.attempt_failed(server)
+    assert (len(reported), bool(awaiting)) == (MAX_REPORTED, False)
+    harness.clock.turn()
+    assert len(reported) == 2 * MAX_REPORTED
+    cancelled = tasks[-1]
+    assert cancelled._holder is not None
+    cancelled._holder.discard(cancelled)
+    awaiting.report_all()
+    assert reported == tasks[:-1]
+    harness.clock.advance(0)
+    assert len(reported) == COUNT - 1

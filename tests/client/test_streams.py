@@ -487,6 +487,69 @@ def test_stream_and_client_find_server_down() -> None:
     harness.stop()
 
 
+# A retry is not spent on servers that are known to be down, or to accept no connection.
+
+
+@pytest.mark.guarantee(number=7)
+@pytest.mark.parametrize("client_is_connected", [False, True])
+def test_stream_with_retries_survives_outage_without_server_wait(client_is_connected: bool) -> None:
+    """As a task does: an outage of the server, or of its new connections alone."""
+    harness = ClientHarness().start()
+    outage = harness.server.refuse_connections()
+    if not client_is_connected:
+        harness.server.drop_connections()
+    attempts: list[int] = []
+    stream = harness.client.stream("work", retries=3, on_retry=lambda task, attempt: attempts.append(attempt))
+    loop = Loop(harness, stream)
+    for _ in range(22):
+        harness.advance(0.1)
+        assert loop.outcome is NOTHING
+    assert attempts[-1] < 3
+    outage.end()
+    harness.advance(5)
+    harness.server.take("work").complete(b"done")
+    assert loop.outcome == "exhausted"
+    harness.stop()
+
+
+def stream_that_waits(harness: ClientHarness, **options: Any) -> Loop:
+    """Return a stream that waits for attempts to connect: the first of them has failed."""
+    harness.start()
+    harness.server.refuse_connections()
+    assert type(Loop(harness, harness.client.stream("work")).outcome) is NoServersAvailable
+    loop = Loop(harness, harness.client.stream("work", retries=1, **options))
+    assert loop.outcome is NOTHING
+    return loop
+
+
+@pytest.mark.guarantee(number=1)
+def test_stream_fails_after_the_last_attempt_to_connect() -> None:
+    harness = ClientHarness()
+    attempts: list[int] = []
+    loop = stream_that_waits(harness, on_retry=lambda task, attempt: attempts.append(attempt))
+    harness.advance(10)
+    assert (type(loop.outcome), attempts) == (NoServersAvailable, [1])
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=13)
+def test_failure_of_a_stream_that_waits_may_stop_the_client_and_so_end_the_other() -> None:
+    harness = ClientHarness()
+    first = stream_that_waits(harness, on_retry=lambda task, attempt: harness.client.stopService())
+    second = Loop(harness, harness.client.stream("work", retries=1))
+    harness.advance(5)
+    assert [type(loop.outcome) for loop in (first, second)] == [ClientStopped] * 2
+    harness.stop()
+
+
+@pytest.mark.guarantee(number=1)
+def test_stream_that_waits_for_an_attempt_fails_at_stop() -> None:
+    harness = ClientHarness()
+    loop = stream_that_waits(harness)
+    harness.stop()
+    assert type(loop.outcome) is ClientStopped
+
+
 def test_change_of_servers_leaves_connection_that_failed() -> None:
     """It is retried with back-off, and its server gets no streams until then."""
     harness = ClientHarness(2).start()

@@ -124,7 +124,7 @@ class Dispatcher:
         self._late_admission: IDelayedCall | None = None
         self._awaiting_connection = AwaitingConnection(reactor, servers, self._route_awaiting)
         self._awaiting_server: DeadlineQueue[Work] = DeadlineQueue(reactor, self._server_wait_over)
-        self._awaiting_attempt = AwaitingAttempt(servers)
+        self._awaiting_attempt = AwaitingAttempt(reactor, servers, self._route_after_attempt)
         self._backing_off: DeadlineQueue[Task] = DeadlineQueue(reactor, self.reroute)
         self._timeouts: DeadlineQueue[Task] = DeadlineQueue(reactor, self._time_out)
         self._batch_timeouts: DeadlineQueue[Batch] = DeadlineQueue(reactor, Batch.time_out)
@@ -216,6 +216,8 @@ class Dispatcher:
         ]
         release_all(waiting)
         stopped = self._servers.stop(ClientStopped(), others=self._streams.release_factories())
+        self._awaiting_attempt.report_all()
+        self._streams.report_all()
         report_all(waiting, lambda task: task._attempt_failed(ClientStopped()))
         return stopped
 
@@ -236,10 +238,10 @@ class Dispatcher:
         """
         if self._awaiting_server or self._awaiting_attempt:
             self._serve_waiting()
-        if server is not None and server.unreachable and self._awaiting_attempt:
-            report_all(self._awaiting_attempt.pop_failed(server), self._fail_unavailable)
+        if server is not None and server.unreachable:
+            self._awaiting_attempt.attempt_failed(server)
         self._awaiting_connection.servers_changed(server)
-        self._streams.servers_changed()
+        self._streams.servers_changed(server)
 
     def _serve_waiting(self) -> None:
         """Reroute the tasks that wait for a server, or have the next attempts to connect start soon."""
@@ -397,9 +399,12 @@ class Dispatcher:
         else:
             task._attempt_failed(self._servers.none_available())
 
-    def _fail_unavailable(self, task: Task) -> None:
-        # The outcome of another one may have stopped the client.
-        task._attempt_failed(self._servers.none_available() if self._servers.started else ClientStopped())
+    def _route_after_attempt(self, task: Task) -> None:
+        """Fail a task that has waited for an attempt to connect, unless a server can be reached meanwhile."""
+        if self._servers.started:
+            self._route(task, has_waited=True)
+        else:
+            task._attempt_failed(ClientStopped())
 
     # Time limits.
 

@@ -21,7 +21,8 @@ from ..connection.factory import GearmanFactory
 from ..connection.pool import JobServer, MakeFactory, ServerPool
 from ..connection.reactor import Reactor
 from ..connection.timers import DeadlineQueue
-from ..errors import NoServersAvailable, merge_unavailable
+from ..errors import ClientStopped, NoServersAvailable, merge_unavailable
+from .fresh_attempt import AwaitingAttempt
 from .protocol import GearmanClientProtocol
 from .task import Task, TaskHolder
 from .task_queue import release_all, report_all
@@ -150,14 +151,28 @@ class StreamRouter:
         # By server, the connection that failed, with the client's own connection at that time.
         self._failing: dict[_Server, tuple[_StreamConnection, GearmanClientProtocol | None]] = {}
         self._awaiting_server: DeadlineQueue[Task] = DeadlineQueue(reactor, self._server_wait_over)
+        self._awaiting_attempt = AwaitingAttempt(reactor, servers, self._route_after_attempt)
 
-    def route(self, task: Task) -> None:
-        """Send the task, have it wait for a connection, or fail it."""
+    def route(self, task: Task, has_waited: bool = False) -> None:
+        """Send the task, have it wait for a connection, or fail it.
+
+        :param has_waited: whether it has waited for an attempt to connect.
+        """
         server = self._choose(task)
         if server is not None:
             self._connection(server).send(task)
-        else:
+        elif self._server_wait or has_waited or not task.retries:
             self._await_server(task)
+        else:
+            self._bring_forward()
+            self._awaiting_attempt.add(task)
+
+    def _route_after_attempt(self, task: Task) -> None:
+        """Fail a task that has waited for an attempt to connect, unless a server can be used meanwhile."""
+        if self._servers.started:
+            self.route(task, has_waited=True)
+        else:
+            task._attempt_failed(ClientStopped())
 
     def _await_server(self, task: Task) -> None:
         """Have the task wait for a server, or fail it: none accepts a connection for it."""
@@ -186,11 +201,15 @@ class StreamRouter:
 
     def pop_unsent(self) -> list[Task]:
         """Remove and return all tasks that were not sent."""
-        tasks = self._awaiting_server.pop_all()
+        tasks = [*self._awaiting_server.pop_all(), *self._awaiting_attempt.pop_all()]
         for connections in self._connections.values():
             for connection in connections:
                 tasks += connection.pop_waiting()
         return tasks
+
+    def report_all(self) -> None:
+        """Report all tasks now for which an attempt to connect to each server has failed."""
+        self._awaiting_attempt.report_all()
 
     def release_factories(self) -> list[_Factory]:
         """Give up all connections, and return their factories, which the caller has to stop."""
@@ -200,20 +219,25 @@ class StreamRouter:
         self._idle.pop_all()
         return [connection.release_factory() for connection in released]
 
-    def servers_changed(self) -> None:
-        """Leave removed servers, and reroute waiting streams to those that have become reachable."""
+    def servers_changed(self, changed: _Server | None = None) -> None:
+        """Leave removed servers, and reroute waiting streams to those that have become reachable.
+
+        :param changed: the one that has become ready or unreachable; None if any may have.
+        """
         rerouted: list[Task] = []
         for server in [server for server in self._connections if not server.started]:
             rerouted += self._leave(server)
         for server, (connection, main) in list(self._failing.items()):
             if server.unreachable or server.connection not in (None, main):
                 self._close(connection)  # a new attempt is made if the client itself can connect
-        if self._awaiting_server:
+        if self._awaiting_server or self._awaiting_attempt:
             if any(map(self._is_usable, self._servers)):
-                rerouted += self._awaiting_server.pop_all()
+                rerouted += [*self._awaiting_server.pop_all(), *self._awaiting_attempt.pop_all()]
             else:
                 self._bring_forward()
         release_all(rerouted)
+        if changed is not None and changed.unreachable:
+            self._awaiting_attempt.attempt_failed(changed)
         report_all(rerouted, Task._return_unsent)
 
     def _leave(self, server: _Server) -> list[Task]:
@@ -279,9 +303,10 @@ class StreamRouter:
 
     def connection_down(self, connection: _StreamConnection) -> None:
         """Handle a lost connection or a failed attempt to connect."""
-        if self._fails(connection):
-            return  # it is retried
         server = connection.server
+        if self._fails(connection):
+            self._awaiting_attempt.attempt_failed(server)
+            return  # it is retried
         waiting = connection.pop_waiting()
         if connection.proven or not self._is_usable(server):
             self._close(connection)
@@ -289,7 +314,7 @@ class StreamRouter:
             connection._free()
             self._failing[server] = connection, server.connection
         release_all(waiting)
-        report_all(waiting, Task._return_unsent)
+        report_all(waiting, self._route_after_attempt)
 
     def _fails(self, connection: _StreamConnection) -> bool:
         return connection.server in self._failing and self._failing[connection.server][0] is connection
