@@ -85,7 +85,9 @@ JOBS_PER_FAULT: Final = 250
 PAUSES: Final = 2
 """How often in a run no fault is injected until the earlier ones are over, and a task has a result again."""
 MAX_SECONDS: Final = 20.0
-"""Seconds after which a task must have an outcome, whatever happened."""
+"""Seconds after which a task must have an outcome, whatever happened, once nothing is submitted any longer."""
+MAX_AGE: Final = 5.0
+"""Seconds after which nothing is submitted until a task has its outcome: a server runs jobs of low priority last."""
 SUBMIT_PAUSE: Final = 0.02
 """Seconds for which nothing is submitted after a task had no server."""
 LOG_BUFFER: Final = 200
@@ -620,6 +622,7 @@ class Chaos:
         self._in_flight: dict[TaskCheck | BatchCheck, Any] = {}
         self._retained: WeakSet[Any] = WeakSet()
         self._paused_until = 0.0
+        self._draining_since: float | None = None
         self._shared: list[tuple[str, bytes, bytes]] = []
         self._shared_era = 0
         self._tick: Any = None
@@ -748,7 +751,8 @@ class Chaos:
             self._done.callback(None)
 
     def _may_submit(self) -> bool:
-        allowed = len(self._in_flight) < WINDOW and self._submitted < self._jobs and not self.faults.pausing
+        paused = self.faults.pausing or self._draining_since is not None
+        allowed = len(self._in_flight) < WINDOW and self._submitted < self._jobs and not paused
         return allowed and reactor.seconds() >= self._paused_until
 
     def _submit_one(self) -> None:
@@ -843,9 +847,14 @@ class Chaos:
                 self._paused_until = reactor.seconds() + SUBMIT_PAUSE
 
     def _check_oldest(self) -> None:
-        check = next(iter(self._in_flight), None)
-        if check is not None and reactor.seconds() - check.since > MAX_SECONDS:
-            check.report(f"it has no outcome after {MAX_SECONDS} seconds")
+        now, check = reactor.seconds(), next(iter(self._in_flight), None)
+        if check is None or now - check.since < MAX_AGE:
+            self._draining_since = None
+        elif self._draining_since is None:
+            self._draining_since = now
+            self.seen["drained"] += 1
+        elif now - self._draining_since > MAX_SECONDS:
+            check.report(f"it has no outcome after {MAX_SECONDS} seconds without further submits")
 
     # After the faults.
 
