@@ -23,14 +23,13 @@ class AwaitingAttempt:
     """Queues of tasks, by the number of failed attempts that had been counted when they came.
 
     Those for which each server has failed are reported in slices, as those of a lost connection are.
+
+    :param report: called with each task that has waited for the attempts.
     """
 
     def __init__(
         self, reactor: Reactor, servers: ServerPool[GearmanClientProtocol], report: Callable[[Task], object]
     ) -> None:
-        """
-        :param report: called with each task that has waited for the attempts.
-        """
         self._servers = servers
         self._report = report
         self._queues: dict[int, TaskQueue] = {}

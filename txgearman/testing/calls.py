@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
-from weakref import WeakKeyDictionary, WeakMethod
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -52,18 +51,20 @@ class PendingCalls:
 
     def service_made(self, service: GearmanService) -> None:
         """Record the calls of a service from now on."""
+        reference = ref(service)
         for kind, names in _CALLS.items():
             if isinstance(service, kind):
                 for name in names:
                     # An attribute of the object, as with its tasks: no other service pays for it.
-                    setattr(service, name, partial(self._call, WeakMethod(getattr(service, name))))
+                    service.__dict__[name] = partial(self._call, reference, name)
 
     def _call(
-        self, method: Callable[[], Callable[..., Deferred[Any]] | None], *arguments: object, **options: object
+        self, reference: ReferenceType[GearmanService], name: str, *arguments: object, **options: object
     ) -> Deferred[Any]:
-        bound: Any = method()
-        deferred: Deferred[Any] = bound(*arguments, **options)
-        self._calls[deferred] = f"{type(bound.__self__).__name__}.{bound.__name__}() called at {calling_place()}"
+        service = reference()
+        kind = type(service)
+        deferred: Deferred[Any] = getattr(kind, name)(service, *arguments, **options)
+        self._calls[deferred] = f"{kind.__name__}.{name}() called at {calling_place()}"
         return deferred.addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> Failure:

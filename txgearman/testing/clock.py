@@ -9,6 +9,7 @@ import time
 from bisect import insort_right
 from collections.abc import Callable
 from functools import lru_cache, partial
+from operator import attrgetter
 from typing import Any, Final
 
 import twisted
@@ -21,6 +22,8 @@ MAX_TURNS: Final = 1_000_000
 
 _FIRST_POSIX_TIME: Final = 1_000_000_000
 """Seconds. What a `MemoryClock` shows is below it, and what `time.time` returns is above it."""
+
+_time_of: Final = attrgetter("time")
 
 _LIBRARIES: Final = ("txgearman", "twisted")
 
@@ -93,7 +96,11 @@ class MemoryClock(Clock):
 
     def _insert(self, call: DelayedCall) -> None:
         # By the time without a later delay, as Twisted's reactors do; those of the same time in the order of the calls.
-        insort_right(self.calls, call, key=_time_of)
+        calls: list[Any] = self.calls
+        if calls and calls[-1].time > call.time:
+            insort_right(calls, call, key=_time_of)
+        else:
+            calls.append(call)
 
     def _reset(self, call: DelayedCall) -> None:
         """Put a call in its new place, which is due sooner than before."""
@@ -130,10 +137,6 @@ class MemoryClock(Clock):
             f"{self.max_turns} calls were run while the clock stood at {self.rightNow} s: something calls "
             f"callLater(0, ...) for ever; the last call was {name_of_call(call.func)}"
         )
-
-
-def _time_of(call: DelayedCall) -> float:
-    return call.time
 
 
 def due_time(clock: Any, at: int) -> float:

@@ -97,9 +97,9 @@ class Closing:
 
     def _is_ours(self, service: GearmanService | None) -> bool:
         """Return whether a service ends now: with its server, or with the last one if it is the test's own."""
-        mine = any(service in server._services for server in self._servers)
-        others = any(service in server._services for server in self._group.servers)
-        return mine or not (self._others_left or others)
+        if any(service in server._services for server in self._servers):
+            return True
+        return not (self._others_left or any(service in server._services for server in self._group.servers))
 
     def _check_submit(self, submit: Submit) -> None:
         if not submit.ended:

@@ -575,8 +575,13 @@ class MemoryJobServer(ServerFactory):
 
         :return: whether there was an event.
         """
-        due = [call.getTime() for call in self.clock.getDelayedCalls() if call.getTime() <= end + TOLERANCE]
-        self.clock.advance(max(0.0, min(due, default=end) - self.clock.seconds()))
+        clock = self.clock
+        if isinstance(clock, MemoryClock):
+            times = [call.time for call in clock.calls[:1]]  # a call that was delayed since gets its place there
+        else:
+            times = [call.getTime() for call in clock.getDelayedCalls()]
+        due = [time for time in times if time <= end + TOLERANCE]
+        clock.advance(max(0.0, min(due, default=end) - clock.seconds()))
         return bool(due)
 
     def _advance(self, seconds: float) -> list[BaseException]:
