@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 
 from txgearman import GearmanClient, GearmanError
@@ -84,14 +84,18 @@ class Chaos:
         return any(child in (0, pid) and -0.5 <= at - ended <= CLOSE for at, child in self.events)
 
 
-async def submit_all(client: GearmanClient) -> None:
+async def submit_all(client: GearmanClient) -> set[str]:
+    """Submit the jobs; return the uniques of those that were submitted twice, since the first answer was lost."""
+    again = set()
     for number in range(JOBS):
         while True:
             try:
                 await client.add_task_bg("f", unique=f"u{number}")
                 break
-            except GearmanError:  # submitted again: it has the same unique
+            except GearmanError:
+                again.add(f"u{number}")
                 await deferLater(reactor, 0.1)
+    return again
 
 
 @pytest.mark.soak
@@ -110,7 +114,9 @@ async def test_each_job_is_done_and_twice_only_if_it_was_interrupted(
         chaos = Chaos(parent, server)
         await until(lambda: children_of(parent.pid))
         async with GearmanClient([server.address], server_wait=60.0) as client:
-            await gatherResults([ensureDeferred(submit_all(client)), ensureDeferred(chaos.run())], consumeErrors=True)
+            submitting = ensureDeferred(submit_all(client))
+            await ensureDeferred(chaos.run())
+            again = await submitting
         ends: dict[str, list[tuple[int, float]]] = defaultdict(list)
 
         def all_ended() -> bool:
@@ -124,5 +130,5 @@ async def test_each_job_is_done_and_twice_only_if_it_was_interrupted(
         assert parent.wait(60) == 0
     twice = {unique: times for unique, times in ends.items() if len(times) > 1}
     print(f"\n{len(chaos.events)} events, {len(twice)} jobs done twice")
-    unexplained = {u: times for u, times in twice.items() if not all(chaos.explains(*each) for each in times[:-1])}
-    assert unexplained == {}
+    by_events = {unique for unique, times in twice.items() if all(chaos.explains(*each) for each in times[:-1])}
+    assert twice.keys() <= by_events | again
