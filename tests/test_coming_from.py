@@ -29,6 +29,7 @@ from txgearman import (
     TaskOptions,
     TLSOptions,
 )
+from txgearman.cli.main import cli
 from txgearman.testing import MemoryJobServer
 
 from .certificates import Authority
@@ -43,7 +44,7 @@ def rows(section: str) -> list[list[str]]:
     return [re.split(r" \| ", line.strip("| ")) for line in re.findall(r"^\| .* \|$", text, re.MULTILINE)][1:]
 
 
-SECTIONS = ("AnyEvent::Gearman", "python-gearman", "gear", "libgearman")
+SECTIONS = ("AnyEvent::Gearman", "python-gearman", "gear", "libgearman", "pecl-gearman")
 OURS = {code for section in SECTIONS for row in rows(section) for code in re.findall(r"`([^`]+)`", row[1])}
 """What is ours in the second column."""
 
@@ -225,6 +226,12 @@ def test_callbacks_get_the_task_first(server: MemoryJobServer) -> None:
     assert told[:5] == [("created", first), *((event, first, *rest) for event, *rest in both), ("complete", first, b"")]
     assert told[-2][:3] == ("exception", second, b"exception")
     assert [told[-1][0], told[-1][1], type(told[-1][2])] == ["fail", second, txgearman.TaskException]
+
+
+def test_options_of_the_command_are_there() -> None:
+    named = {option for row in rows("GearmanManager") for option in re.findall(r"`(--?\w[\w-]*)", row[1])}
+    known = {option for parameter in cli.commands["work"].params for option in parameter.opts}
+    assert {"--processes", "--drain", "-s"} <= named <= known | {"-vv"}
 
 
 # The other libraries.
