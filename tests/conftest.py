@@ -25,12 +25,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
+from txgearman.testing.commands import VERSION
 from txgearman.testing.logged_errors import flush_everywhere
 
 from . import examples, guarantees, tiers
 from .daemons import Geard, Gearmand
 from .garbage import COUNTS_REFERENCES
-from .programs import missing_programs, require
+from .programs import is_version, missing_programs, require, require_version
 
 DEADLINE = float(os.environ.get("TEST_DEADLINE", "60"))
 """Seconds for a test that returns a Deferred or is `async`."""
@@ -88,6 +89,9 @@ examples.register_profiles()
 GUARD = tiers.Guard()
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 """How many tests of each tier were not run."""
+
+MEMORY_VERSION = VERSION.decode()
+"""The gearmand that `MemoryJobServer` imitates."""
 
 LAST_OF_FILE = pytest.StashKey[bool]()
 """Whether the next test, if any, is in another file."""
@@ -158,6 +162,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if mark.name in tiers.TIERS:
             for name in mark.args:
                 require(name)
+    for mark in item.iter_markers("gearmand"):
+        require_version_of(item, *mark.args)
+
+
+def require_version_of(item: pytest.Item, *prefixes: str) -> None:
+    """Skip a test that is about other versions of gearmand than the server it runs on."""
+    parameters = getattr(item, "callspec", None)
+    on_memory = parameters is not None and not {"memory", "memory-tcp"}.isdisjoint(parameters.params.values())
+    if not on_memory:
+        require_version(*prefixes)
+    elif not is_version(MEMORY_VERSION, *prefixes):
+        pytest.skip(f"is about gearmand {' or '.join(prefixes)}; MemoryJobServer behaves as {MEMORY_VERSION}")
 
 
 @pytest.hookimpl(wrapper=True)

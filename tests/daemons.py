@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
-from random import SystemRandom
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from .programs import require, require_program
+from txgearman.testing.gearmand import ask, free_port
+
+from .programs import perl_server, require, require_program
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+__all__ = ["Daemon", "Geard", "Gearmand", "Haproxy", "PerlServer", "Prometheus", "Stunnel", "free_port"]
+
 START_LIMIT = 20.0
-
-
-def free_port() -> int:
-    """One that Linux gives to nobody who does not ask for it: a suite that runs beside this one may else get it before
-    the server has started."""
-    while True:
-        port = SystemRandom().randrange(10_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
-def _stands_still(thread: Path) -> bool:
-    # The name before it is in parentheses, and may hold anything.
-    return thread.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 class Daemon:
@@ -75,6 +63,11 @@ class Daemon:
             process.send_signal(number)
             process.wait(START_LIMIT)
 
+    def exit_code(self) -> int | None:
+        """Return what it ended with; None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         assert self._process is not None
@@ -84,21 +77,11 @@ class Daemon:
         """Stop it where it is, until SIGCONT; when this returns, all of its threads stand still."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
-        end = time.monotonic() + START_LIMIT
-        while not all(_stands_still(thread) for thread in Path(f"/proc/{self._process.pid}/task").iterdir()):
-            assert time.monotonic() < end, f"{self.command()} does not stop"
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def admin(self, line: str) -> list[str]:
         """Send one line of the text protocol; return the lines of its answer."""
-        with socket.create_connection((self.listen, self.port), 5.0) as connection:
-            connection.sendall(line.encode() + b"\r\n")
-            answer = b""
-            while not (answer.endswith(b"\n.\n") or answer == b".\n" or answer.startswith((b"OK", b"ERR"))):
-                more = connection.recv(65536)
-                if not more:
-                    raise ConnectionResetError(f"{self.address} closed the connection; before: {answer!r}")
-                answer += more
-        return answer.decode().splitlines()
+        return ask(self.listen, self.port, line).splitlines()
 
     def __enter__(self) -> Self:
         self.start()
@@ -111,7 +94,7 @@ class Daemon:
 
 
 class Gearmand(Daemon):
-    """gearmand, from the package gearman-job-server."""
+    """gearmand, from the package gearman-job-server, or the one that TXGEARMAN_GEARMAND names."""
 
     def command(self) -> list[str]:
         program = require_program("gearmand")
@@ -192,3 +175,10 @@ class Geard(Daemon):
             f"-p{self.port}",
             *self.options,
         ]
+
+
+class PerlServer(Daemon):
+    """The job server in Perl, from the package gearman-server."""
+
+    def command(self) -> list[str]:
+        return [*perl_server(), f"--listen={self.listen}", f"--port={self.port}", *self.options]

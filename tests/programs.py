@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -12,10 +13,26 @@ from typing import Final, NoReturn
 
 import pytest
 
-__all__ = ["APT", "PIP", "REQUIRED", "missing_programs", "open_terminal", "require", "require_program"]
+from txgearman.testing.gearmand import GearmandMissing, gearmand_program
+
+__all__ = [
+    "APT",
+    "PERL_SERVER",
+    "PIP",
+    "REQUIRED",
+    "gearmand_version",
+    "is_version",
+    "missing_programs",
+    "open_terminal",
+    "perl_server",
+    "require",
+    "require_program",
+    "require_version",
+]
 
 APT: Final = {
     "gearmand": "gearman-job-server",
+    "gearman-server": "gearman-server",
     "gearman": "gearman-tools",
     "gearadmin": "gearman-tools",
     "cc": "gcc libc6-dev",
@@ -27,6 +44,7 @@ APT: Final = {
     "systemd-analyze": "systemd",
     "chromium": "chromium",
     "curl": "curl",
+    "perl": "perl",
 }
 """The Debian packages that programs and libraries come from."""
 
@@ -47,18 +65,62 @@ PIP: Final = {
 REQUIRED: Final = "TXGEARMAN_REQUIRE_PROGRAMS"
 """The environment variable that makes a failure of what would be a skip."""
 
+PERL_SERVER: Final = "TXGEARMAN_PERL_SERVER"
+"""The environment variable with the directory into which the packages of Perl's job server were unpacked. CI does not
+install them, since its program has the name of gearmand, too."""
+
 ABSENT: Final = re.compile(r"needs ([\w-]+), which is not installed")
 
 
 def require_program(name: str) -> str:
-    """Return where the program is. Where it is not installed, skip the test."""
+    """Return where the program is. Where it is not installed, skip the test.
+
+    Of the C programs, an environment variable names another one: TXGEARMAN_GEARMAND, TXGEARMAN_GEARMAN,
+    TXGEARMAN_GEARADMIN.
+    """
+    if name == "gearmand":
+        try:
+            return gearmand_program()
+        except GearmandMissing:
+            _absent(name)
+    named = os.environ.get(f"TXGEARMAN_{name.upper()}")
     # Debian has daemons in /usr/sbin, which is not on a plain user's PATH.
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin") or _absent(name)
+    return named or shutil.which(name) or shutil.which(name, path="/usr/sbin") or _absent(name)
+
+
+@functools.cache
+def gearmand_version() -> str:
+    """Return what gearmand says of its version: "1.1.20+ds", "2.0.0"."""
+    command = [require_program("gearmand"), "--version"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[1]
+
+
+def is_version(version: str, *prefixes: str) -> bool:
+    """Return whether a version begins with all numbers of one of these: 1.1.20+ds does with 1.1, and not with 1.1.2."""
+    return any(re.match(rf"{re.escape(prefix)}(?!\d)", version) for prefix in prefixes)
+
+
+def require_version(*prefixes: str) -> None:
+    """Skip the test where gearmand is of none of these versions."""
+    version = gearmand_version()
+    if not is_version(version, *prefixes):
+        pytest.skip(f"is about gearmand {' or '.join(prefixes)}; this one is {version}")
+
+
+def perl_server() -> list[str]:
+    """Return the command that starts the job server in Perl. Where it is not installed, skip the test."""
+    directory = os.environ.get(PERL_SERVER, "/")
+    program = os.path.join(directory, "usr/bin/gearmand")
+    if not os.path.exists(program):
+        _absent("gearman-server")
+    return [require_program("perl"), "-I", os.path.join(directory, "usr/share/perl5"), program]
 
 
 def require(name: str) -> None:
     """Skip the test where this program, library or Python module is not installed."""
-    if name in PIP:
+    if name == "gearman-server":
+        perl_server()
+    elif name in PIP:
         importlib.util.find_spec(name) or _absent(name)
     elif name == "libgearman":
         require_program("cc")

@@ -33,10 +33,11 @@ from txgearman import (
     TaskLost,
     TaskTimedOut,
 )
-from txgearman.packets import GET_STATUS, JOB_CREATED, STATUS_RES
+from txgearman.packets import CAN_DO, GET_STATUS, JOB_CREATED, NOOP, PRE_SLEEP, STATUS_RES
 from txgearman.testing import MemoryJobServer
 from txgearman.validation import MAX_HANDLE
 
+from .contract.harness import SocketPeer
 from .daemons import Geard, Gearmand
 from .raw_worker import Job as TakenJob
 from .raw_worker import connect_worker
@@ -82,10 +83,12 @@ def repeat(job: TakenJob) -> None:
     job.complete(job.workload)
 
 
-async def abandon(server: Gearmand | OnPort, unique: str = "u") -> None:
+async def abandon(
+    server: Gearmand | OnPort, function: str = "work", unique: str = "u", priority: Priority = Priority.NORMAL
+) -> None:
     """Leave a queued job behind; when this returns, the server has noticed."""
     async with GearmanClient([server.address]) as client:
-        task = client.add_task("work", b"abandoned", unique=unique)
+        task = client.add_task(function, b"abandoned", unique=unique, priority=priority)
         await client.echo()
     assert type(await outcome(task)) is ClientStopped
     await until(lambda: any(line.split("\t")[2:3] == ["1"] for line in server.admin("show jobs")))
@@ -265,7 +268,7 @@ async def test_h5_a_queued_job_that_an_administrator_cancelled_at_geard(geard: G
 
 @pytest.mark.guarantee(number=5)
 def test_h9_a_job_that_was_freed_in_silence_is_lost() -> None:
-    """gearmand 2.0 alone does that, so a server that the test plays has to."""
+    """The server is played by the test, which needs no job for a time."""
     clock = Clock()
     endpoint = MemoryEndpoint(clock)
     client = GearmanClient([endpoint], reactor=clock, heartbeat=None)
@@ -281,6 +284,22 @@ def test_h9_a_job_that_was_freed_in_silence_is_lost() -> None:
     client.stopService()
     clock.advance(0)
     assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.daemon("gearmand")
+@pytest.mark.guarantee(number=5)
+async def test_h9_a_job_that_gearmand_frees_in_silence_is_lost(gearmand: Gearmand) -> None:
+    """By a worker that goes to sleep, for which an abandoned job waits behind one for a time; 2.0 needs less for it."""
+    async with GearmanClient([gearmand.address], job_check_interval=QUICK) as client:
+        await client.add_task_bg("other", at=time.time() + 1000)
+        await abandon(gearmand, function="other", priority=Priority.LOW)
+        task = client.add_task("work")
+        await client.echo()
+        worker = SocketPeer(gearmand.port)
+        worker.send(CAN_DO.request(b"work"), CAN_DO.request(b"other"), PRE_SLEEP.request())
+        assert worker.so_far() == [(NOOP, [])]
+        assert is_forgotten(await outcome(task))
+        worker.close()
 
 
 # What a server leaves unanswered.
@@ -303,6 +322,7 @@ async def test_h6_the_longest_handle_is_asked_about_and_found() -> None:
         await worker.close()
 
 
+@pytest.mark.gearmand("1.1")
 @pytest.mark.daemon
 @pytest.mark.guarantee(number=5)
 async def test_h8_a_low_job_behind_one_for_a_time_is_done_in_the_end(server: Gearmand | OnPort) -> None:

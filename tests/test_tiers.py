@@ -6,13 +6,25 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from txgearman.testing import gearmand
+
 from . import programs
-from .programs import missing_programs, open_terminal, require, require_program
+from .programs import (
+    is_version,
+    missing_programs,
+    open_terminal,
+    perl_server,
+    require,
+    require_program,
+    require_version,
+)
 from .tiers import Guard, chosen_tiers, left_out, parse_tiers, tier_of
 
 
@@ -83,10 +95,12 @@ def test_a_test_of_the_tier_memory_can_start_no_server() -> None:
 
 
 @pytest.fixture
-def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv(programs.REQUIRED, raising=False)
+    monkeypatch.delenv(gearmand.PROGRAM, raising=False)
+    monkeypatch.setenv(programs.PERL_SERVER, str(tmp_path))
 
 
 @pytest.mark.usefixtures("nothing_installed")
@@ -98,11 +112,12 @@ def test_a_test_is_skipped_where_its_program_is_not_installed() -> None:
         reasons.append(str(skipped.value))
     line = missing_programs([*reasons, "only Linux tells"])
     assert line.split(": ") == [
-        "22 tests were skipped for lack of apscheduler, cc, chromium, crochet, curl, gear, gearadmin, gearman, "
-        "gearmand, haproxy, klein, msgspec, mypy, mypy_zope, prometheus, promtool, sentry_sdk, stunnel4, "
-        "systemd-analyze, watchfiles, yaml",
-        "apt-get install chromium curl gcc gearman-job-server gearman-tools haproxy libc6-dev prometheus stunnel4 "
-        "systemd; pip install APScheduler PyYAML crochet gear klein msgspec mypy mypy-zope sentry-sdk watchfiles",
+        "24 tests were skipped for lack of apscheduler, cc, chromium, crochet, curl, gear, gearadmin, gearman, "
+        "gearman-server, gearmand, haproxy, klein, msgspec, mypy, mypy_zope, perl, prometheus, promtool, sentry_sdk, "
+        "stunnel4, systemd-analyze, watchfiles, yaml",
+        "apt-get install chromium curl gcc gearman-job-server gearman-server gearman-tools haproxy libc6-dev perl "
+        "prometheus stunnel4 systemd; "
+        "pip install APScheduler PyYAML crochet gear klein msgspec mypy mypy-zope sentry-sdk watchfiles",
     ]
 
 
@@ -127,7 +142,44 @@ def test_no_line_where_nothing_is_missing() -> None:
 @pytest.mark.usefixtures("nothing_installed")
 def test_a_program_that_a_plain_users_path_has_not_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name, path=None: path and f"{path}/{name}")
-    assert require_program("gearmand") == "/usr/sbin/gearmand"
+    assert require_program("stunnel4") == "/usr/sbin/stunnel4"
+
+
+def test_a_program_is_named_by_an_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TXGEARMAN_GEARADMIN", "/opt/gearadmin")
+    monkeypatch.setenv("TXGEARMAN_GEARMAND", sys.executable)
+    assert [require_program(name) for name in ("gearadmin", "gearmand")] == ["/opt/gearadmin", sys.executable]
+
+
+def test_the_server_in_perl_is_started_from_where_it_was_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path=None: f"/usr/bin/{name}")
+    monkeypatch.setenv(programs.PERL_SERVER, str(tmp_path))
+    program = tmp_path / "usr" / "bin" / "gearmand"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    assert perl_server() == ["/usr/bin/perl", "-I", f"{tmp_path}/usr/share/perl5", str(program)]
+
+
+@pytest.mark.parametrize(
+    ("version", "prefixes", "expected"),
+    [
+        ("1.1.20+ds", ("1.1",), True),
+        ("1.1.20+ds", ("1.1.2", "2.0"), False),
+        ("2.0.0-51-ge4f600b6", ("1.1", "2.0"), True),
+        ("2.0.0", ("2.0.0-",), False),
+    ],
+)
+def test_version_begins_with_all_numbers_of_a_prefix(version: str, prefixes: tuple[str, ...], expected: bool) -> None:
+    assert is_version(version, *prefixes) == expected
+
+
+def test_a_test_of_another_version_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "gearmand_version", lambda: "1.1.20+ds")
+    require_version("1.1")
+    with pytest.raises(pytest.skip.Exception, match=r"is about gearmand 2\.0; this one is 1\.1\.20\+ds"):
+        require_version("2.0")
 
 
 @pytest.mark.parametrize("code", [0, 1])

@@ -22,6 +22,7 @@ from txgearman.packets import ECHO_REQ, ECHO_RES, HEADER_SIZE, JOB_CREATED, PACK
 from txgearman.testing import MemoryJobServer
 
 from ..daemons import Gearmand
+from ..programs import gearmand_version
 
 TIMEOUT: Final = 10.0
 """Seconds to wait for an answer that a server sends at once."""
@@ -189,6 +190,9 @@ class Server(ABC):
 
     kind: str
 
+    release = "1.1"
+    """The release of gearmand that it is, or behaves as."""
+
     def __init__(self) -> None:
         self._peers: list[Peer] = []
 
@@ -230,6 +234,7 @@ class RealServer(Server):
         super().__init__()
         self._gearmand = Gearmand(*options)
         self._gearmand.start()
+        self.release = ".".join(gearmand_version().split(".")[:2])
 
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)

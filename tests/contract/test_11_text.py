@@ -51,7 +51,7 @@ NO_FUNCTION = b"ERR function not found\r\n"
 NO_JOB_OF_THAT_HANDLE = b"ERR UNKNOWN_JOB\r\n"
 WRONG_CANCEL = b"ERR UNKNOWN_ERROR\r\n"
 WRONG_SHOW = b"ERR UNKNOWN_SHOW_ARGUMENTS\r\n"
-VERSION = rb"OK 1\.1\.2\d\S*\n"
+VERSION = rb"OK \d+\.\d+\.\d+\S*\n"
 FULL: Packet = (ERROR, [b"QUEUE_ERROR", b"Job queue is full"])
 
 LINE_ENDS = (b"\n", b"\r\n")

@@ -118,6 +118,17 @@ def test_workers_of_other_functions_do_not_drop_it(server: Server, request_type:
     assert status(worker, handle) == QUEUED
 
 
+@pytest.mark.gearmand("1.1")
+@pytest.mark.guarantee(number=5)
+def test_h9_pre_sleep_drops_the_abandoned_job_and_no_job_of_another_function(server: Server) -> None:
+    abandoned = abandon(server, SUBMIT_JOB.request(b"f", b"uu", b"work"))
+    good = server.peer().submit(SUBMIT_JOB_HIGH.request(b"g", b"", b"work"))
+    worker = can_do(server, b"g", b"f")
+    worker.send(PRE_SLEEP.request())
+    assert worker.so_far() == [WAKE]
+    assert [status(worker, handle) for handle in (abandoned, good)] == [UNKNOWN, QUEUED]
+
+
 def test_worker_woken_for_abandoned_job_gets_no_job(server: Server) -> None:
     worker = can_do(server, b"f")
     worker.send(PRE_SLEEP.request())

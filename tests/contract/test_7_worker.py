@@ -141,6 +141,7 @@ def test_background_job_is_forgotten_after_job_retries(start: Start, retries: in
     assert can_do(server, b"f").ask(GRAB_JOB.request()) == NOTHING
 
 
+@pytest.mark.gearmand("1.1")
 def test_job_retries_0_is_no_limit(start: Start) -> None:
     server = start(job_retries=0)
     (handle,) = queue(server.peer(), b"f", submit=SUBMIT_JOB)
@@ -148,6 +149,7 @@ def test_job_retries_0_is_no_limit(start: Start) -> None:
         disconnect(server, run(server, handle), handle)
 
 
+@pytest.mark.gearmand("1.1")
 def test_failures_of_jobs_of_one_worker_are_sent_in_order_of_requeue(start: Start) -> None:
     """By function, the one registered last first; within a function, the job grabbed last first."""
     server = start(job_retries=1)
@@ -396,6 +398,7 @@ def test_the_highest_priority_is_first_and_the_oldest_of_it(server: Server) -> N
     assert grab(can_do(server, b"f"), 6) == [high, high2, normal, normal2, low, low2]
 
 
+@pytest.mark.gearmand("1.1")
 def test_the_newest_ability_is_first_whatever_the_priority(server: Server) -> None:
     client = server.peer()
     a, b = queue(client, b"a", b"b", submit=SUBMIT_JOB_HIGH_BG)

@@ -196,6 +196,7 @@ def test_h7_pre_sleep_before_the_time_is_not_answered(server: Server) -> None:
     assert worker.so_far() == []
 
 
+@pytest.mark.gearmand("1.1")
 @pytest.mark.guarantee(number=5)
 def test_h8_epoch_job_delays_jobs_of_low_priority(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
@@ -204,6 +205,7 @@ def test_h8_epoch_job_delays_jobs_of_low_priority(server: Server) -> None:
     assert grab(worker) == NOTHING
 
 
+@pytest.mark.gearmand("1.1")
 @pytest.mark.guarantee(number=5)
 def test_h8_epoch_job_delays_no_jobs_of_normal_or_high_priority(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
@@ -214,6 +216,7 @@ def test_h8_epoch_job_delays_no_jobs_of_normal_or_high_priority(server: Server) 
     assert handles_of_all(worker) == [high, normal]
 
 
+@pytest.mark.gearmand("1.1")
 @pytest.mark.guarantee(number=5)
 def test_h8_worker_is_woken_repeatedly_for_delayed_low_job(server: Server) -> None:
     client, worker = server.peer(), worker_of(server)
@@ -312,6 +315,7 @@ def test_a_cancelled_epoch_job_that_is_due_is_skipped(server: Server) -> None:
 # EPOCH: at its time. These two tests take real seconds.
 
 
+@pytest.mark.gearmand("1.1")
 @pytest.mark.guarantee(number=5)
 def test_h7_sleeping_worker_is_not_woken_at_the_time(server: Server) -> None:
     client, worker, epoch = server.peer(), worker_of(server), soon(server)
@@ -328,6 +332,7 @@ def test_h7_sleeping_worker_is_not_woken_at_the_time(server: Server) -> None:
     assert handles_of_all(worker) == [handle]
 
 
+@pytest.mark.gearmand("1.1")
 @pytest.mark.guarantee(number=5)
 def test_h8_epoch_job_is_assigned_at_its_time_to_worker_that_grabs(server: Server) -> None:
     client, joiner, admin = server.peer(), server.peer(), server.peer()

@@ -6,6 +6,7 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
@@ -164,11 +165,37 @@ async def test_next_job_can_be_cancelled() -> None:
 def none_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gearmand, "_DIRECTORIES", ())
     monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("TXGEARMAN_GEARMAND", raising=False)
 
 
 def test_missing_program_is_named_with_its_package(none_is_installed: None) -> None:
     with pytest.raises(GearmandMissing, match=r"^needs gearmand, which is not installed: apt-get install gearman-job"):
         Gearmand()
+
+
+def test_named_program_that_is_not_there_is_an_error(none_is_installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TXGEARMAN_GEARMAND", "/opt/gearmand/no-such")
+    with pytest.raises(GearmandMissing, match=r"^needs gearmand, and TXGEARMAN_GEARMAND names no .*: /opt/gearmand/no"):
+        Gearmand()
+
+
+def program(directory: Path, text: str) -> str:
+    directory.mkdir()
+    path = directory / "gearmand"
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_named_program_comes_before_those_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And Perl's job server, which has the same name, is passed over."""
+    perl = program(tmp_path / "perl", "#!/usr/bin/perl\n")
+    other, named = program(tmp_path / "other", "#!/bin/sh\n"), program(tmp_path / "named", "")
+    monkeypatch.setenv("PATH", os.pathsep.join(os.path.dirname(path) for path in (perl, other)))
+    monkeypatch.delenv("TXGEARMAN_GEARMAND", raising=False)
+    assert gearmand.gearmand_program() == other
+    monkeypatch.setenv("TXGEARMAN_GEARMAND", named)
+    assert gearmand.gearmand_program() == named
 
 
 @pytest.mark.daemon("gearmand")
@@ -188,8 +215,8 @@ def used_port() -> Iterator[int]:
 @pytest.mark.daemon("gearmand")
 async def test_used_port_is_passed_over(used_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gearmand, "_PATIENCE", 0.2)
-    ports = [gearmand._free_port(), used_port]
-    monkeypatch.setattr(gearmand, "_free_port", ports.pop)
+    ports = [gearmand.free_port(), used_port]
+    monkeypatch.setattr(gearmand, "free_port", ports.pop)
     server = Gearmand()
     assert ports == []
     await server.close()
@@ -208,7 +235,7 @@ async def test_slow_start_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_port_that_is_in_use_is_not_free(used_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = [used_port + 1, used_port]
     monkeypatch.setattr(random.SystemRandom, "choice", lambda self, ports: chosen.pop())
-    assert gearmand._free_port() != used_port
+    assert gearmand.free_port() != used_port
 
 
 @pytest.mark.daemon("gearmand")

@@ -286,6 +286,7 @@ def test_missing_gearmand_is_named(
 ) -> None:
     monkeypatch.setattr(gearmand, "_DIRECTORIES", ())
     monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("TXGEARMAN_GEARMAND", raising=False)
     tests = "def test(job_server_on_gearmand): pass"
     result = run_in_this_process(pytester, monkeypatch, tests, "-rs", "-o", f"gearmand_required={option}")
     result.assert_outcomes(**{outcome: 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from random import SystemRandom
 from tempfile import gettempdir
 from threading import Event, Thread
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
 
@@ -30,6 +31,9 @@ Service = TypeVar("Service", bound=GearmanService)
 
 HOST: Final = "127.0.0.1"
 
+PROGRAM: Final = "TXGEARMAN_GEARMAND"
+"""The environment variable with the path of the gearmand to run, or its name on the PATH."""
+
 _DIRECTORIES: Final = ("/usr/sbin", "/usr/local/sbin")
 """Where gearmand may be, though they are not on a plain user's PATH."""
 
@@ -45,6 +49,9 @@ _PATIENCE: Final = 1.0
 _ANSWER_LIMIT: Final = 10.0
 """Seconds until gearmand must answer a line of the text protocol."""
 
+_ONE_LINE: Final = re.compile(rb"(?:OK|ERR|v\d)[^\n]*\n")
+"""An answer that is not a table. Perl's server answers ``version`` with ``v1.130.1``."""
+
 _MAX_LINES: Final = 1000
 """Lines of gearmand's log that are kept."""
 
@@ -53,9 +60,18 @@ _ATTEMPTS: Final = 10
 
 
 class GearmandMissing(Exception):
-    """gearmand is not installed."""
+    """gearmand is not installed, or the program that ``TXGEARMAN_GEARMAND`` names is not there.
+
+    :param program: the value of that environment variable.
+    """
+
+    def __init__(self, program: str = "") -> None:
+        super().__init__(program)
+        self._program = program
 
     def __str__(self) -> str:
+        if self._program:
+            return f"needs gearmand, and {PROGRAM} names no program: {self._program}"
         return (
             "needs gearmand, which is not installed: apt-get install gearman-job-server, or the package of your system"
         )
@@ -149,7 +165,7 @@ class _Interruptions(FaultRegistry):
         super().__init__(reactor)
         self._command = command
         for _ in range(_ATTEMPTS):
-            self.process = _Process(command, _free_port())
+            self.process = _Process(command, free_port())
             if self.process.listens:
                 return
         raise self._not_started()
@@ -207,12 +223,13 @@ class Gearmand:
     ) -> None:
         self.clock: Any = reactor_or_default(reactor)
         command = [
-            _program(),
+            gearmand_program(),
             f"--listen={HOST}",
             "--log-file=stderr",
             "--verbose=INFO",
-            f"--job-retries={job_retries}",
         ]
+        # 0 is without limit by default: to --job-retries=0, gearmand after 2.0.0 gives another meaning.
+        command += [f"--job-retries={job_retries}"] if job_retries else []
         command += [f"--job-handle-prefix={job_handle_prefix}"] if job_handle_prefix else []
         command += ["--exceptions"] if exceptions else []
         self._services: list[GearmanService] = []
@@ -288,15 +305,7 @@ class Gearmand:
 
         :raises OSError: gearmand is down, silent, or closes the connection.
         """
-        with socket.create_connection((HOST, self._interruptions.process.port), _ANSWER_LIMIT) as connection:
-            connection.sendall(line.encode() + b"\r\n")
-            answer = b""
-            while not (answer.endswith(b"\n.\n") or answer == b".\n" or answer.startswith((b"OK", b"ERR"))):
-                more = connection.recv(65536)
-                if not more:
-                    raise ConnectionResetError(f"{self.address} closed the connection; before: {answer!r}")
-                answer += more
-        return answer.decode("utf-8", "backslashreplace")
+        return ask(HOST, self._interruptions.process.port, line)
 
     # Faults.
 
@@ -329,15 +338,50 @@ class Gearmand:
         return DeferredList(stopping, consumeErrors=True).addCallback(lambda _: None)
 
 
-def _program() -> str:
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_DIRECTORIES])
-    program = shutil.which("gearmand", path=path)
-    if program is None:
-        raise GearmandMissing
-    return program
+def gearmand_program() -> str:
+    """Return the path of gearmand: the one that ``TXGEARMAN_GEARMAND`` names, or else the installed one.
+
+    :raises GearmandMissing: there is none.
+    """
+    named = os.environ.get(PROGRAM)
+    if named:
+        return shutil.which(named) or _missing(named)
+    directories = [*os.environ.get("PATH", os.defpath).split(os.pathsep), *_DIRECTORIES]
+    found = (shutil.which("gearmand", path=directory) for directory in directories)
+    return next((program for program in found if program and not _is_in_perl(program)), None) or _missing()
 
 
-def _free_port() -> int:
+def _missing(named: str = "") -> NoReturn:
+    raise GearmandMissing(named)
+
+
+def _is_in_perl(program: str) -> bool:
+    """Return whether this is Perl's job server, which has the same name."""
+    with open(program, "rb") as file:
+        first = file.readline(100)
+    return first.startswith(b"#!") and b"perl" in first
+
+
+def ask(host: str, port: int, line: str) -> str:
+    """Return the answer of a job server to a line of the text protocol.
+
+    It blocks until the answer is there.
+
+    :raises OSError: the server is down, silent, or closes the connection.
+    """
+    with socket.create_connection((host, port), _ANSWER_LIMIT) as connection:
+        connection.sendall(line.encode() + b"\r\n")
+        answer = b""
+        while not (answer.endswith(b"\n.\n") or answer == b".\n" or _ONE_LINE.fullmatch(answer)):
+            more = connection.recv(65536)
+            if not more:
+                raise ConnectionResetError(f"{host_and_port(host, port)} closed the connection; before: {answer!r}")
+            answer += more
+    return answer.decode("utf-8", "backslashreplace")
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens, and which Linux gives to no program that asks for any port."""
     while True:
         port = SystemRandom().choice(_PORTS)
         if not _is_used(port):
