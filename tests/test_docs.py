@@ -12,7 +12,9 @@ import pytest
 
 TESTS: Final = Path(__file__).parent
 
-QUIRKS: Final = (TESTS.parent / "docs" / "what-servers-do.md").read_text("utf-8")
+DOCS: Final = TESTS.parent / "docs"
+QUIRKS: Final = (DOCS / "what-servers-do.md").read_text("utf-8")
+VERSIONS: Final = (DOCS / "gearman.md").read_text("utf-8").partition("## 16. ")[2]
 
 LAST: Final = {"H": 15, "D": 6, "L": 5, "M": 7, "C": 5, "O": 1}
 """How many there are of each letter."""
@@ -23,7 +25,7 @@ ROWS: Final = [
     if re.match(r"\| [A-Z]\d+ \|", line)
 ]
 
-NAMES: Final = re.findall(r"`([\w.]+)::(\w+)`", QUIRKS)
+NAMES: Final = re.findall(r"`([\w.]+)::(\w+)`", QUIRKS + VERSIONS)
 
 
 @cache
