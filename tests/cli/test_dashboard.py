@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
+from typing import Any
 
 import pytest
+from twisted.internet.task import deferLater
 
+from txgearman import GearmanClient, Priority
 from txgearman.cli.exit_codes import ExitCode
 from txgearman.testing import MemoryJobServer
 
-from ..daemons import free_port
-from .harness import RunningCommand, parse_command, run_command, start_process
+from ..daemons import Geard, Gearmand, free_port
+from .harness import RunningCommand, parse_command, reactor, run_command, start_process
 from .test_metrics import address, get, server
 
 __all__ = ["server"]
@@ -72,3 +76,27 @@ def test_sigterm_ends_it_with_status_0_while_somebody_looks() -> None:
             assert viewer.recv(15) == b"HTTP/1.1 200 OK"
             started.terminate()
             assert started.wait(10) == 0
+
+
+async def test_real_servers_are_shown(gearmand: Gearmand, geard: Geard) -> None:
+    """geard reports neither a version nor queues by priority, and does not list jobs."""
+    async with GearmanClient([gearmand.address]) as client:
+        handle = await client.add_task_bg("pre\tf", priority=Priority.HIGH)
+    started = RunningCommand("dashboard", "--listen", "0", "-s", gearmand.address, "-s", geard.address)
+    url = await address(started)
+    data = await get_json(f"{url}document.json")
+    while not all(server["up"] for server in data["servers"]):
+        await deferLater(reactor, 0.1)  # geard on a busy machine may close a connection that it has just accepted
+        data = await get_json(f"{url}document.json")
+    assert [server["version"] for server in data["servers"]] == [gearmand.admin("version")[0].split()[1], None]
+    (function,) = data["functions"]
+    assert (function["name"], function["priorities"], function["abandoned"]) == ("pre\\tf", [1, 0, 0], True)
+    assert (await get_json(f"{url}jobs.json?server={gearmand.address}"))["jobs"][0]["id"] == str(handle)
+    assert "error" in await get_json(f"{url}jobs.json?server={geard.address}")
+    (state,) = (await get_json(f"{url}job.json?handle={handle}"))["answers"]
+    assert (state["known"], state["running"]) == (True, False)
+    await started.finish(signal.SIGINT)
+
+
+async def get_json(url: str) -> Any:
+    return json.loads((await get(url))[2])

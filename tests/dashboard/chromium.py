@@ -37,7 +37,7 @@ OPTIONS: Final = (
     "--remote-debugging-pipe",
 )
 
-TIME_LIMIT: Final = 15.0
+TIME_LIMIT: Final = 30.0
 """Seconds that the browser may take for one call, and for a condition to become true."""
 
 # Checks the condition now, after each change of the page, and at times for what is no change of it.

@@ -34,10 +34,10 @@ async def browser() -> AsyncIterator[Chromium]:
 
 
 @asynccontextmanager
-async def served(*servers: MemoryJobServer) -> AsyncIterator[tuple[Dashboard, str]]:
+async def served(*servers: MemoryJobServer, server_timeout: float = 5.0) -> AsyncIterator[tuple[Dashboard, str]]:
     """A dashboard of these servers, below a prefix, and its URL."""
     endpoints = [server.endpoint() for server in servers]
-    dashboard = Dashboard(endpoints, reactor=reactor, interval=0.05, server_timeout=0.5)
+    dashboard = Dashboard(endpoints, reactor=reactor, interval=0.1, server_timeout=server_timeout)
     root = Root()
     root.putChild(b"pre fix", dashboard.resource)
     site = DashboardSite(root, reactor)
@@ -245,7 +245,7 @@ async def test_job_is_found_by_its_handle(browser: Chromium) -> None:
 
 async def test_page_that_gets_no_updates_says_so(browser: Chromium) -> None:
     server = MemoryJobServer(reactor)
-    async with served(server) as (dashboard, url), browser.page(url) as page:
+    async with served(server, server_timeout=0.5) as (dashboard, url), browser.page(url) as page:
         await page.wait_for("document.getElementById('updated').innerText.startsWith('As of ')")
         await dashboard.stopService()
         await page.wait_for("document.getElementById('updated').innerText.startsWith('Stale: no update for ')")

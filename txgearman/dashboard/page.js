@@ -266,7 +266,7 @@ class WorkerRow {
   }
 }
 
-// The rows of a table, by key. Those that are not shown are forgotten.
+// The rows of a table, by key. Those that are not shown are removed.
 class Rows {
   constructor(table) {
     this.body = byId(table).tBodies[0];
