@@ -12,7 +12,7 @@ import pytest_twisted
 from twisted.internet import reactor as global_reactor
 from twisted.internet.task import deferLater
 
-from txgearman.dashboard import Dashboard
+from txgearman.dashboard import Dashboard, events
 from txgearman.dashboard.pages import Page as Root
 from txgearman.dashboard.site import DashboardSite
 from txgearman.testing import MemoryJobServer
@@ -250,6 +250,15 @@ async def test_page_that_gets_no_updates_says_so(browser: Chromium) -> None:
         await dashboard.stopService()
         await page.wait_for("document.getElementById('updated').innerText.startsWith('Stale: no update for ')")
         assert await page.evaluate("document.body.className") == "stale"
+
+
+async def test_page_beyond_the_limit_of_streams_loads_documents(
+    browser: Chromium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MAX_STREAMS", 0)
+    server = MemoryJobServer(reactor)
+    async with shown(browser, server) as page:
+        await page.wait_for("document.getElementById('updated').innerText.startsWith('As of ')")
 
 
 async def test_page_fits_a_telephone_in_both_schemes(browser: Chromium) -> None:
