@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.error import TimeoutError
+from twisted.python import threadable
 
 from txgearman import (
     ClientStopped,
@@ -197,6 +198,16 @@ def test_client_recovers_from_invalid_data_with_backoff(nonsense: str) -> None:
     assert type(harness.client.servers[0].last_error) is ProtocolError
     assert (harness.connected(), (harness.client.servers[0].next_attempt or 0) > 0.2) == ([0], True)
     harness.advance(2)
+    harness.check_that_it_works()
+    harness.stop()
+
+
+# Threads: see test_service.
+
+
+def test_task_on_clock_is_submitted_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = ClientHarness().start()
+    monkeypatch.setattr(threadable, "ioThread", -1)
     harness.check_that_it_works()
     harness.stop()
 
