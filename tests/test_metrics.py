@@ -79,7 +79,7 @@ def test_numbers_are_those_of_tasks_and_jobs() -> None:
 
 
 def test_servers_are_written_in_multiprocess_mode(tmp_path: Path) -> None:
-    """At each change and every second, while a service runs; a server that was removed has 0."""
+    """At each change and every second, while a service runs. A server that no service uses is not unready."""
     with restored_values() as patch:
         patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
         patch.setattr(values, "ValueClass", values.MultiProcessValue(lambda: "1"))
@@ -97,9 +97,16 @@ def test_servers_are_written_in_multiprocess_mode(tmp_path: Path) -> None:
         measured.client.job_servers = [others.endpoint()]
         measured.worker.job_servers = [others.endpoint()]
         measured.server.advance(SERVER_INTERVAL)
-        assert (value("server_ready"), value("server_ready", "memory:2")) == (0, 1)
-        measured.close()
+        assert [value(name) for name in ("server_ready", "server_tasks_in_flight")] == [1, 0]
+        outage = others.go_down()
+        measured.server.advance()
         assert value("server_ready", "memory:2") == 0
+        measured.client.stopService()
+        measured.worker.stopService()  # it still drains
+        measured.server.advance(SERVER_INTERVAL)
+        assert value("server_ready", "memory:2") == 1
+        outage.end()
+        measured.close()
         assert measured.server.clock.getDelayedCalls() == []
 
 

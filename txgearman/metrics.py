@@ -105,9 +105,9 @@ class PrometheusObserver(Observer):
     Jobs of a batch are counted as tasks, but are not in the histogram. The last two metrics are read when Prometheus
     asks, from the services that are watched.
 
-    In the multiprocess mode of ``prometheus_client`` the numbers of all processes are added up; a server is ready if it
-    is so for all of them. The last two metrics are then written at each change of a server and every second, for which
-    the observer must be one of ``observers`` of the services that it watches. A server that was removed has 0.
+    In the multiprocess mode of ``prometheus_client`` the numbers of all processes are added up; a server is ready
+    unless a service that runs, in any of them, is not connected to it. The last two metrics are then written at each
+    change of a server and every second: the observer must be one of ``observers`` of the services that it watches.
 
     :param services: clients and workers whose servers are reported: see `watch`.
     :param registry: where the metrics are registered; the default is the one that ``prometheus_client`` serves.
@@ -261,13 +261,14 @@ class _ServerGauges:
         self._update()
 
     def _update(self) -> None:
-        ready, in_flight = _read_servers(self._services)
-        for address in self._written | ready.keys():  # also those that were removed
-            self._ready.labels(address).set(ready.get(address, False))
-            self._in_flight.labels(address).set(in_flight[address])
+        running = [service for service in self._services if service.running]
+        ready, in_flight = _read_servers(running)
         self._written.update(ready)
-        running = next((service for service in self._services if service.running), None)
-        self._timer = None if running is None else running._reactor.callLater(SERVER_INTERVAL, self._update)
+        for address in self._written:
+            # It counts as ready if no service misses it: a process that ends must not make it unready for all.
+            self._ready.labels(address).set(ready.get(address, True))
+            self._in_flight.labels(address).set(in_flight[address])
+        self._timer = running[0]._reactor.callLater(SERVER_INTERVAL, self._update) if running else None
 
 
 class HealthResource(Resource):
