@@ -112,6 +112,8 @@ COMMANDS = {
     "txgearman dashboard -s 10.0.0.1 -s 10.0.0.2",
     "python -m pip install 'txgearman[cli,metrics]'",
     "txgearman metrics --listen -s 10.0.0.1 -s 10.0.0.2",
+    "gearmand --ssl --ssl-ca-file=/etc/gearman/ca.pem --ssl-certificate=/etc/gearman/server.pem "
+    "--ssl-key=/etc/gearman/server.key",
 }
 """What the pages say to type. The first five are run below, the benchmarks by tests/test_benchmarks.py, the exporter by
 tests/test_monitoring.py, the dashboard by tests/cli, and the others by .ci/run in this or another form."""
@@ -166,7 +168,7 @@ def test_every_block_is_of_a_kind_that_is_looked_at() -> None:
     commands = set()
     for name in PAGES.keys() - OTHERS:
         for language, block in BLOCK.findall(PAGES[name]):
-            assert language in ("python", "sh") or language.startswith("{"), f"{name}: {language}"
+            assert language in ("python", "sh", "ini") or language.startswith("{"), f"{name}: {language}"
             assert not language.startswith("{code-block}") or name == "start.md"
             if language == "sh":
                 commands |= {line.strip() for line in block.splitlines()}
