@@ -5,17 +5,22 @@ This gearmand wakes one worker for a job. If that one takes no jobs, the job wai
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.threads import deferToThread
 
-from txgearman import GearmanClient, GearmanWorker
+from txgearman import GearmanClient, GearmanWorker, Job, ServerState
 
 from .daemons import Gearmand
 from .test_gearmand import until
-from .worker.harness import group_of
+from .worker.harness import Slow, group_of, never_end
+
+PATIENCE: Final = 10.0
+"""Seconds that a thread waits for the test."""
 
 JOBS: Final = 4
 """Jobs one after the other: with two workers that are woken in turn, each is due twice."""
@@ -112,3 +117,115 @@ async def test_worker_that_requests_no_jobs_swallows_no_wakeup_while_a_job_runs(
             assert await do_jobs(client, "slow", "idle") == {b"other"}
         gate.callback(b"w")
         assert await running == b"w"
+
+
+# Threads.
+
+
+class Thread:
+    """A function that blocks until the test says so.
+
+    :ivar running: how many of its jobs run, and how many have run at a time.
+    """
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.running = self.most_running = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, job: Job) -> bytes:
+        with self._lock:
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+        self.gate.wait(PATIENCE)
+        with self._lock:
+            self.running -= 1
+        return b"by the thread"
+
+
+@pytest.mark.daemon("gearmand")
+async def test_thread_that_outlives_drain_runs_its_job_alone_to_its_end(one_wakeup: Gearmand) -> None:
+    """The other job of the worker is cancelled at the end of the drain, and done by another worker at once."""
+    thread = Thread()
+    worker, other = GearmanWorker([one_wakeup.address], drain_timeout=0.01), GearmanWorker([one_wakeup.address])
+    worker.register_function("thread", thread, threaded=True)
+    worker.register_function("cancelled", never_end)
+    for function in ("thread", "cancelled"):
+        other.register_function(function, lambda job: b"by another")
+    async with GearmanClient([one_wakeup.address]) as client:
+        worker.startService()
+        tasks = [client.add_task(function) for function in ("thread", "cancelled")]
+        await until(lambda: thread.running and len(worker.running_jobs) == 2)
+        stopped = worker.stopService()
+        async with other:
+            assert await tasks[1] == b"by another"
+            assert (stopped.called, await client.add_task("thread")) == (False, b"by another")
+            thread.gate.set()
+            assert await tasks[0] == b"by the thread"
+            await stopped
+
+
+@pytest.mark.daemon("gearmand")
+async def test_drain_without_limit_lasts_until_job_ends(one_wakeup: Gearmand) -> None:
+    gate: Deferred[bytes] = Deferred()
+    worker = GearmanWorker([one_wakeup.address], drain_timeout=None)
+    worker.register_function("slow", lambda job: gate)
+    async with GearmanClient([one_wakeup.address]) as client:
+        worker.startService()
+        task = client.add_task("slow")
+        await until(lambda: worker.running_jobs)
+        stopped = worker.stopService()
+        await client.echo()
+        assert not stopped.called
+        gate.callback(b"done")
+        assert await task == b"done"
+        await stopped
+
+
+@pytest.mark.daemon("gearmand")
+@pytest.mark.guarantee(number=18)
+@pytest.mark.parametrize(("threaded", "most_running"), [(True, 1), (False, 2)])
+async def test_only_threaded_function_keeps_max_jobs_when_connection_is_lost(
+    one_wakeup: Gearmand, threaded: bool, most_running: int
+) -> None:
+    """The Deferred of deferToThread is cancelled, and the thread goes on; so its slot is free too early."""
+    thread = Thread()
+    worker = GearmanWorker([one_wakeup.address], max_jobs=1)
+    worker.register_function("work", thread if threaded else lambda job: deferToThread(thread, job), threaded=threaded)
+    async with worker, GearmanClient([one_wakeup.address]) as client:
+        task = client.add_task("work")
+        await until(lambda: thread.running)
+        (lost,) = group_of(worker).states
+        (job,) = worker.running_jobs
+        lost.abort(ConnectionError("the test has cut it"))
+        await until(lambda: job.ended and group_of(worker).states and worker.servers[0].state is ServerState.READY)
+        if not threaded:
+            await until(lambda: thread.running == 2)
+        thread.gate.set()
+        assert await task == b"by the thread"
+    assert thread.most_running == most_running
+
+
+@pytest.mark.daemon("gearmand")
+@pytest.mark.guarantee(number=18)
+async def test_max_jobs_at_run_time(one_wakeup: Gearmand) -> None:
+    slow = Slow()
+    worker = GearmanWorker([one_wakeup.address], max_jobs=1)
+    worker.register_function("slow", slow)
+    async with worker, GearmanClient([one_wakeup.address]) as client:
+        tasks = [client.add_task("slow", b"%d" % number) for number in range(8)]
+        await until(lambda: len(slow.running) == 1)
+        worker.max_jobs = 4
+        await until(lambda: len(slow.running) == 4)
+        worker.max_jobs = 2
+        for left in (3, 2, 2, 2, 2):
+            slow.end()
+            await until(lambda left=left: len(slow.running) == left)  # type: ignore[misc]  # its type is the default's
+            await client.echo()
+            assert len(worker.running_jobs) == left
+        await until(lambda: len(slow.running) == 2)
+        worker.max_jobs = 8
+        await until(lambda: len(slow.started) == 8)
+        slow.end_all()
+        assert await gatherResults(tasks) == [b"%d" % number for number in range(8)]
+    assert slow.most_running == 4

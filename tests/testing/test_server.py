@@ -581,6 +581,15 @@ def test_m4_restarted_server_has_no_jobs_and_reuses_handles(server: MemoryJobSer
     assert server.result_of(client.add_task_bg("reverse", b"2")).handle == before.handle
 
 
+def test_close_ends_jobs_of_worker_whose_drain_has_no_limit(server: MemoryJobServer) -> None:
+    worker, ends = server.worker(drain_timeout=None), []
+    worker.register_function("never", lambda job: Deferred(lambda _: ends.append(job.ended)))
+    server.result_of(server.client().add_task_bg("never"))
+    server.advance()
+    assert server.result_of(server.close(verify=False)) is None
+    assert [end.partition(":")[0] for end in ends] == ["its connection was lost"]
+
+
 def test_worker_of_two_servers_runs_jobs(server: MemoryJobServer) -> None:
     """close() cancels jobs that are still running after the drain timeout."""
     other = MemoryJobServer(server.clock)

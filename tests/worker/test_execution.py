@@ -599,27 +599,3 @@ async def test_thread_that_times_out_keeps_slot() -> None:
     while scheduler_of(worker).runner.running:
         await deferLater(reactor, 0.001)
     await server.close()
-
-
-@pytest.mark.guarantee(number=11)
-async def test_thread_that_outlives_stop_leaves_no_timer() -> None:
-    """A thread can't be cancelled; the timer of its time-out can."""
-    server, worker, client = await threaded_server(drain_timeout=0.01)
-    gate, started = threading.Event(), threading.Event()
-
-    def function(job: Job) -> None:
-        started.set()
-        gate.wait(20)
-
-    worker.register_function("work", function, threaded=True, timeout=1234.0)
-    client.add_task("work").addErrback(lambda _: None)
-    while not started.is_set():
-        await deferLater(reactor, 0.001)
-    await worker.stopService()
-    times = (call.getTime() - reactor.seconds() for call in reactor.getDelayedCalls())
-    left = [seconds for seconds in times if 1200 < seconds <= 1234]  # the server has a later one
-    gate.set()
-    while scheduler_of(worker).runner.running:
-        await deferLater(reactor, 0.001)
-    await server.close()
-    assert left == []

@@ -726,6 +726,23 @@ def test_end_drain_returns_running_jobs_to_server(server: MemoryJobServer) -> No
     assert [call for call in server.clock.getDelayedCalls() if call.getTime() > server.clock.seconds() + 50] == []
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_drain_without_limit_lasts_until_jobs_end_or_it_is_ended(server: MemoryJobServer, ends: bool) -> None:
+    slow, worker = Slow(), server.worker(drain_timeout=None)
+    worker.register_function("slow", slow)
+    submit_bg(server, "slow", 2)
+    server.advance()
+    stopped = outcome(worker.stopService())
+    server.advance(100_000.0)
+    assert (len(slow.running), stopped) == (2, [])
+    if ends:
+        slow.end_all()
+    else:
+        worker.end_drain()
+    server.advance()
+    assert (slow.running, len(slow.cancelled), stopped) == ({}, 0 if ends else 2, [None])
+
+
 def test_end_drain_leaves_worker_that_was_not_stopped(server: MemoryJobServer) -> None:
     """Also the jobs of a function that was unregistered."""
     slow = Slow()

@@ -19,7 +19,7 @@ from txgearman.testing import MemoryJobServer
 from txgearman.worker.threads import MAX_UNSENT, AddedThreads
 
 from ..conftest import Failures
-from .harness import do_nothing, slots_held
+from .harness import do_nothing, group_of, never_end, slots_held
 from .job_harness import HANG, ServerConnection, make_job
 
 reactor: Any = global_reactor
@@ -124,23 +124,85 @@ async def test_max_jobs_changes_added_threads(thread_pool: ThreadPool) -> None:
 
 async def test_thread_that_outlives_stop_keeps_threads_added(thread_pool: ThreadPool) -> None:
     """It takes up one of them."""
-    server, before = MemoryJobServer(reactor), thread_pool.max
+    server, before, thread = MemoryJobServer(reactor), thread_pool.max, Thread()
     worker = server.worker(drain_timeout=0)
-    started, gate = threading.Event(), threading.Event()
-
-    def function(job: Job) -> None:
-        started.set()
-        gate.wait(HANG)
-
-    worker.register_function("work", function, threaded=True)
+    worker.register_function("work", thread, threaded=True)
     await server.client().add_task_bg("work")
-    await until(started.is_set)
+    await until(thread.started.is_set)
+    server.drop_connections()
     await worker.stopService()
     assert (thread_pool.max, slots_held(worker)) == (before + 10, 1)
-    gate.set()
+    thread.gate.set()
     await until(lambda: not slots_held(worker))
     assert thread_pool.max == before
+    await server.close(verify=False)
+
+
+# Threads that outlive the drain of their worker. They can't be cancelled.
+
+
+class Thread:
+    """A function whose jobs end when the test says so."""
+
+    def __init__(self) -> None:
+        self.started = threading.Event()
+        self.gate = threading.Event()
+
+    def __call__(self, job: Job) -> bytes:
+        self.started.set()
+        self.gate.wait(HANG)
+        return b"by the thread"
+
+
+async def test_thread_outlives_drain_and_its_result_is_sent() -> None:
+    """Its job is not run by another worker at the same time. What can be cancelled is given to others at once."""
+    server, threads = MemoryJobServer(reactor), [Thread(), Thread()]
+    worker, client = server.worker(drain_timeout=0), server.client()
+    for number, thread in enumerate(threads):
+        worker.register_function(f"thread {number}", thread, threaded=True)
+    worker.register_function("cancelled", never_end)
+    tasks = [client.add_task(name) for name in ("thread 0", "thread 1", "cancelled")]
+    await until(lambda: len(worker.running_jobs) == 3 and all(thread.started.is_set() for thread in threads))
+    stopped = worker.stopService()
+    other = server.worker()
+    for name in ("thread 0", "thread 1", "cancelled"):
+        other.register_function(name, lambda job: b"by another")
+    assert await tasks[2] == b"by another"
+    for thread, task in zip(threads, tasks, strict=False):
+        assert not stopped.called
+        thread.gate.set()
+        assert await task == b"by the thread"
+    await stopped
     await server.close()
+
+
+ENDS_OF_THREADS: dict[str, Callable[[MemoryJobServer], object]] = {
+    "time-out": lambda server: None,
+    "lost connection": MemoryJobServer.drop_connections,
+}
+
+
+@pytest.mark.guarantee(number=11)
+@pytest.mark.parametrize("end", ENDS_OF_THREADS)
+async def test_worker_stops_when_job_of_thread_ends_before_its_function(end: str, logged_failures: Failures) -> None:
+    """No result can be sent any more. No timer is left."""
+    server, thread = MemoryJobServer(reactor), Thread()
+    worker = server.worker(drain_timeout=0)
+    worker.register_function("work", thread, threaded=True, timeout=0.05 if end == "time-out" else 1234.0)
+    await server.client().add_task_bg("work")
+    await until(thread.started.is_set)
+    (job,) = worker.running_jobs
+    group = group_of(worker)
+    stopped = worker.stopService()
+    await until(lambda: group.awaited)
+    ENDS_OF_THREADS[end](server)
+    await stopped
+    assert (worker.running_jobs, bool(job.ended), thread.gate.is_set()) == ([job], True, False)
+    times = (call.getTime() - reactor.seconds() for call in reactor.getDelayedCalls())
+    assert [seconds for seconds in times if 1200 < seconds <= 1234] == []
+    thread.gate.set()
+    await until(lambda: not worker.running_jobs)
+    await server.close(verify=False)
 
 
 # Threads that send more than the server takes.
@@ -230,9 +292,10 @@ async def test_thread_does_not_wait_for_job_that_ends_while_it_sends(slow: SlowS
 
 
 @pytest.mark.guarantee(number=11)
-async def test_stop_releases_thread_that_waits_for_server(logged_failures: Failures) -> None:
+async def test_lost_connection_releases_thread_that_waits_for_server(logged_failures: Failures) -> None:
+    """Else a worker that stops would wait for it."""
     server = MemoryJobServer(reactor)
-    worker = server.worker(drain_timeout=0.01)
+    worker = server.worker(drain_timeout=0)
     ended: list[BaseException] = []
     sent: list[int] = []
 
@@ -248,7 +311,9 @@ async def test_stop_releases_thread_that_waits_for_server(logged_failures: Failu
     worker.register_function("work", function, threaded=True)
     await server.client().add_task_bg("work")
     await until(lambda: sent)
-    await worker.stopService()
+    stopped = worker.stopService()
+    server.drop_connections()
+    await stopped
     await until(lambda: not slots_held(worker))
     assert (len(ended), len(logged_failures.flush(JobEnded))) == (1, 1)
-    await server.close()
+    await server.close(verify=False)

@@ -136,13 +136,19 @@ def test_threaded_function_needs_reactor_with_threads(server: MemoryJobServer) -
         ({"client_id": "a\0b"}, ValueError),
         ({"client_id": "x" * 128}, ValueError),
         ({"poll_interval": 0}, ValueError),
-        ({"drain_timeout": -1}, ValueError),
         ({"prefix": 5}, TypeError),
     ],
 )
 def test_invalid_argument_raises(options: dict[str, Any], kind: type[Exception]) -> None:
     with pytest.raises(kind):
         GearmanWorker(["localhost"], **options)
+
+
+@pytest.mark.guarantee(number=8)
+@pytest.mark.parametrize(("value", "shown"), [(-1, "-1"), (float("inf"), "inf"), (float("nan"), "nan"), ("5", "str")])
+def test_invalid_drain_timeout_raises_and_names_none(value: Any, shown: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^drain_timeout .* or None for no limit, not {shown}$"):
+        GearmanWorker(["localhost"], drain_timeout=value)
 
 
 @pytest.mark.guarantee(number=8)

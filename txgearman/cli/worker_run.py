@@ -46,6 +46,7 @@ class WorkerRun:
         self._stop_wanted: Deferred[ExitCode] = Deferred()
         self._returned: set[Job] = set()
         self._draining = False
+        self._over: Deferred[None] = Deferred()  # the drain
         self._reported = False
         tracker.on_end = self._job_ended
 
@@ -87,22 +88,23 @@ class WorkerRun:
             _log.info("waiting for running jobs: {running}; a second signal exits at once", running=running)
         self._reports.stop(f"waiting for running jobs: {running}")
         self._draining = True
-        stopped = self._worker.stopService()
+        self._worker.stopService().addCallback(_fire, self._over)
         end = self._terminal.reactor.callLater(self._drain_timeout, self._cut_off)
         self._job_ended()
         # A first signal may come now, after `stop`. It must not cut off the jobs, so it ends only one of the waits.
-        while not stopped.called:
+        while not self._over.called:
             waiting: Deferred[None] = Deferred()
-            stopped.addBoth(_fire, waiting)
+            self._over.addCallback(_fire, waiting)
             with suppress(CancelledError):
                 await waiting
-        await stopped
         if end.active():
             end.cancel()
 
     def _cut_off(self) -> None:
         self._report_running()
         self._worker.end_drain()
+        if not all(job.ended for job in self._worker.running_jobs):
+            _fire(None, self._over)  # threads can't be cancelled: the program exits without them
 
     def _report_running(self) -> None:
         """Report what is cut off. May be called in any thread."""

@@ -75,6 +75,8 @@ class Closing:
         self._advance(0)
         if isinstance(self._clock, Clock) and not stopped.called:
             self._advance(max(server._drain_timeout for server in self._servers))
+            if not stopped.called:  # a worker without a limit waits for its jobs, or a function ignores its cancel
+                self._drop_connections()
         return stopped.addCallback(self._stopped, observer)
 
     def _advance(self, seconds: float) -> None:

@@ -211,7 +211,8 @@ class MemoryJobServer(ServerFactory):
         """
         worker = GearmanWorker(self._endpoints(others), reactor=self.clock, **{"heartbeat": None, **options})
         self._services.append(worker)
-        self._drain_timeout = max(self._drain_timeout, options.get("drain_timeout", DRAIN_TIMEOUT))
+        drain_timeout = options.get("drain_timeout", DRAIN_TIMEOUT)
+        self._drain_timeout = max(self._drain_timeout, DRAIN_TIMEOUT if drain_timeout is None else drain_timeout)
         worker.startService()
         self._faults.settle()
         return worker

@@ -114,8 +114,11 @@ class JobRunner:
         return self._cancelled.wait() if self._to_cancel or self._cancelling else succeed(None)
 
     def abandon_all(self, group: FunctionGroup, reason: str) -> None:
-        """Abandon all jobs of a group."""
-        self.abandon([job for job, (state, _) in self.running.items() if state.group is group], reason)
+        """Abandon all jobs of a group but those whose functions run in threads, which can't be cancelled."""
+        running = self.running.items()
+        self.abandon(
+            [job for job, (state, function) in running if state.group is group and not function.threaded], reason
+        )
 
     # The end of a function.
 

@@ -237,6 +237,8 @@ class FunctionGroup(Registrar):
     :ivar timed: how many of its functions have a time-out.
     :ivar retired: whether nothing more is to be offered or requested, for good.
     :ivar withdrawn: whether nothing is offered or requested: it was retired, or is paused.
+    :ivar draining: whether it was left by a stop, and its jobs have time to end.
+    :ivar awaited: jobs in threads that are left at the end of its drain. It is disconnected when the last has ended.
     :param make_servers: makes the servers, with connections that register what this group offers.
     :param on_ready: called when a connection is ready.
     """
@@ -256,6 +258,8 @@ class FunctionGroup(Registrar):
         self.timed = sum(function.timeout is not None for function in self.functions.values())
         self.retired = False
         self.withdrawn = paused
+        self.draining = False
+        self.awaited: set[Job] = set()
         self._on_ready = on_ready
         self._stopping = False
         self._stopped: Waiters[None] = Waiters()

@@ -267,6 +267,12 @@ class GearmanWorkerProtocol(GearmanProtocol):
         if self._on_idle is not None:
             self._check_idle()
 
+    def pop_abandoned(self) -> list[Job]:
+        """Remove and return the jobs that were ended without a packet. The server has not learned of it."""
+        abandoned = [job for job in self.jobs.values() if job._closed]
+        self.jobs = {handle: job for handle, job in self.jobs.items() if not job._closed}
+        return abandoned
+
     def _lose_outstanding(self, error: Exception) -> None:
         jobs, self.jobs = self.jobs, {}
         super()._lose_outstanding(error)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import chain, count
+from typing import Final
 
 from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.interfaces import IDelayedCall
@@ -52,6 +53,9 @@ __all__ = ["MakeServers", "WorkerScheduler"]
 
 _log = Logger()
 
+SEND_TIMEOUT: Final = 30.0
+"""Seconds that large results may take to be sent at the end of a drain without a limit."""
+
 MakeServers = Callable[[Iterable[Address], JobReceiver, Registrar], ServerPool[GearmanWorkerProtocol]]
 """Makes the pool of a group: of addresses, the receiver of its jobs, and who decides what its connections register."""
 
@@ -63,7 +67,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     :ivar runner: runs the jobs.
     :ivar unlimited: the group of the functions that have no limit of their own.
     :ivar limited: the groups of the others, by the functions' names on the wire.
-    :ivar drain_timeout: seconds that running jobs get to end when the worker is stopped.
+    :ivar drain_timeout: seconds that running jobs get to end when the worker is stopped; None for no limit.
     :ivar paused: whether no jobs are requested, until `resume`.
     :param max_jobs: how many jobs may run at a time.
     :param observers: get the events of jobs and servers; None for no observers.
@@ -79,7 +83,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         *,
         format_exception: Callable[[Failure], bytes | None],
         poll_interval: float,
-        drain_timeout: float,
+        drain_timeout: float | None,
         observers: Observers | None = None,
     ) -> None:
         self.slots = Slots(max_jobs)
@@ -89,6 +93,8 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
             self.runner = ObservedJobRunner(reactor, format_exception, self, observers)
         self._observers = observers
         self.drain_timeout = drain_timeout
+        # Seconds that large results may take to be sent once all jobs have ended.
+        self._send_timeout = SEND_TIMEOUT if drain_timeout is None else drain_timeout
         self._reactor = reactor
         self._job_servers = job_servers
         self._make_servers = make_servers
@@ -182,7 +188,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
 
         :raises TypeError, ValueError: as `ServerPool.change`; then nothing is changed.
         """
-        timeout = max(self.drain_timeout, CLOSE_TIMEOUT)
+        timeout = max(self._send_timeout, CLOSE_TIMEOUT)
         before, self._job_servers = self._job_servers, job_servers
         try:
             self.unlimited.servers.change(job_servers, timeout)
@@ -246,9 +252,9 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
             for group in old:
                 self._leave(group)
             for group, deadline in self._leaving.items():
-                self._leaving[group] = deadline or self._reactor.callLater(
-                    self.drain_timeout, self._cancel_running, group
-                )
+                group.draining = True
+                if deadline is None and self.drain_timeout is not None:
+                    self._leaving[group] = self._reactor.callLater(self.drain_timeout, self._cancel_running, group)
         # Only those that are there by now: after another start, more may be left, which this stop is not about.
         stopped = DeferredList([group.when_stopped() for group in self._leaving]).addCallback(lambda _: None)
         self._awaiting_ready.fire(Failure(ClientStopped("the worker was stopped")))
@@ -257,17 +263,38 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     def end_drain(self) -> None:
         """End the drain of each group that was left by a stop."""
         for group in list(self._leaving):
-            # None if it drains because of a change of functions, if it was ended before, or by a canceller just now.
-            deadline = self._leaving.get(group)
-            if deadline is not None:
-                cancel_timer(deadline)
+            # It may drain because of a change of functions, or the drain was ended before, or by a canceller just now.
+            if group.draining and group in self._leaving:
+                cancel_timer(self._leaving[group])
                 self._cancel_running(group)
 
     def _cancel_running(self, group: FunctionGroup) -> None:
-        """End the drain of a group."""
+        """End the drain of a group. Jobs in threads, which can't be cancelled, keep their connections until they end.
+
+        Another worker would run them at the same time otherwise.
+        """
         self._leaving[group] = None
+        group.draining = False
         self.runner.abandon_all(group, "the worker was stopped")
-        self._stop_group(group)
+        self.runner.when_cancelled().addCallback(self._stop_without_threads, group)
+
+    def _stop_without_threads(self, _: None, group: FunctionGroup) -> None:
+        """Disconnect a group after the last of its jobs in threads. The server gets the others back now, if it can."""
+        states = list(group.states.values())
+        group.awaited = {job for state in states for job in state.connection.jobs.values() if not job._closed}
+        if not group.awaited:
+            group.stop()
+            return
+        for state in states:
+            for job in state.connection.pop_abandoned():
+                state.job_ended(job)  # which unregisters the function of the last: gearmand then takes them away
+
+    def _discard_awaited(self, group: FunctionGroup, jobs: Iterable[Job]) -> None:
+        """Disconnect a group whose drain is over if these were the last of the jobs that it waited for."""
+        if group.awaited:
+            group.awaited.difference_update(jobs)
+            if not group.awaited:
+                self._stop_group(group, self._send_timeout)
 
     # Groups.
 
@@ -331,13 +358,13 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
     def _stop_if_done(self, group: FunctionGroup) -> None:
         """Disconnect a group that was left, if none of its jobs runs or is requested."""
         if not self.slots.held_by(group):
-            self._stop_group(group, self.drain_timeout)
+            self._stop_group(group, self._send_timeout)
             if not (self._started or self.slots.held):  # a thread that can't be cancelled holds a slot
                 self._threads.remove()
 
-    def _stop_group(self, group: FunctionGroup, drain_timeout: float = CLOSE_TIMEOUT) -> None:
+    def _stop_group(self, group: FunctionGroup, send_timeout: float) -> None:
         """Disconnect a group once no function is left that is to be cancelled, and with it no timer for that."""
-        self.runner.when_cancelled().addCallback(lambda _: group.stop(drain_timeout))
+        self.runner.when_cancelled().addCallback(lambda _: group.stop(send_timeout))
 
     def _add_threads(self) -> None:
         """Have threads for as many jobs as may run: each must start at once."""
@@ -361,7 +388,9 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         self._withdraw(self._states[connection])
 
     def job_ended(self, connection: GearmanWorkerProtocol, job: Job) -> None:
-        self._states[connection].job_ended(job)
+        state = self._states[connection]
+        state.job_ended(job)
+        self._discard_awaited(state.group, [job])
 
     def wakeup_received(self, connection: GearmanWorkerProtocol) -> None:
         state = self._states[connection]
@@ -441,6 +470,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
         if grabs:
             self._release(state.group, grabs)
         self.runner.abandon(jobs, f"its connection was lost: {connection.error}")
+        self._discard_awaited(state.group, jobs)
         self._grab_jobs()
 
     # What the runner reports.

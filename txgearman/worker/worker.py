@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from functools import partial
 from typing import Final, ParamSpec, TypeVar, overload
@@ -103,7 +104,8 @@ class GearmanWorker(GearmanService):
         libgearman wait for ever, those on python-gearman end by a ``KeyError``.
     :param poll_interval: seconds after which a sleeping worker asks for a job by itself. gearmand 1.1 does not wake
         it for a job whose time (``at=``) has come, so such a job starts so much later at most.
-    :param drain_timeout: seconds that running jobs get to end when the worker is stopped; 0 for none.
+    :param drain_timeout: seconds that running jobs get to end when the worker is stopped; 0 for none, None for no
+        limit. Functions in threads (``threaded=True``), which can't be cancelled, have no limit in any case.
     :param connect_timeout: seconds that an attempt to connect may take, up to the server's first answer.
     :param server_timeout: seconds that a server may leave a request unanswered, such as that for a job; then its
         connection is dropped.
@@ -128,7 +130,7 @@ class GearmanWorker(GearmanService):
         reactor: Reactor | None = None,
         format_exception: Callable[[Failure], bytes | None] = format_exception,
         poll_interval: float = POLL_INTERVAL,
-        drain_timeout: float = DRAIN_TIMEOUT,
+        drain_timeout: float | None = DRAIN_TIMEOUT,
         connect_timeout: float = CONNECT_TIMEOUT,
         server_timeout: float = SERVER_TIMEOUT,
         heartbeat: float | None = HEARTBEAT,
@@ -155,7 +157,7 @@ class GearmanWorker(GearmanService):
             check_count("max_jobs", max_jobs),
             format_exception=format_exception,
             poll_interval=positive_seconds("poll_interval", poll_interval),
-            drain_timeout=drain_timeout if drain_timeout == 0 else positive_seconds("drain_timeout", drain_timeout),
+            drain_timeout=_check_drain_timeout(drain_timeout),
             observers=as_observers(observers, PROCESS_OBSERVERS),
         )
 
@@ -411,7 +413,8 @@ class GearmanWorker(GearmanService):
         """Request no more jobs, let those that run end, and disconnect.
 
         What still runs after ``drain_timeout`` seconds is cancelled; its server gives it to another worker (geard and
-        perl's server fail it). May be called at any time, and again.
+        perl's server fail it). Threads can't be cancelled: their connections stay until they have ended, and their
+        results are sent. May be called at any time, and again.
 
         :return: fires when no socket, timer or reader of the worker is left. If it is cancelled, the worker stops all
             the same.
@@ -429,6 +432,14 @@ class GearmanWorker(GearmanService):
         """
         self._check_thread()
         self._scheduler.end_drain()
+
+
+def _check_drain_timeout(value: float | None) -> float | None:
+    if value is not None and not isinstance(value, (int, float)):
+        raise TypeError(f"drain_timeout must be a number of seconds, or None for no limit, not {type(value).__name__}")
+    if value is not None and not 0 <= value < math.inf:
+        raise ValueError(f"drain_timeout must be a number of seconds from 0, or None for no limit, not {value!r}")
+    return value
 
 
 def _read_once(job_servers: Iterable[Address]) -> Iterable[Address]:
