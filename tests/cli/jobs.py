@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from txgearman import Job
 
@@ -26,6 +27,13 @@ def block(_: Job) -> None:
 
 def never_end(_: Job) -> Deferred[bytes]:
     return Deferred()
+
+
+def soon(_: Job) -> Deferred[bytes]:
+    """End the job in a later turn of the reactor."""
+    from twisted.internet import reactor
+
+    return deferLater(reactor, 0.001, lambda: b"")
 
 
 class Nested:

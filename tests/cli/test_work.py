@@ -172,6 +172,17 @@ async def test_count_option_exits_after_jobs(gearmand: Gearmand, client: Gearman
     assert status.total == 1
 
 
+@pytest.mark.parametrize("function", ["shout", "soon"])
+async def test_count_is_exact_with_several_jobs_at_a_time(
+    gearmand: Gearmand, client: GearmanClient, function: str
+) -> None:
+    """What is requested when the last job starts would be run as well."""
+    await client.add_tasks_bg("f", [b"x"] * 30)
+    worker = Work(gearmand, "-q", "-j", "4", "-c", "7", f"f={HERE}:{function}")
+    assert (await worker.finish()).code == ExitCode.DONE
+    await until(lambda: gearmand.admin("status") == ["f\t23\t0\t0", "."])
+
+
 async def test_signal_waits_for_running_jobs(gearmand: Gearmand, client: GearmanClient, tmp_path: Path) -> None:
     go, begun = tmp_path / "go", tmp_path / "begun"
     worker = Work(gearmand, "f", "--", "sh", "-c", f"touch {begun}; until test -e {go}; do sleep 0.01; done; echo done")

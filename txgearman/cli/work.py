@@ -132,7 +132,8 @@ def _prepare_run(terminal: Terminal, settings: WorkerSettings, worker: GearmanWo
     tracker = JobTracker(terminal.reactor, threaded=settings.threaded, verbose=settings.verbose)
     run = WorkerRun(terminal, worker, tracker, drain_timeout=settings.drain_timeout)
     if settings.count is not None:
-        tracker.on_start = _Countdown(settings.count, run.stop).job_started
+        countdown = _Countdown(settings.count, worker, run.stop, tracker.on_end)
+        tracker.on_start, tracker.on_end = countdown.job_started, countdown.job_ended
     listener = _CommandWatch(terminal, tracker, run)
     hidden = [METRICS_VARIABLE] if settings.child is not None and settings.child.metrics else []
     with usage_errors():
@@ -175,16 +176,36 @@ def _make_runner(
 
 
 class _Countdown:
-    """Counts jobs as they start, and stops the worker after as many as wanted."""
+    """Counts jobs as they start, and stops the worker after as many as wanted.
 
-    def __init__(self, count: int, stop: Callable[[], None]) -> None:
+    Before that, the worker never requests more jobs than are wanted: its server would assign each, and it would be run.
+    """
+
+    def __init__(
+        self, count: int, worker: GearmanWorker, stop: Callable[[], None], job_ended: Callable[[], None]
+    ) -> None:
+        """
+        :param stop: called when as many as wanted have started.
+        :param job_ended: called when a job has ended.
+        """
         self._left = count
+        self._running = 0
+        self._worker = worker
         self._stop = stop
+        self._job_ended = job_ended
 
     def job_started(self) -> None:
         self._left -= 1
-        if self._left <= 0:  # negative if the server had assigned another job already: that one is run as well
+        self._running += 1
+        if self._left <= 0:
             self._stop()
+
+    def job_ended(self) -> None:
+        """Lower the number of slots, of which the job still holds one, to the jobs that run or are wanted."""
+        self._running -= 1
+        if 0 < self._left + self._running < self._worker.max_jobs:
+            self._worker.max_jobs = self._left + self._running
+        self._job_ended()
 
 
 class _CommandWatch:
