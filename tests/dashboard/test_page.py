@@ -112,6 +112,14 @@ async def test_server_turns_red_and_back(browser: Chromium) -> None:
         await page.wait_for("document.title === 'Gearman'")
 
 
+async def test_page_without_any_server_says_what_to_do(browser: Chromium) -> None:
+    server = MemoryJobServer(reactor)
+    with server.go_down():
+        async with shown(browser, server) as page:
+            await page.wait_for("document.body.innerText.includes('No server answers. Start one: gearmand')")
+            assert "No worker is connected" not in await page.evaluate("document.body.innerText")
+
+
 async def test_text_of_others_is_text(browser: Chromium) -> None:
     server = MemoryJobServer(reactor, job_handle_prefix="H:<img src=x onerror=alert(1)>")
     client = server.client()

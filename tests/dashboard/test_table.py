@@ -14,7 +14,7 @@ from .harness import viewed
 
 def rows(page: str) -> list[list[str]]:
     """The cells of all rows, as they stand in the page."""
-    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
+    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", page)]
 
 
 def test_tables_have_servers_functions_and_workers() -> None:
@@ -36,6 +36,7 @@ def test_tables_have_servers_functions_and_workers() -> None:
     assert g == ["g", "", "0", "0", "1"]
     assert (w[0], w[1], w[4]) == ("w", "memory:1", "g")
     assert "<title>1 down - Gearman</title>" in page
+    assert re.findall(r'<tr class="wrong"><th scope="row">(.*?)</th>', page) == ["memory:2", "f"]
     assert "<script" not in page
 
 

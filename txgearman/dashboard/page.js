@@ -292,6 +292,8 @@ const tables = { servers: new Rows("servers"), functions: new Rows("functions-ta
 
 // Parts of the page.
 
+const anyUp = () => newest.servers.some((server) => server.up);
+
 function renderServers() {
   const ordered = [...newest.servers].sort((a, b) => a.up - b.up);
   tables.servers.render(() =>
@@ -301,8 +303,7 @@ function renderServers() {
       return row.rows();
     }),
   );
-  const none = newest.servers.every((server) => !server.up);
-  hint("servers-hint", none && ["No server answers. Start one: ", "gearmand", ", or to try things out ", "txgearman server"]);
+  hint("servers-hint", !anyUp() && ["No server answers. Start one: ", "gearmand", ", or to try things out ", "txgearman server"]);
 }
 
 function renderFunctions() {
@@ -324,7 +325,7 @@ function renderFunctions() {
   more("functions", found.length, newest.functions_omitted);
   const server = newest.servers[0].address;
   const example = `txgearman work -s ${server} reverse -- rev`;
-  hint("functions-hint", !all.length && ["No server has a function yet. A worker brings one: ", example, ", or a job for one: ", `echo abc | txgearman submit -s ${server} reverse`]);
+  hint("functions-hint", anyUp() && !all.length && ["No server has a function yet. A worker brings one: ", example, ", or a job for one: ", `echo abc | txgearman submit -s ${server} reverse`]);
   setText(
     byId("since"),
     `Curves: the most waiting jobs of each minute. The history began at ${time(newest.since)}. ` +
@@ -349,7 +350,7 @@ function renderWorkers() {
   setText(byId("workers-count"), words ? `${count(found.length)} of ${count(all)} workers` : "");
   more("workers", found.length, newest.workers_omitted);
   const start = `txgearman work -s ${newest.servers[0].address} FUNCTION -- COMMAND`;
-  hint("workers-hint", !all && ["No worker is connected. Start one: ", start]);
+  hint("workers-hint", anyUp() && !all && ["No worker is connected. Start one: ", start]);
 }
 
 // Show a hint whose odd parts are commands, or none.

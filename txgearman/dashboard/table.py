@@ -36,6 +36,11 @@ has the history, and the jobs.</p>
 </html>
 """
 
+NUMBERS: Final = ("Waiting", "Running", "Workers")
+"""Columns of numbers."""
+
+_NUMBER: Final = ' class="number"'
+
 _UNKNOWN: Final = "-"
 
 
@@ -71,33 +76,39 @@ def render_tables(document: Document) -> bytes:
     return page.encode()
 
 
-def _server(server: ServerEntry) -> Sequence[object]:
+def _server(server: ServerEntry) -> str:
     state = "up" if server["up"] else f"DOWN: {server['error']}"
     numbers = server["waiting"], server["running"], server["workers"]
-    return server["address"], state, *numbers, server["version"]
+    return _row(server["address"], state, *numbers, server["version"], is_wrong=not server["up"])
 
 
-def _function(function: FunctionEntry) -> Sequence[object]:
+def _function(function: FunctionEntry) -> str:
     state = "NO WORKER" if function["abandoned"] else ""
-    return function["name"], state, function["waiting"], function["running"], function["workers"]
+    numbers = function["waiting"], function["running"], function["workers"]
+    return _row(function["name"], state, *numbers, is_wrong=function["abandoned"])
 
 
-def _worker(worker: WorkerEntry, data: Data) -> Sequence[object]:
+def _worker(worker: WorkerEntry, data: Data) -> str:
     server, number, address, client_id, offered, count = worker
     names = [data["functions"][each]["name"] if isinstance(each, int) else each for each in offered]
     more = f" and {count - len(names):,} more" if count > len(names) else ""
-    return client_id, data["servers"][server]["address"], str(number), address, ", ".join(names) + more
+    return _row(client_id, data["servers"][server]["address"], str(number), address, ", ".join(names) + more)
 
 
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], omitted: int = 0) -> str:
-    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    heads = "".join(f'<th scope="col">{column}</th>' for column in columns)
+def _table(title: str, columns: Sequence[str], rows: Iterable[str], omitted: int = 0) -> str:
+    body = "\n".join(rows)
+    heads = "".join(f'<th scope="col"{_NUMBER if column in NUMBERS else ""}>{column}</th>' for column in columns)
     note = f"<p>{omitted:,} more are not shown.</p>" if omitted else ""
     return f"<h2>{title}</h2>\n<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>{note}"
 
 
+def _row(name: str, *values: object, is_wrong: bool = False) -> str:
+    kind = ' class="wrong"' if is_wrong else ""
+    return f'<tr{kind}><th scope="row">{escape(name)}</th>{"".join(map(_cell, values))}</tr>'
+
+
 def _cell(value: object) -> str:
     if isinstance(value, int):
-        return f'<td class="number">{value:,}</td>'
+        return f"<td{_NUMBER}>{value:,}</td>"
     text = _UNKNOWN if value is None else escape(str(value))
     return f"<td>{text}</td>"
