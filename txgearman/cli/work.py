@@ -184,10 +184,7 @@ class _Countdown:
     def __init__(
         self, count: int, worker: GearmanWorker, stop: Callable[[], None], job_ended: Callable[[], None]
     ) -> None:
-        """
-        :param stop: called when as many as wanted have started.
-        :param job_ended: called when a job has ended.
-        """
+        """Have `stop` called when so many jobs have started, and `job_ended` whenever one has ended."""
         self._left = count
         self._running = 0
         self._worker = worker
