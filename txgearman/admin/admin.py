@@ -80,6 +80,8 @@ class GearmanAdmin(PoolService[AdminProtocol]):
     with one connection to each server; calls do not wait for each other's answers. It reconnects within two seconds
     at first, and within half a minute later; until then calls fail at once, and bring the next attempt forward.
 
+    It is used in the reactor's thread, as a `GearmanClient` is.
+
     Pass the names of functions without the prefix; they are returned as the server has them, with it. They must not
     have a space or an end of line, since a command is a line of words.
 

@@ -72,6 +72,8 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
         client = GearmanClient(["10.0.0.1", "10.0.0.2:4731"])
         deferred = client.add_task("reverse", b"abc")     # fires with b"cba"
 
+    It is used in the reactor's thread: in any other one its methods raise `RuntimeError`, which says how to call them.
+
     A client is an `IService`, and an async context manager that starts and stops it. It connects on `startService()`,
     or on first use. A connection that fails or is lost is retried within two seconds, at a random moment; further
     attempts follow after delays that grow to half a minute, or within two seconds while a task waits for a server.

@@ -84,7 +84,8 @@ class GearmanWorker(GearmanService):
 
     It is an `IService`, and an async context manager that starts and stops it. Connections that fail are made again
     after up to two seconds at first, and up to half a minute later, and the functions are then registered again; a
-    server that is down does not stop the others.
+    server that is down does not stop the others. It is used in the reactor's thread, as a `GearmanClient` is; a `Job`
+    can be used in any.
 
     **A function** gets a `Job`. It returns the result as bytes, or None for an empty one; or a Deferred, a coroutine,
     or a generator or async generator, whose chunks are sent as WORK_DATA. What it raises is logged, and sent as
