@@ -357,7 +357,7 @@ def test_child_follows_its_parent(monkeypatch: pytest.MonkeyPatch, orphan: bool)
     follow_parent(replace(OPTIONS, parent=parent, control=reading, status=writing, metrics="/m" * orphan), 7.0)
     assert requests == [(reading, 7.0), (PR_SET_PDEATHSIG, signal.SIGHUP)]
     assert calls.made == [("kill", os.getpid(), signal.SIGHUP)] * orphan
-    assert metrics == [("/m", 1, 0)] * orphan
+    assert metrics == [("/m", 1, 0, parent)] * orphan
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     assert not os.get_inheritable(reading)
     assert not os.get_blocking(writing)

@@ -35,7 +35,7 @@ async def test_pages_of_a_parent() -> None:
     with WatchedLog() as log:
         async with pages.serving(Terminal(reactor), lambda: wrong, lambda: missing) as metrics:
             with restored_values():
-                ChildMetrics(metrics.directory, 1, 0)
+                ChildMetrics(metrics.directory, 1, 0, os.getppid())
                 observer = PrometheusObserver(registry=CollectorRegistry())
                 observer.batch_finished("f", {"completed": 3}, 0.5)
             (url,) = re.findall(r"http://[\d.:]+", log.texts()[0])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ class Parent:
     def run_child(self, place: int, name: int, *, jobs: int = 0, tasks: int = 0) -> None:
         """Do what a child does that has ended some jobs, and still has tasks in flight."""
         with restored_values():
-            ChildMetrics(self.metrics.directory, place, name)
+            ChildMetrics(self.metrics.directory, place, name, os.getppid())
             observer = PrometheusObserver(registry=CollectorRegistry())
             observer.batch_started("f", tasks + jobs)
             observer.batch_finished("f", {"completed": jobs}, 0.5)
@@ -78,7 +79,7 @@ def test_files_of_other_processes_are_not_read(parent: Parent) -> None:
 
 def test_forked_process_writes_files_of_its_own(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
     with restored_values():
-        ChildMetrics(parent.metrics.directory, 1, 0)
+        ChildMetrics(parent.metrics.directory, 1, 0, os.getppid())
         gauge = Gauge("g", "A gauge.", registry=CollectorRegistry(), multiprocess_mode="livesum")
         gauge.set(1)
         monkeypatch.setattr(os, "getpid", lambda: 1234)
@@ -95,10 +96,31 @@ def test_directory_is_removed() -> None:
     parent.metrics.close()  # nor is it an error if somebody else has removed it
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_children_whose_parent_was_killed_remove_their_files(
+    parent: Parent, monkeypatch: pytest.MonkeyPatch, other: bool
+) -> None:
+    """The last one removes the directory."""
+    ends: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", ends.append)
+    parent.run_child(1, 0, jobs=1)
+    parent.run_child(1, 1, jobs=1)
+    if other:
+        parent.run_child(2, 0, jobs=1)
+    files = parent.files
+    ends[1]()
+    assert parent.files == files  # the parent lives
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    ends[1]()
+    assert not other or parent.files == ["counter_2-0.db", "gauge_livesum_2-0.db"]
+    assert os.path.exists(parent.metrics.directory) is other
+    ends[0]()  # its files are gone already
+
+
 CHILD = """
-import sys
+import os, sys
 from txgearman.cli.shared_metrics import ChildMetrics
-ChildMetrics(sys.argv[1], int(sys.argv[2]), 0)
+ChildMetrics(sys.argv[1], int(sys.argv[2]), 0, os.getppid())
 from txgearman.metrics import PrometheusObserver
 PrometheusObserver().batch_finished("f", {"completed": 1}, 0.5)
 from prometheus_client import Histogram

@@ -75,7 +75,7 @@ def follow_parent(options: ChildOptions, drain_timeout: float) -> None:
     if options.metrics:
         from .shared_metrics import ChildMetrics  # it needs an extra, which the parent has
 
-        ChildMetrics(options.metrics, options.place, options.name)
+        ChildMetrics(options.metrics, options.place, options.name, options.parent)
     if os.getppid() != options.parent:
         os.kill(os.getpid(), signal.SIGHUP)
 

@@ -7,8 +7,8 @@ the parent reads when it is asked. Three things are other than usual:
   ever lived, since counters must not fall when a child ends. A place has two names, which its children use in turn,
   because a child and its successor run at the same time. A process that gets a name counts on from where
   the one before it has ended.
-- They are in a directory of the parent's own, which it removes at its end. TMPDIR says where; memory is better than a
-  disk, and systemd's ``PrivateTmp=yes`` removes what a parent that was killed has left.
+- They are in a directory of the parent's own, which it removes at its end. If it was killed, each child removes its
+  files when it exits, and the last one the directory. TMPDIR says where; memory is better than a disk.
 - Files of other processes that happen to be there, such as those of a pool that a child has started, are not read.
 
 Gauges are read from living children only: `SharedMetrics.child_ended` removes those of a dead one.
@@ -16,11 +16,13 @@ Gauges are read from living children only: `SharedMetrics.child_ended` removes t
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -53,11 +55,16 @@ class ChildMetrics:
         prometheus_client is set here, and must not be set before, as for the parent.
     :param place: number of the child's place.
     :param name: 0 or 1; no other living child of the place may have it.
+    :param parent: process ID of the parent.
     """
 
-    def __init__(self, directory: str, place: int, name: int) -> None:
+    def __init__(self, directory: str, place: int, name: int, parent: int) -> None:
         self.identifier = _identifier(place, name)
+        self._directory = directory
+        self._place = place
+        self._parent = parent
         self._pid = os.getpid()
+        atexit.register(self._remove_orphans)
         os.environ[METRICS_VARIABLE] = directory
         values.ValueClass = values.MultiProcessValue(self._identify_process)
 
@@ -65,6 +72,14 @@ class ChildMetrics:
         """Return the identifier; in a process that this one has forked, another one, so that it writes other files."""
         pid = os.getpid()
         return self.identifier if pid == self._pid else f"{self.identifier}-{pid}"
+
+    def _remove_orphans(self) -> None:
+        """Remove the files of this place, and the directory if it was the last one, if the parent can no more."""
+        if os.getpid() == self._pid and os.getppid() != self._parent:
+            for path in Path(self._directory).glob(f"*_{self._place}-[01].db"):
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # another child has files, or has removed it
+                os.rmdir(self._directory)
 
 
 class SharedMetrics(Collector):
