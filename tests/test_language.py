@@ -47,15 +47,9 @@ PHRASES: Final = {
 
 PATTERNS: Final = {phrase: re.compile(rf"\b{pattern}\b", re.IGNORECASE) for phrase, (pattern, _, _) in PHRASES.items()}
 
-UNREVISED: Final = {"gearman.md", "what-servers-do.md", "tls.md", "workers.md"}
-
 PAGES: Final = [
     *(ROOT / name for name in ("README.md", "CHANGES", "CONTRIBUTING.md", "SECURITY.md")),
-    *(
-        page
-        for page in sorted((ROOT / "docs").rglob("*.md"))
-        if page.parent.name != "speed" and page.name not in UNREVISED
-    ),
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "speed"),
 ]
 SOURCES: Final = [
     ROOT / "pytest_txgearman.py",
