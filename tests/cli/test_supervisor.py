@@ -235,6 +235,17 @@ def test_child_that_reaches_no_server_while_another_does_is_replaced() -> None:
     assert other.calls == ["dump_stacks"]
 
 
+def test_child_that_is_connected_and_does_not_become_ready_is_replaced() -> None:
+    """As with a function with a limit of its own, whose connection is refused."""
+    site = Site(1)
+    (process,) = site.living
+    site.report(process, ChildStatus(servers_ready=1, servers=1))
+    site.wait(29.0, process)
+    assert process.calls == []
+    site.wait(1.0, process)
+    assert process.calls == ["dump_stacks"]
+
+
 def test_child_that_loses_its_servers_has_time_from_then_on() -> None:
     site = Site(2)
     one, other = site.living

@@ -176,8 +176,8 @@ class Child:
         unready = now - self._unready_since >= settings.ready_timeout
         if self.state is ChildState.STARTING:
             return f"its program has not started a worker within {settings.ready_timeout:g} s" if unready else ""
-        if self.state is ChildState.CONNECTING and unready and others_ready:
-            return f"it is connected to no server for {settings.ready_timeout:g} s, and another child is"
+        if self.state is ChildState.CONNECTING and unready and (others_ready or self.status.servers_ready):
+            return f"it is not ready for {settings.ready_timeout:g} s, though a server can be reached"
         return self._check_silence(now - self._heard_at, settings.stall_timeout)
 
     def _check_silence(self, silence: float, stall_timeout: float | None) -> str:
