@@ -39,6 +39,7 @@ nitpick_ignore_regex = [
     # Types that are internal: of arguments, and of base classes.
     ("py:(class|obj)", r"txgearman\.\w+\.\w+\.(\w*T|_Decorator.*)"),
     ("py:class", r"txgearman\.service\.(Pool|Gearman)Service|txgearman\.\w+\.(protocol|factory|commands)\.\w+"),
+    ("py:class", r"txgearman\.testing\.\w+_methods\.\w+"),
     ("py:class", r"Address|ConnectionListener|JobConnection|PathName|Reactor|[\w.]+\.ServerConnection"),
     # Types of others that have no page of their own.
     ("py:class", r"CollectorRegistry|EllipsisType|typing_extensions\.Unpack"),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from typing import Protocol as Interface
 
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.interfaces import IAddress, IListeningPort, IReactorFDSet, IReactorTCP
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock
@@ -27,10 +25,12 @@ from ..validation import name_bytes
 from ..worker.worker import DRAIN_TIMEOUT, GearmanWorker
 from . import commands
 from .clock import EndlessLoop, MemoryClock, calling_place, due_time
+from .clock_methods import ClockMethods
 from .closing import Closing
 from .core import JobServerCore, ManualWorker, SubmittedJob
 from .description import describe_all
-from .faults import Fault, Faults, HeldAnswers
+from .fault_methods import FaultMethods
+from .faults import Faults
 from .group import GroupedServer, group_of
 from .jobs import Job
 from .memory_transport import MemoryEndpoint
@@ -51,9 +51,6 @@ MAX_HANDLE_PREFIX: Final = 40
 MAX_SUBMITTED: Final = 100
 """Submits that a server on a reactor remembers."""
 
-TOLERANCE: Final = 1e-6
-"""Seconds by which sums of fractions may be off."""
-
 
 def host_handle_prefix() -> str:
     """Return the default of gearmand for `job_handle_prefix`: ``H:`` and the host's name, as far as it fits."""
@@ -71,7 +68,7 @@ class ServerConnection(Interface):
         """Abort it."""
 
 
-class MemoryJobServer(ServerFactory):
+class MemoryJobServer(FaultMethods, ClockMethods, ServerFactory):
     """An in-memory Gearman job server for tests and for development.
 
     It behaves as gearmand 1.1.20 does, quirks included, wherever a client or a worker could notice. Clients and workers
@@ -150,6 +147,9 @@ class MemoryJobServer(ServerFactory):
         return (
             f"<MemoryJobServer {self.name}{state}: {len(self.connections)} connections, {self._core.jobs.total} jobs>"
         )
+
+    def _state(self) -> str:
+        return describe_all(self, self._group)
 
     def _watch(self) -> None:
         """Verify the end of the test."""
@@ -372,253 +372,6 @@ class MemoryJobServer(ServerFactory):
             most = commands.MAX_ARGUMENTS
             raise ValueError(f"line must have {most} arguments at most, or gearmand closes the connection: {line!r}")
         return answer.decode("utf-8", "backslashreplace")
-
-    # Faults.
-
-    def go_down(self, *, lose_jobs: bool = False) -> Fault:
-        """Drop every connection and refuse new ones, until the `Fault` ends.
-
-        Jobs that the test has taken are queued again; a call of such a `TakenJob` raises `RuntimeError`.
-
-        :param lose_jobs: forget all jobs, as a gearmand that is restarted does; handles are numbered from 1 again.
-        """
-        fault = self._faults.go_down()
-        self._core.drop_manual_workers()
-        if lose_jobs:
-            self._core.forget_jobs()
-        return fault
-
-    def refuse_connections(self) -> Fault:
-        """Refuse new connections; open ones stay open.
-
-        On a port, a connection is accepted and closed at once.
-        """
-        return self._faults.refuse_connections()
-
-    def black_hole_connections(self) -> Fault:
-        """Leave every attempt to connect unanswered.
-
-        On a port, a connection is accepted and never read from, as by a gearmand that is out of file descriptors (H12).
-        """
-        return self._faults.black_hole_connections()
-
-    def drop_connections(self) -> None:
-        """Drop every connection now.
-
-        What was sent before still arrives; `drop_before` loses it.
-
-        :raises AssertionError: nothing is connected.
-        """
-        self._faults.drop_connections()
-
-    def drop_before(self, *types: PacketType, times: int | None = 1) -> Fault:
-        """Instead of processing the next packet of these types, drop its connection.
-
-        :param types: packet types of `txgearman.packets`, such as ``SUBMIT_JOB``; none for any packet.
-        :param times: how often; None for each time.
-        :raises TypeError, ValueError: for an invalid argument.
-        """
-        return self._faults.drop_before(*types, times=times)
-
-    def drop_after(self, *types: PacketType, times: int | None = 1) -> Fault:
-        """Process the next packet of these types, and drop its connection before the answer is sent.
-
-        :param types: as for `drop_before`.
-        :param times: how often; None for each time.
-        :raises TypeError, ValueError: for an invalid argument.
-        """
-        return self._faults.drop_after(*types, times=times)
-
-    def leave_unanswered(self, *types: PacketType, times: int | None = 1) -> Fault:
-        """Ignore the next packet of these types, as other servers do with some (H6).
-
-        :param types: as for `drop_before`.
-        :param times: how many packets are ignored; None for all.
-        :raises TypeError, ValueError: for an invalid argument.
-        """
-        return self._faults.leave_unanswered(*types, times=times)
-
-    def reject(
-        self,
-        code: str,
-        text: str = "",
-        *types: PacketType,
-        function: str | bytes | None = None,
-        times: int | None = 1,
-    ) -> Fault:
-        """Instead of processing the next packet of these types, answer it with an ERROR.
-
-        :param code: the error code, such as ``"QUEUE_ERROR"``.
-        :param text: the error text.
-        :param types: as for `drop_before`; none for any packet that submits a job (`SUBMITS`).
-        :param function: only packets whose first argument is this function's name, with the prefix if there is one.
-        :param times: how many packets are rejected; None for all.
-        :raises TypeError, ValueError: for an invalid argument.
-        """
-        return self._faults.reject(code, text, *types, function=function, times=times)
-
-    def hold_answers(self) -> HeldAnswers:
-        """Send nothing on any connection until `HeldAnswers.release`.
-
-        Requests are still processed.
-        """
-        return self._faults.hold_answers()
-
-    def fall_silent(self) -> Fault:
-        """Neither read nor send anything on any connection, like a host that has lost its power."""
-        return self._faults.fall_silent()
-
-    def split_answers(self, size: int) -> Fault:
-        """Send everything in pieces, each in a reactor turn of its own.
-
-        :param size: bytes in a piece.
-        :raises TypeError, ValueError: for an invalid argument.
-        """
-        return self._faults.split_answers(size)
-
-    def send_raw(self, data: bytes) -> None:
-        """Send these bytes to every connection, whatever they are.
-
-        :raises AssertionError: nothing is connected.
-        """
-        self._faults.send_raw(data)
-
-    def verify(self) -> None:
-        """Check that every fault has happened, and that no answer is still held. `close` verifies more.
-
-        :raises AssertionError: naming each fault that has not happened, and why.
-        """
-        self._faults.verify()
-
-    # Results and time.
-
-    def result_of(self, outcome: Deferred[T] | Coroutine[Any, Any, T]) -> T:
-        """Return the result of a Deferred or a coroutine, once everything that is due now has happened.
-
-        :raises AssertionError: it has no result yet. The message has the state of the test.
-        :raises Exception: what it has failed with; at each call.
-        """
-        deferred = ensureDeferred(outcome)
-        self._faults.settle()
-        known = self._group.results.get(deferred)
-        if known is not None:
-            known.raiseException()
-        # No callback is added to one that is pending, so that its result is still there for the next call.
-        if not deferred.called or isinstance(deferred.result, Deferred):
-            raise AssertionError(self._no_result(outcome) + describe_all(self, self._group))
-        failed: list[Failure] = []
-        deferred.addErrback(failed.append)
-        for failure in failed:
-            self._group.results[deferred] = failure
-            failure.raiseException()
-        return cast("T", deferred.result)
-
-    def _no_result(self, outcome: object) -> str:
-        if isinstance(self.clock, MemoryClock) and self.clock.running:
-            return "there is no result yet: this call is within a callback, and what follows it has not happened"
-        if inspect.iscoroutine(outcome):
-            return (
-                "there is no result yet: the coroutine waits. Call ensureDeferred() of it, let the test go on, and "
-                "pass the Deferred to result_of() at the end"
-            )
-        return "there is no result yet"
-
-    def run(self, coroutine: Coroutine[Any, Any, T], *, within: float = 600.0) -> T:
-        """Run a coroutine, and advance the `Clock` from one event to the next until it has ended.
-
-        So a test that awaits tasks, `next_job` and times can run on a `Clock`, too.
-
-        :param within: seconds of the clock that it may take.
-        :return: its result.
-        :raises TypeError: the server runs on a reactor: await it there.
-        :raises AssertionError: it waits, and nothing is due until then. The message has the state of the test.
-        :raises Exception: what it has failed with.
-        """
-        outcome = ensureDeferred(coroutine)
-        self.advance()
-        end = self.clock.seconds() + within
-        while not outcome.called and (times := [call.getTime() for call in self.clock.getDelayedCalls()]):
-            if min(times) > end:
-                break
-            self._advance_to_next(min(times))
-        return self.result_of(outcome)
-
-    def flush_logged_errors(self, *types: type[BaseException]) -> list[Failure]:
-        """Forgive failures that were logged, such as what a callback or a worker's function has raised.
-
-        It is trial's ``flushLoggedErrors``, for other tests.
-
-        :param types: the types of the errors to forgive; none for all.
-        :return: them.
-        """
-        self._faults.settle()
-        return self._group.logged.flush(*types)
-
-    def advance(self, seconds: float = 0.0) -> None:
-        """Advance the `Clock` from one event to the next, so that each happens at its time.
-
-        :raises TypeError: the server runs on a reactor, or `seconds` is not a number.
-        :raises ValueError: `seconds` is negative, infinite or not a number.
-        :raises RuntimeError: calls without a delay are scheduled for ever.
-        """
-        if not isinstance(self.clock, Clock):
-            raise TypeError("advance() needs a Clock, not a reactor: MemoryJobServer()")
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-            raise TypeError(f"seconds must be a number, not {seconds!r}")
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"seconds must be a finite number of at least 0, not {seconds!r}")
-        end = self.clock.seconds() + seconds
-        while self._advance_to_next(end):
-            pass
-
-    def _advance_to_next(self, end: float) -> bool:
-        """Advance to the next event until `end`, or else to `end`.
-
-        :return: whether there was an event.
-        """
-        clock = self.clock
-        if isinstance(clock, MemoryClock):
-            times = [call.time for call in clock.calls[:1]]  # a call that was delayed since gets its place there
-        else:
-            times = [call.getTime() for call in clock.getDelayedCalls()]
-        due = [time for time in times if time <= end + TOLERANCE]
-        clock.advance(max(0.0, min(due, default=end) - clock.seconds()))
-        return bool(due)
-
-    def _advance(self, seconds: float) -> list[BaseException]:
-        """Advance as `advance` does, and return what was raised."""
-        end = self.clock.seconds() + seconds
-        raised: list[BaseException] = []
-        going_on = True
-        while going_on:
-            try:
-                going_on = self._advance_to_next(end)
-            except EndlessLoop as error:
-                return [*raised, error]
-            except BaseException as error:  # whatever it is, it is raised once everything is closed
-                raised.append(error)
-        return raised
-
-    def reconnect(self) -> None:
-        """Advance the `Clock` until every client and worker on it that lost this server is connected to it again.
-
-        The first attempt follows within two seconds after the loss, and the next ones after up to half a minute.
-
-        :raises TypeError: the server runs on a reactor.
-        :raises AssertionError: the server is down, or refuses connections.
-        """
-        self.advance()
-        while waits := self._waits():
-            if self._faults.refusing:
-                raise AssertionError(
-                    "reconnect() needs a server that accepts connections" + describe_all(self, self._group)
-                )
-            self.advance(min(waits))
-
-    def _waits(self) -> list[float]:
-        """Return the seconds until each next attempt to connect to this server."""
-        infos = [info for service in self._group.services for info in getattr(service, "servers", ())]
-        return [info.next_attempt for info in infos if info.address == self.name and info.next_attempt is not None]
 
     # The end.
 
