@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Final, Generic, TypeVar
 
@@ -66,7 +67,7 @@ def completed_workloads(
     :raises TypeError: the workloads are not iterable.
     """
     if not isinstance(workloads, AsyncIterable):
-        workloads = _async_iterable(_checked(workloads))
+        _checked(workloads)
     return _AsyncMap(submit, workloads, concurrency, _outcome_of, in_order=False).results()
 
 
@@ -74,11 +75,6 @@ def _checked(workloads: Iterable[bytes]) -> Iterable[bytes]:
     if isinstance(workloads, (bytes, str)) or not isinstance(workloads, Iterable):
         raise TypeError(f"workloads must be an iterable of bytes, not {type(workloads).__name__}")
     return workloads
-
-
-async def _async_iterable(workloads: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for workload in workloads:
-        yield workload
 
 
 async def _map_iterable(
@@ -204,7 +200,7 @@ class _Slot:
 
 
 class _AsyncMap(Generic[T]):
-    """Maps workloads that arrive asynchronously: a result does not wait for the next workload.
+    """Maps workloads, which may arrive asynchronously: a result does not wait for the next workload.
 
     :param result: returns what is yielded for a task that has ended, or raises.
     :param in_order: whether tasks are yielded in the order of the workloads, or else in that of their ends.
@@ -213,7 +209,7 @@ class _AsyncMap(Generic[T]):
     def __init__(
         self,
         submit: Callable[[bytes], Deferred[bytes]],
-        workloads: AsyncIterable[bytes],
+        workloads: Iterable[bytes] | AsyncIterable[bytes],
         concurrency: int,
         result: Callable[[_Slot], T],
         in_order: bool,
@@ -231,9 +227,9 @@ class _AsyncMap(Generic[T]):
         self._changed: Waiters[None] = Waiters()
 
     async def results(self) -> AsyncGenerator[T, None]:
-        workloads = aiter(self._workloads)
+        fill_window = self._window_filler()
         try:
-            while self._fill_window(workloads) or self._slots:
+            while fill_window() or self._slots:
                 if self._queue and self._queue[0].outcome is not None:
                     slot = self._queue.popleft()
                     del self._slots[slot]
@@ -248,8 +244,23 @@ class _AsyncMap(Generic[T]):
             if self._next_workload is not None:
                 cancel_all([self._next_workload])
 
-    def _fill_window(self, workloads: AsyncIterator[bytes]) -> bool:
-        """Request workloads while the window has a free slot and they arrive at once; whether there may be more."""
+    def _window_filler(self) -> Callable[[], bool]:
+        """Return what takes workloads while the window has a free slot, and returns whether there may be more."""
+        if isinstance(self._workloads, AsyncIterable):
+            return partial(self._request_workloads, aiter(self._workloads))
+        return partial(self._take_workloads, iter(self._workloads))
+
+    def _take_workloads(self, workloads: Iterator[bytes]) -> bool:
+        """Take workloads of an iterable, without the cost of a Deferred for each."""
+        while not self._end and len(self._slots) < self._concurrency:
+            try:
+                self._workload_received(next(workloads))
+            except BaseException:  # as in a Deferred: it is raised once the tasks before have been iterated over
+                self._workloads_ended(Failure())
+        return not self._end
+
+    def _request_workloads(self, workloads: AsyncIterator[bytes]) -> bool:
+        """Request workloads of an async iterable as long as they arrive at once."""
         while not self._end and self._next_workload is None and len(self._slots) < self._concurrency:
             next_workload = self._next_workload = ensureDeferred(_next(workloads))
             next_workload.addCallback(self._workload_received).addErrback(self._workloads_ended)
@@ -276,7 +287,7 @@ class _AsyncMap(Generic[T]):
 
     def _workloads_ended(self, failure: Failure) -> None:
         self._next_workload = None
-        self._end = failure if failure.check(StopAsyncIteration) is None else True
+        self._end = failure if failure.check(StopIteration, StopAsyncIteration) is None else True
         self._changed.fire(None)
 
 
