@@ -163,6 +163,16 @@ class Prometheus(Daemon):
 class Geard(Daemon):
     """geard, from the Python package gear."""
 
+    def admin(self, line: str) -> list[str]:
+        """Send one line, again where a busy machine's geard closes the connection that it has just accepted."""
+        end = time.monotonic() + START_LIMIT
+        while True:
+            try:
+                return super().admin(line)
+            except ConnectionResetError:
+                if time.monotonic() > end:
+                    raise
+
     def command(self) -> list[str]:
         require("gear")
         start = "import sys; from gear.cmd.geard import main; sys.exit(main())"

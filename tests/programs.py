@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 import pytest
 
-from txgearman.testing.gearmand import GearmandMissing, gearmand_program
+from txgearman.testing.gearmand import GearmandMissing, gearmand_program, is_in_perl
 
 __all__ = [
     "APT",
@@ -111,7 +111,7 @@ def perl_server() -> list[str]:
     """Return the command that starts the job server in Perl. Where it is not installed, skip the test."""
     directory = os.environ.get(PERL_SERVER, "/")
     program = os.path.join(directory, "usr/bin/gearmand")
-    if not os.path.exists(program):
+    if not (os.path.exists(program) and is_in_perl(program)):
         _absent("gearman-server")
     return [require_program("perl"), "-I", os.path.join(directory, "usr/share/perl5"), program]
 

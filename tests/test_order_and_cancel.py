@@ -49,11 +49,19 @@ FIRST_A = "a-HIGH a-NORMAL a-LOW b-HIGH b-NORMAL b-LOW"
 FIRST_B = "b-HIGH b-NORMAL b-LOW a-HIGH a-NORMAL a-LOW"
 
 
+@pytest.mark.gearmand("1.1")
 async def test_o1_function_registered_last_goes_first_at_gearmand(gearmand: Gearmand) -> None:
     """Whatever the priorities are, which count within a function alone. To register one again makes it the last."""
     assert await order_of_jobs(gearmand.address, "a", "b") == FIRST_B
     assert await order_of_jobs(gearmand.address, "b", "a") == FIRST_A
     assert await order_of_jobs(gearmand.address, "a", "b", again="a") == FIRST_A
+
+
+@pytest.mark.gearmand("2.0")
+async def test_o1_priority_goes_before_function_at_gearmand_2_0(gearmand: Gearmand) -> None:
+    """Then the functions take turns, the one registered last before the other."""
+    assert await order_of_jobs(gearmand.address, "a", "b") == "b-HIGH a-HIGH b-NORMAL a-NORMAL b-LOW a-LOW"
+    assert await order_of_jobs(gearmand.address, "b", "a") == "a-HIGH b-HIGH a-NORMAL b-NORMAL a-LOW b-LOW"
 
 
 async def test_o1_priority_goes_before_function_at_geard(geard: Geard) -> None:

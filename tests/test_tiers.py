@@ -158,7 +158,7 @@ def test_the_server_in_perl_is_started_from_where_it_was_unpacked(
     monkeypatch.setenv(programs.PERL_SERVER, str(tmp_path))
     program = tmp_path / "usr" / "bin" / "gearmand"
     program.parent.mkdir(parents=True)
-    program.touch()
+    program.write_text("#!/usr/bin/perl\n")
     assert perl_server() == ["/usr/bin/perl", "-I", f"{tmp_path}/usr/share/perl5", str(program)]
 
 

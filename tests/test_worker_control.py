@@ -38,8 +38,12 @@ def workers_of(server: Gearmand, function: str) -> int:
 
 
 def row_of(server: Gearmand, client_id: str) -> list[str]:
-    """The rows of a worker's connections in `workers`, each with its descriptor and its functions."""
-    return [line for line in server.admin("workers") if line.split()[2:3] == [client_id]]
+    """The rows of a worker's connections in `workers`, each with its descriptor and its functions, in alphabetic order.
+
+    gearmand 2.0 puts the function whose job it has assigned at the end.
+    """
+    rows = [line.partition(" : ") for line in server.admin("workers") if line.split()[2:3] == [client_id]]
+    return [head + colon + " ".join(sorted(names.split())) for head, colon, names in rows]
 
 
 async def until_asleep(*workers: GearmanWorker) -> None:

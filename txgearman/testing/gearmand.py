@@ -348,14 +348,14 @@ def gearmand_program() -> str:
         return shutil.which(named) or _missing(named)
     directories = [*os.environ.get("PATH", os.defpath).split(os.pathsep), *_DIRECTORIES]
     found = (shutil.which("gearmand", path=directory) for directory in directories)
-    return next((program for program in found if program and not _is_in_perl(program)), None) or _missing()
+    return next((program for program in found if program and not is_in_perl(program)), None) or _missing()
 
 
 def _missing(named: str = "") -> NoReturn:
     raise GearmandMissing(named)
 
 
-def _is_in_perl(program: str) -> bool:
+def is_in_perl(program: str) -> bool:
     """Return whether this is Perl's job server, which has the same name."""
     with open(program, "rb") as file:
         first = file.readline(100)
