@@ -78,17 +78,7 @@ class WorkerProcess:
         status, written = os.pipe()
         options = ChildOptions(child.place, child.name, os.getpid(), control, written, child.count, job_limit, metrics)
         try:
-            with _ignored_at_start():
-                self._process = subprocess.Popen(  # noqa: S603  # it is this program
-                    command,
-                    bufsize=0,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    pass_fds=(control, written),
-                    start_new_session=True,
-                    env=os.environ | {CHILD_VARIABLE: options.encode()},
-                )
+            self._process = _start(command, options)
         except BaseException:
             os.close(self._control)
             os.close(status)
@@ -213,6 +203,21 @@ class LineReader:
         self._size = 0
         if line:
             self._received(line)
+
+
+def _start(command: Sequence[str], options: ChildOptions) -> subprocess.Popen[bytes]:
+    """Start a child with its options, in a session of its own. Raises OSError."""
+    with _ignored_at_start():
+        return subprocess.Popen(  # noqa: S603  # it is this program
+            command,
+            bufsize=0,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(options.control, options.status),
+            start_new_session=True,
+            env=os.environ | {CHILD_VARIABLE: options.encode()},
+        )
 
 
 @contextmanager
