@@ -301,6 +301,7 @@ class BatchCheck:
         self.since = reactor.seconds()
         self.has_fired = False
         self.was_cancelled = False
+        self.before_cancel: list[Any] = []
 
     def report(self, what: str) -> None:
         self.chaos.report(f"{what}, of a batch of {len(self.jobs)}, background {self.background}")
@@ -318,7 +319,8 @@ class BatchCheck:
         self.has_fired = True
         error = outcome.value if isinstance(outcome, Failure) else None
         if isinstance(error, CancelledError):
-            outcomes: Sequence[Any] = [error] * len(self.jobs)
+            # What has ended before keeps its outcome, as far as observers count.
+            outcomes: Sequence[Any] = [error if each is None else each for each in self.before_cancel]
             if not self.was_cancelled:
                 self.report("it was not cancelled")
         else:
@@ -823,6 +825,8 @@ class Chaos:
             deferred = self._in_flight.get(check)
             if deferred is not None:
                 check.was_cancelled = True
+                if isinstance(check, BatchCheck):
+                    check.before_cancel = list(deferred._batch.outcomes)
                 deferred.cancel()
 
         if seconds:
