@@ -5,7 +5,6 @@ How the pages are built, with warnings as errors, is CI's to see.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterator
@@ -331,8 +330,8 @@ PACKAGE = ROOT / "txgearman"
 
 def functions_of(module: str) -> set[str]:
     """Return the names of all functions in a module."""
-    tree = ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8"))
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    source = PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8")
+    return set(re.findall(r"^ *def (\w+)\(", source, re.MULTILINE))
 
 
 def names_in(cell: str) -> list[str]:

@@ -20,10 +20,10 @@ PHRASES: Final = {
     "hungry": ("hungry", "A hungry connection requests jobs.", "may have a job"),
     "deaf": ("deaf", "A deaf connection reads nothing.", "reading is paused"),
     "patient": ("patient(ly)?", "A patient task waits for a server.", "awaiting"),
-    "vain": ("(in )?vain", "The server was asked in vain.", "the server answers NO_JOB"),
+    "vain": ("vain", "The server was asked in vain.", "the server answers NO_JOB"),
     "up with": ("puts? up with", "The client puts up with lost answers.", "tolerates"),
     "front door": ("front doors?", "The client is the front door of the library.", "API"),
-    "secret": ("(in secret|secretly)", "Nothing is done twice in secret.", "no hidden retries"),
+    "secret": ("(?:in secret|secretly)", "Nothing is done twice in secret.", "no hidden retries"),
     "nonsense": ("nonsense", "A server that sends nonsense is disconnected.", "invalid data"),
     "at your service": ("at your service", "It prints that it is at your service.", "ready"),
     # Verbs for which the field has others.
@@ -33,10 +33,10 @@ PHRASES: Final = {
     "be meant": ("can('t|not) be meant", "A negative limit can't be meant.", "is invalid"),
     "sense": ("makes? (no )?sense", "The command line makes no sense.", "is invalid"),
     "through": ("go(es|ing)? through (all|each|every|its|their)", "A loop goes through all results.", "iterates over"),
-    " out": ("(jobs?|tasks?|requests?|that) (are|is) out(?! of)", "At most ten jobs are out.", "in flight"),
+    " out": ("(?:jobs?|tasks?|requests?|that) (?:are|is) out(?! of)", "At most ten jobs are out.", "in flight"),
     " go": ("let(s|ting)? go", "A cancel lets go of the task.", "cancel, discard"),
     # Words of another time.
-    "ever": ("who(m|so)?ever", "Whoever submits a task gets a Deferred.", "a caller who"),
+    "who": ("who(?:m|so)?ever", "Whoever submits a task gets a Deferred.", "a caller who"),
     "anybody": ("anybody('s)?", "A callback is anybody's code.", "user code, any client"),
     "anew": ("anew", "The client connects anew.", "again"),
     "in the place": ("in the place of", "A proxy stands in the place of the server.", "instead of"),
@@ -75,20 +75,24 @@ def prose_of(source: str) -> str:
     """Return the docstrings, comments and messages of a module, each in its lines."""
     lines, end = [], 0
     for found in PROSE.finditer(source):
-        text = found[found.lastindex or 0]
+        group = found.lastindex or 0
+        text = found[group]
         if " " in text:
-            lines += ["\n" * source.count("\n", end, found.start(found.lastindex or 0)), without_code(text)]
-            end = found.end(found.lastindex or 0)
+            prose = LITERAL.sub(blank, text) if "`" in text else text
+            lines += ["\n" * source.count("\n", end, found.start(group)), prose]
+            end = found.end(group)
     return "".join(lines)
 
 
 def phrases(text: str) -> Iterator[tuple[int, str]]:
     """Yield the line of each phrase, and the phrase."""
+    lower = text.lower()
     for phrase, pattern in PATTERNS.items():
-        if phrase in text or phrase.capitalize() in text:
-            for match in pattern.finditer(text):
-                if not match[0].isupper():
-                    yield text.count("\n", 0, match.start()) + 1, phrase
+        if phrase in lower:
+            for match in pattern.finditer(lower):
+                start, end = match.span()
+                if not text[start:end].isupper() and not lower[start - 1 : start].isalnum():
+                    yield text.count("\n", 0, start) + 1, phrase
 
 
 def test_each_phrase_is_found_in_its_sentence() -> None:
