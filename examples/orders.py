@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import CancelledError, ensureDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -72,13 +72,18 @@ class Orders(Resource):
     def render_POST(self, request: Request) -> int:  # noqa: N802  # Twisted's name
         arguments: Any = request.args
         ordered = ensureDeferred(self._shop.order(int(arguments[b"number"][0]), express=b"express" in arguments))
-        ordered.addCallbacks(request.setResponseCode, self._failed, errbackArgs=(request,))
-        ordered.addCallback(lambda _: request.finish())
+        request.notifyFinish().addErrback(lambda _: ordered.cancel())  # the browser has disconnected
+        ordered.addCallbacks(self._answer, self._failed, (request,), errbackArgs=(request,))
         return NOT_DONE_YET
 
+    def _answer(self, status: int, request: Request) -> None:
+        request.setResponseCode(status)
+        request.finish()
+
     def _failed(self, failure: Failure, request: Request) -> None:
-        log.failure("an order failed", failure)
-        request.setResponseCode(500)
+        if failure.check(CancelledError) is None:
+            log.failure("an order failed", failure)
+            self._answer(500, request)
 
 
 PRICES = {"apple": 30, "pear": 45}

@@ -5,7 +5,9 @@ from typing import Any, TypeAlias
 
 from orders import Orders, Shop, add_functions
 from twisted.internet.defer import ensureDeferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 from txgearman import GearmanClient
@@ -36,6 +38,17 @@ async def orders_come_over_the_web(server: AnyJobServer) -> None:
     job = await server.next_job("pack")
     assert (job.workload, job.unique) == (b"7", b"order-7")
     job.complete()
+
+
+async def customer_disconnects_before_the_answer(server: AnyJobServer) -> None:
+    shop = Shop(client_of(server))
+    request: Any = DummyRequest([b""])
+    request.addArg(b"number", b"7")
+    Orders(shop).render_POST(request)
+    request.processingFailed(Failure(ConnectionDone()))
+    assert await shop.order(8) == 202
+    assert (request.responseCode, request.finished) == (None, 0)
+    assert "order-8" in server.command("show unique jobs")
 
 
 async def order_that_is_sent_twice_is_packed_once(server: AnyJobServer) -> None:
@@ -121,6 +134,7 @@ Scenario: TypeAlias = Callable[[AnyJobServer], Coroutine[Any, Any, None]]
 SCENARIOS: list[Scenario] = [
     express_orders_go_first,
     orders_come_over_the_web,
+    customer_disconnects_before_the_answer,
     order_that_is_sent_twice_is_packed_once,
     worker_packs_orders,
     server_is_down_at_the_start,
