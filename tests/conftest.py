@@ -10,7 +10,6 @@ import faulthandler
 import functools
 import gc
 import inspect
-import math
 import os
 import sys
 import time
@@ -40,6 +39,9 @@ LIMIT = float(os.environ.get("TEST_LIMIT", "120"))
 """Seconds that each test has at least. One that never comes back to the reactor ends the run, with the stacks of all
 threads, after twice as long at the latest."""
 
+SOAK_LIMIT = 3600.0
+"""The same for the tests of the tier soak."""
+
 GRACE = 2.0
 """Seconds in which sockets that a test closed must be gone."""
 
@@ -66,16 +68,16 @@ class Watchdog:
     test where the machine is busy.
     """
 
-    def __init__(self, limit: float) -> None:
-        self._limit = limit
-        self._armed = -math.inf
+    def __init__(self) -> None:
+        self._end = 0.0
         self._stderr = os.dup(2)  # what pytest does not capture
 
-    def test_starts(self) -> None:
+    def test_starts(self, limit: float) -> None:
+        """Give a test at least `limit` seconds, and at most twice as many."""
         now = time.monotonic()
-        if now - self._armed > self._limit:
-            self._armed = now
-            faulthandler.dump_traceback_later(2 * self._limit, exit=True, file=self._stderr)
+        if not limit <= self._end - now <= 2 * limit:
+            self._end = now + 2 * limit
+            faulthandler.dump_traceback_later(2 * limit, exit=True, file=self._stderr)
 
     def stop(self) -> None:
         faulthandler.cancel_dump_traceback_later()
@@ -120,7 +122,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("tier"):
         tiers.chosen_tiers(config)  # a name that is none ends the run here
     sys.addaudithook(GUARD)
-    config.stash[WATCHDOG] = Watchdog(LIMIT)
+    config.stash[WATCHDOG] = Watchdog()
     config.add_cleanup(config.stash[WATCHDOG].stop)
 
 
@@ -181,7 +183,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """Have the guard know what is run."""
     item.stash[LAST_OF_FILE] = nextitem is None or nextitem.path != item.path
     GUARD.tier = tiers.tier_of(item)
-    item.config.stash[WATCHDOG].test_starts()
+    item.config.stash[WATCHDOG].test_starts(SOAK_LIMIT if GUARD.tier == "soak" else LIMIT)
     yield
     GUARD.tier = None
 

@@ -99,7 +99,6 @@ async def submit_all(client: GearmanClient) -> set[str]:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(max(120, 3 * SECONDS))
 async def test_each_job_is_done_and_twice_only_if_it_was_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
