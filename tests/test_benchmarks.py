@@ -115,7 +115,7 @@ def test_pythons_are_compared_with_the_first() -> None:
 
 
 def test_a_record_tells_where_it_was_measured_and_with_what(tmp_path: Path) -> None:
-    records.write(tmp_path / "record.json", {"turns": 3})
+    records.write(tmp_path / "record.json", {"turns": 3, "workers": []})
     record = json.loads((tmp_path / "record.json").read_text("utf-8"))
     assert record["turns"] == 3
     assert record["versions"]["txgearman"] == txgearman.__version__

@@ -84,7 +84,7 @@ def forever():
 
 def late():
     threading.main_thread().join()
-    print(call(client.add_task, "reverse", b"abc"))
+    print(call(client.add_task, "reverse", b"abc"), flush=True)
 
 threading.Thread(target=forever, daemon=True).start()
 created.wait()

@@ -1,7 +1,7 @@
 """No job is lost by ``work --processes``, whatever happens to its children and to a server that keeps its queue.
 
 By hand, longer: ``POOL_CHAOS_JOBS=20000 POOL_CHAOS_SECONDS=600 python -m pytest tests/cli/test_worker_pool_chaos.py
---tier=soak --timeout=0 -s``.
+--tier=soak -s``.
 """
 
 from __future__ import annotations
