@@ -31,7 +31,9 @@ react(main)
 
 def complete(block: str) -> str:
     """The block as a script of its own."""
-    whole = any(words in block for words in ("react(", "MemoryJobServer(", "Thread(", "crochet.", "from bridge"))
+    whole = any(
+        words in block for words in ("react(", "asyncio.run(", "MemoryJobServer(", "Thread(", "crochet.", "from bridge")
+    )
     return block if whole else AROUND.format(piece=textwrap.indent(block, " " * 8))
 
 
