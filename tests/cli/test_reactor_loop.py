@@ -17,6 +17,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import deferLater
+from twisted.logger import Logger, LogLevel
 
 from txgearman.cli import reactor_loop, terminal
 from txgearman.cli.exit_codes import ExitCode, exit_code_for
@@ -495,3 +496,18 @@ async def test_run_in_thread_drops_result_after_cancel() -> None:
     late.cancel()
     go.set()
     assert await run_in_thread(reactor, lambda: 3) == 3
+
+
+@pytest.mark.parametrize(("verbosity", "traceback"), [(0, False), (1, True)])
+def test_log_of_a_failure_has_type_and_text_and_from_info_on_the_traceback(
+    verbosity: int, traceback: bool, tmp_path: Path
+) -> None:
+    with (tmp_path / "log").open("w+b") as file:
+        log = Logger("txgearman.test", observer=StderrLogObserver(Terminal(None, 0, 1, file.fileno()), verbosity))
+        try:
+            raise KeyError("y")
+        except KeyError:
+            log.failure("the job failed", level=LogLevel.warn)
+        first, *others = (tmp_path / "log").read_text("utf-8").splitlines()
+    assert first == "txgearman: the job failed: KeyError: 'y'"
+    assert ('raise KeyError("y")' in "".join(others)) is traceback

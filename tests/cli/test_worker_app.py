@@ -16,7 +16,7 @@ from txgearman import GearmanClient
 from txgearman.cli.exit_codes import ExitCode
 
 from ..daemons import Gearmand, free_port
-from .harness import RunningCommand, usage_error
+from .harness import RunningCommand, parse_command, usage_error
 
 APPS = "tests.cli.apps"
 
@@ -89,6 +89,11 @@ async def test_pages_of_a_worker_of_a_program(monkeypatch: pytest.MonkeyPatch) -
     status, text = await get(f"{url}/readyz")
     assert (status, text.startswith("GearmanWorker: 127.0.0.1:")) == (503, True)
     await command.finish(signal.SIGTERM)
+
+
+def test_log_of_a_worker_of_a_program_may_be_verbose() -> None:
+    _, verbosity = parse_command("work", "-vv", "--app", f"{APPS}:make_worker")
+    assert verbosity == 2
 
 
 @pytest.mark.parametrize(

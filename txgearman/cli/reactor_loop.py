@@ -185,6 +185,8 @@ def usage_errors() -> Iterator[None]:
 class StderrLogObserver:
     """Writes log events of txgearman, and warnings of everything else, to standard error.
 
+    What was raised is shown by its type and text; from info on, the traceback follows.
+
     :param verbosity: -1 for critical events, 0 for warnings, 1 for info, 2 for debug.
     """
 
@@ -196,9 +198,12 @@ class StderrLogObserver:
         is_ours = event["log_namespace"].startswith("txgearman.")
         if event["log_level"] >= (self._level if is_ours else max(self._level, LogLevel.warn)):
             text = formatEvent(event)
-            if "log_failure" in event:
-                text = f"{text}: {event['log_failure'].getErrorMessage()}"
+            failure: Failure | None = event.get("log_failure")
+            if failure is not None:
+                text = f"{text}: {type(failure.value).__name__}: {failure.getErrorMessage()}"
             self._terminal.write_error(f"txgearman: {text}")
+            if failure is not None and self._level <= LogLevel.info:
+                self._terminal.write_error_lines(failure.getTraceback())
 
 
 def first_failure(codes: Iterable[ExitCode]) -> ExitCode:

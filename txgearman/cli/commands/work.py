@@ -138,7 +138,7 @@ def work(
 _POOL_OPTIONS: Final = ("processes", "jobs_per_process", "ready_timeout", "stall_timeout")
 """Names of the options for child processes."""
 
-_APP_OPTIONS: Final = ("app", "http", "drain", "quiet", *_POOL_OPTIONS)
+_APP_OPTIONS: Final = ("app", "http", "drain", "quiet", "verbose", *_POOL_OPTIONS)
 """Names of the options that do not concern the worker itself."""
 
 STALL_MARGIN: Final = 30.0
