@@ -94,6 +94,11 @@ def test_options_may_precede_command_or_follow_it(servers_of: Callable[..., tupl
     assert before == (Servers(["a", "b"], b"p", 60.0, {"trust_roots": "ca.pem"}), 1)
 
 
+def test_empty_address_is_a_usage_error_and_not_the_default() -> None:
+    """It is what a variable of a shell that is not set gives: `drop` would reach another server than was meant."""
+    assert "--server must be an address, not ''" in usage_error("-s", "", "drop", "resize")
+
+
 def test_option_after_command_overrides_the_one_before(servers_of: Callable[..., tuple[Servers, int]]) -> None:
     servers, _ = servers_of("-s", "a", "-s", "b", "--prefix", "p", "status", "-s", "c")
     assert (servers.addresses, servers.prefix) == (["c"], b"p")

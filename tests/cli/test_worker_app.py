@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -123,3 +124,11 @@ def test_invalid_combination_is_a_usage_error(arguments: list[str], text: str) -
 async def test_invalid_name_or_address_exits_with_2(arguments: list[str], text: str) -> None:
     result = await RunningCommand("work", *arguments).finish()
     assert (result.code, text in result.err) == (ExitCode.USAGE, True)
+
+
+async def test_module_with_a_syntax_error_exits_with_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_app.py").write_text("worker = (\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = await RunningCommand("work", "--app", "broken_app:worker").finish()
+    assert result.code == ExitCode.USAGE
+    assert re.search(r"can't import broken_app:worker: .*broken_app\.py, line 1", result.err)

@@ -173,7 +173,13 @@ TIME: Final = _Time()
 
 
 def _server_addresses(given: tuple[str, ...]) -> list[str]:
-    """Return the addresses that were given, by default those of ``GEARMAN_SERVERS``, or else `DEFAULT_SERVER`."""
+    """Return the addresses that were given, by default those of ``GEARMAN_SERVERS``, or else `DEFAULT_SERVER`.
+
+    :raises click.UsageError: an address is empty, such as an unset variable of a shell: the default would be another
+        server than was meant.
+    """
+    if "" in given:
+        raise click.UsageError("--server must be an address, not ''")
     addresses = given or tuple(re.split(r"[,\s]+", os.environ.get("GEARMAN_SERVERS", "").strip(", \t\n")))
     return [address for address in addresses if address] or [DEFAULT_SERVER]
 

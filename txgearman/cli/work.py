@@ -98,7 +98,7 @@ def import_object(argument: str, name: str, kind: str = "worker") -> object:
         found: Any = importlib.import_module(module)
         for attribute in path.split("."):
             found = getattr(found, attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise click.UsageError(f"can't import {name}: {error}") from error
     return found
 

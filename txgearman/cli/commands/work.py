@@ -65,8 +65,8 @@ OPTIONS_FIRST: Final = {"ignore_unknown_options": False, "allow_interspersed_arg
 @click.option(
     "--ready-timeout",
     type=DURATION,
-    help="How long a child may take until it is connected to a server, if there is one; then it is replaced.  "
-    "[default: 30s]",
+    help="How long a child may take until its functions are registered, if a server can be reached; then it is "
+    "replaced.  [default: 30s]",
 )
 @click.option(
     "--stall-timeout",
