@@ -36,8 +36,8 @@ _FAILED: Final = pytest.StashKey[bool]()
 _LOGS: Final = pytest.StashKey["dict[str, MemoryJobServer | Gearmand]"]()
 """The servers of the test, by what their logs are called."""
 
-_RUNNING: Final[pytest.StashKey[RunningTest]] = pytest.StashKey()
-"""The test, if pytest-twisted runs it and it has a server on a clock."""
+_RUNNING: Final[pytest.StashKey[RunningTest | None]] = pytest.StashKey()
+"""The test, if pytest-twisted runs it and it has a server on a clock, or else None."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -107,8 +107,7 @@ def job_server(request: pytest.FixtureRequest) -> Iterator[MemoryJobServer]:
     server = MemoryJobServer(**options)
     _note(request, f"the last packets of {server.name}", server)
     running = RunningTest()
-    if has_pytest_twisted():
-        request.node.stash[_RUNNING] = running
+    request.node.stash[_RUNNING] = running if has_pytest_twisted() else None
     watch = StandstillWatch(server, server._group, running)
     watch.start()
     yield server

@@ -195,14 +195,14 @@ def test_shop_with_trial(tmp_path: Path) -> None:
     path = f"{ROOT}:{EXAMPLES}"
     temporary = f"--temp-directory={tmp_path / 'trial'}"
     result = run("-c", TRIAL, temporary, EXAMPLES / "test_orders_trial.py", PYTHONPATH=path)
-    assert "PASSED (successes=30)" in result.stdout, result.stdout + result.stderr
+    assert "PASSED (successes=33)" in result.stdout, result.stdout + result.stderr
 
 
 @pytest.mark.process("gearmand")
 def test_shop_with_pytest() -> None:
     """The same."""
     result = run("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_orders_pytest.py")
-    assert "30 passed" in result.stdout, result.stdout + result.stderr
+    assert "33 passed" in result.stdout, result.stdout + result.stderr
 
 
 @pytest.mark.guarantee(number=11)
