@@ -40,6 +40,8 @@ nitpick_ignore_regex = [
     ("py:(class|obj)", r"txgearman\.\w+\.\w+\.(\w*T|_Decorator.*)"),
     ("py:class", r"txgearman\.service\.(Pool|Gearman)Service|txgearman\.\w+\.(protocol|factory|commands)\.\w+"),
     ("py:class", r"txgearman\.testing\.\w+_methods\.\w+"),
+    # Python 3.13 names the bases of a TypedDict.
+    ("py:class", r"txgearman\.client\.task\._\w+Options"),
     ("py:class", r"Address|ConnectionListener|JobConnection|PathName|Reactor|[\w.]+\.ServerConnection"),
     # Types of others that have no page of their own.
     ("py:class", r"CollectorRegistry|EllipsisType|typing_extensions\.Unpack"),
