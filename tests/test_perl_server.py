@@ -229,7 +229,7 @@ async def test_thousand_jobs_of_all_kinds_are_in_flight(
 async def test_time_out_of_a_task_and_of_a_function(
     client: GearmanClient, worker: GearmanWorker, logged_failures: Failures
 ) -> None:
-    """The server is told of a function's limit in seconds; its worker ends the job before."""
+    """The server gets a function's limit, in seconds; its worker ends the job before."""
     assert type(await outcome(client.add_task("nobody", timeout=0.1))) is TaskTimedOut
     worker.register_function("slow", lambda job: Deferred(), timeout=0.2)
     error = await outcome(client.add_task("slow"))

@@ -78,8 +78,8 @@ def test_program_ends_when_its_threads_have_ended_and_then_no_call_is_taken(gear
 created = threading.Event()
 
 def forever():
-    told = outcome(lambda: call(client.add_task, "nobody_does_this", on_created=lambda task: created.set()))
-    os.write(1, f"{told}\\n".encode())
+    ended = outcome(lambda: call(client.add_task, "nobody_does_this", on_created=lambda task: created.set()))
+    os.write(1, f"{ended}\\n".encode())
     said.set()
 
 def late():
@@ -101,11 +101,11 @@ def in_child(function):
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        told = []
-        thread = threading.Thread(target=lambda: told.append(outcome(function)), daemon=True)
+        ended = []
+        thread = threading.Thread(target=lambda: ended.append(outcome(function)), daemon=True)
         thread.start()
         thread.join(1.5)
-        os.write(writing, str(told[0] if told else "it waits").encode())
+        os.write(writing, str(ended[0] if ended else "it waits").encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as answer:
@@ -149,11 +149,11 @@ def work(seed):
     while not end.is_set():
         text = os.urandom(35_000)
         try:
-            told = "result" if call(client.add_task, "reverse", text) == text[::-1] else "another result"
+            ended = "result" if call(client.add_task, "reverse", text) == text[::-1] else "another result"
         except (NoServersAvailable, TaskLost, TaskTimedOut) as error:
-            told = type(error).__name__
+            ended = type(error).__name__
             time.sleep(0.01)
-        counts[seed][told] += 1
+        counts[seed][ended] += 1
 
 counts = [Counter() for _ in range(int(sys.argv[3]))]
 threads = [threading.Thread(target=work, args=(seed,)) for seed in range(len(counts))]
