@@ -199,7 +199,7 @@ def test_public_method_raises_in_other_thread_than_reactors(
     """Nothing is sent, and the error says what to write."""
     service = service_type(["127.0.0.1:1"])
     over = threading.Event()
-    reactor_thread = threading.Thread(target=over.wait)
+    reactor_thread = threading.Thread(target=over.wait, daemon=True)  # a failing test leaves it waiting
     reactor_thread.start()
     monkeypatch.setattr(threadable, "ioThread", reactor_thread.ident)
     text = f"^{service_type.__name__} must be used in the reactor's thread: write blockingCallFromThread.*crochet$"

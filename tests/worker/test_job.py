@@ -274,7 +274,7 @@ def test_two_threads_end_job_only_once() -> None:
         with suppress(JobEnded):
             job.complete(b"r")
 
-    threads = [threading.Thread(target=end) for _ in range(2)]
+    threads = [threading.Thread(target=end, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -284,7 +284,7 @@ def test_two_threads_end_job_only_once() -> None:
 
 def call_in_thread(call: Callable[[Job], None], job: Job) -> None:
     """Call in a thread; what that sends is not sent before the reactor's next turn."""
-    thread = threading.Thread(target=call, args=(job,))
+    thread = threading.Thread(target=call, args=(job,), daemon=True)
     thread.start()
     thread.join(HANG)
     assert not thread.is_alive()
