@@ -27,7 +27,7 @@ from txgearman.validation import MAX_FUNCTION
 from txgearman.worker.worker import POLL_INTERVAL, format_exception
 
 from ..wire import outcome, present
-from .harness import Slow, function_status, offers, reactor, running_jobs, slots_held, submit
+from .harness import Slow, do_nothing, function_status, offers, reactor, running_jobs, slots_held, submit
 
 # What a job shows.
 
@@ -528,6 +528,28 @@ def test_when_ready_fires_once_each_function_is_registered(server: MemoryJobServ
     server.advance()
     assert (ready, outcome(worker.when_ready())) == ([None], [None])
     assert set(function_status(server)) == {"slow", "limited"}
+    worker.stopService()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda worker: worker.register_function("late", do_nothing), [("w", {"f", "late"})]),
+        (lambda worker: worker.unregister_function("f"), []),
+        (lambda worker: worker.pause(), []),
+    ],
+    ids=["register", "unregister", "pause"],
+)
+def test_change_as_soon_as_worker_is_ready_reaches_the_server(
+    server: MemoryJobServer, change: Callable[[GearmanWorker], None], expected: list[Any]
+) -> None:
+    """Also from the callback of `when_ready`, which the connection's first good answer calls."""
+    worker = GearmanWorker([server.endpoint()], reactor=server.clock, client_id="w")
+    worker.register_function("f", do_nothing)
+    worker.startService()
+    changed = worker.when_ready().addCallback(lambda _: change(worker))
+    server.advance()
+    assert (offers(server), changed.called) == (expected, True)
     worker.stopService()
 
 

@@ -374,6 +374,5 @@ class GearmanWorkerFactory(GearmanFactory[GearmanWorkerProtocol]):
 
     def _connection_ready(self, connection: GearmanWorkerProtocol) -> None:
         connection.register()
+        self.registrar.connection_ready(connection)  # first: the other runs code of users, which may register functions
         super()._connection_ready(connection)
-        if connection.error is None:
-            self.registrar.connection_ready(connection)
