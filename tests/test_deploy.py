@@ -18,6 +18,8 @@ from urllib.request import urlopen
 
 import pytest
 
+from txgearman.cli.exit_codes import ExitCode
+
 from .cli.harness import PROCESS_TIMEOUT, parse_command, run_process, start_process
 from .daemons import Gearmand, free_port
 from .programs import require_program
@@ -26,6 +28,7 @@ from .test_examples import EXAMPLES, ROOT
 DEPLOY: Final = EXAMPLES / "deploy"
 FILES: Final = {path.name: path.read_text("utf-8") for path in sorted(DEPLOY.iterdir()) if path.is_file()}
 UNITS: Final = sorted(name for name in FILES if name.endswith(".service"))
+WORKER_UNITS: Final = [name for name in UNITS if "worker" in name]
 
 
 def seconds(text: str) -> int:
@@ -79,9 +82,15 @@ def test_page_shows_each_file() -> None:
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_unit_has_valid_command_and_time_to_stop(name: str) -> None:
+def test_unit_has_valid_command_and_is_not_restarted_after_usage_error(name: str) -> None:
+    assert is_accepted(shlex.split(setting(name, "ExecStart")))
+    assert setting(name, "Restart") == "on-failure"
+    assert setting(name, "RestartPreventExitStatus") == str(int(ExitCode.USAGE))
+
+
+@pytest.mark.parametrize("name", WORKER_UNITS)
+def test_unit_of_worker_has_time_to_stop(name: str) -> None:
     command = shlex.split(setting(name, "ExecStart"))
-    assert is_accepted(command)
     assert seconds(option(command, "--drain")) + 5 < seconds(setting(name, "TimeoutStopSec"))
     assert (setting(name, "Type"), setting(name, "KillMode")) == ("notify", "mixed")
 

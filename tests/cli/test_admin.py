@@ -12,6 +12,7 @@ from twisted.internet.task import deferLater
 
 from txgearman import GearmanAdmin, GearmanClient, Priority
 from txgearman.cli.exit_codes import ExitCode
+from txgearman.testing import MemoryJobServer
 
 from ..daemons import Geard, Gearmand, free_port
 from ..raw_worker import connect_worker
@@ -105,9 +106,34 @@ async def test_create_and_drop_match_gearadmin(gearmand: Gearmand) -> None:
         "newf\t0\t0\t0",
         "other\t0\t0\t0",
     ]
-    assert (await run_command("drop", "other", "-s", gearmand.address)).code == 0
+    assert await run_command("drop", "other", "-s", gearmand.address) == (0, b"other\t0\n", "")
     assert run_tool("gearadmin", gearmand.port, "--drop-function", "newf").code == 0
     assert (await run_command("status", "-s", gearmand.address)).out == b""
+
+
+async def test_drop_leaves_jobs_unless_they_are_to_be_lost() -> None:
+    """Also where one of several servers does not say whether it has any."""
+    down = f"127.0.0.1:{free_port()}"
+    server = MemoryJobServer(reactor)
+    address = server.listen()
+    drop = ("--prefix", "p", "drop", "f")
+    async with server.client(prefix="p") as client:
+        for number in range(3):
+            await client.add_task_bg("f", b"%d" % number)
+    hint = "p\\tf was not dropped from any server; --with-jobs would drop it and its jobs"
+    refused = await run_command(*drop, "-s", address)
+    text = f"txgearman: {address}: p\\tf has jobs: 3\ntxgearman: {hint}\n"
+    assert refused == (ExitCode.REFUSED, b"", text)
+    dropped = await run_command(*drop, "--with-jobs", "-s", address, "-s", down)
+    assert (dropped.code, dropped.rows) == (ExitCode.NO_SERVER, [[address, "p\\tf", "3"]])
+    async with server.client(prefix="p") as client:
+        await client.add_task_bg("f")
+    refused = await run_command("drop", "nothing", "-s", address, "-s", down)
+    assert (refused.code, refused.out) == (ExitCode.NO_SERVER, b"")
+    assert refused.err.startswith(f"txgearman: {down}: Connection was refused")
+    assert refused.err.endswith("txgearman: nothing was not dropped from any server; " + hint.partition("; ")[2] + "\n")
+    assert (await run_command("drop", "a b", "-s", address)).code == ExitCode.USAGE
+    await server.close()
 
 
 async def test_refusal_exits_with_3(gearmand: Gearmand) -> None:

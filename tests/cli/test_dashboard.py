@@ -45,16 +45,13 @@ async def test_page_is_served_while_the_server_is_down() -> None:
     assert (await started.finish(signal.SIGTERM)).code == 0
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Twisted 22.4 leaves the socket open
 async def test_invalid_options_are_usage_errors() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as used:
-        for arguments, message in (
-            (("--listen", "x"), "--listen must be PORT or HOST:PORT"),
-            (("--listen", str(used.getsockname()[1])), "Couldn't listen on"),
-            (("--host", "a:1"), "--host must be a name without a port, such as gearman.example.com, not 'a:1'"),
-        ):
-            result = await run_command("dashboard", *arguments, "-s", "127.0.0.1:1")
-            assert (result.code, message in result.err) == (ExitCode.USAGE, True)
+    for arguments, message in (
+        (("--listen", "x"), "--listen must be PORT or HOST:PORT"),
+        (("--host", "a:1"), "--host must be a name without a port, such as gearman.example.com, not 'a:1'"),
+    ):
+        result = await run_command("dashboard", *arguments, "-s", "127.0.0.1:1")
+        assert (result.code, message in result.err) == (ExitCode.USAGE, True)
 
 
 def test_port_is_local_unless_another_is_given() -> None:

@@ -15,7 +15,6 @@ from txgearman.cli.main import cli
 from txgearman.cli.terminal import run_in_thread
 from txgearman.packets import ECHO_REQ
 
-from ..daemons import Gearmand
 from .harness import RunningCommand, reactor, run_command, run_tool, usage_error
 
 
@@ -89,10 +88,34 @@ def test_server_has_version_of_library(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Twisted 22.4 leaves the socket open
-async def test_port_in_use_is_usage_error(gearmand: Gearmand) -> None:
-    for command, option in (("server", "-p"), ("metrics", "--listen"), ("proxy", "--listen")):
-        arguments = [command, option, str(gearmand.port), *(["localhost"] if command == "proxy" else [])]
-        result = await run_command(*arguments)
-        assert (result.code, result.out) == (ExitCode.USAGE, b"")
-        assert "in use" in result.err
+@pytest.mark.parametrize(
+    ("command", "option", "arguments"),
+    [
+        ("server", "--port", []),
+        ("metrics", "--listen", []),
+        ("dashboard", "--listen", []),
+        ("proxy", "--listen", ["localhost"]),
+        ("work", "--http", ["f", "cat"]),
+    ],
+)
+async def test_port_in_use_is_named_with_the_way_out(command: str, option: str, arguments: list[str]) -> None:
+    """It is no usage error, after which a service manager would not try again."""
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        address = "127.0.0.1:{1}".format(*used.getsockname())
+        result = await run_command(command, option, address.partition(":")[2], *arguments)
+    assert (result.code, result.out) == (ExitCode.NOT_LISTENING, b"")
+    assert result.err.startswith(f"txgearman: can't listen on {address}: Address already in use; choose another port")
+    assert f" by {option}, " in result.err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
+async def test_address_of_another_machine_cannot_be_listened_on() -> None:
+    for host in ("192.0.2.1", "256.0.0.1"):
+        result = await run_command("server", "-p", "0", "-L", host)
+        assert (result.code, result.out) == (ExitCode.NOT_LISTENING, b"")
+        assert result.err.startswith(f"txgearman: can't listen on {host}:0: ")
+        assert result.err.endswith("; the host must be an address of this machine\n")
+
+
+def test_invalid_port_is_usage_error() -> None:
     assert "not in the range" in usage_error("server", "-p", "70000")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -125,7 +126,26 @@ def test_child_that_was_stable_is_replaced_at_once() -> None:
     site.end(site.living[0], -9)
     site.clock.advance(0)
     assert site.pids == [2]
-    assert site.supervisor.ends == {"exited": 1, "failed": 0, "drained": 0}
+
+
+@pytest.mark.parametrize(
+    ("draining", "code", "reason"),
+    [
+        (False, 1, "exited"),
+        (False, -signal.SIGKILL, "killed"),
+        (False, -signal.SIGHUP, "killed"),
+        (True, 0, "drained"),
+        (True, -signal.SIGHUP, "drained"),
+        (True, -signal.SIGKILL, "killed"),
+    ],
+)
+def test_ends_are_counted_by_reason(draining: bool, code: int, reason: str) -> None:
+    """A child that drains before it has handlers is ended by SIGHUP, as was wanted."""
+    site = Site(1)
+    if draining:
+        site.supervisor.stop()
+    site.end(site.living[0], code)
+    assert +site.supervisor.ends == {reason: 1}
 
 
 def test_delay_doubles_with_each_failure_in_a_row() -> None:
@@ -608,7 +628,7 @@ def test_child_that_cut_jobs_off_in_its_drain_sets_the_exit_code(status: ChildSt
 def test_end_of_an_unknown_signal_is_described() -> None:
     site = Site(1)
     site.end(site.living[0], -250)
-    assert site.supervisor.ends["exited"] == 1
+    assert site.supervisor.ends["killed"] == 1
 
 
 def test_what_comes_after_the_end_of_a_child_is_ignored() -> None:

@@ -46,20 +46,23 @@ class Pool(RunningCommand):
 
 
 async def test_pool_runs_children_until_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their lines are on its standard error, with their numbers."""
+    """Their lines are on its standard error, after number and process ID. A signal drains them, as the log says."""
     pool = Pool(monkeypatch, READY + "echo one; echo two >&2;" + DRAIN)
     await pool.wait_for("two", 2)
     await pool.wait_for("is ready", 2)
     result = await pool.finish(signal.SIGTERM)
     assert result.code == ExitCode.DONE
     lines = result.err.splitlines()
-    assert {line for line in lines if line.startswith("[")} == {"[1] one", "[1] two", "[2] one", "[2] two"}
+    started = re.findall(r"started child (\d) \(process (\d+)\)", result.err)
+    expected = {f"[{place}:{pid}] {word}" for place, pid in started for word in ("one", "two")}
+    assert {line for line in lines if line.startswith("[")} == expected
+    assert "txgearman: draining all children; a second signal ends them at once" in lines
     assert sum(line.endswith(") has ended: exit code 0") for line in lines) == 2
 
 
 async def test_lines_of_children_do_not_control_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(monkeypatch, READY + r"printf 'a\033[2Jb\377\n' >&2;" + DRAIN, processes=1)
-    await pool.wait_for("[1] a\\x1b[2Jb\\xff\n")
+    await pool.wait_for("] a\\x1b[2Jb\\xff\n")
     await pool.finish(signal.SIGTERM)
 
 
@@ -71,13 +74,13 @@ async def test_interrupt_drains_and_exits_with_130(monkeypatch: pytest.MonkeyPat
 
 async def test_usage_error_of_children_is_that_of_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     result = await Pool(monkeypatch, "echo typo >&2; exit 2").finish()
-    assert (result.code, "[1] typo" in result.err) == (ExitCode.USAGE, True)
+    assert (result.code, "] typo\n" in result.err) == (ExitCode.USAGE, True)
 
 
 async def test_children_get_their_share_of_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
     result = await Pool(monkeypatch, 'echo "$TXGEARMAN_CHILD" >&2', "--count", "3").finish()
     assert result.code == ExitCode.DONE
-    assert sorted(re.findall(r'\[(\d)\].*"count": (\d)', result.err)) == [("1", "2"), ("2", "1")]
+    assert sorted(re.findall(r'\[(\d):.*"count": (\d)', result.err)) == [("1", "2"), ("2", "1")]
 
 
 async def test_signal_replaces_children(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +127,7 @@ async def test_second_signal_ends_all_at_once_and_passes_on_what_they_write(
     pool.run.signal_received(signal.SIGTERM)
     pool.run.signal_received(signal.SIGTERM)
     assert exits == [128 + signal.SIGTERM]
-    assert {"[1] cut off", "[2] cut off"} <= set(pool.stderr().splitlines())
+    assert sorted(re.findall(r"^\[(\d):\d+\] cut off$", pool.stderr(), re.MULTILINE)) == ["1", "2"]
     await pool.finish()
 
 
@@ -135,7 +138,7 @@ async def test_second_signal_kills_children_that_do_not_exit(monkeypatch: pytest
     pool.run.signal_received(signal.SIGTERM)
     pool.run.signal_received(signal.SIGTERM)
     assert exits == [128 + signal.SIGTERM]
-    assert "ended by SIGKILL" in (await pool.finish()).err
+    assert "killed by SIGKILL" in (await pool.finish()).err
 
 
 async def test_child_that_is_not_ready_in_time_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +148,7 @@ async def test_child_that_is_not_ready_in_time_is_replaced(monkeypatch: pytest.M
     await pool.wait_for("started child", 2)
     text = pool.stderr()
     assert "is ended, its stacks first: its program has not started a worker within 0.1 s\n" in text
-    assert "has ended: ended by SIGTERM; starting another in 0.5 s\n" in text
+    assert "has ended: killed by SIGTERM; starting another in 0.5 s\n" in text
     await pool.finish(signal.SIGTERM)
 
 
@@ -216,6 +219,7 @@ async def test_pages_of_children(monkeypatch: pytest.MonkeyPatch) -> None:
         "txgearman_work_children_blocked 0.0",
         'txgearman_work_children_ended_total{reason="drained"} 2.0',
         'txgearman_work_children_ended_total{reason="exited"} 0.0',
+        'txgearman_work_children_ended_total{reason="killed"} 0.0',
     ):
         assert f"\n{line}\n" in text
     with monkeypatch.context() as patch:
@@ -285,7 +289,7 @@ async def test_workers_in_processes_run_jobs_and_are_recycled(gearmand: Gearmand
         assert 'txgearman_work_children_ended_total{reason="drained"} 2.0' in text
     result = await pool.finish(signal.SIGTERM)
     assert result.code == ExitCode.DONE
-    assert re.search(r"^\[[12]\] txgearman: connected to ", result.err, re.MULTILINE)
+    assert re.search(r"^\[[12]:\d+\] txgearman: connected to ", result.err, re.MULTILINE)
 
 
 @pytest.mark.process
@@ -330,7 +334,9 @@ async def test_child_that_hangs_in_an_import_shows_where_and_ends_with_the_pool(
     pool = RunningCommand("work", "-s", gearmand.address, "--processes", "1", "f=hanging:run")
     await until((tmp_path / "here").exists)
     os.kill(os.getpid(), signal.SIGUSR1)
-    await until(lambda: re.search(r'^\[1\]   File ".*hanging.py", line 3 in <module>$', pool.stderr(), re.MULTILINE))
+    await until(
+        lambda: re.search(r'^\[1:\d+\]   File ".*hanging.py", line 3 in <module>$', pool.stderr(), re.MULTILINE)
+    )
     assert (await pool.finish(signal.SIGTERM)).code == ExitCode.DONE
 
 
@@ -348,4 +354,4 @@ async def test_child_that_a_job_blocks_is_replaced_and_its_job_goes_to_another(
     assert result.code == ExitCode.DONE
     assert "is ended, its stacks first: a job blocks its reactor for 1 s" in result.err
     assert "in block_once" in result.err
-    assert "[1] txgearman: cut off f 127.0.0.1:" in result.err
+    assert "] txgearman: cut off f 127.0.0.1:" in result.err

@@ -21,6 +21,7 @@ from txgearman.cli.terminal import Terminal
 from txgearman.cli.worker_run import EXIT_DELAY, WorkerRun
 from txgearman.testing import MemoryJobServer
 
+from ..watched_log import WatchedLog
 from .harness import reactor
 from .test_processes import until
 
@@ -32,7 +33,9 @@ class Site:
     :ivar running, gate: of a job in a thread: whether it runs, and what ends it.
     """
 
-    def __init__(self, errors: Path, drain_timeout: float = 20.0, *, threaded: bool = False) -> None:
+    def __init__(
+        self, errors: Path, drain_timeout: float = 20.0, *, threaded: bool = False, is_child: bool = False
+    ) -> None:
         self.server = MemoryJobServer(reactor)
         self.client: GearmanClient = self.server.client()
         self._tasks: list[Deferred[bytes]] = []
@@ -42,7 +45,7 @@ class Site:
         self.terminal = Terminal(reactor, stderr=self._file.fileno())
         worker = self.server.worker(drain_timeout=2 * drain_timeout, max_jobs=3)
         tracker = JobTracker(reactor, threaded=threaded, verbose=False)
-        self.run = WorkerRun(self.terminal, worker, tracker, drain_timeout=drain_timeout)
+        self.run = WorkerRun(self.terminal, worker, tracker, drain_timeout=drain_timeout, is_child=is_child)
         self.gate = threading.Event()
         self.running = threading.Event()
         function: Callable[[Job], object] = self._block if threaded else self._hold
@@ -89,10 +92,18 @@ async def sites(tmp_path: Path) -> AsyncIterator[Callable[..., Site]]:
         await site.close()
 
 
-async def test_run_that_is_cancelled_lets_jobs_end(sites: Callable[..., Site]) -> None:
-    site = sites()
+@pytest.mark.parametrize(("is_child", "hint"), [(False, "; a second signal exits at once"), (True, "")])
+async def test_run_that_is_cancelled_lets_jobs_end(
+    sites: Callable[..., Site],
+    is_child: bool,
+    hint: str,
+) -> None:
+    """Signals go to the parent of a child, whose log does not speak of a second one."""
+    site = sites(is_child=is_child)
     (task,) = await site.submit(b"a")
-    site.finished.cancel()  # as a signal does
+    with WatchedLog() as log:
+        site.finished.cancel()  # as a signal does
+    assert f"waiting for running jobs: 1{hint}" in log.texts()
     site.held[b"a"][1].callback(b"result")
     assert await task == b"result"
     assert await site.finished is ExitCode.DONE

@@ -10,12 +10,13 @@ from twisted.internet.task import deferLater
 
 from ..admin import commands
 from ..admin.admin import Answers, GearmanAdmin
-from ..admin.commands import Command
+from ..admin.commands import Command, FunctionStatus
 from ..admin.reports import query_within
 from ..client.client import GearmanClient
 from ..connection.addresses import parse_address
 from ..errors import GearmanError, NoServersAvailable, ServerError
 from ..models import JobHandle
+from ..validation import printable_name
 from .exit_codes import ExitCode
 from .options import Servers
 from .reactor_loop import first_failure, usage_errors
@@ -127,6 +128,43 @@ async def execute(
         with usage_errors():
             answers = getattr(admin, method)(*arguments, **options)
         return report_errors(terminal, (await answers).errors)
+
+
+async def drop(terminal: Terminal, servers: Servers, timeout: float, function: bytes, *, with_jobs: bool) -> ExitCode:
+    """Remove a function from all servers, and print how many jobs it had on each.
+
+    :param with_jobs: whether it may have jobs. If not, and a server has some or does not answer, it remains on all.
+    """
+    name = b"%b\t%b" % (servers.prefix, function) if servers.prefix else function
+    async with make_admin(terminal, servers, timeout) as admin:
+        with usage_errors():
+            commands.drop_function(name)  # checks it
+        status = await admin.status()
+        jobs = {address: _count_jobs(name, answer) for address, answer in status.results.items()}
+        if not with_jobs and (status.errors or any(jobs.values())):
+            return _report_not_dropped(terminal, name, jobs, status.errors)
+        dropped = await admin.drop_function(function)
+        query = Query(commands.STATUS, ("function", "jobs"), lambda count: [(name, count)])
+        counts = Answers({address: jobs.get(address) for address in dropped.results}, dropped.errors)
+        await print_table(terminal, make_table(query, counts), json=False)
+        return report_errors(terminal, dropped.errors)
+
+
+def _count_jobs(function: bytes, status: tuple[FunctionStatus, ...]) -> int:
+    """Return how many jobs of a function a server has, queued and running."""
+    return sum(each.total for each in status if each.function == function)
+
+
+def _report_not_dropped(
+    terminal: Terminal, function: bytes, jobs: Mapping[str, int], errors: Mapping[str, GearmanError]
+) -> ExitCode:
+    name = printable_name(function)
+    for address, count in jobs.items():
+        if count:
+            terminal.write_error(f"txgearman: {address}: {name} has jobs: {count}")
+    code = report_errors(terminal, errors)
+    terminal.write_error(f"txgearman: {name} was not dropped from any server; --with-jobs would drop it and its jobs")
+    return code or ExitCode.REFUSED
 
 
 # Cancelling.

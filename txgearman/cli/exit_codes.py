@@ -29,6 +29,8 @@ class ExitCode(enum.IntEnum):
     """No server could be reached, or one of several."""
     NOT_STARTED = 7
     """A worker has stopped because its COMMAND can't be started any more."""
+    NOT_LISTENING = 8
+    """The address of ``--http``, ``--listen`` or ``--port`` can't be listened on, as while another program does."""
     INPUT_OUTPUT = 74
     """Standard input can't be read, or standard output can't be written, as on a full disk. ``EX_IOERR`` of
     ``sysexits.h``."""

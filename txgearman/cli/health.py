@@ -50,7 +50,7 @@ class HealthServer:
 
         :param own: whether the worker has been made with `observers`; if not, the metrics are those that its program
             has registered.
-        :raises click.UsageError: the port can't be listened on.
+        :raises click.ClickException: the port can't be listened on.
         """
         if own:
             self._observer.watch(worker)
@@ -81,7 +81,7 @@ class ParentHealthServer:
         :param problems: returns lines that say what is wrong with the parent, for ``/healthz``; none if it is well.
         :param missing: returns lines that say why no jobs are taken, for ``/readyz``; none if some child is ready.
         :return: the metrics of the children: they need its `directory`, and it must know of their ends.
-        :raises click.UsageError: the port can't be listened on.
+        :raises click.ClickException: the port can't be listened on.
         """
         metrics = SharedMetrics()
         try:
@@ -99,7 +99,7 @@ class ParentHealthServer:
 @asynccontextmanager
 async def _serving(terminal: Terminal, host: str, port: int, resource: Resource) -> AsyncIterator[None]:
     """Serve a resource while the block runs."""
-    with listen_errors():
+    with listen_errors("--http"):
         listening = terminal.reactor.listenTCP(port, Site(resource), interface=host)
     _log.info("serving http://{address}/metrics", address=host_and_port(host, listening.getHost().port))
     try:

@@ -42,6 +42,7 @@ Exit codes:
     5  lost: the job may or may not have run
     6  no server could be reached, or one of several
     7  work: COMMAND can't be started any more
+    8  can't listen on the address of --http, --listen or --port
    70  internal error
    74  standard input can't be read, or standard output can't be written
   130  Ctrl-C (128 plus the number of the signal)

@@ -24,7 +24,8 @@ class ChildrenCollector(Collector):
     ``txgearman_work_children_blocked``         of them, those that a job blocks for half a minute or more
     ``txgearman_work_children_wanted``          as many as there are to be; 0 at the end
     ``txgearman_work_children_ended_total``     those that have ended, by ``reason``: ``exited`` unasked,
-                                                ``drained``, ``failed`` (ended by force)
+                                                ``killed`` by a signal of others, ``drained``, ``failed``
+                                                (ended by force)
     ==========================================  ==========================================================
     """
 

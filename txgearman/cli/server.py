@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Final
 
 import click
 from twisted.internet.error import CannotListenError
 
 from ..testing import MemoryJobServer
 from ..testing.development import LogFile, hangups_handled, log_traffic
-from ..testing.ports import MAX_PORT
+from ..testing.ports import MAX_PORT, host_and_port
 from ..testing.server import host_handle_prefix
 from .exit_codes import ExitCode
 from .reactor_loop import usage_errors, wait_for_signal
@@ -20,13 +21,31 @@ from .terminal import Terminal
 __all__ = ["listen_errors", "parse_listen", "server"]
 
 
+class _ListenError(click.ClickException):
+    """An address can't be listened on. It may be possible later, unlike after a usage error."""
+
+    exit_code = ExitCode.NOT_LISTENING
+
+
+_ADVICE: Final = {
+    errno.EADDRINUSE: "choose another port by {}, or end the program that uses it (on Linux, ss -ltnp shows it)",
+    errno.EACCES: "choose a port above 1023 by {}, or allow this program the others (CAP_NET_BIND_SERVICE)",
+}
+_OTHER_ADVICE: Final = "the host must be an address of this machine"
+
+
 @contextmanager
-def listen_errors() -> Iterator[None]:
-    """Convert a failure to listen to a usage error."""
+def listen_errors(option: str = "--listen") -> Iterator[None]:
+    """Convert a failure to listen to an error with an exit code of its own.
+
+    :param option: the one with the address, for the error.
+    """
     try:
         yield
     except CannotListenError as error:
-        raise click.UsageError(str(error)) from error
+        advice = _ADVICE.get(error.socketError.errno, _OTHER_ADVICE).format(option)
+        address = host_and_port(error.interface, error.port)
+        raise _ListenError(f"can't listen on {address}: {error.socketError.strerror}; {advice}") from error
 
 
 async def server(
@@ -39,7 +58,7 @@ async def server(
     """
     options["job_handle_prefix"] = options.get("job_handle_prefix") or host_handle_prefix()
     log = _open_log_file(log_file, log_verbosity) if log_file is not None else None
-    with usage_errors(), listen_errors():
+    with usage_errors(), listen_errors("--port"):
         job_server = MemoryJobServer(terminal.reactor, **options)
         address = job_server.listen(port, host)
     log_traffic(job_server)

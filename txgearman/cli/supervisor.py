@@ -111,7 +111,8 @@ class Supervisor:
     """Keeps as many children as wanted.
 
     :ivar finished: fires with the exit code once no child is left, and none will be started.
-    :ivar ends: how many children have ended: ``exited`` unasked, ``failed`` (ended by force), ``drained``.
+    :ivar ends: how many children have ended: ``exited`` unasked, ``killed`` by a signal that was not from here,
+        ``failed`` (ended by force), ``drained``.
     :ivar on_change: called when a child or a reload has changed.
     :param start_process: starts the process of a child. It may raise OSError.
     """
@@ -120,7 +121,7 @@ class Supervisor:
         self, clock: IReactorTime, start_process: Callable[[Child], ChildProcess], settings: SupervisionSettings
     ) -> None:
         self.finished: Deferred[ExitCode] = Deferred()
-        self.ends: Counter[str] = Counter(exited=0, failed=0, drained=0)
+        self.ends: Counter[str] = Counter(exited=0, killed=0, failed=0, drained=0)
         self.on_change: Callable[[], object] = lambda: None
         self._clock = clock
         self._start_process = start_process
@@ -231,9 +232,8 @@ class Supervisor:
         """
         if child.state is ChildState.ENDED:
             return
-        end = "failed" if child.failure else "drained" if child.state is ChildState.DRAINING else "exited"
+        self.ends[_reason(child, code)] += 1
         child.process_ended()
-        self.ends[end] += 1
         place = self._places[child.place - 1]
         how = _describe_end(code)
         if self._stopping and child.was_ready and code != ExitCode.DONE:
@@ -402,9 +402,18 @@ def _deal(settings: SupervisionSettings) -> list[tuple[int, int | None]]:
     return [(number, count) for number, count in dealt if count]
 
 
+def _reason(child: Child, code: int) -> str:
+    """Return why a child has ended: a key of `Supervisor.ends`."""
+    if child.failure:
+        return "failed"
+    if child.state is ChildState.DRAINING and (code >= 0 or code == -signal.SIGHUP):
+        return "drained"  # SIGHUP is what drains it: it may have had no handler yet
+    return "killed" if code < 0 else "exited"
+
+
 def _describe_end(code: int) -> str:
     """Return how a process ended, for people."""
     if code >= 0:
         return f"exit code {code}"
     names = {number.value: number.name for number in signal.Signals}
-    return f"ended by {names.get(-code, f'signal {-code}')}"
+    return f"killed by {names.get(-code, f'signal {-code}')}"

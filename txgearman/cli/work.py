@@ -130,7 +130,8 @@ async def work(terminal: Terminal, settings: WorkerSettings) -> ExitCode:
 def _prepare_run(terminal: Terminal, settings: WorkerSettings, worker: GearmanWorker) -> WorkerRun:
     """Register the functions of a worker, and return a run of it."""
     tracker = JobTracker(terminal.reactor, threaded=settings.threaded, verbose=settings.verbose)
-    run = WorkerRun(terminal, worker, tracker, drain_timeout=settings.drain_timeout)
+    is_child = settings.child is not None
+    run = WorkerRun(terminal, worker, tracker, drain_timeout=settings.drain_timeout, is_child=is_child)
     if settings.count is not None:
         countdown = _Countdown(settings.count, worker, run.stop, tracker.on_end)
         tracker.on_start, tracker.on_end = countdown.job_started, countdown.job_ended

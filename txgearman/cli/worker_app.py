@@ -49,4 +49,5 @@ async def work_app(
 
             await stack.enter_async_context(HealthServer(http).serving(terminal, worker, own=False))
         start_reports(worker)
-        return await WorkerRun(terminal, worker, tracker, drain_timeout=drain_timeout).run()
+        is_child = child is not None
+        return await WorkerRun(terminal, worker, tracker, drain_timeout=drain_timeout, is_child=is_child).run()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
 from .child import Child, SupervisionSettings
 from .child_process import WorkerProcess, child_command
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .shared_metrics import SharedMetrics
 
 __all__ = ["PoolSettings", "WorkerPool", "work_processes"]
+
+_log = Logger()
 
 EXIT_TIMEOUT: Final = 1.0
 """Seconds that children have to exit after a second signal, before they are killed."""
@@ -106,6 +109,7 @@ class WorkerPool:
             try:
                 await _wait_for(finished)
             except CancelledError:  # by a signal
+                _log.info("draining all children; a second signal ends them at once")
                 self.supervisor.stop()
         return await finished
 
@@ -125,8 +129,8 @@ class WorkerPool:
     # What a child does.
 
     def line_received(self, child: Child, line: bytes) -> None:
-        """Write a line of its log, with its number before it: each line is one record, and one write."""
-        self._terminal.write_error(f"[{child.place}] {line.decode('utf-8', 'backslashreplace')}")
+        """Write a line of its log, after its number and process ID: each line is one record, and one write."""
+        self._terminal.write_error(f"[{child.place}:{child.pid}] {line.decode('utf-8', 'backslashreplace')}")
 
     def process_ended(self, child: Child, process: WorkerProcess, code: int) -> None:
         """Record that it has ended."""

@@ -35,13 +35,23 @@ class WorkerRun:
     :param worker: its own ``drain_timeout`` must be longer.
     :param tracker: watches its functions.
     :param drain_timeout: seconds that running jobs have to end.
+    :param is_child: whether this is a child of ``--processes``, whose parent gets the signals.
     """
 
-    def __init__(self, terminal: Terminal, worker: GearmanWorker, tracker: JobTracker, *, drain_timeout: float) -> None:
+    def __init__(
+        self,
+        terminal: Terminal,
+        worker: GearmanWorker,
+        tracker: JobTracker,
+        *,
+        drain_timeout: float,
+        is_child: bool = False,
+    ) -> None:
         self._terminal = terminal
         self._worker = worker
         self._tracker = tracker
         self._drain_timeout = drain_timeout
+        self._hint = "" if is_child else "; a second signal exits at once"
         self._reports = WorkerReports(terminal.reactor, worker)
         self._stop_wanted: Deferred[ExitCode] = Deferred()
         self._returned: set[Job] = set()
@@ -85,7 +95,7 @@ class WorkerRun:
     async def _drain(self) -> None:
         running = sum(server.in_flight for server in self._worker.servers) - len(self._returned)
         if running:
-            _log.info("waiting for running jobs: {running}; a second signal exits at once", running=running)
+            _log.info("waiting for running jobs: {running}{hint}", running=running, hint=self._hint)
         self._reports.stop(f"waiting for running jobs: {running}")
         self._draining = True
         self._worker.stopService().addCallback(_fire, self._over)

@@ -206,19 +206,24 @@ def create(function: str, servers: Servers, timeout: float) -> None:
 @server_options
 @timeout_option
 @click.argument("function")
-def drop(function: str, servers: Servers, timeout: float) -> None:
-    """Remove a function and its jobs.
+@click.option("--with-jobs", is_flag=True, help="Remove the function's queued jobs, too. They are lost.")
+def drop(function: str, servers: Servers, timeout: float, *, with_jobs: bool) -> None:
+    """Remove a function.
 
-    The function must have no workers. Servers do not notify the clients of the removed jobs. Only gearmand supports
-    this command.
+    The function must have no workers. Without --with-jobs, nothing is removed if a server has jobs of the function, or
+    does not say whether it has. Servers do not notify the clients of removed jobs.
+
+    For each server that has removed the function, it prints the function and how many jobs it had just before.
+
+    Only gearmand supports this command.
 
     \b
     Example:
-      txgearman drop resize
+      txgearman drop --with-jobs resize
     """
-    from ..admin import execute
+    from ..admin import drop
 
-    run_command(execute, servers, timeout, "drop_function", os.fsencode(function))
+    run_command(drop, servers, timeout, os.fsencode(function), with_jobs=with_jobs)
 
 
 @click.command()
