@@ -104,6 +104,20 @@ class GearmanClientProtocol(GearmanProtocol):
         yet.
     """
 
+    __slots__ = (
+        "_backlog",
+        "_held",
+        "_job_sweep",
+        "_jobs",
+        "_part_answers",
+        "_parts",
+        "_remembered_ends",
+        "_tasks",
+        "_unanswered_parts",
+        "_watched",
+        "in_flight",
+    )
+
     factory: GearmanClientFactory
 
     def __init__(self, reactor: Reactor, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:

@@ -145,6 +145,16 @@ class GearmanWorkerProtocol(GearmanProtocol):
     :ivar reports_ends: whether the receiver gets the end of each job.
     """
 
+    __slots__ = (
+        "_grabs_answered",
+        "asleep",
+        "dialect",
+        "grabs",
+        "jobs",
+        "registered",
+        "reports_ends",
+    )
+
     factory: GearmanWorkerFactory
 
     def __init__(self, reactor: Reactor, connection_options: ConnectionOptions = DEFAULT_CONNECTION_OPTIONS) -> None:
