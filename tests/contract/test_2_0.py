@@ -1,11 +1,10 @@
-"""What gearmand 2.0 does otherwise than 1.1, which `MemoryJobServer` imitates: see the table in docs/gearman.md §0.
+"""What gearmand 2.0 does otherwise than 1.1, which `MemoryJobServer` imitates: see the table in docs/gearman.md §16.
 
 Each test here has one of 1.1 beside it in that table, which is run against `MemoryJobServer` as well.
 """
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,15 +19,13 @@ from txgearman.packets import (
     SUBMIT_JOB_HIGH_BG,
     SUBMIT_JOB_LOW,
     SUBMIT_JOB_LOW_BG,
-    WORK_FAIL,
     PacketType,
 )
 
-from ..programs import require_program
 from .harness import RealServer
-from .test_5_status import UNKNOWN, run
+from .test_5_status import UNKNOWN
 from .test_6_client_disconnect import abandon, can_do
-from .test_7_worker import disconnect, grab, queue
+from .test_7_worker import grab, queue
 from .test_9_epoch_reduce import handles_of_all, later, soon, submit_epoch, wait_until_due, worker_of
 
 pytestmark = [pytest.mark.daemon("gearmand"), pytest.mark.gearmand("2.0")]
@@ -118,27 +115,3 @@ def test_h9_worker_that_falls_asleep_frees_a_good_job(server: RealServer) -> Non
     assert grab(worker, 1) == [abandoned]
     assert handles_of_all(worker) == []
     assert client.so_far() == []
-
-
-# Retries.
-
-
-def disables_retries() -> bool:
-    """Whether --job-retries=0 has the meaning that it has since 2.0.0."""
-    command = [require_program("gearmand"), "--help"]
-    ran = subprocess.run(command, capture_output=True, check=True, text=True)
-    return "Use 0 to disable retries" in " ".join(ran.stdout.split())
-
-
-def test_job_retries_0_is_one_attempt_since_2_0_0(start: Start) -> None:
-    """And without limit in 2.0.0 itself, as in 1.1."""
-    server = start("--job-retries=0")
-    client = server.peer()
-    (handle,) = queue(client, b"f", submit=SUBMIT_JOB)
-    if disables_retries():
-        disconnect(server, run(server, handle), handle, then=UNKNOWN)
-        assert client.so_far() == [(WORK_FAIL, [handle])]
-    else:
-        for _ in range(3):
-            disconnect(server, run(server, handle), handle)
-        assert client.so_far() == []
