@@ -33,7 +33,20 @@ from txgearman import (
     TaskLost,
     TaskTimedOut,
 )
-from txgearman.packets import CAN_DO, GET_STATUS, JOB_CREATED, NOOP, PRE_SLEEP, STATUS_RES
+from txgearman.packets import (
+    CAN_DO,
+    ECHO_REQ,
+    ECHO_RES,
+    GET_STATUS,
+    GRAB_JOB,
+    JOB_CREATED,
+    NOOP,
+    PRE_SLEEP,
+    STATUS_RES,
+    SUBMIT_JOB,
+    WORK_COMPLETE,
+    WORK_DATA,
+)
 from txgearman.testing import MemoryJobServer
 from txgearman.validation import MAX_HANDLE
 
@@ -320,6 +333,38 @@ async def test_h6_the_longest_handle_is_asked_about_and_found() -> None:
             worker = await connect_worker(server.port, b"work", do=repeat)
             assert await task == b"abc"
         await worker.close()
+
+
+def test_h6_status_of_a_longer_handle_is_not_answered(gearmand: Gearmand) -> None:
+    """The next answer comes in its place, or the connection is closed."""
+    longest = b"x" * MAX_HANDLE
+    peer = SocketPeer(gearmand.port)
+    assert peer.ask(GET_STATUS.request(longest)) == (STATUS_RES, [longest, b"0", b"0", b"0", b"0"])
+    peer.close()
+    with socket.create_connection(("127.0.0.1", gearmand.port), 10.0) as plain:
+        plain.sendall(GET_STATUS.request(longest + b"x") + ECHO_REQ.request(b"next"))
+        try:
+            answer = plain.recv(4096)
+        except ConnectionResetError:
+            answer = b""
+    assert answer in {b"", ECHO_RES.response(b"next")}
+
+
+def test_c5_client_that_does_not_read_does_not_slow_the_worker(gearmand: Gearmand) -> None:
+    """gearmand holds all that the worker sends, more than the buffers of sockets do."""
+    client, worker = SocketPeer(gearmand.port), SocketPeer(gearmand.port)
+    handle = client.submit(SUBMIT_JOB.request(b"f", b"", b""))
+    worker.send(CAN_DO.request(b"f"))
+    assert worker.ask(GRAB_JOB.request())[1][0] == handle
+    chunks = [b"%d" % number * 1_000_000 for number in range(10)] * 3
+    for chunk in chunks:
+        worker.send(WORK_DATA.request(handle, chunk))
+    worker.send(WORK_COMPLETE.request(handle, b""))
+    assert worker.so_far() == []
+    assert [client.receive() for _ in chunks] == [(WORK_DATA, [handle, chunk]) for chunk in chunks]
+    assert client.receive() == (WORK_COMPLETE, [handle, b""])
+    client.close()
+    worker.close()
 
 
 @pytest.mark.gearmand("1.1")
