@@ -18,10 +18,16 @@ if IN_XDIST:
     Coverage(data_suffix=True).start()
 
 
+module = ""
+
+
 def pytest_runtest_logstart(nodeid: str) -> None:
+    global module
     running = Coverage.current()
-    if running is not None:  # there is none in the process that distributes the tests
-        running.switch_context(nodeid.split("::")[0])
+    before, module = module, nodeid.split("::")[0]
+    # Each switch writes down what was measured. There is no measurement in the process that distributes the tests.
+    if module != before and running is not None:
+        running.switch_context(module)
 
 
 def pytest_unconfigure() -> None:
