@@ -1,4 +1,4 @@
-"""What client, worker and admin client share as services."""
+"""What client, worker, admin client and dashboard share as services."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .validation import MAX_FUNCTION, name_bytes
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["GearmanService", "PoolService", "service_repr"]
+__all__ = ["ContextService", "GearmanService", "PoolService", "service_repr"]
 
 
 def service_repr(service: Service, servers: Iterable[ServerInfo]) -> str:
@@ -36,8 +36,25 @@ def service_repr(service: Service, servers: Iterable[ServerInfo]) -> str:
     return f"<{type(service).__name__} of {states}>"
 
 
-class GearmanService(Service):
-    """A service that is also an async context manager, which starts and stops it.
+class ContextService(Service):
+    """A service that is also an async context manager, which starts and stops it."""
+
+    async def __aenter__(self) -> Self:
+        self.startService()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stopService()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return succeed(None)
+
+
+class GearmanService(ContextService):
+    """What client, worker and admin client share.
 
     :ivar _random: the source of all random numbers of the service.
     :raises TypeError, ValueError: for an invalid argument.
@@ -65,19 +82,6 @@ class GearmanService(Service):
         reactor_thread = threadable.ioThread
         if reactor_thread not in (None, threading.get_ident()) and not isinstance(self._reactor, Clock):
             raise RuntimeError(f"{type(self).__name__} must be used in the reactor's thread: {_remedy(reactor_thread)}")
-
-    async def __aenter__(self) -> Self:
-        self.startService()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.stopService()
-
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        return succeed(None)
 
 
 def _remedy(reactor_thread: int) -> str:

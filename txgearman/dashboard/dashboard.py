@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import TracebackType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.web.resource import Resource
 
@@ -16,15 +14,13 @@ from ..connection.addresses import Address
 from ..connection.options import CONNECT_TIMEOUT
 from ..connection.reactor import Reactor, reactor_or_default
 from ..connection.tls import TLSOptions
+from ..service import ContextService
 from ..validation import positive_seconds
 from .document import Document
 from .events import EventStreams
 from .lookups import JobLists
 from .poller import Poller
 from .resource import DashboardResource
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["Dashboard"]
 
@@ -38,7 +34,7 @@ MAX_ANSWER: Final = 64 * 1024 * 1024
 """Bytes of one answer of a server: more than a million jobs, or 20,000 workers with a hundred functions each."""
 
 
-class Dashboard(Service):
+class Dashboard(ContextService):
     """A web page that shows job servers, functions and workers, and changes nothing.
 
     ::
@@ -109,15 +105,6 @@ class Dashboard(Service):
         self.resource: Resource = DashboardResource(
             self._poller, self._streams, self._admin, self._client, lists, hosts, server_timeout
         )
-
-    async def __aenter__(self) -> Self:
-        self.startService()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.stopService()
 
     def startService(self) -> None:
         """Start to poll. A stopped dashboard can be started again."""
