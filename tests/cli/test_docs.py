@@ -83,6 +83,14 @@ def test_examples_of_page_are_valid() -> None:
     assert [line for line in lines if not is_valid(line)] == []
 
 
+def test_commands_of_guide_are_valid() -> None:
+    pages = [path.read_text("utf-8") for path in (ROOT / "docs").glob("guide/*.md")]
+    blocks = [block for page in pages for block in re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)]
+    lines = commands_in("\n".join(blocks))
+    assert "txgearman ping" in lines
+    assert [line for line in lines if not is_valid(line)] == []
+
+
 def test_examples_of_readme_are_valid() -> None:
     lines = commands_in("\n".join(re.findall(r"^txgearman .*", README, re.MULTILINE)))
     assert len(lines) > 3
