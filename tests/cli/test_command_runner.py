@@ -14,6 +14,7 @@ from txgearman import GearmanClient, JobHandle, TaskException, TaskFailed
 from txgearman.cli.command_runner import MAX_ERRORS, MAX_LINE, CommandRunner
 from txgearman.testing import MemoryJobServer
 
+from ..watched_log import WatchedLog
 from .harness import is_alive, reactor
 from .test_processes import read_pid, until
 
@@ -132,6 +133,14 @@ async def test_failure_says_how_command_ended(site: Site, script: str, reason: s
     with pytest.raises(TaskException) as failure:
         await site.run("sh", "-c", script, exceptions=True)
     assert failure.value.data.decode().startswith(reason)
+
+
+@pytest.mark.parametrize("exceptions", [False, True])
+async def test_last_line_of_errors_is_logged(site: Site, *, exceptions: bool) -> None:
+    """Of a background job, nobody else gets them."""
+    with WatchedLog() as log, pytest.raises(TaskFailed):
+        await site.run("sh", "-c", "echo one >&2; echo no such file >&2; exit 3", exceptions=exceptions)
+    assert [text for text in log.texts() if text.endswith(": sh exited with 3: no such file")]
 
 
 async def test_time_out_kills_child_that_holds_pipe_after_exit_of_command(site: Site, tmp_path: Path) -> None:

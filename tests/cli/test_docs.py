@@ -77,6 +77,12 @@ def test_help_has_valid_example(name: str) -> None:
     assert [line for line in lines if not is_valid(line)] == []
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_terminal_of_80_columns(name: str) -> None:
+    context = click.Context(COMMANDS[name], info_name=f"txgearman {name}", terminal_width=80, max_content_width=80)
+    assert [line for line in COMMANDS[name].get_help(context).splitlines() if len(line) > 80] == []
+
+
 def test_examples_of_page_are_valid() -> None:
     lines = commands_in(PAGE.partition("## Examples")[2].partition("\n## ")[0])
     assert len(lines) == 10

@@ -260,6 +260,11 @@ async def test_invalid_function_name_exits_with_2() -> None:
         (["resize", "-s", "localhost", "--jobs", "4", "--", "cat"], "options must precede FUNCTION, such as -s here"),
         (["resize", "--verbose"], "a COMMAND that begins with - must follow --: txgearman work [OPTIONS] FUNCTION -- "),
         ([f"f={HERE}:shout", "-j", "4"], "options must precede FUNCTION, such as -j here"),
+        (
+            ["f", "cat", "--jobs", "4"],
+            "options must precede FUNCTION, such as --jobs here; a COMMAND that has it must",
+        ),
+        (["f", "cat", "--drain=4"], "options must precede FUNCTION, such as --drain here"),
         (["f", "--"], "missing COMMAND"),
         (["--max-output", "5", f"f={HERE}:shout"], "require a COMMAND"),
     ],

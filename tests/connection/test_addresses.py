@@ -253,7 +253,7 @@ def test_tls_without_its_library_is_a_clear_error(monkeypatch: pytest.MonkeyPatc
         ("[10.0.0.1]:4730", "the host in brackets must be an IPv6 address"),
         ("[jobs]:4730", "the host in brackets must be an IPv6 address, not 'jobs'"),
         ("host:0", "must be from 1 to 65535"),
-        ("host:65536", "must be from 1 to 65535"),
+        ("10.0.0.1:655360", "must be from 1 to 65535"),
     ],
 )
 def test_invalid_address_is_refused(address: str, complaint: str) -> None:

@@ -12,12 +12,16 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from ..errors import JobFailed
+from ..validation import short_text
 from ..worker.job import Job
 from .processes import ProcessListener, RunningProcess
 
 __all__ = ["CommandListener", "CommandRunner"]
 
 _log = Logger()
+
+MAX_LOGGED: Final = 200
+"""Characters of a failed command's last line of errors that are logged."""
 
 MAX_ERRORS: Final = 64 * 1024
 """Bytes of standard error that are kept, of its end."""
@@ -162,26 +166,34 @@ class _CommandRun(ProcessListener):
 
     def _end(self, code: int, result: bytes, errors: bytes) -> None:
         if code:
-            self._fail(_describe_end(code), errors)
+            self._fail(_describe_end(code), errors, _last_line(errors))
             return
         if errors:
             self._job.send_warning(errors)
         self.ended.callback(result)
 
-    def _fail(self, reason: str, errors: bytes) -> None:
+    def _fail(self, reason: str, errors: bytes, detail: str = "") -> None:
         """Fail the job.
 
-        :param errors: what is sent about it.
+        :param errors: what is sent about it. Of a background job, nobody gets it.
+        :param detail: of the errors, for the log.
         """
         program = self._runner.program
         if self._runner.exceptions:
-            _log.info("{job}: {program} {reason}", job=str(self._job), program=program, reason=reason)
+            text = f"{program} {reason}{detail}"
+            _log.info("{job}: {text}", job=str(self._job), text=text)
             self._job.send_exception(errors or f"{program} {reason}".encode())
             self.ended.callback(b"")
             return
         if errors:
             self._job.send_warning(errors)
-        self.ended.errback(JobFailed(f"{program} {reason}"))
+        self.ended.errback(JobFailed(f"{program} {reason}{detail}"))
+
+
+def _last_line(errors: bytes) -> str:
+    """Return the last line of a program's errors, to be appended to how it ended; empty if there is none."""
+    line = errors.rstrip().rpartition(b"\n")[2]
+    return f": {short_text(line, MAX_LOGGED)}" if line else ""
 
 
 def _describe_end(code: int) -> str:

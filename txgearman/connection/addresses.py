@@ -30,7 +30,7 @@ Twisted client endpoint; an endpoint; or a name for the server and an endpoint."
 
 
 _HOST: Final = re.compile(
-    r"(?:(?P<tls>tls:(?!\d*$))|tcp:(?=.*:))?(?:\[(?P<v6>[^]]*)\]|(?P<host>[^][:\\=/\s]+))(?::(?P<port>\d{1,5}))?",
+    r"(?:(?P<tls>tls:(?!\d*$))|tcp:(?=.*:))?(?:\[(?P<v6>[^]]*)\]|(?P<host>[^][:\\=/\s]+))(?::(?P<port>\d{1,9}))?",
     re.ASCII,
 )
 

@@ -39,7 +39,8 @@ def check(functions: tuple[str, ...], servers: Servers, timeout: float, client_i
     there. Servers that do not answer do not count, unless none does, which is unknown. This is a probe for containers.
 
     \b
-    RANGE is 10 (0 to 10), 10: (10 or more), ~:10 (10 or less), 10:20, or @10:20 (not 10 to 20).
+    RANGE is 10 (0 to 10), 10: (10 or more), ~:10 (10 or less), 10:20, or @10:20
+    (not 10 to 20).
     Exit codes:
         0  OK
         1  WARNING

@@ -27,13 +27,13 @@ def metrics(servers: Servers, timeout: float, listen: str | None) -> None:
     before the scraper's time-out are down. /healthz does not query them. This command requires the extra "metrics".
 
     \b
-    gearman_up{server}                                          1 if the server has answered, else 0
+    gearman_up{server}                                          1 if up, else 0
     gearman_version_info{server,version}                        1
-    gearman_jobs{server,function}                               jobs, waiting and running
+    gearman_jobs{server,function}                               all jobs
     gearman_jobs_running{server,function}                       running jobs
     gearman_jobs_waiting{server,function}                       waiting jobs
     gearman_workers{server,function}                            workers
-    gearman_jobs_waiting_by_priority{server,function,priority}  waiting jobs; gearmand only
+    gearman_jobs_waiting_by_priority{server,function,priority}  gearmand only
 
     \b
     Example:

@@ -85,8 +85,9 @@ def work(
     exit code fails the job. The environment variables GEARMAN_FUNCTION, GEARMAN_HANDLE and GEARMAN_UNIQUE describe the
     job. COMMAND has a process group of its own, whose processes are ended with the job.
 
-    Options precede FUNCTION. If COMMAND begins with "-", it must follow "--". It must exist at the start. If it can't
-    be started later, the worker stops with exit code 7, and the server gives the job to another worker.
+    Options precede FUNCTION. If COMMAND begins with "-", or has a long option that is also one of "work", it must
+    follow "--". It must exist at the start. If it can't be started later, the worker stops with exit code 7, and the
+    server gives the job to another worker.
 
     With FUNCTION=package.module:callable, which may be repeated, each job calls a Python function with a Job. The
     function returns bytes. See GearmanWorker.register_function.
@@ -99,10 +100,10 @@ def work(
     arguments. The worker has its own servers, functions and options.
 
     With --processes, child processes run the workers, each with --jobs at a time. Their logs are on standard error,
-    each line with the number of the child. A child that dies is replaced, with a growing delay if that happens again
-    and again; so is one that is not ready in time or that hangs, its stacks in the log. SIGUSR2 replaces all children,
-    one after the other, such as after a change of the code. SIGUSR1 logs the stacks of all children. --count is the
-    number of jobs of all children together.
+    each line after the child's number and process ID. A child that dies is replaced, with a growing delay if that
+    happens again and again; so is one that is not ready in time or that hangs, its stacks in the log. SIGUSR2 replaces
+    all children, one after the other, such as after a change of the code. SIGUSR1 logs the stacks of all children.
+    --count is the number of jobs of all children together.
 
     With -v, it logs a line for each job: function, handle, outcome, seconds, bytes of the workload, bytes sent.
 
@@ -111,7 +112,7 @@ def work(
       txgearman work --jobs 4 resize -- convert - -resize 200x200 -
       txgearman work reverse=mypackage.text:reverse upper=mypackage.text:upper
       txgearman work --http 8080 --app mypackage.workers:worker
-      txgearman work --processes 4 --jobs-per-process 10000 thumbnail=mypackage.images:thumbnail
+      txgearman work --processes 4 --jobs-per-process 10000 up=mypackage.text:up
     """
     child = ChildOptions.take(os.environ)
     if child is not None:
@@ -236,10 +237,23 @@ def _parse_functions(function: str, command: tuple[str, ...], options: dict[str,
             f"options must precede FUNCTION, such as {command[0]} here; a COMMAND that begins with - must follow --: "
             "txgearman work [OPTIONS] FUNCTION -- COMMAND..."
         )
+    else:
+        _check_command(command)
     if not command:
         raise click.UsageError("missing COMMAND: use FUNCTION -- COMMAND..., or FUNCTION=package.module:callable")
     max_output = options.pop("max_output") or MAX_OUTPUT
     return {os.fsencode(function): Command(command, max_output=max_output, **options)}
+
+
+def _check_command(command: tuple[str, ...]) -> None:
+    """Refuse long options of ``work`` in a COMMAND that does not follow ``--``: it would fail, job after job."""
+    known = {option for parameter in click.get_current_context().command.params for option in parameter.opts}
+    for word in command:
+        option = word.partition("=")[0]
+        if option.startswith("--") and option in known:
+            raise click.UsageError(
+                f"options must precede FUNCTION, such as {option} here; a COMMAND that has it must follow --"
+            )
 
 
 def _parse_imports(arguments: tuple[str, ...], options: dict[str, Any]) -> dict[bytes, Any]:
