@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from txgearman.cli.exit_codes import ExitCode
+from txgearman.cli.reactor_loop import REPEAT_TIME
 
 from ..daemons import Gearmand
 from ..programs import open_terminal
@@ -124,6 +125,7 @@ def test_end_of_worker_kills_process_groups_of_its_commands(
         worker.send_signal(signal.SIGTERM)
         if ending == "second signal":
             wait_until(lambda: next_line(worker, "waiting"))
+            time.sleep(REPEAT_TIME)  # or else it is the first one once more
             worker.send_signal(signal.SIGTERM)
         _, errors = worker.communicate(timeout=harness.PROCESS_TIMEOUT)
     assert worker.returncode == (143 if ending == "second signal" else ExitCode.FAILED)

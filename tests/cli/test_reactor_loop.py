@@ -314,6 +314,20 @@ async def test_further_hangup_signals_do_not_exit_at_once(monkeypatch: pytest.Mo
     assert (await finished, exits) == (0, [])
 
 
+async def test_first_signal_may_come_twice_and_another_exits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timeout(1) sends it to the program and then to its process group."""
+    exits: list[int] = []
+    monkeypatch.setattr(os, "_exit", exits.append)
+    command_run = CommandRun(Terminal(reactor))
+    finished = command_run.start(serve)
+    for _ in range(2):
+        command_run.signal_received(signal.SIGTERM)
+    assert exits == []
+    command_run.signal_received(signal.SIGINT)
+    assert exits == [130]
+    assert await finished == 0
+
+
 @pytest.mark.parametrize("ignored", [True, False])
 def test_hangup_signal_that_is_ignored_at_start_stays_so(own_reactor: Any, ignored: bool) -> None:
     """As nohup has it."""
@@ -436,6 +450,7 @@ async def test_errors_that_cant_be_written_do_no_harm() -> None:
 async def test_second_signal_shows_cursor_and_exits(monkeypatch: pytest.MonkeyPatch) -> None:
     exits: list[int] = []
     monkeypatch.setattr(os, "_exit", exits.append)
+    monkeypatch.setattr(reactor_loop, "REPEAT_TIME", 0.0)
     master, slave = open_terminal()
     command_run = CommandRun(Terminal(reactor, 0, slave, slave))
     finished = command_run.start(wait_forever)

@@ -16,7 +16,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from txgearman import GearmanClient
-from txgearman.cli import child, supervisor, worker_pool
+from txgearman.cli import child, reactor_loop, supervisor, worker_pool
 from txgearman.cli.child import Child
 from txgearman.cli.child_process import WorkerProcess
 from txgearman.cli.exit_codes import ExitCode
@@ -116,6 +116,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The codes with which this process would have exited at once."""
     codes: list[int] = []
     monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(reactor_loop, "REPEAT_TIME", 0.0)
     return codes
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -27,6 +28,10 @@ Main = Callable[[Terminal], Coroutine[Any, Any, int]]
 
 STOP_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 """Signals that cancel the command. (Windows lacks SIGHUP.)"""
+
+REPEAT_TIME: Final = 0.3
+"""Seconds after the first signal within which the same one is no second one: timeout(1) sends each twice, and a program
+that passes Ctrl-C on sends what the terminal has sent already."""
 
 DEADLY_SIGNALS: Final = ("SIGQUIT", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 """Other signals that end a program by default. They end it at once, but not before its children."""
@@ -51,7 +56,8 @@ class CommandRun:
     """One run of a command.
 
     SIGINT, SIGTERM or SIGHUP cancels it, so that it can clean up; SIGHUP only where it was not ignored at the start, as
-    nohup has it. After that, SIGINT or SIGTERM exits at once. SIGHUP does not: a terminal that is closed sends several.
+    nohup has it. After that, SIGINT or SIGTERM exits at once, unless it is the same one within `REPEAT_TIME`.
+    SIGHUP does not: a terminal that is closed sends several.
 
     A service, such as a worker, catches the `CancelledError` and returns an exit code once it has ended in good order:
     0 after SIGTERM and SIGHUP. After Ctrl-C, and for all other commands, the exit code is 128 plus the number of the
@@ -61,6 +67,7 @@ class CommandRun:
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._signal = 0
+        self._signalled_at = 0.0
         self._cancelled_by = 0
         self._main: Deferred[int] | None = None
         self._code: int = INTERNAL_ERROR
@@ -95,10 +102,15 @@ class CommandRun:
         """Cancel the command, or exit at once if it has been cancelled before. A handler for `signal.signal`."""
         if not self._signal:
             self._signal = number
+            self._signalled_at = time.monotonic()
             self._limit_stop()
             self._terminal.reactor.callFromThread(self._cancel)
-        elif number in _signals_of(("SIGINT", "SIGTERM")):
+        elif number in _signals_of(("SIGINT", "SIGTERM")) and not self._is_repeated(number):
             self._terminal.exit(128 + number)
+
+    def _is_repeated(self, number: int) -> bool:
+        """Return whether a signal is the first one once more."""
+        return number == self._signal and time.monotonic() - self._signalled_at < REPEAT_TIME
 
     def _limit_stop(self) -> None:
         """Exit after the limit that the command has set. In a thread: the code of a job may block the reactor."""
