@@ -215,13 +215,15 @@ def main() -> None:
     running = commands.add_parser("run")
     running.add_argument("list", type=Path)
     running.add_argument("--seconds", type=float, default=math.inf, help="how long to try a mutant at most")
+    running.add_argument("--tests", nargs="+", default=["tests", "txgearman"], help="the tests to try, as for pytest")
     arguments = parser.parse_args()
     if arguments.command == "choose":
         print(*choose(arguments.count), sep="\n")
     else:
         from .mutant_runs import run  # it measures what is imported from then on
 
-        sys.exit(run([Mutant.read(line) for line in arguments.list.read_text("utf-8").splitlines()], arguments.seconds))
+        mutants = [Mutant.read(line) for line in arguments.list.read_text("utf-8").splitlines()]
+        sys.exit(run(mutants, arguments.seconds, arguments.tests))
 
 
 if __name__ == "__main__":
