@@ -84,6 +84,10 @@ def _submit_request(make: Any, function: str, workload: str | None, servers: Ser
     options.pop("lines", None)
     if lines is not None and workload not in (None, "-"):
         raise click.UsageError("WORKLOAD must be - or omitted with --lines, which reads workloads from standard input")
+    if lines is not None and options["unique"] not in ("", "-"):
+        raise click.UsageError(
+            f"--unique must be - with --lines, not {options['unique']!r}: all lines would be one job"
+        )
     high, low = options.pop("high"), options.pop("low")
     if high and low:
         raise click.UsageError("--high and --low can't be used together")
