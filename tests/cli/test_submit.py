@@ -374,7 +374,7 @@ async def test_closed_output_exits_with_141(server_option: list[str], workers: W
         (["submit", "f", "x", "--lines"], "reads workloads from standard input"),
         (["submit", "f", "--at", "+1h"], "--at requires --background"),
         (["submit", "f", "-b", "--retries", "2"], "--retries can't be used with --background"),
-        (["submit", "f", "-n", "-u", "k"], "--unique must be - with --lines, not 'k': all would be one job"),
+        (["submit", "f", "-n", "-u", "k"], "--unique must be - with --lines, not 'k': all lines would be one"),
         (["submit", "f", "-t", "0"], "must be a duration above 0"),
         (["submit", "f", "-t", "soon"], "must be a duration above 0"),
         (["submit", "f", "-b", "--at", "tomorrow"], "must be 90s, 5m, +1h or 1d from now"),
