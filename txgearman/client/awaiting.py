@@ -81,7 +81,9 @@ class AwaitingConnection:
 
     def _serve(self, server: JobServer[GearmanClientProtocol]) -> None:
         """Send the tasks that wait for a server if it is ready, or else route them again."""
-        queue = self.by_server[server]
+        queue = self.by_server.get(server)
+        if queue is None:
+            return
         self._send(queue, len(queue), server)
         self._route_all(queue)
         if not queue and self.by_server.get(server) is queue:

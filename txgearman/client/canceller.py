@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 
 from ..admin.commands import cancel_job
 from ..admin.protocol import AdminFactory, AdminProtocol
-from ..connection.factory import GearmanFactory
+from ..connection.factory import ConnectionListener, GearmanFactory
 from ..connection.options import ConnectionOptions
 from ..connection.pool import JobServer
 from ..connection.reactor import Reactor
@@ -42,9 +41,9 @@ class JobCanceller:
     """Asks servers to drop jobs."""
 
     def __init__(self, reactor: Reactor, connection_options: ConnectionOptions, source: random.Random) -> None:
-        # A command is answered within server_timeout, and no connection stays for longer than its commands.
-        connection_options = replace(connection_options, heartbeat=None)
-        self._make_factory = partial(AdminFactory, reactor, connection_options=connection_options, source=source)
+        self._reactor = reactor
+        self._connection_options = connection_options
+        self._random = source
         self._connections: dict[JobServer[GearmanClientProtocol], _SharedConnection] = {}
         self._closing: dict[GearmanFactory[AdminProtocol], None] = {}
         self._closed: Waiters[None] = Waiters()
@@ -64,6 +63,13 @@ class JobCanceller:
         answered = connection.server.use(lambda protocol: protocol.ask(command.line))
         answered.addBoth(self._release, server, connection)
         return answered.addCallback(command.parse)
+
+    def _make_factory(self, *, name: str, listener: ConnectionListener[AdminProtocol]) -> AdminFactory:
+        # A command is answered within server_timeout, and no connection stays for longer than its commands.
+        options = replace(self._connection_options, heartbeat=None)
+        return AdminFactory(
+            self._reactor, name=name, listener=listener, connection_options=options, source=self._random
+        )
 
     def _release(self, outcome: T, server: JobServer[GearmanClientProtocol], connection: _SharedConnection) -> T:
         """Close the connection if no answer is outstanding on it."""

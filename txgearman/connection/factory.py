@@ -171,7 +171,8 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
         self.next_attempt = None
         if self.connection is not None and self.connection.error is None:
             self.connection.close(error, timeout)
-        self._awaiting.fire(Failure(error))
+        if self._awaiting:
+            self._awaiting.fire(Failure(error))
         return self._stopping.wait() if self._active else succeed(None)
 
     def _retire(self, connection: ConnectionT | None, timeout: float = CLOSE_TIMEOUT) -> Deferred[None]:
@@ -276,7 +277,8 @@ class GearmanFactory(ReconnectingClientFactory, Generic[ConnectionT]):
     def _report_down(self, error: Exception) -> None:
         if self._listener is not None:
             self._listener.connection_down(self, error)
-        self._awaiting.fire(Failure(self._stopped_by or error))
+        if self._awaiting:
+            self._awaiting.fire(Failure(self._stopped_by or error))
 
     def _report_stopped(self) -> None:
         if not self.continueTrying:

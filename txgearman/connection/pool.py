@@ -470,7 +470,8 @@ class ServerPool(Generic[ConnectionT]):
             factory.stop(error, timeout).addCallback(self._factory_stopped, factory)
         stopped = self._stopped.wait() if self._stopping else succeed(None)
         self._observe_stopped(known)
-        self._awaiting_ready.fire(Failure(error))
+        if self._awaiting_ready:
+            self._awaiting_ready.fire(Failure(error))
         return stopped
 
     def _factory_stopped(self, _: None, factory: GearmanFactory[ConnectionT]) -> None:
@@ -523,10 +524,14 @@ class ServerPool(Generic[ConnectionT]):
                 self.observe(server.info())
 
     def _count_states(self) -> None:
-        self._ready = [server for server in self._servers if server.connection is not None]
-        for server in self._ready:
-            server.background = 0  # else one that is new would get all until it has as many as the others
-        self.connecting = sum(server.reachable for server in self._servers) - len(self._ready)
+        self._ready = []
+        self.connecting = 0
+        for server in self._servers:
+            if server.connection is not None:
+                self._ready.append(server)
+                server.background = 0  # else one that is new would get all until it has as many as the others
+            elif server.reachable:
+                self.connecting += 1
         self._brought_forward = False
 
     @property

@@ -108,6 +108,8 @@ class DeadlineQueue(Generic[T]):
 
     def pop_all(self) -> list[T]:
         """Remove all items, and return them in the order in which they were added."""
+        if not self._heap:
+            return []  # and there is no timer
         items = list(self._items.values())
         self._items.clear()
         self._numbers.clear()

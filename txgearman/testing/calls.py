@@ -46,7 +46,7 @@ class PendingCalls:
     """The calls of services on a clock whose Deferreds have not fired."""
 
     def __init__(self) -> None:
-        self._calls: WeakKeyDictionary[Deferred[object], str] = WeakKeyDictionary()
+        self._calls: WeakKeyDictionary[Deferred[object], str] | None = None  # few tests have any
         self._text = ""
 
     def service_made(self, service: GearmanService) -> None:
@@ -64,24 +64,29 @@ class PendingCalls:
         service = reference()
         kind = type(service)
         deferred: Deferred[Any] = getattr(kind, name)(service, *arguments, **options)
+        if self._calls is None:
+            self._calls = WeakKeyDictionary()
         self._calls[deferred] = f"{kind.__name__}.{name}() called at {calling_place()}"
         return deferred.addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> Failure:
         return Failure(AssertionError(self._text)) if self._text and failure.check(CancelledError) else failure
 
-    def _pending(self) -> list[Deferred[object]]:
-        return [deferred for deferred in self._calls if not deferred.called or isinstance(deferred.result, Deferred)]
+    def _pending(self) -> list[tuple[Deferred[object], str]]:
+        calls = self._calls.items() if self._calls is not None else ()
+        return [
+            (deferred, text) for deferred, text in calls if not deferred.called or isinstance(deferred.result, Deferred)
+        ]
 
     def describe(self) -> list[str]:
         """Return a line for each."""
-        return _first_of([f"{self._calls[deferred]} has no outcome" for deferred in self._pending()], "calls")
+        return _first_of([f"{text} has no outcome" for _, text in self._pending()], "calls")
 
     def fail(self, text: str) -> bool:
         """Fail them with an `AssertionError`; return whether there are any."""
         pending = self._pending()
         self._text = text
-        for deferred in pending:
+        for deferred, _ in pending:
             deferred.cancel()
         self._text = ""
         return bool(pending)

@@ -88,8 +88,13 @@ class MemoryClock(Clock):
         *args: object,
         **kw: object,
     ) -> IDelayedCall:
-        call = DelayedCall(self.rightNow + delay, callable, args, kw, self.calls.remove, self._reset, self.seconds)
-        self._insert(call)
+        due = self.rightNow + delay
+        calls: list[Any] = self.calls
+        call = DelayedCall(due, callable, args, kw, calls.remove, self._reset, self.seconds)
+        if calls and calls[-1].time > due:
+            self._insert(call)
+        else:
+            calls.append(call)
         if not sys._getframe(1).f_globals.get("__name__", "").startswith("txgearman."):
             call.creator = [calling_place()]
         return call

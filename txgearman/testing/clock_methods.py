@@ -42,7 +42,7 @@ class ClockMethods(ABC):
         """
         deferred = ensureDeferred(outcome)
         self._faults.settle()
-        known = self._group.results.get(deferred)
+        known = self._group.raised_before(deferred)
         if known is not None:
             known.raiseException()
         # No callback is added to one that is pending, so that its result is still there for the next call.
@@ -51,7 +51,7 @@ class ClockMethods(ABC):
         failed: list[Failure] = []
         deferred.addErrback(failed.append)
         for failure in failed:
-            self._group.results[deferred] = failure
+            self._group.note_raised(deferred, failure)
             failure.raiseException()
         return cast("T", deferred.result)
 
@@ -120,12 +120,13 @@ class ClockMethods(ABC):
         """
         clock = self.clock
         if isinstance(clock, MemoryClock):
-            times = [call.time for call in clock.calls[:1]]  # a call that was delayed since gets its place there
+            calls: list[Any] = clock.calls
+            next_time = calls[0].time if calls else math.inf  # a call that was delayed since gets its place there
         else:
-            times = [call.getTime() for call in clock.getDelayedCalls()]
-        due = [time for time in times if time <= end + TOLERANCE]
-        clock.advance(max(0.0, min(due, default=end) - clock.seconds()))
-        return bool(due)
+            next_time = min([call.getTime() for call in clock.getDelayedCalls()], default=math.inf)
+        due = next_time <= end + TOLERANCE
+        clock.advance(max(0.0, (next_time if due else end) - clock.seconds()))
+        return due
 
     def _advance(self, seconds: float) -> list[BaseException]:
         """Advance as `advance` does, and return what was raised."""

@@ -117,6 +117,7 @@ class FaultRegistry:
 
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
+        self._clock = reactor if isinstance(reactor, Clock) else None
         self.active: list[Fault] = []
         self.injected: list[Fault] = []
 
@@ -146,12 +147,15 @@ class FaultRegistry:
 
     def settle(self) -> None:
         """Run everything that is due now, if the reactor is a `Clock`."""
-        if isinstance(self._reactor, Clock):
-            self._reactor.advance(0)
+        if self._clock is not None:
+            self._clock.advance(0)
 
     def first(self, kind: type[AnyFault]) -> AnyFault | None:
         """Return the oldest active fault of a kind."""
-        return next((fault for fault in self.active if isinstance(fault, kind)), None)
+        for fault in self.active:
+            if isinstance(fault, kind):
+                return fault
+        return None
 
     def active_of(self, kind: type[AnyFault]) -> list[AnyFault]:
         """Return the active faults of a kind."""

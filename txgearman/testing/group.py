@@ -81,7 +81,6 @@ class ServerGroup:
     :ivar calls: the other calls of services that have no outcome.
     :ivar places: where the newest jobs were submitted whose tasks or batches have ended.
     :ivar logged: the failures that were logged.
-    :ivar results: the failures that `MemoryJobServer.result_of` has raised, by their Deferred.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -98,12 +97,13 @@ class ServerGroup:
         self.calls = PendingCalls()
         self.places: OrderedDict[JobHandle, str] = OrderedDict()  # a dict takes long to find its first entry
         self.logged = LoggedErrors()
-        self.results: WeakKeyDictionary[Deferred[Any], Failure] = WeakKeyDictionary()
+        self._raised: WeakKeyDictionary[Deferred[Any], Failure] | None = None
 
     @property
     def servers(self) -> list[GroupedServer]:
         """Those that are not closed, the oldest first."""
-        return list(self._by_name.values())
+        # To iterate over a weak dictionary itself takes three times as long.
+        return [server for reference in self._by_name.valuerefs() if (server := reference()) is not None]
 
     def add(self, server: GroupedServer, name: str | None) -> str:
         """Add a server.
@@ -188,6 +188,16 @@ class ServerGroup:
         """Records of the tasks and batches that are still referenced."""
         # To iterate over a weak dictionary takes a microsecond, even if it is empty.
         return [submit for records in (self.tasks, self.batches) if records for submit in records.values()]
+
+    def note_raised(self, deferred: Deferred[Any], failure: Failure) -> None:
+        """Record the failure of a Deferred that `MemoryJobServer.result_of` raises."""
+        if self._raised is None:
+            self._raised = WeakKeyDictionary()
+        self._raised[deferred] = failure
+
+    def raised_before(self, deferred: Deferred[Any]) -> Failure | None:
+        """Return the failure that `MemoryJobServer.result_of` has raised for this Deferred."""
+        return None if self._raised is None else self._raised.get(deferred)
 
     def fail_waits(self, text: str) -> bool:
         """Fail what a test may wait for with an `AssertionError`: else it would wait for ever.

@@ -142,7 +142,8 @@ class MemoryTransport:
         self._size = 0
         if data and not self.other.disconnecting:
             self.other._receive(data)
-        self._pace_producer()
+        if self._producer is not None:
+            self._pace_producer()
         if self.disconnecting and not self._outgoing and self._producer is None:
             self._disconnect(ConnectionDone(), ConnectionDone())
 

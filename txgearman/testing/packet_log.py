@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from ..packets import ERROR, HEADER_SIZE, PACKET_TYPES, PacketType
@@ -37,7 +37,7 @@ class PacketLog:
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
-        self._entries: deque[tuple[float, int, str, Entry, list[bytes]]] = deque(maxlen=MAX_ENTRIES)
+        self._entries: deque[tuple[float, int, str, Entry, Sequence[bytes]]] = deque(maxlen=MAX_ENTRIES)
         self.listener: Callable[[int, str, Entry, str], None] | None = None
 
     def received(self, connection: int, packet_type: PacketType, arguments: list[bytes]) -> None:
@@ -48,22 +48,22 @@ class PacketLog:
 
     def line_received(self, connection: int, line: bytes) -> None:
         """Record a line of the text protocol from a connection."""
-        self._add(connection, RECEIVED, line[:_MAX_KEPT], [])
+        self._add(connection, RECEIVED, line[:_MAX_KEPT], ())
 
     def sent(self, connection: int, data: bytes) -> None:
         """Record a packet or a text to a connection."""
         kept = data if len(data) <= _MAX_KEPT else data[:_MAX_KEPT]
-        self._add(connection, SENT, kept, [])
+        self._add(connection, SENT, kept, ())
 
     def note(self, connection: int, text: str) -> None:
         """Record what happened to a connection."""
-        self._add(connection, HAPPENED, text, [])
+        self._add(connection, HAPPENED, text, ())
 
     def refused(self, connection: int, text: str) -> None:
         """Record what was refused without an answer, and why."""
-        self._add(connection, REFUSED, text, [])
+        self._add(connection, REFUSED, text, ())
 
-    def _add(self, connection: int, direction: str, entry: Entry, arguments: list[bytes]) -> None:
+    def _add(self, connection: int, direction: str, entry: Entry, arguments: Sequence[bytes]) -> None:
         self._entries.append((self._seconds(), connection, direction, entry, arguments))
         if self.listener is not None:
             self.listener(connection, direction, entry, _content(entry, arguments))
@@ -88,7 +88,7 @@ def is_refusal(entry: Entry) -> bool:
     )
 
 
-def _content(entry: Entry, arguments: list[bytes]) -> str:
+def _content(entry: Entry, arguments: Sequence[bytes]) -> str:
     if isinstance(entry, str):
         return entry
     if isinstance(entry, PacketType):
