@@ -7,9 +7,11 @@ the tests of our users meet them, too. The numbers are those of ``docs/what-serv
 from __future__ import annotations
 
 import socket
+import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -476,6 +478,27 @@ async def test_l5_background_jobs_at_geard_are_there_once_the_client_was_drained
         await client.drain()
     assert len({handle.handle for handle in await gatherResults(handles)}) == 1000
     assert geard.admin("status")[0] == "work\t1000\t0\t0"
+
+
+@pytest.mark.daemon("gearmand")
+@pytest.mark.guarantee(number=5)
+async def test_l6_gearmand_does_not_start_with_a_stored_job_without_workload(tmp_path: Path) -> None:
+    """An empty workload is stored as NULL, which it does not read back. Once the row is gone, it starts."""
+    path = tmp_path / "queue"
+    with Gearmand("--queue-type=libsqlite3", f"--libsqlite3-db={path}") as server:
+        async with GearmanClient([server.address]) as client:
+            await client.add_task_bg("f", b"w", unique="kept")
+            await client.add_task_bg("f", unique="empty")
+        server.stop()
+        with suppress(AssertionError):  # it listens before it reads the queue, or ends too soon for that
+            server.start()
+        await until(lambda: server.exit_code() is not None)
+        assert server.exit_code() == 1
+        server.stop()
+        with closing(sqlite3.connect(path)) as queue, queue:
+            assert queue.execute("DELETE FROM gearman_queue WHERE data IS NULL").rowcount == 1
+        server.start()
+        assert server.admin("status") == ["f\t1\t0\t0", "."]
 
 
 # Whose is it?

@@ -90,7 +90,7 @@ async def submit_all(client: GearmanClient) -> set[str]:
     for number in range(JOBS):
         while True:
             try:
-                await client.add_task_bg("f", unique=f"u{number}")
+                await client.add_task_bg("f", b"w", unique=f"u{number}")  # not empty: L6
                 break
             except GearmanError:
                 again.add(f"u{number}")
