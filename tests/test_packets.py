@@ -628,24 +628,31 @@ ODD_RESULTS = [
 ]
 
 
-def test_several_created_in_a_row_are_handed_out_as_one() -> None:
+SIZES = pytest.mark.parametrize("chosen", [slice(100, 200), slice(0, 20, 2)], ids=["one size", "two sizes"])
+
+
+@SIZES
+def test_several_created_in_a_row_are_handed_out_as_one(chosen: slice) -> None:  # type: ignore[explicit-any]  # that is what slice means
+    created, handles = CREATED[chosen], HANDLES[chosen]
     decoder = Decoder(RES)
     decoder.joins_created = True
-    stream = wire_of(CREATED[:100]) + NOOP.response()
-    assert decoder.feed(stream) == [(JOBS_CREATED, HANDLES[:99]), *CREATED[99:100], (NOOP, [])]
+    stream = wire_of(created) + NOOP.response()
+    assert decoder.feed(stream) == [(JOBS_CREATED, handles[:-1]), created[-1], (NOOP, [])]
     decoder.joins_created = False
-    assert decoder.feed(stream)[:100] == CREATED[:100]
+    assert decoder.feed(stream) == [*created, (NOOP, [])]
     assert decoder.feed(wire_of(COMPLETED[:100])) == COMPLETED[:100]
 
 
-def test_several_completed_in_a_row_are_handed_out_as_one() -> None:
+@SIZES
+def test_several_completed_in_a_row_are_handed_out_as_one(chosen: slice) -> None:  # type: ignore[explicit-any]  # that is what slice means
+    completed = COMPLETED[chosen]
     decoder = Decoder(RES)
     decoder.joins_completed = True
-    stream = wire_of(COMPLETED[:100]) + NOOP.response()
-    bodies = [b"\0".join(arguments) for _, arguments in COMPLETED[:99]]
-    assert decoder.feed(stream) == [(JOBS_COMPLETED, bodies), *COMPLETED[99:100], (NOOP, [])]
+    stream = wire_of(completed) + NOOP.response()
+    bodies = [b"\0".join(arguments) for _, arguments in completed[:-1]]
+    assert decoder.feed(stream) == [(JOBS_COMPLETED, bodies), completed[-1], (NOOP, [])]
     decoder.joins_completed = False
-    assert decoder.feed(stream)[:100] == COMPLETED[:100]
+    assert decoder.feed(stream) == [*completed, (NOOP, [])]
     assert decoder.feed(wire_of(CREATED[:100])) == CREATED[:100]
 
 

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from ..connection.awaitable import AwaitableDeferred
 from ..errors import BatchFailed, ClientStopped, ServerError, TaskLost, TaskRejected, TaskTimedOut
-from ..models import JobHandle, Priority
+from ..models import JobHandle, Priority, job_handle
 from ..packets import JOB_CREATED, PacketType
 from ..validation import MAX_UNIQUE, name_bytes, payload_bytes
 from .shared_job import Jobs, Tombstone
@@ -81,7 +81,7 @@ class JobHandles(Sequence[JobHandle]):
         return JobHandle(self._servers[index], self._handles[index])
 
     def __iter__(self) -> Iterator[JobHandle]:
-        return map(JobHandle, self._servers, self._handles)
+        return map(job_handle, zip(self._servers, self._handles, strict=True))
 
 
 BatchResult: TypeAlias = list[bytes] | JobHandles
@@ -494,8 +494,10 @@ class Part:
 
     def fitting(self) -> int:
         """Return how many of the jobs to write at once."""
-        sizes = list(accumulate(map(len, self.batch.workloads(self.places[:MAX_PART_JOBS]))))
-        return len(sizes) if sizes[-1] <= MAX_PART_BYTES else bisect_right(sizes, MAX_PART_BYTES) or 1
+        workloads = self.batch.workloads(self.places[:MAX_PART_JOBS])
+        if sum(map(len, workloads)) <= MAX_PART_BYTES:
+            return len(workloads)
+        return bisect_right(list(accumulate(map(len, workloads))), MAX_PART_BYTES) or 1
 
     def packets(self) -> bytes:
         """Return the submits of the jobs."""
