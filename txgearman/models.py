@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from functools import partial
+from typing import Final, NamedTuple, Protocol, cast
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-__all__ = ["JobHandle", "JobStatus", "Priority", "TaskInfo", "TaskSnapshot", "decode_text"]
+__all__ = ["JobHandle", "JobStatus", "Priority", "TaskInfo", "TaskSnapshot", "decode_text", "job_handle"]
 
 
 def decode_text(text: str | bytes) -> str:
@@ -51,6 +53,10 @@ class JobHandle(NamedTuple):
         if not (server and handle) or str(parsed) != text:
             raise ValueError(f"text must be a job handle such as '10.0.0.1:4730//H:host:12', not {text!r}")
         return parsed
+
+
+job_handle: Final = cast(Callable[[tuple[str, bytes]], JobHandle], partial(tuple.__new__, JobHandle))
+"""Make a `JobHandle` of its two fields: in a third of the time that the class takes."""
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,8 @@ class Dispatcher:
         self._unfinished += 1
         if self._prepares and not self._prepare(task, deferred):
             return deferred
-        timeout = task._timeout
-        if timeout is not None:
-            self._timeouts.add(task, timeout)
+        if task._timeout is not None:
+            self._timeouts.add(task, task._timeout)
         if self._max_in_flight is not None and (self._admission_queue or self._admitted > self._max_in_flight):
             self._admission_queue.append(task)
         elif (

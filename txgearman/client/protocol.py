@@ -223,7 +223,10 @@ class GearmanClientProtocol(GearmanProtocol):
         self.writing_paused = False
         self._cork()
         while not self.writing_paused and (work := self._backlog.pop()) is not None:
-            self._send_work(work)
+            if isinstance(work, Task):
+                self._send_task(work)  # as _send_work() does, with a call less
+            else:
+                self._send_part(work)
         self._uncork()
         if not self.writing_paused:
             super().resumeProducing()

@@ -24,7 +24,7 @@ from ..connection.awaitable import AwaitableDeferred
 from ..errors import ClientStopped, RequestUnsupported, ServerError, TaskException, TaskLost, TaskRejected
 from ..failures import for_log
 from ..log_fields import task_fields
-from ..models import JobHandle, Priority
+from ..models import JobHandle, Priority, job_handle
 from ..packets import (
     JOB_CREATED,
     SUBMIT_JOB,
@@ -348,8 +348,10 @@ class Task:
         if unique is not _NO_UNIQUE:
             unique_bytes = name_bytes("unique", unique, MAX_UNIQUE)
             self._leading_arguments = b"%b%b\0" % (self._leading_arguments[:-1], unique_bytes)
-        plain = _PLAIN_BACKGROUND if background else _PLAIN
-        self._options = Options.from_keywords(options, background) if options else plain
+        if options:
+            self._options = Options.from_keywords(options, background)
+        else:
+            self._options = _PLAIN_BACKGROUND if background else _PLAIN
         self._timeout: float | None = None
         if timeout is not ...:
             self._set_timeout(timeout)
@@ -508,7 +510,7 @@ class Task:
         if callback is not None:
             self._call(callback)
         if self._background:
-            self._end(JobHandle(self._server, handle), None, handle)
+            self._end(job_handle((self._server, handle)), None, handle)
 
     def _refused(self, connection: TaskTables, error: ServerError) -> None:
         """Handle an ERROR, or that the server left the submit unanswered."""

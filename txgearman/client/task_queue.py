@@ -25,11 +25,11 @@ class TaskQueue:
     Removing a cancelled task takes constant time on average.
     """
 
-    __slots__ = ("_empty", "_jobs", "_popped", "_tasks")
+    __slots__ = ("_empty", "_jobs", "_pushed", "_tasks")
 
     def __init__(self) -> None:
         self._tasks: deque[Work | None] = deque()  # None for a task that was removed
-        self._popped = 0  # entries that were popped so far: the position of the first one
+        self._pushed = 0  # entries that were appended so far: the position of the next one
         self._empty = 0  # entries that are None
         self._jobs = 0
 
@@ -41,26 +41,31 @@ class TaskQueue:
         """Number of tasks and parts."""
         return len(self._tasks) - self._empty
 
+    @property
+    def _first(self) -> int:
+        """Position of the first entry."""
+        return self._pushed - len(self._tasks)
+
     def append(self, task: Work) -> None:
         """Add a task at the end, and become its holder."""
-        task._position = self._popped + len(self._tasks)
+        task._position = self._pushed
+        self._pushed += 1
         task._holder = self
         self._tasks.append(task)
         self._jobs += task._job_count
 
     def prepend(self, task: Work) -> None:
         """Add a task at the beginning, and become its holder."""
-        self._popped -= 1
-        task._position = self._popped
+        task._position = self._first - 1
         task._holder = self
         self._tasks.appendleft(task)
         self._jobs += task._job_count
 
     def pop(self) -> Work | None:
         """Remove and return the first task; None if there is none."""
-        while self._tasks:
-            task = self._tasks.popleft()
-            self._popped += 1
+        tasks = self._tasks
+        while tasks:
+            task = tasks.popleft()
             if task is not None:
                 task._holder = None
                 self._jobs -= task._job_count
@@ -74,12 +79,12 @@ class TaskQueue:
 
     def discard(self, task: Work) -> None:
         """Remove a task of this queue."""
-        self._tasks[task._position - self._popped] = None
+        self._tasks[task._position - self._first] = None
         self._empty += 1
         self._jobs -= task._job_count
         if self._empty > self.entries + _MAX_SPARE:
             left = self.pop_all()
-            self._popped = 0
+            self._pushed = 0
             for other in left:
                 self.append(other)
 

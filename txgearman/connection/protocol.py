@@ -221,7 +221,7 @@ class GearmanProtocol(Protocol):
     :ivar _on_connection_lost: called with the reason when the transport has closed, if it is set.
     """
 
-    # There are more than 30. In a dict, CPython would read so many slower, by a tenth of the time of a task.
+    # There are more than 30. In a dict, CPython would read so many slower, by 3 % of the time of a task.
     __slots__ = (
         "_abort_call",
         "_after_read",
@@ -547,7 +547,12 @@ class GearmanProtocol(Protocol):
     def _send(self: Self, request: Outstanding[Self], packet: bytes) -> None:
         """Write the packet of a request, and add the request to the table of outstanding ones."""
         self._outstanding.append(request)
-        self._write(packet)
+        corked, size = self._corked, len(packet)
+        if corked is not None and self._corked_size + size <= _MAX_CORKED:
+            corked.append(packet)  # as _write() does, in the usual case, with a call less
+            self._corked_size += size
+        else:
+            self._write(packet)
         if not self._answer_probe.on:
             self._expect_answer()
 

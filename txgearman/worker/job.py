@@ -13,7 +13,7 @@ from typing_extensions import TypeVarTuple, Unpack
 
 from ..connection.reactor import Reactor, ThreadedReactor
 from ..errors import JobEnded
-from ..models import JobHandle
+from ..models import job_handle
 from ..validation import MAX_NAME, MAX_PAYLOAD, payload_bytes, short_text
 from .threads import ThreadSends
 
@@ -139,7 +139,7 @@ class Job:
         self._thread = get_ident()
         self._sends: ThreadSends | None = None
         self.function = function
-        self.handle = JobHandle(connection.factory.name, assignment.handle)
+        self.handle = job_handle((connection.factory.name, assignment.handle))
         self.workload = assignment.workload
         self.unique = assignment.unique
         self.reducer = assignment.reducer
