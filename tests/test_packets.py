@@ -628,11 +628,11 @@ ODD_RESULTS = [
 ]
 
 
-SIZES = pytest.mark.parametrize("chosen", [slice(100, 200), slice(0, 20, 2)], ids=["one size", "two sizes"])
+OF_ONE_SIZE_OR_TWO = pytest.mark.parametrize("chosen", [slice(100, 200), slice(0, 20, 2)], ids=["one", "two"])
 
 
-@SIZES
-def test_several_created_in_a_row_are_handed_out_as_one(chosen: slice) -> None:  # type: ignore[explicit-any]  # that is what slice means
+@OF_ONE_SIZE_OR_TWO
+def test_several_created_in_a_row_are_handed_out_as_one(chosen: slice) -> None:
     created, handles = CREATED[chosen], HANDLES[chosen]
     decoder = Decoder(RES)
     decoder.joins_created = True
@@ -643,8 +643,8 @@ def test_several_created_in_a_row_are_handed_out_as_one(chosen: slice) -> None: 
     assert decoder.feed(wire_of(COMPLETED[:100])) == COMPLETED[:100]
 
 
-@SIZES
-def test_several_completed_in_a_row_are_handed_out_as_one(chosen: slice) -> None:  # type: ignore[explicit-any]  # that is what slice means
+@OF_ONE_SIZE_OR_TWO
+def test_several_completed_in_a_row_are_handed_out_as_one(chosen: slice) -> None:
     completed = COMPLETED[chosen]
     decoder = Decoder(RES)
     decoder.joins_completed = True
