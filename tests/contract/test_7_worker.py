@@ -149,14 +149,13 @@ def test_job_retries_0_is_no_limit(start: Start) -> None:
         disconnect(server, run(server, handle), handle)
 
 
-@pytest.mark.gearmand("1.1")
 def test_failures_of_jobs_of_one_worker_are_sent_in_order_of_requeue(start: Start) -> None:
     """By function, the one registered last first; within a function, the job grabbed last first."""
     server = start(job_retries=1)
     client = server.peer()
     x1, y1, x2, y2 = queue(client, b"x", b"y", b"x", b"y", submit=SUBMIT_JOB)
     worker = can_do(server, b"x", b"y")
-    assert grab(worker, 4) == [y1, y2, x1, x2]
+    assert {*grab(worker, 4)} == {x1, y1, x2, y2}  # in an order that depends on the release
     disconnect(server, worker, x1, x2, y1, y2, then=UNKNOWN)
     assert client.so_far() == [(WORK_FAIL, [handle]) for handle in (y2, y1, x2, x1)]
 
