@@ -14,11 +14,12 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
 import pytest_twisted
+from _pytest.doctest import DoctestModule
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
@@ -95,6 +96,9 @@ LEFT_OUT = pytest.StashKey[Counter[str]]()
 MEMORY_VERSION = VERSION.decode()
 """The gearmand that `MemoryJobServer` imitates."""
 
+TIER = pytest.StashKey[str]()
+"""The tier of a test."""
+
 LAST_OF_FILE = pytest.StashKey[bool]()
 """Whether the next test, if any, is in another file."""
 
@@ -126,17 +130,25 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(config.stash[WATCHDOG].stop)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+    """Collect no doctests here: the tests have none, and pytest takes long to look for them."""
+    return [collector for collector in (yield) if not isinstance(collector, DoctestModule)]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of other tiers."""
     if config.getoption("guarantees"):
         return
     chosen = tiers.chosen_tiers(config)
-    others = [item for item in items if tiers.tier_of(item) not in chosen]
+    for item in items:
+        item.stash[TIER] = tiers.tier_of(item)
+    others = [item for item in items if item.stash[TIER] not in chosen]
     if others:
         config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if tiers.tier_of(item) in chosen]
-        config.stash[LEFT_OUT].update(map(tiers.tier_of, others))
+        items[:] = [item for item in items if item.stash[TIER] in chosen]
+        config.stash[LEFT_OUT].update(item.stash[TIER] for item in others)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -182,7 +194,7 @@ def require_version_of(item: pytest.Item, *prefixes: str) -> None:
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """Have the guard know what is run."""
     item.stash[LAST_OF_FILE] = nextitem is None or nextitem.path != item.path
-    GUARD.tier = tiers.tier_of(item)
+    GUARD.tier = item.stash[TIER]
     item.config.stash[WATCHDOG].test_starts(SOAK_LIMIT if GUARD.tier == "soak" else LIMIT)
     yield
     GUARD.tier = None

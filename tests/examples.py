@@ -10,13 +10,18 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 
-__all__ = ["of_histories", "of_scenarios", "register_profiles", "some_of"]
+__all__ = ["ANY_TEXT", "of_histories", "of_scenarios", "register_profiles", "some_of"]
 
 T = TypeVar("T")
 
 SHORT, LONG = 30, 2000
 """How many examples the profiles try."""
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+"""What ``st.text()`` is, which in a fresh checkout takes seconds to look at each code point."""
 
 
 def register_profiles() -> None:

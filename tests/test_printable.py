@@ -37,6 +37,7 @@ from txgearman.packets import ERROR, JOB_ASSIGN_ALL, NO_JOB
 from txgearman.testing import MemoryJobServer
 from txgearman.validation import escape_backslashes, printable_name, printable_text, short_text
 
+from .examples import ANY_TEXT
 from .wire import MemoryEndpoint, answer, outcome
 
 HOSTILE: Final = "\x1b]0;x\x07\r\nforged\x7f\x9b1m\u202e\u2028"
@@ -44,7 +45,7 @@ SHOWN: Final = "\\x1b]0;x\\x07\\r\\nforged\\x7f\\u009b1m\\u202e\\u2028"
 DATA: Final = HOSTILE.encode()
 
 
-@given(st.one_of(st.text(), st.binary()))
+@given(st.one_of(ANY_TEXT, st.binary()))
 def test_text_is_printable_whatever_it_was(text: str | bytes) -> None:
     assert printable_text(text).isprintable()
 
@@ -57,7 +58,7 @@ def test_unprintable_characters_are_shown_as_escapes(text: str | bytes, shown: s
     assert printable_text(text) == shown
 
 
-@given(st.one_of(st.text(), st.binary()))
+@given(st.one_of(ANY_TEXT, st.binary()))
 def test_printable_text_leaves_its_own_result_unchanged(text: str | bytes) -> None:
     assert printable_text(printable_text(text)) == printable_text(text)
 
@@ -75,7 +76,7 @@ def test_different_names_are_shown_differently(name: bytes, other: bytes) -> Non
     assert (escape_backslashes(name) == escape_backslashes(other)) is is_same
 
 
-@given(st.one_of(st.text(), st.binary()))
+@given(st.one_of(ANY_TEXT, st.binary()))
 def test_name_is_printable_whatever_it_was(name: str | bytes) -> None:
     assert printable_name(name).isprintable()
 
@@ -180,7 +181,7 @@ def test_long_text_in_an_error_is_cut_and_says_by_how_much(error: Callable[[], G
     assert text.isprintable()
 
 
-@given(st.one_of(st.text(), st.binary()), st.integers(41, 200))
+@given(st.one_of(ANY_TEXT, st.binary()), st.integers(41, 200))
 def test_text_is_cut_to_the_limit_and_says_by_how_much(text: str | bytes, limit: int) -> None:
     """Nothing is cut that fits; what is kept and what was cut make the text."""
     text *= 20

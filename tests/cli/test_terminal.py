@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from txgearman.cli.tables import Table, format_cell, format_json
 from txgearman.cli.terminal import Terminal, run_in_thread
 
+from ..examples import ANY_TEXT
 from .harness import reactor
 
 LARGE = os.urandom(1_000_000)
@@ -114,7 +115,7 @@ def test_format_cell(value: object, text: str) -> None:
     assert format_cell(value) == text
 
 
-@given(st.text())
+@given(ANY_TEXT)
 def test_json_of_text_is_printable_and_exact(text: str) -> None:
     """Whatever JSON itself leaves: DEL, C1 controls, changes of direction."""
     formatted = format_json(Table(("address",), [(text,)])).decode()

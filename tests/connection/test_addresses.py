@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet import reactor as global_reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.endpoints import (
@@ -24,6 +23,8 @@ from zope.interface import implementer
 from txgearman import TLSOptions
 from txgearman.connection.addresses import parse_address
 from txgearman.connection.names import NameEndpoint
+
+from ..examples import ANY_TEXT
 
 reactor: Any = global_reactor
 
@@ -262,7 +263,7 @@ def test_invalid_address_is_refused(address: str, complaint: str) -> None:
 
 
 @pytest.mark.guarantee(number=8)
-@given(st.text())
+@given(ANY_TEXT)
 def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
     with suppress(ValueError):
         name, endpoint = parse_address(text, reactor)
