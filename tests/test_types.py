@@ -1,7 +1,8 @@
 """A misspelt name on the way of a task, a job or an admin line is an error of mypy, and so is one of an error's task.
 
-Each line below has one name between < and >. mypy is run once over a file that has each line twice, as it stands and
-with that name misspelt, each time in a function of its own: the first must be right, the second an error.
+Each line below has one name between < and >. mypy is run over a file that has each line twice, as it stands and with
+that name misspelt, each time in a function of its own: the first must be right, the second an error. A second file has
+what typed functions take and refuse. mypy is run once, over both.
 """
 
 from __future__ import annotations
@@ -182,18 +183,26 @@ def program() -> tuple[str, dict[int, str]]:
 
 
 @pytest.fixture(scope="module")
-def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What mypy says of each line."""
-    text, checked = program()
-    file = tmp_path_factory.mktemp("types") / "misspelt.py"
-    file.write_text(text)
+def output(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What mypy prints about both files."""
+    directory = tmp_path_factory.mktemp("types")
+    files = {directory / "misspelt.py": program()[0], directory / "functions.py": functions_program()}
+    for file, text in files.items():
+        file.write_text(text)
     # In this directory, for its settings and its cache.
-    command = [sys.executable, "-m", "mypy", "--no-error-summary", "--hide-error-context", str(file)]
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", "--hide-error-context", *map(str, files)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    found: dict[str, list[str]] = {code: [] for code in checked.values()}
-    for number, message in re.findall(r"misspelt\.py:(\d+): error: (.*)", run.stdout):
-        found[checked[int(number)]].append(message)
     assert run.returncode in (0, 1), run.stdout + run.stderr
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def errors(output: str) -> dict[str, list[str]]:
+    """What mypy says of each line."""
+    _, checked = program()
+    found: dict[str, list[str]] = {code: [] for code in checked.values()}
+    for number, message in re.findall(r"misspelt\.py:(\d+): error: (.*)", output):
+        found[checked[int(number)]].append(message)
     return found
 
 
@@ -270,19 +279,22 @@ WRONG = [
 ]
 
 
+EXPRESSIONS = [*RIGHT, *(line for line, _ in WRONG)]
+
+
+def functions_program() -> str:
+    """Return the file for mypy with these expressions."""
+    return FUNCTIONS + "\n".join(EXPRESSIONS) + "\n"
+
+
 @pytest.fixture(scope="module")
-def errors_of_functions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+def errors_of_functions(output: str) -> dict[str, list[str]]:
     """What mypy says of each of these expressions."""
-    lines = [*RIGHT, *(line for line, _ in WRONG)]
-    file = tmp_path_factory.mktemp("types") / "functions.py"
-    file.write_text(FUNCTIONS + "\n".join(lines) + "\n")
-    command = [sys.executable, "-m", "mypy", "--no-error-summary", "--hide-error-context", str(file)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    found: dict[str, list[str]] = {line: [] for line in lines}
+    found: dict[str, list[str]] = {line: [] for line in EXPRESSIONS}
     first = FUNCTIONS.count("\n") + 1
-    for number, message in re.findall(r"functions\.py:(\d+): error: (.*)", run.stdout):
-        assert int(number) >= first, run.stdout
-        found[lines[int(number) - first]].append(message)
+    for number, message in re.findall(r"functions\.py:(\d+): error: (.*)", output):
+        assert int(number) >= first, output
+        found[EXPRESSIONS[int(number) - first]].append(message)
     return found
 
 
