@@ -50,6 +50,8 @@ MEMORY_LIMIT: Final = 4 << 30
 
 ERROR: Final = "error of the fork itself"
 
+END: Final = "end of the profile"
+
 
 class CannotSwap(Exception):
     """The functions that are there can't get this code."""
@@ -121,7 +123,10 @@ class Runner:
         self._imports.stop()
         imported = {path: set(lines) for path, lines, _ in _measured(self._imports)}
         profile = Profile(imported, {}, {}, set())
-        for line in _in_fork(self._profile_tests):
+        *lines, end = _in_fork(self._profile_tests)
+        if end != END:
+            raise RuntimeError("a test has ended the process")
+        for line in lines:
             kind, path, *numbers = line.split()
             first, *others = map(int, numbers)
             if kind == "lines":
@@ -147,6 +152,7 @@ class Runner:
         for path, lines, contexts in _measured(coverage):
             for line in lines:
                 print("lines", path, line, *(context for context in contexts[line] if context), file=output)
+        print(END, file=output)
 
     def _passes(self, number: int, following: int | None) -> bool:
         self._failed = False

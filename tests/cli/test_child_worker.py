@@ -39,7 +39,7 @@ from txgearman.testing import MemoryJobServer
 from ..daemons import Gearmand
 from .harness import RunningCommand
 
-OPTIONS = ChildOptions(place=1, name=0, parent=os.getppid(), control=-1, status=-1)
+OPTIONS = ChildOptions(place=1, name=0, parent=-1, control=-1, status=-1)
 
 
 class Site:
@@ -374,7 +374,7 @@ def test_child_follows_its_parent_by_the_pipe_alone_on_other_systems(monkeypatch
     monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread))
     monkeypatch.setattr(ctypes, "CDLL", None)
     reading, writing = os.pipe()
-    follow_parent(replace(OPTIONS, control=reading, status=writing), 7.0)
+    follow_parent(replace(OPTIONS, parent=os.getppid(), control=reading, status=writing), 7.0)
     assert len(started) == 1
     os.close(reading)
     os.close(writing)
