@@ -80,6 +80,12 @@ class Watchdog:
             self._end = now + 2 * limit
             faulthandler.dump_traceback_later(2 * limit, exit=True, file=self._stderr)
 
+    def test_ends(self) -> None:
+        """Give the next test all the time until it starts, where processes of pytest-xdist wait for each other."""
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            self._end = 0.0
+            faulthandler.cancel_dump_traceback_later()
+
     def stop(self) -> None:
         faulthandler.cancel_dump_traceback_later()
         os.close(self._stderr)
@@ -197,6 +203,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     GUARD.tier = item.stash[TIER]
     item.config.stash[WATCHDOG].test_starts(SOAK_LIMIT if GUARD.tier == "soak" else LIMIT)
     yield
+    item.config.stash[WATCHDOG].test_ends()
     GUARD.tier = None
 
 
