@@ -13,7 +13,7 @@ from .mutants import mutants_of
 from .test_examples import ROOT
 
 
-@pytest.mark.process
+@pytest.mark.soak
 def test_mutant_is_killed_by_tests_of_its_lines(tmp_path: Path) -> None:
     """Changes of delays before a retry, which these tests are about, and of quoted text, which they are not."""
     files = ["txgearman/retry.py", "txgearman/validation.py"]

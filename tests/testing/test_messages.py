@@ -192,11 +192,12 @@ def test_submitted_has_the_jobs_of_batches(server: MemoryJobServer) -> None:
 # result_of().
 
 
-def test_failed_deferred_raises_each_time(server: MemoryJobServer) -> None:
-    failed: Deferred[None] = fail(ZeroDivisionError("once"))
+def test_failed_deferreds_raise_each_time(server: MemoryJobServer) -> None:
+    failed: list[Deferred[None]] = [fail(ZeroDivisionError("first")), fail(ZeroDivisionError("second"))]
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError, match=r"^once$"):
-            server.result_of(failed)
+        for deferred, name in zip(failed, ("first", "second"), strict=True):
+            with pytest.raises(ZeroDivisionError, match=f"^{name}$"):
+                server.result_of(deferred)
 
 
 def test_no_result_has_the_state(server: MemoryJobServer) -> None:
