@@ -33,6 +33,7 @@ KINDS = {
 """The first case of each kind, with its group."""
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind)))
 def test_each_kind_of_case_does_its_jobs(kind: tuple[str, str, str, int]) -> None:
     group, case = KINDS[kind]
@@ -104,6 +105,7 @@ def test_workers_are_compared_on_the_same_jobs(capfd: pytest.CaptureFixture[str]
 # Interpreters.
 
 
+@pytest.mark.soak
 def test_pythons_are_compared_with_the_first() -> None:
     first, second = pythons.compare([sys.executable, sys.executable], pythons.group_of("window"), 1000, 1)
     assert first["python"] == second["python"] == pythons.name_of(sys.executable)
@@ -175,7 +177,9 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("kind", COMMANDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.soak] * (kind == "pythons")) for kind in COMMANDS]
+)
 def test_command_writes_record_and_its_tables(kind: str, tmp_path: Path) -> None:
     (tmp_path / "runs.jsonl").write_text(line("floor-py", 0, 0.1, 0.01) + "\n" + line("txgearman", 0, 0.4, 0.1))
     record = tmp_path / f"1.0.0-{kind}.json"

@@ -478,6 +478,7 @@ class Fleet:
                 process.stderr.close()
 
 
+@pytest.mark.soak
 async def test_workers_that_are_restarted_under_load_lose_no_job_and_do_none_twice(
     gearmand: Gearmand, tmp_path: Path
 ) -> None:
