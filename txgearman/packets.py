@@ -112,7 +112,7 @@ _SPLIT_IN_PLACE: Final = 64 * 1024  # a larger body is not copied before it is s
 _BATCH: Final = 4096
 
 _RUN: Final = 16 * 1024  # bytes of packets of one type to decode at once
-_ALIKE: Final = 8  # packets on, where there is another one of the same size if most have it
+_ALIKE: Final = 8  # if the packet this many places on has the same size as the first, all of the run probably have
 # Headers of such packets with less than 256 bytes, but for the last byte.
 _CREATED: Final = b"\0RES\0\0\0\x08\0\0\0"
 _COMPLETED: Final = b"\0RES\0\0\0\x0d\0\0\0"

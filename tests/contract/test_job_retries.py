@@ -45,7 +45,7 @@ def is_later_than_2_0_0() -> bool:
 
 
 def attempts(server: RealServer, client: Peer, most: int) -> int:
-    """Have so many workers begin a job, and none end it; return how many have got it before the client is told so."""
+    """Have so many workers begin a job, and none end it; return how many got it before the client gets WORK_FAIL."""
     handle = client.submit(SUBMIT_JOB.request(b"f", b"", b""))
     worker = server.peer()
     for attempt in range(1, most + 1):
