@@ -19,7 +19,7 @@ from benchmarks.cases import FLOOR, GROUPS, Case, Group, measure
 from benchmarks.stalls import STALL_STYLES
 from benchmarks.styles import STYLES
 
-from .test_examples import ROOT
+from .processes import ROOT
 
 pytestmark = pytest.mark.process("gearmand", "stunnel4", "libgearman", "gear")
 

@@ -33,7 +33,7 @@ from txgearman.cli.main import cli
 from txgearman.testing import MemoryJobServer
 
 from .certificates import Authority
-from .test_examples import ROOT
+from .processes import ROOT
 
 PAGE = (ROOT / "docs" / "coming-from.md").read_text("utf-8")
 

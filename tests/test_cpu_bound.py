@@ -15,7 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, gatherResults
 
 from .daemons import Gearmand
-from .test_examples import EXAMPLES, output, run
+from .processes import EXAMPLES, output, run
 
 pytestmark = pytest.mark.process
 

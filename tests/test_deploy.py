@@ -22,8 +22,8 @@ from txgearman.cli.exit_codes import ExitCode
 
 from .cli.harness import PROCESS_TIMEOUT, parse_command, run_process, start_process
 from .daemons import Gearmand, free_port
+from .processes import EXAMPLES, ROOT
 from .programs import require_program
-from .test_examples import EXAMPLES, ROOT
 
 DEPLOY: Final = EXAMPLES / "deploy"
 FILES: Final = {path.name: path.read_text("utf-8") for path in sorted(DEPLOY.iterdir()) if path.is_file()}

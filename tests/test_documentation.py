@@ -39,7 +39,7 @@ from .blocks import Pool, check, complete, pool, promises
 from .certificates import Authority
 from .daemons import Gearmand, Stunnel
 from .diagrams import DOCS, arrows, drawn, explained, rows_of_table, written
-from .test_examples import EXAMPLES, ROOT, TWISTD, Running, example_worker, output, run
+from .processes import EXAMPLES, ROOT, TWISTD, Running, example_worker, output, run, run_alone
 from .test_layers import MODULES
 
 __all__ = ["pool"]
@@ -206,7 +206,7 @@ def test_start_here(started: Path) -> None:
         worker.await_line("^ready")
         assert output(run(started / "client.py")).splitlines() == promises((started / "client.py").read_text())
         assert worker.terminate() == 0
-    tests = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", started, started / "test_client.py")
+    tests = run_alone("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", started, started / "test_client.py")
     assert tests.returncode == 0, tests.stdout
     assert "3 passed" in tests.stdout
 

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,101 +25,14 @@ from twisted.internet.threads import deferToThread
 from txgearman import GearmanClient, TaskException
 
 from .daemons import Gearmand, free_port
+from .processes import DEADLINE, EXAMPLES, ROOT, TRIAL, TWISTD, Running, example_worker, output, run, run_alone
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 pytestmark = pytest.mark.process
 
-ROOT = Path(__file__).parent.parent
-EXAMPLES = ROOT / "examples"
-
-DEADLINE = 60.0
-"""Seconds that a script may take."""
-
 REAL_FILES = [str(ROOT / name) for name in ("README.md", "CHANGES", "LICENSE")]
-
-
-def environment(**variables: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **variables}
-
-
-def run(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with these arguments to its end."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=environment(**variables),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=DEADLINE,
-        check=False,
-    )
-
-
-def output(result: subprocess.CompletedProcess[str]) -> str:
-    """What a script printed that went well and complained of nothing."""
-    assert (result.returncode, result.stderr) == (0, "")
-    return result.stdout
-
-
-class Running:
-    """Python with these arguments, running until the end of the `with`. Killed when it takes too long."""
-
-    def __init__(self, *arguments: str | Path, cwd: Path = ROOT, deadline: float = DEADLINE, **variables: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=cwd,
-            env=environment(PYTHONUNBUFFERED="1", **variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-        )
-        self._deadline = threading.Timer(deadline, self._process.kill)
-        self._deadline.daemon = True
-        self.said = ""
-
-    def await_line(self, pattern: str) -> re.Match[str]:
-        """Read on to the line in which the pattern is found."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.said += line
-            match = re.search(pattern, line)
-            if match:
-                return match
-        raise AssertionError(f"it ended without {pattern!r}:\n{self.said}")
-
-    def terminate(self) -> int:
-        """End it as a service manager does; return its exit code."""
-        self._process.terminate()
-        return self.end()
-
-    def begin_end(self) -> None:
-        """Tell a twistd to end as a service manager does, and wait until it begins to."""
-        self._process.terminate()
-        self.await_line("Received SIGTERM")
-
-    def end(self) -> int:
-        """Wait for its end; return its exit code."""
-        self.said += self._process.communicate(timeout=DEADLINE)[0]
-        return self._process.returncode
-
-    def __enter__(self) -> Self:
-        self._deadline.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._deadline.cancel()
-
-
-@contextmanager
-def example_worker(address: str, deadline: float = DEADLINE) -> Iterator[Running]:
-    """examples/worker.py, at a server."""
-    with Running(EXAMPLES / "worker.py", "--server", address, deadline=deadline) as worker:
-        worker.await_line("^ready")
-        yield worker
 
 
 @pytest.fixture
@@ -129,9 +41,6 @@ def served(gearmand: Gearmand) -> Iterator[str]:
     with example_worker(gearmand.address):
         yield gearmand.address
 
-
-TRIAL = "from twisted.scripts.trial import run; run()"
-TWISTD = "from twisted.scripts.twistd import run; run()"
 
 # The small ones.
 
@@ -180,7 +89,7 @@ def test_thumbnails_with_trial(tmp_path: Path) -> None:
 
 def test_thumbnails_with_pytest() -> None:
     """The same."""
-    result = run("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_thumbnails_pytest.py")
+    result = run_alone("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_thumbnails_pytest.py")
     assert "4 passed" in result.stdout, result.stdout + result.stderr
 
 
@@ -201,7 +110,7 @@ def test_shop_with_trial(tmp_path: Path) -> None:
 @pytest.mark.process("gearmand")
 def test_shop_with_pytest() -> None:
     """The same."""
-    result = run("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_orders_pytest.py")
+    result = run_alone("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_orders_pytest.py")
     assert "33 passed" in result.stdout, result.stdout + result.stderr
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from .test_examples import EXAMPLES, ROOT
+from .processes import EXAMPLES, ROOT
 
 PHRASES: Final = {
     # Metaphors from households and people.

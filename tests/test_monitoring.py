@@ -22,8 +22,8 @@ from txgearman.packets import CAN_DO, GRAB_JOB, SUBMIT_JOB_BG
 
 from .cli.harness import start_process
 from .daemons import Gearmand, Prometheus, free_port
+from .processes import EXAMPLES
 from .programs import require_program
-from .test_examples import EXAMPLES
 
 pytestmark = pytest.mark.process("prometheus", "promtool", "gearmand")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .mutants import mutants_of
-from .test_examples import ROOT
+from .processes import ROOT
 
 
 @pytest.mark.soak

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from .blocks import Pool, check, pool, promises
-from .test_examples import DEADLINE, ROOT, run
+from .processes import DEADLINE, ROOT, run
 
 __all__ = ["pool"]
 

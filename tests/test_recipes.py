@@ -21,7 +21,7 @@ import pytest
 from .blocks import Pool, check, pool
 from .cli.harness import Result, parse_command, run_process, start_process
 from .daemons import Gearmand
-from .test_examples import EXAMPLES, ROOT, Running
+from .processes import EXAMPLES, ROOT, Running
 
 __all__ = ["pool"]
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from .daemons import Gearmand
-from .test_examples import DEADLINE, EXAMPLES, ROOT, environment, example_worker, output, run
+from .processes import DEADLINE, EXAMPLES, ROOT, environment, example_worker, output, run_alone
 
 pytestmark = pytest.mark.process
 
@@ -47,7 +47,9 @@ def outcome(function):
 
 def run_with_client(gearmand: Gearmand, script: str, *arguments: str, timeout: float = 10.0) -> list[str]:
     """Return the lines that a script prints which has a bridge and a client."""
-    printed = run("-W", "error", "-c", CLIENT + script, gearmand.address, str(timeout), *arguments, PYTHONPATH=PATH)
+    printed = run_alone(
+        "-W", "error", "-c", CLIENT + script, gearmand.address, str(timeout), *arguments, PYTHONPATH=PATH
+    )
     return output(printed).splitlines()
 
 
@@ -126,7 +128,9 @@ print(by_bridge())
 def test_reactor_that_was_run_before_fork_does_not_run_in_child(gearmand: Gearmand) -> None:
     """Twisted's own call waits there for ever, with a timeout of 0.5 s; that of the bridge raises."""
     with example_worker(gearmand.address):
-        printed = run("-c", CLIENT + FORKS, gearmand.address, "0.5", PYTHONPATH=PATH)  # Python 3.12 warns of such forks
+        printed = run_alone(
+            "-c", CLIENT + FORKS, gearmand.address, "0.5", PYTHONPATH=PATH
+        )  # Python 3.12 warns of such forks
     assert printed.returncode == 0, printed.stderr
     refusal = "RuntimeError: the reactor has ended, or runs in the process that this one was forked from"
     assert printed.stdout.splitlines() == ["b'cba'", "b'cba'", refusal, "it waits", "b'cba'"]

@@ -24,14 +24,13 @@ from txgearman.cli.main import cli
 from txgearman.cli.reactor_loop import CommandRun, Main, StderrLogObserver
 from txgearman.cli.terminal import Terminal
 
+from ..processes import ROOT, run_python
 from ..programs import open_terminal, require_program
 
 reactor: Any = global_reactor
 
 PROCESS_TIMEOUT: Final = 20.0
 """Seconds that a process may take."""
-
-ROOT: Final = Path(__file__).parents[2]
 
 
 class Result(NamedTuple):
@@ -212,9 +211,8 @@ def start_process(*arguments: str | bytes, environment: dict[str, str] | None = 
 
 def run_process(*arguments: str | bytes, stdin: bytes = b"", environment: dict[str, str] | None = None) -> Result:
     """Run the command in a process until it has finished. This blocks, so servers must be in other processes."""
-    with start_process(*arguments, environment=environment, stdin=subprocess.PIPE) as started:
-        out, err = started.communicate(stdin, timeout=PROCESS_TIMEOUT)
-        return Result(started.returncode, out, err.decode())
+    ran = run_python("-m", "txgearman", *arguments, stdin=stdin, **(environment or {}))
+    return Result(ran.returncode, ran.stdout, ran.stderr.decode())
 
 
 def interrupt(started: Any, number: int = signal.SIGINT) -> Result:

@@ -13,8 +13,9 @@ import pytest
 from txgearman.cli.exit_codes import BROKEN_PIPE, INTERNAL_ERROR, ExitCode
 from txgearman.cli.main import cli
 
+from ..processes import ROOT
 from ..programs import require_program
-from .harness import ROOT, parse_command
+from .harness import parse_command
 
 PAGE = (ROOT / "docs" / "command-line.md").read_text("utf-8")
 README = (ROOT / "README.md").read_text("utf-8")

@@ -18,9 +18,10 @@ from txgearman.cli.exit_codes import ExitCode
 from txgearman.cli.reactor_loop import REPEAT_TIME
 
 from ..daemons import Gearmand
+from ..processes import ROOT, Running
 from ..programs import open_terminal
 from . import harness
-from .harness import ROOT, interrupt, is_alive, start_process
+from .harness import interrupt, is_alive, start_process
 
 pytestmark = pytest.mark.process("gearmand")
 
@@ -43,6 +44,11 @@ def wait_until(condition: Callable[[], Any]) -> Any:
 
 def submit(server: Gearmand, *arguments: str | bytes, stdin: bytes = b"") -> harness.Result:
     return harness.run_process("submit", "-s", server.address, *arguments, stdin=stdin)
+
+
+def forked(*arguments: str) -> Running:
+    """Return the command, running beside the process that a test is about."""
+    return Running("-m", "txgearman", *arguments)
 
 
 def submit_until_running(server: Gearmand, function: str) -> str:
@@ -75,12 +81,12 @@ def test_first_signal_lets_jobs_end(server: Gearmand, tmp_path: Path, number: in
     """The exit code is 0, which systemd and containers take for success; after Ctrl-C, that of shells."""
     script = f"touch {tmp_path}/begun; until test -e {tmp_path}/go; do sleep 0.01; done; echo done"
     with start_process("work", "-s", server.address, "f", "--", "sh", "-c", script) as worker:
-        with start_process("submit", "-s", server.address, "f", "") as client:
+        with forked("submit", "-s", server.address, "f", "") as client:
             wait_until((tmp_path / "begun").exists)
             worker.send_signal(number)
             assert "waiting for running jobs: 1" in wait_until(lambda: next_line(worker, "waiting"))
             (tmp_path / "go").touch()
-            assert client.communicate(timeout=harness.PROCESS_TIMEOUT) == (b"done\n", b"")
+            assert (client.end(), client.said) == (0, "done\n")
         assert worker.wait(harness.PROCESS_TIMEOUT) == (130 if number == signal.SIGINT else 0)
 
 
@@ -166,7 +172,7 @@ def test_lost_terminal_ends_worker_and_lets_its_command_end(server: Gearmand, tm
     script = f"touch {tmp_path}/begun; until test -e {tmp_path}/go; do sleep 0.01; done; echo done"
     master, slave = open_terminal()
     arguments = [sys.executable, "-m", "txgearman", "work", "-s", server.address, "f", "--", "sh", "-c", script]
-    with start_process("submit", "-s", server.address, "f", "") as client:
+    with forked("submit", "-s", server.address, "f", "") as client:
         worker = subprocess.Popen(
             ["setsid", "--ctty", "--wait", *arguments], cwd=ROOT, stdin=slave, stdout=slave, stderr=slave
         )
@@ -175,7 +181,7 @@ def test_lost_terminal_ends_worker_and_lets_its_command_end(server: Gearmand, tm
             wait_until((tmp_path / "begun").exists)
             os.close(master)
             (tmp_path / "go").touch()
-            assert client.communicate(timeout=harness.PROCESS_TIMEOUT) == (b"done\n", b"")
+            assert (client.end(), client.said) == (0, "done\n")
             assert worker.wait(harness.PROCESS_TIMEOUT) == 0
         finally:
             worker.kill()
@@ -186,14 +192,15 @@ def test_lost_terminal_ends_worker_and_lets_its_command_end(server: Gearmand, tm
 
 
 def test_workload_is_read_from_pipe(server: Gearmand) -> None:
-    with start_process("work", "-q", "-s", server.address, "up", "--", "tr", "a-z", "A-Z"):
-        assert submit(server, "up", stdin=b"hello\n").out == b"HELLO\n"
-        assert submit(server, "up", "", stdin=b"hello\n").out == b""
+    with forked("work", "-q", "-s", server.address, "up", "--", "tr", "a-z", "A-Z"):
+        for arguments, result in ((), b"HELLO\n"), (("",), b""):
+            with start_process("submit", "-s", server.address, "up", *arguments, stdin=subprocess.PIPE) as client:
+                assert client.communicate(b"hello\n", timeout=harness.PROCESS_TIMEOUT) == (result, b"")
 
 
 def test_pipe_without_input_is_reported_after_two_seconds(server: Gearmand) -> None:
     with (
-        start_process("work", "-q", "-s", server.address, "up", "--", "tr", "a-z", "A-Z"),
+        forked("work", "-q", "-s", server.address, "up", "--", "tr", "a-z", "A-Z"),
         start_process("submit", "-s", server.address, "up", stdin=subprocess.PIPE) as client,
     ):
         line = client.stderr.readline()
@@ -205,7 +212,7 @@ def test_pipe_without_input_is_reported_after_two_seconds(server: Gearmand) -> N
 def test_full_disk_is_one_line_and_exit_code_74(server: Gearmand, arguments: list[str]) -> None:
     with (
         Path("/dev/full").open("wb") as full,
-        start_process("work", "-q", "-s", server.address, "f", "cat"),
+        forked("work", "-q", "-s", server.address, "f", "cat"),
         start_process(*arguments, stdout=full, environment={"GEARMAN_SERVERS": server.address}) as started,
     ):
         _, errors = started.communicate(timeout=harness.PROCESS_TIMEOUT)
@@ -221,7 +228,7 @@ def test_closed_descriptors_get_no_connection(server: Gearmand, descriptors: tup
             os.close(descriptor)
 
     with (
-        start_process("work", "-q", "-s", server.address, "f", "cat"),
+        forked("work", "-q", "-s", server.address, "f", "cat"),
         start_process("submit", "-s", server.address, "f", "x", preexec_fn=close) as started,
     ):
         _, errors = started.communicate(timeout=harness.PROCESS_TIMEOUT)

@@ -27,9 +27,10 @@ from txgearman.packets import CAN_DO, GRAB_JOB, NO_JOB
 
 from ..contract.harness import SocketPeer
 from ..daemons import Gearmand, free_port
+from ..processes import ROOT
 from ..programs import open_terminal
 from . import harness
-from .harness import ROOT, interrupt, is_alive, parse_command, reactor, start_process
+from .harness import interrupt, is_alive, parse_command, reactor, start_process
 
 
 @pytest.fixture(scope="module")

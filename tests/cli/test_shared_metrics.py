@@ -16,7 +16,7 @@ from txgearman.cli.shared_metrics import ChildMetrics, SharedMetrics
 from txgearman.metrics import PrometheusObserver
 
 from ..file_values import restored_values
-from .harness import ROOT
+from ..processes import ROOT
 
 
 class Parent:

@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,37 +22,18 @@ from txgearman.packets import ECHO_REQ, ECHO_RES, JOB_CREATED, SUBMIT_JOB_BG
 from txgearman.testing.__main__ import begin_log, job_server_options, main, parse_arguments
 
 from ..daemons import Gearmand
-from ..test_examples import DEADLINE, ROOT, environment
+from ..processes import DEADLINE, Running, output, run
 
 pytestmark = pytest.mark.process
 
 reactor: Any = global_reactor
 
-MODULE = [sys.executable, "-m", "txgearman.testing"]
-
 
 @contextlib.contextmanager
-def running(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running(*options: str) -> Iterator[tuple[Running, str]]:
     """Start the process, and yield it with the address that it has printed."""
-    process = subprocess.Popen(
-        [*MODULE, "-p", "0", *options],
-        # Tests that run in the background may inherit an ignored SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        match = re.fullmatch(r"a job server on (\S+:\d+)\n", line)
-        assert match, line + process.stdout.read()
-        yield process, match[1]
-    finally:
-        process.kill()
-        process.communicate(timeout=DEADLINE)
+    with Running("-m", "txgearman.testing", "-p", "0", *options) as process:
+        yield process, process.await_line(r"^a job server on (\S+:\d+)\n")[1]
 
 
 def connect(address: str) -> socket.socket:
@@ -80,9 +59,8 @@ def test_server_runs_until_signal_and_exits_without_output(name: str, busy: bool
         if busy:
             clients.enter_context(connect(address))
         process.send_signal(getattr(signal, name))
-        output, _ = process.communicate(timeout=DEADLINE)
-        assert output == ""
-        assert process.returncode in (0, -getattr(signal, name))
+        assert process.end() in (0, -getattr(signal, name))
+        assert process.said == f"a job server on {address}\n"
 
 
 def test_refused_request_is_logged_to_standard_error() -> None:
@@ -91,9 +69,8 @@ def test_refused_request_is_logged_to_standard_error() -> None:
         with connect(address) as connection:
             connection.sendall(b"\0X\x1b\n" + bytes(8))
             assert connection.recv(1) == b""
-        process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=DEADLINE)
-    assert output.splitlines()[:2] == [
+        process.terminate()
+    assert process.said.splitlines()[1:3] == [
         "txgearman.testing: Connection 1 -- connected from 127.0.0.1",
         r"txgearman.testing: Connection 1 !! closes the connection: a packet begins with '\x00X\x1b\n', "
         r"not with '\x00REQ'",
@@ -154,15 +131,7 @@ async def test_client_accepts_printed_address() -> None:
 
 def refused(*options: str) -> str:
     """Run it with invalid options, and return its errors. There is no traceback, and no other output."""
-    result = subprocess.run(
-        [*MODULE, *options],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    result = run("-m", "txgearman.testing", *options)
     assert result.returncode in (1, 2), result.stderr
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
@@ -198,11 +167,11 @@ def test_invalid_options_are_reported_in_last_line(options: list[str], text: str
 
 
 def test_help_lists_every_option() -> None:
-    output = subprocess.run([*MODULE, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    help_text = output(run("-m", "txgearman.testing", "--help"))
     for option in ("--port", "--listen", "--job-retries", "--job-handle-prefix", "--exceptions", "4730", "127.0.0.1"):
-        assert option in output
+        assert option in help_text
     for option in ("--log-file", "--verbose", "--version"):
-        assert option in output
+        assert option in help_text
 
 
 def test_version_is_that_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from txgearman import JobHandle, TaskFailed
 from txgearman.testing import Gearmand, MemoryJobServer, gearmand
 
-from ..test_examples import DEADLINE, ROOT, environment, run
+from ..processes import DEADLINE, ROOT, environment, run_alone
 
 PLUGIN = "pytest_txgearman"
 
@@ -138,7 +138,7 @@ def test_tests_that_use_no_fixture_import_nothing(tmp_path: Path) -> None:
     """Neither the library, which takes long, nor Twisted, whose reactor others choose."""
     script = tmp_path / "test_user.py"
     script.write_text(USES_NONE)
-    result = run(
+    result = run_alone(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, script, **ALONE
     )
     assert "1 passed" in result.stdout, result.stdout + result.stderr
@@ -263,7 +263,7 @@ def test_gearmand_ends_with_its_test(tmp_path: Path) -> None:
     """Whatever the test has left; and the report has the end of gearmand's log."""
     script = tmp_path / "test_user.py"
     script.write_text(ON_GEARMAND)
-    result = run(*ALONE_AT, tmp_path, script, **ALONE)
+    result = run_alone(*ALONE_AT, tmp_path, script, **ALONE)
     assert "1 failed in " in result.stdout, result.stdout + result.stderr
     for text in ("its own failure", "the last lines of the log of gearmand", " Listening on 127.0.0.1:"):
         assert text in result.stdout

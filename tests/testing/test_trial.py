@@ -17,7 +17,7 @@ from txgearman.packets import SUBMIT_JOB
 from txgearman.testing import JobServerMixin, MemoryJobServer
 
 from ..conftest import Failures
-from ..test_examples import TRIAL, run
+from ..processes import TRIAL, run
 
 
 class Cases(JobServerMixin, TestCase):
