@@ -52,6 +52,8 @@ MODULES = [
     "admin.exporter",
     "client",
     "client.shared_job",
+    "client.batch_arguments",
+    "client.job_handles",
     "client.batches",
     "client.task_queue",
     "client.losses",

@@ -586,7 +586,7 @@ def parted(packets: list[Packet]) -> list[Packet]:
         if packet_type is JOBS_CREATED:
             found += [(JOB_CREATED, [handle]) for handle in arguments]
         elif packet_type is JOBS_COMPLETED:
-            found += [(WORK_COMPLETE, body.split(b"\0", 1)) for body in arguments]
+            found += [(WORK_COMPLETE, arguments[place : place + 2]) for place in range(0, len(arguments), 2)]
         else:
             found.append((packet_type, arguments))
     return found
@@ -637,7 +637,7 @@ def test_several_created_in_a_row_are_handed_out_as_one(chosen: slice) -> None:
     decoder = Decoder(RES)
     decoder.joins_created = True
     stream = wire_of(created) + NOOP.response()
-    assert decoder.feed(stream) == [(JOBS_CREATED, handles[:-1]), created[-1], (NOOP, [])]
+    assert decoder.feed(stream) == [(JOBS_CREATED, handles), (NOOP, [])]
     decoder.joins_created = False
     assert decoder.feed(stream) == [*created, (NOOP, [])]
     assert decoder.feed(wire_of(COMPLETED[:100])) == COMPLETED[:100]
@@ -649,8 +649,8 @@ def test_several_completed_in_a_row_are_handed_out_as_one(chosen: slice) -> None
     decoder = Decoder(RES)
     decoder.joins_completed = True
     stream = wire_of(completed) + NOOP.response()
-    bodies = [b"\0".join(arguments) for _, arguments in completed[:-1]]
-    assert decoder.feed(stream) == [(JOBS_COMPLETED, bodies), completed[-1], (NOOP, [])]
+    handles_and_results = [argument for _, arguments in completed for argument in arguments]
+    assert decoder.feed(stream) == [(JOBS_COMPLETED, handles_and_results), (NOOP, [])]
     decoder.joins_completed = False
     assert decoder.feed(stream) == [*completed, (NOOP, [])]
     assert decoder.feed(wire_of(CREATED[:100])) == CREATED[:100]

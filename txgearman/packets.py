@@ -268,8 +268,8 @@ STATUS_RES_UNIQUE            = _row(42, "STATUS_RES_UNIQUE", "unique", *_STATUS,
 JOBS_CREATED: Final = PacketType(JOB_CREATED.number, "JOB_CREATED", ("handle",))
 """Several JOB_CREATED in a row, whose arguments are all their handles: see `Decoder`. Not a row of the table."""
 
-JOBS_COMPLETED: Final = PacketType(WORK_COMPLETE.number, "WORK_COMPLETE", ("bodies",))
-"""Several WORK_COMPLETE in a row, whose arguments are all their bodies: each a handle, a NUL and the result."""
+JOBS_COMPLETED: Final = PacketType(WORK_COMPLETE.number, "WORK_COMPLETE", ("handles and results",))
+"""Several WORK_COMPLETE in a row, whose arguments are the handle and the result of each, one after the other."""
 
 Packet: TypeAlias = tuple[PacketType, list[bytes]]
 """A packet's type and its arguments, as many as the type has."""
@@ -340,42 +340,61 @@ class Decoder:
         offset, end = 0, len(data)
         while offset + HEADER_SIZE <= end and not (self._wanted or self.error):
             if self.joins_created and data.startswith(_CREATED, offset):
-                joined, bodies = JOBS_CREATED, self._next_run(data, offset, _CREATED)
+                arguments, offset = self._next_run(data, offset, _CREATED)
+                joined = JOBS_CREATED
             elif self.joins_completed and data.startswith(_COMPLETED, offset):
-                joined, bodies = JOBS_COMPLETED, self._next_run(data, offset, _COMPLETED, separated=True)
+                arguments, offset = self._next_run(data, offset, _COMPLETED, separated=True)
+                joined = JOBS_COMPLETED
             else:
-                bodies = []
-            if bodies:
-                offset += HEADER_SIZE * len(bodies) + sum(map(len, bodies))
-                yield [(joined, bodies)]
+                arguments = []
+            if arguments:
+                yield [(joined, arguments)]
             else:
                 packets, offset = self._next_packets(data, offset)
                 yield packets
         if offset < end and not self.error:
             self._keep(data, offset)
 
-    def _next_run(self, data: bytes, offset: int, header: bytes, separated: bool = False) -> list[bytes]:
-        """Return the bodies of packets that begin alike, and follow one another from `offset` on; none if it is one.
+    def _next_run(self, data: bytes, offset: int, header: bytes, separated: bool = False) -> tuple[list[bytes], int]:
+        """Decode packets that begin alike, and follow one another from `offset` on, unless there is only one.
 
-        The last one before another packet may be missing. Each is checked by the size in its own header, so that
-        nothing that a body may contain is misread.
+        Each is checked by the size in its own header, so that nothing that a body may contain is misread.
 
         :param separated: whether each body must have a NUL.
+        :return: their arguments, and where the next packet begins.
         """
         size = data[offset + HEADER_SIZE - 1]
         if size not in self._short_sizes or not data.startswith(header, offset + HEADER_SIZE + size):
-            return []
+            return [], offset
         run, whole_header = data[offset : offset + _RUN], data[offset : offset + HEADER_SIZE]
         if run.startswith(whole_header, _ALIKE * (HEADER_SIZE + size)):  # probably all have this size
-            bodies = run.split(whole_header)[1:]
-            differs = map(ne, map(len, bodies), repeat(size))
+            bodies = _bodies_of_size(run.split(whole_header)[1:], size)
+            total = size * len(bodies)
         else:
-            pieces = run.split(header)[1:]
-            bodies = list(map(_after_size, pieces))
-            differs = map(ne, map(self._short_sizes.get, map(len, bodies)), map(_size, pieces))
-        del bodies[next(compress(count(), differs), len(bodies)) :]
-        if separated and not all(map(contains, bodies, repeat(0))):  # not b"\0": CPython takes 20 times as long for it
-            return []
+            bodies = self._short_bodies(run.split(header)[1:])
+            total = sum(map(len, bodies))
+        stop = offset + HEADER_SIZE * len(bodies) + total
+        if not separated:
+            return bodies, stop
+        if not all(map(contains, bodies, repeat(0))):  # not b"\0": CPython takes 20 times as long for it
+            return [], offset
+        arguments = b"\0".join(bodies).split(b"\0")
+        if len(arguments) > 2 * len(bodies):  # some have more than one
+            arguments = list(chain.from_iterable(body.split(b"\0", 1) for body in bodies))
+        return arguments, stop
+
+    def _short_bodies(self, pieces: list[bytes]) -> list[bytes]:
+        """Return the bodies of packets of a run.
+
+        :param pieces: each is the last byte of a header, and the body. The last ones may be of other packets.
+        """
+        bodies = list(map(_after_size, pieces))
+        differs = map(ne, map(self._short_sizes.get, map(len, bodies)), map(_size, pieces))
+        end = next(compress(count(), differs), len(bodies))
+        last = pieces[end : end + 1]
+        del bodies[end:]
+        if last and last[0] and last[0][0] in self._short_sizes and len(last[0]) > 1 + last[0][0]:
+            bodies.append(last[0][1 : 1 + last[0][0]])  # other packets follow it
         return bodies
 
     def _next_packets(self, data: bytes, offset: int) -> tuple[list[Packet], int]:
@@ -444,6 +463,21 @@ def _short_sizes(max_size: int) -> dict[int, bytes]:
 def _rows_by_word(magics: tuple[bytes, ...]) -> dict[int, PacketType]:
     """Return the table's rows by magic and type. Once for all connections, of which each has a decoder."""
     return {_word(magic, row.number): row for magic in magics for row in PACKET_TYPES.values()}
+
+
+def _bodies_of_size(bodies: list[bytes], size: int) -> list[bytes]:
+    """Return the bodies of packets of a run which have this size.
+
+    :param bodies: what follows each header. That of the last packet may be incomplete, or have other packets behind it.
+    """
+    sizes = list(map(len, bodies))
+    if sizes.count(size) < len(sizes):
+        end = next(place for place, other in enumerate(sizes) if other != size)
+        last = bodies[end]
+        del bodies[end:]
+        if len(last) > size:
+            bodies.append(last[:size])
+    return bodies
 
 
 def _wrong_count(packet_type: PacketType, arguments: list[bytes]) -> ProtocolError:

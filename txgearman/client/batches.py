@@ -12,18 +12,19 @@ shares its handle with another task. What the connection does for tasks then hol
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import ClassVar, Final, Protocol, TypeAlias, overload
+from typing import ClassVar, Final, Protocol, TypeAlias
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from ..connection.awaitable import AwaitableDeferred
 from ..errors import BatchFailed, ClientStopped, ServerError, TaskLost, TaskRejected, TaskTimedOut
-from ..models import JobHandle, Priority, job_handle
+from ..models import JobHandle, Priority
 from ..packets import JOB_CREATED, PacketType
-from ..validation import MAX_UNIQUE, name_bytes, payload_bytes
+from .batch_arguments import checked_uniques, checked_workloads, too_large
+from .job_handles import JobHandles
 from .shared_job import Jobs, Tombstone
 from .task import AnyOptions, Task, TaskOwner, TaskResult
 
@@ -34,7 +35,6 @@ __all__ = [
     "BatchOwner",
     "BatchResult",
     "CancelledPart",
-    "JobHandles",
     "Part",
     "PartConnection",
     "Work",
@@ -50,38 +50,6 @@ _OFFSETS: Final = tuple(range(MAX_PART_JOBS))  # so that a million handles do no
 
 Outcome: TypeAlias = bytes | Exception | None
 """Outcome of a job: the result, the bytes of the handle, or the error; None before."""
-
-
-class JobHandles(Sequence[JobHandle]):
-    """The handles of a batch of background jobs, in the order of the workloads. Each is made when it is accessed.
-
-    :param servers: address of each job's server.
-    :param handles: the handle that this server assigned.
-    """
-
-    __slots__ = ("_handles", "_servers")
-
-    def __init__(self, servers: Sequence[str], handles: Sequence[bytes]) -> None:
-        self._servers = servers
-        self._handles = handles
-
-    def __repr__(self) -> str:
-        return f"<JobHandles of {len(self)} jobs>"
-
-    def __len__(self) -> int:
-        return len(self._handles)
-
-    @overload
-    def __getitem__(self, index: int) -> JobHandle: ...
-    @overload
-    def __getitem__(self, index: slice) -> JobHandles: ...  # type: ignore[explicit-any]  # that is what slice means
-    def __getitem__(self, index: int | slice) -> JobHandle | JobHandles:  # type: ignore[explicit-any]  # the same
-        if isinstance(index, slice):
-            return JobHandles(self._servers[index], self._handles[index])
-        return JobHandle(self._servers[index], self._handles[index])
-
-    def __iter__(self) -> Iterator[JobHandle]:
-        return map(job_handle, zip(self._servers, self._handles, strict=True))
 
 
 BatchResult: TypeAlias = list[bytes] | JobHandles
@@ -108,16 +76,30 @@ class PartHolder(Protocol):
         """Remove the part, and ignore what arrives for its jobs later."""
 
 
+class JobTable(Protocol):
+    """The table of jobs of a connection, as parts use it."""
+
+    def __delitem__(self, handle: bytes, /) -> None:
+        """Remove a job."""
+
+
 class PartConnection(Protocol):
     """A connection, as the parts on it use it."""
 
     in_flight: int
+
+    @property
+    def _jobs(self) -> JobTable:
+        """The acknowledged jobs by their handles."""
 
     def _part_created(self, part: Part, handles: list[bytes]) -> None:
         """Handle JOB_CREATED for the next jobs of a part."""
 
     def _part_removed(self, part: Part) -> None:
         """Note that no jobs of a part are in flight any longer, except those that have become tasks."""
+
+    def _watch(self, batch: Batch) -> None:
+        """Have the watcher of a batch called after the data that is being handled."""
 
 
 class _BatchDeferred(AwaitableDeferred[BatchResult]):
@@ -159,6 +141,7 @@ class Batch:
     :ivar background: whether they are background jobs.
     :ivar timeout: seconds for all of them together; None for no limit.
     :ivar outcomes: outcome of each job, in the places of the workloads.
+    :ivar max_size: length of the longest workload.
     :ivar missing: number of jobs without an outcome.
     :ivar failed: number of errors among the outcomes.
     :ivar watcher: called after jobs have got their outcomes, several at a time where they come together, but not for a
@@ -176,12 +159,14 @@ class Batch:
         "_leading_arguments",
         "_owner",
         "_servers",
+        "_size",
         "_template",
         "_tombstone",
         "_uniques",
         "_workloads",
         "background",
         "failed",
+        "max_size",
         "missing",
         "outcomes",
         "parts",
@@ -209,8 +194,13 @@ class Batch:
             options["drop_on_cancel"] = drop_on_cancel
         # A task that is never sent: it validates what it has in common with the jobs, and has their options.
         self._template = Task(function, b"", background, timeout=timeout, **options)
-        self._workloads = _checked_workloads(workloads, max_size)
-        self._uniques = _checked_uniques(uniques, len(self._workloads))
+        self._workloads = checked_workloads(workloads)
+        sizes = set(map(len, self._workloads))
+        self.max_size = max(sizes, default=0)
+        self._size = self.max_size if len(sizes) == 1 else None
+        if self.max_size > max_size:
+            raise too_large(self._workloads, max_size)
+        self._uniques = checked_uniques(uniques, len(self._workloads))
         if self._uniques is None and uniques is not None:
             self._template = Task(function, b"", background, b"-", timeout, **options)
         self.background = background
@@ -284,6 +274,9 @@ class Batch:
     def packets(self, places: Sequence[int]) -> bytes:
         """Return the submits of jobs."""
         workloads = self.workloads(places)
+        if self._uniques is None and self._size is not None:
+            head = self._heads[self._size]
+            return head + head.join(workloads)
         pieces = [b""] * (2 * len(workloads))
         if self._uniques is None:
             pieces[::2] = map(self._heads.__getitem__, map(len, workloads))
@@ -494,6 +487,9 @@ class Part:
 
     def fitting(self) -> int:
         """Return how many of the jobs to write at once."""
+        count = min(self._job_count, MAX_PART_JOBS)
+        if count * self.batch.max_size <= MAX_PART_BYTES:
+            return count
         workloads = self.batch.workloads(self.places[:MAX_PART_JOBS])
         if sum(map(len, workloads)) <= MAX_PART_BYTES:
             return len(workloads)
@@ -573,15 +569,43 @@ class Part:
 
     # Ends of its jobs.
 
-    def jobs_completed(self, connection: PartConnection, results: list[tuple[bytes, bytes]]) -> None:
-        """Handle WORK_COMPLETE for jobs of one connection.
+    def job_completed(self, connection: PartConnection, handle: bytes, result: bytes) -> None:
+        """Handle WORK_COMPLETE for an acknowledged job, which was removed from the table of jobs."""
+        self.batch.outcomes[self.places[self._offsets.pop(handle)]] = result
+        self._completed(connection, 1)
 
-        :param results: the handle and the result of each.
+    def jobs_completed(
+        self, connection: PartConnection, handles: Sequence[bytes], results: Sequence[bytes], start: int
+    ) -> int:
+        """Handle WORK_COMPLETE for several jobs, as far as they are acknowledged jobs of the part.
+
+        :param handles: of which the one at `start` is a job of the part.
+        :param results: the result of each.
+        :return: how many were, from `start` on. They have been removed from the table of jobs.
         """
-        outcomes, places, take_offset = self.batch.outcomes, self.places, self._offsets.pop
-        for handle, result in results:
-            outcomes[places[take_offset(handle)]] = result
-        self._settled(connection, len(results))
+        jobs, take_offset = connection._jobs, self._offsets.pop
+        offsets: list[int] = []
+        for index in range(start, len(handles)):
+            handle = handles[index]
+            offset = take_offset(handle, None)
+            if offset is None:
+                break
+            del jobs[handle]
+            offsets.append(offset)
+        outcomes, places, count = self.batch.outcomes, self.places, len(offsets)
+        first = offsets[0]
+        if isinstance(places, range) and tuple(offsets) == _OFFSETS[first : first + count]:  # one worker ends them so
+            outcomes[places[first] : places[first] + count] = results[start : start + count]
+        else:
+            for offset, result in zip(offsets, results[start : start + count], strict=True):
+                outcomes[places[offset]] = result
+        self._completed(connection, count)
+        return count
+
+    def _completed(self, connection: PartConnection, count: int) -> None:
+        if self.batch.watcher is not None:
+            connection._watch(self.batch)
+        self._settled(connection, count)
 
     def _settled(self, connection: PartConnection, count: int) -> None:
         connection.in_flight -= count
@@ -707,29 +731,3 @@ Work: TypeAlias = Task | Part
 def _ended(task: Task) -> Task:
     task._ended = True
     return task
-
-
-def _checked_workloads(workloads: Iterable[bytes], max_size: int) -> list[bytes]:
-    if isinstance(workloads, (bytes, str)) or not isinstance(workloads, Iterable):
-        raise TypeError(f"workloads must be an iterable of bytes, not {type(workloads).__name__}")
-    checked = list(workloads)
-    if not set(map(type, checked)) <= {bytes}:
-        checked = [payload_bytes(f"workloads[{index}]", workload) for index, workload in enumerate(checked)]
-    if max(map(len, checked), default=0) > max_size:
-        index = next(index for index, workload in enumerate(checked) if len(workload) > max_size)
-        raise ValueError(
-            f"workloads[{index}] must have max_packet_size={max_size} bytes at most, not {len(checked[index])}"
-        )
-    return checked
-
-
-def _checked_uniques(uniques: Iterable[str | bytes] | None, count: int) -> list[bytes] | None:
-    """Return the unique of each job; None if they have none, or all have "-"."""
-    if uniques is None or uniques in ("-", b"-"):
-        return None
-    if isinstance(uniques, (bytes, str)) or not isinstance(uniques, Iterable):
-        raise TypeError(f"uniques must be None, '-' or an iterable of str or bytes, not {uniques!r:.80}")
-    checked = [name_bytes(f"uniques[{index}]", unique, MAX_UNIQUE) for index, unique in enumerate(uniques)]
-    if len(checked) != count:
-        raise ValueError(f"uniques must be as many as workloads, {count}, not {len(checked)}")
-    return checked

@@ -15,6 +15,7 @@ from typing import Final, Generic, TypeVar
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
+from ..connection.awaitable import AwaitableDeferred
 from ..connection.waiters import Waiters
 from .batches import Batch, BatchResult
 from .protocol import ConnectionTasks
@@ -108,7 +109,10 @@ def map_in_batches(
 
 
 class _BatchedMap:
-    """Maps workloads in batches, each of a quarter of those that may be in flight."""
+    """Maps workloads in batches, each of a quarter to a half of those that may be in flight.
+
+    While results are ready, the loop gets them, and what it makes free is submitted together.
+    """
 
     def __init__(
         self,
@@ -121,11 +125,12 @@ class _BatchedMap:
         self._check = check
         self._workloads = workloads
         self._free = concurrency  # how many more may be in flight, or done and not yet yielded
-        self._size = concurrency // 4
+        self._least = concurrency // 4
+        self._most = concurrency // 2
         self._window: deque[tuple[Batch, Deferred[BatchResult]]] = deque()
         self._ended = False  # whether there are no more workloads
-        self._place = 0  # of the next result in the first batch of the window
-        self._changed: Waiters[None] = Waiters()
+        self._place = 0  # of the next result in the first batch of the window, up to which places are free
+        self._waiting: Deferred[None] | None = None  # for that result
 
     async def results(self) -> AsyncGenerator[bytes, None]:
         workloads = iter(self._workloads)
@@ -133,33 +138,49 @@ class _BatchedMap:
             self._fill_window(workloads)
             while self._window:
                 outcomes = self._window[0][0].outcomes
-                for self._place in range(len(outcomes)):
-                    while (outcome := outcomes[self._place]) is None:
-                        await self._changed.wait()
-                    if isinstance(outcome, Exception):
+                place = 0
+                for outcome in outcomes:
+                    if outcome is None:
+                        self._yielded(place)
+                        self._fill_window(workloads)
+                        while (outcome := outcomes[place]) is None:  # which has come meanwhile
+                            await self._change()
+                    if not isinstance(outcome, bytes):
                         raise outcome
                     yield outcome
-                    self._free += 1
-                    if self._free >= self._size:
-                        self._fill_window(workloads)
+                    place += 1
+                self._yielded(place)
                 self._window.popleft()
                 self._place = 0
+                self._fill_window(workloads)
         finally:
             cancel_all(deferred for _, deferred in self._window)
 
+    def _yielded(self, place: int) -> None:
+        """Note that the loop has iterated over the results before this place in the first batch."""
+        self._free += place - self._place
+        self._place = place
+
+    def _change(self) -> Deferred[None]:
+        """Wait until there is an outcome in the next place of the first batch."""
+        waiting = self._waiting = AwaitableDeferred[None](self._wait_cancelled)
+        return waiting
+
+    def _wait_cancelled(self, waiting: Deferred[None]) -> None:
+        self._waiting = None
+
     def _fill_window(self, workloads: Iterator[bytes]) -> None:
         """Submit batches while the window has space for another one, and there are workloads."""
-        while self._free >= self._size and not self._ended:
-            self._submit_next(workloads)
+        while self._free >= self._least and not self._ended:
+            self._submit_next(workloads, min(self._free, self._most))
 
-    def _submit_next(self, workloads: Iterator[bytes]) -> None:
+    def _submit_next(self, workloads: Iterator[bytes], size: int) -> None:
         """Submit the next batch. If a workload is invalid, or taking it raises, those before it are submitted."""
         batch: list[bytes] = []
         try:
-            for workload in islice(workloads, self._size):
-                batch.append(workload)  # extend() need not keep those before one that raises
+            batch.extend(islice(workloads, size))  # it keeps those before one that raises
         finally:
-            self._ended = len(batch) < self._size
+            self._ended = len(batch) < size
             self._submit_valid(batch)
 
     def _submit_valid(self, workloads: list[bytes]) -> None:
@@ -184,8 +205,10 @@ class _BatchedMap:
         self._free -= len(workloads)
 
     def _outcomes_came(self) -> None:
-        if self._changed and self._window[0][0].outcomes[self._place] is not None:
-            self._changed.fire(None)
+        waiting = self._waiting
+        if waiting is not None and self._window[0][0].outcomes[self._place] is not None:
+            self._waiting = None
+            waiting.callback(None)
 
 
 class _Slot:

@@ -349,15 +349,18 @@ class GearmanClientProtocol(GearmanProtocol):
         return super()._progress + self._part_answers
 
     def _join_part(self, part: Part, handles: list[bytes]) -> None:
-        known = (self._jobs, self._remembered_ends)
-        if len(set(handles)) == len(handles) and all(jobs.keys().isdisjoint(handles) for jobs in known):
+        jobs = self._jobs
+        joining = dict.fromkeys(handles, part)
+        ends = self._remembered_ends
+        known = not jobs.keys().isdisjoint(joining) or (ends and not ends.keys().isdisjoint(joining))
+        if not known and len(joining) == len(handles):
             part.join(handles)
-            self._jobs.update(dict.fromkeys(handles, part))
+            jobs.update(joining)
             if not self._job_sweep.on:
                 self._job_sweep.start(handles[0])
             return
         for handle in handles:
-            if any(handle in jobs for jobs in known):
+            if handle in jobs or handle in ends:
                 self._join_job(part, handle)
             else:
                 self._join_part(part, [handle])
@@ -544,7 +547,7 @@ class GearmanClientProtocol(GearmanProtocol):
         task = self._jobs.pop(handle, None)
         if not isinstance(task, Task):
             if isinstance(task, Part):
-                self._part_completed(task, [(handle, result)])
+                task.job_completed(self, handle, result)
                 return
             task = self._next_end(handle, task)
             if not isinstance(task, Task):
@@ -552,38 +555,22 @@ class GearmanClientProtocol(GearmanProtocol):
         self._task_removed(task)
         task._job_completed(result)
 
-    def _jobs_completed(self, bodies: list[bytes]) -> None:
+    def _jobs_completed(self, arguments: list[bytes]) -> None:
         """Handle several WORK_COMPLETE in a row: those for jobs of one part together."""
-        jobs = self._jobs
-        part: Part | None = None
-        results: list[tuple[bytes, bytes]] = []
-        for body in bodies:
-            handle, _, result = body.partition(b"\0")
-            job = jobs.get(handle)
-            if job is not part or part is None:
-                if part is not None:
-                    self._part_completed(part, results)
-                    if self.error is not None:
-                        return
-                    results = []
-                    job = jobs.get(handle)  # what the results of others lead to may have cancelled it
-                part = job if isinstance(job, Part) else None
-                if part is None:
-                    self._work_complete([handle, result])
-                    if self.error is not None:
-                        return
-                    continue
-            del jobs[handle]
-            results.append((handle, result))
-        if part is not None:
-            self._part_completed(part, results)
+        handles, results = arguments[::2], arguments[1::2]
+        start = 0
+        while start < len(handles) and self.error is None:
+            job = self._jobs.get(handles[start])
+            if isinstance(job, Part):
+                start += job.jobs_completed(self, handles, results, start)
+            else:
+                self._work_complete([handles[start], results[start]])
+                start += 1
 
-    def _part_completed(self, part: Part, results: list[tuple[bytes, bytes]]) -> None:
-        """Handle the results of jobs of a part, which were removed from the table of jobs."""
-        part.jobs_completed(self, results)
-        if part.batch.watcher is not None:
-            self._watched[part.batch] = None
-            self._after_read = self._notify_watchers
+    def _watch(self, batch: Batch) -> None:
+        """Have the watcher of a batch called after the data that is being handled."""
+        self._watched[batch] = None
+        self._after_read = self._notify_watchers
 
     def _notify_watchers(self) -> None:
         """Report the outcomes of this read. What is submitted meanwhile is sent together."""

@@ -9,8 +9,9 @@ from weakref import ref
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from ..client.batches import Batch, JobHandles
+from ..client.batches import Batch
 from ..client.client import GearmanClient
+from ..client.job_handles import JobHandles
 from ..client.task import Task
 from ..errors import BatchFailed, TaskError
 from ..models import JobHandle
