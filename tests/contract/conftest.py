@@ -13,6 +13,9 @@ Start: TypeAlias = Callable[..., Server]
 """Starts a server: ``start(job_retries=2, exceptions=True)``. The options are those of `MemoryJobServer`, and of
 gearmand under the same names."""
 
+StartGearmand: TypeAlias = Callable[..., RealServer]
+"""Starts gearmand, with options as on its command line."""
+
 
 @pytest.fixture(scope="session")
 def memory_servers() -> Iterator[MemoryServers]:
@@ -56,3 +59,17 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
 def server(start: Start) -> Server:
     """A job server with no options."""
     return start()
+
+
+@pytest.fixture
+def start_gearmand() -> Iterator[StartGearmand]:
+    """Start gearmand, for what the other kinds of job servers don't do."""
+    started: list[RealServer] = []
+
+    def start_one(*options: str) -> RealServer:
+        started.append(RealServer(*options))
+        return started[-1]
+
+    yield start_one
+    for server in started:
+        server.close()

@@ -5,8 +5,6 @@ Each test here has one of 1.1 beside it in that table, which is run against `Mem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from txgearman.packets import (
@@ -22,6 +20,7 @@ from txgearman.packets import (
     PacketType,
 )
 
+from .conftest import StartGearmand
 from .harness import RealServer
 from .test_5_status import UNKNOWN
 from .test_6_client_disconnect import abandon, can_do
@@ -30,26 +29,10 @@ from .test_9_epoch_reduce import handles_of_all, later, soon, submit_epoch, wait
 
 pytestmark = [pytest.mark.daemon("gearmand"), pytest.mark.gearmand("2.0")]
 
-Start = Callable[..., RealServer]
-
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    """Start gearmand with these options."""
-    started: list[RealServer] = []
-
-    def start_one(*options: str) -> RealServer:
-        started.append(RealServer(*options))
-        return started[-1]
-
-    yield start_one
-    for server in started:
-        server.close()
-
-
-@pytest.fixture
-def server(start: Start) -> RealServer:
-    return start()
+def server(start_gearmand: StartGearmand) -> RealServer:
+    return start_gearmand()
 
 
 # EPOCH.
@@ -95,9 +78,9 @@ def test_the_highest_priority_of_all_functions_is_first(server: RealServer) -> N
 
 
 @pytest.mark.parametrize("options", [(), ("--round-robin",)])
-def test_functions_take_turns(start: Start, options: tuple[str, ...]) -> None:
+def test_functions_take_turns(start_gearmand: StartGearmand, options: tuple[str, ...]) -> None:
     """The one that was registered last begins. The option of 1.1 has no effect."""
-    server = start(*options)
+    server = start_gearmand(*options)
     a, a2, b, b2, b3 = queue(server.peer(), b"a", b"a", b"b", b"b", b"b")
     assert grab(can_do(server, b"a", b"b"), 5) == [b, a, b2, a2, b3]
 

@@ -7,33 +7,17 @@ from __future__ import annotations
 
 import functools
 import subprocess
-from collections.abc import Callable, Iterator
 
 import pytest
 
 from txgearman.packets import CAN_DO, CANT_DO, GRAB_JOB, JOB_ASSIGN, SUBMIT_JOB, WORK_FAIL
 
 from ..programs import require_program
+from .conftest import StartGearmand
 from .harness import Peer, RealServer
 from .test_5_status import QUEUED, UNKNOWN, status
 
 pytestmark = pytest.mark.daemon("gearmand")
-
-Start = Callable[..., RealServer]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start gearmand with these options."""
-    started: list[RealServer] = []
-
-    def start_one(*options: str) -> RealServer:
-        started.append(RealServer(*options))
-        return started[-1]
-
-    yield start_one
-    for server in started:
-        server.close()
 
 
 @functools.cache
@@ -66,22 +50,22 @@ MOST = 300
 """As many attempts as are made where there is no limit: more than fit into a byte."""
 
 
-def test_job_retries_of_0(start: Start) -> None:
-    server = start("--job-retries=0")
+def test_job_retries_of_0(start_gearmand: StartGearmand) -> None:
+    server = start_gearmand("--job-retries=0")
     assert attempts(server, server.peer(), MOST) == (1 if is_later_than_2_0_0() else MOST)
 
 
-def test_job_retries_of_minus_1(start: Start) -> None:
+def test_job_retries_of_minus_1(start_gearmand: StartGearmand) -> None:
     """A byte of 255, or no limit."""
-    server = start("--job-retries=-1")
+    server = start_gearmand("--job-retries=-1")
     assert attempts(server, server.peer(), MOST) == (MOST if is_later_than_2_0_0() else 255)
 
 
-def test_job_retries_of_256(start: Start) -> None:
+def test_job_retries_of_256(start_gearmand: StartGearmand) -> None:
     """A byte of 0; or invalid, so that gearmand does not start."""
     if is_later_than_2_0_0():
         with pytest.raises(AssertionError, match="ended with"):
-            start("--job-retries=256")
+            start_gearmand("--job-retries=256")
     else:
-        server = start("--job-retries=256")
+        server = start_gearmand("--job-retries=256")
         assert attempts(server, server.peer(), MOST) == MOST
