@@ -36,6 +36,12 @@ _FAILED: Final = pytest.StashKey[bool]()
 _LOGS: Final = pytest.StashKey["dict[str, MemoryJobServer | Gearmand]"]()
 """The servers of the test, by what their logs are called."""
 
+_items: Final[list[pytest.Item]] = []
+"""The tests that are in progress, each one within the test before it. The last one is that of a fixture that starts.
+
+A fixture that asks for ``request`` would have the signature of its class inspected three times a test by pytest 9.
+"""
+
 _RUNNING: Final[pytest.StashKey[RunningTest | None]] = pytest.StashKey()
 """The test, if pytest-twisted runs it and it has a server on a clock, or else None."""
 
@@ -55,6 +61,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "job_server(**options): options of the fixtures of txgearman, such as job_retries=2 or verify=False"
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Note the test for its fixtures."""
+    _items.append(item)
+    try:
+        return (yield)
+    finally:
+        _items.pop()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -94,46 +110,52 @@ def pytest_runtest_makereport(
         for name, server in item.stash.get(_LOGS, {}).items():
             if report.failed and (log := server.log(_SHOWN_LINES)):
                 report.sections.append((name, log))
+    if call.when == "teardown" and item.stash.get(_LOGS, None):
+        # pytest keeps its items until the end. What a test has used would stay there with them.
+        item.stash[_LOGS] = {}
+        item.stash[_RUNNING] = None
     return report
 
 
 @pytest.fixture
-def job_server(request: pytest.FixtureRequest) -> Iterator[MemoryJobServer]:
+def job_server() -> Iterator[MemoryJobServer]:
     """Provide an in-memory job server on a `Clock`. It is verified after the test, unless the test has failed."""
     from txgearman.testing import MemoryJobServer
     from txgearman.testing.waiting import RunningTest, StandstillWatch, has_pytest_twisted
 
-    options, verify = _options(request)
+    item = _items[-1]
+    options, verify = _options(item)
     server = MemoryJobServer(**options)
-    _note(request, f"the last packets of {server.name}", server)
+    _note(item, f"the last packets of {server.name}", server)
     running = RunningTest()
-    request.node.stash[_RUNNING] = running if has_pytest_twisted() else None
+    item.stash[_RUNNING] = running if has_pytest_twisted() else None
     watch = StandstillWatch(server, server._group, running)
     watch.start()
     yield server
     watch.stop()
-    server.close(verify=verify and not _has_failed(request))
+    server.close(verify=verify and not _has_failed(item))
 
 
 @pytest.fixture
-def job_server_on_port(request: pytest.FixtureRequest) -> Iterator[MemoryJobServer]:
+def job_server_on_port() -> Iterator[MemoryJobServer]:
     """Provide an in-memory job server on the reactor and a free port. It is verified as `job_server` is."""
     from twisted.internet import reactor
 
     from txgearman.testing import MemoryJobServer
     from txgearman.testing.waiting import wait_for
 
-    options, verify = _options(request)
+    item = _items[-1]
+    options, verify = _options(item)
     server = MemoryJobServer(reactor, **options)
-    _note(request, f"the last packets of {server.name}", server)
+    _note(item, f"the last packets of {server.name}", server)
     server._watch()
     server.listen()
     yield server
-    wait_for(server.close(verify=verify and not _has_failed(request)), reactor)
+    wait_for(server.close(verify=verify and not _has_failed(item)), reactor)
 
 
 @pytest.fixture
-def job_server_on_gearmand(request: pytest.FixtureRequest) -> Iterator[Gearmand]:
+def job_server_on_gearmand() -> Iterator[Gearmand]:
     """Provide a real gearmand on a free port, which is killed after the test. Nothing is verified."""
     from twisted.internet import reactor
 
@@ -141,31 +163,31 @@ def job_server_on_gearmand(request: pytest.FixtureRequest) -> Iterator[Gearmand]
     from txgearman.testing.gearmand import gearmand_options
     from txgearman.testing.waiting import wait_for
 
-    options, _ = _options(request)
+    item = _items[-1]
+    options, _ = _options(item)
     try:
         server = Gearmand(reactor, **gearmand_options(options))
     except GearmandMissing as error:
-        if request.config.getini("gearmand_required"):
+        if item.config.getini("gearmand_required"):
             pytest.fail(str(error), pytrace=False)
         pytest.skip(str(error))
-    _note(request, "the last lines of the log of gearmand", server)
+    _note(item, "the last lines of the log of gearmand", server)
     yield server
     wait_for(server.close(), reactor)
 
 
-def _note(request: pytest.FixtureRequest, name: str, server: MemoryJobServer | Gearmand) -> None:
-    request.node.stash.setdefault(_LOGS, {})[name] = server
+def _note(item: pytest.Item, name: str, server: MemoryJobServer | Gearmand) -> None:
+    item.stash.setdefault(_LOGS, {})[name] = server
 
 
-def _has_failed(request: pytest.FixtureRequest) -> bool:
-    failed: bool = request.node.stash.get(_FAILED, False)
-    return failed
+def _has_failed(item: pytest.Item) -> bool:
+    return item.stash.get(_FAILED, False)
 
 
-def _options(request: pytest.FixtureRequest) -> tuple[dict[str, Any], bool]:
+def _options(item: pytest.Item) -> tuple[dict[str, Any], bool]:
     """Return the options of the markers, of which the closest to the test wins, and whether to verify."""
     options: dict[str, Any] = {}
-    for marker in request.node.iter_markers("job_server"):
+    for marker in item.iter_markers("job_server"):
         options = {**marker.kwargs, **options}
-    verify = options.pop("verify", request.config.getini("job_server_verify"))
+    verify = options.pop("verify", item.config.getini("job_server_verify"))
     return options, verify

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from typing import Any
+from weakref import ref
 
 import pytest
 from twisted.internet import reactor as global_reactor
@@ -61,3 +64,31 @@ def test_clients_with_servers_in_another_order_choose_alike() -> None:
     for unique in range(30):
         handles = [first.result_of(client.add_task_bg("mail", unique=b"%d" % unique)) for client in clients]
         assert handles[0] == handles[1]
+
+
+def test_closed_server_is_freed_without_a_collection() -> None:
+    server = MemoryJobServer()
+    server.command("status")
+    server.close()
+    reference = ref(server.clock)
+    del server
+    assert reference() is None
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="its collector has no three generations")
+def test_services_of_a_test_are_collected_at_the_start_of_the_next_one() -> None:
+    """While they are young, which costs nothing; but not where the collector is switched off."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        server = MemoryJobServer()
+        reference = ref(server.client())
+        server.close()
+        del server
+        MemoryJobServer().close()
+        assert reference() is not None
+        gc.enable()
+        MemoryJobServer().close()
+        assert reference() is None
+    finally:
+        gc.enable() if was_enabled else gc.disable()

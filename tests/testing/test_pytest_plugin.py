@@ -240,6 +240,23 @@ def test_second_run_of_a_test_that_has_failed_is_verified(
     result.stdout.fnmatch_lines(["*task 'reverse' (job H:memory:1 on memory:1, submitted at *"])
 
 
+TWO_TESTS = """
+from weakref import ref
+
+servers = []
+
+def test_first(job_server):
+    servers.append(ref(job_server))
+
+def test_second():
+    assert servers[0]() is None
+"""
+
+
+def test_server_is_freed_after_its_test(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_in_this_process(pytester, monkeypatch, TWO_TESTS).assert_outcomes(passed=2)
+
+
 # On gearmand.
 
 ON_GEARMAND = """

@@ -165,6 +165,7 @@ class Closing:
 
     def _stopped(self, _: object, observer: Any) -> None:
         for server in self._servers:
+            server._forget_services()
             if server is not self._keep:
                 self._group.remove(server)
         if self._verify or self._unfinished:

@@ -416,6 +416,11 @@ class MemoryJobServer(FaultMethods, ClockMethods, ServerFactory):
         waiting.fire(None)
         return outcome
 
+    def _forget_services(self) -> None:
+        """Give up the services that were made here: they are in cycles of references, unlike the server itself."""
+        self._services.clear()
+        self._others.clear()
+
     def _drop_all(self) -> Deferred[None]:
         """Drop the connections that were made after the end."""
         protocols = self._protocols
@@ -484,8 +489,6 @@ class MemoryJobServer(FaultMethods, ClockMethods, ServerFactory):
 
     def _begin_anew(self, outcome: T) -> T:
         self._closed = False
-        self._services.clear()
-        self._others.clear()
         self._core.forget_jobs()
         self._core.submitted.clear()
         self._core.log.clear()
