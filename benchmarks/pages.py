@@ -113,7 +113,7 @@ _COLUMNS: Final[dict[str, tuple[str, Callable[[float], str]]]] = {
     "pause_cpu_ms": ("its CPU, ms", _whole),
     "collection_ms": ("longest collection, ms", _whole),
 }
-"""The columns of the library's own benchmark, and how their values are formatted."""
+"""The columns of the library's own benchmarks, and how their values are formatted."""
 
 
 def _cases(cases: list[dict[str, Any]]) -> str:
@@ -136,10 +136,10 @@ def _group(name: str, group: list[dict[str, Any]]) -> str:
 
 
 def _workers(workers: list[dict[str, Any]]) -> str:
-    rows = [["worker", "jobs/s", "µs of CPU per job", "speed of txgearman to it"]]
+    keys = [key for key in _COLUMNS if any(key in worker for worker in workers)]
+    rows = [["worker", *(_COLUMNS[key][0] for key in keys), "speed of txgearman to it"]]
     for worker in workers:
-        row = [worker["worker"], _whole(worker["jobs_per_second"]), f"{worker['cpu_us']:.2f}"]
-        rows.append([*row, _ratio(worker["own_to_this"])])
+        rows.append([worker["worker"], *(_COLUMNS[key][1](worker[key]) for key in keys), _ratio(worker["own_to_this"])])
     return _table(rows)
 
 

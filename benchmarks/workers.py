@@ -1,8 +1,9 @@
 """This library's worker beside others on the same load: ``python -m benchmarks.workers``.
 
 Background jobs are queued first; then one worker after the other does as many, in turn, each with a gearmand of its
-own. The function is empty, so that what a worker costs is what is seen. libgearman's takes a C compiler and headers;
-those of other Python packages are found where they are installed, or by ``--python gear=/path/to/python``.
+own. The function is empty, so that what a worker costs is what is seen. The floor is a worker in plain Python that
+packs its packets beforehand: no worker in Python is faster. libgearman's takes a C compiler and headers; those of other
+Python packages are found where they are installed, or by ``--python gear=/path/to/python``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .servers import job_server
 __all__ = ["PEERS", "commands", "compare"]
 
 OWN = "txgearman"
+FLOOR = "floor"
 PEERS = ("gear", "aiogear")
 """Python packages with a worker, each measured by the module of its name here."""
 
@@ -37,7 +39,10 @@ def commands(pythons: dict[str, str]) -> Commands:
 
     :param pythons: the interpreter of a peer, by its name, where it is not this one.
     """
-    found: Commands = {OWN: [sys.executable, "-m", "benchmarks.worker"]}
+    found: Commands = {
+        OWN: [sys.executable, "-m", "benchmarks.worker"],
+        FLOOR: [sys.executable, "-m", "benchmarks.worker_floor"],
+    }
     for peer in PEERS:
         python = pythons.get(peer, sys.executable)
         if subprocess.run([python, "-c", f"import {peer}"], capture_output=True).returncode == 0:
@@ -63,7 +68,7 @@ def measure(command: list[str], jobs: int) -> dict[str, float]:
 
 
 def compare(found: Commands, jobs: int, turns: int) -> list[dict[str, Any]]:
-    """A row for each worker: medians, and how many times its jobs per second this library's does, turn by turn."""
+    """A row for each worker: medians, and ratios turn by turn: to the floor, and of this library's jobs to its jobs."""
     counts = {name: max(1, jobs // FEWER.get(name, 1)) for name in found}
     results = [{name: measure(command, counts[name]) for name, command in found.items()} for _ in range(turns)]
     return [
@@ -71,7 +76,11 @@ def compare(found: Commands, jobs: int, turns: int) -> list[dict[str, Any]]:
             "worker": name,
             "jobs": counts[name],
             "jobs_per_second": median(turn[name]["jobs_per_second"] for turn in results),
+            "speed_to_floor": median(
+                turn[name]["jobs_per_second"] / turn[FLOOR]["jobs_per_second"] for turn in results
+            ),
             "cpu_us": median(turn[name]["cpu_us"] for turn in results),
+            "cpu_to_floor": median(turn[name]["cpu_us"] / turn[FLOOR]["cpu_us"] for turn in results),
             "own_to_this": median(turn[OWN]["jobs_per_second"] / turn[name]["jobs_per_second"] for turn in results),
         }
         for name in found
@@ -87,9 +96,11 @@ def main() -> None:
     options = parser.parse_args()
     found = commands(dict(each.split("=", 1) for each in options.python))
     rows = compare(found, options.jobs, options.turns)
-    print(f"{'worker':12} {'jobs/s':>10} {'µs of CPU':>10} {'this library':>13}")
+    print(f"{'worker':12} {'jobs/s':>10} {'to floor':>9} {'µs of CPU':>10} {'to floor':>9} {'this library':>13}")
     for row in rows:
-        print(f"{row['worker']:12} {row['jobs_per_second']:10,.0f} {row['cpu_us']:10.2f} {row['own_to_this']:12.2f}x")
+        speed = f"{row['jobs_per_second']:10,.0f} {row['speed_to_floor']:8.2f}x"
+        cpu = f"{row['cpu_us']:10.2f} {row['cpu_to_floor']:8.2f}x"
+        print(f"{row['worker']:12} {speed} {cpu} {row['own_to_this']:12.2f}x")
     if options.record:
         records.write(options.record, {"turns": options.turns, "workers": rows})
 

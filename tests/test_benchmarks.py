@@ -94,10 +94,12 @@ def test_row_above_its_limit_is_marked(capsys: pytest.CaptureFixture[str]) -> No
 def test_workers_are_compared_on_the_same_jobs(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """gear is there with the tests; a Python without aiogear leaves that out, and says so."""
     found = workers.commands({"aiogear": "/usr/bin/false"})
-    assert set(found) == {"txgearman", "gear", "libgearman"}
+    assert set(found) == {"txgearman", "floor", "gear", "libgearman"}
     rows = workers.compare(found, 100, 1)
     assert "aiogear is not installed" in capfd.readouterr().err
-    assert [(row["worker"], row["jobs"]) for row in rows] == [("txgearman", 100), ("gear", 1), ("libgearman", 100)]
+    counts = [("txgearman", 100), ("floor", 100), ("gear", 1), ("libgearman", 100)]
+    assert [(row["worker"], row["jobs"]) for row in rows] == counts
+    assert (rows[1]["speed_to_floor"], rows[1]["cpu_to_floor"]) == (1, 1)
     assert rows[0]["own_to_this"] == 1
     assert all(row["jobs_per_second"] > 0 for row in rows)
 
