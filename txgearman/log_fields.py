@@ -16,8 +16,11 @@ class _Job(Protocol):
     """What the fields need of a worker's job."""
 
     function: str | bytes
-    handle: JobHandle
     unique: bytes
+
+    @property
+    def handle(self) -> JobHandle:
+        """The server's name for it, and the server."""
 
 
 def task_fields(task: TaskInfo) -> Fields:

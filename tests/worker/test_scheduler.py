@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
+from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import deferLater
 
-from txgearman import GearmanWorker, Job, JobEnded, Priority, ServerState, TaskLost
+from txgearman import GearmanClient, GearmanWorker, Job, JobEnded, Priority, ServerState, TaskLost
 from txgearman.connection.options import SERVER_TIMEOUT
 from txgearman.packets import GRAB_JOB_ALL, JOB_ASSIGN, NOOP, PRE_SLEEP, WORK_FAIL
 from txgearman.testing import MemoryJobServer
@@ -36,6 +37,8 @@ from .harness import (
     submit_bg,
 )
 
+reactor: Any = global_reactor
+
 WAKE_UPS: Final = 10
 """Spurious wake-ups in close succession after which a connection is not asked at once."""
 
@@ -50,6 +53,21 @@ def test_worker_requests_no_more_jobs_than_max_jobs(server: MemoryJobServer) -> 
     submit_bg(server, "f", 10)
     assert (slots_held(worker), slots_of_group(worker)) == (4, 4)
     assert server.command("status") == "f\t10\t4\t1\n.\n"
+
+
+@pytest.mark.guarantee(number=18)
+async def test_jobs_of_a_read_free_their_slots_over_tcp() -> None:
+    """There, the results of a read and the requests for as many jobs are sent together."""
+    server = MemoryJobServer(reactor)
+    address = server.listen()
+    worker = GearmanWorker([address], reactor=reactor, max_jobs=4)
+    worker.register_function("f", lambda job: job.workload[::-1])
+    workloads = [b"%03d" % number for number in range(20)]
+    async with worker, GearmanClient([address], reactor=reactor) as client:
+        assert await client.add_tasks("f", workloads) == [workload[::-1] for workload in workloads]
+        await worker.stopService()
+        assert slots_held(worker) == 0
+    await server.close()
 
 
 @pytest.mark.guarantee(number=18)
@@ -545,6 +563,25 @@ def test_lost_connection_frees_slots_of_its_jobs(server: MemoryJobServer) -> Non
         server.advance(MINUTE)
         assert len(slow.running) == 2
     slow.end_all()
+
+
+@pytest.mark.guarantee(number=18)
+def test_function_that_closes_its_connection_frees_all_slots(server: MemoryJobServer) -> None:
+    submit_bg(server, "f", 6)
+    worker = server.worker(max_jobs=4)
+    held: list[int] = []
+
+    def close_once(job: Job) -> None:
+        if not held and len(connections[0].jobs) == 1 and connections[0].grabs == 1:  # one of several in a read
+            connections[0].abort(ConnectionLost())
+            held.append(slots_held(worker))
+
+    worker.register_function("f", close_once)
+    connections = list(group_of(worker).states)
+    server.advance()
+    assert (held, slots_held(worker)) == ([1], 0)
+    server.advance(MINUTE)
+    assert (function_status(server), slots_held(worker)) == ({"f": (0, 0, 1)}, 0)
 
 
 def test_server_that_is_down_does_not_delay_jobs_of_another(server: MemoryJobServer, second: MemoryJobServer) -> None:

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLOSE_TIMEOUT",
     "FENCE_HANDLE",
+    "MAX_CORKED",
     "GearmanProtocol",
     "Outstanding",
     "ProtocolFactory",
@@ -79,7 +80,8 @@ _ASKED_AFTER: Final = PROBES_PER_PERIOD - 1
 
 _MAX_SHOWN: Final = 200  # characters of an unexpected packet's arguments in the text of the error
 
-_MAX_CORKED: Final = 64 * 1024  # bytes; from there on a transport asks its producer to pause
+MAX_CORKED: Final = 64 * 1024
+"""Bytes of packets to collect: from there on a transport asks its producer to pause."""
 
 _BEFORE_READY: Final = (ConnectionState.HANDSHAKE, ConnectionState.OPENING)
 
@@ -548,7 +550,7 @@ class GearmanProtocol(Protocol):
         """Write the packet of a request, and add the request to the table of outstanding ones."""
         self._outstanding.append(request)
         corked, size = self._corked, len(packet)
-        if corked is not None and self._corked_size + size <= _MAX_CORKED:
+        if corked is not None and self._corked_size + size <= MAX_CORKED:
             corked.append(packet)  # as _write() does, in the usual case, with a call less
             self._corked_size += size
         else:
@@ -564,7 +566,7 @@ class GearmanProtocol(Protocol):
         else:
             corked.append(packet)
             self._corked_size += len(packet)
-            if self._corked_size > _MAX_CORKED:
+            if self._corked_size > MAX_CORKED:
                 self._uncork()
                 self._cork()
 

@@ -82,7 +82,8 @@ class JobRunner:
             result = function.start(job, self._reactor)
         except BaseException:  # as in a Deferred: whatever it raises is the outcome of the job
             result = Failure()
-        if isinstance(result, Deferred):
+        # The usual case first: to find that bytes are no Deferred, whose class is an ABC, takes as long as all of this.
+        if type(result) is not bytes and isinstance(result, Deferred):
             self.running[job] = state, function
             result.addBoth(self._deferred_fired, job)
             if job in self.running:
@@ -160,7 +161,7 @@ class JobRunner:
 
     def _report(self, job: Job, result: object) -> None:
         """Send what a function returned, unless its job has ended before."""
-        if isinstance(result, Failure):
+        if type(result) is not bytes and isinstance(result, Failure):
             self._report_failure(job, result)
         elif not job.ended:
             try:

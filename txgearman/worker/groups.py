@@ -69,7 +69,8 @@ class GrabState:
     :ivar spurious_wakeups: how often, in close succession, the server has woken the worker and then had no job. This
         happens where other workers were faster; but gearmand 1.1 may do it without end (H8).
     :ivar withdrawn: whether it is asked for nothing more: its group was retired or is paused, or its server removed.
-    :ivar timer_left: whether a job ended while it was assigned, so that its server may still have a timer for it.
+    :ivar ended_at_once: how many of the jobs that came together have ended while they were assigned. They hold their
+        slots until all that came have been handled.
     :ivar backoff: the timer after which the server's last wake-up takes effect, where there were too many.
     :ivar queue: the queue that it is in.
     """
@@ -79,13 +80,13 @@ class GrabState:
         "asked",
         "backoff",
         "connection",
+        "ended_at_once",
         "group",
         "last_spurious",
         "may_have_job",
         "queue",
         "server",
         "spurious_wakeups",
-        "timer_left",
         "window",
         "withdrawn",
         "woken",
@@ -109,7 +110,7 @@ class GrabState:
         self.woken = False
         self.spurious_wakeups = 0
         self.last_spurious = 0.0
-        self.timer_left = False
+        self.ended_at_once = 0
         self.backoff: IDelayedCall | None = None
         self.queue: GrabQueue | None = None
         # While it is withdrawn: the functions that stay registered, by the names that their jobs have, each with its

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Event, RLock, get_ident
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
@@ -13,7 +13,7 @@ from typing_extensions import TypeVarTuple, Unpack
 
 from ..connection.reactor import Reactor, ThreadedReactor
 from ..errors import JobEnded
-from ..models import job_handle
+from ..models import JobHandle, job_handle
 from ..validation import MAX_NAME, MAX_PAYLOAD, payload_bytes, short_text
 from .threads import ThreadSends
 
@@ -44,20 +44,17 @@ MAX_STATUS: Final = 2**32 - 1
 """Of a status: gearmand keeps 32 bits of it (docs/gearman.md §5)."""
 
 
-class Assignment:
+class Assignment(NamedTuple):
     """A job as a server assigned it to this worker.
 
     :ivar function: the function's name on the wire.
     """
 
-    __slots__ = ("function", "handle", "reducer", "unique", "workload")
-
-    def __init__(self, handle: bytes, function: bytes, unique: bytes, reducer: bytes, workload: bytes) -> None:
-        self.handle = handle
-        self.function = function
-        self.unique = unique
-        self.reducer = reducer
-        self.workload = workload
+    handle: bytes
+    function: bytes
+    unique: bytes
+    reducer: bytes
+    workload: bytes
 
 
 class JobConnectionFactory(Interface):
@@ -108,7 +105,6 @@ class Job:
     All of these calls are safe from other threads. What a thread sends is written in a later turn of the reactor. A
     thread that has sent 64 KiB waits until the server takes them, or the job ends.
 
-    :ivar handle: its `JobHandle`: the server's name for it, and the server's; the same that the client has.
     :ivar function: the function's name, as it was registered.
     :ivar workload: the payload.
     :ivar unique: as the client gave it; empty if it gave none.
@@ -122,11 +118,11 @@ class Job:
         "_connection",
         "_deferred",
         "_ended",
+        "_handle",
         "_sends",
         "_thread",
         "_timer",
         "function",
-        "handle",
         "reducer",
         "unique",
         "workload",
@@ -139,10 +135,7 @@ class Job:
         self._thread = get_ident()
         self._sends: ThreadSends | None = None
         self.function = function
-        self.handle = job_handle((connection.factory.name, assignment.handle))
-        self.workload = assignment.workload
-        self.unique = assignment.unique
-        self.reducer = assignment.reducer
+        self._handle, _, self.unique, self.reducer, self.workload = assignment
         # For the runner: what the function has returned, if it takes time, and the timer of its time-out.
         self._deferred: Deferred[object] | None = None
         self._timer: IDelayedCall | None = None
@@ -152,6 +145,11 @@ class Job:
 
     def __str__(self) -> str:
         return f"{short_text(self.function, MAX_NAME)} {short_text(str(self.handle), MAX_NAME)}"
+
+    @property
+    def handle(self) -> JobHandle:
+        """The server's name for the job, and the server; the same that the client has."""
+        return job_handle((self._connection.factory.name, self._handle))
 
     @property
     def ended(self) -> str:
@@ -195,7 +193,18 @@ class Job:
         If the connection is lost before the server has the result, the server gives the job to another worker, or
         fails it; nothing is reported here.
         """
-        self._end(COMPLETED, self._connection.work_complete, _payload("result", result))
+        payload = result if type(result) is bytes and len(result) <= MAX_PAYLOAD else _payload("result", result)
+        if get_ident() != self._thread:
+            self._end(COMPLETED, self._connection.work_complete, payload)
+            return
+        with _ENDING:  # as _end() does, in fewer steps
+            if self._ended:
+                self._check()
+            self._ended = COMPLETED
+            if self._sends is not None:
+                self._sends.wake_all()
+        self._closed = True
+        self._connection.work_complete(self._handle, payload)
 
     def fail(self) -> None:
         """End the job as failed; the protocol has no way to say why.
@@ -278,14 +287,14 @@ class Job:
     ) -> None:
         # What a thread sent may come here only after the reactor has ended the job.
         if not self._closed:
-            method(self.handle.handle, *arguments)
+            method(self._handle, *arguments)
 
     def _send_last(
         self, method: Callable[[bytes, Unpack[Arguments]], None], arguments: tuple[Unpack[Arguments]]
     ) -> None:
         if not self._closed:
             self._closed = True
-            method(self.handle.handle, *arguments)
+            method(self._handle, *arguments)
 
 
 def _payload(name: str, data: bytes) -> bytes:

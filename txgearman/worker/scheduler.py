@@ -451,12 +451,12 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
             connection.sleep()
 
     def answers_received(self, connection: GearmanWorkerProtocol) -> None:
-        self._grab_jobs()
         state = self._states.get(connection)
-        if state is None:  # it was closed meanwhile
+        ended = state is not None and self._release_ended(state)
+        self._grab_jobs()
+        if state is None or connection.error is not None:  # it was closed meanwhile
             return
-        if state.timer_left:
-            state.timer_left = False
+        if ended:
             self._stop_server_timer(state)
         if state.withdrawn:
             self._unregister(state)
@@ -467,6 +467,7 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
             return
         state.group.discard(state)
         self._polls.discard(state)
+        self._release_ended(state)
         if grabs:
             self._release(state.group, grabs)
         self.runner.abandon(jobs, f"its connection was lost: {connection.error}")
@@ -482,10 +483,18 @@ class WorkerScheduler(JobReceiver, ExecutionListener):
             self._stop_server_timer(state)
 
     def _ended_at_once(self, state: GrabState) -> None:
-        """Free the slot of a job that has ended while it was assigned. `answers_received` comes next."""
-        self._release(state.group)
-        if state.group.timed:
-            state.timer_left = True
+        """Handle a job that has ended while it was assigned. `answers_received` comes next, and frees its slot."""
+        if state.connection.error is None:
+            state.ended_at_once += 1
+        else:  # it was closed meanwhile
+            self._release(state.group)
+
+    def _release_ended(self, state: GrabState) -> bool:
+        """Free the slots of the jobs that have ended while they were assigned; return whether there were any."""
+        ended, state.ended_at_once = state.ended_at_once, 0
+        if ended:
+            self._release(state.group, ended)
+        return ended > 0
 
     def job_timed_out(self, state: GrabState) -> None:
         self._stop_server_timer(state)

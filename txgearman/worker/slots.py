@@ -58,7 +58,12 @@ class Slots:
     def release(self, group: FunctionGroup, count: int = 1) -> None:
         """Free so many of the slots that a group holds."""
         self.held -= count
-        _subtract(self._by_group, group, count)
+        by_group = self._by_group
+        left = by_group[group] - count
+        if left:  # as _subtract() does, with a call less
+            by_group[group] = left
+        else:
+            del by_group[group]
         if group.limit is not None:
             _subtract(self._by_function, group.limit.function, count)
 
