@@ -334,6 +334,21 @@ def test_streams_count_for_choice_of_server_and_for_max_in_flight() -> None:
     harness.stop()
 
 
+def test_streams_that_have_ended_do_not_count_for_choice_of_server() -> None:
+    harness = ClientHarness(2).start()
+    loops = [Loop(harness, harness.client.stream("work")) for _ in range(4)]
+    for _ in range(2):
+        harness.servers[1].take("work").complete(b"done")
+    assert in_flight(harness) == [2, 0]
+    loops += [Loop(harness, harness.client.stream("work")) for _ in range(2)]
+    assert in_flight(harness) == [2, 2]
+    for server in harness.servers:
+        while server.queued("work"):
+            server.take("work").complete(b"done")
+    assert [loop.outcome for loop in loops] == ["exhausted"] * 6
+    harness.stop()
+
+
 def test_ordinary_tasks_avoid_server_with_streams() -> None:
     harness = ClientHarness(2).start()
     loops = [Loop(harness, harness.client.stream("work", unique="u")) for _ in range(3)]

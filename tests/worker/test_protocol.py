@@ -766,3 +766,13 @@ def test_receiver_learns_when_connection_is_drained() -> None:
     assert (net.receiver.new_events(), waiting) == ([], [])
     net.connection.resumeProducing()
     assert (net.receiver.new_events(), waiting) == ([("drained", False)], [None])
+
+
+@pytest.mark.guarantee(number=11)
+def test_lost_connection_is_no_longer_awaited() -> None:
+    """Else a function that waits until the server has taken what it sent would never end."""
+    net = Net()
+    net.connection.pauseProducing()
+    waiting = outcome(net.connection.when_drained())
+    net.server.lose(BOOM)
+    assert waiting == [None]
