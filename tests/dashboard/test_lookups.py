@@ -76,6 +76,7 @@ def test_invalid_requests_are_answered_with_the_reason(server: MemoryJobServer) 
         }
     assert {each.status for each in answers.values()} == {400}
     assert {each.headers["content-type"] for each in answers.values()} == {"text/plain; charset=utf-8"}
+    assert {each.headers["cache-control"] for each in answers.values()} == {"no-store"}
     assert [each.text.strip() for each in answers.values()] == [
         "there must be one argument server",
         "there must be one argument server",
