@@ -16,6 +16,7 @@ import txgearman
 from benchmarks import peers, pythons, records, workers
 from benchmarks.__main__ import is_above, run, show
 from benchmarks.cases import FLOOR, GROUPS, Case, Group, measure
+from benchmarks.small_tests import ALONE, RUNNERS
 from benchmarks.stalls import STALL_STYLES
 from benchmarks.styles import STYLES
 
@@ -167,6 +168,18 @@ def test_a_record_of_peers_has_the_ratios_of_each_turn(tmp_path: Path) -> None:
     assert (own["jobs_per_second"], own["speed_to_libgearman"]) == (pytest.approx(1250), None)
     assert (gear["runs"], gear["speed_to_floor"]) == (1, pytest.approx(0.025))
     assert latency["clients"][0]["median_us"] == 120
+
+
+# The test kit.
+
+
+@pytest.mark.soak
+def test_small_tests_are_measured_by_each_runner() -> None:
+    command = [sys.executable, "-m", "benchmarks.small_tests", f"--tests={FEW}", "--turns=1"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    heading, *rows = done.stdout.splitlines()
+    assert heading.split()[-2:] == ["least", "median"]
+    assert [re.fullmatch(r"(.+?) +-?\d+\.\d\d +-?\d+\.\d\d", row)[1] for row in rows] == [ALONE, *RUNNERS]  # type: ignore[index]  # each row matches
 
 
 # The commands.

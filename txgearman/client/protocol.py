@@ -390,6 +390,11 @@ class GearmanClientProtocol(GearmanProtocol):
             self._decoder.joins_completed = False
 
     def _lose_outstanding(self, error: Exception) -> None:
+        self._job_sweep.stop()
+        self._held = None
+        if not (self._outstanding or self._jobs or self._backlog):
+            self._drained.fire(None)
+            return
         jobs, self._jobs = self._jobs, {}
         parts, self._parts = self._parts, {}
         unwritten, self._backlog = self._backlog, TaskQueue()
@@ -402,8 +407,6 @@ class GearmanClientProtocol(GearmanProtocol):
             for task in _tasks_of(job):
                 sent.append(task)
         self._outstanding = deque(request for request in self._outstanding if not isinstance(request, Task))
-        self._held = None
-        self._job_sweep.stop()
         lost, self.in_flight = self.in_flight, 0
         release_all(parts)
         losses = self.factory._losses

@@ -17,6 +17,8 @@ T = TypeVar("T")
 class Waiters(Generic[T]):
     """Deferreds that wait for the same event. Each can be cancelled."""
 
+    __slots__ = ("_waiting",)
+
     def __init__(self) -> None:
         self._waiting: dict[Deferred[T], None] = {}
 
@@ -31,6 +33,8 @@ class Waiters(Generic[T]):
 
     def fire(self, outcome: T | Failure) -> None:
         """Fire all Deferreds: with the outcome, or with a `Failure` as errbacks."""
+        if not self._waiting:
+            return
         waiting, self._waiting = self._waiting, {}
         for deferred in waiting:
             if not deferred.called:  # a callback of another one may have cancelled it

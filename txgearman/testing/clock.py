@@ -95,7 +95,7 @@ class MemoryClock(Clock):
             self._insert(call)
         else:
             calls.append(call)
-        if not sys._getframe(1).f_globals.get("__name__", "").startswith("txgearman."):
+        if sys._getframe(1).f_globals.get("__name__", "")[:10] != "txgearman.":
             call.creator = [calling_place()]
         return call
 

@@ -208,6 +208,8 @@ def _when_all(deferreds: list[Deferred[Any]]) -> Deferred[None]:
 
     Each test waits twice; Twisted's `DeferredList` takes several times as long.
     """
+    if len(deferreds) == 1:
+        return deferreds[0].addBoth(lambda _: None)
     done: Deferred[None] = Deferred()
     pending = len(deferreds)
 

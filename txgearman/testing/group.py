@@ -281,10 +281,7 @@ class ServerGroup:
 
 def _old_collections() -> int | None:
     """Return how often objects became old; None where that is not known."""
-    if not _HAS_GENERATIONS:
-        return None
-    _, middle, oldest = gc.get_stats()
-    return int(middle["collections"]) + int(oldest["collections"])
+    return sum(int(generation["collections"]) for generation in gc.get_stats()[1:]) if _HAS_GENERATIONS else None
 
 
 def _collect_young() -> None:

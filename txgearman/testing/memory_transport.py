@@ -79,10 +79,11 @@ class MemoryTransport:
         if data and not self.disconnected:
             self._outgoing.append(data)
             self._size += len(data)
-            if self._producer is not None:
+            if self._size > BUFFER or not self._streaming:
                 self._pace_producer()
             if not self._delivery_scheduled:
-                self._schedule_delivery()
+                self._delivery_scheduled = True
+                self._reactor.callLater(0, self._deliver)
 
     def writeSequence(self, data: Any) -> None:
         self.write(b"".join(data))
@@ -137,12 +138,12 @@ class MemoryTransport:
         self._delivery_scheduled = False
         if self.disconnected or self.other._reading_paused or self.other._receiving:
             return
-        data = b"".join(self._outgoing)
+        data = self._outgoing[0] if len(self._outgoing) == 1 else b"".join(self._outgoing)
         self._outgoing.clear()
         self._size = 0
         if data and not self.other.disconnecting:
             self.other._receive(data)
-        if self._producer is not None:
+        if self._producer_paused or not self._streaming:
             self._pace_producer()
         if self.disconnecting and not self._outgoing and self._producer is None:
             self._disconnect(ConnectionDone(), ConnectionDone())
