@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import cache
 from itertools import chain, compress, count, repeat
 from operator import contains, itemgetter, ne
 from typing import Final, TypeAlias
@@ -121,8 +121,24 @@ _COMPLETED: Final = b"\0RES\0\0\0\x0d\0\0\0"
 _HEADER: Final = struct.Struct(">QI")
 
 
+_KEPT_HEADERS: Final = 256  # sizes whose headers are kept
+
+
 def _word(magic: bytes, number: int) -> int:
     return int.from_bytes(magic, "big") << 32 | number
+
+
+class _RequestHeaders(dict[int, bytes]):
+    """Headers of one type, by the size of the body. Those of small bodies are kept: to pack one takes twice as long."""
+
+    def __init__(self, word: int) -> None:
+        self._word = word
+
+    def __missing__(self, size: int) -> bytes:
+        header = _HEADER.pack(self._word, size)
+        if size < _KEPT_HEADERS:
+            self[size] = header
+        return header
 
 
 class PacketType:
@@ -167,7 +183,7 @@ class PacketType:
         self.max_size = sum(self.limits.values()) + self.cuts if all_limited else _WIRE_LIMIT
         self._request_word = _word(REQ, number)
         self._response_word = _word(RES, number)
-        self.request_header: Callable[[int], bytes] = partial(_HEADER.pack, self._request_word)
+        self.request_header: Callable[[int], bytes] = _RequestHeaders(self._request_word).__getitem__
 
     def __repr__(self) -> str:
         return self.name
