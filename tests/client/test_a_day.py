@@ -110,8 +110,11 @@ class Day:
         for down in downs:
             down.end()
         self.harness.advance(10 * MINUTE)
-        for server in self.harness.servers:  # they remember the faults of a test
+        for server in self.harness.servers:  # they remember what a test may ask for, or a complaint may name
             server._faults.injected.clear()
+            server._core.submitted.clear()
+            server._group.places.clear()
+            server._group.end_errors()
 
     def census(self) -> dict[str, Any]:
         """Count timers, entries in tables, objects and connections."""

@@ -124,7 +124,6 @@ class ClientMachine(RuleBasedStateMachine):
         self.reacting = True
         self.errors: list[Exception] = []  # of reactions
         self.seen: set[GearmanClientProtocol] = set()
-        self.sharing_since = 0.0
 
     @initialize(
         count=st.integers(1, 3),
@@ -395,9 +394,9 @@ class ClientMachine(RuleBasedStateMachine):
         assert len(waiting) == len(waiting.unbound) + sum(map(len, waiting.by_server.values()))
         ready = [server for server in self.client._servers if server.connection is not None]
         assert list(self.client._servers.ready) == ready
-        since = self.clock.seconds() if not (ready and waiting.unbound) else self.sharing_since
-        self.sharing_since = since
-        assert self.clock.seconds() - since <= SHARE_TIME
+        if ready and waiting.unbound:
+            assert waiting._share_timer is not None
+            assert waiting._share_timer.getTime() <= self.clock.seconds() + SHARE_TIME
         assert all(server.connection is None for server, queue in waiting.by_server.items() if queue)
 
     @invariant()

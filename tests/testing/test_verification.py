@@ -13,6 +13,7 @@ from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import Clock, LoopingCall
 from twisted.logger import Logger, globalLogPublisher
+from twisted.python.failure import Failure
 
 from txgearman import (
     BatchFailed,
@@ -740,6 +741,28 @@ def test_places_of_jobs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [handle.handle for handle in server._group.places] == [b"H:memory:3", b"H:memory:4"]
     assert len(server.queued("mail")) == 4
     server.close()
+
+
+def test_errors_of_tasks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were collected are forgotten; those that are still there are kept."""
+    monkeypatch.setattr(group, "_MANY_FAILURES", 4)
+    server = MemoryJobServer()
+    kept = [failed_task(server) for _ in range(3)]
+    for _ in range(20):
+        failed_task(server)
+    gc.collect()
+    last = failed_task(server)
+    assert len(server._group._failures) <= 9
+    assert {id(error) for error in (*kept, last)} <= {number for _, number, _ in server._group._failures}
+    server.close()
+
+
+def failed_task(server: MemoryJobServer) -> BaseException:
+    failures: list[Failure] = []
+    server.client().add_task("reverse", b"abc").addErrback(failures.append)
+    server.take("reverse").fail()
+    assert isinstance(failures[0].value, TaskFailed)
+    return failures[0].value
 
 
 def test_log_is_observed_only_while_servers_are_there(logged_failures: Failures) -> None:

@@ -40,6 +40,8 @@ _ATTRIBUTE: Final = "txgearman_services"
 _MAX_PLACES: Final = 10_000
 """Jobs of ended tasks of which it is known where they were submitted."""
 
+_MANY_FAILURES: Final = 1000
+"""Errors of tasks from which on those that were collected are forgotten."""
 
 _HAS_GENERATIONS: Final = (
     sys.implementation.name == "cpython" and sys.version_info < (3, 14) and "free-threading" not in sys.version
@@ -97,6 +99,7 @@ class ServerGroup:
         self._numbers = count(1)
         self._standstill = ""
         self._failures: list[tuple[ReferenceType[BaseException], int, str]] = []
+        self._most_failures = _MANY_FAILURES
         self._collections = _old_collections()
         self.watching = False
         self.services: WeakKeyDictionary[GearmanService, str] = WeakKeyDictionary()
@@ -232,10 +235,17 @@ class ServerGroup:
         if self._standstill and failure.check(CancelledError, BatchFailed):
             return Failure(AssertionError(self._standstill))
         origin = f"{submit.name}, submitted at {submit.place}"
+        self._forget_failures()
         # The number is for the error of a Deferred that is collected: the reference to it is cleared before.
         self._failures += [(ref(error), id(error), origin) for error in submit.errors(failure.value)]
         self._note_places(submit, failure.value)
         return failure
+
+    def _forget_failures(self) -> None:
+        """Forget errors that were collected long ago, once they may be half of all."""
+        if len(self._failures) >= self._most_failures:
+            self._failures = [failure for failure in self._failures if failure[0]() is not None]
+            self._most_failures = max(_MANY_FAILURES, 2 * len(self._failures))
 
     def origin_of(self, error: BaseException | None, text: str) -> str | None:
         """Return the task that an error is of, and where it was submitted.
