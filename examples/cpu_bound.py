@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
+from twisted.internet.threads import deferToThread
 from txgearman import GearmanClient, GearmanWorker, Job
 
 
@@ -50,9 +51,12 @@ class Processes:
             error = future.exception()
             result.callback(future.result()) if error is None else result.errback(error)
 
-    def close(self) -> None:
-        """End the processes, once they have done what they are at."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def close(self) -> "Deferred[None]":
+        """End the processes, once they have done what they are at.
+
+        :return: fires when they have ended. A program that ends before may print an error of Python's.
+        """
+        return deferToThread(self._pool.shutdown, cancel_futures=True)
 
 
 def largest_prime(limit: int) -> bytes:
@@ -73,7 +77,7 @@ async def main(reactor: Any) -> None:
         async with worker, GearmanClient(["127.0.0.1:4730"]) as client:
             print(await client.add_task("largest_prime", b"1000000", timeout=60))  # b'999983'
     finally:
-        processes.close()
+        await processes.close()
 
 
 if __name__ == "__main__":  # the processes import this file, too

@@ -33,7 +33,7 @@ def load() -> Any:
 async def processes() -> AsyncIterator[Any]:
     made = load().Processes(reactor, 1)
     yield made
-    made._pool.shutdown(wait=True, cancel_futures=True)
+    await made.close()
 
 
 def text_of(number: int) -> bytes:
