@@ -158,6 +158,7 @@ class Batch:
         "_job_tasks",
         "_leading_arguments",
         "_owner",
+        "_prefix",
         "_servers",
         "_size",
         "_template",
@@ -194,16 +195,41 @@ class Batch:
             options["drop_on_cancel"] = drop_on_cancel
         # A task that is never sent: it validates what it has in common with the jobs, and has their options.
         self._template = Task(function, b"", background, timeout=timeout, **options)
+        self._prefix: bytes | None = None
+        self._set_workloads(workloads, max_size)
+        self._uniques = checked_uniques(uniques, len(self._workloads))
+        if self._uniques is None and uniques is not None:
+            self._template = Task(function, b"", background, b"-", timeout, **options)
+        self._set_outcomes()
+
+    def another(self, workloads: Iterable[bytes], *, max_size: int) -> Batch:
+        """Return a batch of other jobs, of the same function, options and owner, once this one was begun.
+
+        It has no uniques: this one must have none, either. It takes less time than a batch from its arguments.
+        """
+        batch = Batch.__new__(Batch)
+        batch._template = self._template
+        batch._prefix = self._prefix
+        batch._leading_arguments = self._leading_arguments
+        batch._heads = self._heads
+        batch._tombstone = self._tombstone
+        batch._job_tasks = self._job_tasks
+        batch._set_workloads(workloads, max_size)
+        batch._uniques = None
+        batch._set_outcomes()
+        return batch
+
+    def _set_workloads(self, workloads: Iterable[bytes], max_size: int) -> None:
         self._workloads = checked_workloads(workloads)
         sizes = set(map(len, self._workloads))
         self.max_size = max(sizes, default=0)
         self._size = self.max_size if len(sizes) == 1 else None
         if self.max_size > max_size:
             raise too_large(self._workloads, max_size)
-        self._uniques = checked_uniques(uniques, len(self._workloads))
-        if self._uniques is None and uniques is not None:
-            self._template = Task(function, b"", background, b"-", timeout, **options)
-        self.background = background
+
+    def _set_outcomes(self) -> None:
+        """Begin with no outcome of any job."""
+        self.background = background = self._template.background
         self.timeout = self._template.timeout
         self.outcomes: list[Outcome] = [None] * len(self._workloads)
         self._servers = [""] * len(self._workloads) if background else []
@@ -221,11 +247,13 @@ class Batch:
         :param prefix: bytes that precede the function's name in the submits.
         :raises ValueError: the function's name becomes too long.
         """
-        self._leading_arguments = self._template._leading_arguments_with(prefix)
-        self._heads = _Heads(self._template._options.packet_type, self._leading_arguments)
-        self._tombstone = Tombstone(self._leading_arguments)
+        if self._prefix != prefix:  # else it has what a batch like it has got
+            self._prefix = prefix
+            self._leading_arguments = self._template._leading_arguments_with(prefix)
+            self._heads = _Heads(self._template._options.packet_type, self._leading_arguments)
+            self._tombstone = Tombstone(self._leading_arguments)
+            self._job_tasks = _JobTasks(owner.drop)
         self._owner = owner
-        self._job_tasks = _JobTasks(owner.drop)
         deferred = self._deferred = _BatchDeferred(_cancel)
         deferred._batch = self
         if not self.missing:

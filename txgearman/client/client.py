@@ -475,8 +475,14 @@ class GearmanClient(PoolService[GearmanClientProtocol]):
     def _submit_one(self, function: str | bytes, options: TaskOptions, workload: bytes) -> Deferred[bytes]:
         return self.submit(Task(function, workload, False, **options))  # type: ignore[return-value]  # as add_task
 
-    def _submit_some(self, function: str | bytes, workloads: list[bytes]) -> tuple[Batch, Deferred[BatchResult]]:
-        batch = Batch(function, workloads, False, max_size=self._connection_options.max_packet_size)
+    def _submit_some(
+        self, function: str | bytes, workloads: list[bytes], like: Batch | None
+    ) -> tuple[Batch, Deferred[BatchResult]]:
+        max_size = self._connection_options.max_packet_size
+        if like is None:
+            batch = Batch(function, workloads, False, max_size=max_size)
+        else:
+            batch = like.another(workloads, max_size=max_size)
         return batch, self._submit_batch(batch)
 
     def _checked_workload(self, workload: bytes) -> bytes:

@@ -94,13 +94,14 @@ async def _map_iterable(
 
 
 def map_in_batches(
-    submit: Callable[[list[bytes]], tuple[Batch, Deferred[BatchResult]]],
+    submit: Callable[[list[bytes], Batch | None], tuple[Batch, Deferred[BatchResult]]],
     check: Callable[[bytes], bytes],
     workloads: Iterable[bytes],
     concurrency: int,
 ) -> AsyncGenerator[bytes, None]:
     """Return the same as `map_workloads`, without a task for each workload.
 
+    :param submit: submits workloads, given an earlier batch of the same function if there is one.
     :param check: returns a workload as bytes, or raises if it is invalid.
     :param concurrency: `MIN_BATCHED` or more.
     :raises TypeError: the workloads are not iterable.
@@ -116,7 +117,7 @@ class _BatchedMap:
 
     def __init__(
         self,
-        submit: Callable[[list[bytes]], tuple[Batch, Deferred[BatchResult]]],
+        submit: Callable[[list[bytes], Batch | None], tuple[Batch, Deferred[BatchResult]]],
         check: Callable[[bytes], bytes],
         workloads: Iterable[bytes],
         concurrency: int,
@@ -128,6 +129,7 @@ class _BatchedMap:
         self._least = concurrency // 4
         self._most = concurrency // 2
         self._window: deque[tuple[Batch, Deferred[BatchResult]]] = deque()
+        self._last: Batch | None = None  # of those that were submitted
         self._ended = False  # whether there are no more workloads
         self._place = 0  # of the next result in the first batch of the window, up to which places are free
         self._waiting: Deferred[None] | None = None  # for that result
@@ -198,7 +200,8 @@ class _BatchedMap:
                     self._begin(valid)
 
     def _begin(self, workloads: list[bytes]) -> None:
-        batch, deferred = self._submit(workloads)
+        batch, deferred = self._submit(workloads, self._last)
+        self._last = batch
         deferred.addErrback(lambda _: None)  # each outcome is looked at in its turn
         batch.watcher = self._outcomes_came
         self._window.append((batch, deferred))
