@@ -367,6 +367,47 @@ def test_other_deadly_signal_kills_children_and_ends_program(
     assert sent == [(os.getpid(), signal.SIGQUIT)]
 
 
+def test_signal_during_start_of_child_waits_for_its_process_group(
+    own_reactor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the program would end without its child, which nobody knew yet."""
+    sent: list[tuple[int, int]] = []
+    children: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setattr(terminal, "child_groups", set())
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+    async def receive(_: Terminal) -> int:
+        monkeypatch.setattr(os, "kill", lambda *arguments: sent.append(arguments))
+        handler: Any = signal.getsignal(signal.SIGQUIT)
+        with terminal.child_start:
+            handler(signal.SIGQUIT, None)
+            children.append(subprocess.Popen(["sleep", "1000"], start_new_session=True))
+            terminal.child_groups.add(children[0].pid)
+            assert sent == []
+        return 0
+
+    with (tmp_path / "err").open("wb") as file:
+        assert CommandRun(Terminal(own_reactor, 0, 1, file.fileno())).run(receive) == 0
+    assert children[0].wait(harness.PROCESS_TIMEOUT) == -signal.SIGKILL
+    assert sent == [(os.getpid(), signal.SIGQUIT)]
+
+
+@pytest.mark.parametrize("limit", [harness.PROCESS_TIMEOUT, 0.0])
+def test_thread_waits_for_start_of_child_but_not_for_long(limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(terminal, "START_LIMIT", limit)
+    monkeypatch.setattr(terminal, "child_groups", set())
+    monkeypatch.setattr(os, "killpg", lambda group, _: killed.append(group))
+    thread = threading.Thread(target=terminal.kill_child_groups)
+    with terminal.child_start:
+        thread.start()
+        if not limit:
+            thread.join()
+        terminal.child_groups.add(7)
+    thread.join()
+    assert killed == ([7] if limit else [])
+
+
 async def test_command_exits_after_its_limit_though_reactor_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     exits: list[int] = []
     exited = threading.Event()

@@ -22,7 +22,7 @@ from twisted.internet.process import reapProcessHandlers
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .terminal import child_groups
+from .terminal import child_groups, child_start
 
 __all__ = ["InputPipe", "OutputPipe", "ProcessListener", "RunningProcess"]
 
@@ -68,22 +68,23 @@ class RunningProcess:
     ) -> None:
         self._reactor = reactor
         self._listener: ProcessListener | None = listener
-        process = subprocess.Popen(  # noqa: S603  # running the user's command is the purpose
-            arguments,
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C does not reach it, and it can be killed together with its children
-            env=environment,
-        )
+        with child_start:
+            process = subprocess.Popen(  # noqa: S603  # running the user's command is the purpose
+                arguments,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C does not reach it, and it can be killed together with its children
+                env=environment,
+            )
+            child_groups.add(process.pid)
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         self._process = process
         self.pid = process.pid
         self._exited = False
-        child_groups.add(process.pid)
         # Not registerReapProcessHandler(), which reaps a program that has exited: its ID, which is that of the group,
         # could then be given to another program before the group is killed.
         reapProcessHandlers[process.pid] = self  # type: ignore[assignment]  # it has what Twisted calls

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -19,7 +20,7 @@ from zope.interface import implementer
 
 from .exit_codes import BROKEN_PIPE, INTERNAL_ERROR, ExitCode, exit_code_for
 from .options import as_option
-from .terminal import StreamError, Terminal, kill_child_groups
+from .terminal import StreamError, Terminal, child_start, kill_child_groups
 
 __all__ = ["CommandRun", "Main", "StderrLogObserver", "first_failure", "run", "usage_errors", "wait_for_signal"]
 
@@ -106,7 +107,7 @@ class CommandRun:
             self._limit_stop()
             self._terminal.reactor.callFromThread(self._cancel)
         elif number in _signals_of(("SIGINT", "SIGTERM")) and not self._is_repeated(number):
-            self._terminal.exit(128 + number)
+            child_start.postpone(partial(self._terminal.exit, 128 + number))
 
     def _is_repeated(self, number: int) -> bool:
         """Return whether a signal is the first one once more."""
@@ -120,6 +121,9 @@ class CommandRun:
             self._limit.start()
 
     def _deadly_signal_received(self, number: int, _: object) -> None:
+        child_start.postpone(partial(self._end_by_signal, number))
+
+    def _end_by_signal(self, number: int) -> None:
         self._terminal.clean_up()
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

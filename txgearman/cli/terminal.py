@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from ..validation import printable_text
 
-__all__ = ["StreamError", "Terminal", "child_groups", "kill_child_groups", "run_in_thread"]
+__all__ = ["StreamError", "Terminal", "child_groups", "child_start", "kill_child_groups", "run_in_thread"]
 
 T = TypeVar("T")
 
@@ -28,6 +28,43 @@ READ_SIZE: Final = 256 * 1024
 
 child_groups: Final[set[int]] = set()
 """Process groups to kill if this program exits without its normal clean-up."""
+
+
+class ChildStart:
+    """The start of a child by the reactor's thread, up to its group being in `child_groups`.
+
+    An exit in between would leave the child behind.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._postponed: list[Callable[[], object]] = []
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        while self._postponed:
+            self._postponed.pop(0)()
+
+    def postpone(self, call: Callable[[], object]) -> None:
+        """Make a call, after a start that is under way. For handlers of signals, which interrupt the start."""
+        if self._lock.locked():
+            self._postponed.append(call)
+        else:
+            call()
+
+    def await_end(self) -> None:
+        """Wait until no start is under way, in a thread other than the reactor's; but not for long."""
+        if self._lock.acquire(timeout=START_LIMIT):
+            self._lock.release()
+
+
+START_LIMIT: Final = 1.0
+"""Seconds that the start of a child may delay the end of this program."""
+
+child_start: Final = ChildStart()
 
 SHOW_CURSOR: Final = b"\x1b[?25h"
 HIDE_CURSOR: Final = b"\x1b[?25l"
@@ -326,7 +363,9 @@ def _is_foreground(descriptor: int) -> bool:
 
 
 def kill_child_groups() -> None:
-    """Kill all processes of `child_groups`."""
+    """Kill all processes of `child_groups`. A handler of a signal calls it by `child_start.postpone`."""
+    if threading.current_thread() is not threading.main_thread():
+        child_start.await_end()
     for group in [*child_groups]:
         with suppress(ProcessLookupError):  # it may have exited in the meantime
             os.killpg(group, signal.SIGKILL)
