@@ -49,14 +49,14 @@ class ChildStart:
             self._postponed.pop(0)()
 
     def postpone(self, call: Callable[[], object]) -> None:
-        """Make a call, after a start that is under way. For handlers of signals, which interrupt the start."""
+        """Make a call, after the start if one is in progress. For signal handlers, which may interrupt it."""
         if self._lock.locked():
             self._postponed.append(call)
         else:
             call()
 
     def await_end(self) -> None:
-        """Wait until no start is under way, in a thread other than the reactor's; but not for long."""
+        """Wait until no start is in progress, for `START_LIMIT` at most. For other threads than the reactor's."""
         if self._lock.acquire(timeout=START_LIMIT):
             self._lock.release()
 
@@ -363,7 +363,7 @@ def _is_foreground(descriptor: int) -> bool:
 
 
 def kill_child_groups() -> None:
-    """Kill all processes of `child_groups`. A handler of a signal calls it by `child_start.postpone`."""
+    """Kill all processes of `child_groups`. A signal handler calls it through `child_start.postpone`."""
     if threading.current_thread() is not threading.main_thread():
         child_start.await_end()
     for group in [*child_groups]:

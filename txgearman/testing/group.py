@@ -41,7 +41,7 @@ _MAX_PLACES: Final = 10_000
 """Jobs of ended tasks of which it is known where they were submitted."""
 
 _MANY_FAILURES: Final = 1000
-"""Errors of tasks from which on those that were collected are forgotten."""
+"""Number of recorded errors at which the records of those that were collected are dropped."""
 
 _HAS_GENERATIONS: Final = (
     sys.implementation.name == "cpython" and sys.version_info < (3, 14) and "free-threading" not in sys.version
@@ -242,7 +242,7 @@ class ServerGroup:
         return failure
 
     def _forget_failures(self) -> None:
-        """Forget errors that were collected long ago, once they may be half of all."""
+        """Drop the records of errors that were collected, each time the number of records has doubled."""
         if len(self._failures) >= self._most_failures:
             self._failures = [failure for failure in self._failures if failure[0]() is not None]
             self._most_failures = max(_MANY_FAILURES, 2 * len(self._failures))
